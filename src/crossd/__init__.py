@@ -1,0 +1,63 @@
+"""crossd: one set of 3D kernels, trained on images, used on volumes."""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from crossd.checkpoint import load, load_reference, save
+    from crossd.conversion import acs, center, convert, inflate, rule, to_2d, to_3d, triplanar
+    from crossd.errors import InputError
+    from crossd.kernels import view
+    from crossd.nn import CrossDConv, CrossDConvTranspose
+
+_HOMES = {
+    "CrossDConv": "nn",
+    "CrossDConvTranspose": "nn",
+    "InputError": "errors",
+    "acs": "conversion",
+    "center": "conversion",
+    "convert": "conversion",
+    "inflate": "conversion",
+    "load": "checkpoint",
+    "load_reference": "checkpoint",
+    "rule": "conversion",
+    "save": "checkpoint",
+    "to_2d": "conversion",
+    "to_3d": "conversion",
+    "triplanar": "conversion",
+    "view": "kernels",
+}
+
+__all__ = [
+    "CrossDConv",
+    "CrossDConvTranspose",
+    "InputError",
+    "acs",
+    "center",
+    "convert",
+    "inflate",
+    "load",
+    "load_reference",
+    "rule",
+    "save",
+    "to_2d",
+    "to_3d",
+    "triplanar",
+    "view",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used, so that `import crossd` is instant."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'crossd' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"crossd.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """List the public names, also those not imported yet."""
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,95 @@
+"""The account of a conversion: what became of every parameter and buffer."""
+
+from collections import Counter
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What became of one tensor.
+
+    Attributes:
+        name: Its key, the same in both networks.
+        action: ``"copied"``, ``"changed"`` (for example lifted), ``"added"`` or ``"dropped"``.
+        source: Shape before, None when it is new.
+        result: Shape after, None when it is gone.
+        why: A short reason; empty for copies.
+    """
+
+    name: str
+    action: str
+    source: Shape | None
+    result: Shape | None
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class ConversionReport:
+    """Every parameter and buffer of both networks, once. Prints as a table.
+
+    Attributes:
+        entries: In the order of the source, then of the result.
+    """
+
+    entries: tuple[Entry, ...]
+
+    def counts(self) -> dict[str, int]:
+        """Count the tensors by what became of them."""
+        return dict(Counter(entry.action for entry in self.entries))
+
+    def __str__(self) -> str:
+        """Render a summary line and a line a tensor."""
+        summary = ", ".join(f"{count} {action}" for action, count in self.counts().items())
+        width = max((len(entry.name) for entry in self.entries), default=0)
+        lines = [f"{len(self.entries)} tensors: {summary or 'nothing'}"]
+        for entry in self.entries:
+            shapes = f"{_show(entry.source)} -> {_show(entry.result)}"
+            line = f"{entry.name:<{width}}  {entry.action:<8} {shapes:<40} {entry.why}"
+            lines.append(line.rstrip())
+        return "\n".join(lines)
+
+
+def account(source: nn.Module, result: nn.Module, why: str) -> ConversionReport:
+    """Compare two networks tensor by tensor.
+
+    Args:
+        source: The network before.
+        result: The network after; what has the same name is the same tensor.
+        why: The reason to give for kernels whose shape or mode of use changed.
+
+    Returns:
+        The report.
+    """
+    before, after = tensors(source), tensors(result)
+    entries = []
+    for name, tensor in before.items():
+        shape = tuple(tensor.shape)
+        if name not in after:
+            reason = (
+                "the pose predictor has no use in a plain network" if ".mode." in f".{name}" else ""
+            )
+            entries.append(Entry(name, "dropped", shape, None, reason))
+            continue
+        new = after[name]
+        same = shape == tuple(new.shape) and bool((tensor == new).all())
+        action = "copied" if same else "changed"
+        entries.append(Entry(name, action, shape, tuple(new.shape), "" if same else why))
+    for name, tensor in after.items():
+        if name not in before:
+            reason = "new: the kernel mode's own" if ".mode." in f".{name}" else "new"
+            entries.append(Entry(name, "added", None, tuple(tensor.shape), reason))
+    return ConversionReport(tuple(entries))
+
+
+def tensors(net: nn.Module) -> dict[str, Tensor]:
+    """Give every parameter and buffer by name, shared ones under each of their names."""
+    named = dict(net.named_parameters(remove_duplicate=False))
+    return {**named, **dict(net.named_buffers(remove_duplicate=False))}
+
+
+def _show(shape: Shape | None) -> str:
+    return "-" if shape is None else "x".join(map(str, shape)) or "scalar"

@@ -1,0 +1,116 @@
+"""ACS convolutions, a baseline: 2D kernels used in the three planes of a volume.
+
+Source: Yang et al. 2021, "Reinventing 2D Convolutions for 3D Images", arXiv 1911.10477. A third
+of the output channels uses its 2D kernel in the axial plane, a third in the coronal and a third
+in the sagittal one; earlier planes receive the channels left over.
+"""
+
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from crossd.functional import lift
+from crossd.layers import conv_settings, fill, is_volume
+
+
+def split(channels: int) -> tuple[int, int, int]:
+    """Return how many output channels use the axial, coronal and sagittal plane.
+
+    Example:
+        >>> split(8)
+        (3, 3, 2)
+    """
+    return ((channels + 2) // 3, (channels + 1) // 3, channels // 3)
+
+
+def _solid(weight: Tensor, channel_dim: int, stride: int) -> Tensor:
+    """The dense 3D kernel that an ACS layer amounts to, from a square 2D one."""
+    depth = weight.shape[-1]
+    axial = lift(weight, depth, "center", stride)  # (o, i, z, y, x)
+    planes = (axial, axial.transpose(2, 3), axial.permute(0, 1, 3, 4, 2))
+    parts = split(weight.shape[channel_dim])
+    chunks = [p.split(parts, dim=channel_dim)[i] for i, p in enumerate(planes)]
+    return torch.cat(chunks, dim=channel_dim)
+
+
+def _cube(pair: Sequence[int]) -> int:
+    if len(set(pair)) > 1:
+        raise ValueError(f"ACS needs the same setting in height and width, got {tuple(pair)}")
+    return pair[0]
+
+
+class ACSConv(nn.Conv2d):
+    """`torch.nn.Conv2d` that also convolves volumes, in three planes.
+
+    Example:
+        >>> ACSConv(1, 6, 3, padding=1)(torch.zeros(1, 1, 5, 6, 7)).shape
+        torch.Size([1, 6, 5, 6, 7])
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Convolve images ``(N, C, H, W)`` or volumes ``(N, C, D, H, W)``."""
+        if not is_volume(input, self):
+            return super().forward(input)
+        stride, dilation = _cube(self.stride), _cube(self.dilation)
+        reach = dilation * (_cube(self.kernel_size) - 1)
+        if isinstance(self.padding, str):
+            total = reach if self.padding == "same" else 0
+            margins = [total // 2, total - total // 2]
+        else:
+            margins = [_cube(self.padding)] * 2
+        pad_mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
+        x = F.pad(input, margins * 3, pad_mode)
+        if self.groups > 1:  # a third of the outputs cuts through the groups
+            solid = _solid(self.weight, 0, 1)
+            return F.conv3d(x, solid, self.bias, stride, 0, dilation, self.groups)
+        middle = reach // dilation // 2 * dilation
+        outputs = []
+        for axis, weight in enumerate(self.weight.split(split(self.out_channels))):
+            if weight.shape[0] == 0:
+                continue
+            length = x.shape[2 + axis] - reach
+            plane = x.narrow(2 + axis, middle, length)
+            outputs.append(F.conv3d(plane, weight.unsqueeze(2 + axis), None, stride, 0, dilation))
+        y = torch.cat(outputs, dim=1)
+        return y if self.bias is None else y + self.bias.view(-1, 1, 1, 1)
+
+    def to_2d(self, view: int = 0) -> nn.Conv2d:
+        """Give the 2D layer it was made from."""
+        return fill(nn.Conv2d(**conv_settings(self, tuple)), self)
+
+    def to_3d(self, align: bool = False) -> nn.Conv3d:
+        """Give the dense 3D layer that does the same (with the zeros as weights of their own)."""
+        weight = _solid(self.weight.detach(), 0, 1)
+        return fill(nn.Conv3d(**conv_settings(self, _cube)), self, weight=weight)
+
+
+class ACSConvTranspose(nn.ConvTranspose2d):
+    """`torch.nn.ConvTranspose2d` that also takes volumes, in three planes."""
+
+    def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
+        """Upsample images ``(N, C, H, W)`` or volumes ``(N, C, D, H, W)``."""
+        if not is_volume(input, self):
+            return super().forward(input, output_size)
+        stride = _cube(self.stride)
+        return F.conv_transpose3d(
+            input,
+            _solid(self.weight, 1, stride),
+            self.bias,
+            stride,
+            _cube(cast(tuple[int, ...], self.padding)),
+            _cube(self.output_padding),
+            self.groups,
+            _cube(self.dilation),
+        )
+
+    def to_2d(self, view: int = 0) -> nn.ConvTranspose2d:
+        """Give the 2D layer it was made from."""
+        return fill(nn.ConvTranspose2d(**conv_settings(self, tuple)), self)
+
+    def to_3d(self, align: bool = False) -> nn.ConvTranspose3d:
+        """Give the dense 3D layer that does the same."""
+        weight = _solid(self.weight.detach(), 1, _cube(self.stride))
+        return fill(nn.ConvTranspose3d(**conv_settings(self, _cube)), self, weight=weight)

@@ -1,0 +1,291 @@
+"""Weights files: one `.safetensors` with the configuration that rebuilds the network."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as serialise
+from torch import Tensor, nn
+
+from crossd import models
+from crossd.account import ConversionReport, Entry
+from crossd.conversion import acs, convert, to_2d, to_3d
+from crossd.errors import InputError
+from crossd.files import atomic
+from crossd.kernels import Fourier
+from crossd.nn import CrossDConv
+
+FORMS = ("cross", "2d", "3d", "acs")
+KEY = "crossd"
+
+
+@dataclass(frozen=True)
+class WeightsConfig:
+    """What rebuilds a network, stored as JSON in the metadata of its weights file.
+
+    Attributes:
+        model: A name for `crossd.models.build`, or ``"custom"``.
+        task: ``"classification"`` or ``"segmentation"``.
+        in_channels: Channels of the images and volumes.
+        classes: Names of the classes in the order of the logits.
+        form: ``"cross"`` (images and volumes), ``"2d"``, ``"3d"`` or ``"acs"``.
+        kernel_mode: Of a Cross-D network.
+        mode_options: Of the kernel mode.
+        mean: Mean of the training images, which was subtracted.
+        std: Standard deviation of the training images, which was divided by.
+        size: Spatial size of the training images.
+        spacing: Of volumes (z, y, x) [mm], if known.
+        version: Of crossd, when saved.
+    """
+
+    model: str
+    task: str
+    in_channels: int
+    classes: tuple[str, ...]
+    form: str = "cross"
+    kernel_mode: str = "projection"
+    mode_options: dict[str, Any] = field(default_factory=dict)
+    mean: float = 0.0
+    std: float = 1.0
+    size: tuple[int, ...] = ()
+    spacing: tuple[float, ...] | None = None
+    version: str = ""
+
+    def build(self, model: nn.Module | None = None) -> nn.Module:
+        """Build the network with new weights, from `model` (a 2D network) if it is custom."""
+        if model is None:
+            if self.model == "custom":
+                raise InputError("the weights are of a custom model: give its 2D network as model=")
+            model = models.build(self.model, self.task, self.in_channels, len(self.classes))
+        return reshape(model, self.form, self.kernel_mode, **self.mode_options)
+
+
+def reshape(
+    model: nn.Module, form: str, kernel_mode: str = "projection", **options: Any
+) -> nn.Module:
+    """Bring a 2D network into one of the `FORMS`."""
+    if form == "2d":
+        return model
+    if form == "acs":
+        return acs(model)
+    net = convert(model, kernel_mode, **options)
+    return net if form == "cross" else to_3d(net)
+
+
+def save(net: nn.Module, path: str | Path, config: WeightsConfig | None = None) -> None:
+    """Write a network's weights and configuration to one `.safetensors` file.
+
+    Args:
+        net: The network.
+        path: The file; it appears whole or not at all.
+        config: Its configuration; None takes `net.config`, which `load` left there.
+
+    Raises:
+        InputError: "no configuration" when there is none.
+
+    Example:
+        >>> import tempfile
+        >>> config = WeightsConfig("resnet-small", "classification", 1, ("a", "b"))
+        >>> path = Path(tempfile.mkdtemp()) / "net.safetensors"
+        >>> save(config.build(), path, config)
+        >>> load(path)(torch.zeros(1, 1, 8, 8, 8)).shape
+        torch.Size([1, 2])
+    """
+    from crossd import __version__
+
+    config = config or getattr(net, "config", None)
+    if config is None:
+        raise InputError("no configuration: pass a WeightsConfig, so that load can rebuild the net")
+    config = dataclasses.replace(config, version=__version__)
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in unique_state(net).items()}
+    metadata = {KEY: json.dumps(dataclasses.asdict(config))}
+    with atomic(path) as temporary:
+        temporary.write_bytes(serialise(state, metadata))
+
+
+def unique_state(net: nn.Module) -> dict[str, Tensor]:
+    """Give the state dict with every shared tensor once, under its first name."""
+    seen: set[int] = set()
+    state: dict[str, Tensor] = {}
+    for name, tensor in net.state_dict(keep_vars=True).items():
+        if id(tensor) not in seen:
+            seen.add(id(tensor))
+            state[name] = tensor
+    return state
+
+
+def read_config(path: str | Path) -> WeightsConfig:
+    """Read the configuration of a weights file.
+
+    Raises:
+        InputError: "... is not a crossd weights file" or "no such file".
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"no such file: {path} (a crossd weights file was expected)")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+        values = json.loads(metadata[KEY])
+        names = {f.name for f in dataclasses.fields(WeightsConfig)}
+        config = WeightsConfig(**{key: value for key, value in values.items() if key in names})
+    except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
+        raise InputError(
+            f"{path} is not a crossd weights file ({type(error).__name__}): "
+            "give a .safetensors file written by crossd"
+        ) from error
+    if config.form not in FORMS:
+        raise InputError(f"{path}: form (={config.form!r}) must be one of {', '.join(FORMS)}")
+    return dataclasses.replace(
+        config,
+        classes=tuple(config.classes),
+        size=tuple(config.size),
+        spacing=None if config.spacing is None else tuple(config.spacing),
+    )
+
+
+def load(path: str | Path, model: nn.Module | None = None) -> nn.Module:
+    """Rebuild a network from its weights file.
+
+    Args:
+        path: A file written by `save`.
+        model: For weights of a custom model, its 2D network; it is not changed.
+
+    Returns:
+        The network in evaluation mode, with its configuration at `config`.
+
+    Raises:
+        InputError: "... is not a crossd weights file", or what does not fit.
+    """
+    config = read_config(path)
+    net = config.build(model)
+    with safe_open(Path(path), framework="pt") as file:
+        state = {name: file.get_tensor(name) for name in file.keys()}
+    wanted = unique_state(net)
+    wrong = [
+        name
+        for name in {**wanted, **state}
+        if name not in wanted or name not in state or wanted[name].shape != state[name].shape
+    ]
+    if wrong:
+        raise InputError(
+            f"{path} does not fit the network {config.model!r}: {len(wrong)} tensors differ, "
+            f"the first is {wrong[0]!r}; was the file changed, or the model given another one?"
+        )
+    net.load_state_dict(state, strict=False)
+    net.config = config  # type: ignore[assignment]
+    return net.eval()
+
+
+def load_reference(source: str | Path | Mapping[str, Any], net: nn.Module) -> ConversionReport:
+    """Load a checkpoint of the paper's implementation into a network in the fourier mode.
+
+    Args:
+        source: A checkpoint file, or its content: a dict whose "model" holds keys such as
+            ``layer1.0.conv1.weights_3d`` and ``layer1.0.conv1.rotation_params.0.weight``,
+            possibly behind ``module.`` or ``_orig_mod.``.
+        net: Made by ``convert(model, kernel_mode="fourier")``; its tensors are replaced, all
+            of them or, on an error, none.
+
+    Returns:
+        What became of every tensor of the checkpoint.
+
+    Raises:
+        InputError: "checkpoint ..." naming tensors that are missing, left over or of another shape.
+    """
+    state = _reference_state(source)
+    own = net.state_dict()
+    modes = {
+        name: module.mode for name, module in net.named_modules() if isinstance(module, CrossDConv)
+    }
+    if not any(isinstance(mode, Fourier) for mode in modes.values()):
+        raise InputError("the network has no fourier mode: convert(model, kernel_mode='fourier')")
+    new: dict[str, Tensor] = {}
+    entries: list[Entry] = []
+    for name, tensor in state.items():
+        shape = tuple(tensor.shape)
+        layer, _, rest = name.partition(".rotation_params.")
+        target = f"{layer}.mode.predictor.{rest}" if rest else name
+        if target.endswith(".weights_3d") or target == "weights_3d":
+            target = target.removesuffix("weights_3d") + "weight"
+        mode = modes.get(layer) if rest else None
+        if isinstance(mode, Fourier) and mode.predictor is None:
+            why = "a kernel of size 1 cannot be moved: its predictor does nothing"
+            entries.append(Entry(name, "dropped", shape, None, why))
+            continue
+        if target not in own or own[target].shape != tensor.shape:
+            expected = tuple(own[target].shape) if target in own else "nothing of that name"
+            raise InputError(f"checkpoint tensor {name!r} has shape {shape}, expected {expected}")
+        new[target] = tensor
+        why = "" if target == name else f"now {target}"
+        entries.append(Entry(name, "copied", shape, shape, why))
+    for name, tensor in own.items():
+        if name not in new:
+            if not name.endswith("mean_displacement"):
+                raise InputError(f"checkpoint lacks {name!r} of shape {tuple(tensor.shape)}")
+            why = "the checkpoint does not record it: 1 until trained or aligned anew"
+            entries.append(Entry(name, "added", None, tuple(tensor.shape), why))
+    net.load_state_dict(new, strict=False)
+    return ConversionReport(tuple(entries))
+
+
+def _reference_state(source: str | Path | Mapping[str, Any]) -> dict[str, Tensor]:
+    if isinstance(source, str | Path):
+        if not Path(source).is_file():
+            raise InputError(f"no such file: {source} (a checkpoint was expected)")
+        try:
+            source = torch.load(source, map_location="cpu", weights_only=True)
+        except Exception as error:  # torch raises many kinds for what is not a checkpoint
+            raise InputError(
+                f"{source} is not a checkpoint that loads with weights_only=True "
+                f"({type(error).__name__})"
+            ) from error
+    state = source.get("model", source) if isinstance(source, Mapping) else None
+    if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise InputError("the checkpoint holds no state dict under 'model': is it the reference's?")
+    plain = {}
+    for name, tensor in state.items():
+        while name.startswith(("module.", "_orig_mod.")):
+            name = name.partition(".")[2]
+        plain[name] = tensor
+    if not any(name.endswith("weights_3d") for name in plain):
+        raise InputError("the checkpoint has no tensor 'weights_3d': it is not the reference's")
+    return plain
+
+
+def convert_file(
+    path: str | Path, to: str, out: str | Path, view: str = "axial", align: bool = False
+) -> ConversionReport:
+    """Convert a weights file to a plain 2D or 3D network, or a 2D one to Cross-D.
+
+    Args:
+        path: A weights file.
+        to: ``"2d"``, ``"3d"`` or ``"cross"``.
+        out: The file to write.
+        view: Which 2D network to take.
+        align: See `crossd.to_3d`.
+
+    Returns:
+        The report.
+
+    Raises:
+        InputError: when the file is in that form already, or cannot be brought to it.
+    """
+    net = load(path)
+    config: Any = net.config
+    if config.form == to:
+        raise InputError(f"{path} holds a {to} network already")
+    if to == "cross" and config.form == "2d":
+        result = convert(net, config.kernel_mode, **config.mode_options)
+    elif to in ("2d", "3d") and config.form in ("cross", "acs"):
+        result = to_2d(net, view) if to == "2d" else to_3d(net, align)
+    else:
+        raise InputError(f"{path} holds a {config.form} network, which cannot become {to}")
+    save(result, out, dataclasses.replace(config, form=to))
+    report: Any = result.conversion
+    return report

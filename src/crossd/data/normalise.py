@@ -1,0 +1,101 @@
+"""Channels and normalisation: the last steps of opening a source."""
+
+from dataclasses import replace
+
+import numpy as np
+from torch import Tensor
+
+from crossd.data.source import Sample, Samples, Source
+from crossd.errors import InputError
+
+ENOUGH = 2_000
+"""Training images that the mean and the standard deviation are taken from, at most."""
+
+
+class Normalised(Samples):
+    """Samples whose images have `channels` channels and are shifted and scaled."""
+
+    def __init__(self, samples: Samples, channels: int, mean: float, std: float) -> None:
+        self.samples = samples
+        self.channels = channels
+        self.mean = mean
+        self.std = std
+        self.labels = samples.labels
+        self.views = samples.views
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> Sample:
+        sample = self.samples[index]
+        image = adapt(sample["image"], self.channels)
+        sample["image"] = (image - self.mean) / self.std
+        return sample
+
+
+def adapt(image: Tensor, channels: int) -> Tensor:
+    """Repeat one channel or average many into one.
+
+    Args:
+        image: Shape ``(C, ...)``; C or `channels` is 1 where they differ.
+        channels: Number of channels wanted.
+
+    Returns:
+        Shape ``(channels, ...)``.
+
+    Example:
+        >>> import torch
+        >>> adapt(torch.ones(1, 4, 4), 3).shape
+        torch.Size([3, 4, 4])
+    """
+    if image.shape[0] == channels:
+        return image
+    if channels == 1:
+        return image.mean(0, keepdim=True)
+    return image.expand(channels, *image.shape[1:])
+
+
+def normalise(source: Source, channels: int | None, seed: int) -> Source:
+    """Adapt the channels, then shift and scale by what the training images hold.
+
+    Args:
+        source: A source whose images are in [0, 1].
+        channels: Number of channels wanted; None keeps what there is.
+        seed: Decides which training images are looked at when there are many.
+
+    Returns:
+        The source with `mean`, `std` and `channels` set.
+
+    Raises:
+        InputError: When the channels cannot be adapted or all values are equal.
+    """
+    wanted = source.channels if channels is None else channels
+    if wanted < 1 or (source.channels != wanted and 1 not in (source.channels, wanted)):
+        raise InputError(
+            f"{source.name}: cannot adapt {source.channels} channels to {wanted}; "
+            f"only 1 to many and many to 1 can be adapted"
+        )
+    mean, std = _statistics(source.train, wanted, seed)
+    if not std > 0:
+        raise InputError(f"{source.name}: every value of the training images is the same")
+    train, val, test = (
+        Normalised(part, wanted, mean, std) for part in (source.train, source.val, source.test)
+    )
+    return replace(source, channels=wanted, train=train, val=val, test=test, mean=mean, std=std)
+
+
+def _statistics(samples: Samples, channels: int, seed: int) -> tuple[float, float]:
+    """Return the mean and the standard deviation over up to ENOUGH images."""
+    indices = np.arange(len(samples))
+    if len(indices) > ENOUGH:
+        indices = np.sort(np.random.default_rng(seed).choice(indices, ENOUGH, replace=False))
+    total, squares, count = 0.0, 0.0, 0
+    for index in indices:
+        image = adapt(samples[int(index)]["image"], channels).double()
+        total += image.sum().item()
+        squares += image.square().sum().item()
+        count += image.numel()
+    mean = total / count
+    # A constant image must give 0 exactly, which rounding of the squares can prevent.
+    variance = squares / count - mean**2
+    return mean, float(np.sqrt(variance)) if variance > 1e-12 else 0.0

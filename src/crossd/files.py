@@ -1,0 +1,48 @@
+"""Writing files so that a reader never sees half of one."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def atomic(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`, renamed to `path` when the block ends well.
+
+    When the block raises, the temporary file is removed and `path` stays as it was.
+
+    Args:
+        path: The final name. Its folder is made when missing.
+
+    Yields:
+        A path in the same folder, with the same suffix, to write to.
+
+    Example:
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> with atomic(folder / "note.txt") as temporary:
+        ...     _ = temporary.write_text("done")
+        >>> (folder / "note.txt").read_text()
+        'done'
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=path.suffix)
+    os.close(handle)
+    temporary = Path(name)
+    temporary.chmod(0o666 & ~_umask())
+    try:
+        yield temporary
+        with temporary.open("rb") as stream:
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    """Return the process's umask, which can only be read by setting it."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

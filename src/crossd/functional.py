@@ -1,0 +1,294 @@
+"""The mathematics of Cross-D convolution as pure functions of tensors.
+
+Kernels are indexed ``(out, in / groups, z, y, x)`` and displacements ``(z, y, x)`` in voxels.
+Nothing here keeps state, needs complex numbers or looks at modules.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+SPATIAL = 3
+"""Axes of a volume: depth, height, width."""
+
+
+def displacement(axis: Tensor, angle: Tensor, offset: float = 1.0) -> Tensor:
+    r"""Displacement of a kernel whose spectrum is multiplied by the paper's phase.
+
+    The phase :math:`\exp(-2\pi i\,1^T R f)` with the linearised rotation
+    :math:`R = I + \theta [k]_\times` is a translation by
+    :math:`d = R^T 1 = 1 - \theta (k \times 1)`, not a rotation.
+    `offset` replaces the leading 1; with 0 the kernel stays centred.
+
+    Args:
+        axis: Axes k, shape ``(..., 3)``, on the kernel axes (z, y, x).
+        angle: Angles theta [rad], shape ``(...)``.
+        offset: Displacement at angle 0 [voxels].
+
+    Returns:
+        Displacements [voxels], shape ``(..., 3)``. Their three parts sum to ``3 * offset``.
+
+    Source: Yavuz & Yang, arXiv 2411.02441.
+
+    Example:
+        >>> displacement(torch.tensor([0.0, 0.0, 1.0]), torch.tensor(0.5))
+        tensor([1.5000, 0.5000, 1.0000])
+    """
+    k0, k1, k2 = axis.unbind(-1)
+    cross = torch.stack((k1 - k2, k2 - k0, k0 - k1), dim=-1)
+    return offset - angle.unsqueeze(-1) * cross
+
+
+def shift_matrix(shift: Tensor, size: int) -> tuple[Tensor, Tensor | None]:
+    r"""Matrices that translate a periodic signal of `size` samples by `shift` samples.
+
+    The real part is :math:`S[p, q] = \frac1K \sum_f \cos 2\pi f (p - q - d)`. For odd sizes there
+    is no imaginary part; for even sizes the Nyquist bin leaves
+    :math:`\frac1K (-1)^{p-q} \sin \pi d`, which cancels only where a product of several axes
+    has its real part taken.
+
+    Args:
+        shift: Displacements d [samples], any shape.
+        size: Number of samples K.
+
+    Returns:
+        Real part, shape ``(*shift.shape, K, K)``, and imaginary part, the same shape or None.
+
+    Example:
+        >>> real, imaginary = shift_matrix(torch.tensor(1.0), 3)
+        >>> (real @ torch.tensor([1.0, 2.0, 3.0])).round()
+        tensor([3., 1., 2.])
+    """
+    place = torch.arange(size, device=shift.device, dtype=shift.dtype)
+    difference = place[:, None] - place
+    frequency = torch.fft.fftfreq(size, device=shift.device, dtype=shift.dtype)
+    phase = 2 * torch.pi * frequency * (difference - shift[..., None, None])[..., None]
+    real = phase.cos().mean(-1)  # (..., K, K)
+    if size % 2:
+        return real, None
+    sign = 1 - 2 * (difference.abs() % 2)
+    return real, sign * (torch.pi * shift[..., None, None]).sin() / size
+
+
+def shift_map(shift: Tensor, size: tuple[int, int, int], depth: int | None = None) -> Tensor:
+    r"""Linear maps from a flattened 3D kernel to the translated one, or to one slice of it.
+
+    The map is the Kronecker product of the three axes' shift matrices (the translation is
+    separable), with the real part taken of the product, as an inverse FFT would.
+
+    Args:
+        shift: Displacements [voxels], shape ``(N, 3)``.
+        size: Kernel size (z, y, x).
+        depth: The depth slice to keep; None keeps all.
+
+    Returns:
+        Shape ``(N, P, z * y * x)``, where P is ``y * x``, or ``z * y * x`` when `depth` is None.
+    """
+    exact = shift.to(torch.promote_types(shift.dtype, torch.float32))
+    real, imaginary = shift_matrix(exact[:, 0], size[0])
+    if depth is not None:
+        real = real[:, depth : depth + 1]
+        imaginary = None if imaginary is None else imaginary[:, depth : depth + 1]
+    for axis in (1, 2):
+        next_real, next_imaginary = shift_matrix(exact[:, axis], size[axis])
+        product = _kronecker(real, next_real)
+        rest: list[Tensor] = []
+        if imaginary is not None and next_imaginary is not None:
+            product = product - _kronecker(imaginary, next_imaginary)
+        if next_imaginary is not None:
+            rest.append(_kronecker(real, next_imaginary))
+        if imaginary is not None:
+            rest.append(_kronecker(imaginary, next_real))
+        real, imaginary = product, (sum(rest[1:], rest[0]) if rest else None)
+    return real
+
+
+def _kronecker(a: Tensor, b: Tensor) -> Tensor:
+    """Kronecker product of each pair of matrices of two batches."""
+    product = a[:, :, None, :, None] * b[:, None, :, None, :]  # (n, p, r, q, s)
+    return product.flatten(1, 2).flatten(2, 3)
+
+
+def map_kernel(weight: Tensor, maps: Tensor) -> Tensor:
+    """Apply a linear map per sample to a kernel's spatial axes.
+
+    Args:
+        weight: Kernel, shape ``(O, I, z, y, x)``.
+        maps: Shape ``(N, P, z * y * x)``.
+
+    Returns:
+        Shape ``(N, O, I, P)``. No tensor of ``N * O * I * z * y * x`` numbers is made.
+    """
+    n, places, _ = maps.shape
+    columns = weight.flatten(2).flatten(0, 1) @ maps.to(weight.dtype).flatten(0, 1).T  # (oi, np)
+    return columns.view(*weight.shape[:2], n, places).permute(2, 0, 1, 3)
+
+
+def shift_kernel(weight: Tensor, shift: Tensor) -> Tensor:
+    """Translate a 3D kernel periodically, by whole or broken voxels.
+
+    Args:
+        weight: Kernel, shape ``(O, I, z, y, x)``.
+        shift: Displacement [voxels], shape ``(3,)``.
+
+    Returns:
+        The moved kernel, shape ``(O, I, z, y, x)``.
+
+    Example:
+        >>> weight = torch.arange(27.0).view(1, 1, 3, 3, 3)
+        >>> moved = shift_kernel(weight, torch.tensor([1.0, 0.0, 0.0]))
+        >>> torch.allclose(moved, weight.roll(1, dims=2), atol=1e-5)
+        True
+    """
+    size = (weight.shape[2], weight.shape[3], weight.shape[4])
+    return map_kernel(weight, shift_map(shift[None], size))[0].view_as(weight)
+
+
+def fourier_kernels(weight: Tensor, shift: Tensor) -> Tensor:
+    """2D kernels of the paper: the central depth slice of the translated 3D kernel.
+
+    Args:
+        weight: Kernel, shape ``(O, I, z, y, x)``.
+        shift: One displacement a sample [voxels], shape ``(N, 3)``.
+
+    Returns:
+        Shape ``(N, O, I, y, x)``.
+    """
+    size = (weight.shape[2], weight.shape[3], weight.shape[4])
+    maps = shift_map(shift, size, depth=size[0] // 2)
+    return map_kernel(weight, maps).unflatten(-1, size[1:])
+
+
+def project(weight: Tensor, axis: int) -> Tensor:
+    """Sum a 3D kernel along one of its axes: the central plane of its spectrum.
+
+    Args:
+        weight: Kernel, shape ``(O, I, z, y, x)``.
+        axis: 0 for z (axial), 1 for y (coronal), 2 for x (sagittal).
+
+    Returns:
+        The 2D kernel on the two axes that stay, in their order.
+    """
+    return weight.sum(dim=2 + axis)
+
+
+def central(weight: Tensor, axis: int) -> Tensor:
+    """Central slice of a 3D kernel across one of its axes; see `project` for the arguments."""
+    return weight.select(2 + axis, weight.shape[2 + axis] // 2)
+
+
+def lift(weight: Tensor, depth: int, how: str = "center", stride: int = 1) -> Tensor:
+    """Place a 2D kernel in a 3D one so that the sum over depth gives it back.
+
+    ``"center"`` puts it at the central slice, ``"inflate"`` spreads it evenly over all slices
+    (Carreira & Zisserman 2017), ``"triplanar"`` is the mean of its central placements in the
+    three planes, whose sum over depth is not the 2D kernel.
+
+    Args:
+        weight: 2D kernel, shape ``(O, I, y, x)``.
+        depth: Depth of the 3D kernel.
+        how: ``"center"``, ``"inflate"`` or ``"triplanar"``.
+        stride: Depth stride of a *transposed* convolution, 1 for others. Its outputs at
+            different depths meet different taps, so every class of taps modulo the stride
+            receives the whole kernel.
+
+    Returns:
+        Shape ``(O, I, depth, y, x)``.
+
+    Raises:
+        ValueError: "lift ..." for an unknown name, or triplanar of a kernel that is no cube.
+
+    Example:
+        >>> lift(torch.ones(1, 1, 1, 1), 3, "center").flatten()
+        tensor([0., 1., 0.])
+    """
+    phases = min(stride, depth)
+    place = torch.arange(depth, device=weight.device)
+    if how == "inflate":
+        shares = torch.bincount(place % phases, minlength=phases)[place % phases]
+        profile = 1 / shares.to(weight.dtype)
+    elif how in ("center", "triplanar"):
+        start = (depth - phases + 1) // 2
+        profile = ((place >= start) & (place < start + phases)).to(weight.dtype)
+    else:
+        raise ValueError(f"lift (={how!r}) must be 'center', 'inflate' or 'triplanar'")
+    axial = weight.unsqueeze(2) * profile.view(-1, 1, 1)  # (o, i, z, y, x)
+    if how != "triplanar":
+        return axial
+    if not depth == weight.shape[2] == weight.shape[3]:
+        size = (depth, *weight.shape[2:])
+        raise ValueError(f"lift 'triplanar' needs a cubic kernel, got size {size}")
+    coronal = weight.unsqueeze(3) * profile.view(-1, 1)
+    sagittal = weight.unsqueeze(4) * profile
+    return (axial + coronal + sagittal) / SPATIAL
+
+
+def conv2d_per_sample(
+    x: Tensor,
+    kernels: Tensor,
+    bias: Tensor | None = None,
+    stride: tuple[int, int] = (1, 1),
+    padding: tuple[int, int] | str = (0, 0),
+    dilation: tuple[int, int] = (1, 1),
+    groups: int = 1,
+) -> Tensor:
+    """2D convolution of every image with its own kernel.
+
+    Args:
+        x: Images, shape ``(N, C, H, W)``.
+        kernels: Shape ``(N, O, C / groups, y, x)``; with a first size of 1 all share one.
+        bias: Shape ``(O,)``.
+        stride: As in `torch.nn.functional.conv2d`.
+        padding: As in `torch.nn.functional.conv2d`.
+        dilation: As in `torch.nn.functional.conv2d`.
+        groups: Groups of channels within an image.
+
+    Returns:
+        Shape ``(N, O, H', W')``.
+    """
+    n = x.shape[0]
+    if n == 0:  # a grouped convolution cannot have no group
+        kernels = kernels.sum(0, keepdim=True)
+    if kernels.shape[0] == 1:
+        return F.conv2d(x, kernels[0], bias, stride, padding, dilation, groups)
+    rows = x.reshape(1, -1, *x.shape[2:])
+    y = F.conv2d(rows, kernels.flatten(0, 1), None, stride, padding, dilation, n * groups)
+    y = y.view(n, -1, *y.shape[2:])
+    return y if bias is None else y + bias.view(-1, 1, 1)
+
+
+def conv_transpose2d_per_sample(
+    x: Tensor,
+    kernels: Tensor,
+    bias: Tensor | None = None,
+    stride: tuple[int, int] = (1, 1),
+    padding: tuple[int, int] = (0, 0),
+    output_padding: tuple[int, int] = (0, 0),
+    groups: int = 1,
+    dilation: tuple[int, int] = (1, 1),
+) -> Tensor:
+    """Transposed 2D convolution of every image with its own kernel.
+
+    Args:
+        x: Images, shape ``(N, C, H, W)``.
+        kernels: Shape ``(N, C, O / groups, y, x)``; with a first size of 1 all share one.
+        bias: Shape ``(O,)``.
+        stride: As in `torch.nn.functional.conv_transpose2d`, like all that follow.
+        padding: Likewise.
+        output_padding: Likewise.
+        groups: Groups of channels within an image.
+        dilation: Likewise.
+
+    Returns:
+        Shape ``(N, O, H', W')``.
+    """
+    n = x.shape[0]
+    if n == 0:
+        kernels = kernels.sum(0, keepdim=True)
+    shape = (stride, padding, output_padding)
+    if kernels.shape[0] == 1:
+        return F.conv_transpose2d(x, kernels[0], bias, *shape, groups, dilation)
+    rows = x.reshape(1, -1, *x.shape[2:])
+    y = F.conv_transpose2d(rows, kernels.flatten(0, 1), None, *shape, n * groups, dilation)
+    y = y.view(n, -1, *y.shape[2:])
+    return y if bias is None else y + bias.view(-1, 1, 1)

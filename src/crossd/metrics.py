@@ -1,0 +1,89 @@
+"""Scores of predictions, from the libraries that have them."""
+
+import warnings
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+MAIN = {"classification": "accuracy", "segmentation": "dice"}
+"""The score a model is chosen by."""
+
+
+def classification(probabilities: Tensor, labels: Tensor) -> dict[str, float]:
+    """Score class probabilities.
+
+    Args:
+        probabilities: Shape ``(N, K)``.
+        labels: Shape ``(N,)``.
+
+    Returns:
+        ``accuracy`` and ``auc``, the mean area under the ROC curve of each class against the
+        others, over the classes that are present but not alone (NaN when there is none).
+
+    Example:
+        >>> classification(torch.tensor([[0.9, 0.1], [0.2, 0.8]]), torch.tensor([0, 1]))
+        {'accuracy': 1.0, 'auc': 1.0}
+    """
+    from sklearn.metrics import accuracy_score, roc_auc_score
+
+    guesses, truth = probabilities.double().numpy(), labels.numpy()
+    areas = [
+        roc_auc_score(truth == k, guesses[:, k])
+        for k in range(guesses.shape[1])
+        if 0 < (truth == k).sum() < len(truth)
+    ]
+    accuracy = float(accuracy_score(truth, guesses.argmax(1)))
+    return {"accuracy": accuracy, "auc": float(np.mean(areas)) if areas else float("nan")}
+
+
+def confusion(probabilities: Tensor, labels: Tensor) -> NDArray[np.int64]:
+    """Count true classes (rows) against predicted ones (columns), shape ``(K, K)``."""
+    from sklearn.metrics import confusion_matrix
+
+    names = range(probabilities.shape[1])
+    matrix: NDArray[np.int64] = confusion_matrix(
+        labels.numpy(), probabilities.argmax(1).numpy(), labels=names
+    )
+    return matrix
+
+
+def dice(answer: Tensor, mask: Tensor, classes: int) -> NDArray[np.float64]:
+    """Dice of one mask for every class but the background.
+
+    Args:
+        answer: Predicted classes, shape ``(...)``.
+        mask: True classes, the same shape.
+        classes: Number of classes K, background included.
+
+    Returns:
+        Shape ``(K - 1,)``; NaN where the class is absent from the truth.
+
+    Example:
+        >>> dice(torch.tensor([[0, 1], [1, 1]]), torch.tensor([[0, 1], [1, 0]]), 2)
+        array([0.8])
+    """
+    from monai.metrics.meandice import compute_dice
+
+    planes = [torch.stack([m == k for k in range(1, classes)])[None] for m in (answer, mask)]
+    scores = compute_dice(planes[0].float(), planes[1].float(), include_background=True)
+    values: NDArray[np.float64] = scores[0].double().numpy().round(6)
+    return values
+
+
+def segmentation(scores: NDArray[np.float64], classes: tuple[str, ...]) -> dict[str, float]:
+    """Average the Dice of many masks.
+
+    Args:
+        scores: Shape ``(N, K - 1)``, NaN where a class is absent.
+        classes: The K names, the background first.
+
+    Returns:
+        ``dice``, the mean over classes of their mean over masks, and ``dice_NAME`` of each.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Mean of empty slice")  # a class that no mask has
+        each = np.nanmean(scores, axis=0)
+        mean = float(np.nanmean(each))
+    return {"dice": mean, **{f"dice_{n}": float(v) for n, v in zip(classes[1:], each, strict=True)}}

@@ -1,0 +1,59 @@
+"""Folders of results: claimed before work starts, never overwritten unasked."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from crossd.errors import InputError
+from crossd.files import atomic
+
+RESULT = "metrics.json"
+CONFIGURATION = "config.yaml"
+_NOT_COMPARED = ("out", "overwrite", "resume", "workers")
+
+
+def claim_folder(config: Any) -> Path:
+    """Make the output folder of a run and write its configuration there.
+
+    Args:
+        config: A dataclass with `out`, `overwrite` and `resume`.
+
+    Returns:
+        The folder.
+
+    Raises:
+        InputError: When a result is there already, or a run with other options is to be resumed.
+    """
+    import yaml
+
+    folder = Path(config.out)
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"--out {folder} is a file: name a folder")
+    if (folder / RESULT).exists() and not config.overwrite:
+        raise InputError(f"{folder} already holds a result: name another --out, or --overwrite it")
+    path = folder / CONFIGURATION
+    options = dataclasses.asdict(config)
+    if config.resume:
+        if not path.is_file():
+            raise InputError(f"nothing to resume: no such file: {path}; start without --resume")
+        before = yaml.safe_load(path.read_text()) or {}
+        changed = [
+            name
+            for name, value in options.items()
+            if name not in _NOT_COMPARED and before.get(name) != value
+        ]
+        if changed:
+            raise InputError(
+                f"{folder} was started with another {', '.join(changed)}: resume with the same "
+                "options, or start anew with --overwrite"
+            )
+    elif path.exists() and not config.overwrite:
+        raise InputError(f"{folder} holds a run that did not end: --resume or --overwrite it")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / RESULT).unlink(missing_ok=True)
+        with atomic(path) as temporary:
+            temporary.write_text(yaml.safe_dump(options, sort_keys=False))
+    except OSError as error:
+        raise InputError(f"cannot write to --out {folder}: {error.strerror}") from error
+    return folder

@@ -1,0 +1,415 @@
+"""Pictures of a run and of a kernel, as PNG or whatever the path's suffix names.
+
+Figures are made without pyplot, so nothing global is touched. The colours are those of Okabe and
+Ito, which colour-blind readers can tell apart: Cross-D is warm, its rivals are cool or grey.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.collections import PolyCollection
+from matplotlib.colors import LinearSegmentedColormap, TwoSlopeNorm, to_rgb
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
+
+from crossd.files import atomic
+from crossd.report import CROSSD, METRICS, MISSING, Results, arms, cells, metric_names
+
+INK, SOFT, GREY = "#22303c", "#6b7783", "#b4bcc4"
+WARM, COOL = "#d55e00", "#0072b2"
+SIGNED = LinearSegmentedColormap.from_list("signed", [COOL, "#f7f7f5", WARM])
+COUNTS = LinearSegmentedColormap.from_list("counts", ["#f7f9fb", COOL])
+LABELS = ("#e69f00", "#56b4e9", "#009e73", "#cc79a7", "#d55e00", "#f0e442", "#0072b2")
+STYLES = {
+    "plain": (INK, "-"),
+    "scratch": ("#8a949e", ":"), "slices": (COOL, "-"), "center": ("#56b4e9", "--"),
+    "inflate": ("#009e73", "-"), "acs": ("#6a51a3", "-."), "triplanar": ("#7a9a01", "--"),
+    "fourier": ("#e69f00", "-"), "fourier-aligned": ("#cc79a7", "-"), "projection": (WARM, "-"),
+}  # fmt: skip
+
+
+def learning_curves(results: Results, path: str | Path) -> None:
+    """Draw the pretraining by epoch and, by arm, the training of every protocol that has epochs.
+
+    Where an epoch was validated the main metric is drawn, else the loss.
+
+    Args:
+        results: The record of a run; see `crossd.report`.
+        path: The picture to write.
+    """
+    runs = [(run["name"], run.get("history") or []) for run in results.get("pretraining") or []]
+    panels = [("Pretraining on images: loss", runs, "loss")]
+    main = _validated(runs)
+    if main:
+        panels.append(("Pretraining on images: validation", runs, main))
+    order = {arm: place for place, arm in enumerate(arms(results))}
+    for protocol in results.get("protocols") or []:
+        trained = [row for row in results.get("rows") or [] if row["protocol"] == protocol]
+        trained.sort(key=lambda row: order.get(row["arm"], len(order)))
+        curves = [(row["arm"], row["history"]) for row in trained if row.get("history")]
+        if curves:
+            main = _validated(curves)
+            what = "validation" if main else "loss"
+            panels.append((f"{protocol} on volumes: {what}", curves, main or "loss"))
+    rows, columns = -(-len(panels) // 2), min(2, len(panels))
+    figure, axes = _figure(rows, columns, (4.6 * columns, 3.1 * rows + 0.6))
+    handles: dict[str, Any] = {}
+    for ax, (title, curves, name) in zip(axes.flat, panels, strict=False):
+        _dress(ax, title, "epoch", METRICS.get(name, name))
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        for position, (label, history) in enumerate(curves):
+            values = [{**(entry.get("val") or {}), "loss": entry.get("loss")}.get(name)
+                      for entry in history]  # fmt: skip
+            epochs = [entry.get("epoch", 1 + i) for i, entry in enumerate(history)]
+            colour, dash = STYLES.get(label, (LABELS[position % len(LABELS)], "-"))
+            width = 2.2 if label in CROSSD else 1.5
+            numbers = np.array(values, float)  # None becomes NaN, a gap in the line
+            drawn = ax.plot(epochs, numbers, dash, color=colour, lw=width, marker="o", ms=3)
+            handles.setdefault(label, drawn[0])
+        if not any(history for _, history in curves):
+            _say(ax, "no epochs recorded")
+    for ax in list(axes.flat)[len(panels) :]:
+        ax.set_axis_off()
+    if handles:
+        place: dict[str, Any] = {"loc": "outside lower center", "ncols": min(5, len(handles))}
+        figure.legend(handles.values(), handles.keys(), frameon=False, fontsize=9, **place)
+    _save(figure, path)
+
+
+def scores(results: Results, path: str | Path) -> None:
+    """Draw the main metric as dots: a panel a protocol, a line an arm, Cross-D in colour.
+
+    Args:
+        results: The record of a run; see `crossd.report`.
+        path: The picture to write.
+    """
+    run, protocols, found = arms(results), results.get("protocols") or [], cells(results)
+    name = next(iter(metric_names(results)), "score")
+    width, height = 3.2 * max(1, len(protocols)) + 1.2, 0.34 * len(run) + 1.3
+    figure, axes = _figure(1, max(1, len(protocols)), (width, height), sharex=True, sharey=True)
+    for ax, protocol in zip(axes[0], protocols, strict=False):
+        _dress(ax, protocol, METRICS.get(name, name), "")
+        ax.grid(axis="x", visible=False)
+        values = [found.get((arm, protocol, name)) for arm in run]
+        best = max((round(v, 3) for v in values if v is not None), default=None)
+        for line, (arm, value) in enumerate(zip(run, values, strict=True)):
+            if value is None:
+                ax.annotate(MISSING, (0.02, line), xycoords=ax.get_yaxis_transform(), va="center")
+                continue
+            colour = WARM if arm in CROSSD else SOFT
+            ax.plot(value, line, "o", color=colour, ms=7)
+            ax.annotate(f"{value:.3f}", (value, line), (7, 0), textcoords="offset points",
+                        va="center", fontsize=9, color=colour if arm in CROSSD else INK,
+                        fontweight="bold" if round(value, 3) == best else "normal")  # fmt: skip
+    first = axes[0, 0]
+    first.set_yticks(range(len(run)), run)
+    for text in first.get_yticklabels():
+        text.set_color(WARM if text.get_text() in CROSSD else INK)
+    first.set_ylim(len(run) - 0.4, -0.6)
+    shown = [value for key, value in found.items() if key[2] == name and key[1] in protocols]
+    if shown:
+        span = max(max(shown) - min(shown), 0.02)
+        first.set_xlim(min(shown) - 0.08 * span, max(shown) + 0.32 * span)  # room for the number
+    if not protocols:
+        _say(first, "no protocol was run")
+    _save(figure, path)
+
+
+def confusion(matrix: np.ndarray, classes: Sequence[str], title: str, path: str | Path) -> None:
+    """Draw one confusion matrix; see `confusions`."""
+    confusions({title: matrix}, classes, path)
+
+
+def confusions(
+    matrices: Mapping[str, np.ndarray], classes: Sequence[str], path: str | Path
+) -> None:
+    """Draw confusion matrices: colours are shares of the true class, numbers are counts.
+
+    Args:
+        matrices: Title to counts, each (K, K), rows the truth and columns the answer.
+        classes: The K names.
+        path: The picture to write.
+
+    Raises:
+        ValueError: "a confusion matrix ..." when one is not (K, K).
+    """
+    count = len(classes)
+    for title, matrix in matrices.items():
+        if np.shape(matrix) != (count, count):
+            shape = np.shape(matrix)
+            raise ValueError(f"a confusion matrix ({title}) must be {(count, count)}, not {shape}")
+    columns = min(3, max(1, len(matrices)))
+    rows = -(-max(1, len(matrices)) // columns)
+    side = float(np.clip(0.42 * count + 1.4, 3.0, 8.0))
+    figure, axes = _figure(rows, columns, (side * columns, side * rows))
+    for ax, (title, counts) in zip(axes.flat, matrices.items(), strict=False):
+        total = np.sum(counts, axis=1, keepdims=True)
+        share = np.divide(counts, total, out=np.zeros((count, count)), where=total > 0)
+        right = f": accuracy {np.trace(counts) / np.sum(counts):.3f}" if np.sum(counts) else ""
+        _dress(ax, title + right, "answer", "truth")
+        ax.grid(visible=False)
+        ax.imshow(share, cmap=COUNTS, vmin=0, vmax=1)
+        ax.set_xticks(range(count), classes, rotation=90 if sum(map(len, classes)) > 30 else 0)
+        ax.set_yticks(range(count), classes)
+        ax.tick_params(labelsize=8 if count <= 12 else 5)
+        for row, column in np.ndindex(count, count):
+            if counts[row][column] and count <= 20:
+                light = "white" if share[row, column] > 0.55 else INK
+                ax.text(column, row, f"{counts[row][column]:g}", color=light,
+                        ha="center", va="center", fontsize=8 if count <= 12 else 5)  # fmt: skip
+    for ax in list(axes.flat)[len(matrices) :]:
+        ax.set_axis_off()
+    _save(figure, path)
+
+
+def answers(
+    image: np.ndarray,
+    truth: np.ndarray,
+    answers: Mapping[str, np.ndarray],
+    classes: Sequence[str],
+    path: str | Path,
+    scores: Mapping[str, float] | None = None,
+) -> None:
+    """Draw the image, the truth and each arm's answer in the three views.
+
+    Each row is the slice with most foreground. A thin white line is the truth's outline.
+
+    Args:
+        image: (D, H, W).
+        truth: (D, H, W) labels, 0 the background.
+        answers: Arm to labels, each (D, H, W).
+        classes: Names of the labels 1, 2, ...; a first one called "background" is label 0.
+        path: The picture to write.
+        scores: Arm to Dice, shown in the titles.
+
+    Raises:
+        ValueError: "the answer of ..." when a shape is not that of the image.
+    """
+    masks: dict[str, np.ndarray] = {"truth": truth, **answers}
+    for arm, mask in masks.items():
+        if mask.shape != image.shape:
+            raise ValueError(f"the answer of {arm} must be {image.shape}, not {mask.shape}")
+    seen = [int(label) for label in np.unique(np.stack(list(masks.values()))) if label > 0]
+    image = np.nan_to_num(image)
+    low, high = np.percentile(image, (1, 99))
+    heights = [np.take(image, 0, axis).shape[0] / image.shape[-1] for axis in range(3)]
+    size = (1.9 * (1 + len(masks)) + 0.5, 1.9 * sum(heights) + 0.9)
+    figure, axes = _figure(3, 1 + len(masks), size, height_ratios=heights)
+    columns: list[tuple[str, np.ndarray | None]] = [("image", None), *masks.items()]
+    for axis, view in enumerate(("axial", "coronal", "sagittal")):
+        others = tuple(other for other in range(3) if other != axis)
+        area = (masks["truth"] > 0).sum(others)
+        place = int(area.argmax()) if area.any() else image.shape[axis] // 2
+        outline = np.take(masks["truth"], place, axis) > 0
+        for ax, (name, labels) in zip(axes[axis], columns, strict=True):
+            grey = np.take(image, place, axis)
+            ax.imshow(grey, cmap="gray", vmin=low, vmax=max(high, low + 1e-6), origin="lower")
+            ax.set(xticks=[], yticks=[], facecolor="black")
+            ax.spines[:].set_visible(False)
+            if axis == 0:
+                dice = f"\nDice {scores[name]:.3f}" if scores and name in scores else ""
+                ax.set_title(name + dice, fontsize=10, color=WARM if name in CROSSD else INK)
+            if labels is None:
+                ax.set_ylabel(f"{view} {place}", fontsize=9, color=SOFT)
+                continue
+            for label in seen:
+                chosen = np.take(labels, place, axis) == label
+                _region(ax, chosen, LABELS[(label - 1) % len(LABELS)])
+            if name != "truth":
+                _edge(ax, outline, "white", 0.7)
+    names = list(classes)[1:] if list(classes[:1]) == ["background"] else list(classes)
+    keys = [Rectangle((0, 0), 1, 1, color=LABELS[(label - 1) % len(LABELS)]) for label in seen]
+    texts = [names[label - 1] if label <= len(names) else str(label) for label in seen]
+    if seen:
+        figure.legend(keys, texts, loc="outside lower center", ncols=6, frameon=False, fontsize=9)
+    _save(figure, path)
+
+
+def kernel_views(weight: np.ndarray, path: str | Path) -> None:
+    """Draw one 3D kernel: its depth slices, and its sums along z, y and x.
+
+    The sums are the 2D kernels that the projection mode takes in the three views.
+
+    Args:
+        weight: (K, K, K), or (O, I, K, K, K), of which the kernel of largest norm is drawn.
+        path: The picture to write.
+
+    Raises:
+        ValueError: "a kernel must be ..." on another number of axes.
+    """
+    weight = np.asarray(weight, dtype=float)
+    if weight.ndim not in (3, 5):
+        raise ValueError(f"a kernel must be (K, K, K) or (O, I, K, K, K), not {weight.shape}")
+    kernels = weight.reshape(-1, *weight.shape[-3:])
+    kernel = kernels[np.square(kernels).sum((1, 2, 3)).argmax()]
+    slices = [(f"z = {z}", plane, "yx") for z, plane in enumerate(kernel)]
+    sums = [
+        ("axial: sum along z", kernel.sum(0), "yx"),
+        ("coronal: sum along y", kernel.sum(1), "zx"),
+        ("sagittal: sum along x", kernel.sum(2), "zy"),
+    ]
+    columns = max(3, len(slices))
+    figure, axes = _figure(2, columns, (2.2 * columns + 0.8, 5.4))
+    figure.suptitle("The 3D kernel, slice by slice, and the 2D kernels it gives", color=INK)
+    for row, panels in zip(axes, (slices, sums), strict=True):
+        top = max(float(np.abs(plane).max()) for _, plane, _ in panels) or 1.0
+        for ax, (title, plane, axis) in zip(row, panels, strict=False):
+            _dress(ax, title, axis[1], axis[0])
+            ax.grid(visible=False)
+            shown = ax.imshow(plane, cmap=SIGNED, norm=TwoSlopeNorm(0, -top, top))
+            ax.set(xticks=range(plane.shape[1]), yticks=range(plane.shape[0]))
+            for (y, x), value in np.ndenumerate(plane) if plane.size <= 25 else ():
+                light = "white" if abs(value) > 0.7 * top else INK
+                ax.text(x, y, f"{value:.2g}", color=light, ha="center", va="center", fontsize=8)
+        for ax in row[len(panels) :]:
+            ax.set_axis_off()
+        figure.colorbar(shown, ax=row.tolist(), shrink=0.8)
+    _save(figure, path)
+
+
+def _figure(
+    rows: int, columns: int, size: tuple[float, float], **options: Any
+) -> tuple[Figure, np.ndarray]:
+    """Return a figure and its panels, (rows, columns)."""
+    figure = Figure(figsize=size, dpi=150, facecolor="white", layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False, **options)
+
+
+def _dress(ax: Axes, title: str, horizontal: str, vertical: str) -> None:
+    """Give a panel its title, labels and quiet lines."""
+    ax.set_title(title, fontsize=10, color=INK)
+    ax.set_xlabel(horizontal, fontsize=9, color=SOFT)
+    ax.set_ylabel(vertical, fontsize=9, color=SOFT)
+    ax.tick_params(labelsize=9, color=GREY, labelcolor=INK)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.spines[["left", "bottom"]].set_color(GREY)
+    ax.grid(color="#e8ecef", lw=0.8)
+    ax.set_axisbelow(True)
+
+
+def _say(ax: Axes, text: str) -> None:
+    """Write a remark into an empty panel."""
+    ax.text(0.5, 0.5, text, color=SOFT, ha="center", va="center", transform=ax.transAxes)
+
+
+def _validated(curves: Sequence[tuple[str, Sequence[Mapping[str, Any]]]]) -> str | None:
+    """Return the main metric that some epoch was validated with."""
+    names = {name for _, history in curves for entry in history for name in entry.get("val") or {}}
+    return next((name for name in METRICS if name in names), None)
+
+
+def _region(ax: Axes, mask: np.ndarray, colour: str) -> None:
+    """Fill a mask and draw its edge."""
+    if mask.any():
+        fill = np.zeros((*mask.shape, 4))
+        fill[mask] = (*to_rgb(colour), 0.5)
+        ax.imshow(fill, origin="lower", interpolation="nearest")
+    _edge(ax, mask, colour, 1.0)
+
+
+def _edge(ax: Axes, mask: np.ndarray, colour: str, width: float) -> None:
+    """Draw the edge of a mask that has one."""
+    if mask.any() and not mask.all() and min(mask.shape) > 1:
+        ax.contour(mask, [0.5], colors=[colour], linewidths=width)
+
+
+def _save(figure: Figure, path: str | Path) -> None:
+    """Write the figure whole or not at all."""
+    with atomic(path) as temporary:
+        figure.savefig(temporary, format=Path(path).suffix[1:] or "png")
+
+
+def idea(path: str | Path) -> None:
+    """Draw the README's picture: one 3D kernel, summed along the view or used as it is.
+
+    Args:
+        path: The picture to write, 1600 by 600 pixels.
+    """
+    figure = Figure(figsize=(8, 3), dpi=200, facecolor="#fbfcfd")
+    ax = figure.add_axes((0, 0, 1, 1), xlim=(0, 160), ylim=(0, 60))
+    ax.set_axis_off()
+    size, voxel, tap = 21, 1.4, 4.6
+    picture, volume, cube = np.array((22, 29.5)), np.array((137, 30)), np.array((83, 33))
+    sheet = cube + _iso((0, 0, 4.8 * tap))
+    colours, filled = _phantom(size)
+    taps = np.random.default_rng(11).normal(size=(3, 3, 3)) * 0.6
+    taps[1, 1, 1] = 1.6  # as training leaves it: strongest in the middle
+    kernel, summed = SIGNED(taps / 3 + 0.5), SIGNED(taps.sum(2, keepdims=True) / 6 + 0.5)
+
+    for corner in ((-1, -1), (-1, 1), (1, -1), (1, 1)):  # what is summed lies on these rays
+        ends = np.stack([cube, sheet]) + _iso(1.5 * tap * np.array((*corner, 0)))
+        ax.plot(*ends.T, ":", color=SOFT, lw=1)
+    middle = size // 2  # the image is the plane at which the volume is cut open
+    scan = np.where(filled[..., None], colours, to_rgb("#1d2833"))[:, :, middle - 1, None]
+    away = (np.indices(filled.shape) >= middle).all(0)
+    _blocks(ax, scan, picture, voxel, depth=0.7)
+    _blocks(ax, summed, picture + _iso((0, 0, voxel)), voxel, depth=0.5)
+    _blocks(ax, kernel, cube, tap)
+    _blocks(ax, summed, sheet, tap, depth=0.35)
+    _blocks(ax, colours, volume, voxel, filled & ~away)
+    _blocks(ax, kernel, volume, voxel)
+
+    arrow = {"arrowstyle": "-|>,head_length=0.5,head_width=0.22", "color": INK, "lw": 1.2}
+    ax.annotate("", (38.5, sheet[1]), (54.5, sheet[1]), arrowprops=arrow)
+    ax.annotate("", (115, cube[1]), (98.5, cube[1]), arrowprops=arrow)
+    style: dict[str, Any] = {"ha": "center", "va": "center", "color": INK}
+    for place, title, line in (
+        (picture, "Images", "conv2d with its sum"),
+        (cube, "One 3D kernel", "stored once: (out, in, 3, 3, 3)"),
+        (volume, "Volumes", "conv3d with the kernel itself"),
+    ):
+        ax.text(place[0], 55.5, title, fontsize=11, fontweight="bold", **style)
+        ax.text(place[0], 4, line, fontsize=8.5, **style | {"color": SOFT})
+    ax.text(56, 41, "summed along\nthe view", fontsize=8.5, **style)
+    ax.text(106.5, cube[1] + 2.5, "as it is", fontsize=8.5, **style)
+    _save(figure, path)
+
+
+def _iso(points: Any) -> np.ndarray:
+    """Project (..., 3) points in the order z, y, x, seen from their positive side, to (..., 2)."""
+    z, y, x = np.moveaxis(np.asarray(points, float), -1, 0)
+    return np.stack([(y - x) * np.sqrt(0.75), z - (x + y) / 2], -1)
+
+
+def _blocks(
+    ax: Axes,
+    colours: np.ndarray,
+    at: np.ndarray,
+    size: float,
+    filled: np.ndarray | None = None,
+    depth: float = 1.0,
+) -> None:
+    """Draw (D, H, W, 3) coloured voxels centred on a point, each `depth` thick along x."""
+    filled = np.ones(colours.shape[:3], bool) if filled is None else filled
+    scale = size * np.array((1, 1, depth))
+    corner = at - _iso(scale * filled.shape / 2)
+    padded = np.pad(filled, 1)
+    places = np.argwhere(filled)
+    places = places[np.argsort(places.sum(1), kind="stable")]  # the nearest are drawn last
+    shapes, shades = [], []
+    for place in places:
+        for axis, light in enumerate((1.0, 0.8, 0.91)):
+            if not padded[tuple(place + 1 + np.eye(3, dtype=int)[axis])]:
+                square = np.insert(((0, 0), (0, 1), (1, 1), (1, 0)), axis, 1, axis=1)
+                shapes.append(corner + _iso((place + square) * scale))
+                shades.append(colours[tuple(place)][:3] * light)
+    edges = [shade * 0.86 for shade in shades]
+    style = {"edgecolors": edges, "linewidths": 0.15 * size**0.5, "zorder": 2}
+    ax.add_collection(PolyCollection(shapes, facecolors=shades, **style))
+
+
+def _phantom(size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return colours (D, H, W, 3) and extent (D, H, W) of something like a brain."""
+    z, y, x = np.meshgrid(*[np.linspace(-1, 1, size)] * 3, indexing="ij")
+    radius = np.sqrt((z / 0.82) ** 2 + (y / 0.98) ** 2 + (x / 0.8) ** 2)
+    folds = np.sin(9 * np.arctan2(z, y)) * np.cos(8 * x) + np.sin(11 * x) * np.sin(10 * z) * 0.6
+    tissue = np.full((*x.shape, 3), to_rgb("#8d9fb0"))
+    tissue[radius < 0.70 + 0.13 * folds] = to_rgb("#e9eef2")
+    tissue[((np.abs(x) - 0.12) / 0.12) ** 2 + (y / 0.42) ** 2 + ((z - 0.05) / 0.18) ** 2 < 1] = (
+        to_rgb("#3d4f60")
+    )
+    return tissue, radius < 0.97 + 0.03 * folds

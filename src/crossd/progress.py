@@ -1,0 +1,81 @@
+"""Progress bars with rates and time left, and plain lines where there is no terminal."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.progress import Progress as RichProgress
+
+
+class Progress:
+    """Shows tasks on the standard error stream.
+
+    Args:
+        quiet: Show nothing.
+    """
+
+    def __init__(self, quiet: bool = False) -> None:
+        self.console = Console(stderr=True, quiet=quiet)
+
+    def say(self, text: str) -> None:
+        """Print a line above the bars."""
+        self.console.print(text, highlight=False)
+
+    @contextmanager
+    def task(self, name: str, total: int, done: int = 0) -> Iterator["Bar"]:
+        """Show a bar while the block runs, and a line with the time it took when it ends."""
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+        )
+        start = time.perf_counter()
+        with RichProgress(*columns, console=self.console, transient=True) as rich:
+            bar = Bar(rich, name, total, done)
+            yield bar
+        seconds = time.perf_counter() - start
+        rate = f", {bar.samples / seconds:,.0f} samples/s" if bar.samples else ""
+        self.say(f"{name}: {bar.note or 'done'} in {seconds:.1f} s{rate}")
+
+
+class Bar:
+    """One task of a `Progress`.
+
+    Attributes:
+        samples: Samples that went through.
+        note: What is shown beside the bar.
+    """
+
+    def __init__(self, rich: RichProgress, name: str, total: int, done: int) -> None:
+        self.rich = rich
+        self.note = ""
+        self.samples = 0
+        self._start = self._shown = time.perf_counter()
+        self._id = rich.add_task(name, total=total, completed=done, note="")
+
+    def advance(self, samples: int, loss: Any = None) -> None:
+        """Count one step of so many samples; `loss` is read at most four times a second."""
+        self.samples += samples
+        now = time.perf_counter()
+        task = self.rich.tasks[-1]
+        last = task.total is not None and task.completed + 1 >= task.total
+        if last or now - self._shown > 0.25:
+            self._shown = now
+            shown = "" if loss is None else f"loss {float(loss):.3f}"
+            self.note = shown
+            rate = f"{self.samples / (now - self._start):,.0f}/s"
+            self.rich.update(self._id, note=f"{shown} {rate}".strip())
+        self.rich.advance(self._id)

@@ -1,0 +1,412 @@
+"""`crossd transfer`: does training on images help on volumes, against every rival, fairly.
+
+Each arm is a network for volumes made from 2D pretraining (or from nothing). All share the
+pretraining budget, the seeds, the augmentation, the recalibration of BatchNorm on the unlabelled
+training volumes, and the budget on the labelled ones.
+"""
+
+import copy
+import dataclasses
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from crossd import metrics, models, train
+from crossd.checkpoint import WeightsConfig, load, save
+from crossd.conversion import acs, center, convert, inflate, to_3d, triplanar
+from crossd.data import Source, limit, open_source, require_rank, slices
+from crossd.data.source import Subset
+from crossd.errors import InputError
+from crossd.files import atomic
+from crossd.outputs import claim_folder
+from crossd.progress import Progress
+from crossd.slicenet import SliceNet
+
+PROTOCOLS = ("zero", "probe", "finetune")
+DEFAULT_ARMS = ("scratch", "slices", "inflate", "acs", "triplanar", "fourier", "projection")
+
+PRETRAININGS: dict[str, tuple[str, str, str | None]] = {
+    # name: form, kernel mode, lift of the new 2D weights
+    "plain": ("2d", "projection", None),
+    "fourier": ("cross", "fourier", None),
+    "projection": ("cross", "projection", "center"),
+}
+
+LEFTOVERS = ("arm-*.json", "answer-*.npy", "pretrained-*.json")
+"""What an interrupted run leaves for `resume`."""
+
+Make = Callable[[nn.Module], nn.Module]
+ARMS: dict[str, tuple[str | None, Make]] = {
+    # name: the pretraining it starts from, and how it becomes a network for volumes
+    "scratch": (None, lambda net: to_3d(convert(net, lift=None))),
+    "slices": ("plain", SliceNet),
+    "center": ("plain", center),
+    "inflate": ("plain", inflate),
+    "acs": ("plain", acs),
+    "triplanar": ("plain", triplanar),
+    "fourier": ("fourier", to_3d),
+    "fourier-aligned": ("fourier", lambda net: to_3d(net, align=True)),
+    "projection": ("projection", to_3d),
+}
+
+
+@dataclass(frozen=True)
+class TransferConfig:
+    """Train in 2D, use in 3D, and compare with the other ways of doing it.
+
+    Attributes:
+        images: Source of images for the 2D training; of volumes, slices are taken.
+        volumes: Source of volumes.
+        slices: The views in which slices are taken of volumes, separated by commas.
+        slice_step: Take every n-th slice. Default: three a view, for masks every second.
+        limit: Labelled volumes to train on. Default: 4 with masks, otherwise ten a class.
+        model: A name of a 2D network. Default: a small ResNet or SegResNet.
+        arms: What to compare, separated by commas: scratch, slices, center, inflate, acs,
+            triplanar, fourier, fourier-aligned, projection.
+        protocols: zero (no labelled volume), probe (convolutions frozen), finetune.
+        size: Size of the training volumes (one number, or depth,height,width).
+        epochs: Passes over the images. Default: 8, for masks 3.
+        volume_epochs: Passes over the labelled volumes, at least `volume_steps` steps.
+        volume_steps: Fewest steps on the labelled volumes. Default: 100, for masks 60.
+        batch_size: Images a step.
+        volume_batch_size: Volumes a step. Default: 8, for masks 2.
+        lr: Highest learning rate in 2D and in probe.
+        finetune_lr: Highest learning rate in finetune.
+        seed: Of everything that is drawn.
+        workers: Processes that read data.
+        precision: 32-true, bf16-mixed or 16-mixed.
+        out: Folder for the table, the pictures and the weights.
+        overwrite: Replace a result that is there.
+        resume: Go on with a run that was interrupted.
+    """
+
+    images: str = "brain"
+    volumes: str = "brain"
+    slices: str = "axial,coronal,sagittal"
+    slice_step: int | None = None
+    limit: int | None = None
+    model: str | None = None
+    arms: str = ",".join(DEFAULT_ARMS)
+    protocols: str = ",".join(PROTOCOLS)
+    size: str | None = None
+    epochs: int | None = None
+    volume_epochs: int = 15
+    volume_steps: int | None = None
+    batch_size: int = 64
+    volume_batch_size: int | None = None
+    lr: float = 3e-3
+    finetune_lr: float = 1e-3
+    seed: int = 0
+    workers: int = 0
+    precision: str = "32-true"
+    out: str = "runs/transfer"
+    overwrite: bool = False
+    resume: bool = False
+
+
+def names(text: str, known: tuple[str, ...], option: str) -> tuple[str, ...]:
+    """Split a list separated by commas and check every name.
+
+    Raises:
+        InputError: "OPTION: unknown ..." with what is known.
+    """
+    given = tuple(name.strip() for name in text.split(",") if name.strip())
+    unknown = [name for name in given if name not in known]
+    if unknown or not given:
+        raise InputError(f"{option}: unknown {unknown or text!r}; known are {', '.join(known)}")
+    return tuple(dict.fromkeys(given))
+
+
+def sizes(text: str | None) -> tuple[int, ...] | None:
+    """Read a size: one number, or one an axis separated by commas."""
+    if text is None:
+        return None
+    try:
+        values = tuple(int(part) for part in str(text).replace("x", ",").split(","))
+    except ValueError:
+        values = ()
+    if not values or min(values) < 1:
+        raise InputError(f"--size (={text!r}) must be a number, or one an axis such as 32,48,48")
+    return values
+
+
+class Run:
+    """The state of one comparison: its data, its networks and the rows it has so far.
+
+    Args:
+        config: The options.
+        progress: Where to show how far it is.
+
+    Raises:
+        InputError: for options and data that do not go together.
+    """
+
+    def __init__(self, config: TransferConfig, progress: Progress) -> None:
+        self.config, self.progress = config, progress
+        self.arms = names(config.arms, tuple(ARMS), "--arms")
+        self.protocols = names(config.protocols, PROTOCOLS, "--protocols")
+        volumes = open_source(config.volumes, size=sizes(config.size), seed=config.seed)
+        self.volumes = require_rank(volumes, 3, "--volumes")
+        self.images = self._open_images()
+        masks = self.volumes.task == "segmentation"
+        if self.images.task != self.volumes.task:
+            raise InputError(
+                f"--images is for {self.images.task}, --volumes for {self.volumes.task}: "
+                "both must have labels, or both masks"
+            )
+        self.same_classes = self.images.classes == self.volumes.classes
+        count = config.limit or (4 if masks else 10 * len(self.volumes.classes))
+        count = count if config.limit else min(count, len(self.volumes.train))
+        self.few = limit(self.volumes, count, config.seed)
+        self.model = config.model or models.DEFAULTS[self.volumes.task]
+        self.pretraining = train.TrainConfig(
+            epochs=config.epochs or (3 if masks else 8),
+            batch_size=config.batch_size,
+            lr=config.lr,
+            seed=config.seed,
+            workers=config.workers,
+            precision=config.precision,
+        )
+        self.budget = dataclasses.replace(
+            self.pretraining,
+            epochs=config.volume_epochs,
+            min_steps=config.volume_steps or (60 if masks else 100),
+            batch_size=config.volume_batch_size or (2 if masks else 8),
+        )
+        self.folder = claim_folder(config)
+        if not config.resume:
+            for pattern in LEFTOVERS:
+                for leftover in self.folder.glob(pattern):
+                    leftover.unlink()
+        self.nets: dict[str, nn.Module] = {}
+        self.pretrained: list[dict[str, Any]] = []
+        self.rows: list[dict[str, Any]] = []
+
+    def _open_images(self) -> Source:
+        config = self.config
+        if config.images == config.volumes:
+            source = self.volumes
+        else:
+            channels = self.volumes.channels
+            source = open_source(config.images, seed=config.seed, channels=channels)
+        if source.rank == 2:
+            return source
+        return slices(source, config.slices.split(","), config.slice_step)
+
+    def fresh(self, classes: int) -> nn.Module:
+        """Build the 2D network with new weights, the same for all."""
+        torch.manual_seed(self.config.seed)
+        return models.build(self.model, self.volumes.task, self.volumes.channels, classes)
+
+    def pretrain(self, name: str) -> nn.Module:
+        """Train in 2D, or read what an interrupted run trained."""
+        path = self.folder / f"pretrained-{name}.safetensors"
+        record_path = self.folder / f"pretrained-{name}.json"
+        if self.config.resume and record_path.is_file():
+            self.pretrained.append(json.loads(record_path.read_text()))
+            return load(path)
+        form, mode, lift = PRETRAININGS[name]
+        source = self.images
+        net = self.fresh(len(source.classes))
+        net = convert(net, mode, lift) if form == "cross" else net
+        start = time.perf_counter()
+        fit = train.fit(
+            net, source, self.pretraining, progress=self.progress, name=f"2D training, {name}"
+        )
+        scores = train.score(net, source, source.test, self.pretraining)[0]
+        record = {
+            "name": name,
+            "seconds": round(time.perf_counter() - start, 2),
+            "metrics": scores,
+            "history": fit.history,
+        }
+        self.progress.say(f"  on images held out: {_show(scores, source.task)}")
+        weights = WeightsConfig(
+            self.model,
+            source.task,
+            source.channels,
+            source.classes,
+            form=form,
+            kernel_mode=mode,
+            mean=source.mean,
+            std=source.std,
+            size=source.size,
+            spacing=self.volumes.spacing,
+        )
+        save(net, path, weights)
+        self.pretrained.append(record)
+        _write_json(record_path, record)
+        return net
+
+    def start(self, arm: str) -> nn.Module:
+        """Make the arm's network for volumes, its BatchNorm recalibrated like every arm's."""
+        pretraining, make = ARMS[arm]
+        if pretraining is None:
+            net = make(self.fresh(len(self.volumes.classes)))
+        else:
+            if pretraining not in self.nets:
+                self.nets[pretraining] = self.pretrain(pretraining)
+            net = make(copy.deepcopy(self.nets[pretraining]))
+            if isinstance(net, SliceNet) and self.volumes.task == "segmentation":
+                net.count = 0
+            if not self.same_classes:
+                torch.manual_seed(self.config.seed)
+                before, after = len(self.images.classes), len(self.volumes.classes)
+                train.new_classifier(net, before, after)
+        train.recalibrate(net, self.volumes.train, self.budget)
+        return net
+
+    def evaluate(self, arm: str, protocol: str, net: nn.Module) -> dict[str, Any]:
+        """Train `net` as the protocol says and score it on the test volumes."""
+        net = copy.deepcopy(net)
+        start = time.perf_counter()
+        history: list[dict[str, Any]] = []
+        config = self.budget
+        if protocol != "zero":
+            if protocol == "probe":
+                train.freeze_convolutions(net, len(self.volumes.classes))
+            else:
+                config = dataclasses.replace(config, lr=self.config.finetune_lr)
+            if isinstance(net, SliceNet):
+                net.average = "logits"
+            history = train.fit(
+                net,
+                self.few,
+                config,
+                validate=False,
+                progress=self.progress,
+                name=f"{protocol}, {arm}",
+            ).history
+        scores, outputs = train.score(net, self.volumes, self.volumes.test, config)
+        self.progress.say(f"  {protocol}, {arm}: {_show(scores, self.volumes.task)}")
+        row = {
+            "arm": arm,
+            "protocol": protocol,
+            "metrics": scores,
+            "seconds": round(time.perf_counter() - start, 2),
+            "parameters": sum(p.numel() for p in net.parameters()),
+            "history": history,
+            "note": "",
+        }
+        if self.volumes.task == "classification":
+            row["confusion"] = metrics.confusion(*outputs).tolist()
+        elif protocol == self.protocols[0]:
+            np.save(self.folder / f"answer-{arm}.npy", self.answer(net))
+        return row
+
+    def answer(self, net: nn.Module) -> NDArray[np.uint8]:
+        """Give the mask of the first test volume, for the picture."""
+        first = Subset(self.volumes.test, np.zeros(1, np.int64))
+        probabilities, _ = next(train.answers(net, first, self.budget))
+        return probabilities[0].argmax(0).to(torch.uint8).cpu().numpy()
+
+
+def _show(scores: dict[str, float], task: str) -> str:
+    shown = ("accuracy", "auc") if task == "classification" else ("dice",)
+    return ", ".join(f"{name} {scores[name]:.3f}" for name in shown)
+
+
+def _write_json(path: Path, value: Any) -> None:
+    with atomic(path) as temporary:
+        temporary.write_text(json.dumps(value))
+
+
+def transfer(config: TransferConfig, progress: Progress | None = None) -> dict[str, Any]:
+    """Run the comparison and write its table, report and pictures to `config.out`.
+
+    Args:
+        config: The options.
+        progress: Where to show how far it is.
+
+    Returns:
+        The results, as written to ``metrics.json``.
+
+    Raises:
+        InputError: with one line on what is wrong with the options or the data.
+    """
+    from crossd import report
+
+    progress = progress or Progress(quiet=True)
+    start = time.perf_counter()
+    run = Run(config, progress)
+    progress.say(
+        f"{run.model}: 2D training on {len(run.images.train):,} images of {config.images}, then "
+        f"{len(run.few.train):,} labelled of {len(run.volumes.train):,} volumes of "
+        f"{config.volumes}, {len(run.volumes.test):,} to test on"
+    )
+    for arm in run.arms:
+        path = run.folder / f"arm-{arm}.json"
+        if config.resume and path.is_file():
+            run.rows += json.loads(path.read_text())
+            continue
+        net = run.start(arm)
+        protocols = [p for p in run.protocols if p != "zero" or run.same_classes]
+        rows = [run.evaluate(arm, protocol, net) for protocol in protocols]
+        _write_json(path, rows)
+        run.rows += rows
+    results = _results(run, time.perf_counter() - start)
+    report.write(results, run.folder, _draw(run, results))
+    for pattern in LEFTOVERS:
+        for leftover in run.folder.glob(pattern):
+            leftover.unlink()
+    return results
+
+
+def _results(run: Run, seconds: float) -> dict[str, Any]:
+    from crossd import __version__, report
+
+    config = run.config
+    return {
+        "command": "transfer",
+        "version": __version__,
+        "task": run.volumes.task,
+        "model": run.model,
+        "images": config.images,
+        "volumes": config.volumes,
+        "classes": list(run.volumes.classes),
+        "limit": len(run.few.train),
+        "test_samples": len(run.volumes.test),
+        "seed": config.seed,
+        "seconds": round(seconds, 1),
+        "arms": list(run.arms),
+        "protocols": list(run.protocols),
+        "pretraining": run.pretrained,
+        "rows": run.rows,
+        "config": dataclasses.asdict(config),
+        "versions": report.versions(),
+    }
+
+
+def _draw(run: Run, results: dict[str, Any]) -> dict[str, Path]:
+    """Draw the pictures that go into the report."""
+    from crossd import pictures
+
+    paths = {name: run.folder / f"{name}.png" for name in ("scores", "learning_curves")}
+    pictures.scores(results, paths["scores"])
+    pictures.learning_curves(results, paths["learning_curves"])
+    first = run.protocols[0]
+    rows = {row["arm"]: row for row in run.rows if row["protocol"] == first}
+    if run.volumes.task == "classification":
+        paths["confusion"] = run.folder / "confusion.png"
+        counts = {f"{arm}, {first}": np.array(row["confusion"]) for arm, row in rows.items()}
+        pictures.confusions(counts, run.volumes.classes, paths["confusion"])
+    elif rows:
+        paths["answers"] = run.folder / "answers.png"
+        sample = run.volumes.test[0]
+        pictures.answers(
+            sample["image"][0].numpy(),
+            sample["mask"].numpy(),
+            {arm: np.load(run.folder / f"answer-{arm}.npy") for arm in rows},
+            run.volumes.classes,
+            paths["answers"],
+            {arm: row["metrics"]["dice"] for arm, row in rows.items()},
+        )
+    return paths
