@@ -202,7 +202,7 @@ def test_markdown_has_pretraining_cost_notes_and_configuration() -> None:
     assert "- scratch, finetune: no weights | fresh" in text
     block = text.split("```json\n")[1].split("```")[0]
     assert json.loads(block) == {"images": "organ.npz", "lr": None}
-    assert "crossd transfer --config transfer.yaml" in text
+    assert "crossd transfer --config config.yaml" in text
 
 
 def test_command_to_repeat_is_quoted_for_the_shell() -> None:

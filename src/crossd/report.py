@@ -207,12 +207,45 @@ def write(results: Results, folder: str | Path, pictures: Mapping[str, Path] | N
     """
     near = {title: os.path.relpath(path, folder) for title, path in (pictures or {}).items()}
     texts = {
-        "metrics.json": json.dumps(_plain(results), indent=2, allow_nan=False) + "\n",
+        "metrics.json": json.dumps(plain(results), indent=2, allow_nan=False) + "\n",
         "report.md": markdown(results, near),
     }
     for name, text in texts.items():
         with atomic(Path(folder) / name) as temporary:
             temporary.write_text(text, encoding="utf-8")
+
+
+def training(results: Results) -> str:
+    """Return the report of one training run as Markdown.
+
+    Args:
+        results: The record that `crossd pretrain` and `crossd finetune` write to `metrics.json`.
+    """
+    scores = {name: _number(value) for name, value in results["metrics"].items()}
+    history = results["history"]
+    checked = sorted({name for record in history for name in record.get("val") or {}})
+    body = [
+        [record["epoch"], _number(record["loss"])]
+        + [_number((record.get("val") or {}).get(name)) for name in checked]
+        for record in history
+    ]
+    lines = [
+        f"# crossd {results['command']}: {results['model']} on {results['data']}",
+        "",
+        f"On {results['test_samples']:,} test samples, never trained on:",
+        "",
+        *_grid(list(scores), [list(scores.values())]),
+        "",
+        "## Training",
+        "",
+        *_grid(["epoch", "loss", *(f"validation {name}" for name in checked)], body),
+        *_repeat(results),
+        "",
+        "## Versions",
+        "",
+        *_grid(["library", "version"], list(results["versions"].items())),
+    ]
+    return "\n".join(lines) + "\n"
 
 
 def versions() -> dict[str, str]:
@@ -325,9 +358,9 @@ def _repeat(results: Results) -> list[str]:
     """Return the configuration and the command that repeats the run."""
     lines = ["", "## How to repeat", ""]
     if results.get("config"):
-        block = json.dumps(_plain(results["config"]), indent=2, allow_nan=False)
-        command = "crossd transfer --config transfer.yaml --out FOLDER"
-        lines += ["Save this as `transfer.yaml` (JSON is YAML):", "", "```json", block, "```", ""]
+        block = json.dumps(plain(results["config"]), indent=2, allow_nan=False)
+        command = f"crossd {results['command']} --config config.yaml --out FOLDER"
+        lines += ["Save this as `config.yaml` (JSON is YAML):", "", "```json", block, "```", ""]
     else:
         given = [(name, results.get(name)) for name in ("images", "volumes", "limit", "seed")]
         options = [f"--{name} {shlex.quote(str(v))}" for name, v in given if v is not None]
@@ -360,14 +393,14 @@ def _and(names: Sequence[str]) -> str:
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Return what JSON can hold: numpy as Python, paths as text, and null for NaN and infinity."""
     if isinstance(value, np.generic | np.ndarray):
         value = value.tolist()
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return str(value) if isinstance(value, Path) else value

@@ -1,6 +1,7 @@
 """One training loop on Lightning Fabric, for images and volumes, classes and masks."""
 
 import math
+import random
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -190,6 +191,19 @@ def _moved(x: Tensor, shifts: list[int]) -> Tensor:
     return x
 
 
+def seed_everything(seed: int) -> None:
+    """Seed every generator of random numbers, as Lightning Fabric does."""
+    torch.manual_seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 - libraries draw from the global generator
+    random.seed(seed)
+
+
+def describe(scores: dict[str, float], task: str) -> str:
+    """Put the main scores of a task in words."""
+    shown = ("accuracy", "auc") if task == "classification" else ("dice",)
+    return ", ".join(f"{name} {scores[name]:.3f}" for name in shown)
+
+
 def classifier(net: nn.Module, classes: int) -> Any:
     """Find the last layer of a network: a linear one or a convolution with `classes` outputs.
 
@@ -258,7 +272,7 @@ def fit(
         InputError: "nothing to resume", or "loss is ..." when it stops being a number.
     """
     fabric = Fabric(accelerator="auto", devices=1, precision=config.precision)  # type: ignore[arg-type]
-    torch.manual_seed(config.seed)
+    seed_everything(config.seed)
     trained = [p for p in net.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=config.lr, weight_decay=config.weight_decay)
     loader = batches(source.train, net, config, train=True)

@@ -26,6 +26,7 @@ from crossd.data import Source, limit, open_source, require_rank, slices
 from crossd.data.source import Subset
 from crossd.errors import InputError
 from crossd.files import atomic
+from crossd.options import names, sizes
 from crossd.outputs import claim_folder
 from crossd.progress import Progress
 from crossd.slicenet import SliceNet
@@ -112,32 +113,6 @@ class TransferConfig:
     resume: bool = False
 
 
-def names(text: str, known: tuple[str, ...], option: str) -> tuple[str, ...]:
-    """Split a list separated by commas and check every name.
-
-    Raises:
-        InputError: "OPTION: unknown ..." with what is known.
-    """
-    given = tuple(name.strip() for name in text.split(",") if name.strip())
-    unknown = [name for name in given if name not in known]
-    if unknown or not given:
-        raise InputError(f"{option}: unknown {unknown or text!r}; known are {', '.join(known)}")
-    return tuple(dict.fromkeys(given))
-
-
-def sizes(text: str | None) -> tuple[int, ...] | None:
-    """Read a size: one number, or one an axis separated by commas."""
-    if text is None:
-        return None
-    try:
-        values = tuple(int(part) for part in str(text).replace("x", ",").split(","))
-    except ValueError:
-        values = ()
-    if not values or min(values) < 1:
-        raise InputError(f"--size (={text!r}) must be a number, or one an axis such as 32,48,48")
-    return values
-
-
 class Run:
     """The state of one comparison: its data, its networks and the rows it has so far.
 
@@ -151,7 +126,7 @@ class Run:
 
     def __init__(self, config: TransferConfig, progress: Progress) -> None:
         self.config, self.progress = config, progress
-        self.arms = names(config.arms, tuple(ARMS), "--arms")
+        self.arms = names(config.arms, list(ARMS), "--arms")
         self.protocols = names(config.protocols, PROTOCOLS, "--protocols")
         volumes = open_source(config.volumes, size=sizes(config.size), seed=config.seed)
         self.volumes = require_rank(volumes, 3, "--volumes")
@@ -203,7 +178,7 @@ class Run:
 
     def fresh(self, classes: int) -> nn.Module:
         """Build the 2D network with new weights, the same for all."""
-        torch.manual_seed(self.config.seed)
+        train.seed_everything(self.config.seed)
         return models.build(self.model, self.volumes.task, self.volumes.channels, classes)
 
     def pretrain(self, name: str) -> nn.Module:
@@ -228,7 +203,7 @@ class Run:
             "metrics": scores,
             "history": fit.history,
         }
-        self.progress.say(f"  on images held out: {_show(scores, source.task)}")
+        self.progress.say(f"  on images held out: {train.describe(scores, source.task)}")
         weights = WeightsConfig(
             self.model,
             source.task,
@@ -258,7 +233,7 @@ class Run:
             if isinstance(net, SliceNet) and self.volumes.task == "segmentation":
                 net.count = 0
             if not self.same_classes:
-                torch.manual_seed(self.config.seed)
+                train.seed_everything(self.config.seed)
                 before, after = len(self.images.classes), len(self.volumes.classes)
                 train.new_classifier(net, before, after)
         train.recalibrate(net, self.volumes.train, self.budget)
@@ -286,7 +261,7 @@ class Run:
                 name=f"{protocol}, {arm}",
             ).history
         scores, outputs = train.score(net, self.volumes, self.volumes.test, config)
-        self.progress.say(f"  {protocol}, {arm}: {_show(scores, self.volumes.task)}")
+        self.progress.say(f"  {protocol}, {arm}: {train.describe(scores, self.volumes.task)}")
         row = {
             "arm": arm,
             "protocol": protocol,
@@ -307,11 +282,6 @@ class Run:
         first = Subset(self.volumes.test, np.zeros(1, np.int64))
         probabilities, _ = next(train.answers(net, first, self.budget))
         return probabilities[0].argmax(0).to(torch.uint8).cpu().numpy()
-
-
-def _show(scores: dict[str, float], task: str) -> str:
-    shown = ("accuracy", "auc") if task == "classification" else ("dice",)
-    return ", ".join(f"{name} {scores[name]:.3f}" for name in shown)
 
 
 def _write_json(path: Path, value: Any) -> None:

@@ -1,0 +1,7 @@
+"""`python -m crossd`."""
+
+import sys
+
+from crossd.cli import main
+
+sys.exit(main())

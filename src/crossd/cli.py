@@ -1,0 +1,156 @@
+"""The command line: parses, calls, prints. Heavy modules are imported by the command chosen."""
+
+import dataclasses
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import Any, get_type_hints
+
+COMMANDS = {
+    # name: module, function, dataclass of its options, example
+    "transfer": (
+        "transfer",
+        "transfer",
+        "TransferConfig",
+        "crossd transfer --images images.npz --volumes volumes.npz --limit 100 --out runs/mine",
+    ),
+    "pretrain": (
+        "commands",
+        "pretrain",
+        "PretrainConfig",
+        "crossd pretrain --data images.npz --model resnet18 --out runs/2d",
+    ),
+    "recalibrate": (
+        "commands",
+        "recalibrate",
+        "RecalibrateConfig",
+        "crossd recalibrate --weights runs/2d/weights.safetensors --data volumes.npz "
+        "--out ready.safetensors",
+    ),
+    "finetune": (
+        "commands",
+        "finetune",
+        "FinetuneConfig",
+        "crossd finetune --weights ready.safetensors --data volumes.npz --limit 100 --out runs/3d",
+    ),
+    "convert": (
+        "commands",
+        "convert",
+        "ConvertConfig",
+        "crossd convert --weights ready.safetensors --to 3d --out plain3d.safetensors",
+    ),
+}
+USAGE_ERROR, INTERRUPTED = 2, 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        arguments: Without the program's name; None takes those of the process.
+
+    Returns:
+        The exit code: 0, 2 for bad input, 130 when interrupted.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if not given or given[0] in ("-h", "--help"):
+        print(_overview())
+        return 0
+    if given[0] == "--version":
+        from crossd import __version__
+
+        print(f"crossd {__version__}")
+        return 0
+    if given[0] not in COMMANDS:
+        known = ", ".join(COMMANDS)
+        return _complain(f"no command {given[0]!r}: the commands are {known}; see crossd --help")
+    return _run(given[0], given[1:])
+
+
+def _run(command: str, given: list[str]) -> int:
+    try:
+        from jsonargparse import ArgumentError
+    except ImportError:
+        return _complain("the command line needs more libraries: pip install 'crossd[all]'")
+    from crossd.errors import InputError
+
+    module, function, kind, _ = COMMANDS[command]
+    home = importlib.import_module(f"crossd.{module}")
+    try:
+        options = _parse(command, getattr(home, kind), given)
+        from crossd.progress import Progress
+
+        outcome = getattr(home, function)(options, Progress())
+    except (InputError, ArgumentError) as error:
+        return _complain(str(error))
+    except KeyboardInterrupt:
+        print("crossd: interrupted; what was finished is kept, see --resume", file=sys.stderr)
+        return INTERRUPTED
+    except OSError as error:
+        where = f" {error.filename}" if error.filename else ""
+        return _complain(f"{error.strerror or error}{where}")
+    _show(outcome, options)
+    return 0
+
+
+def _parse(command: str, kind: Any, given: list[str]) -> Any:
+    """Read options of a command into its dataclass, whose docstring is the help."""
+    from docstring_parser import parse
+    from jsonargparse import ArgumentParser
+
+    text = parse(kind.__doc__)
+    parser = ArgumentParser(
+        prog=f"crossd {command}",
+        description=f"{text.short_description} Example: {COMMANDS[command][3]}",
+        exit_on_error=False,
+        default_env=False,
+    )
+    parser.add_argument("--config", action="config", help="Read options from a YAML file.")
+    hints = get_type_hints(kind)
+    helps = {entry.arg_name: " ".join((entry.description or "").split()) for entry in text.params}
+    for field in dataclasses.fields(kind):
+        name = f"--{field.name.replace('_', '-')}"
+        if field.default is dataclasses.MISSING:
+            parser.add_argument(name, type=hints[field.name], required=True, help=helps[field.name])
+        elif hints[field.name] is bool:
+            parser.add_argument(name, action="store_true", help=helps[field.name])
+        else:
+            parser.add_argument(
+                name, type=hints[field.name], default=field.default, help=helps[field.name]
+            )
+    values = parser.parse_args(given).as_dict()
+    return kind(**{field.name: values[field.name] for field in dataclasses.fields(kind)})
+
+
+def _show(outcome: Any, options: Any) -> None:
+    if isinstance(outcome, str):
+        print(outcome)
+        return
+    from rich.console import Console
+
+    from crossd import report
+
+    console = Console()
+    console.print(report.table(outcome))
+    for line in report.headline(outcome):
+        console.print(line, highlight=False)
+    print(f"written: {options.out}/report.md, metrics.json and pictures")
+
+
+def _complain(message: str) -> int:
+    marker = "crossd.errors.InputError: "  # a worker process hands on its whole traceback
+    text = " ".join(message.rpartition(marker)[2].split())
+    print(f"crossd: error: {text}", file=sys.stderr)
+    return USAGE_ERROR
+
+
+def _overview() -> str:
+    lines = ["crossd: train 3D kernels on images, use them on volumes", ""]
+    for name, (*_, example) in COMMANDS.items():
+        lines += [f"  {name}", f"      {example}"]
+    lines += ["", "crossd COMMAND --help lists the options; `crossd transfer` alone is a demo."]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

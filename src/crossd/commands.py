@@ -1,0 +1,350 @@
+"""The commands that train, adapt and convert one network; `crossd.transfer` compares many."""
+
+import dataclasses
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from crossd import checkpoint, models, train
+from crossd.checkpoint import WeightsConfig, load, read_config, save
+from crossd.conversion import convert as convert_network
+from crossd.conversion import to_3d
+from crossd.data import Source, limit, open_source, slices
+from crossd.errors import InputError
+from crossd.files import atomic
+from crossd.options import names, sizes
+from crossd.outputs import claim_folder
+from crossd.progress import Progress
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """Train a Cross-D network on images, or on slices of volumes.
+
+    Attributes:
+        data: Source of images; of volumes, slices are taken.
+        model: A name of a 2D network. Default: a small ResNet or SegResNet.
+        kernel_mode: projection, slice, fourier (the paper's), or none for the plain 2D network.
+        lift: Where new 2D kernels start in the 3D ones: center, inflate, triplanar, or none for
+            new 3D kernels.
+        slices: The views in which slices are taken of volumes, separated by commas.
+        slice_step: Take every n-th slice. Default: three a view, for masks every second.
+        size: Size of the images (one number, or height,width).
+        limit: Train on so many images, or slices of so many volumes.
+        epochs: Passes over the images. Default: 8, for masks 3.
+        batch_size: Images a step.
+        lr: Highest learning rate.
+        seed: Of everything that is drawn.
+        workers: Processes that read data.
+        precision: 32-true, bf16-mixed or 16-mixed.
+        out: Folder for the weights and the report.
+        overwrite: Replace a result that is there.
+        resume: Go on with a run that was interrupted.
+    """
+
+    data: str = "brain"
+    model: str | None = None
+    kernel_mode: str = "projection"
+    lift: str = "center"
+    slices: str = "axial,coronal,sagittal"
+    slice_step: int | None = None
+    size: str | None = None
+    limit: int | None = None
+    epochs: int | None = None
+    batch_size: int = 64
+    lr: float = 3e-3
+    seed: int = 0
+    workers: int = 0
+    precision: str = "32-true"
+    out: str = "runs/pretrain"
+    overwrite: bool = False
+    resume: bool = False
+
+
+@dataclass(frozen=True)
+class FinetuneConfig:
+    """Train a network further on labelled volumes (or images).
+
+    Attributes:
+        data: Source of volumes or images.
+        weights: A weights file of crossd.
+        protocol: finetune trains everything; probe only BatchNorm and the last layer.
+        size: Size of the training volumes (one number, or depth,height,width).
+        limit: Train on so many labelled samples.
+        align: Move the kernels of the fourier mode by their mean displacement first.
+        epochs: Passes over the labelled samples, at least `steps` steps.
+        steps: Fewest steps.
+        batch_size: Samples a step. Default: 8, for masks 2.
+        lr: Highest learning rate.
+        seed: Of everything that is drawn.
+        workers: Processes that read data.
+        precision: 32-true, bf16-mixed or 16-mixed.
+        out: Folder for the weights and the report.
+        overwrite: Replace a result that is there.
+        resume: Go on with a run that was interrupted.
+    """
+
+    weights: str
+    data: str = "brain"
+    protocol: str = "finetune"
+    size: str | None = None
+    limit: int | None = None
+    align: bool = False
+    epochs: int = 15
+    steps: int = 100
+    batch_size: int | None = None
+    lr: float = 1e-3
+    seed: int = 0
+    workers: int = 0
+    precision: str = "32-true"
+    out: str = "runs/finetune"
+    overwrite: bool = False
+    resume: bool = False
+
+
+@dataclass(frozen=True)
+class RecalibrateConfig:
+    """Measure BatchNorm statistics on unlabelled volumes (or images), and score the result.
+
+    Attributes:
+        weights: A weights file of crossd.
+        data: Source of volumes or images; the labels of its training samples are not used.
+        out: The weights file to write.
+        align: Move the kernels of the fourier mode by their mean displacement first.
+        size: Size of the volumes (one number, or depth,height,width).
+        batch_size: Samples a step. Default: 8, for masks 2.
+        seed: Of the split, where the data has none.
+        workers: Processes that read data.
+        precision: 32-true, bf16-mixed or 16-mixed.
+        overwrite: Replace a file that is there.
+    """
+
+    weights: str
+    out: str
+    data: str = "brain"
+    align: bool = False
+    size: str | None = None
+    batch_size: int | None = None
+    seed: int = 0
+    workers: int = 0
+    precision: str = "32-true"
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class ConvertConfig:
+    """Turn a weights file into one of a plain 2D or 3D network, or a 2D one into Cross-D.
+
+    Attributes:
+        weights: A weights file of crossd.
+        to: 2d, 3d or cross.
+        out: The weights file to write.
+        view: Which 2D network to take: axial, coronal or sagittal.
+        align: Move the kernels of the fourier mode by their mean displacement.
+        overwrite: Replace a file that is there.
+    """
+
+    weights: str
+    to: str
+    out: str
+    view: str = "axial"
+    align: bool = False
+    overwrite: bool = False
+
+
+def pretrain(config: PretrainConfig, progress: Progress) -> str:
+    """Train on images; returns what to print."""
+    modes = ("projection", "slice", "fourier", "none")
+    names(config.kernel_mode, modes, "--kernel-mode")
+    names(config.lift, ("center", "inflate", "triplanar", "none"), "--lift")
+    source = _images(config)
+    source = limit(source, config.limit, config.seed) if config.limit else source
+    name = config.model or models.DEFAULTS[source.task]
+    plain = config.kernel_mode == "none"
+    weights = WeightsConfig(
+        name,
+        source.task,
+        source.channels,
+        source.classes,
+        form="2d" if plain else "cross",
+        kernel_mode="projection" if plain else config.kernel_mode,
+        mean=source.mean,
+        std=source.std,
+        size=source.size,
+        spacing=source.spacing,
+    )
+    train.seed_everything(config.seed)
+    net = models.build(name, source.task, source.channels, len(source.classes))
+    if not plain:
+        net = convert_network(
+            net, config.kernel_mode, None if config.lift == "none" else config.lift
+        )
+    options = train.TrainConfig(
+        epochs=config.epochs or (3 if source.task == "segmentation" else 8),
+        batch_size=config.batch_size,
+        lr=config.lr,
+        seed=config.seed,
+        workers=config.workers,
+        precision=config.precision,
+    )
+    return _train(net, source, options, weights, config, progress, "2D training")
+
+
+def finetune(config: FinetuneConfig, progress: Progress) -> str:
+    """Train further on labelled samples; returns what to print."""
+    names(config.protocol, ("finetune", "probe"), "--protocol")
+    weights = read_config(config.weights)
+    net = load(config.weights)
+    source = _fitting(config.data, weights, config.size, config.seed, config.weights)
+    net, weights = _for_rank(net, weights, source, config.align)
+    if source.classes != weights.classes:
+        progress.say(f"other classes than {config.weights} has: its last layer starts anew")
+        train.seed_everything(config.seed)
+        train.new_classifier(net, len(weights.classes), len(source.classes))
+    source = limit(source, config.limit, config.seed) if config.limit else source
+    if config.protocol == "probe":
+        train.freeze_convolutions(net, len(source.classes))
+    options = train.TrainConfig(
+        epochs=config.epochs,
+        min_steps=config.steps,
+        batch_size=config.batch_size or _batch_size(source),
+        lr=config.lr,
+        seed=config.seed,
+        workers=config.workers,
+        precision=config.precision,
+    )
+    weights = dataclasses.replace(
+        weights,
+        classes=source.classes,
+        mean=source.mean,
+        std=source.std,
+        size=source.size,
+        spacing=source.spacing,
+    )
+    return _train(net, source, options, weights, config, progress, config.protocol)
+
+
+def recalibrate(config: RecalibrateConfig, progress: Progress) -> str:
+    """Measure BatchNorm statistics anew; returns what to print."""
+    out = _free_file(config.out, config.overwrite)
+    weights = read_config(config.weights)
+    net = load(config.weights)
+    source = _fitting(config.data, weights, config.size, config.seed, config.weights)
+    net, weights = _for_rank(net, weights, source, config.align)
+    options = train.TrainConfig(
+        batch_size=config.batch_size or _batch_size(source),
+        workers=config.workers,
+        precision=config.precision,
+    )
+    layers = train.recalibrate(net, source.train, options, progress=progress)
+    lines = [
+        f"{layers} BatchNorm layers recalibrated on {len(source.train):,} unlabelled samples"
+        if layers
+        else "the network has no BatchNorm statistics: nothing to recalibrate"
+    ]
+    if source.classes == weights.classes:
+        scores = train.score(net, source, source.test, options)[0]
+        lines.append(f"{len(source.test):,} test samples: {train.describe(scores, source.task)}")
+    else:
+        lines.append(f"{config.data} has other classes than the network: not scored")
+    save(net, out, dataclasses.replace(weights, mean=source.mean, std=source.std))
+    return "\n".join([*lines, f"written: {out}"])
+
+
+def convert(config: ConvertConfig, progress: Progress) -> str:
+    """Convert a weights file; returns what to print."""
+    out = _free_file(config.out, config.overwrite)
+    report = checkpoint.convert_file(config.weights, config.to, out, config.view, config.align)
+    return f"{report}\nwritten: {out}"
+
+
+def _images(config: PretrainConfig) -> Source:
+    source = open_source(config.data, size=sizes(config.size), seed=config.seed)
+    if source.rank == 2:
+        return source
+    return slices(source, config.slices.split(","), config.slice_step)
+
+
+def _fitting(spec: str, weights: WeightsConfig, size: str | None, seed: int, path: str) -> Source:
+    """Open a source with the channels that the network has, and check that the task is its own."""
+    source = open_source(spec, size=sizes(size), seed=seed, channels=weights.in_channels)
+    if source.task != weights.task:
+        raise InputError(f"{path} is for {weights.task}, but {spec} is for {source.task}")
+    return source
+
+
+def _for_rank(
+    net: Any, weights: WeightsConfig, source: Source, align: bool
+) -> tuple[Any, WeightsConfig]:
+    """Bring a Cross-D network into the form for volumes; refuse what does not fit the rank."""
+    if source.rank == 3 and weights.form == "2d":
+        raise InputError(
+            f"a plain 2D network cannot take the volumes of {source.name}: "
+            "bring it to Cross-D first with crossd convert --to cross"
+        )
+    if source.rank == 2 and weights.form == "3d":
+        raise InputError(f"a plain 3D network cannot take the images of {source.name}")
+    if align and weights.kernel_mode != "fourier":
+        raise InputError(f"--align is for the fourier mode, not for {weights.kernel_mode}")
+    if source.rank == 3 and align:
+        return to_3d(net, align=True), dataclasses.replace(weights, form="3d")
+    return net, weights
+
+
+def _batch_size(source: Source) -> int:
+    if source.rank == 2:
+        return 64
+    return 2 if source.task == "segmentation" else 8
+
+
+def _free_file(path: str, overwrite: bool) -> Path:
+    out = Path(path)
+    if out.suffix != ".safetensors":
+        raise InputError(f"--out {out} must end in .safetensors")
+    if out.exists() and not overwrite:
+        raise InputError(f"{out} exists already: name another --out, or --overwrite it")
+    return out
+
+
+def _train(
+    net: Any,
+    source: Source,
+    options: train.TrainConfig,
+    weights: WeightsConfig,
+    config: Any,
+    progress: Progress,
+    name: str,
+) -> str:
+    """Train, keep the best weights, score them on the test samples, and write it all down."""
+    from crossd import report
+
+    folder = claim_folder(config)
+    start = time.perf_counter()
+    fit = train.fit(
+        net, source, options, folder=folder, resume=config.resume, progress=progress, name=name
+    )
+    if fit.state is not None:
+        net.load_state_dict(fit.state)
+    scores = train.score(net, source, source.test, options)[0]
+    save(net, folder / "weights.safetensors", weights)
+    results = {
+        "command": type(config).__name__.removesuffix("Config").lower(),
+        "data": config.data,
+        "model": weights.model,
+        "test_samples": len(source.test),
+        "metrics": scores,
+        "seconds": round(time.perf_counter() - start, 1),
+        "history": fit.history,
+        "config": dataclasses.asdict(config),
+        "versions": report.versions(),
+    }
+    with atomic(folder / "report.md") as temporary:
+        temporary.write_text(report.training(results))
+    with atomic(folder / "metrics.json") as temporary:
+        temporary.write_text(json.dumps(report.plain(results), indent=2))
+    return (
+        f"{len(source.test):,} test samples: {train.describe(scores, source.task)}\n"
+        f"written: {folder / 'weights.safetensors'}"
+    )
