@@ -28,7 +28,7 @@ class Progress:
 
     def say(self, text: str) -> None:
         """Print a line above the bars."""
-        self.console.print(text, highlight=False)
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     @contextmanager
     def task(self, name: str, total: int, done: int = 0) -> Iterator["Bar"]:
@@ -43,7 +43,8 @@ class Progress:
             TimeRemainingColumn(),
         )
         start = time.perf_counter()
-        with RichProgress(*columns, console=self.console, transient=True) as rich:
+        hidden = not self.console.is_terminal
+        with RichProgress(*columns, console=self.console, transient=True, disable=hidden) as rich:
             bar = Bar(rich, name, total, done)
             yield bar
         seconds = time.perf_counter() - start
