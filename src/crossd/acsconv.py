@@ -28,7 +28,7 @@ def split(channels: int) -> tuple[int, int, int]:
 
 def _solid(weight: Tensor, channel_dim: int, stride: int) -> Tensor:
     """The dense 3D kernel that an ACS layer amounts to, from a square 2D one."""
-    depth = weight.shape[-1]
+    depth = _cube(weight.shape[2:])
     axial = lift(weight, depth, "center", stride)  # (o, i, z, y, x)
     planes = (axial, axial.transpose(2, 3), axial.permute(0, 1, 3, 4, 2))
     parts = split(weight.shape[channel_dim])
@@ -66,16 +66,16 @@ class ACSConv(nn.Conv2d):
         if self.groups > 1:  # a third of the outputs cuts through the groups
             solid = _solid(self.weight, 0, 1)
             return F.conv3d(x, solid, self.bias, stride, 0, dilation, self.groups)
-        middle = reach // dilation // 2 * dilation
+        middle = self.kernel_size[0] // 2 * dilation
+        parts = split(self.out_channels)
+        biases = [None] * 3 if self.bias is None else self.bias.split(parts)
         outputs = []
-        for axis, weight in enumerate(self.weight.split(split(self.out_channels))):
+        for axis, (weight, bias) in enumerate(zip(self.weight.split(parts), biases, strict=True)):
             if weight.shape[0] == 0:
                 continue
-            length = x.shape[2 + axis] - reach
-            plane = x.narrow(2 + axis, middle, length)
-            outputs.append(F.conv3d(plane, weight.unsqueeze(2 + axis), None, stride, 0, dilation))
-        y = torch.cat(outputs, dim=1)
-        return y if self.bias is None else y + self.bias.view(-1, 1, 1, 1)
+            plane = x.narrow(2 + axis, middle, x.shape[2 + axis] - reach)
+            outputs.append(F.conv3d(plane, weight.unsqueeze(2 + axis), bias, stride, 0, dilation))
+        return torch.cat(outputs, dim=1)
 
     def to_2d(self, view: int = 0) -> nn.Conv2d:
         """Give the 2D layer it was made from."""
@@ -94,16 +94,17 @@ class ACSConvTranspose(nn.ConvTranspose2d):
         """Upsample images ``(N, C, H, W)`` or volumes ``(N, C, D, H, W)``."""
         if not is_volume(input, self):
             return super().forward(input, output_size)
-        stride = _cube(self.stride)
+        size, stride, dilation = map(_cube, (self.kernel_size, self.stride, self.dilation))
+        padding = _cube(cast(tuple[int, ...], self.padding))
+        extra = [_cube(self.output_padding)] * 3
+        if output_size is not None:
+            strides, paddings, sizes, dilations = (
+                [value] * 3 for value in (stride, padding, size, dilation)
+            )
+            extra = self._output_padding(input, output_size, strides, paddings, sizes, 3, dilations)
+        solid = _solid(self.weight, 1, stride)
         return F.conv_transpose3d(
-            input,
-            _solid(self.weight, 1, stride),
-            self.bias,
-            stride,
-            _cube(cast(tuple[int, ...], self.padding)),
-            _cube(self.output_padding),
-            self.groups,
-            _cube(self.dilation),
+            input, solid, self.bias, stride, padding, extra, self.groups, dilation
         )
 
     def to_2d(self, view: int = 0) -> nn.ConvTranspose2d:

@@ -252,9 +252,9 @@ def conv2d_per_sample(
     if kernels.shape[0] == 1:
         return F.conv2d(x, kernels[0], bias, stride, padding, dilation, groups)
     rows = x.reshape(1, -1, *x.shape[2:])
-    y = F.conv2d(rows, kernels.flatten(0, 1), None, stride, padding, dilation, n * groups)
-    y = y.view(n, -1, *y.shape[2:])
-    return y if bias is None else y + bias.view(-1, 1, 1)
+    every = None if bias is None else bias.repeat(n)
+    y = F.conv2d(rows, kernels.flatten(0, 1), every, stride, padding, dilation, n * groups)
+    return y.view(n, -1, *y.shape[2:])
 
 
 def conv_transpose2d_per_sample(
@@ -289,6 +289,6 @@ def conv_transpose2d_per_sample(
     if kernels.shape[0] == 1:
         return F.conv_transpose2d(x, kernels[0], bias, *shape, groups, dilation)
     rows = x.reshape(1, -1, *x.shape[2:])
-    y = F.conv_transpose2d(rows, kernels.flatten(0, 1), None, *shape, n * groups, dilation)
-    y = y.view(n, -1, *y.shape[2:])
-    return y if bias is None else y + bias.view(-1, 1, 1)
+    every = None if bias is None else bias.repeat(n)
+    y = F.conv_transpose2d(rows, kernels.flatten(0, 1), every, *shape, n * groups, dilation)
+    return y.view(n, -1, *y.shape[2:])

@@ -59,6 +59,8 @@ def view(name: str | int | Sequence[str | int]) -> Iterator[None]:
         value = _axis(name)
     else:
         value = tuple(_axis(part) for part in name)
+        if not value:
+            raise ValueError("view (=[]) must name at least one view")
         if len(set(value)) == 1:  # one shared kernel is an ordinary convolution
             value = value[0]
     token = _view.set(value)

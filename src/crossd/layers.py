@@ -134,7 +134,10 @@ class InstanceNorm(nn.InstanceNorm3d):
 def norm_settings(norm: nn.Module) -> dict[str, Any]:
     """Give the arguments that make a norm like `norm` on the meta device."""
     names = ("num_features", "eps", "momentum", "affine", "track_running_stats")
-    return {name: getattr(norm, name) for name in names} | {"device": "meta"}
+    settings = {name: getattr(norm, name) for name in names} | {"device": "meta"}
+    if norm.affine and norm.bias is None:  # an option that older torch lacks
+        settings["bias"] = False
+    return settings
 
 
 class ChannelDropout(nn.Dropout3d):
@@ -268,8 +271,10 @@ class Upsample(_PerAxis):
 
     def to_2d(self, view: int = 0) -> nn.Module:
         """Give `torch.nn.Upsample` for images."""
-        return nn.Upsample(**{**self._settings(kept(view)), "mode": _mode(str(self.mode), 2)})
+        settings = {**self._settings(kept(view)), "mode": _mode(str(self.mode), 2)}
+        return nn.Upsample(**settings).train(self.training)
 
     def to_3d(self, align: bool = False) -> nn.Module:
         """Give `torch.nn.Upsample` for volumes."""
-        return nn.Upsample(**{**self._settings(tuple), "mode": _mode(str(self.mode), 3)})
+        settings = {**self._settings(tuple), "mode": _mode(str(self.mode), 3)}
+        return nn.Upsample(**settings).train(self.training)
