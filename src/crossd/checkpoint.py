@@ -134,19 +134,20 @@ def read_config(path: str | Path) -> WeightsConfig:
         values = json.loads(metadata[KEY])
         names = {f.name for f in dataclasses.fields(WeightsConfig)}
         config = WeightsConfig(**{key: value for key, value in values.items() if key in names})
-    except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
+        config = dataclasses.replace(
+            config,
+            classes=tuple(config.classes),
+            size=tuple(config.size),
+            spacing=None if config.spacing is None else tuple(config.spacing),
+        )
+    except (SafetensorError, KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
         raise InputError(
             f"{path} is not a crossd weights file ({type(error).__name__}): "
             "give a .safetensors file written by crossd"
         ) from error
     if config.form not in FORMS:
         raise InputError(f"{path}: form (={config.form!r}) must be one of {', '.join(FORMS)}")
-    return dataclasses.replace(
-        config,
-        classes=tuple(config.classes),
-        size=tuple(config.size),
-        spacing=None if config.spacing is None else tuple(config.spacing),
-    )
+    return config
 
 
 def load(path: str | Path, model: nn.Module | None = None) -> nn.Module:
@@ -203,8 +204,14 @@ def load_reference(source: str | Path | Mapping[str, Any], net: nn.Module) -> Co
     modes = {
         name: module.mode for name, module in net.named_modules() if isinstance(module, CrossDConv)
     }
-    if not any(isinstance(mode, Fourier) for mode in modes.values()):
+    offsets = {mode.offset for mode in modes.values() if isinstance(mode, Fourier)}
+    if not offsets:
         raise InputError("the network has no fourier mode: convert(model, kernel_mode='fourier')")
+    if offsets != {1.0}:
+        raise InputError(
+            f"the checkpoint's kernels stand at offset 1, the network's at {sorted(offsets)}: "
+            "convert(model, kernel_mode='fourier') without offset"
+        )
     new: dict[str, Tensor] = {}
     entries: list[Entry] = []
     for name, tensor in state.items():
@@ -228,7 +235,8 @@ def load_reference(source: str | Path | Mapping[str, Any], net: nn.Module) -> Co
         if name not in new:
             if not name.endswith("mean_displacement"):
                 raise InputError(f"checkpoint lacks {name!r} of shape {tuple(tensor.shape)}")
-            why = "the checkpoint does not record it: 1 until trained or aligned anew"
+            new[name] = torch.ones_like(tensor)
+            why = "the checkpoint does not record it: 1 until trained anew"
             entries.append(Entry(name, "added", None, tuple(tensor.shape), why))
     net.load_state_dict(new, strict=False)
     return ConversionReport(tuple(entries))
@@ -280,6 +288,10 @@ def convert_file(
     config: Any = net.config
     if config.form == to:
         raise InputError(f"{path} holds a {to} network already")
+    if view != "axial" and to != "2d":
+        raise InputError(f"view (={view!r}) is for a conversion to 2d, not to {to}")
+    if align and (to != "3d" or config.kernel_mode != "fourier"):
+        raise InputError("align is for a conversion from the fourier mode to 3d")
     if to == "cross" and config.form == "2d":
         result = convert(net, config.kernel_mode, **config.mode_options)
     elif to in ("2d", "3d") and config.form in ("cross", "acs"):

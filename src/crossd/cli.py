@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import re
 import sys
 from collections.abc import Sequence
 from typing import Any, get_type_hints
@@ -40,6 +41,7 @@ COMMANDS = {
         "crossd convert --weights ready.safetensors --to 3d --out plain3d.safetensors",
     ),
 }
+KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false"}
 USAGE_ERROR, INTERRUPTED = 2, 130
 
 
@@ -64,7 +66,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given[0] not in COMMANDS:
         known = ", ".join(COMMANDS)
         return _complain(f"no command {given[0]!r}: the commands are {known}; see crossd --help")
-    return _run(given[0], given[1:])
+    try:
+        return _run(given[0], given[1:])
+    except KeyboardInterrupt:
+        print("crossd: interrupted; what was finished is kept, see --resume", file=sys.stderr)
+        return INTERRUPTED
 
 
 def _run(command: str, given: list[str]) -> int:
@@ -81,11 +87,10 @@ def _run(command: str, given: list[str]) -> int:
         from crossd.progress import Progress
 
         outcome = getattr(home, function)(options, Progress())
-    except (InputError, ArgumentError) as error:
+    except InputError as error:
         return _complain(str(error))
-    except KeyboardInterrupt:
-        print("crossd: interrupted; what was finished is kept, see --resume", file=sys.stderr)
-        return INTERRUPTED
+    except ArgumentError as error:
+        return _complain(_readable(str(error)))
     except OSError as error:
         where = f" {error.filename}" if error.filename else ""
         return _complain(f"{error.strerror or error}{where}")
@@ -120,6 +125,16 @@ def _parse(command: str, kind: Any, given: list[str]) -> Any:
             )
     values = parser.parse_args(given).as_dict()
     return kind(**{field.name: values[field.name] for field in dataclasses.fields(kind)})
+
+
+def _readable(message: str) -> str:
+    """Name the option and the kind of value that it takes where jsonargparse names classes."""
+    pattern = r"Parser key \"(\w+)\":.*?Expected a <class '(\w+)'>.*[Vv]alue: (.*)"
+    found = re.search(pattern, message, re.DOTALL)
+    if not found:
+        return message
+    option, kind, value = found.groups()
+    return f"--{option.replace('_', '-')} (={value!r}) must be {KINDS.get(kind, kind)}"
 
 
 def _show(outcome: Any, options: Any) -> None:

@@ -14,7 +14,8 @@ from crossd.conversion import to_3d
 from crossd.data import Source, limit, open_source, slices
 from crossd.errors import InputError
 from crossd.files import atomic
-from crossd.options import names, sizes
+from crossd.kernels import VIEWS
+from crossd.options import check, choice, sizes
 from crossd.outputs import claim_folder
 from crossd.progress import Progress
 
@@ -33,9 +34,9 @@ class PretrainConfig:
         slice_step: Take every n-th slice. Default: three a view, for masks every second.
         size: Size of the images (one number, or height,width).
         limit: Train on so many images, or slices of so many volumes.
-        epochs: Passes over the images. Default: 8, for masks 3.
-        batch_size: Images a step.
-        lr: Highest learning rate.
+        epochs: Passes over the images. Default: 8, for masks 2 and at least 600 steps.
+        batch_size: Images a step. Default: 64, for masks 16.
+        lr: Highest learning rate. Default: 0.01, for masks 0.003.
         seed: Of everything that is drawn.
         workers: Processes that read data.
         precision: 32-true, bf16-mixed or 16-mixed.
@@ -53,8 +54,8 @@ class PretrainConfig:
     size: str | None = None
     limit: int | None = None
     epochs: int | None = None
-    batch_size: int = 64
-    lr: float = 3e-3
+    batch_size: int | None = None
+    lr: float | None = None
     seed: int = 0
     workers: int = 0
     precision: str = "32-true"
@@ -156,11 +157,10 @@ class ConvertConfig:
 
 def pretrain(config: PretrainConfig, progress: Progress) -> str:
     """Train on images; returns what to print."""
-    modes = ("projection", "slice", "fourier", "none")
-    names(config.kernel_mode, modes, "--kernel-mode")
-    names(config.lift, ("center", "inflate", "triplanar", "none"), "--lift")
+    check(config)
+    choice(config.kernel_mode, ("projection", "slice", "fourier", "none"), "--kernel-mode")
+    choice(config.lift, ("center", "inflate", "triplanar", "none"), "--lift")
     source = _images(config)
-    source = limit(source, config.limit, config.seed) if config.limit else source
     name = config.model or models.DEFAULTS[source.task]
     plain = config.kernel_mode == "none"
     weights = WeightsConfig(
@@ -181,20 +181,14 @@ def pretrain(config: PretrainConfig, progress: Progress) -> str:
         net = convert_network(
             net, config.kernel_mode, None if config.lift == "none" else config.lift
         )
-    options = train.TrainConfig(
-        epochs=config.epochs or (3 if source.task == "segmentation" else 8),
-        batch_size=config.batch_size,
-        lr=config.lr,
-        seed=config.seed,
-        workers=config.workers,
-        precision=config.precision,
-    )
+    options = train.for_images(config, source.task)
     return _train(net, source, options, weights, config, progress, "2D training")
 
 
 def finetune(config: FinetuneConfig, progress: Progress) -> str:
     """Train further on labelled samples; returns what to print."""
-    names(config.protocol, ("finetune", "probe"), "--protocol")
+    check(config)
+    choice(config.protocol, ("finetune", "probe"), "--protocol")
     weights = read_config(config.weights)
     net = load(config.weights)
     source = _fitting(config.data, weights, config.size, config.seed, config.weights)
@@ -228,6 +222,7 @@ def finetune(config: FinetuneConfig, progress: Progress) -> str:
 
 def recalibrate(config: RecalibrateConfig, progress: Progress) -> str:
     """Measure BatchNorm statistics anew; returns what to print."""
+    check(config)
     out = _free_file(config.out, config.overwrite)
     weights = read_config(config.weights)
     net = load(config.weights)
@@ -255,6 +250,8 @@ def recalibrate(config: RecalibrateConfig, progress: Progress) -> str:
 
 def convert(config: ConvertConfig, progress: Progress) -> str:
     """Convert a weights file; returns what to print."""
+    choice(config.to, ("2d", "3d", "cross"), "--to")
+    choice(config.view, VIEWS, "--view")
     out = _free_file(config.out, config.overwrite)
     report = checkpoint.convert_file(config.weights, config.to, out, config.view, config.align)
     return f"{report}\nwritten: {out}"
@@ -262,6 +259,8 @@ def convert(config: ConvertConfig, progress: Progress) -> str:
 
 def _images(config: PretrainConfig) -> Source:
     source = open_source(config.data, size=sizes(config.size), seed=config.seed)
+    if config.limit:  # before slicing: it counts volumes
+        source = limit(source, config.limit, config.seed)
     if source.rank == 2:
         return source
     return slices(source, config.slices.split(","), config.slice_step)
@@ -286,9 +285,12 @@ def _for_rank(
         )
     if source.rank == 2 and weights.form == "3d":
         raise InputError(f"a plain 3D network cannot take the images of {source.name}")
-    if align and weights.kernel_mode != "fourier":
-        raise InputError(f"--align is for the fourier mode, not for {weights.kernel_mode}")
-    if source.rank == 3 and align:
+    if align:
+        if source.rank == 2:
+            raise InputError(f"--align is for volumes, but {source.name} holds images")
+        if (weights.form, weights.kernel_mode) != ("cross", "fourier"):
+            mode = weights.kernel_mode if weights.form == "cross" else f"a {weights.form} network"
+            raise InputError(f"--align is for Cross-D in the fourier mode, not for {mode}")
         return to_3d(net, align=True), dataclasses.replace(weights, form="3d")
     return net, weights
 
@@ -321,6 +323,8 @@ def _train(
     from crossd import report
 
     folder = claim_folder(config)
+    if not config.resume:  # of a run that is overwritten: it must not be resumed as this one
+        (folder / train.CHECKPOINT).unlink(missing_ok=True)
     start = time.perf_counter()
     fit = train.fit(
         net, source, options, folder=folder, resume=config.resume, progress=progress, name=name

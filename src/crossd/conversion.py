@@ -102,7 +102,7 @@ def convert(
     """
     net = _transform(model, _both_ranks, Options(kernel_mode, lift, mode_options))
     if any(getattr(m, "mode", None) is not None and m.mode.has_views for m in _convs(net)):
-        net.register_forward_pre_hook(_enter_drawn_view)
+        net.register_forward_pre_hook(_enter_drawn_view, with_kwargs=True)
         net.register_forward_hook(_leave_drawn_view, always_call=True)
     return _reported(model, net, _weight_reason(kernel_mode, lift))
 
@@ -119,11 +119,12 @@ def to_2d(net: nn.Module, view: str = "axial") -> nn.Module:
         The 2D network, with its report at `conversion`.
 
     Raises:
-        InputError: "the network has no Cross-D layer".
+        InputError: "the network has no Cross-D layer", "view ..." for an unknown one, or
+            "cannot convert ..." for a layer with forward hooks.
     """
     axis = _known_view(view)
     _require_cross(net)
-    plain = _without_hooks(_transform(net, lambda m, _: m.to_2d(axis), None))
+    plain = _transform(net, lambda m, _: m.to_2d(axis), None)
     return _reported(net, plain, f"taken in the {view} view")
 
 
@@ -138,10 +139,11 @@ def to_3d(net: nn.Module, align: bool = False) -> nn.Module:
         The 3D network, with its report at `conversion`.
 
     Raises:
-        InputError: "the network has no Cross-D layer".
+        InputError: "the network has no Cross-D layer", or "cannot convert ..." for a layer with
+            forward hooks.
     """
     _require_cross(net)
-    plain = _without_hooks(_transform(net, lambda m, _: m.to_3d(align), None))
+    plain = _transform(net, lambda m, _: m.to_3d(align), None)
     return _reported(net, plain, "moved by the mean displacement" if align else "kept")
 
 
@@ -194,7 +196,7 @@ def _convs(net: nn.Module) -> list[Any]:
 
 def _known_view(name: str) -> int:
     if name not in VIEWS:
-        raise ValueError(f"view (={name!r}) must be one of {', '.join(VIEWS)}")
+        raise InputError(f"view (={name!r}) must be one of {', '.join(VIEWS)}")
     return VIEWS.index(name)
 
 
@@ -203,9 +205,10 @@ def _require_cross(net: nn.Module) -> None:
         raise InputError("the network has no Cross-D layer: convert it first with crossd.convert")
 
 
-def _enter_drawn_view(net: nn.Module, arguments: tuple[Any, ...]) -> None:
+def _enter_drawn_view(net: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:
     """Draw a view for a forward pass on images in training, unless one is set."""
-    images = bool(arguments) and isinstance(arguments[0], Tensor) and arguments[0].dim() == 4
+    first = next(iter((*given, *named.values())), None)
+    images = isinstance(first, Tensor) and first.dim() == 4
     if not (net.training and images) or view_is_set():
         return
     if torch.compiler.is_compiling():
@@ -228,6 +231,7 @@ def _without_hooks(net: nn.Module) -> nn.Module:
         for key in [key for key, value in hooks.items() if value is hook]:
             del hooks[key]
             net._forward_hooks_always_called.pop(key, None)
+            net._forward_pre_hooks_with_kwargs.pop(key, None)
     return net
 
 
@@ -240,21 +244,35 @@ def _transform(
     def visit(module: nn.Module, path: str) -> nn.Module:
         if id(module) in done:
             return done[id(module)]
-        if options is None:
-            replaced = change(module, None) if hasattr(module, "to_3d") else None
-        else:
-            known = type(module) in RULES
-            if not known:
-                _refuse(module, path)
-            replaced = _apply(change, module, path, options) if known else None
+        known = hasattr(module, "to_3d") if options is None else type(module) in RULES
+        if options is not None and not known:
+            _refuse(module, path)
+        replaced = _apply(change, module, path, options) if known else None
         if replaced is None:
-            for name, child in list(module.named_children()):
-                module._modules[name] = visit(child, f"{path}.{name}" if path else name)
+            for name, child in module._modules.items():  # named_children gives a shared one once
+                if child is not None:
+                    module._modules[name] = visit(child, f"{path}.{name}" if path else name)
             replaced = module
         done[id(module)] = replaced
         return replaced
 
-    return visit(_copy(model), "")
+    result = visit(_without_hooks(_copy(model)), "")
+    _require_ties(model, result)
+    return result
+
+
+def _require_ties(source: nn.Module, result: nn.Module) -> None:
+    """Refuse what would quietly untie two layers that have one parameter between them."""
+    before = dict(source.named_parameters(remove_duplicate=False))
+    after = dict(result.named_parameters(remove_duplicate=False))
+    first: dict[int, str] = {}
+    for name in (name for name in before if name in after):
+        other = first.setdefault(id(before[name]), name)
+        if after[name] is not after[other]:
+            raise InputError(
+                f"cannot convert: {other!r} and {name!r} are one parameter in two layers, which "
+                "would become two; use one layer twice, or give each its own"
+            )
 
 
 def _copy(model: nn.Module) -> nn.Module:
@@ -328,15 +346,22 @@ def _refuse(module: nn.Module, path: str) -> None:
     elif any(p.dim() > 2 for p in (*module.parameters(recurse=False), *module.buffers(False))):
         why = "it has a parameter of more than two axes of its own and no rule"
     else:
-        try:
-            found = _FIXES_RANK.search(inspect.getsource(kind.forward))
-        except (OSError, TypeError):  # made at run time: nothing to read
-            found = None
+        found = _FIXES_RANK.search(_forward_source(kind))
         why = f"its forward fixes the number of axes ({found.group()!r})" if found else ""
     if why:
         raise InputError(
             f"cannot convert {_where(module, path)}: {why}; register one with crossd.rule"
         )
+
+
+def _forward_source(kind: type[nn.Module]) -> str:
+    """The source of `forward` and of the methods like `_forward_impl` that it calls."""
+    try:
+        text = inspect.getsource(kind.forward)
+        names = sorted(set(re.findall(r"self\.(_?forward_\w+)\(", text)))
+        return "".join([text, *(inspect.getsource(getattr(kind, name)) for name in names)])
+    except (OSError, TypeError, AttributeError):  # made at run time: nothing to read
+        return ""
 
 
 def _axis_settings(conv: Any, names: tuple[str, ...]) -> dict[str, Any]:
@@ -355,6 +380,10 @@ def _axis_settings(conv: Any, names: tuple[str, ...]) -> dict[str, Any]:
 def _conv(conv: Any, options: Options) -> nn.Module:
     sizes = ("kernel_size", "stride", "padding", "dilation")
     if options.kernel_mode == "acs":
+        for name in sizes:
+            value = getattr(conv, name)
+            if not isinstance(value, str) and len(set(value)) > 1:
+                raise ValueError(f"ACS needs the same {name} in height and width, got {value}")
         planar = acsconv.ACSConvTranspose if conv.transposed else acsconv.ACSConv
         return layers.fill(planar(**layers.conv_settings(conv, tuple)), conv)
     new: Any = (CrossDConvTranspose if conv.transposed else CrossDConv)(
@@ -426,6 +455,8 @@ def _adaptive_max_pool(pool: nn.AdaptiveMaxPool2d, options: Options) -> nn.Modul
 
 @rule(nn.Upsample, nn.UpsamplingBilinear2d, nn.UpsamplingNearest2d)
 def _upsample(layer: nn.Upsample, options: Options) -> nn.Module:
+    if layer.mode == "bicubic":
+        raise ValueError("mode 'bicubic' has no counterpart for volumes: use 'bilinear'")
     return layers.Upsample.from_2d(layer)
 
 

@@ -1,8 +1,56 @@
 """Reading the values of options that are lists or sizes."""
 
+import math
 from collections.abc import Sequence
+from typing import Any
 
 from crossd.errors import InputError
+
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+LEAST = {
+    **dict.fromkeys(("seed", "workers"), 0),
+    **dict.fromkeys(("epochs", "batch_size", "limit", "slice_step", "steps"), 1),
+    **dict.fromkeys(("volume_epochs", "volume_steps", "volume_batch_size"), 1),
+}
+"""The smallest value of every whole number among the options."""
+
+
+def check(config: Any) -> None:
+    """Check the numbers and the precision among the options of a command.
+
+    Args:
+        config: Its dataclass of options.
+
+    Raises:
+        InputError: "--OPTION (=...) must be ..." for the first that is out of range.
+    """
+    for name, value in vars(config).items():
+        option = f"--{name.replace('_', '-')}"
+        if value is None:
+            continue
+        if name in LEAST and value < LEAST[name]:
+            raise InputError(f"{option} (={value}) must be at least {LEAST[name]}")
+        if name == "seed" and value >= 2**32:
+            raise InputError(f"{option} (={value}) must be below 2 to the power of 32")
+        if name in ("lr", "volume_lr") and not (math.isfinite(value) and value > 0):
+            raise InputError(f"{option} (={value}) must be a positive number")
+        if name == "precision":
+            choice(value, PRECISIONS, option)
+
+
+def choice(text: str, known: Sequence[str], option: str) -> str:
+    """Check one name.
+
+    Raises:
+        InputError: "OPTION (=...) must be one of ..." for any other.
+
+    Example:
+        >>> choice("probe", ("probe", "finetune"), "--protocol")
+        'probe'
+    """
+    if text not in known:
+        raise InputError(f"{option} (={text!r}) must be one of {', '.join(known)}")
+    return text
 
 
 def names(text: str, known: Sequence[str], option: str) -> tuple[str, ...]:

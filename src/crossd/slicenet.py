@@ -38,27 +38,28 @@ class SliceNet(nn.Module):
         """Answer on volumes ``(N, C, D, H, W)``: logits ``(N, K)`` or ``(N, K, D, H, W)``."""
         if not is_volume(x, self):
             return self.net(x)
-        answers = [self._along(x, axis) for axis in range(len(VIEWS))]
-        if answers[0].dim() == x.dim():
-            return torch.stack(answers).softmax(2).mean(0).clamp_min(1e-8).log()
+        cut = [self._cut(x, axis) for axis in range(len(VIEWS))]  # (n, s, c, ...)
+        images = [slices.flatten(0, 1) for slices in cut]
+        if len({image.shape[1:] for image in images}) == 1:
+            # One batch of all three views, as in 2D training: BatchNorm must see their mixture.
+            each = self.net(torch.cat(images)).split([len(image) for image in images])
+        else:
+            each = [self.net(image) for image in images]
+        answers = [y.unflatten(0, (len(x), -1)) for y in each]  # (n, s, k, ...)
+        if answers[0].dim() > 3:
+            if self.count:
+                raise ValueError("a network for masks must be asked about every slice: count=0")
+            masks = [y.movedim(1, 2 + axis) for axis, y in enumerate(answers)]
+            return torch.stack(masks).softmax(2).mean(0).clamp_min(1e-8).log()
         logits = torch.cat(answers, dim=1)  # (n, slices, k)
         if self.average == "logits":
             return logits.mean(1)
         return logits.softmax(2).mean(1).clamp_min(1e-8).log()
 
-    def _along(self, x: Tensor, axis: int) -> Tensor:
-        """Logits of the slices across an axis: ``(N, S, K)`` or ``(N, K, D, H, W)``."""
-        n, size = x.shape[0], x.shape[2 + axis]
-        images = x.movedim(2 + axis, 1)  # (n, s, c, ...)
-        answers = self.net(self._pick(images, size).flatten(0, 1))
-        if answers.dim() == 2:
-            return answers.unflatten(0, (n, -1))
-        if answers.shape[0] != n * size:  # it turned out to answer with masks
-            raise ValueError("a network for masks must be asked about every slice")
-        return answers.unflatten(0, (n, size)).movedim(1, 2 + axis)
-
-    def _pick(self, images: Tensor, size: int) -> Tensor:
+    def _cut(self, x: Tensor, axis: int) -> Tensor:
+        """Slices across an axis, shape ``(N, S, C, ...)``: `count` of them, or all."""
+        size = x.shape[2 + axis]
+        images = x.movedim(2 + axis, 1)
         if self.count == 0:
             return images
-        places = [size * (i + 1) // (self.count + 1) for i in range(self.count)]
-        return images[:, places]
+        return images[:, [size * (i + 1) // (self.count + 1) for i in range(self.count)]]

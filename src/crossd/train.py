@@ -25,6 +25,7 @@ from crossd.nn import CrossDConv
 from crossd.progress import Progress
 
 Batch = dict[str, Tensor]
+CHECKPOINT = "last.ckpt"
 NORMS = (nn.modules.batchnorm._BatchNorm,)
 
 
@@ -57,6 +58,25 @@ class TrainConfig:
     seed: int = 0
     workers: int = 0
     precision: str = "32-true"
+
+
+IMAGE_DEFAULTS: dict[str, dict[str, Any]] = {
+    "classification": {"epochs": 8, "batch_size": 64, "lr": 1e-2, "min_steps": 0},
+    "segmentation": {"epochs": 2, "batch_size": 16, "lr": 3e-3, "min_steps": 600},
+}
+"""2D training where the options leave it open."""
+
+
+def for_images(options: Any, task: str) -> TrainConfig:
+    """Make the configuration of 2D training from the options of a command."""
+    values = dict(IMAGE_DEFAULTS[task])
+    if options.epochs:
+        values["min_steps"] = 0
+    given = {name: getattr(options, name) for name in ("epochs", "batch_size", "lr")}
+    values.update({name: value for name, value in given.items() if value is not None})
+    return TrainConfig(
+        **values, seed=options.seed, workers=options.workers, precision=options.precision
+    )
 
 
 @dataclass
@@ -221,8 +241,20 @@ def classifier(net: nn.Module, classes: int) -> Any:
 
 
 def new_classifier(net: nn.Module, before: int, classes: int) -> None:
-    """Give a network a new last layer for another number of classes."""
+    """Give a network a new last layer for another number of classes.
+
+    Raises:
+        InputError: "the network has no last layer ...", or "the last layer adds ..." for one that
+            works with one number of classes only (MONAI's UNet with residual units).
+    """
     layer = classifier(net, before)
+    for module in net.modules():
+        residual = isinstance(getattr(module, "residual", None), nn.Identity)
+        if residual and any(part is layer for part in module.modules()):
+            raise InputError(
+                "the last layer adds its input to its output, so that the number of classes cannot "
+                f"change from {before} to {classes}: choose another model, or equal classes"
+            )
     shape = (classes, *layer.weight.shape[1:])
     bound = 1 / math.sqrt(math.prod(shape[1:]))
     layer.weight = nn.Parameter(layer.weight.new_empty(shape).uniform_(-bound, bound))
@@ -269,7 +301,8 @@ def fit(
         The history, and the best weights when there was validation.
 
     Raises:
-        InputError: "nothing to resume", or "loss is ..." when it stops being a number.
+        InputError: "nothing to resume", or "loss is ..." when it stops being a number, or "the
+            network cannot be trained on ..." when the batches are too small for it.
     """
     fabric = Fabric(accelerator="auto", devices=1, precision=config.precision)  # type: ignore[arg-type]
     seed_everything(config.seed)
@@ -294,9 +327,13 @@ def fit(
                 if config.augment:
                     image, mask = augment(image, mask)
                 with view_of(batch, net):
-                    loss = criterion(model(image), batch["label"] if mask is None else mask)
+                    logits = _logits(model, image)
+                    loss = criterion(logits, batch["label"] if mask is None else mask)
                     fabric.backward(loss)
-                fabric.clip_gradients(model, optimizer, max_norm=config.clip)
+                # Infinite gradients: in 16-mixed the scaler mends them, else the loss shows them.
+                fabric.clip_gradients(
+                    model, optimizer, max_norm=config.clip, error_if_nonfinite=False
+                )
                 optimizer.step()
                 schedule.step()
                 optimizer.zero_grad()
@@ -318,6 +355,16 @@ def fit(
             if folder is not None:
                 _keep(folder, net, optimizer, schedule, result)
     return result
+
+
+def _logits(model: Any, image: Tensor) -> Tensor:
+    try:
+        return model(image)
+    except ValueError as error:  # norm layers need more than one value
+        raise InputError(
+            f"the network cannot be trained on a batch of shape {tuple(image.shape)} ({error}): "
+            "give a larger --size, --batch-size or --limit, or a smaller --model"
+        ) from error
 
 
 def _reordered(net: nn.Module) -> nn.Module:
@@ -348,16 +395,16 @@ def _keep(folder: Path, net: nn.Module, optimizer: Any, schedule: Any, result: F
         "random": torch.get_rng_state(),
         "result": {"history": result.history, "best": result.best, "state": result.state},
     }
-    with atomic(folder / "last.ckpt") as temporary:
+    with atomic(folder / CHECKPOINT) as temporary:
         torch.save(state, temporary)
 
 
 def _restore(
     folder: Path | None, net: nn.Module, optimizer: Any, schedule: Any, result: Fit
 ) -> int:
-    path = None if folder is None else folder / "last.ckpt"
+    path = None if folder is None else folder / CHECKPOINT
     if path is None or not path.is_file():
-        raise InputError(f"nothing to resume: no such file: {path}; start without --resume")
+        raise InputError(f"nothing to resume: no such file: {path}; start anew with --overwrite")
     try:
         state = torch.load(path, weights_only=True)
         net.load_state_dict(state["net"])

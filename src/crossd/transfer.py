@@ -26,7 +26,7 @@ from crossd.data import Source, limit, open_source, require_rank, slices
 from crossd.data.source import Subset
 from crossd.errors import InputError
 from crossd.files import atomic
-from crossd.options import names, sizes
+from crossd.options import check, names, sizes
 from crossd.outputs import claim_folder
 from crossd.progress import Progress
 from crossd.slicenet import SliceNet
@@ -74,13 +74,13 @@ class TransferConfig:
             triplanar, fourier, fourier-aligned, projection.
         protocols: zero (no labelled volume), probe (convolutions frozen), finetune.
         size: Size of the training volumes (one number, or depth,height,width).
-        epochs: Passes over the images. Default: 8, for masks 3.
+        epochs: Passes over the images. Default: 8, for masks 2 and at least 600 steps.
         volume_epochs: Passes over the labelled volumes, at least `volume_steps` steps.
         volume_steps: Fewest steps on the labelled volumes. Default: 100, for masks 60.
-        batch_size: Images a step.
+        batch_size: Images a step. Default: 64, for masks 16.
         volume_batch_size: Volumes a step. Default: 8, for masks 2.
-        lr: Highest learning rate in 2D and in probe.
-        finetune_lr: Highest learning rate in finetune.
+        lr: Highest learning rate in 2D. Default: 0.01, for masks 0.003.
+        volume_lr: Highest learning rate on the labelled volumes.
         seed: Of everything that is drawn.
         workers: Processes that read data.
         precision: 32-true, bf16-mixed or 16-mixed.
@@ -101,10 +101,10 @@ class TransferConfig:
     epochs: int | None = None
     volume_epochs: int = 15
     volume_steps: int | None = None
-    batch_size: int = 64
+    batch_size: int | None = None
     volume_batch_size: int | None = None
-    lr: float = 3e-3
-    finetune_lr: float = 1e-3
+    lr: float | None = None
+    volume_lr: float = 1e-3
     seed: int = 0
     workers: int = 0
     precision: str = "32-true"
@@ -126,6 +126,7 @@ class Run:
 
     def __init__(self, config: TransferConfig, progress: Progress) -> None:
         self.config, self.progress = config, progress
+        check(config)
         self.arms = names(config.arms, list(ARMS), "--arms")
         self.protocols = names(config.protocols, PROTOCOLS, "--protocols")
         volumes = open_source(config.volumes, size=sizes(config.size), seed=config.seed)
@@ -138,24 +139,28 @@ class Run:
                 "both must have labels, or both masks"
             )
         self.same_classes = self.images.classes == self.volumes.classes
+        if not self.same_classes:
+            self.protocols = tuple(name for name in self.protocols if name != "zero")
+            if not self.protocols:
+                raise InputError(
+                    f"--protocols zero keeps the 2D head, but {config.images} has other classes "
+                    f"than {config.volumes}: add probe or finetune"
+                )
         count = config.limit or (4 if masks else 10 * len(self.volumes.classes))
         count = count if config.limit else min(count, len(self.volumes.train))
         self.few = limit(self.volumes, count, config.seed)
         self.model = config.model or models.DEFAULTS[self.volumes.task]
-        self.pretraining = train.TrainConfig(
-            epochs=config.epochs or (3 if masks else 8),
-            batch_size=config.batch_size,
-            lr=config.lr,
-            seed=config.seed,
-            workers=config.workers,
-            precision=config.precision,
-        )
+        self.pretraining = train.for_images(config, self.volumes.task)
         self.budget = dataclasses.replace(
             self.pretraining,
             epochs=config.volume_epochs,
+            lr=config.volume_lr,
             min_steps=config.volume_steps or (60 if masks else 100),
             batch_size=config.volume_batch_size or (2 if masks else 8),
         )
+        net = self.fresh(len(self.images.classes))
+        if set(self.arms) != {"slices"}:
+            convert(net)  # a model that cannot be converted is refused before a folder is claimed
         self.folder = claim_folder(config)
         if not config.resume:
             for pattern in LEFTOVERS:
@@ -248,8 +253,6 @@ class Run:
         if protocol != "zero":
             if protocol == "probe":
                 train.freeze_convolutions(net, len(self.volumes.classes))
-            else:
-                config = dataclasses.replace(config, lr=self.config.finetune_lr)
             if isinstance(net, SliceNet):
                 net.average = "logits"
             history = train.fit(
@@ -312,14 +315,15 @@ def transfer(config: TransferConfig, progress: Progress | None = None) -> dict[s
         f"{len(run.few.train):,} labelled of {len(run.volumes.train):,} volumes of "
         f"{config.volumes}, {len(run.volumes.test):,} to test on"
     )
+    if not run.same_classes:
+        progress.say("the images have other classes than the volumes: no protocol zero")
     for arm in run.arms:
         path = run.folder / f"arm-{arm}.json"
         if config.resume and path.is_file():
             run.rows += json.loads(path.read_text())
             continue
         net = run.start(arm)
-        protocols = [p for p in run.protocols if p != "zero" or run.same_classes]
-        rows = [run.evaluate(arm, protocol, net) for protocol in protocols]
+        rows = [run.evaluate(arm, protocol, net) for protocol in run.protocols]
         _write_json(path, rows)
         run.rows += rows
     results = _results(run, time.perf_counter() - start)
@@ -368,7 +372,7 @@ def _draw(run: Run, results: dict[str, Any]) -> dict[str, Path]:
         paths["confusion"] = run.folder / "confusion.png"
         counts = {f"{arm}, {first}": np.array(row["confusion"]) for arm, row in rows.items()}
         pictures.confusions(counts, run.volumes.classes, paths["confusion"])
-    elif rows:
+    else:
         paths["answers"] = run.folder / "answers.png"
         sample = run.volumes.test[0]
         pictures.answers(

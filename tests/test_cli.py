@@ -1,0 +1,493 @@
+"""The command line: exit codes, one line for every error, help, configuration files."""
+
+import contextlib
+import dataclasses
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+from safetensors.torch import load_file
+
+import crossd
+from crossd import cli, commands
+from crossd.cli import main
+from crossd.transfer import TransferConfig
+
+CONFIGS = {
+    "transfer": TransferConfig,
+    "pretrain": commands.PretrainConfig,
+    "recalibrate": commands.RecalibrateConfig,
+    "finetune": commands.FinetuneConfig,
+    "convert": commands.ConvertConfig,
+}
+PATIENCE = 120.0
+"""Seconds that a process may take to start and do one epoch, on the slowest machine."""
+
+posix = pytest.mark.skipif(sys.platform == "win32", reason="needs signals")
+
+
+@pytest.fixture(autouse=True)
+def _inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Run each test in a folder of its own, with one thread, so that sums repeat."""
+    monkeypatch.chdir(tmp_path)
+    torch.set_num_threads(1)
+    yield
+
+
+def npz(name: str, shape: tuple[int, ...], classes: int = 2, **change: Any) -> str:
+    """Write images of which each class has its own brightness."""
+    draw = np.random.default_rng(0)
+    made: dict[str, Any] = {}
+    for part, count in (("train", 12), ("val", 6), ("test", 9)):
+        labels = np.arange(count) % classes
+        levels = (labels * 90).reshape(-1, *(1,) * len(shape))
+        made[f"{part}_images"] = (draw.integers(0, 60, (count, *shape)) + levels).astype(np.uint8)
+        made[f"{part}_labels"] = labels.astype(np.uint8)[:, None]
+    np.savez(name, **(made | change))
+    return name
+
+
+def pairs(root: str, channels: int) -> str:
+    """Write volumes with a box as the mask."""
+    image_type: Any = nib.Nifti1Image
+    for i in range(6):
+        mask = np.zeros((8, 8, 8), np.uint8)
+        mask[2:6, 2:6, 2:6] = 1
+        image = np.random.default_rng(i).random((8, 8, 8, channels)).astype(np.float32)
+        for kind, array in (("images", image), ("labels", mask)):
+            path = Path(root) / kind / f"{i}.nii.gz"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            image_type(array, np.eye(4)).to_filename(path)
+    return root
+
+
+def error(arguments: str, capsys: pytest.CaptureFixture[str]) -> str:
+    """Run a command that fails; return its one line without the prefix."""
+    capsys.readouterr()
+    assert main(arguments.split()) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    return only_line(shown.err)
+
+
+def only_line(text: str) -> str:
+    prefix = "crossd: error: "
+    assert text.startswith(prefix) and text.endswith("\n")
+    assert text.count("\n") == 1, text
+    return text.removeprefix(prefix).rstrip("\n")
+
+
+def start(*arguments: str) -> subprocess.Popen[str]:
+    """Start the command line as a process of its own."""
+    source = str(Path(crossd.__file__).parents[1])
+    path = os.pathsep.join([source, os.environ.get("PYTHONPATH", "")])
+    return subprocess.Popen(
+        [sys.executable, "-m", "crossd", *arguments],
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def run(*arguments: str) -> tuple[int, str, str]:
+    process = start(*arguments)
+    out, err = process.communicate(timeout=PATIENCE)
+    return process.returncode, out, err
+
+
+def stop_after_an_epoch(number: signal.Signals, *arguments: str, out: Path) -> tuple[int, str]:
+    """Send a signal to a training process as soon as its first checkpoint is there."""
+    process = start(*arguments, "--out", str(out))
+    deadline = time.monotonic() + PATIENCE
+    try:
+        while not (out / "last.ckpt").exists():
+            assert process.poll() is None, process.communicate()[1]
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        process.send_signal(number)
+        _, err = process.communicate(timeout=PATIENCE)
+    finally:
+        process.kill()
+        process.wait()
+    return process.returncode, err
+
+
+def spy_on(command: str, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Let a command do nothing; return the list of the options that it is given."""
+    seen: list[Any] = []
+
+    def spy(options: Any, progress: Any) -> str:
+        seen.append(options)
+        return "done"
+
+    module = sys.modules[f"crossd.{cli.COMMANDS[command][0]}"]
+    monkeypatch.setattr(module, command, spy)
+    return seen
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> str:
+    """A network that was trained for a moment."""
+    npz("slices.npz", (8, 8))
+    assert main("pretrain --data slices.npz --epochs 1 --out trained".split()) == 0
+    return "trained/weights.safetensors"
+
+
+# --- processes ----------------------------------------------------------------------------------
+
+
+def test_exit_codes_of_processes() -> None:
+    assert run("--version") == (0, f"crossd {crossd.__version__}\n", "")
+    code, out, err = run("nothing")
+    assert (code, out) == (2, "")
+    assert only_line(err).startswith("no command 'nothing': the commands are transfer, pretrain")
+    code, out, err = run("pretrain", "--data", "nowhere.npz")
+    assert (code, out) == (2, "")
+    assert only_line(err).startswith("nowhere.npz: no such file or folder; give brain")
+
+
+@posix
+def test_killed_and_resumed_equals_undisturbed(tmp_path: Path) -> None:
+    npz("volumes.npz", (8, 8, 8))
+    train = "pretrain --data volumes.npz --slices axial --epochs 15 --batch-size 16".split()
+    folder = tmp_path / "killed"
+    code, err = stop_after_an_epoch(signal.SIGKILL, *train, out=folder)
+    assert (code, err) == (-signal.SIGKILL, "")
+    assert not (folder / "metrics.json").exists()
+    assert main([*train, "--out", str(folder), "--resume"]) == 0
+    assert main([*train, "--out", "whole"]) == 0
+    whole, killed = (load_file(p / "weights.safetensors") for p in (Path("whole"), folder))
+    assert whole.keys() == killed.keys()
+    assert all(torch.equal(whole[key], killed[key]) for key in whole)
+
+
+@posix
+def test_interrupted_from_the_keyboard(tmp_path: Path) -> None:
+    npz("images.npz", (8, 8))
+    train = "pretrain --data images.npz --epochs 1000".split()
+    code, err = stop_after_an_epoch(signal.SIGINT, *train, out=tmp_path / "run")
+    assert code == 130
+    assert err == "crossd: interrupted; what was finished is kept, see --resume\n"
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    assert names == {"config.yaml", "last.ckpt"}
+
+
+def test_interrupted_while_modules_are_imported(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("crossd.cli.importlib.import_module", interrupted)
+    assert main(["pretrain"]) == 130
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+# --- help and configuration ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])
+def test_the_overview(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 0
+    shown = capsys.readouterr().out
+    for name, (*_, example) in cli.COMMANDS.items():
+        assert f"  {name}\n" in shown and example in shown
+
+
+def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"crossd {crossd.__version__}\n"
+
+
+@pytest.mark.parametrize("command", list(cli.COMMANDS))
+def test_help_names_every_option_and_an_example(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with contextlib.suppress(SystemExit):
+        assert main([command, "--help"]) == 0
+    shown = capsys.readouterr().out
+    words = " ".join(shown.split())
+    assert f"Example: crossd {command} --" in words
+    for field in dataclasses.fields(CONFIGS[command]):
+        option = f"--{field.name.replace('_', '-')}"
+        assert f"  {option}" in shown, option
+    for option in ("--config", "--print_config"):
+        assert option in shown
+    assert "(type: " in shown and "default: " in shown
+
+
+@pytest.mark.parametrize("command", list(cli.COMMANDS))
+def test_the_examples_are_understood(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = spy_on(command, monkeypatch)
+    example = cli.COMMANDS[command][3].split()
+    assert example[:2] == ["crossd", command]
+    assert main(example[1:]) == 0
+    assert type(seen[0]) is CONFIGS[command]
+
+
+def test_every_option_reaches_its_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = spy_on("finetune", monkeypatch)
+    given = commands.FinetuneConfig(
+        weights="w", data="d", protocol="probe", size="3,4,5", limit=6, align=True, epochs=7,
+        steps=8, batch_size=9, lr=0.5, seed=10, workers=11, precision="bf16-mixed", out="o",
+        overwrite=True, resume=True,
+    )  # fmt: skip
+    arguments = ["finetune"]
+    for name, value in dataclasses.asdict(given).items():
+        option = f"--{name.replace('_', '-')}"
+        arguments += [option] if value is True else [option, str(value)]
+    assert main(arguments) == 0
+    assert seen == [given]
+
+
+def test_a_configuration_file_is_read_and_printed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen = spy_on("pretrain", monkeypatch)
+    Path("mine.yaml").write_text("data: some.npz\nepochs: 3\nkernel_mode: fourier\n")
+    assert main("pretrain --config mine.yaml --epochs 5".split()) == 0
+    expected = commands.PretrainConfig(data="some.npz", kernel_mode="fourier", epochs=5)
+    assert seen == [expected]
+
+    capsys.readouterr()
+    with contextlib.suppress(SystemExit):
+        assert main("pretrain --config mine.yaml --epochs 5 --print_config".split()) == 0
+    printed = capsys.readouterr().out
+    assert yaml.safe_load(printed) == dataclasses.asdict(expected)
+    Path("again.yaml").write_text(printed)
+    assert main("pretrain --config again.yaml".split()) == 0
+    assert seen == [expected, expected]
+
+
+def test_the_configuration_of_a_run_repeats_it(weights: str) -> None:
+    folder = Path(weights).parent
+    again = ["pretrain", "--config", str(folder / "config.yaml"), "--out", "again"]
+    assert main(again) == 0
+    first, second = (load_file(p / "weights.safetensors") for p in (folder, Path("again")))
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("pretrian", "no command 'pretrian': the commands are"),
+        ("pretrain --epoch-count 3", "unrecognized arguments: --epoch-count 3"),
+        ("pretrain stray", "unrecognized arguments: stray"),
+        ("pretrain --epochs three", "--epochs (='three') must be a whole number"),
+        ("pretrain --seed 1.5", "--seed (='1.5') must be a whole number"),
+        ("finetune --weights w --batch-size x", "--batch-size (='x') must be a whole number"),
+        ("pretrain --lr fast", "--lr (='fast') must be a number"),
+        ("pretrain --lr -1", "--lr (=-1.0) must be a positive number"),
+        ("pretrain --epochs", "argument --epochs: expected one argument"),
+        ("finetune", "the following arguments are required: weights"),
+        ("convert --to 3d", "the following arguments are required: weights, out"),
+        ("pretrain --config nowhere.yaml", 'Parser key "config": File does not exist: '),
+        ("pretrain --config odd.yaml", "Option 'nonsense' is not accepted"),
+        ("pretrain --config wrong.yaml", "--epochs (='many') must be a whole number"),
+        ("pretrain --config broken.yaml", "Problems parsing config: "),
+    ],
+)
+def test_options_that_are_wrong(
+    arguments: str, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("odd.yaml").write_text("nonsense: 1\n")
+    Path("wrong.yaml").write_text("epochs: many\n")
+    Path("broken.yaml").write_text("epochs: [\n")
+    assert error(arguments, capsys).startswith(words)
+
+
+# --- bad input ----------------------------------------------------------------------------------
+
+
+def empty_folder() -> None:
+    Path("empty").mkdir()
+
+
+def folder_without_images() -> None:
+    for name in ("cats", "dogs"):
+        Path("texts", name).mkdir(parents=True)
+        Path("texts", name, "note.txt").write_text("no image")
+
+
+def truncated() -> None:
+    npz("half.npz", (8, 8))
+    Path("half.npz").write_bytes(Path("half.npz").read_bytes()[:700])
+
+
+def labels_out_of_range() -> None:
+    npz("labels.npz", (8, 8), test_labels=np.full((9, 1), 7, np.uint8))
+    npz("negative.npz", (8, 8), train_labels=np.full((12, 1), -1, np.int64))
+
+
+def two_and_three() -> None:
+    npz("images.npz", (8, 8))
+    npz("volumes.npz", (8, 8, 8))
+
+
+def in_the_way() -> None:
+    npz("images.npz", (8, 8))
+    Path("file").write_text("in the way")
+
+
+@pytest.mark.parametrize(
+    ("prepare", "arguments", "words"),
+    [
+        (empty_folder, "pretrain --data nowhere.npz", "nowhere.npz: no such file or folder; give"),
+        (empty_folder, "transfer --volumes nowhere", "nowhere: no such file or folder; give"),
+        (empty_folder, "pretrain --data empty", "empty: "),
+        (
+            folder_without_images,
+            "pretrain --data texts",
+            "texts: no images in texts; expected train/ and val/",
+        ),
+        (truncated, "pretrain --data half.npz", "half.npz: cannot be read as .npz, it is damaged"),
+        (labels_out_of_range, "pretrain --data labels.npz", "labels.npz: a test label is 7, but"),
+        (
+            labels_out_of_range,
+            "pretrain --data negative.npz",
+            "negative.npz: train_labels holds -1",
+        ),
+        (
+            two_and_three,
+            "transfer --images images.npz --volumes images.npz",
+            "--volumes images.npz: holds 2D images, but 3D volumes are needed",
+        ),
+        (
+            two_and_three,
+            "pretrain --data volumes.npz --size 8,8",
+            "--size 8,8: volumes.npz has 3 spatial axes",
+        ),
+        (
+            two_and_three,
+            "pretrain --data images.npz --model convnext_atto",
+            "cannot convert layer 'stem.1' of type timm.layers.norm.LayerNorm2d: no rule for it",
+        ),
+        (
+            two_and_three,
+            "transfer --volumes volumes.npz --images volumes.npz --model seresnet18",
+            "cannot convert layer 'layer1.0.se' of type timm.layers.squeeze_excite.SEModule: ",
+        ),
+        (
+            in_the_way,
+            "pretrain --data images.npz --out file",
+            "--out file is a file: name a folder",
+        ),
+        (
+            in_the_way,
+            "pretrain --data images.npz --out file/run",
+            "cannot write to --out file/run: Not a directory",
+        ),
+    ],
+)
+def test_data_and_networks_that_are_wrong(
+    prepare: Callable[[], None], arguments: str, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prepare()
+    before = sorted(Path().rglob("*"))
+    assert error(arguments, capsys).startswith(words)
+    assert sorted(Path().rglob("*")) == before
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_image_that_is_none(workers: int, capsys: pytest.CaptureFixture[str]) -> None:
+    """Also in a process that reads ahead, whose error comes with a traceback."""
+    for part, name in itertools.product(("train", "val", "test"), ("cats", "dogs")):
+        folder = Path("pictures", part, name)
+        folder.mkdir(parents=True)
+        for i in range(8):
+            Image.new("L", (64, 64), 30 * i).save(folder / f"{i}.png")
+    Path("pictures/val/cats/0.png").write_bytes(b"no picture")
+    words = error(f"pretrain --data pictures --epochs 1 --workers {workers} --out run", capsys)
+    assert words == "pictures/val/cats/0.png: cannot be read as an image; replace or remove it"
+
+
+def test_channels_that_cannot_be_adapted(capsys: pytest.CaptureFixture[str]) -> None:
+    pairs("two", 2)
+    pairs("three", 3)
+    train = "pretrain --data two --epochs 1 --limit 1 --slice-step 4 --out run"
+    assert main(train.split()) == 0
+    words = error("finetune --data three --weights run/weights.safetensors", capsys)
+    assert words.startswith("three: cannot adapt 3 channels to 2")
+    words = error("transfer --images two --volumes three", capsys)
+    assert words.startswith("two: cannot adapt 2 channels to 3")
+
+
+def test_weights_that_are_none(capsys: pytest.CaptureFixture[str]) -> None:
+    npz("volumes.npz", (8, 8, 8))
+    Path("text.safetensors").write_text("no weights")
+    tails = {
+        "convert": "--to 3d --out o.safetensors",
+        "finetune": "--data volumes.npz --out run",
+        "recalibrate": "--data volumes.npz --out o.safetensors",
+    }
+    for command, tail in tails.items():
+        words = error(f"{command} --weights text.safetensors {tail}", capsys)
+        assert words.startswith("text.safetensors is not a crossd weights file (SafetensorError)")
+        words = error(f"{command} --weights nowhere.safetensors {tail}", capsys)
+        assert words.startswith("no such file: nowhere.safetensors (a crossd weights file was exp")
+    assert sorted(path.name for path in Path().iterdir()) == ["text.safetensors", "volumes.npz"]
+
+
+def test_plain_networks_and_data_of_the_other_rank(
+    weights: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    npz("volumes.npz", (8, 8, 8))
+    for form in ("2d", "3d"):
+        convert = f"convert --weights {weights} --to {form} --out {form}.safetensors"
+        assert main(convert.split()) == 0
+    words = error(
+        "recalibrate --weights 2d.safetensors --data volumes.npz --out o.safetensors", capsys
+    )
+    assert words.startswith("a plain 2D network cannot take the volumes of volumes.npz: bring it")
+    words = error("finetune --weights 3d.safetensors --data slices.npz --out run", capsys)
+    assert words == "a plain 3D network cannot take the images of slices.npz"
+
+
+def test_outputs_that_are_there(weights: str, capsys: pytest.CaptureFixture[str]) -> None:
+    again = "pretrain --data slices.npz --epochs 1 --out trained"
+    expected = "trained already holds a result: name another --out, or --overwrite it"
+    assert error(again, capsys) == expected
+    assert main([*again.split(), "--overwrite"]) == 0
+    convert = f"convert --weights {weights} --to 3d --out plain.safetensors"
+    assert main(convert.split()) == 0
+    expected = "plain.safetensors exists already: name another --out, or --overwrite it"
+    assert error(convert, capsys) == expected
+    assert main([*convert.split(), "--overwrite"]) == 0
+    Path("file").write_text("in the way")
+    words = error(f"convert --weights {weights} --to 3d --out file/w.safetensors", capsys)
+    assert words.startswith("Not a directory file") or words.startswith("File exists file")
+
+
+def test_transfer_prints_its_table(capsys: pytest.CaptureFixture[str]) -> None:
+    npz("volumes.npz", (8, 8, 8))
+    arguments = (
+        "transfer --images volumes.npz --volumes volumes.npz --arms slices,projection "
+        "--protocols zero --epochs 1 --out run"
+    )
+    assert main(arguments.split()) == 0
+    shown = capsys.readouterr()
+    assert "Transfer from images to volumes" in shown.out
+    assert "projection" in shown.out and "zero" in shown.out
+    assert "written: run/report.md, metrics.json and pictures" in shown.out
+    assert "2D training, projection: " in shown.err
+    assert "resnet-small: 2D training on 108 images of volumes.npz" in shown.err
+
+
+def test_without_the_libraries_of_the_command_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "jsonargparse", None)
+    assert "pip install 'crossd[all]'" in error("pretrain", capsys)
