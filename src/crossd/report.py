@@ -359,7 +359,7 @@ def _repeat(results: Results) -> list[str]:
     lines = ["", "## How to repeat", ""]
     if results.get("config"):
         block = json.dumps(plain(results["config"]), indent=2, allow_nan=False)
-        command = f"crossd {results['command']} --config config.yaml --out FOLDER"
+        command = f"crossd {results.get('command', 'transfer')} --config config.yaml --out FOLDER"
         lines += ["Save this as `config.yaml` (JSON is YAML):", "", "```json", block, "```", ""]
     else:
         given = [(name, results.get(name)) for name in ("images", "volumes", "limit", "seed")]
