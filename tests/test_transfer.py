@@ -144,7 +144,7 @@ def test_every_arm_under_every_protocol(
         "metrics.json",
         "report.md",
         "scores.png",
-        "learning_curves.png",
+        "curves.png",
         picture,
         *(f"pretrained-{name}.safetensors" for name in ("plain", "fourier", "projection")),
     }

@@ -326,13 +326,21 @@ def _train(
     if not config.resume:  # of a run that is overwritten: it must not be resumed as this one
         (folder / train.CHECKPOINT).unlink(missing_ok=True)
     start = time.perf_counter()
+    path = folder / "weights.safetensors"
     fit = train.fit(
-        net, source, options, folder=folder, resume=config.resume, progress=progress, name=name
+        net,
+        source,
+        options,
+        folder=folder,
+        resume=config.resume,
+        on_best=lambda: save(net, path, weights),
+        progress=progress,
+        name=name,
     )
     if fit.state is not None:
         net.load_state_dict(fit.state)
     scores = train.score(net, source, source.test, options)[0]
-    save(net, folder / "weights.safetensors", weights)
+    save(net, path, weights)
     results = {
         "command": type(config).__name__.removesuffix("Config").lower(),
         "data": config.data,
@@ -349,6 +357,5 @@ def _train(
     with atomic(folder / "metrics.json") as temporary:
         temporary.write_text(json.dumps(report.plain(results), indent=2))
     return (
-        f"{len(source.test):,} test samples: {train.describe(scores, source.task)}\n"
-        f"written: {folder / 'weights.safetensors'}"
+        f"{len(source.test):,} test samples: {train.describe(scores, source.task)}\nwritten: {path}"
     )

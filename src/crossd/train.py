@@ -282,6 +282,7 @@ def fit(
     folder: Path | None = None,
     resume: bool = False,
     validate: bool = True,
+    on_best: Callable[[], None] | None = None,
     progress: Progress | None = None,
     name: str = "training",
 ) -> Fit:
@@ -294,6 +295,7 @@ def fit(
         folder: Where ``last.ckpt`` is kept after every epoch; None keeps nothing.
         resume: Go on from that file.
         validate: Whether to score the validation samples after every epoch.
+        on_best: Called after an epoch with the best score so far, to keep the weights.
         progress: Where to show how far it is.
         name: What to call it there.
 
@@ -351,6 +353,8 @@ def fit(
                 if value > result.best:
                     result.best = value
                     result.state = {k: v.detach().clone() for k, v in net.state_dict().items()}
+                    if on_best is not None:
+                        on_best()
             result.history.append(record)
             if folder is not None:
                 _keep(folder, net, optimizer, schedule, result)

@@ -363,24 +363,24 @@ def _draw(run: Run, results: dict[str, Any]) -> dict[str, Path]:
     """Draw the pictures that go into the report."""
     from crossd import pictures
 
-    paths = {name: run.folder / f"{name}.png" for name in ("scores", "learning_curves")}
-    pictures.scores(results, paths["scores"])
-    pictures.learning_curves(results, paths["learning_curves"])
+    paths = {"Scores": run.folder / "scores.png", "Learning curves": run.folder / "curves.png"}
+    pictures.scores(results, paths["Scores"])
+    pictures.learning_curves(results, paths["Learning curves"])
     first = run.protocols[0]
     rows = {row["arm"]: row for row in run.rows if row["protocol"] == first}
     if run.volumes.task == "classification":
-        paths["confusion"] = run.folder / "confusion.png"
+        path = paths["Confusion of classes"] = run.folder / "confusion.png"
         counts = {f"{arm}, {first}": np.array(row["confusion"]) for arm, row in rows.items()}
-        pictures.confusions(counts, run.volumes.classes, paths["confusion"])
+        pictures.confusions(counts, run.volumes.classes, path)
     else:
-        paths["answers"] = run.folder / "answers.png"
+        path = paths[f"The first test volume, {first}"] = run.folder / "answers.png"
         sample = run.volumes.test[0]
         pictures.answers(
             sample["image"][0].numpy(),
             sample["mask"].numpy(),
             {arm: np.load(run.folder / f"answer-{arm}.npy") for arm in rows},
             run.volumes.classes,
-            paths["answers"],
+            path,
             {arm: row["metrics"]["dice"] for arm, row in rows.items()},
         )
     return paths
