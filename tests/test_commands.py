@@ -559,3 +559,18 @@ def test_a_damaged_network_is_named(pretrained: Pretrained, tmp_path: Path) -> N
     out = str(tmp_path / "o.safetensors")
     words = raised(lambda: convert(ConvertConfig(str(path), "3d", out), QUIET))
     assert "does not fit the network 'resnet-small': 2 tensors differ" in words
+
+
+def test_recalibration_needs_no_label(
+    pretrained: Pretrained, data: dict[str, str], tmp_path: Path
+) -> None:
+    with np.load(data["volumes"]) as file:
+        values = next(file[name] for name in file.files if name.endswith("images"))
+    bare, out, weights = tmp_path / "bare.npz", tmp_path / "ready.safetensors", pretrained()
+    np.savez(bare, images=values)
+    said = recalibrate(RecalibrateConfig(weights, str(out), data=str(bare)), QUIET)
+    assert "no labels: not scored" in said
+    before, after = state(weights), state(out)
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed
+    assert all(name.endswith(("mean", "var", "tracked")) for name in changed)

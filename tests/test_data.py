@@ -769,3 +769,40 @@ def test_real_volumes() -> None:
     assert len(source.classes) == 3 and all(side % 8 == 0 for side in source.size)
     planes = slices(limit(source, 8))
     assert planes.train[0]["image"].shape == (1, *planes.size)
+
+
+def test_images_alone_are_a_source_where_no_label_is_needed(tmp_path: Path) -> None:
+    values = arrays((8, 8, 8), counts=(20, 1, 1))["train_images"]
+    bare, full = tmp_path / "bare", tmp_path / "full"
+    bare.mkdir()
+    full.mkdir()
+    source = open_source(npz(bare, images=values), labels=False)
+    assert (source.rank, source.task, source.size) == (3, "unlabelled", (8, 8, 8))
+    labelled = open_source(npz(full, images=values, labels=np.arange(len(values)) % 2))
+    assert len(source.train) == len(values)
+    assert set(source.train[0]) == {"image"}
+    restored = source.train[3]["image"] * source.std + source.mean
+    torch.testing.assert_close(restored[0], torch.from_numpy(values[3] / 255).float())
+    assert labelled.task == "classification"
+    same_file = open_source(labelled.name, labels=False)
+    assert same_file.task == "classification"
+    assert "lacks labels" in raised(lambda: open_source(source.name))
+
+
+def test_a_folder_of_volumes_without_masks(tmp_path: Path) -> None:
+    root = pairs(tmp_path / "pairs", count=4)
+    source = open_source(str(root / "images"), labels=False)
+    assert (source.rank, source.task, len(source.train)) == (3, "unlabelled", 4)
+    masked = open_source(str(pairs(tmp_path / "more", count=10)))
+    assert source.train[0]["image"].shape == masked.test[0]["image"].shape
+    (root / "images" / "broken.nii.gz").write_bytes(b"\x1f\x8b")
+    assert "broken.nii.gz" in raised(lambda: open_source(str(root / "images"), labels=False))
+
+
+def test_a_folder_of_images_without_classes(tmp_path: Path) -> None:
+    root = folders(tmp_path / "classes")
+    flat = next(path for path in sorted(root.rglob("*")) if path.is_dir() and any(path.glob("*.*")))
+    source = open_source(str(flat), size=(16,), labels=False)
+    assert (source.rank, source.task, source.size) == (2, "unlabelled", (16, 16))
+    assert source.train[0]["image"].shape == (1, 16, 16)
+    assert "class folders" in raised(lambda: open_source(str(flat)))

@@ -111,7 +111,8 @@ class RecalibrateConfig:
 
     Attributes:
         weights: A weights file of crossd.
-        data: Source of volumes or images; the labels of its training samples are not used.
+        data: Source of volumes or images; the labels of its training samples are not used. Also
+            an .npz with images alone, or a folder of NIfTI or image files.
         out: The weights file to write.
         align: Move the kernels of the fourier mode by their mean displacement first.
         size: Size of the volumes (one number, or depth,height,width).
@@ -226,7 +227,7 @@ def recalibrate(config: RecalibrateConfig, progress: Progress) -> str:
     out = _free_file(config.out, config.overwrite)
     weights = read_config(config.weights)
     net = load(config.weights)
-    source = _fitting(config.data, weights, config.size, config.seed, config.weights)
+    source = _fitting(config.data, weights, config.size, config.seed, config.weights, labels=False)
     net, weights = _for_rank(net, weights, source, config.align)
     options = train.TrainConfig(
         batch_size=config.batch_size or _batch_size(source),
@@ -239,7 +240,9 @@ def recalibrate(config: RecalibrateConfig, progress: Progress) -> str:
         if layers
         else "the network has no BatchNorm statistics: nothing to recalibrate"
     ]
-    if source.classes == weights.classes:
+    if source.task == "unlabelled":
+        lines.append(f"{config.data} has no labels: not scored")
+    elif source.classes == weights.classes:
         scores = train.score(net, source, source.test, options)[0]
         lines.append(f"{len(source.test):,} test samples: {train.describe(scores, source.task)}")
     else:
@@ -266,10 +269,14 @@ def _images(config: PretrainConfig) -> Source:
     return slices(source, config.slices.split(","), config.slice_step)
 
 
-def _fitting(spec: str, weights: WeightsConfig, size: str | None, seed: int, path: str) -> Source:
+def _fitting(
+    spec: str, weights: WeightsConfig, size: str | None, seed: int, path: str, labels: bool = True
+) -> Source:
     """Open a source with the channels that the network has, and check that the task is its own."""
-    source = open_source(spec, size=sizes(size), seed=seed, channels=weights.in_channels)
-    if source.task != weights.task:
+    source = open_source(
+        spec, size=sizes(size), seed=seed, channels=weights.in_channels, labels=labels
+    )
+    if source.task not in (weights.task, "unlabelled"):
         raise InputError(f"{path} is for {weights.task}, but {spec} is for {source.task}")
     return source
 

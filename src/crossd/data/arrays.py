@@ -85,7 +85,7 @@ def open_npz(path: Path, size: tuple[int, ...] | None, seed: int) -> Source:
     Raises:
         InputError: When the file cannot be read, lacks a key, or its labels do not fit.
     """
-    arrays = _read(path)
+    arrays = read(path)
     if "train_images" in arrays or "images" not in arrays:
         keys = [(f"{part}_images", f"{part}_labels") for part in SPLITS]
     else:
@@ -97,7 +97,7 @@ def open_npz(path: Path, size: tuple[int, ...] | None, seed: int) -> Source:
             f"{path}: lacks {', '.join(missing)} (it holds {found}); expected train_images, "
             f"train_labels, val_..., test_... or images, labels"
         )
-    images = [_channels_last(arrays[key], key, path) for key, _ in keys]
+    images = [channels_last(arrays[key], key, path) for key, _ in keys]
     labels = [
         _labels(arrays[key], len(x), key, path) for (_, key), x in zip(keys, images, strict=True)
     ]
@@ -112,18 +112,18 @@ def open_npz(path: Path, size: tuple[int, ...] | None, seed: int) -> Source:
     spatial = shape[:-1] if size is None else full_size(size, rank, str(path))
     if len(images) == 1:
         chosen = split(labels[0], FRACTIONS, seed, str(path))
-        span = _span(images, chosen[0], path)
-        whole = ArraySamples(images[0], labels[0], span, spatial)
+        scale = span(images, chosen[0], path)
+        whole = ArraySamples(images[0], labels[0], scale, spatial)
         parts: list[Samples] = [Subset(whole, part) for part in chosen]
     else:
-        span = _span(images, slice(None), path)
-        parts = [ArraySamples(x, y, span, spatial) for x, y in zip(images, labels, strict=True)]
+        scale = span(images, slice(None), path)
+        parts = [ArraySamples(x, y, scale, spatial) for x, y in zip(images, labels, strict=True)]
     classes = _classes(parts, path)
     train, val, test = parts
     return Source(str(path), rank, "classification", shape[-1], classes, spatial, train, val, test)
 
 
-def _read(path: Path) -> Mapping[str, Array]:
+def read(path: Path) -> Mapping[str, Array]:
     """Read all arrays of the file."""
     try:
         # numpy leaves a damaged file open that it opened itself.
@@ -139,7 +139,7 @@ def _read(path: Path) -> Mapping[str, Array]:
     raise InputError(f"{path}: holds a single array; expected an .npz of named ones")
 
 
-def _channels_last(images: Array, key: str, path: Path) -> Array:
+def channels_last(images: Array, key: str, path: Path) -> Array:
     """Check the images and return them as ``(N, *spatial, C)``."""
     if images.dtype.kind not in "buif" or images.size == 0:
         raise InputError(f"{path}: {key} is empty or holds {images.dtype}; expected numbers")
@@ -183,7 +183,7 @@ def _classes(parts: list[Samples], path: Path) -> tuple[str, ...]:
     return tuple(str(number) for number in range(tops[0] + 1))
 
 
-def _span(images: list[Array], train: NDArray[np.int64] | slice, path: Path) -> tuple[float, float]:
+def span(images: list[Array], train: NDArray[np.int64] | slice, path: Path) -> tuple[float, float]:
     """Return the values that become 0 and 1; `train` are the training rows of the first array."""
     kind = images[0].dtype
     if kind == np.uint8:

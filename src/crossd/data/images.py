@@ -117,7 +117,7 @@ def open_images(root: Path, size: tuple[int, ...] | None, seed: int) -> Source:
         )
     classes = _folders(root / "train" if fixed else root)
     readable = _suffixes()
-    if not classes or (not fixed and not any(_files(root / name, readable) for name in classes)):
+    if not classes or (not fixed and not any(files(root / name) for name in classes)):
         loose = any(_suffix(entry.name) in readable for entry in root.iterdir())
         hint = "images must lie in class folders" if loose else f"no images in {root}"
         raise InputError(
@@ -132,7 +132,7 @@ def open_images(root: Path, size: tuple[int, ...] | None, seed: int) -> Source:
         }
     else:
         found = {"train": _list(root, classes, shape, readable, complete=True)}
-    channels = _channels(found["train"])
+    channels = channels_of(found["train"])
     for samples in found.values():
         samples.channels = channels
     train, val, test = _parts(found, root, seed)
@@ -164,17 +164,17 @@ def _list(
     names: list[str] = []
     labels: list[int] = []
     for label, name in enumerate(classes):
-        files = _files(root / name, readable)
-        if not files and complete:
+        paths = files(root / name)
+        if not paths and complete:
             raise InputError(f"{root / name}: no images in this class folder; fill or remove it")
-        names += [os.path.relpath(file, root) for file in files]
-        labels += [label] * len(files)
+        names += [os.path.relpath(file, root) for file in paths]
+        labels += [label] * len(paths)
     if not names:
         raise InputError(f"{root}: no images in its class folders")
     return ImageSamples(root, names, labels, size)
 
 
-def _channels(samples: ImageSamples) -> int:
+def channels_of(samples: ImageSamples) -> int:
     """Return 3 when one of a few files has colours, else 1."""
     step = max(1, len(samples) // LOOK_AT)
     for index in range(0, len(samples), step):
@@ -201,8 +201,9 @@ def _folders(root: Path) -> list[str]:
     return sorted(e.name for e in root.iterdir() if e.is_dir() and not e.name.startswith("."))
 
 
-def _files(root: Path, readable: set[str]) -> list[Path]:
+def files(root: Path) -> list[Path]:
     """List the image files below a folder, none where it is missing; hidden ones do not count."""
+    readable = _suffixes()
     return sorted(
         Path(folder) / name
         for folder, _, names in os.walk(root)

@@ -89,7 +89,7 @@ class Source:
 
     name: str
     rank: int
-    task: Literal["classification", "segmentation"]
+    task: Literal["classification", "segmentation", "unlabelled"]
     channels: int
     classes: tuple[str, ...]
     size: tuple[int, ...]
@@ -107,6 +107,7 @@ def open_source(
     size: Sequence[int] | None = None,
     seed: int = 0,
     channels: int | None = None,
+    labels: bool = True,
 ) -> Source:
     """Open the source that `spec` names.
 
@@ -118,6 +119,8 @@ def open_source(
             volumes with a label are resized. Volumes with a mask are padded or cropped to it.
         seed: Decides on splits that the source does not fix, and on what `brain` draws.
         channels: Number of channels wanted: one is repeated, many are averaged into one.
+        labels: Whether labels are needed. If not, an ``.npz`` with ``images`` alone and a folder
+            of NIfTI or image files are sources too, all of them training samples.
 
     Returns:
         The source, each image shifted and scaled by the mean and the standard deviation of up to
@@ -140,10 +143,10 @@ def open_source(
     shape = None if size is None else tuple(int(side) for side in size)
     if shape is not None and (not shape or min(shape) < 1):
         raise InputError(f"--size {_show(shape)}: every side must be at least 1")
-    return normalise(_open(spec, shape, seed), channels, seed)
+    return normalise(_open(spec, shape, seed, labels), channels, seed)
 
 
-def _open(spec: str, size: tuple[int, ...] | None, seed: int) -> Source:
+def _open(spec: str, size: tuple[int, ...] | None, seed: int, labels: bool) -> Source:
     """Open the source by its kind, its images in [0, 1]. A kind is imported when it is needed."""
     if spec == "brain" or spec.startswith("brain:"):
         from crossd.data.brain import open_brain
@@ -156,6 +159,12 @@ def _open(spec: str, size: tuple[int, ...] | None, seed: int) -> Source:
     path = Path(spec).expanduser()
     if not spec or not path.exists():
         raise InputError(f"{spec or 'empty name'}: no such file or folder; give {KINDS}")
+    if not labels:
+        from crossd.data.unlabelled import open_unlabelled
+
+        bare = open_unlabelled(path, size)
+        if bare is not None:
+            return bare
     if path.is_dir():
         if (path / "images").is_dir() and any((path / n).is_dir() for n in ("labels", "masks")):
             from crossd.data.volumes import open_volumes

@@ -128,7 +128,7 @@ def open_volumes(root: Path, size: tuple[int, ...] | None, seed: int) -> Source:
 
 def _pairs(images: Path, masks: Path) -> list[tuple[Path, Path]]:
     """Pair the files of both folders by their names."""
-    left, right = _volumes(images), _volumes(masks)
+    left, right = files(images), files(masks)
     if not left:
         raise InputError(
             f"{images}: no .nii or .nii.gz in this folder; segmentation reads NIfTI volumes only"
@@ -144,7 +144,7 @@ def _pairs(images: Path, masks: Path) -> list[tuple[Path, Path]]:
     return [(left[name], right[name]) for name in sorted(left)]
 
 
-def _volumes(folder: Path) -> dict[str, Path]:
+def files(folder: Path) -> dict[str, Path]:
     """List the NIfTI files of a folder by their stem; hidden ones (``._name``) do not count."""
     return {
         path.name.removesuffix(".gz").removesuffix(".nii"): path
@@ -174,9 +174,28 @@ def _read_pair(path: Path, mask_path: Path) -> tuple[Tensor, Tensor, NDArray[np.
             f"{mask_path}: holds {mask[~valid].flat[0]:g}; a mask holds whole numbers from 0 to "
             f"{MOST_CLASSES - 1}"
         )
-    spacing = np.linalg.norm(affine[:3, :3], axis=0)[::-1]  # (x, y, z) -> (z, y, x)
-    scaled = torch.stack([scale(torch.from_numpy(channel)) for channel in image])
-    return scaled, torch.from_numpy(mask.astype(np.uint8)), spacing
+    return _scaled(image), torch.from_numpy(mask.astype(np.uint8)), _spacing(affine)
+
+
+def read_image(path: Path) -> tuple[Tensor, NDArray[np.float64]]:
+    """Read a volume in [0, 1], ``(C, D, H, W)``, and its spacing (z, y, x) [mm]."""
+    image, affine = _read(path)
+    return _scaled(image), _spacing(affine)
+
+
+def to_spacing(image: Tensor, own: NDArray[np.float64], wanted: NDArray[np.float64]) -> Tensor:
+    """Resample a volume ``(C, D, H, W)`` where its spacing differs from the one wanted."""
+    if not np.any(np.abs(own / wanted - 1) > SAME_SPACING):
+        return image
+    return _resample(image, torch.zeros(image.shape[1:], dtype=torch.uint8), own / wanted)[0]
+
+
+def _spacing(affine: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.linalg.norm(affine[:3, :3], axis=0)[::-1]  # (x, y, z) -> (z, y, x)
+
+
+def _scaled(image: NDArray[np.float32]) -> Tensor:
+    return torch.stack([scale(torch.from_numpy(channel)) for channel in image])
 
 
 def _read(path: Path) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
