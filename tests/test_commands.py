@@ -16,16 +16,8 @@ from torch import nn
 
 import crossd
 from crossd import checkpoint, train
-from crossd.commands import (
-    ConvertConfig,
-    FinetuneConfig,
-    PretrainConfig,
-    RecalibrateConfig,
-    convert,
-    finetune,
-    pretrain,
-    recalibrate,
-)
+from crossd.commands import convert, finetune, pretrain, recalibrate
+from crossd.configs import ConvertConfig, FinetuneConfig, PretrainConfig, RecalibrateConfig
 from crossd.data import open_source
 from crossd.errors import InputError
 from crossd.progress import Progress

@@ -4,10 +4,9 @@ from dataclasses import dataclass
 
 import pytest
 
-from crossd.commands import FinetuneConfig, PretrainConfig, RecalibrateConfig
+from crossd.configs import FinetuneConfig, PretrainConfig, RecalibrateConfig, TransferConfig
 from crossd.errors import InputError
 from crossd.options import check, choice, names, sizes
-from crossd.transfer import TransferConfig
 
 KNOWN = ("zero", "probe", "finetune")
 

@@ -16,7 +16,7 @@ from monai.losses.dice import DiceCELoss
 from torch import Tensor, nn
 
 from crossd import models, train
-from crossd.commands import PretrainConfig
+from crossd.configs import PretrainConfig
 from crossd.conversion import convert, to_3d
 from crossd.data import Sample, Samples, Source
 from crossd.errors import InputError

@@ -13,9 +13,10 @@ import pytest
 import torch
 
 from crossd import checkpoint, report, train
+from crossd.configs import DEFAULT_ARMS, PROTOCOLS, TransferConfig
 from crossd.errors import InputError
 from crossd.progress import Bar, Progress
-from crossd.transfer import ARMS, DEFAULT_ARMS, PROTOCOLS, TransferConfig, transfer
+from crossd.transfer import ARMS, transfer
 
 RNG = np.random.default_rng(0)
 EVERYTHING = ",".join(ARMS)

@@ -78,12 +78,13 @@ def _run(command: str, given: list[str]) -> int:
         from jsonargparse import ArgumentError
     except ImportError:
         return _complain("the command line needs more libraries: pip install 'crossd[all]'")
+    from crossd import configs
     from crossd.errors import InputError
 
     module, function, kind, _ = COMMANDS[command]
-    home = importlib.import_module(f"crossd.{module}")
     try:
-        options = _parse(command, getattr(home, kind), given)
+        options = _parse(command, getattr(configs, kind), given)
+        home = importlib.import_module(f"crossd.{module}")
         from crossd.progress import Progress
 
         outcome = getattr(home, function)(options, Progress())

@@ -3,12 +3,12 @@
 import dataclasses
 import json
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from crossd import checkpoint, models, train
 from crossd.checkpoint import WeightsConfig, load, read_config, save
+from crossd.configs import ConvertConfig, FinetuneConfig, PretrainConfig, RecalibrateConfig
 from crossd.conversion import convert as convert_network
 from crossd.conversion import to_3d
 from crossd.data import Source, limit, open_source, slices
@@ -18,142 +18,6 @@ from crossd.kernels import VIEWS
 from crossd.options import check, choice, sizes
 from crossd.outputs import claim_folder
 from crossd.progress import Progress
-
-
-@dataclass(frozen=True)
-class PretrainConfig:
-    """Train a Cross-D network on images, or on slices of volumes.
-
-    Attributes:
-        data: Source of images; of volumes, slices are taken.
-        model: A name of a 2D network. Default: a small ResNet or SegResNet.
-        kernel_mode: projection, slice, fourier (the paper's), or none for the plain 2D network.
-        lift: Where new 2D kernels start in the 3D ones: center, inflate, triplanar, or none for
-            new 3D kernels.
-        slices: The views in which slices are taken of volumes, separated by commas.
-        slice_step: Take every n-th slice. Default: three a view, for masks every second.
-        size: Size of the images (one number, or height,width).
-        limit: Train on so many images, or slices of so many volumes.
-        epochs: Passes over the images. Default: 8, for masks 2 and at least 600 steps.
-        batch_size: Images a step. Default: 64, for masks 16.
-        lr: Highest learning rate. Default: 0.01, for masks 0.003.
-        seed: Of everything that is drawn.
-        workers: Processes that read data.
-        precision: 32-true, bf16-mixed or 16-mixed.
-        out: Folder for the weights and the report.
-        overwrite: Replace a result that is there.
-        resume: Go on with a run that was interrupted.
-    """
-
-    data: str = "brain"
-    model: str | None = None
-    kernel_mode: str = "projection"
-    lift: str = "center"
-    slices: str = "axial,coronal,sagittal"
-    slice_step: int | None = None
-    size: str | None = None
-    limit: int | None = None
-    epochs: int | None = None
-    batch_size: int | None = None
-    lr: float | None = None
-    seed: int = 0
-    workers: int = 0
-    precision: str = "32-true"
-    out: str = "runs/pretrain"
-    overwrite: bool = False
-    resume: bool = False
-
-
-@dataclass(frozen=True)
-class FinetuneConfig:
-    """Train a network further on labelled volumes (or images).
-
-    Attributes:
-        data: Source of volumes or images.
-        weights: A weights file of crossd.
-        protocol: finetune trains everything; probe only BatchNorm and the last layer.
-        size: Size of the training volumes (one number, or depth,height,width).
-        limit: Train on so many labelled samples.
-        align: Move the kernels of the fourier mode by their mean displacement first.
-        epochs: Passes over the labelled samples, at least `steps` steps.
-        steps: Fewest steps.
-        batch_size: Samples a step. Default: 8, for masks 2.
-        lr: Highest learning rate.
-        seed: Of everything that is drawn.
-        workers: Processes that read data.
-        precision: 32-true, bf16-mixed or 16-mixed.
-        out: Folder for the weights and the report.
-        overwrite: Replace a result that is there.
-        resume: Go on with a run that was interrupted.
-    """
-
-    weights: str
-    data: str = "brain"
-    protocol: str = "finetune"
-    size: str | None = None
-    limit: int | None = None
-    align: bool = False
-    epochs: int = 15
-    steps: int = 100
-    batch_size: int | None = None
-    lr: float = 1e-3
-    seed: int = 0
-    workers: int = 0
-    precision: str = "32-true"
-    out: str = "runs/finetune"
-    overwrite: bool = False
-    resume: bool = False
-
-
-@dataclass(frozen=True)
-class RecalibrateConfig:
-    """Measure BatchNorm statistics on unlabelled volumes (or images), and score the result.
-
-    Attributes:
-        weights: A weights file of crossd.
-        data: Source of volumes or images; the labels of its training samples are not used. Also
-            an .npz with images alone, or a folder of NIfTI or image files.
-        out: The weights file to write.
-        align: Move the kernels of the fourier mode by their mean displacement first.
-        size: Size of the volumes (one number, or depth,height,width).
-        batch_size: Samples a step. Default: 8, for masks 2.
-        seed: Of the split, where the data has none.
-        workers: Processes that read data.
-        precision: 32-true, bf16-mixed or 16-mixed.
-        overwrite: Replace a file that is there.
-    """
-
-    weights: str
-    out: str
-    data: str = "brain"
-    align: bool = False
-    size: str | None = None
-    batch_size: int | None = None
-    seed: int = 0
-    workers: int = 0
-    precision: str = "32-true"
-    overwrite: bool = False
-
-
-@dataclass(frozen=True)
-class ConvertConfig:
-    """Turn a weights file into one of a plain 2D or 3D network, or a 2D one into Cross-D.
-
-    Attributes:
-        weights: A weights file of crossd.
-        to: 2d, 3d or cross.
-        out: The weights file to write.
-        view: Which 2D network to take: axial, coronal or sagittal.
-        align: Move the kernels of the fourier mode by their mean displacement.
-        overwrite: Replace a file that is there.
-    """
-
-    weights: str
-    to: str
-    out: str
-    view: str = "axial"
-    align: bool = False
-    overwrite: bool = False
 
 
 def pretrain(config: PretrainConfig, progress: Progress) -> str:

@@ -10,7 +10,6 @@ import dataclasses
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from torch import nn
 
 from crossd import metrics, models, train
 from crossd.checkpoint import WeightsConfig, load, save
+from crossd.configs import PROTOCOLS, TransferConfig
 from crossd.conversion import acs, center, convert, inflate, to_3d, triplanar
 from crossd.data import Source, limit, open_source, require_rank, slices
 from crossd.data.source import Subset
@@ -30,9 +30,6 @@ from crossd.options import check, names, sizes
 from crossd.outputs import claim_folder
 from crossd.progress import Progress
 from crossd.slicenet import SliceNet
-
-PROTOCOLS = ("zero", "probe", "finetune")
-DEFAULT_ARMS = ("scratch", "slices", "inflate", "acs", "triplanar", "fourier", "projection")
 
 PRETRAININGS: dict[str, tuple[str, str, str | None]] = {
     # name: form, kernel mode, lift of the new 2D weights
@@ -57,60 +54,6 @@ ARMS: dict[str, tuple[str | None, Make]] = {
     "fourier-aligned": ("fourier", lambda net: to_3d(net, align=True)),
     "projection": ("projection", to_3d),
 }
-
-
-@dataclass(frozen=True)
-class TransferConfig:
-    """Train in 2D, use in 3D, and compare with the other ways of doing it.
-
-    Attributes:
-        images: Source of images for the 2D training; of volumes, slices are taken.
-        volumes: Source of volumes.
-        slices: The views in which slices are taken of volumes, separated by commas.
-        slice_step: Take every n-th slice. Default: three a view, for masks every second.
-        limit: Labelled volumes to train on. Default: 4 with masks, otherwise ten a class.
-        model: A name of a 2D network. Default: a small ResNet or SegResNet.
-        arms: What to compare, separated by commas: scratch, slices, center, inflate, acs,
-            triplanar, fourier, fourier-aligned, projection.
-        protocols: zero (no labelled volume), probe (convolutions frozen), finetune.
-        size: Size of the training volumes (one number, or depth,height,width).
-        epochs: Passes over the images. Default: 8, for masks 2 and at least 600 steps.
-        volume_epochs: Passes over the labelled volumes, at least `volume_steps` steps.
-        volume_steps: Fewest steps on the labelled volumes. Default: 100, for masks 60.
-        batch_size: Images a step. Default: 64, for masks 16.
-        volume_batch_size: Volumes a step. Default: 8, for masks 2.
-        lr: Highest learning rate in 2D. Default: 0.01, for masks 0.003.
-        volume_lr: Highest learning rate on the labelled volumes.
-        seed: Of everything that is drawn.
-        workers: Processes that read data.
-        precision: 32-true, bf16-mixed or 16-mixed.
-        out: Folder for the table, the pictures and the weights.
-        overwrite: Replace a result that is there.
-        resume: Go on with a run that was interrupted.
-    """
-
-    images: str = "brain"
-    volumes: str = "brain"
-    slices: str = "axial,coronal,sagittal"
-    slice_step: int | None = None
-    limit: int | None = None
-    model: str | None = None
-    arms: str = ",".join(DEFAULT_ARMS)
-    protocols: str = ",".join(PROTOCOLS)
-    size: str | None = None
-    epochs: int | None = None
-    volume_epochs: int = 15
-    volume_steps: int | None = None
-    batch_size: int | None = None
-    volume_batch_size: int | None = None
-    lr: float | None = None
-    volume_lr: float = 1e-3
-    seed: int = 0
-    workers: int = 0
-    precision: str = "32-true"
-    out: str = "runs/transfer"
-    overwrite: bool = False
-    resume: bool = False
 
 
 class Run:
