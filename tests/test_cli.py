@@ -1,9 +1,8 @@
-import importlib
-
 """The command line: exit codes, one line for every error, help, configuration files."""
 
 import contextlib
 import dataclasses
+import importlib
 import itertools
 import os
 import signal
