@@ -566,3 +566,27 @@ def test_recalibration_needs_no_label(
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed
     assert all(name.endswith(("mean", "var", "tracked")) for name in changed)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"slices": "coronal"}, "--slices is for volumes"),
+        ({"slice_step": 2}, "--slice-step is for volumes"),
+        ({"kernel_mode": "none", "lift": "inflate"}, "--lift is for 3D kernels"),
+    ],
+)
+def test_options_that_would_have_no_effect_are_refused(
+    options: dict[str, Any], message: str, data: dict[str, str], tmp_path: Path
+) -> None:
+    config = PretrainConfig(data=data["images"], out=str(tmp_path / "run"), **options)
+    assert message in raised(lambda: pretrain(config, QUIET))
+    assert not (tmp_path / "run").exists()
+
+
+def test_given_epochs_are_not_exceeded(
+    pretrained: Pretrained, data: dict[str, str], tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    finetune(FinetuneConfig(pretrained(), data=data["volumes"], epochs=1, out=str(out)), QUIET)
+    assert len(json.loads((out / "metrics.json").read_text())["history"]) == 1

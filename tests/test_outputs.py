@@ -51,9 +51,26 @@ def test_a_new_folder_holds_the_configuration(config: Config) -> None:
 
 def test_an_empty_folder_is_taken(config: Config) -> None:
     Path(config.out).mkdir(parents=True)
-    (Path(config.out) / "notes.txt").write_text("mine")
     claim_folder(config)
-    assert (Path(config.out) / "notes.txt").read_text() == "mine"
+    assert (Path(config.out) / CONFIGURATION).is_file()
+
+
+def test_what_is_not_ours_is_kept(config: Config) -> None:
+    """A report of the user's own must not be replaced because its name is ours."""
+    folder = Path(config.out)
+    folder.mkdir(parents=True)
+    (folder / "report.md").write_text("mine")
+    refused(config, "is not empty")
+    assert (folder / "report.md").read_text() == "mine"
+    (folder / "notes.txt").write_text("mine")
+    (folder / "pretrained-plain.safetensors").write_text("stale")
+    claim_folder(changed(config, overwrite=True))
+    assert {path.name for path in folder.iterdir()} == {"notes.txt", CONFIGURATION}
+
+
+def test_an_empty_name_is_refused(config: Config) -> None:
+    with pytest.raises(InputError, match="--out is empty"):
+        claim_folder(changed(config, out=""))
 
 
 def test_a_result_is_overwritten_only_when_asked(config: Config) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from crossd.checkpoint import load, load_reference, save
+    from crossd.checkpoint import WeightsConfig, load, load_reference, save
     from crossd.conversion import acs, center, convert, inflate, rule, to_2d, to_3d, triplanar
     from crossd.errors import InputError
     from crossd.kernels import view
@@ -16,6 +16,7 @@ _HOMES = {
     "CrossDConv": "nn",
     "CrossDConvTranspose": "nn",
     "InputError": "errors",
+    "WeightsConfig": "checkpoint",
     "acs": "conversion",
     "center": "conversion",
     "convert": "conversion",
@@ -34,6 +35,7 @@ __all__ = [
     "CrossDConv",
     "CrossDConvTranspose",
     "InputError",
+    "WeightsConfig",
     "acs",
     "center",
     "convert",
@@ -60,4 +62,4 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     """List the public names, also those not imported yet."""
-    return sorted({*globals(), *__all__})
+    return sorted([*__all__, "__version__"])

@@ -297,7 +297,8 @@ def convert_file(
     elif to in ("2d", "3d") and config.form in ("cross", "acs"):
         result = to_2d(net, view) if to == "2d" else to_3d(net, align)
     else:
-        raise InputError(f"{path} holds a {config.form} network, which cannot become {to}")
+        hint = "; bring it to Cross-D first with --to cross" if config.form == "2d" else ""
+        raise InputError(f"{path} holds a {config.form} network, which cannot become {to}{hint}")
     save(result, out, dataclasses.replace(config, form=to))
     report: Any = result.conversion
     return report

@@ -146,7 +146,7 @@ def _show(outcome: Any, options: Any) -> None:
 
     from crossd import report
 
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 120)
     console.print(report.table(outcome))
     for line in report.headline(outcome):
         console.print(line, highlight=False)

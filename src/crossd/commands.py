@@ -11,7 +11,7 @@ from crossd.checkpoint import WeightsConfig, load, read_config, save
 from crossd.configs import ConvertConfig, FinetuneConfig, PretrainConfig, RecalibrateConfig
 from crossd.conversion import convert as convert_network
 from crossd.conversion import to_3d
-from crossd.data import Source, limit, open_source, slices
+from crossd.data import Source, as_images, limit, open_source
 from crossd.errors import InputError
 from crossd.files import atomic
 from crossd.kernels import VIEWS
@@ -24,7 +24,10 @@ def pretrain(config: PretrainConfig, progress: Progress) -> str:
     """Train on images; returns what to print."""
     check(config)
     choice(config.kernel_mode, ("projection", "slice", "fourier", "none"), "--kernel-mode")
-    choice(config.lift, ("center", "inflate", "triplanar", "none"), "--lift")
+    if config.lift is not None:
+        choice(config.lift, ("center", "inflate", "triplanar", "none"), "--lift")
+        if config.kernel_mode == "none":
+            raise InputError("--lift is for 3D kernels, which --kernel-mode none has not")
     source = _images(config)
     name = config.model or models.DEFAULTS[source.task]
     plain = config.kernel_mode == "none"
@@ -44,7 +47,7 @@ def pretrain(config: PretrainConfig, progress: Progress) -> str:
     net = models.build(name, source.task, source.channels, len(source.classes))
     if not plain:
         net = convert_network(
-            net, config.kernel_mode, None if config.lift == "none" else config.lift
+            net, config.kernel_mode, None if config.lift == "none" else config.lift or "center"
         )
     options = train.for_images(config, source.task)
     return _train(net, source, options, weights, config, progress, "2D training")
@@ -66,8 +69,8 @@ def finetune(config: FinetuneConfig, progress: Progress) -> str:
     if config.protocol == "probe":
         train.freeze_convolutions(net, len(source.classes))
     options = train.TrainConfig(
-        epochs=config.epochs,
-        min_steps=config.steps,
+        epochs=config.epochs or 15,
+        min_steps=config.steps or (0 if config.epochs else 100),
         batch_size=config.batch_size or _batch_size(source),
         lr=config.lr,
         seed=config.seed,
@@ -121,16 +124,15 @@ def convert(config: ConvertConfig, progress: Progress) -> str:
     choice(config.view, VIEWS, "--view")
     out = _free_file(config.out, config.overwrite)
     report = checkpoint.convert_file(config.weights, config.to, out, config.view, config.align)
-    return f"{report}\nwritten: {out}"
+    summary = str(report).splitlines()[0]
+    return f"{summary}\nwritten: {out}"
 
 
 def _images(config: PretrainConfig) -> Source:
     source = open_source(config.data, size=sizes(config.size), seed=config.seed)
     if config.limit:  # before slicing: it counts volumes
         source = limit(source, config.limit, config.seed)
-    if source.rank == 2:
-        return source
-    return slices(source, config.slices.split(","), config.slice_step)
+    return as_images(source, config.slices, config.slice_step)
 
 
 def _fitting(
@@ -176,6 +178,10 @@ def _free_file(path: str, overwrite: bool) -> Path:
     out = Path(path)
     if out.suffix != ".safetensors":
         raise InputError(f"--out {out} must end in .safetensors")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot write to --out {out}: {error.strerror}") from error
     if out.exists() and not overwrite:
         raise InputError(f"{out} exists already: name another --out, or --overwrite it")
     return out
@@ -194,8 +200,6 @@ def _train(
     from crossd import report
 
     folder = claim_folder(config)
-    if not config.resume:  # of a run that is overwritten: it must not be resumed as this one
-        (folder / train.CHECKPOINT).unlink(missing_ok=True)
     start = time.perf_counter()
     path = folder / "weights.safetensors"
     fit = train.fit(

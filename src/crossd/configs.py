@@ -13,7 +13,8 @@ class TransferConfig:
     Attributes:
         images: Source of images for the 2D training; of volumes, slices are taken.
         volumes: Source of volumes.
-        slices: The views in which slices are taken of volumes, separated by commas.
+        slices: The views in which slices are taken of volumes, separated by commas. Default:
+            axial,coronal,sagittal.
         slice_step: Take every n-th slice. Default: three a view, for masks every second.
         limit: Labelled volumes to train on. Default: 4 with masks, otherwise ten a class.
         model: A name of a 2D network. Default: a small ResNet or SegResNet.
@@ -22,8 +23,9 @@ class TransferConfig:
         protocols: zero (no labelled volume), probe (convolutions frozen), finetune.
         size: Size of the training volumes (one number, or depth,height,width).
         epochs: Passes over the images. Default: 8, for masks 2 and at least 600 steps.
-        volume_epochs: Passes over the labelled volumes, at least `volume_steps` steps.
-        volume_steps: Fewest steps on the labelled volumes. Default: 100, for masks 60.
+        volume_epochs: Passes over the labelled volumes. Default: 15, or more for `volume_steps`.
+        volume_steps: Fewest steps on the labelled volumes. Default: 100, for masks 60, unless the
+            passes are given.
         batch_size: Images a step. Default: 64, for masks 16.
         volume_batch_size: Volumes a step. Default: 8, for masks 2.
         lr: Highest learning rate in 2D. Default: 0.01, for masks 0.003.
@@ -38,7 +40,7 @@ class TransferConfig:
 
     images: str = "brain"
     volumes: str = "brain"
-    slices: str = "axial,coronal,sagittal"
+    slices: str | None = None
     slice_step: int | None = None
     limit: int | None = None
     model: str | None = None
@@ -46,7 +48,7 @@ class TransferConfig:
     protocols: str = ",".join(PROTOCOLS)
     size: str | None = None
     epochs: int | None = None
-    volume_epochs: int = 15
+    volume_epochs: int | None = None
     volume_steps: int | None = None
     batch_size: int | None = None
     volume_batch_size: int | None = None
@@ -68,9 +70,10 @@ class PretrainConfig:
         data: Source of images; of volumes, slices are taken.
         model: A name of a 2D network. Default: a small ResNet or SegResNet.
         kernel_mode: projection, slice, fourier (the paper's), or none for the plain 2D network.
-        lift: Where new 2D kernels start in the 3D ones: center, inflate, triplanar, or none for
-            new 3D kernels.
-        slices: The views in which slices are taken of volumes, separated by commas.
+        lift: Where new 2D kernels start in the 3D ones: center (default), inflate, triplanar, or
+            none for new 3D kernels.
+        slices: The views in which slices are taken of volumes, separated by commas. Default:
+            axial,coronal,sagittal.
         slice_step: Take every n-th slice. Default: three a view, for masks every second.
         size: Size of the images (one number, or height,width).
         limit: Train on so many images, or slices of so many volumes.
@@ -88,8 +91,8 @@ class PretrainConfig:
     data: str = "brain"
     model: str | None = None
     kernel_mode: str = "projection"
-    lift: str = "center"
-    slices: str = "axial,coronal,sagittal"
+    lift: str | None = None
+    slices: str | None = None
     slice_step: int | None = None
     size: str | None = None
     limit: int | None = None
@@ -115,8 +118,8 @@ class FinetuneConfig:
         size: Size of the training volumes (one number, or depth,height,width).
         limit: Train on so many labelled samples.
         align: Move the kernels of the fourier mode by their mean displacement first.
-        epochs: Passes over the labelled samples, at least `steps` steps.
-        steps: Fewest steps.
+        epochs: Passes over the labelled samples. Default: 15, or more for `steps`.
+        steps: Fewest steps. Default: 100, unless the passes are given.
         batch_size: Samples a step. Default: 8, for masks 2.
         lr: Highest learning rate.
         seed: Of everything that is drawn.
@@ -133,8 +136,8 @@ class FinetuneConfig:
     size: str | None = None
     limit: int | None = None
     align: bool = False
-    epochs: int = 15
-    steps: int = 100
+    epochs: int | None = None
+    steps: int | None = None
     batch_size: int | None = None
     lr: float = 1e-3
     seed: int = 0

@@ -19,7 +19,7 @@ from crossd import acsconv, layers
 from crossd.account import ConversionReport, account
 from crossd.errors import InputError
 from crossd.functional import lift as lift_kernel
-from crossd.kernels import VIEWS, view, view_is_set
+from crossd.kernels import KERNEL_MODES, VIEWS, view, view_is_set
 from crossd.nn import CrossDConv, CrossDConvTranspose
 
 
@@ -37,6 +37,8 @@ class Options:
     lift: str | None = "center"
     mode_options: dict[str, Any] = field(default_factory=dict)
 
+
+LIFTS = ("center", "inflate", "triplanar")
 
 Rule = Callable[[Any, Options], nn.Module]
 Function = TypeVar("Function", bound=Rule)
@@ -92,14 +94,18 @@ def convert(
         on images, modes with views draw one for each forward pass unless `crossd.view` set it.
 
     Raises:
-        InputError: "cannot convert ..." naming the path and type of a layer without a rule.
-        ValueError: for unknown modes, lifts and options.
+        InputError: "cannot convert ..." naming the path and type of a layer without a rule, or for
+            an unknown mode, lift or option.
 
     Example:
         >>> net = convert(nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU()))
         >>> net(torch.zeros(2, 1, 9, 9)).shape, net(torch.zeros(2, 1, 9, 9, 9)).shape
         (torch.Size([2, 4, 7, 7]), torch.Size([2, 4, 7, 7, 7]))
     """
+    if kernel_mode not in KERNEL_MODES:
+        raise InputError(f"kernel_mode (={kernel_mode!r}) must be one of {', '.join(KERNEL_MODES)}")
+    if lift not in (*LIFTS, None):
+        raise InputError(f"lift (={lift!r}) must be one of {', '.join(LIFTS)} or None")
     net = _transform(model, _both_ranks, Options(kernel_mode, lift, mode_options))
     if any(getattr(m, "mode", None) is not None and m.mode.has_views for m in _convs(net)):
         net.register_forward_pre_hook(_enter_drawn_view, with_kwargs=True)
@@ -323,6 +329,7 @@ _FREE = (
     nn.ChannelShuffle,
 )
 _FIXES_RANK = re.compile(
+    r"\w+, ?\w+, ?\w+, ?\w+ = \w+\.(?:shape|size\(\))|"
     r"mean\(\s*\(?\[?-?[23],|(conv|pool|dropout)2d\(|bilinear|shape\[-2:\]|pixel_shuffle\(|unfold\("
     r"|permute\(0, ?[23], ?[123], ?[123]\)|dim=[\(\[](2, ?3|-2, ?-1|-1, ?-2)"
 )
@@ -331,8 +338,14 @@ _FIXES_RANK = re.compile(
 def _refuse(module: nn.Module, path: str) -> None:
     """Raise for a module without a rule whose work depends on the rank, as far as one can see."""
     kind = type(module)
+    if hasattr(module, "to_3d"):
+        raise InputError(
+            f"cannot convert {_where(module, path)}: it takes images and volumes already"
+        )
     why = ""
-    if kind.__module__.startswith("torch.nn."):
+    if kind.__module__.startswith("torch.nn.") and kind.__name__.endswith("3d"):
+        why = "a 3D layer, but convert takes 2D networks"
+    elif kind.__module__.startswith("torch.nn."):
         if kind not in _FREE and not kind.__module__.endswith((".activation", ".container")):
             why = "no rule for it"
         elif isinstance(module, nn.MultiheadAttention | nn.Softmax2d):

@@ -1,6 +1,7 @@
 """Folders of results: claimed before work starts, never overwritten unasked."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,15 @@ from crossd.files import atomic
 
 RESULT = "metrics.json"
 CONFIGURATION = "config.yaml"
+LEFTOVERS = ("arm-*.json", "answer-*.npy", "pretrained-*.json", "last.ckpt")
+"""What an interrupted run leaves, to be resumed."""
+
+OUTPUTS = (
+    *(RESULT, "report.md", "weights.safetensors", "pretrained-*.safetensors"),
+    *("scores.png", "curves.png", "confusion.png", "answers.png"),
+)
+"""What a run that ended leaves."""
+
 _NOT_COMPARED = ("out", "overwrite", "resume", "workers")
 
 
@@ -22,10 +32,13 @@ def claim_folder(config: Any) -> Path:
         The folder.
 
     Raises:
-        InputError: When a result is there already, or a run with other options is to be resumed.
+        InputError: When a result or anything else is there already, or a run with other options is
+            to be resumed.
     """
     import yaml
 
+    if not config.out:
+        raise InputError("--out is empty: name a folder")
     folder = Path(config.out)
     if folder.exists() and not folder.is_dir():
         raise InputError(f"--out {folder} is a file: name a folder")
@@ -47,13 +60,24 @@ def claim_folder(config: Any) -> Path:
                 f"{folder} was started with another {', '.join(changed)}: resume with the same "
                 "options, or start anew with --overwrite"
             )
-    elif path.exists() and not config.overwrite:
-        raise InputError(f"{folder} holds a run that did not end: --resume or --overwrite it")
+    elif not config.overwrite:
+        if path.exists():
+            raise InputError(f"{folder} holds a run that did not end: --resume or --overwrite it")
+        if folder.exists() and any(folder.iterdir()):
+            raise InputError(f"--out {folder} is not empty: name another, or --overwrite in it")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / RESULT).unlink(missing_ok=True)
+        if not config.resume:
+            remove(folder, (*OUTPUTS, *LEFTOVERS))
         with atomic(path) as temporary:
             temporary.write_text(yaml.safe_dump(options, sort_keys=False))
     except OSError as error:
         raise InputError(f"cannot write to --out {folder}: {error.strerror}") from error
     return folder
+
+
+def remove(folder: Path, patterns: Sequence[str]) -> None:
+    """Remove the files of a folder that match any of the patterns."""
+    for pattern in patterns:
+        for path in folder.glob(pattern):
+            path.unlink()

@@ -22,12 +22,12 @@ from crossd import metrics, models, train
 from crossd.checkpoint import WeightsConfig, load, save
 from crossd.configs import PROTOCOLS, TransferConfig
 from crossd.conversion import acs, center, convert, inflate, to_3d, triplanar
-from crossd.data import Source, limit, open_source, require_rank, slices
+from crossd.data import Source, as_images, limit, open_source, require_rank
 from crossd.data.source import Subset
 from crossd.errors import InputError
 from crossd.files import atomic
 from crossd.options import check, names, sizes
-from crossd.outputs import claim_folder
+from crossd.outputs import LEFTOVERS, claim_folder, remove
 from crossd.progress import Progress
 from crossd.slicenet import SliceNet
 
@@ -37,9 +37,6 @@ PRETRAININGS: dict[str, tuple[str, str, str | None]] = {
     "fourier": ("cross", "fourier", None),
     "projection": ("cross", "projection", "center"),
 }
-
-LEFTOVERS = ("arm-*.json", "answer-*.npy", "pretrained-*.json")
-"""What an interrupted run leaves for `resume`."""
 
 Make = Callable[[nn.Module], nn.Module]
 ARMS: dict[str, tuple[str | None, Make]] = {
@@ -96,19 +93,15 @@ class Run:
         self.pretraining = train.for_images(config, self.volumes.task)
         self.budget = dataclasses.replace(
             self.pretraining,
-            epochs=config.volume_epochs,
+            epochs=config.volume_epochs or 15,
             lr=config.volume_lr,
-            min_steps=config.volume_steps or (60 if masks else 100),
+            min_steps=config.volume_steps or (0 if config.volume_epochs else 60 if masks else 100),
             batch_size=config.volume_batch_size or (2 if masks else 8),
         )
         net = self.fresh(len(self.images.classes))
         if set(self.arms) != {"slices"}:
             convert(net)  # a model that cannot be converted is refused before a folder is claimed
         self.folder = claim_folder(config)
-        if not config.resume:
-            for pattern in LEFTOVERS:
-                for leftover in self.folder.glob(pattern):
-                    leftover.unlink()
         self.nets: dict[str, nn.Module] = {}
         self.pretrained: list[dict[str, Any]] = []
         self.rows: list[dict[str, Any]] = []
@@ -120,9 +113,7 @@ class Run:
         else:
             channels = self.volumes.channels
             source = open_source(config.images, seed=config.seed, channels=channels)
-        if source.rank == 2:
-            return source
-        return slices(source, config.slices.split(","), config.slice_step)
+        return as_images(source, config.slices, config.slice_step)
 
     def fresh(self, classes: int) -> nn.Module:
         """Build the 2D network with new weights, the same for all."""
@@ -271,9 +262,7 @@ def transfer(config: TransferConfig, progress: Progress | None = None) -> dict[s
         run.rows += rows
     results = _results(run, time.perf_counter() - start)
     report.write(results, run.folder, _draw(run, results))
-    for pattern in LEFTOVERS:
-        for leftover in run.folder.glob(pattern):
-            leftover.unlink()
+    remove(run.folder, LEFTOVERS)
     return results
 
 

@@ -4,7 +4,16 @@ Items are dictionaries of tensors in the order channel, depth, height, width. A 
 oriented so that its axes run to superior, anterior and right (RAS reversed).
 """
 
-from crossd.data.slicing import slices
+from crossd.data.slicing import as_images, slices
 from crossd.data.source import Sample, Samples, Source, limit, open_source, require_rank
 
-__all__ = ["Sample", "Samples", "Source", "limit", "open_source", "require_rank", "slices"]
+__all__ = [
+    "Sample",
+    "Samples",
+    "Source",
+    "as_images",
+    "limit",
+    "open_source",
+    "require_rank",
+    "slices",
+]

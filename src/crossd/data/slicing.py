@@ -108,6 +108,28 @@ def slices(source: Source, views: Sequence[str] = VIEWS, step: int | None = None
     return replace(source, rank=2, size=(side, side), train=train, val=val, test=test, spacing=None)
 
 
+def as_images(source: Source, views: str | None, step: int | None) -> Source:
+    """Give images as they are, and volumes as slices.
+
+    Args:
+        source: Any source.
+        views: Names of views separated by commas, for volumes only; None takes all three.
+        step: As in `slices`, for volumes only.
+
+    Returns:
+        A source of images.
+
+    Raises:
+        InputError: "--slices ..." when it is given for images, or names an unknown view.
+    """
+    if source.rank == 3:
+        return slices(source, VIEWS if views is None else views.split(","), step)
+    if views is not None or step is not None:
+        option = "--slices" if views is not None else "--slice-step"
+        raise InputError(f"{option} is for volumes, but {source.name} holds images: leave it out")
+    return source
+
+
 def _index(
     source: Source, volumes: Samples, views: list[int], step: int | None, drop_empty: bool
 ) -> NDArray[np.int64]:
