@@ -22,6 +22,7 @@ from crossd.data import Sample, Samples, Source
 from crossd.errors import InputError
 from crossd.kernels import current_view, view_is_set
 from crossd.nn import CrossDConv
+from crossd.outputs import CHECKPOINT
 from crossd.progress import Bar, Progress
 from crossd.slicenet import SliceNet
 from crossd.train import TrainConfig, ViewBatches
@@ -498,7 +499,7 @@ def test_interrupted_and_resumed_equals_undisturbed(tmp_path: Path, kind: str) -
     steps = len(train.batches(source.train, whole, config, train=True))
     for stop in (steps + 1, 2 * steps):  # in the second epoch, and at the end of the third
         net = new()
-        resume = (tmp_path / train.CHECKPOINT).is_file()
+        resume = (tmp_path / CHECKPOINT).is_file()
         with pytest.raises(KeyboardInterrupt):
             progress = Stopping(stop)
             train.fit(net, source, config, folder=tmp_path, resume=resume, progress=progress)
@@ -513,7 +514,7 @@ def test_interrupted_and_resumed_equals_undisturbed(tmp_path: Path, kind: str) -
     assert_same(dict(net.state_dict()), dict(whole.state_dict()))
     assert fit.state is not None and expected.state is not None
     assert_same(dict(fit.state), dict(expected.state))
-    assert [path.name for path in tmp_path.iterdir()] == [train.CHECKPOINT]
+    assert [path.name for path in tmp_path.iterdir()] == [CHECKPOINT]
 
 
 def test_what_is_finished_is_not_trained_again(tmp_path: Path) -> None:
@@ -533,7 +534,7 @@ def test_nothing_to_resume(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_that_does_not_fit(tmp_path: Path) -> None:
-    path = tmp_path / train.CHECKPOINT
+    path = tmp_path / CHECKPOINT
     train.fit(tiny(), labelled(2), TrainConfig(epochs=1), folder=tmp_path)
     content = path.read_bytes()
     other = models.build("resnet-small", "classification", 1, 2)

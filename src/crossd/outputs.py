@@ -10,7 +10,8 @@ from crossd.files import atomic
 
 RESULT = "metrics.json"
 CONFIGURATION = "config.yaml"
-LEFTOVERS = ("arm-*.json", "answer-*.npy", "pretrained-*.json", "last.ckpt")
+CHECKPOINT = "last.ckpt"
+LEFTOVERS = ("arm-*.json", "answer-*.npy", "pretrained-*.json", CHECKPOINT)
 """What an interrupted run leaves, to be resumed."""
 
 OUTPUTS = (

@@ -22,10 +22,10 @@ from crossd.errors import InputError
 from crossd.files import atomic
 from crossd.kernels import view
 from crossd.nn import CrossDConv
+from crossd.outputs import CHECKPOINT
 from crossd.progress import Progress
 
 Batch = dict[str, Tensor]
-CHECKPOINT = "last.ckpt"
 NORMS = (nn.modules.batchnorm._BatchNorm,)
 
 

@@ -116,8 +116,8 @@ def open_images(root: Path, size: tuple[int, ...] | None, seed: int) -> Source:
             f"class folders alone"
         )
     classes = _folders(root / "train" if fixed else root)
-    readable = _suffixes()
     if not classes or (not fixed and not any(files(root / name) for name in classes)):
+        readable = _suffixes()
         loose = any(_suffix(entry.name) in readable for entry in root.iterdir())
         hint = "images must lie in class folders" if loose else f"no images in {root}"
         raise InputError(
@@ -127,11 +127,10 @@ def open_images(root: Path, size: tuple[int, ...] | None, seed: int) -> Source:
         raise InputError(f"{root}: has one class folder, {classes[0]}; expected two or more")
     if fixed:
         found = {
-            part: _list(root / part, classes, shape, readable, complete=part == "train")
-            for part in fixed
+            part: _list(root / part, classes, shape, complete=part == "train") for part in fixed
         }
     else:
-        found = {"train": _list(root, classes, shape, readable, complete=True)}
+        found = {"train": _list(root, classes, shape, complete=True)}
     channels = channels_of(found["train"])
     for samples in found.values():
         samples.channels = channels
@@ -154,9 +153,7 @@ def _parts(
     return train, Subset(val, a), Subset(val, b)
 
 
-def _list(
-    root: Path, classes: list[str], size: tuple[int, ...], readable: set[str], *, complete: bool
-) -> ImageSamples:
+def _list(root: Path, classes: list[str], size: tuple[int, ...], *, complete: bool) -> ImageSamples:
     """List the images of the class folders of `root`, where every class must be if `complete`."""
     unknown = sorted(set(_folders(root)) - set(classes))
     if unknown:

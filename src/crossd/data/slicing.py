@@ -10,9 +10,7 @@ from torch import Tensor
 from crossd.data.shapes import fit, round_up
 from crossd.data.source import Sample, Samples, Source, require_rank
 from crossd.errors import InputError
-
-VIEWS = ("axial", "coronal", "sagittal")
-"""Names of the views by their number; view a drops spatial axis a."""
+from crossd.kernels import VIEWS
 
 QUARTERS = (1, 2, 3)
 SEGMENTATION_STEP = 2

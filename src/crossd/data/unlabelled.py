@@ -1,5 +1,6 @@
 """Images and volumes without labels, for what needs none: the statistics of BatchNorm."""
 
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -61,11 +62,14 @@ def _source(
 def _arrays(path: Path, size: tuple[int, ...] | None) -> Source | None:
     from crossd.data import arrays
 
-    found = arrays.read(path)
-    key = next((key for key in ("images", "train_images") if key in found), None)
-    if key is None or key.replace("images", "labels") in found:
+    names: set[str] = set()
+    if zipfile.is_zipfile(path):  # labelled arrays are read once, by their own kind
+        with zipfile.ZipFile(path) as file:
+            names = {name.removesuffix(".npy") for name in file.namelist()}
+    key = next((key for key in ("images", "train_images") if key in names), None)
+    if key is None or key.replace("images", "labels") in names:
         return None
-    images = arrays.channels_last(found[key], key, path)
+    images = arrays.channels_last(arrays.read(path)[key], key, path)
     shape = images.shape[1:]
     spatial = shape[:-1] if size is None else full_size(size, len(shape) - 1, str(path))
     span = arrays.span([images], slice(None), path)
