@@ -4,6 +4,8 @@ Kernels are indexed ``(out, in / groups, z, y, x)`` and displacements ``(z, y, x
 Nothing here keeps state, needs complex numbers or looks at modules.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -159,6 +161,45 @@ def fourier_kernels(weight: Tensor, shift: Tensor) -> Tensor:
     return map_kernel(weight, maps).unflatten(-1, size[1:])
 
 
+class _Project(torch.autograd.Function):
+    """Sum of slices: a few additions of whole slices, where `torch.sum` walks over single taps.
+
+    The gradient is an expanded view, so that nothing is written before the parameter's own.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, dim: int) -> Tensor:
+        ctx.dim, ctx.length = dim, weight.shape[dim]
+        first, *rest = weight.unbind(dim)
+        if not rest:
+            return first.clone()
+        total = first + rest[0]
+        for part in rest[1:]:
+            total += part
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        shape = [-1] * (grad.dim() + 1)
+        shape[ctx.dim] = ctx.length
+        return grad.unsqueeze(ctx.dim).expand(shape), None
+
+
+class _Central(torch.autograd.Function):
+    """The middle slice, with a gradient in the memory format of the kernel."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, dim: int) -> Tensor:
+        ctx.dim, ctx.like = dim, weight.new_empty(0).as_strided(weight.shape, weight.stride())
+        return weight.select(dim, weight.shape[dim] // 2).clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        whole = torch.zeros_like(ctx.like)
+        whole.select(ctx.dim, whole.shape[ctx.dim] // 2).copy_(grad)
+        return whole, None
+
+
 def project(weight: Tensor, axis: int) -> Tensor:
     """Sum a 3D kernel along one of its axes: the central plane of its spectrum.
 
@@ -169,7 +210,10 @@ def project(weight: Tensor, axis: int) -> Tensor:
     Returns:
         The 2D kernel on the two axes that stay, in their order.
     """
-    return weight.sum(dim=2 + axis)
+    if torch.compiler.is_compiling():
+        return weight.sum(dim=2 + axis)
+    total: Tensor = _Project.apply(weight, 2 + axis)  # type: ignore[no-untyped-call]
+    return total
 
 
 def central(weight: Tensor, axis: int) -> Tensor:

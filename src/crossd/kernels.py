@@ -1,7 +1,8 @@
 """Kernel modes: how a 2D kernel is taken from a 3D one, and the view it is taken in.
 
-A mode is a small module with ``kernels(weight, x, view) -> (N or 1, O, I, K, K)``. To add one,
-write such a class and put it in `KERNEL_MODES`; nothing else changes.
+A mode is a small module that says how the 2D kernel is made of the 3D one: a `fixed_kernel` that
+the whole batch shares, or a linear map for each sample (`maps`). To add one, write such a class
+and put it in `KERNEL_MODES`; nothing else changes.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,7 +13,15 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from crossd.functional import central, displacement, fourier_kernels, project, shift_kernel
+from crossd.functional import (
+    central,
+    displacement,
+    fourier_kernels,
+    map_kernel,
+    project,
+    shift_kernel,
+    shift_map,
+)
 
 VIEWS = ("axial", "coronal", "sagittal")
 """A view is named after the plane that stays; its index is the axis that goes (z, y, x)."""
@@ -76,6 +85,11 @@ def current_view() -> View:
     return 0 if value is None else value
 
 
+def shared(view: View) -> int:
+    """Give the view of a whole batch; the first where a mode does not look at views."""
+    return view if isinstance(view, int) else view[0]
+
+
 def view_is_set() -> bool:
     """Tell whether a surrounding `view` context chose the view."""
     return _view.get() is not None
@@ -133,13 +147,23 @@ class KernelMode(nn.Module):
     ) -> None:
         super().__init__()
 
-    def kernels(self, weight: Tensor, x: Tensor, view: View) -> Tensor:
-        """Take 2D kernels, shape ``(N or 1, O, I, K, K)``, for images `x` in `view`."""
-        raise NotImplementedError
+    def maps(self, weight: Tensor, x: Tensor, view: View) -> Tensor | None:
+        """Give the linear map from the 3D to the 2D kernel of each image, ``(N, K^2, K^3)``.
+
+        None where all images share the `fixed_kernel`: then the layer is one plain convolution.
+        """
+        return None
 
     def fixed_kernel(self, weight: Tensor, view: int) -> Tensor:
         """Take the one 2D kernel, shape ``(O, I, K, K)``, that a plain 2D layer would use."""
         raise NotImplementedError
+
+    def kernels(self, weight: Tensor, x: Tensor, view: View) -> Tensor:
+        """Take 2D kernels, shape ``(N or 1, O, I, K, K)``, for images `x` in `view`."""
+        maps = self.maps(weight, x, view)
+        if maps is None:
+            return self.fixed_kernel(weight, shared(view)).unsqueeze(0)
+        return map_kernel(weight, maps).unflatten(-1, weight.shape[3:])
 
     def aligned(self, weight: Tensor) -> Tensor:
         """Move a 3D kernel to where it stood, on average, in 2D training."""
@@ -155,17 +179,20 @@ class _OneOfThree(KernelMode):
 
     has_views = True
 
-    def kernels(self, weight: Tensor, x: Tensor, view: View) -> Tensor:
-        """See `KernelMode.kernels`."""
+    def maps(self, weight: Tensor, x: Tensor, view: View) -> Tensor | None:
+        """See `KernelMode.maps`: one row of 0 and 1 a place, where samples differ in view."""
         if isinstance(view, int):
-            return self.fixed_kernel(weight, view)[None]
+            return None
         if len(view) != x.shape[0]:
             raise ValueError(f"view has {len(view)} entries for a batch of {x.shape[0]} images")
         if len(set(weight.shape[2:])) > 1:
             size = tuple(weight.shape[2:])
             raise ValueError(f"one view a sample needs a cubic kernel, got size {size}")
-        each = torch.stack([self.fixed_kernel(weight, axis) for axis in range(len(VIEWS))])
-        return each[list(view)]
+        places = weight[0, 0].numel()
+        every = torch.eye(places, dtype=weight.dtype, device=weight.device)
+        cubes = every.unflatten(1, weight.shape[2:]).unsqueeze(1)  # (K^3, 1, K, K, K)
+        each = [self.fixed_kernel(cubes, axis).flatten(1).t() for axis in range(len(VIEWS))]
+        return torch.stack([each[axis] for axis in view])
 
 
 class Projection(_OneOfThree):
@@ -249,6 +276,8 @@ class Fourier(KernelMode):
 
     Attributes:
         mean_displacement: Running mean over training [voxels], shape ``(3,)``.
+        fixed_pose: Set it to use the mean displacement for all images in evaluation, at the
+            price of a plain convolution; False at first.
     """
 
     name = "fourier"
@@ -257,6 +286,7 @@ class Fourier(KernelMode):
     options = frozenset({"offset"})
     momentum = 0.1
     mean_displacement: Tensor
+    fixed_pose = False
 
     def __init__(
         self,
@@ -279,17 +309,18 @@ class Fourier(KernelMode):
         """Show the offset."""
         return f"offset={self.offset}"
 
-    def kernels(self, weight: Tensor, x: Tensor, view: View) -> Tensor:
-        """See `KernelMode.kernels`; `view` plays no part."""
-        if self.predictor is None:
-            return weight[None, :, :, 0]
+    def maps(self, weight: Tensor, x: Tensor, view: View) -> Tensor | None:
+        """See `KernelMode.maps`; `view` plays no part."""
+        if self.predictor is None or (self.fixed_pose and not self.training):
+            return None
         axis, angle = self.predictor(x)
         shift = displacement(axis, angle, self.offset)
         if self.training and x.shape[0]:
             with torch.no_grad():
                 mean = shift.mean(0).to(self.mean_displacement.dtype)
                 self.mean_displacement.lerp_(mean, self.momentum)
-        return fourier_kernels(weight, shift)
+        size = (weight.shape[2], weight.shape[3], weight.shape[4])
+        return shift_map(shift, size, depth=size[0] // 2)
 
     def fixed_kernel(self, weight: Tensor, view: int) -> Tensor:
         """The kernel at the mean displacement of training; `view` plays no part."""

@@ -12,9 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from crossd.functional import conv2d_per_sample, conv_transpose2d_per_sample
-from crossd.kernels import KernelMode, PosePredictor, current_view, in_plane, make_mode
+from crossd.functional import conv_transpose2d_per_sample
+from crossd.kernels import KernelMode, PosePredictor, current_view, in_plane, make_mode, shared
 from crossd.layers import conv_settings, fill, is_volume, kept
+from crossd.persample import Settings, mapped_conv2d
 
 __all__ = ["CrossDConv", "CrossDConvTranspose", "PosePredictor"]
 
@@ -106,22 +107,26 @@ class CrossDConv(nn.Conv3d):
             device,
             dtype,
         )
+        self.weight.data = self.weight.data.contiguous(memory_format=torch.channels_last_3d)
         self.mode = make_mode(kernel_mode, in_channels, size, device, dtype, **options)
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve images ``(N, C, H, W)`` or volumes ``(N, C, D, H, W)``."""
         if is_volume(x, self):
             return super().forward(x)
-        kernels = self.mode.kernels(self.weight, x, current_view())
-        if isinstance(self.padding, str):
-            padding: tuple[int, int] | str = self.padding
-        else:
-            padding = self._plane(self.padding)
-        if self.padding_mode != "zeros":
-            x = F.pad(x, self._plane_margins(), self.padding_mode)
-            padding = (0, 0)
+        view = current_view()
+        maps = self.mode.maps(self.weight, x, view)
+        left, right, top, bottom = margins = self._plane_margins()
+        padding = (top, left)
+        if self.padding_mode != "zeros" or (left, top) != (right, bottom):
+            mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
+            x, padding = F.pad(x, margins, mode), (0, 0)
         stride, dilation = self._plane(self.stride), self._plane(self.dilation)
-        return conv2d_per_sample(x, kernels, self.bias, stride, padding, dilation, self.groups)
+        if maps is None:
+            kernel = self.mode.fixed_kernel(self.weight, shared(view))
+            return F.conv2d(x, kernel, self.bias, stride, padding, dilation, self.groups)
+        settings = Settings(stride, padding, dilation, self.groups)
+        return mapped_conv2d(x, self.weight, maps, self.bias, settings)
 
     def _plane(self, values: Sequence[int]) -> tuple[int, int]:
         return in_plane(values) if self.mode.has_views else (values[1], values[2])
@@ -245,7 +250,7 @@ class CrossDConvTranspose(nn.ConvTranspose3d):
         kernels = self.mode.kernels(self.weight, x, view)
         if self.mode.sums:
             # Samples with different views got here with a cube and equal strides only.
-            kernels = kernels / self._phases(view if isinstance(view, int) else view[0])
+            kernels = kernels / self._phases(shared(view))
         return conv_transpose2d_per_sample(
             x, kernels, self.bias, stride, padding, (extra[0], extra[1]), self.groups, dilation
         )

@@ -1,0 +1,392 @@
+r"""2D convolution of every image with its own kernel, a linear map of one 3D kernel.
+
+With the patches X[n] that an image shows its kernel, the layer's kernel W and the sample's map T[n]
+
+    y[n] = X[n] (T[n] W) = (X[n] T[n]) W
+
+Both ways to set the brackets are exact. The first makes a 2D kernel per sample, which costs the
+same for every size of image; the second makes wider patches and one product for the whole batch,
+which costs nothing per weight. `chosen` picks by the shape of the layer. Nothing that can be
+recomputed is kept for the backward pass, and temporary tensors are made for a part of the batch
+at a time.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+BLOCK = 24 * 2**20
+"""Bytes of temporary tensors made at a time on a CPU: glibc returns blocks over 32 MiB to the
+system at once, and fresh pages cost more than the arithmetic on them."""
+
+MAP_COST = 8.0
+"""Time of one multiplication in making kernels, over that of one in a convolution (measured; see
+docs/performance.md): skinny products of N * K^2 rows and K^3 columns are bound by memory."""
+
+FEW = 64
+"""Rows under which a product is better done as a weight gradient than as a data gradient."""
+
+convolution_backward: Any = torch.ops.aten.convolution_backward
+
+
+class Settings(NamedTuple):
+    """How a convolution walks over its images, as in `torch.nn.functional.conv2d`."""
+
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int] = (0, 0)
+    dilation: tuple[int, int] = (1, 1)
+    groups: int = 1
+
+    def places(self, x: Tensor, size: tuple[int, int]) -> tuple[int, int]:
+        """Height and width of what a kernel of `size` makes of images `x`."""
+        height, width = (
+            (length + 2 * pad - step * (k - 1) - 1) // stride + 1
+            for length, pad, step, k, stride in zip(
+                x.shape[2:], self.padding, self.dilation, size, self.stride, strict=True
+            )
+        )
+        return height, width
+
+
+def mapped_conv2d(
+    x: Tensor,
+    weight: Tensor,
+    maps: Tensor,
+    bias: Tensor | None = None,
+    settings: Settings | None = None,
+    way: str | None = None,
+) -> Tensor:
+    """Convolve every image with a 2D kernel that its own linear map makes of the 3D kernel.
+
+    Args:
+        x: Images, shape ``(N, C, H, W)``.
+        weight: Kernel, shape ``(O, C / groups, z, y, x)``.
+        maps: Shape ``(N, y * x, z * y * x)``; kept in float32 under autocast.
+        bias: Shape ``(O,)``.
+        settings: Stride, padding, dilation and groups.
+        way: ``"kernels"``, ``"patches"``, or None for the cheaper by `chosen`.
+
+    Returns:
+        Shape ``(N, O, H', W')``.
+
+    Example:
+        >>> x, weight = torch.randn(2, 4, 8, 8), torch.randn(6, 4, 3, 3, 3)
+        >>> maps = torch.randn(2, 9, 27)
+        >>> a = mapped_conv2d(x, weight, maps, way="kernels")
+        >>> b = mapped_conv2d(x, weight, maps, way="patches")
+        >>> a.shape, torch.allclose(a, b, atol=1e-3)
+        (torch.Size([2, 6, 6, 6]), True)
+    """
+    settings = settings or Settings()
+    if x.shape[0] == 0:  # a loop over nothing has no shape
+        kernel = weight.sum(2)
+        return F.conv2d(x, kernel, bias, *settings)
+    kind = x.device.type
+    if torch.is_autocast_enabled(kind):
+        x = x.to(torch.get_autocast_dtype(kind))
+    function: Any = _Patches if (way or chosen(x, weight, settings)) == "patches" else _Kernels
+    with torch.autocast(kind, enabled=False):
+        y: Tensor
+        if torch.compiler.is_compiling():
+            y = function.plain(x, weight, maps, settings)
+        else:
+            y = function.apply(x, weight, maps, settings)
+        return y if bias is None else y + bias.to(y.dtype).view(-1, 1, 1)
+
+
+def chosen(x: Tensor, weight: Tensor, settings: Settings) -> str:
+    """Name the cheaper way for a layer.
+
+    In multiplications per sample and pair of channels, with P places of output, making kernels
+    costs P K^2 + MAP_COST * K^2 K^3, and mapping patches P K^3 (and some that no pair counts).
+    """
+    depth, height, width = weight.shape[2:]
+    rows, columns = settings.places(x, (height, width))
+    fewer = (depth - 1) * rows * columns <= MAP_COST * depth * height * width
+    return "patches" if fewer and settings.groups == 1 else "kernels"
+
+
+def _flat(weight: Tensor) -> Tensor:
+    """A 3D kernel as (O, z * y * x, I): a view where channels are last in memory."""
+    return weight.permute(0, 2, 3, 4, 1).flatten(1, 3)
+
+
+def _like(flat: Tensor, weight: Tensor) -> Tensor:
+    """Undo `_flat`."""
+    o, i, z, y, x = weight.shape
+    return flat.view(o, z, y, x, i).permute(0, 4, 1, 2, 3)
+
+
+def _parts(n: int, bytes_each: int, device: torch.device) -> list[slice]:
+    """Cut a batch so that a part's temporary tensors fit the block."""
+    step = max(1, BLOCK // max(1, bytes_each)) if device.type == "cpu" else n
+    return [slice(start, start + step) for start in range(0, n, step)]
+
+
+class _Kernels(torch.autograd.Function):
+    """y[n] = X[n] (T[n] W)."""
+
+    @staticmethod
+    def plain(x: Tensor, weight: Tensor, maps: Tensor, settings: Settings) -> Tensor:
+        return _convolve_grouped(x, _sample_kernels(weight, maps).to(x.dtype), settings)
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, maps: Tensor, settings: Settings) -> Tensor:
+        ctx.save_for_backward(x, weight, maps)
+        ctx.settings = settings
+        images = _channels_last(x)
+        convolve = _convolve_each if x.device.type == "cpu" else _convolve_grouped
+        answers = [
+            convolve(images[part], _sample_kernels(weight, maps[part]).to(x.dtype), settings)
+            for part in _Kernels.parts(weight, maps)
+        ]
+        return answers[0] if len(answers) == 1 else torch.cat(answers)
+
+    @staticmethod
+    def parts(weight: Tensor, maps: Tensor) -> list[slice]:
+        each = weight[:, :, 0].numel() * weight.element_size()
+        return _parts(maps.shape[0], each, weight.device)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, maps = ctx.saved_tensors
+        need_x, need_weight, need_maps, _ = ctx.needs_input_grad
+        flat = _flat(weight)
+        images, grad = _channels_last(x), _channels_last(grad)
+        convolve = _grads_each if x.device.type == "cpu" else _grads_grouped
+        mask = [need_x, need_weight or need_maps, False]
+        of_x, of_maps, of_weight = [], [], None
+        for part in _Kernels.parts(weight, maps):
+            kernels = _sample_kernels(weight, maps[part]).to(x.dtype)
+            a, b = convolve(grad[part], images[part], kernels, ctx.settings, mask)
+            of_x.append(a)
+            if b is None:
+                continue
+            rows = b.permute(1, 0, 3, 4, 2).flatten(1, 3).to(flat.dtype)  # (O, n * y * x, I)
+            if need_weight:
+                more = torch.bmm(_wide(maps[part], flat).transpose(1, 2), rows)
+                of_weight = more if of_weight is None else of_weight + more
+            if need_maps:
+                product = torch.bmm(rows, flat.transpose(1, 2)).sum(0)
+                of_maps.append(product.view_as(maps[part]))
+        return (
+            torch.cat(of_x) if need_x else None,
+            None if of_weight is None else _like(of_weight, weight),
+            torch.cat(of_maps).to(maps.dtype) if need_maps else None,
+            None,
+        )
+
+
+def _wide(maps: Tensor, flat: Tensor) -> Tensor:
+    """All samples' maps one under the other, once for each output channel."""
+    rows = maps.to(flat.dtype).flatten(0, 1)
+    return rows.expand(flat.shape[0], *rows.shape)
+
+
+def _sample_kernels(weight: Tensor, maps: Tensor) -> Tensor:
+    """The 2D kernels T[n] W, shape (N, O, I, y, x) with memory ordered (O, N, y, x, I)."""
+    flat = _flat(weight)
+    rows = torch.bmm(_wide(maps, flat), flat)  # (O, N * y * x, I)
+    return rows.unflatten(1, (maps.shape[0], *weight.shape[3:])).permute(1, 0, 4, 2, 3)
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def _convolve_each(x: Tensor, kernels: Tensor, settings: Settings) -> Tensor:
+    """One convolution a sample: on a CPU each finds enough work for all cores."""
+    pairs = zip(x.split(1), kernels, strict=True)
+    return torch.cat([F.conv2d(one, _channels_last(k), None, *settings) for one, k in pairs])
+
+
+def _grads_each(
+    grad: Tensor, x: Tensor, kernels: Tensor, settings: Settings, mask: list[bool]
+) -> tuple[Tensor | None, Tensor | None]:
+    of_x, of_kernels = [], []
+    stride, padding, dilation, groups = settings
+    for g, one, k in zip(grad.split(1), x.split(1), kernels, strict=True):
+        walk = (None, stride, padding, dilation, False, (0, 0), groups, mask)
+        a, b, _ = convolution_backward(g, one, _channels_last(k), *walk)
+        of_x.append(a)
+        of_kernels.append(None if b is None else b.permute(0, 2, 3, 1))
+    return (
+        torch.cat(of_x) if mask[0] else None,
+        torch.stack(of_kernels, 1).permute(1, 0, 4, 2, 3) if mask[1] else None,
+    )
+
+
+def _grouped(x: Tensor, kernels: Tensor) -> tuple[Tensor, Tensor]:
+    return x.reshape(1, -1, *x.shape[2:]), kernels.reshape(-1, *kernels.shape[2:])
+
+
+def _convolve_grouped(x: Tensor, kernels: Tensor, settings: Settings) -> Tensor:
+    """One convolution with a group a sample: one launch, and no loop for a compiler to unroll."""
+    stride, padding, dilation, groups = settings
+    n = x.shape[0]
+    y = F.conv2d(*_grouped(x, kernels), None, stride, padding, dilation, n * groups)
+    return y.view(n, -1, *y.shape[2:])
+
+
+def _grads_grouped(
+    grad: Tensor, x: Tensor, kernels: Tensor, settings: Settings, mask: list[bool]
+) -> tuple[Tensor | None, Tensor | None]:
+    stride, padding, dilation, groups = settings
+    walk = (None, stride, padding, dilation, False, (0, 0), x.shape[0] * groups, mask)
+    rows, every = _grouped(x, kernels)
+    a, b, _ = convolution_backward(grad.reshape(1, -1, *grad.shape[2:]), rows, every, *walk)
+    return None if a is None else a.view_as(x), None if b is None else b.view(kernels.shape)
+
+
+class _Patches(torch.autograd.Function):
+    """y[n] = (X[n] T[n]) W, with one product for all samples."""
+
+    @staticmethod
+    def plain(x: Tensor, weight: Tensor, maps: Tensor, settings: Settings) -> Tensor:
+        mapped = _mapped(_patches(x, weight, settings), maps).flatten(0, 1).flatten(1)
+        return _as_images(mapped @ _flat(weight).flatten(1).to(x.dtype).t(), x, weight, settings)
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, maps: Tensor, settings: Settings) -> Tensor:
+        ctx.save_for_backward(x, weight, maps)
+        ctx.settings = settings
+        matrix = _flat(weight).flatten(1).to(x.dtype)
+        answers = []
+        for part in _Patches.parts(x, weight, settings):
+            mapped = _mapped(_patches(x[part], weight, settings), maps[part])
+            y = _times_transposed(mapped.flatten(0, 1).flatten(1), matrix)
+            answers.append(_as_images(y, x[part], weight, settings))
+        return answers[0] if len(answers) == 1 else torch.cat(answers)
+
+    @staticmethod
+    def parts(x: Tensor, weight: Tensor, settings: Settings) -> list[slice]:
+        rows, columns = settings.places(x, (weight.shape[3], weight.shape[4]))
+        each = rows * columns * weight[0].numel() * x.element_size()
+        return _parts(x.shape[0], each, x.device)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, maps = ctx.saved_tensors
+        need_x, need_weight, need_maps, _ = ctx.needs_input_grad
+        matrix = _flat(weight).flatten(1).to(x.dtype)
+        of_x, of_maps, of_weight = [], [], None
+        for part in _Patches.parts(x, weight, ctx.settings):
+            rows = _channels_last(grad[part]).permute(0, 2, 3, 1).flatten(0, 2)  # (n P, O)
+            patches = _patches(x[part], weight, ctx.settings)
+            if need_weight:
+                mapped = _mapped(patches, maps[part]).flatten(0, 1).flatten(1)
+                more = _times(rows.t().contiguous(), mapped)
+                of_weight = more if of_weight is None else of_weight + more
+            if need_x or need_maps:
+                of_mapped = _times(rows, matrix).view(*patches.shape[:2], -1, patches.shape[3])
+                if need_x:
+                    back = torch.matmul(maps[part].to(x.dtype).unsqueeze(1), of_mapped)
+                    of_x.append(_fold(back, x[part], weight, ctx.settings))
+                if need_maps:
+                    product = torch.matmul(patches, of_mapped.transpose(2, 3))
+                    of_maps.append(product.to(maps.dtype).sum(1))
+        return (
+            torch.cat(of_x) if need_x else None,
+            None if of_weight is None else _like(of_weight.to(weight.dtype), weight),
+            torch.cat(of_maps) if need_maps else None,
+            None,
+        )
+
+
+def _as_images(rows: Tensor, x: Tensor, weight: Tensor, settings: Settings) -> Tensor:
+    """Rows (N * H' * W', O) as images (N, O, H', W'), channels last in memory."""
+    places = settings.places(x, (weight.shape[3], weight.shape[4]))
+    return rows.view(x.shape[0], *places, -1).permute(0, 3, 1, 2)
+
+
+def _taps(padded: Tensor, places: tuple[int, int], size: Any, settings: Settings) -> list[Tensor]:
+    """For each place in the kernel the pixels (N, H', W', C) it meets, views of (N, H, W, C)."""
+    (down, right), (skip_y, skip_x) = settings.stride, settings.dilation
+    return [
+        padded[
+            :,
+            y * skip_y : y * skip_y + (places[0] - 1) * down + 1 : down,
+            x * skip_x : x * skip_x + (places[1] - 1) * right + 1 : right,
+        ]
+        for y in range(size[0])
+        for x in range(size[1])
+    ]
+
+
+def _pad(x: Tensor, settings: Settings) -> Tensor:
+    """Padded images with channels last: (N, H, W, C)."""
+    (top, left) = settings.padding
+    return F.pad(x.permute(0, 2, 3, 1), (0, 0, left, left, top, top))
+
+
+def _patches(x: Tensor, weight: Tensor, settings: Settings) -> Tensor:
+    """What each place of the output sees: (N, H' * W', y * x, C)."""
+    size = (weight.shape[3], weight.shape[4])
+    places = settings.places(x, size)
+    return torch.stack(_taps(_pad(x, settings), places, size, settings), 3).flatten(1, 2)
+
+
+def _mapped(patches: Tensor, maps: Tensor) -> Tensor:
+    """Patches as the 3D kernel meets them: (N, H' * W', z * y * x, C)."""
+    return torch.matmul(maps.to(patches.dtype).transpose(1, 2).unsqueeze(1), patches)
+
+
+def _fold(patches: Tensor, x: Tensor, weight: Tensor, settings: Settings) -> Tensor:
+    """Add patches up into images: the transpose of `_patches`."""
+    size = (weight.shape[3], weight.shape[4])
+    places = settings.places(x, size)
+    (top, left) = settings.padding
+    n, c, height, width = x.shape
+    padded = patches.new_zeros(n, height + 2 * top, width + 2 * left, c)
+    pieces = patches.view(n, *places, -1, c).unbind(3)
+    for tap, piece in zip(_taps(padded, places, size, settings), pieces, strict=True):
+        tap += piece
+    return padded[:, top : top + height, left : left + width].permute(0, 3, 1, 2)
+
+
+# Products of matrices. On CPUs whose BLAS does not use the widest vectors (MKL on AMD), the
+# 1x1 convolutions of oneDNN are up to twice as fast; they are the same sums.
+
+
+def _by_convolution(a: Tensor) -> bool:
+    fast: bool = torch.backends.mkldnn.is_available()
+    return fast and a.device.type == "cpu" and a.dtype == torch.float32
+
+
+def _image(a: Tensor) -> Tensor:
+    """A matrix (m, k) as an image of m pixels and k channels."""
+    return a.contiguous().view(1, a.shape[0], 1, a.shape[1]).permute(0, 3, 1, 2)
+
+
+def _times_transposed(a: Tensor, b: Tensor) -> Tensor:
+    """The product of (m, k) and the transpose of (n, k); the smaller is taken as the kernel."""
+    if not _by_convolution(a):
+        return a @ b.t()
+    if a.shape[0] > b.shape[0]:
+        return F.conv2d(_image(a), b[:, :, None, None])[0, :, :, 0].t()
+    return F.conv2d(_image(b), a[:, :, None, None])[0, :, :, 0].contiguous()
+
+
+def _times(a: Tensor, b: Tensor) -> Tensor:
+    """The product of (m, k) and (k, n)."""
+    (m, k), n = a.shape, b.shape[1]
+    if not _by_convolution(a):
+        return a @ b
+    walk = (None, (1, 1), (0, 0), (1, 1), False, (0, 0), 1)
+    if m <= FEW:  # the gradient of the kernel (m, n) of a convolution from n to m channels
+        kernel = a.new_empty(m, n, 1, 1)
+        return _squeeze(
+            convolution_backward(
+                _image(a.t()), _image(b), kernel, *walk, [False, True, False]
+            )[1]
+        )
+    image = a.new_empty(1, m, 1, n).permute(0, 3, 1, 2)
+    kernel = b[:, :, None, None]
+    grad = convolution_backward(_image(a), image, kernel, *walk, [True, False, False])[0]
+    return grad[0, :, :, 0].t()
+
+
+def _squeeze(kernel: Tensor) -> Tensor:
+    return kernel[:, :, 0, 0]
