@@ -84,7 +84,7 @@ def mapped_conv2d(
         kernel = weight.sum(2)
         return F.conv2d(x, kernel, bias, *settings)
     kind = x.device.type
-    if torch.is_autocast_enabled(kind):
+    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
         x = x.to(torch.get_autocast_dtype(kind))
     function: Any = _Patches if (way or chosen(x, weight, settings)) == "patches" else _Kernels
     with torch.autocast(kind, enabled=False):
@@ -108,15 +108,35 @@ def chosen(x: Tensor, weight: Tensor, settings: Settings) -> str:
     return "patches" if fewer and settings.groups == 1 else "kernels"
 
 
-def _flat(weight: Tensor) -> Tensor:
-    """A 3D kernel as (O, z * y * x, I): a view where channels are last in memory."""
-    return weight.permute(0, 2, 3, 4, 1).flatten(1, 3)
+def _matrix(weight: Tensor) -> Tensor:
+    """A 3D kernel as (O, z * y * x * I): a view where channels are last in memory."""
+    return weight.permute(0, 2, 3, 4, 1).flatten(1)
 
 
-def _like(flat: Tensor, weight: Tensor) -> Tensor:
-    """Undo `_flat`."""
+def _as_kernel(matrix: Tensor, weight: Tensor) -> Tensor:
+    """Undo `_matrix`."""
     o, i, z, y, x = weight.shape
-    return flat.view(o, z, y, x, i).permute(0, 4, 1, 2, 3)
+    return matrix.view(o, z, y, x, i).permute(0, 4, 1, 2, 3)
+
+
+def _taps_first(weight: Tensor) -> Tensor:
+    """A 3D kernel as a batch of matrices with z * y * x rows.
+
+    One matrix (z * y * x, I) per output channel where there are many input channels, so that
+    nothing is copied; one matrix (z * y * x, O * I) where products with so few columns are slow.
+    """
+    taps = weight[0, 0].numel()
+    if weight.shape[1] >= taps:
+        return _matrix(weight).unflatten(1, (taps, -1))
+    return weight.permute(2, 3, 4, 0, 1).reshape(1, taps, -1)
+
+
+def _from_taps_first(flat: Tensor, weight: Tensor) -> Tensor:
+    """Undo `_taps_first`."""
+    o, i, z, y, x = weight.shape
+    if flat.shape[0] == o:
+        return flat.view(o, z, y, x, i).permute(0, 4, 1, 2, 3)
+    return flat.view(z, y, x, o, i).permute(3, 4, 0, 1, 2)
 
 
 def _parts(n: int, bytes_each: int, device: torch.device) -> list[slice]:
@@ -153,7 +173,7 @@ class _Kernels(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, maps = ctx.saved_tensors
         need_x, need_weight, need_maps, _ = ctx.needs_input_grad
-        flat = _flat(weight)
+        flat = _taps_first(weight)
         images, grad = _channels_last(x), _channels_last(grad)
         convolve = _grads_each if x.device.type == "cpu" else _grads_grouped
         mask = [need_x, need_weight or need_maps, False]
@@ -164,7 +184,11 @@ class _Kernels(torch.autograd.Function):
             of_x.append(a)
             if b is None:
                 continue
-            rows = b.permute(1, 0, 3, 4, 2).flatten(1, 3).to(flat.dtype)  # (O, n * y * x, I)
+            rows = b.permute(0, 3, 4, 1, 2).to(flat.dtype)  # (n, y, x, O, I)
+            if flat.shape[0] == 1:
+                rows = rows.reshape(1, -1, flat.shape[2])
+            else:
+                rows = rows.permute(3, 0, 1, 2, 4).flatten(1, 3)  # (O, n * y * x, I)
             if need_weight:
                 more = torch.bmm(_wide(maps[part], flat).transpose(1, 2), rows)
                 of_weight = more if of_weight is None else of_weight + more
@@ -173,7 +197,7 @@ class _Kernels(torch.autograd.Function):
                 of_maps.append(product.view_as(maps[part]))
         return (
             torch.cat(of_x) if need_x else None,
-            None if of_weight is None else _like(of_weight, weight),
+            None if of_weight is None else _from_taps_first(of_weight, weight),
             torch.cat(of_maps).to(maps.dtype) if need_maps else None,
             None,
         )
@@ -186,10 +210,12 @@ def _wide(maps: Tensor, flat: Tensor) -> Tensor:
 
 
 def _sample_kernels(weight: Tensor, maps: Tensor) -> Tensor:
-    """The 2D kernels T[n] W, shape (N, O, I, y, x) with memory ordered (O, N, y, x, I)."""
-    flat = _flat(weight)
-    rows = torch.bmm(_wide(maps, flat), flat)  # (O, N * y * x, I)
-    return rows.unflatten(1, (maps.shape[0], *weight.shape[3:])).permute(1, 0, 4, 2, 3)
+    """The 2D kernels T[n] W, shape (N, O, I, y, x), in some memory order."""
+    flat = _taps_first(weight)
+    rows = torch.bmm(_wide(maps, flat), flat)  # (O or 1, N * y * x, I or O * I)
+    rows = rows.unflatten(1, (maps.shape[0], *weight.shape[3:]))
+    rows = rows.unflatten(4, (-1, weight.shape[1]))  # (O or 1, N, y, x, 1 or O, I)
+    return rows.permute(1, 0, 4, 5, 2, 3).flatten(1, 2)
 
 
 def _channels_last(x: Tensor) -> Tensor:
@@ -246,13 +272,13 @@ class _Patches(torch.autograd.Function):
     @staticmethod
     def plain(x: Tensor, weight: Tensor, maps: Tensor, settings: Settings) -> Tensor:
         mapped = _mapped(_patches(x, weight, settings), maps).flatten(0, 1).flatten(1)
-        return _as_images(mapped @ _flat(weight).flatten(1).to(x.dtype).t(), x, weight, settings)
+        return _as_images(mapped @ _matrix(weight).to(x.dtype).t(), x, weight, settings)
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, maps: Tensor, settings: Settings) -> Tensor:
         ctx.save_for_backward(x, weight, maps)
         ctx.settings = settings
-        matrix = _flat(weight).flatten(1).to(x.dtype)
+        matrix = _matrix(weight).to(x.dtype)
         answers = []
         for part in _Patches.parts(x, weight, settings):
             mapped = _mapped(_patches(x[part], weight, settings), maps[part])
@@ -270,7 +296,7 @@ class _Patches(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, maps = ctx.saved_tensors
         need_x, need_weight, need_maps, _ = ctx.needs_input_grad
-        matrix = _flat(weight).flatten(1).to(x.dtype)
+        matrix = _matrix(weight).to(x.dtype)
         of_x, of_maps, of_weight = [], [], None
         for part in _Patches.parts(x, weight, ctx.settings):
             rows = _channels_last(grad[part]).permute(0, 2, 3, 1).flatten(0, 2)  # (n P, O)
@@ -289,7 +315,7 @@ class _Patches(torch.autograd.Function):
                     of_maps.append(product.to(maps.dtype).sum(1))
         return (
             torch.cat(of_x) if need_x else None,
-            None if of_weight is None else _like(of_weight.to(weight.dtype), weight),
+            None if of_weight is None else _as_kernel(of_weight.to(weight.dtype), weight),
             torch.cat(of_maps) if need_maps else None,
             None,
         )
