@@ -36,8 +36,7 @@ def displacement(axis: Tensor, angle: Tensor, offset: float = 1.0) -> Tensor:
         >>> displacement(torch.tensor([0.0, 0.0, 1.0]), torch.tensor(0.5))
         tensor([1.5000, 0.5000, 1.0000])
     """
-    k0, k1, k2 = axis.unbind(-1)
-    cross = torch.stack((k1 - k2, k2 - k0, k0 - k1), dim=-1)
+    cross = axis.roll(-1, -1) - axis.roll(1, -1)  # k x 1
     return offset - angle.unsqueeze(-1) * cross
 
 
@@ -63,11 +62,14 @@ def shift_matrix(shift: Tensor, size: int) -> tuple[Tensor, Tensor | None]:
     """
     place = torch.arange(size, device=shift.device, dtype=shift.dtype)
     difference = place[:, None] - place
-    frequency = torch.fft.fftfreq(size, device=shift.device, dtype=shift.dtype)
-    phase = 2 * torch.pi * frequency * (difference - shift[..., None, None])[..., None]
-    real = phase.cos().mean(-1)  # (..., K, K)
-    if size % 2:
-        return real, None
+    phase = (difference - shift[..., None, None]) * (2 * torch.pi / size)  # of frequency 1
+    if size % 2:  # frequencies f and -f have one cosine
+        if size == 3:
+            return (1 + 2 * phase.cos()) / size, None
+        frequency = torch.arange(1, size // 2 + 1, device=shift.device, dtype=shift.dtype)
+        return (1 + 2 * (phase[..., None] * frequency).cos().sum(-1)) / size, None
+    frequency = torch.arange(size, device=shift.device, dtype=shift.dtype) - size // 2
+    real = (phase[..., None] * frequency).cos().mean(-1)  # (..., K, K)
     sign = 1 - 2 * (difference.abs() % 2)
     return real, sign * (torch.pi * shift[..., None, None]).sin() / size
 
@@ -87,6 +89,10 @@ def shift_map(shift: Tensor, size: tuple[int, int, int], depth: int | None = Non
         Shape ``(N, P, z * y * x)``, where P is ``y * x``, or ``z * y * x`` when `depth` is None.
     """
     exact = shift.to(torch.promote_types(shift.dtype, torch.float32))
+    if size[0] == size[1] == size[2] and size[0] % 2:
+        z, y, x = shift_matrix(exact, size[0])[0].unbind(1)
+        z = z if depth is None else z[:, depth : depth + 1]
+        return _kronecker(z, _kronecker(y, x))
     real, imaginary = shift_matrix(exact[:, 0], size[0])
     if depth is not None:
         real = real[:, depth : depth + 1]
@@ -190,12 +196,12 @@ class _Central(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor, dim: int) -> Tensor:
-        ctx.dim, ctx.like = dim, weight.new_empty(0).as_strided(weight.shape, weight.stride())
+        ctx.dim, ctx.like = dim, (weight.shape, weight.stride())
         return weight.select(dim, weight.shape[dim] // 2).clone()
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        whole = torch.zeros_like(ctx.like)
+        whole = grad.new_empty_strided(*ctx.like).zero_()
         whole.select(ctx.dim, whole.shape[ctx.dim] // 2).copy_(grad)
         return whole, None
 
@@ -212,13 +218,16 @@ def project(weight: Tensor, axis: int) -> Tensor:
     """
     if torch.compiler.is_compiling():
         return weight.sum(dim=2 + axis)
-    total: Tensor = _Project.apply(weight, 2 + axis)  # type: ignore[no-untyped-call]
+    total: Tensor = _Project.apply(weight, 2 + axis)
     return total
 
 
 def central(weight: Tensor, axis: int) -> Tensor:
     """Central slice of a 3D kernel across one of its axes; see `project` for the arguments."""
-    return weight.select(2 + axis, weight.shape[2 + axis] // 2)
+    if torch.compiler.is_compiling():
+        return weight.select(2 + axis, weight.shape[2 + axis] // 2)
+    middle: Tensor = _Central.apply(weight, 2 + axis)
+    return middle
 
 
 def lift(weight: Tensor, depth: int, how: str = "center", stride: int = 1) -> Tensor:
@@ -265,40 +274,6 @@ def lift(weight: Tensor, depth: int, how: str = "center", stride: int = 1) -> Te
     coronal = weight.unsqueeze(3) * profile.view(-1, 1)
     sagittal = weight.unsqueeze(4) * profile
     return (axial + coronal + sagittal) / SPATIAL
-
-
-def conv2d_per_sample(
-    x: Tensor,
-    kernels: Tensor,
-    bias: Tensor | None = None,
-    stride: tuple[int, int] = (1, 1),
-    padding: tuple[int, int] | str = (0, 0),
-    dilation: tuple[int, int] = (1, 1),
-    groups: int = 1,
-) -> Tensor:
-    """2D convolution of every image with its own kernel.
-
-    Args:
-        x: Images, shape ``(N, C, H, W)``.
-        kernels: Shape ``(N, O, C / groups, y, x)``; with a first size of 1 all share one.
-        bias: Shape ``(O,)``.
-        stride: As in `torch.nn.functional.conv2d`.
-        padding: As in `torch.nn.functional.conv2d`.
-        dilation: As in `torch.nn.functional.conv2d`.
-        groups: Groups of channels within an image.
-
-    Returns:
-        Shape ``(N, O, H', W')``.
-    """
-    n = x.shape[0]
-    if n == 0:  # a grouped convolution cannot have no group
-        kernels = kernels.sum(0, keepdim=True)
-    if kernels.shape[0] == 1:
-        return F.conv2d(x, kernels[0], bias, stride, padding, dilation, groups)
-    rows = x.reshape(1, -1, *x.shape[2:])
-    every = None if bias is None else bias.repeat(n)
-    y = F.conv2d(rows, kernels.flatten(0, 1), every, stride, padding, dilation, n * groups)
-    return y.view(n, -1, *y.shape[2:])
 
 
 def conv_transpose2d_per_sample(

@@ -244,13 +244,14 @@ class PosePredictor(nn.Sequential):
         super().__init__(
             nn.Conv2d(in_channels, 16, 1, device=device, dtype=dtype),
             nn.BatchNorm2d(16, device=device, dtype=dtype),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             nn.Conv2d(16, 4, 1, device=device, dtype=dtype),
         )
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Predict poses of images ``(N, C, H, W)``: unit axes ``(N, 3)``, angles ``(N,)`` [rad]."""
         r = super().forward(x).flatten(2)  # (n, 4, hw)
+        r = r.to(torch.promote_types(r.dtype, torch.float32))
         pooled = (r.softmax(dim=-1) * r).sum(dim=-1)
         axis = pooled[:, :3]
         axis = axis / (axis.norm(dim=-1, keepdim=True) + 1e-8)

@@ -107,7 +107,6 @@ class CrossDConv(nn.Conv3d):
             device,
             dtype,
         )
-        self.weight.data = self.weight.data.contiguous(memory_format=torch.channels_last_3d)
         self.mode = make_mode(kernel_mode, in_channels, size, device, dtype, **options)
 
     def forward(self, x: Tensor) -> Tensor:

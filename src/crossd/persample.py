@@ -21,9 +21,13 @@ BLOCK = 24 * 2**20
 """Bytes of temporary tensors made at a time on a CPU: glibc returns blocks over 32 MiB to the
 system at once, and fresh pages cost more than the arithmetic on them."""
 
-MAP_COST = 8.0
+MAP_COST = 4.0
 """Time of one multiplication in making kernels, over that of one in a convolution (measured; see
 docs/performance.md): skinny products of N * K^2 rows and K^3 columns are bound by memory."""
+
+ALONE = 2 * 10**7
+"""Multiplications of one sample from which a CPU does better with a convolution for each than with
+one grouped convolution (a call costs some 20 microseconds; groups use a core each)."""
 
 FEW = 64
 """Rows under which a product is better done as a weight gradient than as a data gradient."""
@@ -83,17 +87,16 @@ def mapped_conv2d(
     if x.shape[0] == 0:  # a loop over nothing has no shape
         kernel = weight.sum(2)
         return F.conv2d(x, kernel, bias, *settings)
+    function: Any = _Patches if (way or chosen(x, weight, settings)) == "patches" else _Kernels
+    compute = function.plain if torch.compiler.is_compiling() else function.apply
     kind = x.device.type
     if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
         x = x.to(torch.get_autocast_dtype(kind))
-    function: Any = _Patches if (way or chosen(x, weight, settings)) == "patches" else _Kernels
-    with torch.autocast(kind, enabled=False):
-        y: Tensor
-        if torch.compiler.is_compiling():
-            y = function.plain(x, weight, maps, settings)
-        else:
-            y = function.apply(x, weight, maps, settings)
-        return y if bias is None else y + bias.to(y.dtype).view(-1, 1, 1)
+        with torch.autocast(kind, enabled=False):  # the maps stay in float32
+            y: Tensor = compute(x, weight, maps, settings)
+    else:
+        y = compute(x, weight, maps, settings)
+    return y if bias is None else y + bias.to(y.dtype).view(-1, 1, 1)
 
 
 def chosen(x: Tensor, weight: Tensor, settings: Settings) -> str:
@@ -157,7 +160,7 @@ class _Kernels(torch.autograd.Function):
         ctx.save_for_backward(x, weight, maps)
         ctx.settings = settings
         images = _channels_last(x)
-        convolve = _convolve_each if x.device.type == "cpu" else _convolve_grouped
+        convolve = _convolve_each if _alone(x, weight, settings) else _convolve_grouped
         answers = [
             convolve(images[part], _sample_kernels(weight, maps[part]).to(x.dtype), settings)
             for part in _Kernels.parts(weight, maps)
@@ -175,9 +178,10 @@ class _Kernels(torch.autograd.Function):
         need_x, need_weight, need_maps, _ = ctx.needs_input_grad
         flat = _taps_first(weight)
         images, grad = _channels_last(x), _channels_last(grad)
-        convolve = _grads_each if x.device.type == "cpu" else _grads_grouped
+        convolve = _grads_each if _alone(x, weight, ctx.settings) else _grads_grouped
         mask = [need_x, need_weight or need_maps, False]
-        of_x, of_maps, of_weight = [], [], None
+        of_x: list[Any] = []
+        of_maps, of_weight = [], None
         for part in _Kernels.parts(weight, maps):
             kernels = _sample_kernels(weight, maps[part]).to(x.dtype)
             a, b = convolve(grad[part], images[part], kernels, ctx.settings, mask)
@@ -201,6 +205,12 @@ class _Kernels(torch.autograd.Function):
             torch.cat(of_maps).to(maps.dtype) if need_maps else None,
             None,
         )
+
+
+def _alone(x: Tensor, weight: Tensor, settings: Settings) -> bool:
+    """Tell whether each sample is to be convolved by itself."""
+    rows, columns = settings.places(x, _size(weight))
+    return x.device.type == "cpu" and rows * columns * weight[:, :, 0].numel() >= ALONE
 
 
 def _wide(maps: Tensor, flat: Tensor) -> Tensor:
@@ -231,7 +241,8 @@ def _convolve_each(x: Tensor, kernels: Tensor, settings: Settings) -> Tensor:
 def _grads_each(
     grad: Tensor, x: Tensor, kernels: Tensor, settings: Settings, mask: list[bool]
 ) -> tuple[Tensor | None, Tensor | None]:
-    of_x, of_kernels = [], []
+    of_x: list[Any] = []
+    of_kernels: list[Any] = []
     stride, padding, dilation, groups = settings
     for g, one, k in zip(grad.split(1), x.split(1), kernels, strict=True):
         walk = (None, stride, padding, dilation, False, (0, 0), groups, mask)
@@ -253,7 +264,9 @@ def _convolve_grouped(x: Tensor, kernels: Tensor, settings: Settings) -> Tensor:
     stride, padding, dilation, groups = settings
     n = x.shape[0]
     y = F.conv2d(*_grouped(x, kernels), None, stride, padding, dilation, n * groups)
-    return y.view(n, -1, *y.shape[2:])
+    # A custom function whose output is a view could not be changed in place (x += identity).
+    answer: Tensor = torch.ops.aten._unsafe_view(y, (n, y.shape[1] // n, *y.shape[2:]))
+    return answer
 
 
 def _grads_grouped(
@@ -271,24 +284,27 @@ class _Patches(torch.autograd.Function):
 
     @staticmethod
     def plain(x: Tensor, weight: Tensor, maps: Tensor, settings: Settings) -> Tensor:
-        mapped = _mapped(_patches(x, weight, settings), maps).flatten(0, 1).flatten(1)
-        return _as_images(mapped @ _matrix(weight).to(x.dtype).t(), x, weight, settings)
+        patches = _patches(x, weight, settings)
+        rows = _mapped(patches, maps).flatten(2) @ _matrix(weight).to(x.dtype).t()  # (N, P, O)
+        places = settings.places(x, _size(weight))
+        return rows.unflatten(1, places).permute(0, 3, 1, 2)
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, maps: Tensor, settings: Settings) -> Tensor:
         ctx.save_for_backward(x, weight, maps)
         ctx.settings = settings
         matrix = _matrix(weight).to(x.dtype)
-        answers = []
+        shape = (x.shape[0], weight.shape[0], *settings.places(x, _size(weight)))
+        answer = x.new_empty(shape).contiguous(memory_format=torch.channels_last)
         for part in _Patches.parts(x, weight, settings):
             mapped = _mapped(_patches(x[part], weight, settings), maps[part])
-            y = _times_transposed(mapped.flatten(0, 1).flatten(1), matrix)
-            answers.append(_as_images(y, x[part], weight, settings))
-        return answers[0] if len(answers) == 1 else torch.cat(answers)
+            rows = _times_transposed(mapped.flatten(0, 1).flatten(1), matrix)
+            answer[part].permute(0, 2, 3, 1).copy_(rows.view(-1, *shape[2:], shape[1]))
+        return answer
 
     @staticmethod
     def parts(x: Tensor, weight: Tensor, settings: Settings) -> list[slice]:
-        rows, columns = settings.places(x, (weight.shape[3], weight.shape[4]))
+        rows, columns = settings.places(x, _size(weight))
         each = rows * columns * weight[0].numel() * x.element_size()
         return _parts(x.shape[0], each, x.device)
 
@@ -321,10 +337,8 @@ class _Patches(torch.autograd.Function):
         )
 
 
-def _as_images(rows: Tensor, x: Tensor, weight: Tensor, settings: Settings) -> Tensor:
-    """Rows (N * H' * W', O) as images (N, O, H', W'), channels last in memory."""
-    places = settings.places(x, (weight.shape[3], weight.shape[4]))
-    return rows.view(x.shape[0], *places, -1).permute(0, 3, 1, 2)
+def _size(weight: Tensor) -> tuple[int, int]:
+    return (weight.shape[3], weight.shape[4])
 
 
 def _taps(padded: Tensor, places: tuple[int, int], size: Any, settings: Settings) -> list[Tensor]:
@@ -349,7 +363,7 @@ def _pad(x: Tensor, settings: Settings) -> Tensor:
 
 def _patches(x: Tensor, weight: Tensor, settings: Settings) -> Tensor:
     """What each place of the output sees: (N, H' * W', y * x, C)."""
-    size = (weight.shape[3], weight.shape[4])
+    size = _size(weight)
     places = settings.places(x, size)
     return torch.stack(_taps(_pad(x, settings), places, size, settings), 3).flatten(1, 2)
 
@@ -361,7 +375,7 @@ def _mapped(patches: Tensor, maps: Tensor) -> Tensor:
 
 def _fold(patches: Tensor, x: Tensor, weight: Tensor, settings: Settings) -> Tensor:
     """Add patches up into images: the transpose of `_patches`."""
-    size = (weight.shape[3], weight.shape[4])
+    size = _size(weight)
     places = settings.places(x, size)
     (top, left) = settings.padding
     n, c, height, width = x.shape
@@ -392,27 +406,22 @@ def _times_transposed(a: Tensor, b: Tensor) -> Tensor:
         return a @ b.t()
     if a.shape[0] > b.shape[0]:
         return F.conv2d(_image(a), b[:, :, None, None])[0, :, :, 0].t()
-    return F.conv2d(_image(b), a[:, :, None, None])[0, :, :, 0].contiguous()
+    return F.conv2d(_image(b), a[:, :, None, None])[0, :, :, 0]
 
 
 def _times(a: Tensor, b: Tensor) -> Tensor:
     """The product of (m, k) and (k, n)."""
-    (m, k), n = a.shape, b.shape[1]
+    m, n = a.shape[0], b.shape[1]
     if not _by_convolution(a):
         return a @ b
     walk = (None, (1, 1), (0, 0), (1, 1), False, (0, 0), 1)
     if m <= FEW:  # the gradient of the kernel (m, n) of a convolution from n to m channels
         kernel = a.new_empty(m, n, 1, 1)
-        return _squeeze(
-            convolution_backward(
-                _image(a.t()), _image(b), kernel, *walk, [False, True, False]
-            )[1]
-        )
+        grad = convolution_backward(_image(a.t()), _image(b), kernel, *walk, [False, True, False])
+        product: Tensor = grad[1][:, :, 0, 0]
+        return product
     image = a.new_empty(1, m, 1, n).permute(0, 3, 1, 2)
     kernel = b[:, :, None, None]
-    grad = convolution_backward(_image(a), image, kernel, *walk, [True, False, False])[0]
-    return grad[0, :, :, 0].t()
-
-
-def _squeeze(kernel: Tensor) -> Tensor:
-    return kernel[:, :, 0, 0]
+    grad = convolution_backward(_image(a), image, kernel, *walk, [True, False, False])
+    product = grad[0][0, :, :, 0].t()
+    return product
