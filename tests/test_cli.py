@@ -31,6 +31,7 @@ CONFIGS = {
     "recalibrate": configs.RecalibrateConfig,
     "finetune": configs.FinetuneConfig,
     "convert": configs.ConvertConfig,
+    "bench": configs.BenchConfig,
 }
 PATIENCE = 120.0
 """Seconds that a process may take to start and do one epoch, on the slowest machine."""
@@ -242,8 +243,8 @@ def test_every_option_reaches_its_command(monkeypatch: pytest.MonkeyPatch) -> No
     seen = spy_on("finetune", monkeypatch)
     given = configs.FinetuneConfig(
         weights="w", data="d", protocol="probe", size="3,4,5", limit=6, align=True, epochs=7,
-        steps=8, batch_size=9, lr=0.5, seed=10, workers=11, precision="bf16-mixed", out="o",
-        overwrite=True, resume=True,
+        steps=8, batch_size=9, lr=0.5, seed=10, workers=11, precision="bf16-mixed",
+        checkpointing=True, out="o", overwrite=True, resume=True,
     )  # fmt: skip
     arguments = ["finetune"]
     for name, value in dataclasses.asdict(given).items():

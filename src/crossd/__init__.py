@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from crossd.activations import checkpoint_activations
     from crossd.checkpoint import WeightsConfig, load, load_reference, save
     from crossd.conversion import acs, center, convert, inflate, rule, to_2d, to_3d, triplanar
     from crossd.errors import InputError
     from crossd.kernels import view
+    from crossd.layers import channels_last
     from crossd.nn import CrossDConv, CrossDConvTranspose
 
 _HOMES = {
@@ -19,6 +21,8 @@ _HOMES = {
     "WeightsConfig": "checkpoint",
     "acs": "conversion",
     "center": "conversion",
+    "channels_last": "layers",
+    "checkpoint_activations": "activations",
     "convert": "conversion",
     "inflate": "conversion",
     "load": "checkpoint",
@@ -38,6 +42,8 @@ __all__ = [
     "WeightsConfig",
     "acs",
     "center",
+    "channels_last",
+    "checkpoint_activations",
     "convert",
     "inflate",
     "load",

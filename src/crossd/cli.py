@@ -40,6 +40,12 @@ COMMANDS = {
         "ConvertConfig",
         "crossd convert --weights ready.safetensors --to 3d --out plain3d.safetensors",
     ),
+    "bench": (
+        "bench",
+        "bench",
+        "BenchConfig",
+        "crossd bench --networks resnet18,unet --batch-sizes 8,32 --out runs/bench",
+    ),
 }
 KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false"}
 USAGE_ERROR, INTERRUPTED = 2, 130
@@ -79,12 +85,14 @@ def _run(command: str, given: list[str]) -> int:
     except ImportError:
         return _complain("the command line needs more libraries: pip install 'crossd[all]'")
     from crossd import configs
+    from crossd.allocator import keep_freed_memory
     from crossd.errors import InputError
 
     module, function, kind, _ = COMMANDS[command]
     try:
         options = _parse(command, getattr(configs, kind), given)
         home = importlib.import_module(f"crossd.{module}")
+        keep_freed_memory()
         from crossd.progress import Progress
 
         outcome = getattr(home, function)(options, Progress())

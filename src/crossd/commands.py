@@ -76,6 +76,7 @@ def finetune(config: FinetuneConfig, progress: Progress) -> str:
         seed=config.seed,
         workers=config.workers,
         precision=config.precision,
+        checkpointing=config.checkpointing,
     )
     weights = dataclasses.replace(
         weights,

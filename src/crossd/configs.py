@@ -33,6 +33,7 @@ class TransferConfig:
         seed: Of everything that is drawn.
         workers: Processes that read data.
         precision: 32-true, bf16-mixed or 16-mixed.
+        checkpointing: Recompute activations in the backward pass: less memory, more time.
         out: Folder for the table, the pictures and the weights.
         overwrite: Replace a result that is there.
         resume: Go on with a run that was interrupted.
@@ -57,6 +58,7 @@ class TransferConfig:
     seed: int = 0
     workers: int = 0
     precision: str = "32-true"
+    checkpointing: bool = False
     out: str = "runs/transfer"
     overwrite: bool = False
     resume: bool = False
@@ -83,6 +85,7 @@ class PretrainConfig:
         seed: Of everything that is drawn.
         workers: Processes that read data.
         precision: 32-true, bf16-mixed or 16-mixed.
+        checkpointing: Recompute activations in the backward pass: less memory, more time.
         out: Folder for the weights and the report.
         overwrite: Replace a result that is there.
         resume: Go on with a run that was interrupted.
@@ -102,6 +105,7 @@ class PretrainConfig:
     seed: int = 0
     workers: int = 0
     precision: str = "32-true"
+    checkpointing: bool = False
     out: str = "runs/pretrain"
     overwrite: bool = False
     resume: bool = False
@@ -125,6 +129,7 @@ class FinetuneConfig:
         seed: Of everything that is drawn.
         workers: Processes that read data.
         precision: 32-true, bf16-mixed or 16-mixed.
+        checkpointing: Recompute activations in the backward pass: less memory, more time.
         out: Folder for the weights and the report.
         overwrite: Replace a result that is there.
         resume: Go on with a run that was interrupted.
@@ -143,6 +148,7 @@ class FinetuneConfig:
     seed: int = 0
     workers: int = 0
     precision: str = "32-true"
+    checkpointing: bool = False
     out: str = "runs/finetune"
     overwrite: bool = False
     resume: bool = False
@@ -196,4 +202,35 @@ class ConvertConfig:
     out: str
     view: str = "axial"
     align: bool = False
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class BenchConfig:
+    """Measure what Cross-D costs on this machine, beside the plain network and the rivals.
+
+    Attributes:
+        networks: What to measure, separated by commas: resnet18, resnet50, unet.
+        sizes: Sides of the images [pixels], separated by commas.
+        batch_sizes: Images a batch, separated by commas; layers take the first.
+        arms: plain, plain-nhwc (channels last in memory), projection, slice, fourier, acs, i3d,
+            and fft (the paper's formulation), separated by commas.
+        tables: layers (of a ResNet18, one by one), networks, memory (the peak of training steps,
+            each in a process of its own), separated by commas.
+        seconds: Time for the rounds of one case; there are at least three.
+        device: cpu or cuda.
+        precision: 32-true, bf16-mixed or 16-mixed.
+        out: Folder for metrics.json, report.md and bench.png.
+        overwrite: Replace a result that is there.
+    """
+
+    networks: str = "resnet18"
+    sizes: str = "224,64"
+    batch_sizes: str = "8"
+    arms: str = "plain,plain-nhwc,projection,slice,fourier,acs,i3d,fft"
+    tables: str = "layers,networks,memory"
+    seconds: float = 8.0
+    device: str = "cpu"
+    precision: str = "32-true"
+    out: str = "runs/bench"
     overwrite: bool = False

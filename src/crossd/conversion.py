@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_leaves
 
 from crossd import acsconv, layers
 from crossd.account import ConversionReport, account
+from crossd.activations import checkpoint_activations
 from crossd.errors import InputError
 from crossd.functional import lift as lift_kernel
 from crossd.kernels import KERNEL_MODES, VIEWS, view, view_is_set
@@ -230,6 +231,7 @@ def _leave_drawn_view(net: nn.Module, arguments: Any, output: Any) -> None:
 
 
 def _without_hooks(net: nn.Module) -> nn.Module:
+    checkpoint_activations(net, enabled=False)
     for hooks, hook in (
         (net._forward_pre_hooks, _enter_drawn_view),
         (net._forward_hooks, _leave_drawn_view),

@@ -32,7 +32,7 @@ def check(config: Any) -> None:
             raise InputError(f"{option} (={value}) must be at least {LEAST[name]}")
         if name == "seed" and value >= 2**32:
             raise InputError(f"{option} (={value}) must be below 2 to the power of 32")
-        if name in ("lr", "volume_lr") and not (math.isfinite(value) and value > 0):
+        if name in ("lr", "volume_lr", "seconds") and not (math.isfinite(value) and value > 0):
             raise InputError(f"{option} (={value}) must be a positive number")
         if name == "precision":
             choice(value, PRECISIONS, option)

@@ -16,7 +16,7 @@ LEFTOVERS = ("arm-*.json", "answer-*.npy", "pretrained-*.json", CHECKPOINT)
 
 OUTPUTS = (
     *(RESULT, "report.md", "weights.safetensors", "pretrained-*.safetensors"),
-    *("scores.png", "curves.png", "confusion.png", "answers.png"),
+    *("scores.png", "curves.png", "confusion.png", "answers.png", "bench.png"),
 )
 """What a run that ended leaves."""
 
@@ -27,7 +27,7 @@ def claim_folder(config: Any) -> Path:
     """Make the output folder of a run and write its configuration there.
 
     Args:
-        config: A dataclass with `out`, `overwrite` and `resume`.
+        config: A dataclass with `out`, `overwrite` and, where a run can go on, `resume`.
 
     Returns:
         The folder.
@@ -47,7 +47,8 @@ def claim_folder(config: Any) -> Path:
         raise InputError(f"{folder} already holds a result: name another --out, or --overwrite it")
     path = folder / CONFIGURATION
     options = dataclasses.asdict(config)
-    if config.resume:
+    resume = options.get("resume", False)
+    if resume:
         if not path.is_file():
             raise InputError(f"nothing to resume: no such file: {path}; start without --resume")
         before = yaml.safe_load(path.read_text()) or {}
@@ -63,12 +64,13 @@ def claim_folder(config: Any) -> Path:
             )
     elif not config.overwrite:
         if path.exists():
-            raise InputError(f"{folder} holds a run that did not end: --resume or --overwrite it")
+            ways = "--resume or --overwrite" if "resume" in options else "--overwrite"
+            raise InputError(f"{folder} holds a run that did not end: {ways} it")
         if folder.exists() and any(folder.iterdir()):
             raise InputError(f"--out {folder} is not empty: name another, or --overwrite in it")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if not config.resume:
+        if not resume:
             remove(folder, (*OUTPUTS, *LEFTOVERS))
         with atomic(path) as temporary:
             temporary.write_text(yaml.safe_dump(options, sort_keys=False))

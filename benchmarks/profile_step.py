@@ -1,0 +1,44 @@
+"""Show where the time of a training step goes: operations by their own time, with shapes."""
+
+import argparse
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from crossd.allocator import keep_freed_memory
+from crossd.bench import ARMS, NETWORKS, Case, arm, fitting, training_step
+from crossd.configs import BenchConfig
+
+
+def main() -> None:
+    """Profile five steps after five for warming up."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--network", default="resnet18", choices=NETWORKS)
+    parser.add_argument("--arm", default="fourier", choices=ARMS)
+    parser.add_argument("--size", default="224", help="side of the images (224)")
+    parser.add_argument("--batch", type=int, default=8, help="images a batch (8)")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda (cpu)")
+    parser.add_argument("--precision", default="32-true", help="32-true, bf16-mixed or 16-mixed")
+    parser.add_argument("--rows", type=int, default=25, help="operations shown (25)")
+    args = parser.parse_args()
+    keep_freed_memory()
+    config = BenchConfig(device=args.device, precision=args.precision)
+    case = Case(args.network, args.size, args.batch, config)
+    net = arm(args.arm, case.plain()).to(args.device)
+    run = training_step(net, fitting(args.arm, case.images()), args.precision)
+    for _ in range(5):
+        run()
+    activities = [ProfilerActivity.CPU]
+    if args.device == "cuda":
+        activities.append(ProfilerActivity.CUDA)
+        torch.cuda.synchronize()
+    with profile(activities=activities, record_shapes=True) as found:
+        for _ in range(5):
+            run()
+    order = f"self_{args.device}_time_total"
+    shown = found.key_averages(group_by_input_shape=True)
+    print(shown.table(sort_by=order, row_limit=args.rows, max_shapes_column_width=70))
+
+
+if __name__ == "__main__":
+    main()
