@@ -48,7 +48,7 @@ def checkpoint_activations(net: Network, enabled: bool = True) -> Network:
     if not blocks:
         raise InputError("no block to checkpoint: no part of the network holds two convolutions")
     for block in blocks:
-        block.forward = functools.partial(_forward, block)  # type: ignore[method-assign]
+        block.forward = functools.partial(_forward, block)
     return net
 
 

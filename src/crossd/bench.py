@@ -64,6 +64,8 @@ def bench(config: BenchConfig, progress: Progress) -> str:
     if "plain" not in arms:
         raise InputError("--arms must hold plain: the others are measured against it")
     choice(config.device, ("cpu", "cuda"), "--device")
+    if "memory" in tables and config.device == "cpu" and not Path("/proc/self/status").exists():
+        raise InputError("--tables memory reads /proc, which this system has not: leave it out")
     if config.device == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda: torch finds no CUDA device")
     sizes = _numbers(config.sizes, "--sizes", 32)
@@ -346,7 +348,7 @@ def peak_memory(name: str, case: Case) -> dict[str, float]:
 
 def _peak(name: str, case: Case) -> dict[str, float]:
     keep_freed_memory()
-    start = _resident()
+    start = 0.0 if case.config.device == "cuda" else _resident("VmRSS")
     run = training_step(
         arm(name, case.plain()).to(case.config.device),
         fitting(name, case.images()),
@@ -355,16 +357,19 @@ def _peak(name: str, case: Case) -> dict[str, float]:
     for _ in range(3):
         run()
     if case.config.device == "cuda":
-        return {"start": 0.0, "peak": torch.cuda.max_memory_allocated() / 2**20}
-    return {"start": start, "peak": _resident()}
+        return {"start": start, "peak": torch.cuda.max_memory_allocated() / 2**20}
+    return {"start": start, "peak": _resident("VmHWM")}
 
 
-def _resident() -> float:
-    """The most memory that this process has held so far [MiB]."""
-    import resource
+def _resident(what: str) -> float:
+    """This process's resident memory [MiB]: "VmRSS" now, "VmHWM" at most so far.
 
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most / (2**20 if platform.system() == "Darwin" else 2**10)
+    (`getrusage` would do, but a child's maximum starts at that of the process it was made from.)
+    """
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(what):
+            return int(line.split()[1]) / 1024
+    raise AssertionError(f"no {what} in /proc/self/status")
 
 
 def _volumes(config: BenchConfig) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ recomputed is kept for the backward pass, and temporary tensors are made for a p
 at a time.
 """
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -255,15 +256,20 @@ def _grads_each(
     )
 
 
-def _grouped(x: Tensor, kernels: Tensor) -> tuple[Tensor, Tensor]:
-    return x.reshape(1, -1, *x.shape[2:]), kernels.reshape(-1, *kernels.shape[2:])
+def _as_one(x: Tensor) -> Tensor:
+    """All samples' images as the channels of one.
+
+    The copy matters for a single sample with channels last: for such a view of it torch 2.15 gives
+    wrong gradients of kernels in float64.
+    """
+    return x.contiguous().view(1, -1, *x.shape[2:])
 
 
 def _convolve_grouped(x: Tensor, kernels: Tensor, settings: Settings) -> Tensor:
     """One convolution with a group a sample: one launch, and no loop for a compiler to unroll."""
     stride, padding, dilation, groups = settings
     n = x.shape[0]
-    y = F.conv2d(*_grouped(x, kernels), None, stride, padding, dilation, n * groups)
+    y = F.conv2d(_as_one(x), kernels.flatten(0, 1), None, stride, padding, dilation, n * groups)
     # A custom function whose output is a view could not be changed in place (x += identity).
     answer: Tensor = torch.ops.aten._unsafe_view(y, (n, y.shape[1] // n, *y.shape[2:]))
     return answer
@@ -274,8 +280,7 @@ def _grads_grouped(
 ) -> tuple[Tensor | None, Tensor | None]:
     stride, padding, dilation, groups = settings
     walk = (None, stride, padding, dilation, False, (0, 0), x.shape[0] * groups, mask)
-    rows, every = _grouped(x, kernels)
-    a, b, _ = convolution_backward(grad.reshape(1, -1, *grad.shape[2:]), rows, every, *walk)
+    a, b, _ = convolution_backward(_as_one(grad), _as_one(x), kernels.flatten(0, 1), *walk)
     return None if a is None else a.view_as(x), None if b is None else b.view(kernels.shape)
 
 
@@ -341,18 +346,16 @@ def _size(weight: Tensor) -> tuple[int, int]:
     return (weight.shape[3], weight.shape[4])
 
 
-def _taps(padded: Tensor, places: tuple[int, int], size: Any, settings: Settings) -> list[Tensor]:
+def _taps(
+    padded: Tensor, places: tuple[int, int], size: Any, settings: Settings
+) -> Iterator[Tensor]:
     """For each place in the kernel the pixels (N, H', W', C) it meets, views of (N, H, W, C)."""
     (down, right), (skip_y, skip_x) = settings.stride, settings.dilation
-    return [
-        padded[
-            :,
-            y * skip_y : y * skip_y + (places[0] - 1) * down + 1 : down,
-            x * skip_x : x * skip_x + (places[1] - 1) * right + 1 : right,
-        ]
-        for y in range(size[0])
-        for x in range(size[1])
-    ]
+    for y in range(size[0]):
+        rows = slice(y * skip_y, y * skip_y + (places[0] - 1) * down + 1, down)
+        for x in range(size[1]):
+            columns = slice(x * skip_x, x * skip_x + (places[1] - 1) * right + 1, right)
+            yield padded[:, rows, columns]
 
 
 def _pad(x: Tensor, settings: Settings) -> Tensor:
@@ -365,7 +368,7 @@ def _patches(x: Tensor, weight: Tensor, settings: Settings) -> Tensor:
     """What each place of the output sees: (N, H' * W', y * x, C)."""
     size = _size(weight)
     places = settings.places(x, size)
-    return torch.stack(_taps(_pad(x, settings), places, size, settings), 3).flatten(1, 2)
+    return torch.stack(list(_taps(_pad(x, settings), places, size, settings)), 3).flatten(1, 2)
 
 
 def _mapped(patches: Tensor, maps: Tensor) -> Tensor:
