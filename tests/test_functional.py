@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -249,6 +250,36 @@ def test_gradient_of_project_and_central(take: object, axis: int) -> None:
     weight = normal(2, 1, 3, 2, 4).requires_grad_()
     assert callable(take)
     assert torch.autograd.gradcheck(lambda w: take(w, axis), [weight])
+    assert torch.autograd.gradgradcheck(lambda w: take(w, axis), [weight])
+
+
+@pytest.mark.parametrize("take", [f.project, f.central])
+@pytest.mark.parametrize("axis", range(3))
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last_3d])
+def test_project_and_central_are_new_tensors_with_a_gradient_laid_out_like_the_kernel(
+    take: Any, axis: int, memory_format: torch.memory_format
+) -> None:
+    weight = normal(4, 3, 3, 3, 3).contiguous(memory_format=memory_format).requires_grad_()
+    taken = take(weight, axis)
+    taken *= 2  # may be changed in place
+    taken.sum().backward()
+    assert weight.grad is not None
+    assert weight.grad.stride() == weight.stride()
+    expected = normal(4, 3, 3, 3, 3).requires_grad_()
+    (
+        2 * sum_along(expected, axis) if take is f.project else 2 * expected.select(2 + axis, 1)
+    ).sum().backward()
+    assert expected.grad is not None
+    close(weight.grad, expected.grad)
+
+
+@pytest.mark.parametrize("take", [f.project, f.central])
+@pytest.mark.parametrize("axis", range(3))
+def test_project_and_central_of_a_single_slice(take: Any, axis: int) -> None:
+    size = [3, 3, 3]
+    size[axis] = 1
+    weight = normal(2, 2, *size)
+    close(take(weight, axis), weight.squeeze(2 + axis))
 
 
 # --- lifting

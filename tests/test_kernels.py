@@ -338,6 +338,24 @@ def test_mean_displacement_runs_in_training_only() -> None:
     close(mode.mean_displacement.sum(), torch.tensor(3.0))
 
 
+def test_a_fixed_pose_is_one_kernel_in_evaluation() -> None:
+    mode, weight, x = fourier(), normal(3, 2, *CUBE), normal(4, 2, 6, 5)
+    mode.fixed_pose = True
+    assert mode.maps(weight, x, 0) is None
+    close(mode.kernels(weight, x, 0)[0], mode.fixed_kernel(weight, 0))
+    maps = mode.train().maps(weight, x, 0)
+    assert maps is not None and maps.shape == (4, 9, 27)
+
+
+@pytest.mark.parametrize("kind", [Projection, Slice])
+def test_one_view_for_all_is_one_kernel(kind: type[Projection] | type[Slice]) -> None:
+    mode, weight, x = kind(2, CUBE), normal(3, 2, *CUBE), normal(4, 2, 6, 5)
+    assert mode.maps(weight, x, 1) is None
+    maps = mode.maps(weight, x, (0, 1, 2, 0))
+    assert maps is not None and maps.shape == (4, 9, 27)
+    assert set(maps.unique().tolist()) == {0, 1}
+
+
 def test_an_empty_batch_leaves_the_mean_displacement() -> None:
     mode = fourier().train()
     kernels = mode.kernels(normal(3, 2, *CUBE), normal(0, 2, 6, 5), 0)

@@ -19,6 +19,7 @@ from crossd.layers import (
     InstanceNorm,
     MaxPool,
     Upsample,
+    channels_last,
     conv_settings,
     depth_axis,
     fill,
@@ -404,3 +405,20 @@ def test_conv_settings_make_the_same_layer() -> None:
         twin = type(layer)(**conv_settings(layer, tuple))
         assert repr(twin) == repr(layer)
         assert twin.weight.is_meta
+
+
+# --- memory
+
+
+def test_channels_last_lays_out_kernels_of_both_ranks_and_nothing_else() -> None:
+    net: Any = nn.Sequential(
+        nn.Conv2d(2, 3, 3), nn.Conv3d(2, 3, 3), nn.Linear(2, 2), nn.BatchNorm2d(3)
+    )
+    before = copy.deepcopy(net.state_dict())
+    parameters = list(net.parameters())
+    assert channels_last(net) is net
+    assert all(a is b for a, b in zip(net.parameters(), parameters, strict=True))
+    assert net[0].weight.is_contiguous(memory_format=torch.channels_last)
+    assert net[1].weight.is_contiguous(memory_format=torch.channels_last_3d)
+    for name, tensor in net.state_dict().items():
+        assert torch.equal(tensor, before[name])

@@ -23,11 +23,14 @@ from helpers import (
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounterWithBackend
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import crossd.functional
 import crossd.kernels
 import crossd.nn
 from crossd.kernels import KERNEL_MODES, VIEWS, view
+from crossd.layers import channels_last
 from crossd.nn import CrossDConv, CrossDConvTranspose
 
 MODES = list(KERNEL_MODES)
@@ -379,14 +382,15 @@ def test_copies_and_pickles(kind: Any, mode: str) -> None:
 @pytest.mark.parametrize("kind", [CrossDConv, CrossDConvTranspose])
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("shape", [(3, 2, 8, 8), (3, 2, 6, 8, 8)])
-def test_autocast(kind: Any, mode: str, shape: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast(kind: Any, mode: str, shape: tuple[int, ...], dtype: torch.dtype) -> None:
     layer = kind(2, 4, 3, padding=1, kernel_mode=mode).train()
     x = normal(*shape, dtype=torch.float32)
     expected = copy.deepcopy(layer)(x)
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast("cpu", dtype):
         y = layer(x)
-    assert y.dtype == torch.bfloat16
-    close(y, expected)
+    assert y.dtype == dtype
+    close(y.bfloat16(), expected)
     y.float().sum().backward()
     assert layer.weight.grad.dtype == torch.float32
     assert layer.weight.grad.isfinite().all()
@@ -463,6 +467,59 @@ def test_compiled_gradients(mode: str) -> None:
         assert ours.grad is not None
         assert theirs.grad is not None
         close(ours.grad, theirs.grad)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("training", [True, False])
+def test_a_network_compiles_as_one_graph_for_every_batch(mode: str, training: bool) -> None:
+    torch.compiler.reset()
+    counter = CompileCounterWithBackend("aot_eager")
+    plain = nn.Sequential(
+        nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 3, 3, 2), nn.Flatten()
+    )
+    net = crossd.convert(plain, mode).double().train(training)
+    compiled = torch.compile(net, fullgraph=True, dynamic=True, backend=counter)
+    counts = []
+    for n in (13, 11, 17):  # no other size: equal ones would be taken for the same
+        twin, x = copy.deepcopy(net), normal(n, 2, 9, 9)
+        with view("coronal"):
+            net.zero_grad()
+            y, z = compiled(x), twin(x)
+            close(y, z)
+            y.square().sum().backward()
+            z.square().sum().backward()
+        for a, b in zip(net.parameters(), twin.parameters(), strict=True):
+            assert a.grad is not None and b.grad is not None
+            close(a.grad, b.grad)
+        counts.append(counter.frame_count)
+    assert counts == [counts[0]] * 3
+
+
+@pytest.mark.parametrize("kind", [CrossDConv, CrossDConvTranspose])
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("size", [6, 40])
+def test_nothing_waits_for_a_value(kind: Any, mode: str, size: int) -> None:
+    with FakeTensorMode():  # reading a value of a fake tensor raises
+        layer = kind(2, 30, 3, padding=1, kernel_mode=mode).train()
+        layer(torch.zeros(4, 2, size, size, requires_grad=True)).sum().backward()
+        assert layer.weight.grad.shape == layer.weight.shape
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("shape", [(3, 2, 9, 8), (3, 2, 6, 9, 8)])
+def test_memory_formats_change_nothing(mode: str, shape: tuple[int, ...]) -> None:
+    conv = make(CrossDConv, 2, 4, 3, padding=1, kernel_mode=mode).train()
+    twin, x = channels_last(copy.deepcopy(conv)), normal(*shape)
+    last = torch.channels_last if x.dim() == 4 else torch.channels_last_3d
+    for a, b in itertools.product((x, x.contiguous(memory_format=last)), repeat=2):
+        conv.zero_grad()
+        twin.zero_grad()
+        y, z = conv(a), twin(b)
+        close(y, z)
+        y.square().sum().backward()
+        z.square().sum().backward()
+        close(conv.weight.grad, twin.weight.grad)
+        assert twin.weight.grad.stride() == twin.weight.stride()
 
 
 def test_compiles_on_volumes() -> None:

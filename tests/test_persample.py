@@ -104,6 +104,7 @@ def agree(
 SHAPES = [
     Case(),
     Case(bias=False),
+    Case(channels=(1, 3), size=(2, 2, 2), image=(4, 4), bias=False),
     Case(n=1, size=(2, 3, 1), settings=Settings((2, 1), (1, 0), (1, 2))),
     Case(size=(3, 2, 4), image=(5, 9), settings=Settings((1, 3), (0, 2), (2, 1))),
     Case(channels=(5, 1), size=(1, 1, 1), settings=Settings((2, 3))),

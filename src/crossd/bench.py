@@ -86,6 +86,7 @@ def bench(config: BenchConfig, progress: Progress) -> str:
             key = "networks" if case.network else "layers"
             if key in tables:
                 results[key] += _measure(case, arms)
+                progress.say(_step_ratios(case, results[key]))
             if case.network and "memory" in tables:
                 results["networks"] += _memory(case, arms)
             bar.advance(1)
@@ -98,6 +99,12 @@ def bench(config: BenchConfig, progress: Progress) -> str:
     with atomic(folder / "metrics.json") as temporary:
         temporary.write_text(json.dumps(results, indent=1))
     return f"{text}\nwritten: {folder}/report.md, metrics.json and bench.png"
+
+
+def _step_ratios(case: "Case", rows: list[dict[str, Any]]) -> str:
+    own = [r for r in rows if (r["case"], r["batch"]) == (case.name, case.batch)]
+    steps = [f"{r['arm']} {r['ratio']:.2f}" for r in own if r["pass"] == "training step"]
+    return f"{case.name}, batch {case.batch}, training step: {', '.join(steps)}"
 
 
 def about(config: BenchConfig) -> dict[str, Any]:
@@ -142,13 +149,14 @@ class Case:
         return network(self.network) if self.network else _layer(self.what)
 
     def images(self) -> Tensor:
-        """A batch that every arm gets."""
+        """A batch that every arm gets; the input of a layer has a gradient too, as in a network."""
         generator = torch.Generator().manual_seed(1)
         channels, size = 3, int(self.what) if self.network else 0
         if not self.network:
             channels, _, _, _, size = LAYERS[self.what]
         shape = (self.batch, channels, size, size)
-        return torch.randn(shape, generator=generator).to(self.config.device)
+        images = torch.randn(shape, generator=generator).to(self.config.device)
+        return images.requires_grad_(self.network is None)
 
 
 def network(name: str) -> nn.Module:
@@ -245,6 +253,7 @@ def _memory(case: Case, arms: tuple[str, ...]) -> list[dict[str, Any]]:
             "arm": name,
             "mib": peak["peak"],
             "ratio": peak["peak"] / plain,
+            "network_mib": peak["peak"] - peak["start"],
             "network_ratio": (peak["peak"] - peak["start"]) / (plain - plain_start),
         }
         for name, peak in peaks.items()
@@ -274,10 +283,12 @@ def forward(net: nn.Module, x: Tensor, precision: str) -> Run:
 def training_step(net: nn.Module, x: Tensor, precision: str) -> Run:
     """Make a function that runs forward, backward and a step of SGD."""
     optimizer = torch.optim.SGD(net.parameters(), 1e-3)
+    x = x.detach().requires_grad_(x.requires_grad)
 
     def run() -> None:
         net.train()
         optimizer.zero_grad()
+        x.grad = None
         with _precision(x.device, precision):
             loss = net(x).float().square().mean()
         loss.backward()

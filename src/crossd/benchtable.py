@@ -48,15 +48,18 @@ def markdown(results: Mapping[str, Any]) -> str:
             "",
             "The same peaks less what the process held before the network was built.",
             "",
-            *_table(
-                [r for r in results["networks"] if "network_ratio" in r], "MiB", "network_ratio"
-            ),
+            *_table([_own(row) for row in results["networks"] if "network_ratio" in row], "MiB"),
             "",
         ]
     return "\n".join(lines)
 
 
-def _table(rows: Sequence[Mapping[str, Any]], unit: str, value: str = "ratio") -> list[str]:
+def _own(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {**row, "mib": row["network_mib"], "ratio": row["network_ratio"]}
+
+
+def _table(rows: Sequence[Mapping[str, Any]], unit: str) -> list[str]:
+    """One row for each case and batch size: the plain network's amount, the others' ratios."""
     arms = [name for name in NAMES if any(row["arm"] == name for row in rows)]
     cases = list(dict.fromkeys((row["case"], row["batch"]) for row in rows))
     cells = {(row["case"], row["batch"], row["arm"]): row for row in rows}
@@ -69,7 +72,7 @@ def _table(rows: Sequence[Mapping[str, Any]], unit: str, value: str = "ratio") -
         plain = cells[case, batch, "plain"]
         amount = plain["mib" if unit == "MiB" else "ms"]
         numbers = [cells.get((case, batch, name)) for name in shown]
-        row = [f"{cell[value]:.2f}" if cell else "" for cell in numbers]
+        row = [f"{cell['ratio']:.2f}" if cell else "" for cell in numbers]
         lines.append(f"| {case} | {batch} | {amount:,.1f} | " + " | ".join(row) + " |")
     return lines
 
@@ -82,7 +85,7 @@ def picture(results: Mapping[str, Any], path: str | Path) -> None:
     rows = [r for r in results["networks"] + results["layers"] if r["pass"] == "training step"]
     cases = list(dict.fromkeys((row["case"], row["batch"]) for row in rows))
     arms = [n for n in NAMES if n != "plain" and any(row["arm"] == n for row in rows)]
-    figure = Figure(figsize=(8, 1.2 + 0.16 * len(cases) * (len(arms) + 1)), layout="constrained")
+    figure = Figure(figsize=(8, 1.4 + 0.15 * len(cases) * (len(arms) + 1)), layout="constrained")
     axes = figure.add_subplot()
     colours = matplotlib.colormaps["tab10"]
     height = 1 / (len(arms) + 1)
@@ -100,8 +103,8 @@ def picture(results: Mapping[str, Any], path: str | Path) -> None:
     )
     axes.invert_yaxis()
     axes.set_xlabel("time of a training step, times the plain network's")
-    axes.margins(x=0.12)
-    axes.legend(fontsize=7, loc="lower right")
+    axes.margins(x=0.12, y=0.01)
+    figure.legend(fontsize=7, loc="outside upper center", ncols=4, frameon=False)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     with atomic(path) as temporary:

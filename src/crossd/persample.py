@@ -236,7 +236,12 @@ def _channels_last(x: Tensor) -> Tensor:
 def _convolve_each(x: Tensor, kernels: Tensor, settings: Settings) -> Tensor:
     """One convolution a sample: on a CPU each finds enough work for all cores."""
     pairs = zip(x.split(1), kernels, strict=True)
-    return torch.cat([F.conv2d(one, _channels_last(k), None, *settings) for one, k in pairs])
+    return torch.cat([F.conv2d(one, _own(k), None, *settings) for one, k in pairs])
+
+
+def _own(kernel: Tensor) -> Tensor:
+    """One sample's kernel, copied: as a view with one output channel it may have odd strides."""
+    return kernel.clone(memory_format=torch.channels_last)
 
 
 def _grads_each(
@@ -247,7 +252,7 @@ def _grads_each(
     stride, padding, dilation, groups = settings
     for g, one, k in zip(grad.split(1), x.split(1), kernels, strict=True):
         walk = (None, stride, padding, dilation, False, (0, 0), groups, mask)
-        a, b, _ = convolution_backward(g, one, _channels_last(k), *walk)
+        a, b, _ = convolution_backward(g, one, _own(k), *walk)
         of_x.append(a)
         of_kernels.append(None if b is None else b.permute(0, 2, 3, 1))
     return (
