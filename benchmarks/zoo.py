@@ -201,10 +201,11 @@ def _forward_backward(net: Any, channels: int, rank: int, crossd: Any, torch: An
 def work(todo: list[tuple[str, str]], jobs: int) -> Iterable[dict[str, Any]]:
     """Attempt architectures in processes of their own, renewed now and then."""
     context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(jobs, context, max_tasks_per_child=40) as pool:
-        futures = [pool.submit(attempt, *one) for one in todo]
-        for future in concurrent.futures.as_completed(futures):
-            yield future.result()
+    for start in range(0, len(todo), 40 * jobs):
+        with concurrent.futures.ProcessPoolExecutor(jobs, context) as pool:
+            futures = [pool.submit(attempt, *one) for one in todo[start : start + 40 * jobs]]
+            for future in concurrent.futures.as_completed(futures):
+                yield future.result()
 
 
 def is_large(library: str, name: str) -> bool:

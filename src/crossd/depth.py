@@ -105,7 +105,7 @@ def _layers(
         enlarges = isinstance(layer, nn.ConvTranspose2d | nn.Upsample)
         largest = max(stride) if isinstance(stride, tuple | list) else stride or 1
         if not (known or enlarges) or (largest == 1 and not isinstance(layer, nn.Upsample)):
-            if isinstance(stride, int) and stride > 1:
+            if isinstance(stride, int) and stride > 1 and not list(layer.children()):
                 raise InputError(f"depth_stride: not for layers of type {type(layer).__name__}")
             continue
         before, after = (
