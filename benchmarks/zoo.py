@@ -9,6 +9,7 @@ done is kept in a file, so that an interrupted run goes on. Two hours on two cor
 import argparse
 import collections
 import concurrent.futures
+import contextlib
 import functools
 import json
 import multiprocessing
@@ -16,15 +17,16 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Iterable
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
 LIBRARIES = ("timm", "torchvision", "smp", "monai")
 ATTENTION = (  # modules of timm whose architectures are made of attention, tokens or recurrence
     "beit byoanet cait coat convit cpubone crossvit csatv2 davit deepseek_vit deit edgenext "
-    "efficientformer efficientformer_v2 efficientvim efficientvit_mit efficientvit_msra eva fastvit "
-    "gcvit gemma4_vit hiera hieradet_sam2 iformer levit lowformer maxxvit mlp_mixer mobilenetv5 "
-    "mobilevit mvitv2 naflexvit nest nextvit pit pvt_v2 qwen3_vit sequencer shvit swiftformer "
+    "efficientformer efficientformer_v2 efficientvim efficientvit_mit efficientvit_msra eva "
+    "fastvit gcvit gemma4_vit hiera hieradet_sam2 iformer levit lowformer maxxvit mlp_mixer "
+    "mobilenetv5 mobilevit mvitv2 naflexvit nest nextvit pit pvt_v2 qwen3_vit sequencer shvit swiftformer "
     "swin_transformer swin_transformer_v2 swin_transformer_v2_cr tiny_vit tnt twins visformer "
     "vision_transformer vision_transformer_hybrid vision_transformer_relpos vision_transformer_sam "
     "vitamin volo xcit"
@@ -33,7 +35,7 @@ SMP_DECODERS = (
     "Unet UnetPlusPlus MAnet Linknet FPN PSPNet PAN DeepLabV3 DeepLabV3Plus UPerNet Segformer DPT"
 )
 SMP_ENCODERS = ("resnet18", "efficientnet-b0", "timm-efficientnet-b0")
-LARGE = 150e6
+LARGE = 60e6
 """Parameters of a 2D network from which it is run alone."""
 
 FROZEN = 5e8
@@ -157,7 +159,7 @@ def attempt(library: str, name: str) -> dict[str, Any]:
 
 
 def _run(source: Any, crossd: Any, torch: Any) -> dict[str, Any]:
-    from crossd.trial import examples
+    from crossd.recording import examples
 
     parameters = sum(p.numel() for p in source.parameters())
     channels = examples(source)[0][0].shape[1]
@@ -202,10 +204,24 @@ def work(todo: list[tuple[str, str]], jobs: int) -> Iterable[dict[str, Any]]:
     """Attempt architectures in processes of their own, renewed now and then."""
     context = multiprocessing.get_context("spawn")
     for start in range(0, len(todo), 40 * jobs):
-        with concurrent.futures.ProcessPoolExecutor(jobs, context) as pool:
-            futures = [pool.submit(attempt, *one) for one in todo[start : start + 40 * jobs]]
+        left = dict.fromkeys(todo[start : start + 40 * jobs])
+        with (
+            contextlib.suppress(BrokenProcessPool),
+            concurrent.futures.ProcessPoolExecutor(jobs, context) as pool,
+        ):
+            futures = {pool.submit(attempt, *one): one for one in left}
             for future in concurrent.futures.as_completed(futures):
-                yield future.result()
+                row = future.result()
+                del left[futures[future]]
+                yield row
+        for library, name in left:  # a process was ended, for want of memory say: one at a time
+            row = {"library": library, "name": name, "family": module_of(library, name)}
+            try:
+                with concurrent.futures.ProcessPoolExecutor(1, context) as pool:
+                    row = pool.submit(attempt, library, name).result()
+            except BrokenProcessPool:
+                row |= {"outcome": "failed", "why": "the process was ended", "seconds": 0.0}
+            yield row
 
 
 def is_large(library: str, name: str) -> bool:
@@ -253,11 +269,11 @@ def table(rows: list[dict[str, Any]]) -> str:
         if row["outcome"] != "converted":
             family = "" if row["library"] != "timm" else f" ({row['family']})"
             whys[f"{row['outcome']}{family}: {row['why']}"].append(row["name"])
-    for why, own in sorted(whys.items()):
-        lines += [f"- {', '.join(sorted(own))}", "", f"  > {why}", ""]
+    for why, refused in sorted(whys.items()):
+        lines += [f"- {', '.join(sorted(refused))}", "", f"  > {why}", ""]
     lines += ["## What converts", ""]
-    for family, own in sorted(families.items()):
-        good = sorted(row["name"] for row in own if row["outcome"] == "converted")
+    for family, members in sorted(families.items()):
+        good = sorted(row["name"] for row in members if row["outcome"] == "converted")
         if good:
             lines += [f"- **{family}**: {', '.join(good)}"]
     return "\n".join(lines) + "\n"

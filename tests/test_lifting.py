@@ -25,6 +25,7 @@ class Base(nn.Module):
         super().__init__()
         self.inner = nn.Conv2d(4, 4, 1)
         self.scale = nn.Parameter(torch.randn(4, 1, 1))
+        self.shift: Tensor
         self.register_buffer("shift", torch.randn(4))
 
 

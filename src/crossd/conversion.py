@@ -23,8 +23,8 @@ from crossd.errors import InputError
 from crossd.kernels import KERNEL_MODES, VIEWS, view, view_is_set
 from crossd.nn import CrossDConv, CrossDConvTranspose
 from crossd.ranks import Analysis, Lifted, analyse, make_lifted
+from crossd.recording import named
 from crossd.rules import RULES, Options, find_rule
-from crossd.trial import named
 
 assert rules_elsewhere  # its import registers rules
 

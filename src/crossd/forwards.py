@@ -60,11 +60,17 @@ class Written:
 
     Args:
         function: Importable by its name, and traceable by torch.fx.
+        plain_form: Makes the plain module, where torch.fx cannot trace the function.
         image_axes: As in `Forward`.
     """
 
-    def __init__(self, function: Callable[..., Any], image_axes: int = 4) -> None:
-        self.function, self.image_axes = function, image_axes
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        plain_form: Callable[[Any], nn.Module] | None = None,
+        image_axes: int = 4,
+    ) -> None:
+        self.function, self.plain_form, self.image_axes = function, plain_form, image_axes
 
     def __call__(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         """Run it as the forward of a module."""
@@ -72,6 +78,9 @@ class Written:
 
     def plain(self, module: nn.Module) -> nn.Module:
         """Make a module of torch alone that does on volumes what `module` does."""
+        return (self.plain_form or self._traced)(module)
+
+    def _traced(self, module: nn.Module) -> nn.Module:
         return plain_module(module, self.function)
 
 

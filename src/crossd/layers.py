@@ -262,9 +262,9 @@ class MaxPool(_PerAxis):
 
 def avg_pool3d(
     x: Tensor,
-    kernel_size: Sequence[int],
-    stride: Sequence[int],
-    padding: Sequence[int],
+    kernel_size: tuple[int, ...],
+    stride: tuple[int, ...],
+    padding: tuple[int, ...],
     ceil_mode: bool = False,
     count_include_pad: bool = True,
 ) -> Tensor:

@@ -17,9 +17,10 @@ from torch.fx.node import map_arg
 from torch.utils._pytree import tree_leaves
 
 from crossd.forwards import Forward, code_of
+from crossd.recording import Frames
 from crossd.spatial import REFUSED, SPATIAL, indices, rows
 from crossd.tracing import RunTracer, Untraceable
-from crossd.trial import Axes, Frames, Mismatch, axes
+from crossd.trial import Axes, Mismatch, axes
 
 
 def lift_forward(frames: Frames) -> Forward:
@@ -84,6 +85,7 @@ class Translation:
         self.parts: dict[tuple[fx.Node, int], fx.Node] = {}
 
     def run(self) -> fx.Graph:
+        """Write the whole graph."""
         for node in self.old.nodes:
             getattr(self, f"_{node.op}")(node)
         return _without_dead_sizes(self.new)

@@ -11,7 +11,8 @@ from torch.utils._pytree import tree_leaves
 from crossd.errors import InputError
 from crossd.forwards import Forward, Written
 from crossd.lifting import lift_forward
-from crossd.trial import Frames, Mismatch, attempt, examples, record, where
+from crossd.recording import Frames, examples, record, where
+from crossd.trial import Mismatch, attempt
 
 
 @dataclass(frozen=True)
@@ -159,7 +160,7 @@ class Lifted(nn.Module):
         return self.on_volumes.plain(self).train(self.training)
 
 
-def source_type(module: nn.Module) -> Any:
+def source_type(module: Any) -> Any:
     """Give the class that a lifted module had."""
     return type(module).__mro__[2]
 
@@ -170,13 +171,14 @@ def _lifted_type(kind: Any) -> Any:
     return type(kind.__name__, (Lifted, kind), names)
 
 
-def _rebuild(kind: type[nn.Module]) -> nn.Module:
+def _rebuild(kind: Any) -> nn.Module:
     lifted: Any = _lifted_type(kind)
     return lifted.__new__(lifted)
 
 
 def make_lifted(module: nn.Module, forward: Forward | Written) -> nn.Module:
     """Give a module a forward for volumes beside its own, in place."""
-    module.__class__ = _lifted_type(type(module))
+    kind: Any = type(module)
+    module.__class__ = _lifted_type(kind)
     module.on_volumes = forward  # type: ignore[assignment]
     return module

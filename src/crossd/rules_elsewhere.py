@@ -22,12 +22,19 @@ from crossd.rules import Options, cross, rule
 __all__: list[str] = []
 
 
-def on_volumes(*types: type[nn.Module] | str) -> Callable[[Callable[..., Any]], Any]:
-    """Register a function as what layers of these types do on volumes."""
+def on_volumes(
+    *types: type[nn.Module] | str, plain: Callable[[Any], nn.Module] | None = None
+) -> Callable[[Callable[..., Any]], Any]:
+    """Register a function as what layers of these types do on volumes.
+
+    Args:
+        *types: See `crossd.rule`.
+        plain: Makes the plain layer for volumes, where torch.fx cannot trace the function.
+    """
 
     def register(function: Callable[..., Any]) -> Callable[..., Any]:
         def lift(layer: nn.Module, options: Options) -> nn.Module:
-            return make_lifted(layer, Written(function))
+            return make_lifted(layer, Written(function, plain))
 
         rule(*types)(lift)
         return function
@@ -246,18 +253,18 @@ def _softmax(self: Any, x: Tensor) -> Tensor:
     return x.softmax(1)
 
 
-@on_volumes("timm.layers.drop.DropBlock2d")
+def _drop_blocks(self: Any) -> Any:
+    from torchvision.ops import DropBlock3d
+
+    p = self.drop_prob if hasattr(self, "drop_prob") else self.p
+    return DropBlock3d(p, self.block_size, self.inplace)
+
+
+@on_volumes(
+    *("timm.layers.drop.DropBlock2d", "torchvision.ops.drop_block.DropBlock2d"), plain=_drop_blocks
+)
 def _drop_block(self: Any, x: Tensor) -> Tensor:
-    from torchvision.ops import drop_block3d
-
-    return drop_block3d(x, self.drop_prob, self.block_size, self.inplace, 1e-6, self.training)
-
-
-@on_volumes("torchvision.ops.drop_block.DropBlock2d")
-def _torchvision_drop_block(self: Any, x: Tensor) -> Tensor:
-    from torchvision.ops import drop_block3d
-
-    return drop_block3d(x, self.p, self.block_size, self.inplace, self.eps, self.training)
+    return _drop_blocks(self).train(self.training)(x)
 
 
 @on_volumes("timm.models.vgg.ConvMlp")

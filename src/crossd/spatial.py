@@ -1,7 +1,7 @@
 """Functions of images that see neighbours, and what stands for them on volumes.
 
-Each takes the translation of a forward and the node of a call, and gives the node of the call on the
-unfolded tensor. Depth is treated like height.
+Each takes the translation of a forward and the node of a call, and gives the node of the call on
+the unfolded tensor. Depth is treated like height.
 """
 
 import operator

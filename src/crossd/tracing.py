@@ -10,7 +10,8 @@ from torch import Tensor, fx, nn
 from torch.fx.node import map_arg
 from torch.utils._pytree import tree_leaves
 
-from crossd.trial import Frames, Mismatch
+from crossd.recording import Frames
+from crossd.trial import Mismatch
 
 SIMPLE = (bool, int, float, str, type(None))
 
@@ -53,12 +54,15 @@ class RunTracer(fx.Tracer):
         self.ahead = [iter(frame.inner) for frame in frames]
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        """Follow no module: each is called by name."""
         return True
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
+        """Give proxies that know their values."""
         return _Proxy(node, self)
 
     def create_proxy(self, kind: str, target: Any, *args: Any, **kwargs: Any) -> Any:
+        """Note the value of every new node in each of the runs."""
         proxy = super().create_proxy(kind, target, *args, **kwargs)
         if proxy.node not in self.values:
             with torch.no_grad():
@@ -113,16 +117,19 @@ class RunTracer(fx.Tracer):
         return any(self._sized(parent) for parent in node.all_input_nodes)
 
     def to_bool(self, obj: fx.Proxy) -> bool:
+        """Settle a condition that does not depend on the image."""
         self.branches = self.branches or obj.node.target == "training"
         return bool(self.agreed(obj, bool))
 
     def iter(self, obj: fx.Proxy) -> Iterator[Any]:
+        """Go through something whose length does not depend on the image."""
         proxy: Any = obj
         return iter([proxy[index] for index in range(self.length(obj))])
 
     def create_args_for_root(
         self, root_fn: Any, is_module: bool, concrete_args: Any = None
     ) -> tuple[Any, list[Any]]:
+        """Give tensors as proxies, everything else as it was in the runs."""
         signature = inspect.signature(root_fn)
         bound = [signature.bind(self.root, *f.args, **f.kwargs) for f in self.frames]
         for one in bound:
