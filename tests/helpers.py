@@ -4,6 +4,7 @@ The references take every formula as design and paper state it, one sample and o
 with complex numbers and explicit matrices where the library has none.
 """
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -208,3 +209,38 @@ def acs_weight(weight: Tensor, channel_dim: int, stride: int = 1) -> Tensor:
             target = solid.select(channel_dim, channel).select(1 + axis, place)
             target.copy_(weight.select(channel_dim, channel))
     return solid
+
+
+def settle(net: nn.Module) -> Any:
+    """Give BatchNorms statistics and weights as of a trained network; evaluation mode."""
+    for module in net.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            statistics: Any = module
+            nn.init.normal_(statistics.running_mean, std=0.2)
+            nn.init.uniform_(statistics.running_var, 0.5, 1.5)
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, std=0.2)
+    return net.eval()
+
+
+def circular(net: nn.Module) -> nn.Module:
+    net = copy.deepcopy(net)
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d):
+            module.padding_mode = "circular"
+            # What padding of these modes reads; torch fills it in the constructor alone.
+            pad: Any = module.padding
+            module._reversed_padding_repeated_twice = [p for p in reversed(pad) for _ in range(2)]
+    return net
+
+
+def repeated(images: Tensor, axis: int, length: int) -> Tensor:
+    """Volumes ``(N, C, D, H, W)`` that repeat an image along an axis."""
+    return images.unsqueeze(2 + axis).repeat_interleave(length, 2 + axis)
+
+
+def close_relative(actual: Tensor, expected: Tensor, tolerance: float = 1e-4) -> None:
+    """Compare relative to the largest number, since logits pass through zero."""
+    scale = float(expected.detach().abs().max())
+    assert scale > 0
+    torch.testing.assert_close(actual, expected, rtol=0, atol=tolerance * scale)

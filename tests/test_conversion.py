@@ -11,6 +11,7 @@ import timm
 import torch
 import torch.nn.functional as F
 import torchvision
+from helpers import circular, close_relative, repeated, settle
 from monai.networks.nets import BasicUNet, DynUNet, SegResNet, UNet
 from torch import Tensor, nn
 
@@ -37,18 +38,6 @@ CASES: tuple[tuple[str, dict[str, Any]], ...] = (
 )
 
 
-def settle(net: nn.Module) -> Any:
-    """Give BatchNorms statistics and weights as of a trained network; evaluation mode."""
-    for module in net.modules():
-        if isinstance(module, nn.BatchNorm2d | nn.BatchNorm3d):
-            statistics: Any = module
-            nn.init.normal_(statistics.running_mean, std=0.2)
-            nn.init.uniform_(statistics.running_var, 0.5, 1.5)
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.normal_(module.bias, std=0.2)
-    return net.eval()
-
-
 @functools.cache
 def resnet18() -> nn.Module:
     torch.manual_seed(3)
@@ -59,13 +48,6 @@ def resnet18() -> nn.Module:
 def small() -> Any:
     torch.manual_seed(4)
     return settle(small_resnet(1, 3))
-
-
-def close(actual: Tensor, expected: Tensor, tolerance: float = 1e-4) -> None:
-    """Compare relative to the largest number, since logits pass through zero."""
-    scale = float(expected.detach().abs().max())
-    assert scale > 0
-    torch.testing.assert_close(actual, expected, rtol=0, atol=tolerance * scale)
 
 
 def of_crossd(net: nn.Module) -> list[str]:
@@ -104,11 +86,6 @@ def in_torch_3d(net: nn.Module) -> nn.Module:
     return replace(net, change).eval()
 
 
-def repeated(images: Tensor, axis: int, length: int) -> Tensor:
-    """Volumes ``(N, C, D, H, W)`` that repeat an image along an axis."""
-    return images.unsqueeze(2 + axis).repeat_interleave(length, 2 + axis)
-
-
 # The function is kept
 
 
@@ -119,9 +96,9 @@ def test_a_lifted_resnet_equals_the_2d_one(mode: str, options: dict[str, Any], l
     net = convert(resnet18(), mode, lift, **options)
     assert not net.training
     with torch.no_grad():
-        close(net(images), resnet18()(images))
+        close_relative(net(images), resnet18()(images))
         assert net(torch.randn(1, 1, 16, 32, 32)).shape == (1, 11)
-        close(to_2d(net)(images), resnet18()(images))
+        close_relative(to_2d(net)(images), resnet18()(images))
 
 
 def test_lift_none_draws_new_kernels_and_keeps_the_rest() -> None:
@@ -146,17 +123,6 @@ def test_triplanar_is_the_mean_of_three_placements() -> None:
 # The consistency law
 
 
-def circular(net: nn.Module) -> nn.Module:
-    net = copy.deepcopy(net)
-    for module in net.modules():
-        if isinstance(module, nn.Conv2d):
-            module.padding_mode = "circular"
-            # What padding of these modes reads; torch fills it in the constructor alone.
-            pad: Any = module.padding
-            module._reversed_padding_repeated_twice = [p for p in reversed(pad) for _ in range(2)]
-    return net
-
-
 @pytest.fixture(scope="module")
 def circular_net() -> nn.Module:
     """A whole ResNet in the projection mode whose kernels are as in no lift; max pooling too."""
@@ -173,9 +139,9 @@ def test_3d_equals_2d_on_volumes_that_repeat_an_image(
     with torch.no_grad():
         with crossd.view(view):
             expected = circular_net(images)
-        close(circular_net(volumes), expected)
-        close(to_3d(circular_net)(volumes), expected)
-        close(to_2d(circular_net, view)(images), expected, 1e-5)
+        close_relative(circular_net(volumes), expected)
+        close_relative(to_3d(circular_net)(volumes), expected)
+        close_relative(to_2d(circular_net, view)(images), expected, 1e-5)
 
 
 def test_views_differ(circular_net: nn.Module) -> None:
@@ -197,7 +163,7 @@ def test_with_zero_padding_3d_equals_2d_away_from_the_border(axis: int, view: st
         expected = net(images)
         answer = net(repeated(images, axis, 2 * reach + 3)).movedim(2 + axis, 2)
     for inside in answer[:, :, reach:-reach].unbind(2):
-        close(inside, expected)
+        close_relative(inside, expected)
     outside: Tensor = answer[:, :, 0]
     assert not torch.allclose(outside, expected, atol=1e-2)
 
@@ -254,7 +220,7 @@ def test_monai_networks_load_into_their_own_3d_form(name: str, lift: str | None)
         torch.testing.assert_close(plain(volumes), built(volumes))
         torch.testing.assert_close(net(volumes), built(volumes))
         if lift in ("center", "inflate"):
-            close(net(images), source(images))
+            close_relative(net(images), source(images))
     flat = to_2d(net)
     assert not of_crossd(flat) and hooks(flat) == 0
     flat.load_state_dict(source.state_dict(), strict=True)
@@ -286,7 +252,7 @@ def test_to_2d_keeps_the_function_of_its_view(mode: str, view: str) -> None:
     plain = to_2d(net, view)
     assert not of_crossd(plain) and hooks(plain) == 0
     with torch.no_grad(), crossd.view(view):
-        close(plain(images), net(images), 1e-5)
+        close_relative(plain(images), net(images), 1e-5)
     small().__class__(*copy.deepcopy(list(small()))).load_state_dict(plain.state_dict())
 
 
@@ -334,8 +300,8 @@ def test_acs_layers_follow_the_paper(channels: int, size: int, stride: int) -> N
     net = acs(nn.Sequential(conv))
     images, volumes = torch.randn(2, 2, 8, 9), torch.randn(2, 2, 8, 9, 10)
     torch.testing.assert_close(net(images), conv(images))
-    close(net(volumes), acs_reference(volumes, conv), 1e-5)
-    close(to_3d(net)(volumes), acs_reference(volumes, conv), 1e-5)
+    close_relative(net(volumes), acs_reference(volumes, conv), 1e-5)
+    close_relative(to_3d(net)(volumes), acs_reference(volumes, conv), 1e-5)
     torch.testing.assert_close(to_2d(net)[0].weight, conv.weight)
 
 
@@ -499,8 +465,8 @@ def test_settings_of_layers_reach_both_ranks() -> None:
         nn.AdaptiveMaxPool2d((5, 4)),
     ).eval()
     images, net = torch.randn(2, 2, 14, 15), convert(layers)
-    close(net(images), layers(images))
-    close(to_2d(net)(images), layers(images))
+    close_relative(net(images), layers(images))
+    close_relative(to_2d(net)(images), layers(images))
     assert [type(m) for m in to_2d(net)] == [type(m) for m in layers]
     solid = to_3d(net)
     assert solid(torch.randn(1, 2, 14, 14, 15)).shape == (1, 4, 5, 5, 4)

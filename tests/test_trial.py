@@ -58,8 +58,10 @@ def test_expand_repeats_along_depth() -> None:
     assert expand(fixed).shape == (2, 3, 7, 7, 7) and expand(fixed, False).shape == (2, 3, 1, 7, 7)
     nested = expand([{"a": [image], "b": None} for image in images])
     assert torch.equal(nested["a"][0], volume) and nested["b"] is None
-    with pytest.raises(Mismatch, match="numbers that depend"):
-        expand([4, 6, 4])
+    assert expand([4, 6, 4]) == expand([4, 4, 6]) == 4  # a height or a width
+    for values in ([16, 24, 28], ["a", "b", "a"]):
+        with pytest.raises(Mismatch, match="depends on the size"):
+            expand(values)
 
 
 @pytest.mark.parametrize("spoil", ["value", "depth", "rank", "shape", "parts"])

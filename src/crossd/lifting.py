@@ -9,6 +9,7 @@ neighbours (pools, padding, interpolation), which are replaced by their 3D names
 
 import builtins
 import operator
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -23,8 +24,12 @@ from crossd.tracing import RunTracer, Untraceable
 from crossd.trial import Axes, Mismatch, axes
 
 
-def lift_forward(frames: Frames) -> Forward:
+def lift_forward(frames: Frames, cube: bool = True) -> Forward:
     """Translate the forward of a module, recorded in `frames`, to volumes.
+
+    Args:
+        frames: Its call in the runs.
+        cube: Whether adaptive pools of a fixed size make cubes of volumes; else maps one deep.
 
     Returns:
         A forward with the same parameters, which uses torch and the module alone.
@@ -32,11 +37,11 @@ def lift_forward(frames: Frames) -> Forward:
     Raises:
         Untraceable: saying why.
     """
-    graph, branches = _lift(frames, False)
+    graph, branches = _lift(frames, cube, False)
     source, names = code_of(graph)
     texts = {False: source, True: source}
     if branches:  # on `self.training`: what it does in training is traced for itself
-        texts[True], more = code_of(_lift(frames, True)[0])
+        texts[True], more = code_of(_lift(frames, cube, True)[0])
         names = names | more
     tensors = [v for v in tree_leaves((frames[0].args, frames[0].kwargs)) if isinstance(v, Tensor)]
     if not tensors:
@@ -44,7 +49,7 @@ def lift_forward(frames: Frames) -> Forward:
     return Forward(texts, names, tensors[0].dim())
 
 
-def _lift(frames: Frames, training: bool) -> tuple[fx.Graph, bool]:
+def _lift(frames: Frames, cube: bool, training: bool) -> tuple[fx.Graph, bool]:
     module = frames[0].module
     tracer, kept = RunTracer(frames, training), module.training
     try:
@@ -61,7 +66,7 @@ def _lift(frames: Frames, training: bool) -> tuple[fx.Graph, bool]:
         delattr(module, name)
     if constants:
         raise Untraceable("it makes a tensor out of nothing, which would not follow the device")
-    return Translation(graph, tracer.values).run(), tracer.branches
+    return Translation(graph, tracer.values, cube).run(), tracer.branches
 
 
 class Translation:
@@ -70,24 +75,33 @@ class Translation:
     Attributes:
         env: The new node for each old one: of tensors, the folded form.
         depths: A node that gives the depth for each old node whose value carries height.
+        origins: For old nodes in `depths`, the tensor that they have their size from; numbers that
+            a caller gave have none.
         raw: Old nodes whose new ones hold unfolded tensors, as modules give and take them.
         unfolded: The unfolded form of old nodes where it is at hand.
         parts: Old nodes for single elements of containers.
     """
 
-    def __init__(self, graph: fx.Graph, values: dict[fx.Node, list[Any]]) -> None:
-        self.old, self.values = graph, values
+    def __init__(self, graph: fx.Graph, values: dict[fx.Node, list[Any]], cube: bool) -> None:
+        self.old, self.values, self.cube = graph, values, cube
         self.new = fx.Graph()
         self.env: dict[fx.Node, Any] = {}
         self.depths: dict[fx.Node, fx.Node] = {}
         self.raw: set[fx.Node] = set()
         self.unfolded: dict[fx.Node, fx.Node] = {}
+        self.origins: dict[fx.Node, fx.Node] = {}
         self.parts: dict[tuple[fx.Node, int], fx.Node] = {}
 
     def run(self) -> fx.Graph:
         """Write the whole graph."""
+        arguments = [node for node in self.old.nodes if node.op == "placeholder"]
+        for node in arguments:
+            self._placeholder(node)
+        for node in sorted(arguments, key=lambda node: isinstance(self.values[node][0], int)):
+            self._argument(node)
         for node in self.old.nodes:
-            getattr(self, f"_{node.op}")(node)
+            if node.op != "placeholder":
+                getattr(self, f"_{node.op}")(node)
         return _without_dead_sizes(self.new)
 
     # Folding
@@ -120,6 +134,7 @@ class Translation:
         self.unfolded[node] = unfolded
         if self._axes(node).height is not None:
             self.depths[node] = self.new.call_method("size", (unfolded, place))
+            self.origins[node] = node
         self.env[node] = self.new.call_method("flatten", (unfolded, place, place + 1))
 
     def _unfold(self, node: fx.Node) -> Any:
@@ -132,6 +147,11 @@ class Translation:
         if isinstance(value, tuple | list) and any(isinstance(v, Tensor) for v in value):
             return [self._unfold(self._part(node, i)) for i in range(len(value))]
         if not isinstance(value, Tensor):
+            height = isinstance(value, int) and node in self.depths and _follows(self.values[node])
+            if height:  # modules give and take heights, not folded ones
+                return self.new.call_function(
+                    operator.floordiv, (self.env[node], self.depths[node])
+                )
             return self.env[node]
         place = self._place(node)
         if place is None:
@@ -163,6 +183,10 @@ class Translation:
         for parent in sorted(given, key=lambda parent: not self._is_tensor(parent)):
             if parent in self.depths:
                 self.depths[node] = self.depths[parent]
+                if self._is_tensor(node):
+                    self.origins[node] = node
+                elif parent in self.origins:
+                    self.origins[node] = self.origins[parent]
                 return
 
     def _folded(self, value: Any) -> Any:
@@ -179,12 +203,25 @@ class Translation:
 
     def _placeholder(self, node: fx.Node) -> None:
         new = self.new.create_node("placeholder", node.target, node.args, {})
+        self.env[node] = new
+
+    def _argument(self, node: fx.Node) -> None:
+        """Settle what stands for an argument, once all are there."""
+        new = self.env[node]
+        values = self.values[node]
+        if isinstance(values[0], int) and _follows(values) and "constant" not in node.meta:
+            if not self.depths:
+                raise Untraceable(f"it takes a height ({node.name}) and no tensor that has one")
+            depth = self.depths[node] = next(iter(self.depths.values()))
+            self.env[node] = self.new.call_function(operator.mul, (new, depth))
+            return
         if "constant" in node.meta:
             constant = node.meta["constant"]
             same = self.new.call_function(operator.eq, (new, constant))
             text = f"on volumes {node.name} must be {constant!r}, as it was when converted"
             self.new.call_function(torch._assert, (same, text))
-            self.env[node] = new
+            return
+        if isinstance(values[0], int):
             return
         self._keep(node, new)
 
@@ -235,34 +272,56 @@ class Translation:
 
     # Sizes
 
-    def size(self, value: Any) -> Any:
-        """Turn sizes of the plane, (height, width) or one number, into sizes of volumes."""
+    def size(self, value: Any, source: fx.Node) -> Any:
+        """Turn sizes of the plane, (height, width) or one number, into sizes of volumes.
+
+        Args:
+            value: What a function of the plane is given.
+            source: The tensor that it is applied to.
+        """
         if isinstance(value, fx.Node) and isinstance(self.values[value][0], tuple | list):
             value = [(value, index) for index in range(len(self.values[value][0]))]
         if not isinstance(value, tuple | list):
-            return self._folded(value) if not self._measured(value) else self._pair(value, value)
+            known = isinstance(value, fx.Node) and value in self.depths
+            return self._pair(value, value, source) if known else self._folded(value)
         if len(value) != 2:
             raise Untraceable(f"it gives {len(value)} sizes to a function of the plane")
-        return self._pair(*value)
+        height, width = value
+        return self._pair(height, width, source)
 
-    def _measured(self, value: Any) -> bool:
-        return isinstance(value, fx.Node) and value in self.depths
-
-    def _pair(self, height: Any, width: Any) -> tuple[Any, Any, Any]:
-        def resolve(value: Any) -> tuple[Any, fx.Node | None]:
-            if isinstance(value, tuple):  # an element of a node that holds a shape
-                node, index = value
-                new = self.new.call_function(operator.getitem, (self.env[node], index))
-                changes = len({v[index] for v in self.values[node]}) > 1
-                return new, self.depths.get(node) if changes else None
-            if self._measured(value):
-                return self.env[value], self.depths[value]
-            return self._folded(value), None
-
-        (tall, depth), (wide, _) = resolve(height), resolve(width)
-        if depth is None:
+    def _pair(self, height: Any, width: Any, source: fx.Node) -> tuple[Any, Any, Any]:
+        (tall, node, direct), (wide, _, _) = self._number(height), self._number(width)
+        if node is None:
             return (tall, tall, wide)
-        return (depth, self.new.call_function(operator.floordiv, (tall, depth)), wide)
+        depth = self.depths[node]
+        tall = self.new.call_function(operator.floordiv, (tall, depth))
+        origin = self.origins.get(node, source)
+        if direct or origin not in self.origins:
+            return (depth, tall, wide)
+        # A size that was calculated with: the depth changes by as much as the height.
+        deep, place = self.depths[origin], self._place(origin)
+        high = self.new.call_method("size", (self.env[origin], place))
+        high = self.new.call_function(operator.floordiv, (high, deep))
+        product = self.new.call_function(operator.mul, (deep, tall))
+        return (self.new.call_function(operator.floordiv, (product, high)), tall, wide)
+
+    def _number(self, value: Any) -> tuple[Any, fx.Node | None, bool]:
+        """A size in folded form, the node by which it follows the height, whether it is one."""
+        if isinstance(value, tuple):  # an element of a node that holds a shape
+            node, index = value
+            new = self.new.call_function(operator.getitem, (self.env[node], index))
+            follows = _follows([v[index] for v in self.values[node]]) and node in self.depths
+            return new, node if follows else None, True
+        if isinstance(value, fx.Node) and value in self.depths and _follows(self.values[value]):
+            parent: Any = value.args[0] if value.args else None
+            shape = isinstance(parent, fx.Node) and isinstance(self.values[parent][0], torch.Size)
+            return self.env[value], value, value.target == "size" or shape
+        return self._folded(value), None, False
+
+
+def _follows(values: Sequence[Any]) -> bool:
+    """Tell numbers that follow the height of the image from others."""
+    return bool(values[0] != values[1])
 
 
 def _without_dead_sizes(graph: fx.Graph) -> fx.Graph:

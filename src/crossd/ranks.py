@@ -73,9 +73,9 @@ def _analyse(net: nn.Module, leaf: Callable[[nn.Module], bool], given: Any) -> A
     try:
         calls, args = record(net.eval(), given, leaf)
         idle = [m for m in modes if m not in calls and not leaf(m)]
-        if any(modes.values()) and idle:  # what runs in training only, such as auxiliary heads
-            for module, training in modes.items():
-                module.training = training
+        if idle:  # what runs in training only, such as auxiliary heads
+            for module in modes:
+                module.training = bool(list(module.children()))  # not dropout, not norms
             calls = _in_training(net, args, leaf) | calls
             net.eval()
         tried = {module: frames for module, frames in calls.items() if not leaf(module)}
@@ -110,7 +110,7 @@ def _in_training(
         return record(net, [given], leaf)[0]
     except InputError:  # nothing can be learnt of what runs in training only
         return {}
-    finally:
+    finally:  # also norms with parts of their own have statistics
         for name, buffer in net.named_buffers():
             buffer.copy_(kept[name])
 
@@ -122,7 +122,7 @@ def _verdict(module: nn.Module, frames: Frames, cube: bool) -> Forward | None:
     except Mismatch as error:
         own = error
     try:
-        forward = lift_forward(frames)
+        forward = lift_forward(frames, cube)
         attempt(frames, functools.partial(forward, module), cube)
     except Mismatch as error:
         raise Mismatch(f"{own}; rewritten for volumes: {error}") from error

@@ -158,7 +158,8 @@ def one_line(error: BaseException | None) -> str:
     return text if len(text) < 200 else text[:200] + "..."
 
 
-def _clone(values: Any) -> Any:
+def cloned(values: Any) -> Any:
+    """Copy all tensors: what a module was given may be changed in place later."""
     return tree_map(lambda v: v.detach().clone() if isinstance(v, Tensor) else v, values)
 
 
@@ -170,7 +171,7 @@ def _run(
 
     def watch(module: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
-            frame = Frame(module, _clone(args), _clone(kwargs))
+            frame = Frame(module, cloned(args), cloned(kwargs))
             if stack:
                 stack[-1].inner.append(frame)
             stack.append(frame)
@@ -178,7 +179,7 @@ def _run(
                 output = forward(*args, **kwargs)
             finally:
                 stack.pop()
-            frame.output = _clone(output)
+            frame.output = cloned(output)
             calls.setdefault(module, frame)
             return output
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from crossd.forwards import Written, plain_module
 from crossd.kernels import in_plane
-from crossd.layers import is_volume
+from crossd.layers import is_volume, kept
 from crossd.nn import CrossDConv
 from crossd.ranks import make_lifted
 from crossd.rules import Options, cross, rule
@@ -105,31 +105,48 @@ def _max_pool_same(self: Any, x: Tensor) -> Tensor:
 
 
 class _SameConv(CrossDConv):
-    """A Cross-D convolution padded as in TF, by an amount that depends on the size of the input."""
+    """A Cross-D convolution with other margins before than behind.
+
+    Args:
+        margins: (before, behind) for each axis; None pads as TF does, by an amount that depends on
+            the size of the input.
+        **settings: As those of `CrossDConv`.
+    """
+
+    def __init__(
+        self, *args: Any, margins: Sequence[tuple[int, int]] | None = None, **settings: Any
+    ) -> None:
+        super().__init__(*args, **settings)
+        self.margins = margins
 
     def forward(self, x: Tensor) -> Tensor:
         """Pad and convolve images or volumes."""
-        pick: Any = tuple if is_volume(x, self) else in_plane
-        settings = (pick(v) for v in (self.kernel_size, self.stride, self.dilation))
-        return super().forward(_pad_same(x, *settings))
+        return super().forward(_padded(self, x, tuple if is_volume(x, self) else in_plane))
 
     def to_2d(self, view: int = 0) -> Any:
         """Give a module of torch.fx: torch.nn has no such convolution."""
-        return plain_module(super().to_2d(view), _same_conv2d)
+        return self._plain(super().to_2d(view), kept(view if self.mode.has_views else 0))
 
     def to_3d(self, align: bool = False) -> Any:
         """Give a module of torch.fx: torch.nn has no such convolution."""
-        return plain_module(super().to_3d(align), _same_conv3d)
+        return self._plain(super().to_3d(align), tuple)
+
+    def _plain(self, conv: Any, pick: Any) -> nn.Module:
+        conv.margins = None if self.margins is None else pick(self.margins)
+        return plain_module(conv, _padded_conv)
 
 
-def _same_conv2d(self: Any, x: Tensor) -> Tensor:
-    x = _pad_same(x, self.kernel_size, self.stride, self.dilation)
-    return F.conv2d(x, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
+def _padded(conv: Any, x: Tensor, pick: Any) -> Tensor:
+    if conv.margins is not None:
+        pairs = reversed(pick(conv.margins))
+        return F.pad(x, [margin for pair in pairs for margin in pair])
+    return _pad_same(x, pick(conv.kernel_size), pick(conv.stride), pick(conv.dilation))
 
 
-def _same_conv3d(self: Any, x: Tensor) -> Tensor:
-    x = _pad_same(x, self.kernel_size, self.stride, self.dilation)
-    return F.conv3d(x, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
+def _padded_conv(self: Any, x: Tensor) -> Tensor:
+    x = _padded(self, x, tuple)
+    convolve = F.conv2d if len(self.kernel_size) == 2 else F.conv3d
+    return convolve(x, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
 
 
 class _StdConv(CrossDConv):
@@ -187,6 +204,18 @@ def _special_conv(conv: Any, options: Options) -> nn.Module:
         return cross(conv, options, _SameConv, **more)
     more |= {"eps": conv.eps, "scale": getattr(conv, "scale", None)}
     return cross(conv, options, _SameStdConv if dynamic else _StdConv, **more)
+
+
+@rule(
+    *("segmentation_models_pytorch.encoders._efficientnet.Conv2dStaticSamePadding",),
+    "efficientnet_pytorch.utils.Conv2dStaticSamePadding",
+)
+def _static_same_conv(conv: Any, options: Options) -> nn.Module:
+    if options.kernel_mode == "acs":
+        raise ValueError(f"ACS has no {type(conv).__name__}")
+    left, right, top, bottom = getattr(conv.static_padding, "padding", (0, 0, 0, 0))
+    margins = ((top, bottom), (top, bottom), (left, right))
+    return cross(conv, options, _SameConv, margins=margins)
 
 
 # Norms, pools and others
@@ -265,6 +294,18 @@ def _drop_blocks(self: Any) -> Any:
 )
 def _drop_block(self: Any, x: Tensor) -> Tensor:
     return _drop_blocks(self).train(self.training)(x)
+
+
+@on_volumes("segmentation_models_pytorch.decoders.manet.decoder.PABBlock")
+def _position_attention(self: Any, x: Tensor) -> Tensor:
+    """Let weights over all pairs of pixels sum to 1 in each slice, as they do on images."""
+    top = self.top_conv(x).flatten(2)
+    center = self.center_conv(x).flatten(2).transpose(1, 2)
+    bottom = self.bottom_conv(x)
+    pairs = torch.matmul(center, top)
+    weights = pairs.flatten(1).softmax(1).view_as(pairs) * x.shape[2]
+    mixed = torch.matmul(weights, bottom.flatten(2).transpose(1, 2))
+    return self.out_conv(x + mixed.reshape(bottom.shape))
 
 
 @on_volumes("timm.models.vgg.ConvMlp")

@@ -82,8 +82,10 @@ def _namesake(name: str) -> Callable[["Translation", fx.Node], fx.Node]:
         source: Any = node.args[0] if node.args else node.kwargs["input"]
         given = _arguments(node, names)
         for key, value in given.items():
-            given[key] = self.size(value) if key in sizes and value is not None else value
+            given[key] = self.size(value, source) if key in sizes and value is not None else value
         given = {key: value for key, value in given.items() if value is not None}
+        if name.startswith("adaptive") and not self.cube:
+            given["output_size"] = _flat(given["output_size"])
         if name == "interpolate" and str(given.get("mode", "")).endswith(("linear", "cubic")):
             if given["mode"] == "bicubic":
                 raise Untraceable("interpolation 'bicubic' has no counterpart for volumes")
@@ -100,6 +102,12 @@ def _namesake(name: str) -> Callable[["Translation", fx.Node], fx.Node]:
         return self.new.call_function(function, (x,), given)
 
     return translate
+
+
+def _flat(size: Any) -> Any:
+    """A fixed size of more than one pixel, one deep."""
+    sizes = size if isinstance(size, tuple) else (size,) * 3
+    return (1, *sizes[1:]) if all(isinstance(one, int) and one > 1 for one in sizes) else size
 
 
 def _padded(given: dict[str, Any]) -> tuple[int, ...]:

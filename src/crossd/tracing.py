@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 from torch.fx.node import map_arg
 from torch.utils._pytree import tree_leaves
 
-from crossd.recording import Frames
+from crossd.recording import Frames, cloned
 from crossd.trial import Mismatch
 
 SIMPLE = (bool, int, float, str, type(None))
@@ -81,7 +81,7 @@ class RunTracer(fx.Tracer):
             inner = next(self.ahead[run], None)
             if inner is None or inner.module is not self.root.get_submodule(str(node.target)):
                 raise Untraceable("it calls other modules when traced")
-            return inner.output
+            return cloned(inner.output)
         if node.op == "call_method":
             return getattr(args[0], str(node.target))(*args[1:], **kwargs)
         if node.op == "call_function":
@@ -150,9 +150,10 @@ class RunTracer(fx.Tracer):
             if parameter.default is not parameter.empty:
                 default = (parameter.default if isinstance(parameter.default, SIMPLE) else None,)
             node = self.create_node("placeholder", target, default, {})
-            self.values[node] = values
+            self.values[node] = cloned(values)
             known: Any = self.proxy(node)
-            if not any(isinstance(leaf, Tensor) for leaf in tree_leaves(values[0])):
+            sized = isinstance(values[0], int) and any(value != values[0] for value in values)
+            if not sized and not any(isinstance(leaf, Tensor) for leaf in tree_leaves(values[0])):
                 if not isinstance(values[0], SIMPLE):
                     raise Untraceable(f"it takes {type(values[0]).__name__} as {name!r}")
                 node.meta["constant"], known = values[0], values[0]

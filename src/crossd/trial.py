@@ -82,9 +82,10 @@ def expand(values: Sequence[Any], cube: bool = True) -> Any:
 def _expand(leaf: Sequence[Any], cube: bool) -> Any:
     base = leaf[0]
     if not isinstance(base, Tensor):
-        if any(value != base for value in leaf):
-            raise Mismatch("it hands on numbers that depend on the size of the image")
-        return base
+        follows = [value != base for value in leaf]
+        if any(follows) and not (isinstance(base, int) and sum(follows) == 1):
+            raise Mismatch("it hands on what depends on the size of the image")
+        return base  # a height or a width stays what it is
     at = axes(leaf)
     if at.height is not None:
         return base.unsqueeze(at.height).repeat_interleave(base.shape[at.height], at.height)
