@@ -417,7 +417,7 @@ def _conv(conv: Any, options: Options) -> nn.Module:
         if options.lift is None:
             nn.init.kaiming_normal_(new.weight, mode="fan_out", nonlinearity="relu")
         else:
-            new.weight.copy_(_start(conv, new, options.lift))
+            new.weight.copy_(new.mode.unshifted(lifted(conv.weight, new, options.lift)))
         if conv.bias is not None:
             new.bias.copy_(conv.bias)
     for name, parameter in conv.named_parameters():
@@ -425,15 +425,22 @@ def _conv(conv: Any, options: Options) -> nn.Module:
     return new.train(conv.training)
 
 
-def _start(conv: Any, new: Any, how: str) -> Tensor:
-    """The 3D kernel with which the new layer does, on images, what the 2D one did."""
-    depth, stride = new.kernel_size[0], new.stride[0] if conv.transposed else 1
-    if how == "inflate" and not new.mode.sums:
+def lifted(weight: Tensor, layer: Any, how: str) -> Tensor:
+    """Lift a 2D kernel to a layer's 3D one; `layer.mode.unshifted` then makes it a start.
+
+    Args:
+        weight: The 2D kernel, shape ``(O, I, K, K)``.
+        layer: A Cross-D layer, or a 3D one of torch.nn.
+        how: A name in `LIFTS`.
+
+    Returns:
+        The 3D kernel, of the shape of the layer's weight.
+    """
+    depth, stride = layer.kernel_size[0], layer.stride[0] if layer.transposed else 1
+    if how == "inflate" and hasattr(layer, "mode") and not layer.mode.sums:
         # These modes take one slice, so every slice is the whole 2D kernel.
-        weight = conv.weight.unsqueeze(2).expand_as(new.weight)
-    else:
-        weight = lift_kernel(conv.weight, depth, how, stride)
-    return new.mode.unshifted(weight)
+        return weight.unsqueeze(2).expand_as(layer.weight)
+    return lift_kernel(weight, depth, how, stride)
 
 
 @rule(nn.BatchNorm2d)
