@@ -85,7 +85,7 @@ def test_it_prints_a_summary_and_a_line_a_tensor() -> None:
 
 
 def test_a_note_stands_below_the_summary() -> None:
-    report = ConversionReport((Entry("w", "matched", (1,), (1,)),), "'model' is the network")
+    report = ConversionReport((Entry("w", "matched", (1,), (1,)),), note="'model' is the network")
     assert str(report).splitlines()[:2] == ["1 tensors: 1 matched", "'model' is the network"]
 
 

@@ -8,13 +8,14 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from crossd.activations import checkpoint_activations
     from crossd.checkpoint import WeightsConfig, load, load_reference, save
-    from crossd.conversion import acs, center, convert, inflate, rule, to_2d, to_3d, triplanar
+    from crossd.conversion import acs, center, convert, inflate, to_2d, to_3d, triplanar
     from crossd.errors import InputError
     from crossd.foreign import load_checkpoint
     from crossd.hub import from_pretrained, push_to_hub, save_pretrained
     from crossd.kernels import view
     from crossd.layers import channels_last
     from crossd.nn import CrossDConv, CrossDConvTranspose
+    from crossd.rules import rule
 
 _HOMES = {
     "CrossDConv": "nn",
@@ -32,7 +33,7 @@ _HOMES = {
     "load_checkpoint": "foreign",
     "load_reference": "checkpoint",
     "push_to_hub": "hub",
-    "rule": "conversion",
+    "rule": "rules",
     "save": "checkpoint",
     "save_pretrained": "hub",
     "to_2d": "conversion",

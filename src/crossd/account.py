@@ -34,10 +34,12 @@ class ConversionReport:
 
     Attributes:
         entries: In the order of the source, then of the result.
-        note: What holds for all of them, on a line of its own; may be empty.
+        checks: What running the result has shown, a sentence each.
+        note: What holds for all of them, on a line below the summary; may be empty.
     """
 
     entries: tuple[Entry, ...]
+    checks: tuple[str, ...] = ()
     note: str = ""
 
     def counts(self) -> dict[str, int]:
@@ -48,7 +50,8 @@ class ConversionReport:
         """Render a summary line, the note, and a line a tensor."""
         summary = ", ".join(f"{count} {action}" for action, count in self.counts().items())
         width = max((len(entry.name) for entry in self.entries), default=0)
-        lines = [f"{len(self.entries)} tensors: {summary or 'nothing'}", *filter(None, [self.note])]
+        lines = [*self.checks, f"{len(self.entries)} tensors: {summary or 'nothing'}"]
+        lines += filter(None, [self.note])
         for entry in self.entries:
             shapes = f"{_show(entry.source)} -> {_show(entry.result)}"
             line = f"{entry.name:<{width}}  {entry.action:<10} {shapes:<40} {entry.why}"

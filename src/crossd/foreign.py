@@ -95,7 +95,7 @@ def load_checkpoint(
         _refuse_faults(steps)
     new = {step.entry.name: step.make() for step in steps if step.make is not None}
     net.load_state_dict(new, strict=False)
-    return ConversionReport(tuple(step.entry for step in steps), str(match))
+    return ConversionReport(tuple(step.entry for step in steps), note=str(match))
 
 
 def read(source: Source) -> Mapping[str, Any]:
@@ -269,4 +269,4 @@ def _in_our_words(report: ConversionReport) -> ConversionReport:
     """Name what became of the tensors of the paper's checkpoint as `load_checkpoint` does."""
     words = {"copied": "matched", "added": "missing", "dropped": "unexpected"}
     entries = (dataclasses.replace(e, action=words[e.action]) for e in report.entries)
-    return ConversionReport(tuple(entries), "a checkpoint of the paper's implementation")
+    return ConversionReport(tuple(entries), note="a checkpoint of the paper's implementation")
