@@ -477,9 +477,9 @@ def test_one_parameter_in_two_layers_is_refused_where_it_would_become_two() -> N
         convert(nn.Sequential(first, second))
     start = (nn.Conv2d(1, 2, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     heads = nn.Sequential(*start, nn.Linear(2, 2), nn.Linear(2, 2))
-    heads[3].weight = heads[2].weight
+    heads[4].weight = heads[3].weight
     net = convert(heads)
-    assert net[2].weight is net[3].weight
+    assert net[3].weight is net[4].weight
 
 
 def test_a_network_that_just_ran_can_be_converted() -> None:

@@ -343,8 +343,8 @@ def _require_2d(module: nn.Module, path: str) -> None:
     kind = type(module)
     if is_parametrized(module) and any(base in RULES for base in kind.__mro__):
         raise InputError(
-            f"cannot convert {named(module, path)}: its parameters are parametrized (weight norm?); "
-            "call torch.nn.utils.parametrize.remove_parametrizations first"
+            f"cannot convert {named(module, path)}: its parameters are parametrized (weight "
+            "norm?); call torch.nn.utils.parametrize.remove_parametrizations first"
         )
     if kind.__module__.startswith("torch.nn.") and kind.__name__.endswith("3d"):
         raise InputError(

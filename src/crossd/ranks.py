@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from crossd.errors import InputError
-from crossd.lifting import Forward, Written, lift_forward
+from crossd.forwards import Forward, Written
+from crossd.lifting import lift_forward
 from crossd.trial import Frames, Mismatch, attempt, examples, record, where
 
 

@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from crossd.forwards import Written, plain_module
 from crossd.kernels import in_plane
 from crossd.layers import is_volume
-from crossd.lifting import Written, plain_module
 from crossd.nn import CrossDConv
 from crossd.ranks import make_lifted
 from crossd.rules import Options, cross, rule

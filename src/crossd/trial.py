@@ -342,6 +342,11 @@ def compare(actual: Any, values: Sequence[Any], cube: bool, what: str) -> None:
                 raise Mismatch(f"{what} is not what it is on images")
 
 
+PRODUCTS = ("matmul", "bmm", "__matmul__")
+LARGEST = 2**28
+"""Numbers of a product that is still tried."""
+
+
 class _Watch(TorchFunctionMode):
     """Remembers the last function of torch that was called."""
 
@@ -351,6 +356,10 @@ class _Watch(TorchFunctionMode):
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         name = resolve_name(func) or getattr(func, "__name__", str(func))
+        if name.rpartition(".")[2] in PRODUCTS and len(args) > 1:
+            size = math.prod(args[0].shape[:-1]) * args[1].shape[-1]
+            if size > LARGEST:
+                raise Mismatch(f"{name} compares every voxel with every other: too many numbers")
         if not name.endswith("__get__"):
             self.last = name
         return func(*args, **(kwargs or {}))
