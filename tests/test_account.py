@@ -84,6 +84,11 @@ def test_it_prints_a_summary_and_a_line_a_tensor() -> None:
     assert all(line == line.rstrip() for line in lines)
 
 
+def test_a_note_stands_below_the_summary() -> None:
+    report = ConversionReport((Entry("w", "matched", (1,), (1,)),), note="'model' is the network")
+    assert str(report).splitlines()[:2] == ["1 tensors: 1 matched", "'model' is the network"]
+
+
 def test_a_network_without_tensors_has_an_empty_account() -> None:
     report = account(nn.ReLU(), nn.ReLU(), "")
     assert report.entries == () and report.counts() == {}

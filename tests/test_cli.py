@@ -22,7 +22,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import crossd
-from crossd import cli, configs
+from crossd import cli, configs, models
 from crossd.cli import main
 
 CONFIGS = {
@@ -455,6 +455,20 @@ def test_plain_networks_and_data_of_the_other_rank(
     assert words.startswith("a plain 2D network cannot take the volumes of volumes.npz: bring it")
     words = error("finetune --weights 3d.safetensors --data slices.npz --out run", capsys)
     assert words == "a plain 3D network cannot take the images of slices.npz"
+
+
+def test_checkpoints_of_others(capsys: pytest.CaptureFixture[str]) -> None:
+    net = models.small_resnet(1, 3)
+    torch.save({"state_dict": {f"net.{k}": v for k, v in net.state_dict().items()}}, "last.ckpt")
+    convert = "convert --weights last.ckpt --model resnet-small --to cross --out made.safetensors"
+    assert main([*convert.split(), "--classes", "liver,spleen,kidney"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[1] == "'state_dict.net' of the checkpoint is the network"
+    assert said[-1] == "written: made.safetensors"
+    made: Any = crossd.load("made.safetensors")
+    assert made.config.classes == ("liver", "spleen", "kidney")
+    words = error(convert.replace("resnet-small", "resnet18") + " --overwrite", capsys)
+    assert words.startswith("the checkpoint is not of this network: ")
 
 
 def test_outputs_that_are_there(weights: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,7 +15,7 @@ import yaml
 from torch import nn
 
 import crossd
-from crossd import checkpoint, train
+from crossd import checkpoint, models, train
 from crossd.commands import convert, finetune, pretrain, recalibrate
 from crossd.configs import ConvertConfig, FinetuneConfig, PretrainConfig, RecalibrateConfig
 from crossd.data import open_source
@@ -590,3 +590,121 @@ def test_given_epochs_are_not_exceeded(
     out = tmp_path / "run"
     finetune(FinetuneConfig(pretrained(), data=data["volumes"], epochs=1, out=str(out)), QUIET)
     assert len(json.loads((out / "metrics.json").read_text())["history"]) == 1
+
+
+# Checkpoints of others
+
+
+@pytest.fixture(scope="module")
+def foreign(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, torch.nn.Module]:
+    """A checkpoint in Lightning's layout, of a network for three channels and five classes."""
+    net = models.build("resnet18", "classification", 3, 5).eval()
+    state = {f"model.{name}": tensor for name, tensor in net.state_dict().items()}
+    path = tmp_path_factory.mktemp("foreign") / "last.ckpt"
+    torch.save({"state_dict": state, "epoch": 3}, path)
+    return str(path), net
+
+
+@pytest.mark.parametrize("to", ["2d", "cross", "3d"])
+def test_a_checkpoint_of_others_becomes_a_weights_file(
+    to: str, foreign: tuple[str, torch.nn.Module], tmp_path: Path
+) -> None:
+    path, net = foreign
+    out = tmp_path / "made.safetensors"
+    said = convert(ConvertConfig(path, to, str(out), model="resnet18", mean=2, std=3), QUIET)
+    lines = said.splitlines()
+    assert lines[0] == "122 tensors: 20 adapted, 102 matched"
+    assert lines[1] == "'state_dict.model' of the checkpoint is the network"
+    assert lines[-1] == f"written: {out}" and len(lines) == 122 + 3
+    made: Any = crossd.load(out)
+    config = made.config
+    assert (config.in_channels, config.classes, config.form) == (3, ("0", "1", "2", "3", "4"), to)
+    assert (config.model, config.mean, config.std) == ("resnet18", 2, 3)
+    shape = (1, 3, 33, 34, 35) if to == "3d" else (2, 3, 40, 36)
+    expected = crossd.center(net) if to == "3d" else net
+    x = torch.randn(shape)
+    with torch.no_grad():
+        # Kernels of size 7 whose other slices are zero add up in another order.
+        torch.testing.assert_close(made(x), expected(x), rtol=1e-4, atol=1e-4)
+
+
+def test_options_shape_the_network_of_a_checkpoint(
+    foreign: tuple[str, torch.nn.Module], tmp_path: Path
+) -> None:
+    out = tmp_path / "made.safetensors"
+    config = ConvertConfig(
+        foreign[0],
+        "cross",
+        str(out),
+        model="resnet18",
+        classes="liver, spleen",
+        channels=1,
+        kernel_mode="fourier",
+        lift="inflate",
+    )
+    said = convert(config, QUIET)
+    assert "lifted by 'inflate'" in said and "the sum over 3 input channels, shared by 1" in said
+    assert "the classifier has other classes and keeps its new weights" in said
+    made: Any = crossd.load(out).config
+    assert (made.in_channels, made.classes) == (1, ("liver", "spleen"))
+    assert made.kernel_mode == "fourier"
+
+
+def test_a_segmentation_checkpoint_of_volumes(tmp_path: Path) -> None:
+    solid: Any = crossd.to_3d(crossd.convert(models.build("basicunet", "segmentation", 2, 3)))
+    out = tmp_path / "made.safetensors"
+    torch.save({"model": solid.state_dict()}, tmp_path / "bundle.pt")
+    config = ConvertConfig(
+        str(tmp_path / "bundle.pt"), "3d", str(out), model="basicunet", task="segmentation"
+    )
+    assert "3D kernel kept" in convert(config, QUIET)
+    torch.testing.assert_close(state(out), dict(solid.state_dict()), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"model": None, "classes": "3"}, "--classes is for a checkpoint of others: name its net"),
+        ({"model": None, "allow_partial": True}, "--allow-partial is for a checkpoint of others"),
+        ({"model": None}, "`crossd convert --model NAME` turns those of others into one"),
+        ({"model": "resnet19"}, "no model called 'resnet19' for classification"),
+        ({"model": "vgg11"}, "the checkpoint is not of this network: at most"),
+        ({"task": "detection"}, "--task (='detection') must be one of"),
+        ({"kernel_mode": "none"}, "--kernel-mode (='none') must be one of"),
+        ({"lift": "up"}, "--lift (='up') must be one of"),
+        ({"classes": "a,,b"}, "--classes (='a,,b') must be a number, or names"),
+        ({"classes": "a,a"}, "--classes (='a,a') must be a number, or names"),
+        ({"channels": 0}, "--channels (=0) must be at least 1"),
+        ({"std": 0.0}, "--std (=0.0) must be a positive number"),
+        ({"view": "coronal"}, "view (='coronal') is for a conversion to 2d, not to cross"),
+        ({"align": True}, "align is for a conversion from the fourier mode to 3d"),
+        ({"weights": "nowhere.pth"}, "no such file: nowhere.pth (a checkpoint was expected)"),
+        ({"prefix": "ema"}, "none of its 122 tensors under 'ema' has the name"),
+    ],
+)
+def test_checkpoints_that_do_not_fit(
+    change: dict[str, Any],
+    words: str,
+    foreign: tuple[str, torch.nn.Module],
+    tmp_path: Path,
+) -> None:
+    config = ConvertConfig(foreign[0], "cross", str(tmp_path / "o.safetensors"), model="resnet18")
+    assert words in raised(lambda: convert(replace(config, **change), QUIET))
+    assert not list(tmp_path.iterdir())
+
+
+def test_part_of_a_checkpoint(foreign: tuple[str, torch.nn.Module], tmp_path: Path) -> None:
+    content = torch.load(foreign[0], weights_only=True)
+    for name in ("model.layer4.1.bn2.weight", "model.fc.weight", "model.fc.bias"):
+        del content["state_dict"][name]
+    path = str(tmp_path / "part.ckpt")
+    torch.save(content, path)
+    config = ConvertConfig(path, "cross", str(tmp_path / "o.safetensors"), model="resnet18")
+    words = "the checkpoint does not show its number of classes: give --classes"
+    assert raised(lambda: convert(config, QUIET)) == words
+    config = replace(config, classes="4")
+    words = "1 missing ('layer4.1.bn2.weight' (512,)); to load what fits all the same"
+    assert words in raised(lambda: convert(config, QUIET))
+    assert "3 missing" in convert(replace(config, allow_partial=True), QUIET)
+    again = replace(config, weights=config.out, out=str(tmp_path / "p.safetensors"))
+    assert "is a weights file of crossd: leave out --model" in raised(lambda: convert(again, QUIET))

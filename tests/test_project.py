@@ -11,7 +11,7 @@ import pytest
 import crossd
 
 ROOT = Path(__file__).parent.parent
-CORE = ("functional", "kernels", "nn", "conversion", "checkpoint")
+CORE = ("functional", "kernels", "nn", "conversion", "checkpoint", "foreign", "hub")
 EXTRAS = (
     "SimpleITK",
     "PIL",

@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from crossd.checkpoint import WeightsConfig, load, load_reference, save
     from crossd.conversion import acs, center, convert, inflate, to_2d, to_3d, triplanar
     from crossd.errors import InputError
+    from crossd.foreign import load_checkpoint
+    from crossd.hub import from_pretrained, push_to_hub, save_pretrained
     from crossd.kernels import view
     from crossd.layers import channels_last
     from crossd.nn import CrossDConv, CrossDConvTranspose
@@ -25,11 +27,15 @@ _HOMES = {
     "channels_last": "layers",
     "checkpoint_activations": "activations",
     "convert": "conversion",
+    "from_pretrained": "hub",
     "inflate": "conversion",
     "load": "checkpoint",
+    "load_checkpoint": "foreign",
     "load_reference": "checkpoint",
+    "push_to_hub": "hub",
     "rule": "rules",
     "save": "checkpoint",
+    "save_pretrained": "hub",
     "to_2d": "conversion",
     "to_3d": "conversion",
     "triplanar": "conversion",
@@ -46,11 +52,15 @@ __all__ = [
     "channels_last",
     "checkpoint_activations",
     "convert",
+    "from_pretrained",
     "inflate",
     "load",
+    "load_checkpoint",
     "load_reference",
+    "push_to_hub",
     "rule",
     "save",
+    "save_pretrained",
     "to_2d",
     "to_3d",
     "triplanar",

@@ -14,7 +14,8 @@ class Entry:
 
     Attributes:
         name: Its key, the same in both networks.
-        action: ``"copied"``, ``"changed"`` (for example lifted), ``"added"`` or ``"dropped"``.
+        action: ``"copied"``, ``"changed"`` (for example lifted), ``"added"`` or ``"dropped"``;
+            of a loaded checkpoint ``"matched"``, ``"adapted"``, ``"missing"`` or ``"unexpected"``.
         source: Shape before, None when it is new.
         result: Shape after, None when it is gone.
         why: A short reason; empty for copies.
@@ -34,23 +35,26 @@ class ConversionReport:
     Attributes:
         entries: In the order of the source, then of the result.
         checks: What running the result has shown, a sentence each.
+        note: What holds for all of them, on a line below the summary; may be empty.
     """
 
     entries: tuple[Entry, ...]
     checks: tuple[str, ...] = ()
+    note: str = ""
 
     def counts(self) -> dict[str, int]:
         """Count the tensors by what became of them."""
         return dict(Counter(entry.action for entry in self.entries))
 
     def __str__(self) -> str:
-        """Render a summary line and a line a tensor."""
+        """Render a summary line, the note, and a line a tensor."""
         summary = ", ".join(f"{count} {action}" for action, count in self.counts().items())
         width = max((len(entry.name) for entry in self.entries), default=0)
         lines = [*self.checks, f"{len(self.entries)} tensors: {summary or 'nothing'}"]
+        lines += filter(None, [self.note])
         for entry in self.entries:
             shapes = f"{_show(entry.source)} -> {_show(entry.result)}"
-            line = f"{entry.name:<{width}}  {entry.action:<8} {shapes:<40} {entry.why}"
+            line = f"{entry.name:<{width}}  {entry.action:<10} {shapes:<40} {entry.why}"
             lines.append(line.rstrip())
         return "\n".join(lines)
 

@@ -142,12 +142,21 @@ def read_config(path: str | Path) -> WeightsConfig:
         )
     except (SafetensorError, KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
         raise InputError(
-            f"{path} is not a crossd weights file ({type(error).__name__}): "
-            "give a .safetensors file written by crossd"
+            f"{path} is not a crossd weights file ({type(error).__name__}): give a .safetensors "
+            "file written by crossd; `crossd convert --model NAME` turns those of others into one"
         ) from error
     if config.form not in FORMS:
         raise InputError(f"{path}: form (={config.form!r}) must be one of {', '.join(FORMS)}")
     return config
+
+
+def is_ours(path: str | Path) -> bool:
+    """Tell whether a file is a weights file of crossd."""
+    try:
+        read_config(path)
+    except InputError:
+        return False
+    return True
 
 
 def load(path: str | Path, model: nn.Module | None = None) -> nn.Module:
@@ -288,10 +297,7 @@ def convert_file(
     config: Any = net.config
     if config.form == to:
         raise InputError(f"{path} holds a {to} network already")
-    if view != "axial" and to != "2d":
-        raise InputError(f"view (={view!r}) is for a conversion to 2d, not to {to}")
-    if align and (to != "3d" or config.kernel_mode != "fourier"):
-        raise InputError("align is for a conversion from the fourier mode to 3d")
+    check_turn(to, config.kernel_mode, view, align)
     if to == "cross" and config.form == "2d":
         result = convert(net, config.kernel_mode, **config.mode_options)
     elif to in ("2d", "3d") and config.form in ("cross", "acs"):
@@ -302,3 +308,15 @@ def convert_file(
     save(result, out, dataclasses.replace(config, form=to))
     report: Any = result.conversion
     return report
+
+
+def check_turn(to: str, kernel_mode: str, view: str, align: bool) -> None:
+    """Refuse options of a conversion that would have no effect.
+
+    Raises:
+        InputError: "view ..." or "align ...".
+    """
+    if view != "axial" and to != "2d":
+        raise InputError(f"view (={view!r}) is for a conversion to 2d, not to {to}")
+    if align and (to != "3d" or kernel_mode != "fourier"):
+        raise InputError("align is for a conversion from the fourier mode to 3d")

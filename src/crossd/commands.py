@@ -6,16 +6,16 @@ import time
 from pathlib import Path
 from typing import Any
 
-from crossd import checkpoint, models, train
+from crossd import checkpoint, foreign, models, train
 from crossd.checkpoint import WeightsConfig, load, read_config, save
 from crossd.configs import ConvertConfig, FinetuneConfig, PretrainConfig, RecalibrateConfig
+from crossd.conversion import LIFTS, to_3d
 from crossd.conversion import convert as convert_network
-from crossd.conversion import to_3d
 from crossd.data import Source, as_images, limit, open_source
 from crossd.errors import InputError
 from crossd.files import atomic
-from crossd.kernels import VIEWS
-from crossd.options import check, choice, sizes
+from crossd.kernels import KERNEL_MODES, VIEWS
+from crossd.options import check, choice, class_names, sizes
 from crossd.outputs import claim_folder
 from crossd.progress import Progress
 
@@ -123,10 +123,54 @@ def convert(config: ConvertConfig, progress: Progress) -> str:
     """Convert a weights file; returns what to print."""
     choice(config.to, ("2d", "3d", "cross"), "--to")
     choice(config.view, VIEWS, "--view")
+    check(config)
+    if config.model is not None:
+        return _convert_checkpoint(config, config.model)
+    for field in dataclasses.fields(ConvertConfig):
+        if field.name in _OF_CHECKPOINTS and getattr(config, field.name) != field.default:
+            option = f"--{field.name.replace('_', '-')}"
+            raise InputError(f"{option} is for a checkpoint of others: name its network by --model")
     out = _free_file(config.out, config.overwrite)
     report = checkpoint.convert_file(config.weights, config.to, out, config.view, config.align)
     summary = str(report).splitlines()[0]
     return f"{summary}\nwritten: {out}"
+
+
+_OF_CHECKPOINTS = (
+    *("task", "classes", "channels", "kernel_mode", "lift", "prefix"),
+    *("allow_partial", "mean", "std"),
+)
+
+
+def _convert_checkpoint(config: ConvertConfig, model: str) -> str:
+    """Make a weights file of somebody else's checkpoint."""
+    choice(config.task, tuple(models.DEFAULTS), "--task")
+    choice(config.kernel_mode, tuple(KERNEL_MODES), "--kernel-mode")
+    choice(config.lift, LIFTS, "--lift")
+    if checkpoint.is_ours(config.weights):
+        raise InputError(f"{config.weights} is a weights file of crossd: leave out --model")
+    out = _free_file(config.out, config.overwrite)
+    weights = WeightsConfig(
+        model,
+        config.task,
+        config.channels or 0,
+        class_names(config.classes),
+        form=config.to,
+        kernel_mode=config.kernel_mode,
+        mean=config.mean,
+        std=config.std,
+    )
+    report = foreign.convert_checkpoint(
+        config.weights,
+        out,
+        weights,
+        config.view,
+        config.align,
+        allow_partial=config.allow_partial,
+        lift=config.lift,
+        prefix=config.prefix,
+    )
+    return f"{report}\nwritten: {out}"
 
 
 def _images(config: PretrainConfig) -> Source:

@@ -188,12 +188,25 @@ class RecalibrateConfig:
 class ConvertConfig:
     """Turn a weights file into one of a plain 2D or 3D network, or a 2D one into Cross-D.
 
+    With --model, the weights are a checkpoint of others: of torchvision, timm, RadImageNet,
+    MedicalNet, MONAI, Lightning or the paper's implementation.
+
     Attributes:
-        weights: A weights file of crossd.
+        weights: A weights file of crossd, or a checkpoint.
         to: 2d, 3d or cross.
         out: The weights file to write.
         view: Which 2D network to take: axial, coronal or sagittal.
         align: Move the kernels of the fourier mode by their mean displacement.
+        model: The name of a checkpoint's network; the options below are for a checkpoint.
+        task: classification or segmentation.
+        classes: Their number, or their names separated by commas. Default: the checkpoint's number.
+        channels: Input channels. Default: the checkpoint's.
+        kernel_mode: projection, slice or fourier.
+        lift: Where 2D kernels are put in 3D ones: center, inflate or triplanar.
+        prefix: The part of the checkpoint to read, where several fit, such as state_dict_ema.
+        allow_partial: Load what fits, also where more than the classifier does not.
+        mean: What is subtracted from images before they are given to the network.
+        std: What they are divided by then.
         overwrite: Replace a file that is there.
     """
 
@@ -202,6 +215,16 @@ class ConvertConfig:
     out: str
     view: str = "axial"
     align: bool = False
+    model: str | None = None
+    task: str = "classification"
+    classes: str | None = None
+    channels: int | None = None
+    kernel_mode: str = "projection"
+    lift: str = "center"
+    prefix: str | None = None
+    allow_partial: bool = False
+    mean: float = 0.0
+    std: float = 1.0
     overwrite: bool = False
 
 

@@ -340,6 +340,7 @@ class Fourier(KernelMode):
         if self.predictor is None:
             return weight
         self.predictor.start_at_zero()
+        self.mean_displacement.fill_(self.offset)
         return shift_kernel(weight, weight.new_full((3,), -self.offset))
 
 

@@ -9,7 +9,7 @@ from crossd.errors import InputError
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 LEAST = {
     **dict.fromkeys(("seed", "workers"), 0),
-    **dict.fromkeys(("epochs", "batch_size", "limit", "slice_step", "steps"), 1),
+    **dict.fromkeys(("epochs", "batch_size", "limit", "slice_step", "steps", "channels"), 1),
     **dict.fromkeys(("volume_epochs", "volume_steps", "volume_batch_size"), 1),
 }
 """The smallest value of every whole number among the options."""
@@ -32,7 +32,9 @@ def check(config: Any) -> None:
             raise InputError(f"{option} (={value}) must be at least {LEAST[name]}")
         if name == "seed" and value >= 2**32:
             raise InputError(f"{option} (={value}) must be below 2 to the power of 32")
-        if name in ("lr", "volume_lr", "seconds") and not (math.isfinite(value) and value > 0):
+        if name in ("lr", "volume_lr", "seconds", "std") and not (
+            math.isfinite(value) and value > 0
+        ):
             raise InputError(f"{option} (={value}) must be a positive number")
         if name == "precision":
             choice(value, PRECISIONS, option)
@@ -90,3 +92,23 @@ def sizes(text: str | None) -> tuple[int, ...] | None:
     if not values or min(values) < 1:
         raise InputError(f"--size (={text!r}) must be a number, or one an axis such as 32,48,48")
     return values
+
+
+def class_names(text: str | None) -> tuple[str, ...]:
+    """Read names of classes separated by commas, or their number; none of None.
+
+    Raises:
+        InputError: "--classes ..." for an empty list, a name given twice, or no class.
+
+    Example:
+        >>> class_names("liver,spleen"), class_names("3")
+        (('liver', 'spleen'), ('0', '1', '2'))
+    """
+    if text is None:
+        return ()
+    given = tuple(name.strip() for name in text.split(","))
+    if len(given) == 1 and given[0].isdecimal():
+        given = tuple(map(str, range(int(given[0]))))
+    if not given or "" in given or len(set(given)) < len(given):
+        raise InputError(f"--classes (={text!r}) must be a number, or names separated by commas")
+    return given

@@ -188,7 +188,7 @@ def cross(conv: Any, options: Options, kind: Any, **more: Any) -> nn.Module:
         if options.lift is None:
             nn.init.kaiming_normal_(new.weight, mode="fan_out", nonlinearity="relu")
         else:
-            new.weight.copy_(lifted(conv.weight, new, options.lift))
+            new.weight.copy_(new.mode.unshifted(lifted(conv.weight, new, options.lift)))
         for name, parameter in conv.named_parameters(recurse=False):
             if name != "weight":
                 getattr(new, name).copy_(parameter)
@@ -197,24 +197,22 @@ def cross(conv: Any, options: Options, kind: Any, **more: Any) -> nn.Module:
     return new.train(conv.training)
 
 
-def lifted(weight: Tensor, new: Any, how: str) -> Tensor:
-    """Give the 3D kernel with which the layer `new` does on images what the 2D `weight` does.
+def lifted(weight: Tensor, layer: Any, how: str) -> Tensor:
+    """Lift a 2D kernel to a layer's 3D one; `layer.mode.unshifted` then makes it a start.
 
     Args:
         weight: 2D kernel, shape ``(O, I, y, x)``.
-        new: A Cross-D layer.
+        layer: A Cross-D layer, or a 3D one of torch.nn.
         how: See `crossd.functional.lift`.
 
     Returns:
         Shape ``(O, I, z, y, x)``.
     """
-    depth, stride = new.kernel_size[0], new.stride[0] if new.transposed else 1
-    if how == "inflate" and not new.mode.sums:
+    depth, stride = layer.kernel_size[0], layer.stride[0] if layer.transposed else 1
+    if how == "inflate" and hasattr(layer, "mode") and not layer.mode.sums:
         # These modes take one slice, so every slice is the whole 2D kernel.
-        solid = weight.unsqueeze(2).expand_as(new.weight)
-    else:
-        solid = lift_kernel(weight, depth, how, stride)
-    return new.mode.unshifted(solid)
+        return weight.unsqueeze(2).expand_as(layer.weight)
+    return lift_kernel(weight, depth, how, stride)
 
 
 # Norms
