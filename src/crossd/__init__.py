@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from crossd.checkpoint import WeightsConfig, load, load_reference, save
     from crossd.conversion import acs, center, convert, inflate, rule, to_2d, to_3d, triplanar
     from crossd.errors import InputError
+    from crossd.exporting import export
     from crossd.kernels import view
     from crossd.layers import channels_last
     from crossd.nn import CrossDConv, CrossDConvTranspose
@@ -24,6 +25,7 @@ _HOMES = {
     "channels_last": "layers",
     "checkpoint_activations": "activations",
     "convert": "conversion",
+    "export": "exporting",
     "inflate": "conversion",
     "load": "checkpoint",
     "load_reference": "checkpoint",
@@ -45,6 +47,7 @@ __all__ = [
     "channels_last",
     "checkpoint_activations",
     "convert",
+    "export",
     "inflate",
     "load",
     "load_reference",

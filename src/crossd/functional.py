@@ -302,12 +302,27 @@ def conv_transpose2d_per_sample(
         Shape ``(N, O, H', W')``.
     """
     n = x.shape[0]
+    shape = (stride, padding, output_padding)
+    if torch.compiler.is_exporting() and kernels.shape[0] != 1:
+        # In ONNX groups are a constant, so one group a sample would fix the batch.
+        y = _spread(x, kernels, groups)
+        places = kernels.shape[3] * kernels.shape[4]
+        taps = torch.eye(places, dtype=x.dtype, device=x.device).view(-1, 1, *kernels.shape[3:])
+        channels = y.shape[1] // places
+        taps = taps.repeat(channels, 1, 1, 1)  # adds what each pixel spreads, where it falls
+        return F.conv_transpose2d(y, taps, bias, *shape, channels, dilation)
     if n == 0:
         kernels = kernels.sum(0, keepdim=True)
-    shape = (stride, padding, output_padding)
     if kernels.shape[0] == 1:
         return F.conv_transpose2d(x, kernels[0], bias, *shape, groups, dilation)
     rows = x.reshape(1, -1, *x.shape[2:])
     every = None if bias is None else bias.repeat(n)
     y = F.conv_transpose2d(rows, kernels.flatten(0, 1), every, *shape, n * groups, dilation)
     return y.view(n, -1, *y.shape[2:])
+
+
+def _spread(x: Tensor, kernels: Tensor, groups: int) -> Tensor:
+    """Multiply each pixel with its sample's transposed kernels: ``(N, O * y * x, H, W)``."""
+    matrices = kernels.flatten(2).unflatten(1, (groups, -1)).transpose(2, 3)  # (n, g, o k k, c)
+    pixels = x.flatten(2).unflatten(1, (groups, -1))  # (n, g, c, h * w)
+    return (matrices @ pixels).flatten(1, 2).unflatten(2, x.shape[2:])
