@@ -153,6 +153,7 @@ def export(config: ExportConfig, progress: Progress) -> str:
         size=size,
         view=config.view,
         fixed_pose=config.fixed_pose,
+        fixed_size=config.fixed_size,
         overwrite=config.overwrite,
     )
     return str(report)

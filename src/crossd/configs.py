@@ -216,8 +216,9 @@ class ExportConfig:
         weights: A weights file of crossd.
         to: 2d (for images) or 3d (for volumes).
         out: The file to write, ending in .onnx (needs pip install 'crossd[onnx]') or .pt2.
-        size: Size of the example that is traced (one number, or one an axis); other sizes work
-            too where the network allows it. Default: that of the training data.
+        size: Size of the example that is traced (one number, or one an axis). Default: that of the
+            training data.
+        fixed_size: Take this size only; else others too where the network allows it.
         view: Which 2D network to take: axial, coronal or sagittal.
         fixed_pose: In the fourier mode, fix the kernels at the mean pose of training: faster, and
             without predictors.
@@ -228,6 +229,7 @@ class ExportConfig:
     to: str
     out: str
     size: str | None = None
+    fixed_size: bool = False
     view: str = "axial"
     fixed_pose: bool = False
     overwrite: bool = False

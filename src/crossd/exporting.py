@@ -6,7 +6,7 @@ not traced with: what the report says of a file was seen to hold.
 
 import dataclasses
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,7 +92,7 @@ def export(
     channels: int | None = None,
     view: str = "axial",
     fixed_pose: bool = False,
-    dynamic: bool = True,
+    fixed_size: bool = False,
     overwrite: bool = False,
 ) -> ExportReport:
     """Write a network to a file that runs without crossd, and ONNX also without torch.
@@ -110,7 +110,8 @@ def export(
         channels: Of images and volumes. Default: what the first convolution takes.
         view: The view whose 2D network is written.
         fixed_pose: In the fourier mode, write the 2D network at the mean pose of training.
-        dynamic: Leave the spatial size free where the network allows it. The batch always is.
+        fixed_size: Take images of the example's size only; else other sizes too, where the
+            network allows it. The size of the batch is always free.
         overwrite: Replace a file that is there.
 
     Returns:
@@ -139,17 +140,15 @@ def export(
     metadata |= {"form": to, "view": view if to == "2d" else None}
     notes: list[str] = []
     with atomic(path) as temporary:
-        if dynamic:
+        for free in (False,) if fixed_size else (True, False):
             try:
-                report = _attempt(plain, example, AXES[to], temporary, metadata, free=True)
-                return dataclasses.replace(report, path=path)
+                report = _attempt(plain, example, AXES[to], temporary, metadata, free)
+                break
             except _Refused as why:
+                if not free:
+                    raise InputError(f"cannot export to {path}: {why}") from why
                 notes.append(f"the size is fixed: {why}")
-        try:
-            report = _attempt(plain, example, AXES[to], temporary, metadata, free=False)
-        except _Refused as why:
-            raise InputError(f"cannot export to {path}: {why}") from why
-        return dataclasses.replace(report, path=path, notes=(*notes, *report.notes))
+    return dataclasses.replace(report, path=path, notes=(*notes, *report.notes))
 
 
 def _attempt(

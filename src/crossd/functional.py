@@ -127,6 +127,9 @@ def map_kernel(weight: Tensor, maps: Tensor) -> Tensor:
     Returns:
         Shape ``(N, O, I, P)``. No tensor of ``N * O * I * z * y * x`` numbers is made.
     """
+    if torch.compiler.is_exporting():  # samples not mixed with places: a batch of one stays free
+        rows = F.linear(maps.to(weight.dtype), weight.flatten(2).flatten(0, 1))  # (n, p, oi)
+        return rows.transpose(1, 2).unflatten(1, weight.shape[:2])
     n, places, _ = maps.shape
     columns = weight.flatten(2).flatten(0, 1) @ maps.to(weight.dtype).flatten(0, 1).T  # (oi, np)
     return columns.view(*weight.shape[:2], n, places).permute(2, 0, 1, 3)
@@ -303,8 +306,10 @@ def conv_transpose2d_per_sample(
     """
     n = x.shape[0]
     shape = (stride, padding, output_padding)
-    if torch.compiler.is_exporting() and kernels.shape[0] != 1:
-        # In ONNX groups are a constant, so one group a sample would fix the batch.
+    samples = kernels.shape[0]
+    if torch.compiler.is_exporting() and not (isinstance(samples, int) and samples == 1):
+        # In ONNX groups are a constant, so one group a sample would fix the batch. To ask whether
+        # a free batch is one would fix it as well.
         y = _spread(x, kernels, groups)
         places = kernels.shape[3] * kernels.shape[4]
         taps = torch.eye(places, dtype=x.dtype, device=x.device).view(-1, 1, *kernels.shape[3:])

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
+from torch.fx.experimental import _config
 from torch.utils._pytree import tree_leaves
 
 from crossd.errors import InputError
@@ -33,7 +34,9 @@ def trace(net: nn.Module, example: Tensor, free_size: bool) -> ExportedProgram:
     """Trace a network with a free batch and, where its code allows it, free spatial axes."""
     axes = range(2, example.dim()) if free_size else ()
     shape = {0: Dim.DYNAMIC, **dict.fromkeys(axes, Dim.AUTO)}
-    return torch.export.export(net, (example,), dynamic_shapes=(shape,), strict=False)
+    # Else a length of 1 anywhere inside, as of a small image's last maps, would fix the size.
+    with _config.patch(backed_size_oblivious=True):
+        return torch.export.export(net, (example,), dynamic_shapes=(shape,), strict=False)
 
 
 def shapes(program: ExportedProgram, names: Sequence[str]) -> tuple[Shape, tuple[Shape, ...]]:
