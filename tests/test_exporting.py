@@ -234,7 +234,7 @@ import sys
 
 class Blocker:
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in ("crossd", "monai", "timm", "torchvision"):
+        if name.partition(".")[0] in ("crossd", "monai", "timm"):
             raise ImportError(name + " must not be needed")
 
 sys.meta_path.insert(0, Blocker())

@@ -152,7 +152,7 @@ def shift_kernel(weight: Tensor, shift: Tensor) -> Tensor:
         True
     """
     size = (weight.shape[2], weight.shape[3], weight.shape[4])
-    return map_kernel(weight, shift_map(shift[None], size))[0].view_as(weight)
+    return map_kernel(weight, shift_map(shift[None], size))[0].reshape(weight.shape)
 
 
 def fourier_kernels(weight: Tensor, shift: Tensor) -> Tensor:
@@ -306,16 +306,9 @@ def conv_transpose2d_per_sample(
     """
     n = x.shape[0]
     shape = (stride, padding, output_padding)
-    samples = kernels.shape[0]
-    if torch.compiler.is_exporting() and not (isinstance(samples, int) and samples == 1):
-        # In ONNX groups are a constant, so one group a sample would fix the batch. To ask whether
-        # a free batch is one would fix it as well.
-        y = _spread(x, kernels, groups)
-        places = kernels.shape[3] * kernels.shape[4]
-        taps = torch.eye(places, dtype=x.dtype, device=x.device).view(-1, 1, *kernels.shape[3:])
-        channels = y.shape[1] // places
-        taps = taps.repeat(channels, 1, 1, 1)  # adds what each pixel spreads, where it falls
-        return F.conv_transpose2d(y, taps, bias, *shape, channels, dilation)
+    one = isinstance(kernels.shape[0], int) and kernels.shape[0] == 1  # not to ask a free batch
+    if torch.compiler.is_exporting() and not one:
+        return _spread_and_add(x, kernels, bias, shape, groups, dilation)
     if n == 0:
         kernels = kernels.sum(0, keepdim=True)
     if kernels.shape[0] == 1:
@@ -326,8 +319,21 @@ def conv_transpose2d_per_sample(
     return y.view(n, -1, *y.shape[2:])
 
 
-def _spread(x: Tensor, kernels: Tensor, groups: int) -> Tensor:
-    """Multiply each pixel with its sample's transposed kernels: ``(N, O * y * x, H, W)``."""
-    matrices = kernels.flatten(2).unflatten(1, (groups, -1)).transpose(2, 3)  # (n, g, o k k, c)
-    pixels = x.flatten(2).unflatten(1, (groups, -1))  # (n, g, c, h * w)
-    return (matrices @ pixels).flatten(1, 2).unflatten(2, x.shape[2:])
+def _spread_and_add(
+    x: Tensor, kernels: Tensor, bias: Tensor | None, shape: Any, groups: int, dilation: Any
+) -> Tensor:
+    """A transposed convolution as a product, for graphs whose batch stays free.
+
+    Each pixel is multiplied with its sample's kernel; a transposed convolution with constant
+    kernels of one tap each then adds up what falls on the same place. (The groups of a
+    convolution are a constant in ONNX, so one group a sample would fix the batch.)
+    """
+    matrices = kernels.flatten(2).unflatten(1, (groups, -1)).transpose(2, 3)  # (n, g, o y x, c)
+    rows = matrices @ x.flatten(2).unflatten(1, (groups, -1))  # (n, g, o * y * x, places)
+    spread = rows.flatten(1, 2).unflatten(2, x.shape[2:])
+    size = kernels.shape[3:]
+    channels = spread.shape[1] // (size[0] * size[1])
+    taps = torch.eye(size[0] * size[1], dtype=x.dtype, device=x.device).view(-1, 1, *size)
+    return F.conv_transpose2d(
+        spread, taps.repeat(channels, 1, 1, 1), bias, *shape, channels, dilation
+    )

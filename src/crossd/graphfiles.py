@@ -5,8 +5,8 @@ Only torch is needed for .pt2; the libraries of ONNX are imported when one is wr
 
 import importlib.util
 import os
-import warnings
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +34,14 @@ def trace(net: nn.Module, example: Tensor, free_size: bool) -> ExportedProgram:
     """Trace a network with a free batch and, where its code allows it, free spatial axes."""
     axes = range(2, example.dim()) if free_size else ()
     shape = {0: Dim.DYNAMIC, **dict.fromkeys(axes, Dim.AUTO)}
-    # Else a length of 1 anywhere inside, as of a small image's last maps, would fix the size.
-    with _config.patch(backed_size_oblivious=True):
+    with _lengths_of_one():
         return torch.export.export(net, (example,), dynamic_shapes=(shape,), strict=False)
+
+
+def _lengths_of_one() -> AbstractContextManager[None]:
+    """Treat lengths of 1 as any other; else a small image's last maps would fix the size."""
+    context: AbstractContextManager[None] = _config.patch(backed_size_oblivious=True)
+    return context
 
 
 def shapes(program: ExportedProgram, names: Sequence[str]) -> tuple[Shape, tuple[Shape, ...]]:
@@ -87,7 +92,7 @@ def _write_onnx(program: ExportedProgram, path: Path, input_shape: Shape, metada
         raise InputError(f"the network has {size:,} bytes, of which .onnx holds 2 GiB: write .pt2")
     count = len(program.graph_signature.user_outputs)
     free = {axis: name for axis, name in enumerate(input_shape) if isinstance(name, str)}
-    with warnings.catch_warnings():
+    with _lengths_of_one():  # operators are taken apart, and traced, once more
         made: Any = torch.onnx.export(
             program,
             input_names=["input"],

@@ -87,7 +87,7 @@ def mapped_conv2d(
         (torch.Size([2, 6, 6, 6]), True)
     """
     settings = settings or Settings()
-    if torch.compiler.is_exporting():
+    if way is None and torch.compiler.is_exporting():
         compute: Any = _products
     elif x.shape[0] == 0:  # a loop over nothing has no shape
         kernel = weight.sum(2)
@@ -112,13 +112,14 @@ def _products(x: Tensor, weight: Tensor, maps: Tensor, settings: Settings) -> Te
     and to choose a way by the size would fix the size.
     """
     stride, padding, dilation, groups = settings
-    kernels = map_kernel(weight, maps).to(x.dtype).flatten(2)  # (n, o, i * k * k)
-    taps = torch.eye(maps.shape[1], dtype=x.dtype, device=x.device).unflatten(1, _size(weight))
-    taps = taps.repeat(x.shape[1], 1, 1).unsqueeze(1)  # unfold, in fewer operators
-    patches = F.conv2d(x, taps, None, stride, padding, dilation, x.shape[1])
-    rows = patches.flatten(2).unflatten(1, (groups, -1))
-    rows = kernels.unflatten(1, (groups, -1)) @ rows
-    return rows.flatten(1, 2).unflatten(2, patches.shape[2:])
+    kernels = map_kernel(weight, maps).to(x.dtype).flatten(2)  # (n, o, i * y * x)
+    size, channels = _size(weight), x.shape[1]
+    # Kernels of one tap each cut out patches in one operator that every format has.
+    taps = torch.eye(size[0] * size[1], dtype=x.dtype, device=x.device).view(-1, 1, *size)
+    patches = F.conv2d(x, taps.repeat(channels, 1, 1, 1), None, stride, padding, dilation, channels)
+    rows = patches.flatten(2).unflatten(1, (groups, -1))  # (n, g, i * y * x, places)
+    y = kernels.unflatten(1, (groups, -1)) @ rows
+    return y.flatten(1, 2).unflatten(2, patches.shape[2:])
 
 
 def chosen(x: Tensor, weight: Tensor, settings: Settings) -> str:
