@@ -12,12 +12,10 @@ import torch
 import torch.nn.functional as F
 import torchvision
 from monai.networks.nets import BasicUNet, DynUNet, SegResNet, UNet
-from timm.layers.norm import LayerNorm2d
-from timm.layers.squeeze_excite import SEModule
 from torch import Tensor, nn
 
 import crossd
-from crossd import InputError, conversion, kernels
+from crossd import InputError, kernels, rules
 from crossd.account import tensors
 from crossd.models import small_resnet
 
@@ -477,10 +475,11 @@ def test_one_parameter_in_two_layers_is_refused_where_it_would_become_two() -> N
     second.weight = first.weight
     with pytest.raises(InputError, match=r"'0.weight' and '1.weight' are one parameter"):
         convert(nn.Sequential(first, second))
-    heads = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(2, 2), nn.Linear(2, 2))
-    heads[3].weight = heads[2].weight
+    start = (nn.Conv2d(1, 2, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    heads = nn.Sequential(*start, nn.Linear(2, 2), nn.Linear(2, 2))
+    heads[4].weight = heads[3].weight
     net = convert(heads)
-    assert net[2].weight is net[3].weight
+    assert net[3].weight is net[4].weight
 
 
 def test_a_network_that_just_ran_can_be_converted() -> None:
@@ -516,14 +515,15 @@ def test_settings_of_layers_reach_both_ranks() -> None:
 
 
 class OwnConv(nn.Conv2d):
-    pass
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + 1
 
 
-class Helper(nn.Module):
-    """A network whose forward leaves the work to another method."""
+class Unfolded(nn.Module):
+    """Leaves the work to another method, which has no counterpart for volumes."""
 
     def _forward_impl(self, x: Tensor) -> Tensor:
-        return F.adaptive_avg_pool2d(x, 1)
+        return F.unfold(x, 3).sum(1)
 
     def forward(self, x: Tensor) -> Tensor:
         return self._forward_impl(x)
@@ -534,25 +534,15 @@ def normed() -> nn.Module:
 
 
 REFUSED: dict[str, tuple[Callable[[], nn.Module], str, str]] = {
-    "LayerNorm2d": (lambda: LayerNorm2d(4), "a.0", "timm.layers.norm.LayerNorm2d"),
     "Conv3d": (lambda: nn.Conv3d(1, 1, 3), "a.0", "torch.nn.modules.conv.Conv3d"),
     "subclass": (lambda: OwnConv(1, 1, 3), "a.0", "OwnConv"),
     "weight_norm": (normed, "a.0", "ParametrizedConv2d"),
-    "SEModule": (lambda: SEModule(16), "a.0", "SEModule"),
     "ViT": (
         lambda: timm.create_model("vit_tiny_patch16_224", depth=1),
-        "a.0",
-        "timm.models.vision_transformer.VisionTransformer",
+        "a.0.blocks.0.attn",
+        "it attends to patches",
     ),
-    "fcn_resnet50": (
-        lambda: torchvision.models.segmentation.fcn_resnet50(
-            weights=None, weights_backbone=None, num_classes=2
-        ),
-        "a.0",
-        "torchvision.models.segmentation.fcn.FCN",
-    ),
-    "mobilenet": (torchvision.models.mobilenet_v2, "a.0", "MobileNetV2"),
-    "helper": (Helper, "a.0", "Helper"),
+    "unfold": (Unfolded, "a.0", "Unfolded"),
     "LPPool2d": (lambda: nn.LPPool2d(2, 2), "a.0", "LPPool2d"),
     "bicubic": (lambda: nn.Upsample(scale_factor=2, mode="bicubic"), "a.0", "Upsample"),
     "divisor": (lambda: nn.AvgPool2d(2, divisor_override=3), "a.0", "AvgPool2d"),
@@ -619,10 +609,13 @@ class Shift2d(nn.Module):
     """A layer that crossd does not know."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return x.roll(1, -1)
+        return F.fold(F.unfold(x, 1), x.shape[2:], 1)
 
 
 class Shift(Shift2d):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.roll(1, -1)
+
     def to_2d(self, view: int = 0) -> nn.Module:
         return Shift2d()
 
@@ -631,19 +624,19 @@ class Shift(Shift2d):
 
 
 def test_a_rule_teaches_a_layer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(conversion, "RULES", dict(conversion.RULES))
+    monkeypatch.setattr(rules, "RULES", dict(rules.RULES))
     source = nn.Sequential(nn.Conv2d(1, 2, 3), Shift2d())
     with pytest.raises(InputError, match="Shift2d"):
         convert(source)
     seen = []
 
     @crossd.rule(Shift2d)
-    def shift(layer: Shift2d, options: conversion.Options) -> nn.Module:
+    def shift(layer: Shift2d, options: rules.Options) -> nn.Module:
         seen.append(options)
         return Shift()
 
     net = convert(source, "fourier", lift="inflate", offset=0.5)
-    assert seen == [conversion.Options("fourier", "inflate", {"offset": 0.5})]
+    assert seen == [rules.Options("fourier", "inflate", {"offset": 0.5})]
     assert type(net[1]) is Shift
     assert type(to_3d(net)[1]) is Shift2d and type(to_2d(net)[1]) is Shift2d
 

@@ -8,12 +8,13 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from crossd.activations import checkpoint_activations
     from crossd.checkpoint import WeightsConfig, load, load_reference, save
-    from crossd.conversion import acs, center, convert, inflate, rule, to_2d, to_3d, triplanar
+    from crossd.conversion import acs, center, convert, inflate, to_2d, to_3d, triplanar
     from crossd.errors import InputError
     from crossd.exporting import export
     from crossd.kernels import view
     from crossd.layers import channels_last
     from crossd.nn import CrossDConv, CrossDConvTranspose
+    from crossd.rules import rule
 
 _HOMES = {
     "CrossDConv": "nn",
@@ -29,7 +30,7 @@ _HOMES = {
     "inflate": "conversion",
     "load": "checkpoint",
     "load_reference": "checkpoint",
-    "rule": "conversion",
+    "rule": "rules",
     "save": "checkpoint",
     "to_2d": "conversion",
     "to_3d": "conversion",

@@ -33,9 +33,11 @@ class ConversionReport:
 
     Attributes:
         entries: In the order of the source, then of the result.
+        checks: What running the result has shown, a sentence each.
     """
 
     entries: tuple[Entry, ...]
+    checks: tuple[str, ...] = ()
 
     def counts(self) -> dict[str, int]:
         """Count the tensors by what became of them."""
@@ -45,7 +47,7 @@ class ConversionReport:
         """Render a summary line and a line a tensor."""
         summary = ", ".join(f"{count} {action}" for action, count in self.counts().items())
         width = max((len(entry.name) for entry in self.entries), default=0)
-        lines = [f"{len(self.entries)} tensors: {summary or 'nothing'}"]
+        lines = [*self.checks, f"{len(self.entries)} tensors: {summary or 'nothing'}"]
         for entry in self.entries:
             shapes = f"{_show(entry.source)} -> {_show(entry.result)}"
             line = f"{entry.name:<{width}}  {entry.action:<8} {shapes:<40} {entry.why}"

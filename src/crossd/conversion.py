@@ -1,92 +1,69 @@
 """Turning networks: 2D into Cross-D, Cross-D into plain 2D or 3D, and the baselines.
 
-Every layer type that depends on the rank has a rule. A layer that depends on the rank and has
-none is an error that names it; nothing is skipped.
+Layers that depend on the rank have rules (`crossd.rules`). Every other module is tried on what it
+would meet on volumes, and given another forward where its own is for images (`crossd.ranks`). What
+stays unclear is an error that names it; nothing is skipped.
 """
 
 import copy
-import inspect
-import re
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, TypeVar
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 from torch.utils._pytree import tree_leaves
 
-from crossd import acsconv, layers
+from crossd import acsconv, depth, rules_elsewhere
+from crossd import check as checks
 from crossd.account import ConversionReport, account
 from crossd.activations import checkpoint_activations
 from crossd.errors import InputError
-from crossd.functional import lift as lift_kernel
 from crossd.kernels import KERNEL_MODES, VIEWS, view, view_is_set
 from crossd.nn import CrossDConv, CrossDConvTranspose
+from crossd.ranks import Analysis, Lifted, analyse, make_lifted
+from crossd.recording import named
+from crossd.rules import RULES, Options, find_rule
 
-
-@dataclass(frozen=True)
-class Options:
-    """What a rule may need to know.
-
-    Attributes:
-        kernel_mode: A name in `crossd.kernels.KERNEL_MODES`, or ``"acs"``.
-        lift: ``"center"``, ``"inflate"``, ``"triplanar"`` or None for new weights.
-        mode_options: Further arguments of the kernel mode.
-    """
-
-    kernel_mode: str = "projection"
-    lift: str | None = "center"
-    mode_options: dict[str, Any] = field(default_factory=dict)
-
+assert rules_elsewhere  # its import registers rules
 
 LIFTS = ("center", "inflate", "triplanar")
-
-Rule = Callable[[Any, Options], nn.Module]
-Function = TypeVar("Function", bound=Rule)
-RULES: dict[type[nn.Module], Rule] = {}
-
-
-def rule(*types: type[nn.Module]) -> Callable[[Function], Function]:
-    """Register how a 2D layer becomes one that takes images and volumes.
-
-    The function receives the layer and the `Options` and returns the new layer, which needs
-    ``to_2d(view)`` and ``to_3d(align)`` methods where `to_2d` and `to_3d` shall replace it.
-
-    Args:
-        *types: The exact types the rule is for; subclasses need their own.
-
-    Example:
-        >>> class Scale2d(nn.Module):
-        ...     def forward(self, x):
-        ...         return 2 * x
-        >>> @rule(Scale2d)
-        ... def _(layer, options):
-        ...     return layer
-        >>> type(convert(nn.Sequential(Scale2d()))[0]).__name__
-        'Scale2d'
-    """
-
-    def register(function: Function) -> Function:
-        RULES.update(dict.fromkeys(types, function))
-        return function
-
-    return register
 
 
 def convert(
     model: nn.Module,
     kernel_mode: str = "projection",
     lift: str | None = "center",
+    *,
+    example: Any = None,
+    check: bool = True,
+    depth_stride: int | Sequence[int] | str | None = None,
+    depth_kernel: int | None = None,
+    size: Sequence[int] | None = None,
+    spacing: Sequence[float] | None = None,
     **mode_options: Any,
 ) -> nn.Module:
     """Turn a 2D network into one whose 3D kernels serve images and volumes.
 
+    The network is run once on small images. Modules whose forwards work on volumes as they are
+    stay; those that fix the number of axes (means over two axes, permutations, unpacked shapes)
+    get a second forward for volumes, and each is held against the consistency law.
+
     Args:
-        model: Any 2D network of known layers. It is not changed.
+        model: Any convolutional 2D network. It is not changed.
         kernel_mode: ``"projection"``, ``"slice"`` or ``"fourier"`` (the paper's).
         lift: ``"center"`` and ``"inflate"`` keep the function of `model` on images (in the axial
             view), ``"triplanar"`` does not; None draws new weights as the paper's
             implementation does (Kaiming normal, fan out).
+        example: Images ``(N, C, H, W)`` to run it on, or a tuple of arguments; random ones if None.
+        check: Run the result on images and on volumes; what is found stands in `conversion`.
+        depth_stride: Of the layers that reduce the plane, in the order of their resolution: one
+            number for all, one for each stage (1 keeps the depth), ``"auto"`` (from `size` and
+            `spacing`), or None to copy the plane's.
+        depth_kernel: Depth of kernels larger than one pixel (odd); None copies the plane's.
+        size: Of the volumes (depth, height, width) [voxels], for ``depth_stride="auto"``.
+        spacing: Of their voxels (z, y, x) [mm], likewise.
         **mode_options: Of the kernel mode (`offset` for fourier).
 
     Returns:
@@ -95,8 +72,9 @@ def convert(
         on images, modes with views draw one for each forward pass unless `crossd.view` set it.
 
     Raises:
-        InputError: "cannot convert ..." naming the path and type of a layer without a rule, or for
-            an unknown mode, lift or option.
+        InputError: "cannot convert ..." naming the path and type of a module that cannot be used on
+            volumes, "cannot run ..." when the network takes no such images, or for an unknown mode,
+            lift or option.
 
     Example:
         >>> net = convert(nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU()))
@@ -107,11 +85,16 @@ def convert(
         raise InputError(f"kernel_mode (={kernel_mode!r}) must be one of {', '.join(KERNEL_MODES)}")
     if lift not in (*LIFTS, None):
         raise InputError(f"lift (={lift!r}) must be one of {', '.join(LIFTS)} or None")
-    net = _transform(model, _both_ranks, Options(kernel_mode, lift, mode_options))
+    if depth_kernel is not None and (depth_kernel < 1 or depth_kernel % 2 == 0):
+        raise InputError(f"depth_kernel (={depth_kernel}) must be odd and positive")
+    options = Options(kernel_mode, lift, mode_options, depth_kernel=depth_kernel)
+    wish = depth.Wish(depth_stride, size, spacing)
+    net, found = _both_ranks(model, options, example, wish)
     if any(getattr(m, "mode", None) is not None and m.mode.has_views for m in _convs(net)):
         net.register_forward_pre_hook(_enter_drawn_view, with_kwargs=True)
         net.register_forward_hook(_leave_drawn_view, always_call=True)
-    return _reported(model, net, _weight_reason(kernel_mode, lift))
+    seen = checks.both_ranks(model, net, found.given, lift) if check else ()
+    return _reported(model, net, _weight_reason(kernel_mode, lift), seen)
 
 
 def to_2d(net: nn.Module, view: str = "axial") -> nn.Module:
@@ -131,7 +114,7 @@ def to_2d(net: nn.Module, view: str = "axial") -> nn.Module:
     """
     axis = _known_view(view)
     _require_cross(net)
-    plain = _transform(net, lambda m, _: m.to_2d(axis), None)
+    plain = _plain(net, lambda module: module.to_2d(axis))
     return _reported(net, plain, f"taken in the {view} view")
 
 
@@ -150,7 +133,7 @@ def to_3d(net: nn.Module, align: bool = False) -> nn.Module:
             forward hooks.
     """
     _require_cross(net)
-    plain = _transform(net, lambda m, _: m.to_3d(align), None)
+    plain = _plain(net, lambda module: module.to_3d(align))
     return _reported(net, plain, "moved by the mean displacement" if align else "kept")
 
 
@@ -172,23 +155,25 @@ def triplanar(model: nn.Module) -> nn.Module:
     return _lifted(model, "triplanar")
 
 
-def acs(model: nn.Module) -> nn.Module:
+def acs(model: nn.Module, example: Any = None) -> nn.Module:
     """Turn a 2D network into one with ACS convolutions, which takes images and volumes.
 
     Source: Yang et al. 2021, arXiv 1911.10477.
     """
-    net = _transform(model, _both_ranks, Options("acs"))
+    net, _ = _both_ranks(model, Options("acs"), example)
     return _reported(model, net, "kept in 2D")
 
 
 def _lifted(model: nn.Module, how: str) -> nn.Module:
-    net = to_3d(convert(model, "projection", lift=how))
+    net = to_3d(convert(model, "projection", lift=how, check=False))
     return _reported(model, net, _weight_reason("projection", how))
 
 
-def _reported(source: nn.Module, result: nn.Module, why: str) -> nn.Module:
+def _reported(
+    source: nn.Module, result: nn.Module, why: str, checks: tuple[str, ...] = ()
+) -> nn.Module:
     report: ConversionReport = account(source, result, why)
-    result.conversion = report  # type: ignore[assignment]
+    result.conversion = dataclasses.replace(report, checks=checks)  # type: ignore[assignment]
     return result
 
 
@@ -243,30 +228,90 @@ def _without_hooks(net: nn.Module) -> nn.Module:
     return net
 
 
-def _transform(
-    model: nn.Module, change: Callable[[Any, Any], nn.Module], options: Any
-) -> nn.Module:
-    """Copy a network with every layer that `change` is for replaced, shared ones once."""
+def _both_ranks(
+    model: nn.Module, options: Options, example: Any, wish: depth.Wish | None = None
+) -> tuple[nn.Module, Analysis]:
+    """Copy a network with every layer turned into one that takes images and volumes."""
+    net = _without_hooks(_copy(model))
+    for path, module in net.named_modules():
+        _require_2d(module, path)
+    found = analyse(net, lambda module: find_rule(module) is not None, example)
+    options = dataclasses.replace(options, cube=found.cube)
+    if wish is not None and wish.stride is not None:
+        options.depth_strides.update(depth.strides(found, wish))
+
+    def change(module: nn.Module, path: str) -> nn.Module | None:
+        rule, forward = find_rule(module), found.forwards.get(module)
+        if rule is not None or forward is not None:
+            _require_no_hooks(module, path)
+        if rule is not None:
+            return rule(module, options)
+        if forward is not None:
+            return make_lifted(module, forward)
+        if module not in found.forwards:
+            _require_known(module, path)
+        return None
+
+    result = _turn(net, change)
+    _require_ties(model, result)
+    return result, found
+
+
+def _plain(net: nn.Module, change: Callable[[Any], nn.Module]) -> nn.Module:
+    """Copy a network with every layer of ours replaced by a plain one."""
+
+    def checked(module: nn.Module, path: str) -> nn.Module | None:
+        if not hasattr(module, "to_3d"):
+            return None
+        _require_no_hooks(module, path)
+        return change(module)
+
+    result = _turn(_without_hooks(_copy(net)), checked)
+    _require_ties(net, result)
+    return result
+
+
+def _turn(model: nn.Module, change: Callable[[nn.Module, str], nn.Module | None]) -> nn.Module:
+    """Replace modules by what `change` gives, in place; shared ones once.
+
+    Where it gives None or the module itself, the module's parts are changed. The parts of a lifted
+    one are changed before it.
+    """
     done: dict[int, nn.Module] = {}
 
     def visit(module: nn.Module, path: str) -> nn.Module:
         if id(module) in done:
             return done[id(module)]
-        known = hasattr(module, "to_3d") if options is None else type(module) in RULES
-        if options is not None and not known:
-            _refuse(module, path)
-        replaced = _apply(change, module, path, options) if known else None
-        if replaced is None:
+        late = isinstance(module, Lifted)
+        replaced = None if late else _checked(change, module, path)
+        if replaced is None or replaced is module:
             for name, child in module._modules.items():  # named_children gives a shared one once
                 if child is not None:
                     module._modules[name] = visit(child, f"{path}.{name}" if path else name)
-            replaced = module
-        done[id(module)] = replaced
-        return replaced
+            replaced = _checked(change, module, path) if late else module
+        done[id(module)] = replaced or module
+        return done[id(module)]
 
-    result = visit(_without_hooks(_copy(model)), "")
-    _require_ties(model, result)
-    return result
+    return visit(model, "")
+
+
+def _checked(
+    change: Callable[[nn.Module, str], nn.Module | None], module: nn.Module, path: str
+) -> nn.Module | None:
+    try:
+        return change(module, path)
+    except InputError:
+        raise
+    except ValueError as error:
+        raise InputError(f"cannot convert {named(module, path)}: {error}") from error
+
+
+def _require_no_hooks(module: nn.Module, path: str) -> None:
+    if module._forward_hooks or module._forward_pre_hooks:
+        raise InputError(
+            f"cannot convert {named(module, path)}: it has forward hooks (weight or spectral "
+            "norm?) that would be lost; remove them first"
+        )
 
 
 def _require_ties(source: nn.Module, result: nn.Module) -> None:
@@ -290,191 +335,29 @@ def _copy(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model, {id(tensor): tensor.detach() for tensor in activations})
 
 
-def _both_ranks(module: nn.Module, options: Options) -> nn.Module:
-    return RULES[type(module)](module, options)
-
-
-def _where(module: nn.Module, path: str) -> str:
-    kind = type(module)
-    return f"layer {path or '(the network itself)'!r} of type {kind.__module__}.{kind.__qualname__}"
-
-
-def _apply(
-    change: Callable[..., nn.Module], module: nn.Module, path: str, options: Any
-) -> nn.Module:
-    if module._forward_hooks or module._forward_pre_hooks:
-        raise InputError(
-            f"cannot convert {_where(module, path)}: it has forward hooks (weight or spectral "
-            "norm?) that would be lost; remove them first"
-        )
-    try:
-        return change(module, options)
-    except InputError:
-        raise
-    except ValueError as error:
-        raise InputError(f"cannot convert {_where(module, path)}: {error}") from error
-
-
-_FREE = (
-    nn.Identity,
-    nn.Linear,
-    nn.Dropout,
-    nn.AlphaDropout,
-    nn.FeatureAlphaDropout,
-    nn.GroupNorm,
-    nn.Flatten,
-    nn.Sequential,
-    nn.ModuleList,
-    nn.ModuleDict,
-    nn.ParameterList,
-    nn.ParameterDict,
-    nn.ChannelShuffle,
-)
-_FIXES_RANK = re.compile(
-    r"\w+, ?\w+, ?\w+, ?\w+ = \w+\.(?:shape|size\(\))|"
-    r"mean\(\s*\(?\[?-?[23],|(conv|pool|dropout)2d\(|bilinear|shape\[-2:\]|pixel_shuffle\(|unfold\("
-    r"|permute\(0, ?[23], ?[123], ?[123]\)|dim=[\(\[](2, ?3|-2, ?-1|-1, ?-2)"
-)
-
-
-def _refuse(module: nn.Module, path: str) -> None:
-    """Raise for a module without a rule whose work depends on the rank, as far as one can see."""
-    kind = type(module)
+def _require_2d(module: nn.Module, path: str) -> None:
     if hasattr(module, "to_3d"):
         raise InputError(
-            f"cannot convert {_where(module, path)}: it takes images and volumes already"
+            f"cannot convert {named(module, path)}: it takes images and volumes already"
         )
-    why = ""
-    if kind.__module__.startswith("torch.nn.") and kind.__name__.endswith("3d"):
-        why = "a 3D layer, but convert takes 2D networks"
-    elif kind.__module__.startswith("torch.nn."):
-        if kind not in _FREE and not kind.__module__.endswith((".activation", ".container")):
-            why = "no rule for it"
-        elif isinstance(module, nn.MultiheadAttention | nn.Softmax2d):
-            why = "no rule for it"
-    elif any(
-        re.search("[123]d$", base.__name__)
-        for base in kind.__mro__
-        if base.__module__.startswith("torch.nn.") or not list(module.children())
-    ):
-        why = "no rule for it"
-    elif any(p.dim() > 2 for p in (*module.parameters(recurse=False), *module.buffers(False))):
-        why = "it has a parameter of more than two axes of its own and no rule"
-    else:
-        found = _FIXES_RANK.search(_forward_source(kind))
-        why = f"its forward fixes the number of axes ({found.group()!r})" if found else ""
-    if why:
+    kind = type(module)
+    if is_parametrized(module) and any(base in RULES for base in kind.__mro__):
         raise InputError(
-            f"cannot convert {_where(module, path)}: {why}; register one with crossd.rule"
+            f"cannot convert {named(module, path)}: its parameters are parametrized (weight "
+            "norm?); call torch.nn.utils.parametrize.remove_parametrizations first"
+        )
+    if kind.__module__.startswith("torch.nn.") and kind.__name__.endswith("3d"):
+        raise InputError(
+            f"cannot convert {named(module, path)}: a 3D layer, but convert takes 2D networks"
         )
 
 
-def _forward_source(kind: type[nn.Module]) -> str:
-    """The source of `forward` and of the methods like `_forward_impl` that it calls."""
-    try:
-        text = inspect.getsource(kind.forward)
-        names = sorted(set(re.findall(r"self\.(_?forward_\w+)\(", text)))
-        return "".join([text, *(inspect.getsource(getattr(kind, name)) for name in names)])
-    except (OSError, TypeError, AttributeError):  # made at run time: nothing to read
-        return ""
-
-
-def _axis_settings(conv: Any, names: tuple[str, ...]) -> dict[str, Any]:
-    """Settings of a 2D convolution, with those for depth copied from the smaller kernel's axis."""
-    which = layers.depth_axis(conv.kernel_size)
-    settings: dict[str, Any] = {}
-    for name in names:
-        value = getattr(conv, name)
-        settings[name] = value
-        if not isinstance(value, str):
-            settings[f"depth_{name}"] = value[which]
-    return settings
-
-
-@rule(nn.Conv2d, nn.ConvTranspose2d)
-def _conv(conv: Any, options: Options) -> nn.Module:
-    sizes = ("kernel_size", "stride", "padding", "dilation")
-    if options.kernel_mode == "acs":
-        for name in sizes:
-            value = getattr(conv, name)
-            if not isinstance(value, str) and len(set(value)) > 1:
-                raise ValueError(f"ACS needs the same {name} in height and width, got {value}")
-        planar = acsconv.ACSConvTranspose if conv.transposed else acsconv.ACSConv
-        return layers.fill(planar(**layers.conv_settings(conv, tuple)), conv)
-    new: Any = (CrossDConvTranspose if conv.transposed else CrossDConv)(
-        conv.in_channels,
-        conv.out_channels,
-        groups=conv.groups,
-        bias=conv.bias is not None,
-        padding_mode=conv.padding_mode,
-        device=conv.weight.device,
-        dtype=conv.weight.dtype,
-        kernel_mode=options.kernel_mode,
-        **_axis_settings(conv, (*sizes, "output_padding") if conv.transposed else sizes),
-        **options.mode_options,
-    )
-    with torch.no_grad():
-        if options.lift is None:
-            nn.init.kaiming_normal_(new.weight, mode="fan_out", nonlinearity="relu")
-        else:
-            new.weight.copy_(_start(conv, new, options.lift))
-        if conv.bias is not None:
-            new.bias.copy_(conv.bias)
-    for name, parameter in conv.named_parameters():
-        getattr(new, name).requires_grad_(parameter.requires_grad)
-    return new.train(conv.training)
-
-
-def _start(conv: Any, new: Any, how: str) -> Tensor:
-    """The 3D kernel with which the new layer does, on images, what the 2D one did."""
-    depth, stride = new.kernel_size[0], new.stride[0] if conv.transposed else 1
-    if how == "inflate" and not new.mode.sums:
-        # These modes take one slice, so every slice is the whole 2D kernel.
-        weight = conv.weight.unsqueeze(2).expand_as(new.weight)
-    else:
-        weight = lift_kernel(conv.weight, depth, how, stride)
-    return new.mode.unshifted(weight)
-
-
-@rule(nn.BatchNorm2d)
-def _batch_norm(norm: nn.BatchNorm2d, options: Options) -> nn.Module:
-    return layers.fill(layers.BatchNorm(**layers.norm_settings(norm)), norm)
-
-
-@rule(nn.InstanceNorm2d)
-def _instance_norm(norm: nn.InstanceNorm2d, options: Options) -> nn.Module:
-    return layers.fill(layers.InstanceNorm(**layers.norm_settings(norm)), norm)
-
-
-@rule(nn.MaxPool2d)
-def _max_pool(pool: nn.MaxPool2d, options: Options) -> nn.Module:
-    return layers.MaxPool.from_2d(pool)
-
-
-@rule(nn.AvgPool2d)
-def _avg_pool(pool: nn.AvgPool2d, options: Options) -> nn.Module:
-    if pool.divisor_override is not None:
-        raise ValueError("divisor_override has no meaning that fits both ranks")
-    return layers.AvgPool.from_2d(pool)
-
-
-@rule(nn.AdaptiveAvgPool2d)
-def _adaptive_avg_pool(pool: nn.AdaptiveAvgPool2d, options: Options) -> nn.Module:
-    return layers.AdaptiveAvgPool.from_2d(pool)
-
-
-@rule(nn.AdaptiveMaxPool2d)
-def _adaptive_max_pool(pool: nn.AdaptiveMaxPool2d, options: Options) -> nn.Module:
-    return layers.AdaptiveMaxPool.from_2d(pool)
-
-
-@rule(nn.Upsample, nn.UpsamplingBilinear2d, nn.UpsamplingNearest2d)
-def _upsample(layer: nn.Upsample, options: Options) -> nn.Module:
-    if layer.mode == "bicubic":
-        raise ValueError("mode 'bicubic' has no counterpart for volumes: use 'bilinear'")
-    return layers.Upsample.from_2d(layer)
-
-
-@rule(nn.Dropout2d)
-def _dropout(layer: nn.Dropout2d, options: Options) -> nn.Module:
-    return layers.ChannelDropout(layer.p, layer.inplace).train(layer.training)
+def _require_known(module: nn.Module, path: str) -> None:
+    """Refuse a module that no run has reached and that looks as if made for images."""
+    kind = type(module)
+    planar = kind.__module__.startswith("torch.nn.") and kind.__name__.endswith("2d")
+    if planar or any(p.dim() > 2 for p in (*module.parameters(False), *module.buffers(False))):
+        raise InputError(
+            f"cannot convert {named(module, path)}: no rule for it, and it was not used on the "
+            "images that were tried; register one with crossd.rule"
+        )

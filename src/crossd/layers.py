@@ -5,7 +5,7 @@ Pools and upsampling keep one setting per axis (z, y, x); on images the two of t
 in the current view are used. `to_2d` and `to_3d` give plain torch.nn layers.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Self, TypeVar
 
 import torch
@@ -194,6 +194,7 @@ class _PerAxis(nn.Module):
     axes: ClassVar[tuple[str, ...]]
     flags: ClassVar[tuple[str, ...]] = ()
     functions: ClassVar[tuple[Callable[..., Any], Callable[..., Any]]]
+    flat = False  # makes maps of one depth of volumes, and does the same in every view of images
     layers: ClassVar[tuple[type[nn.Module], type[nn.Module]]]
 
     def __init__(self, **settings: Any) -> None:
@@ -204,15 +205,20 @@ class _PerAxis(nn.Module):
             raise TypeError(f"{type(self).__name__} has no setting {', '.join(settings)}")
 
     @classmethod
-    def from_2d(cls, layer: nn.Module) -> Self:
-        """Make the layer of both ranks from the 2D one; depth copies the smaller kernel's axis."""
+    def from_2d(cls, layer: nn.Module, depth: Mapping[str, Any] | None = None) -> Self:
+        """Make the layer of both ranks from the 2D one; depth copies the smaller kernel's axis.
+
+        Args:
+            layer: The 2D layer.
+            depth: Settings along depth that are others.
+        """
         which = depth_axis(getattr(layer, "kernel_size", 0))
         settings = {name: getattr(layer, name) for name in (*cls.axes, *cls.flags)}
         for name in cls.axes:
             value = settings[name]
             if value is not None:
                 pair = value if isinstance(value, tuple | list) else (value, value)
-                settings[name] = (pair[which], *pair)
+                settings[name] = ((depth or {}).get(name, pair[which]), *pair)
         return cls(**settings).train(layer.training)
 
     def extra_repr(self) -> str:
@@ -229,16 +235,20 @@ class _PerAxis(nn.Module):
     def forward(self, x: Tensor) -> Any:
         """Apply to images or volumes."""
         if is_volume(x, self):
-            return self.functions[1](x, **self._settings(tuple))
-        return self.functions[0](x, **self._settings(in_plane))
+            return self.functions[1](x, **self._settings(self._solid))
+        return self.functions[0](x, **self._settings(kept(0) if self.flat else in_plane))
+
+    def _solid(self, values: Sequence[Any]) -> tuple[Any, ...]:
+        return (1, *values[1:]) if self.flat else tuple(values)
 
     def to_2d(self, view: int = 0) -> nn.Module:
         """Give the 2D layer of this view."""
-        return self.layers[0](**self._settings(kept(view))).train(self.training)
+        pick = kept(0 if self.flat else view)
+        return self.layers[0](**self._settings(pick)).train(self.training)
 
     def to_3d(self, align: bool = False) -> nn.Module:
         """Give the 3D layer."""
-        return self.layers[1](**self._settings(tuple)).train(self.training)
+        return self.layers[1](**self._settings(self._solid)).train(self.training)
 
 
 class MaxPool(_PerAxis):
@@ -250,12 +260,34 @@ class MaxPool(_PerAxis):
     layers = (nn.MaxPool2d, nn.MaxPool3d)
 
 
+def avg_pool3d(
+    x: Tensor,
+    kernel_size: tuple[int, ...],
+    stride: tuple[int, ...],
+    padding: tuple[int, ...],
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+) -> Tensor:
+    """`torch.nn.functional.avg_pool3d` for maps that are smaller than the kernel, too.
+
+    Torch wants them as large before it pads them, in 3D alone: few slices would be too few.
+    """
+    small = any(n < k for n, k in zip(x.shape[2:], kernel_size, strict=True))
+    if not small or ceil_mode or not any(padding):
+        return F.avg_pool3d(x, kernel_size, stride, padding, ceil_mode, count_include_pad)
+    margins = [pad for pad in reversed(padding) for _ in range(2)]
+    total = F.avg_pool3d(F.pad(x, margins), kernel_size, stride)
+    if count_include_pad:
+        return total
+    return total / F.avg_pool3d(F.pad(torch.ones_like(x[:1, :1]), margins), kernel_size, stride)
+
+
 class AvgPool(_PerAxis):
     """`torch.nn.AvgPool2d` on images and `torch.nn.AvgPool3d` on volumes."""
 
     axes = ("kernel_size", "stride", "padding")
     flags = ("ceil_mode", "count_include_pad")
-    functions = (F.avg_pool2d, F.avg_pool3d)
+    functions = (F.avg_pool2d, avg_pool3d)
     layers = (nn.AvgPool2d, nn.AvgPool3d)
 
 

@@ -111,10 +111,11 @@ class CrossDConv(nn.Conv3d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve images ``(N, C, H, W)`` or volumes ``(N, C, D, H, W)``."""
+        weight = self.kernel()
         if is_volume(x, self):
-            return super().forward(x)
+            return self._conv_forward(x, weight, self.bias)
         view = current_view()
-        maps = self.mode.maps(self.weight, x, view)
+        maps = self.mode.maps(weight, x, view)
         left, right, top, bottom = margins = self._plane_margins()
         padding = (top, left)
         if self.padding_mode != "zeros" or (left, top) != (right, bottom):
@@ -122,10 +123,14 @@ class CrossDConv(nn.Conv3d):
             x, padding = F.pad(x, margins, mode), (0, 0)
         stride, dilation = self._plane(self.stride), self._plane(self.dilation)
         if maps is None:
-            kernel = self.mode.fixed_kernel(self.weight, shared(view))
+            kernel = self.mode.fixed_kernel(weight, shared(view))
             return F.conv2d(x, kernel, self.bias, stride, padding, dilation, self.groups)
         settings = Settings(stride, padding, dilation, self.groups)
-        return mapped_conv2d(x, self.weight, maps, self.bias, settings)
+        return mapped_conv2d(x, weight, maps, self.bias, settings)
+
+    def kernel(self) -> Tensor:
+        """Give the 3D kernel that both uses take: the weight, or what a subclass makes of it."""
+        return self.weight
 
     def _plane(self, values: Sequence[int]) -> tuple[int, int]:
         return in_plane(values) if self.mode.has_views else (values[1], values[2])
@@ -140,12 +145,12 @@ class CrossDConv(nn.Conv3d):
     def to_2d(self, view: int = 0) -> nn.Conv2d:
         """Give the plain 2D layer of this view; the fourier mode is fixed at its mean pose."""
         plane = kept(view if self.mode.has_views else 0)
-        weight = self.mode.fixed_kernel(self.weight.detach(), view)
+        weight = self.mode.fixed_kernel(self.kernel().detach(), view)
         return fill(nn.Conv2d(**conv_settings(self, plane)), self, weight=weight)
 
     def to_3d(self, align: bool = False) -> nn.Conv3d:
         """Give the plain 3D layer; `align` moves a fourier kernel by its mean displacement."""
-        weight = self.weight.detach()
+        weight = self.kernel().detach()
         weight = self.mode.aligned(weight) if align else weight
         return fill(nn.Conv3d(**conv_settings(self, tuple)), self, weight=weight)
 

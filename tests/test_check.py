@@ -1,0 +1,76 @@
+"""The self-check of conversions: what it says, and what it refuses."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import timm
+import torch
+from torch import Tensor, nn
+
+import crossd
+from crossd import InputError
+
+convert: Callable[..., Any] = crossd.convert
+
+
+def numbers(net: Any) -> list[float]:
+    return [float(line.rpartition(" ")[2]) for line in net.conversion.checks[1:]]
+
+
+@pytest.mark.parametrize("mode", ["projection", "slice", "fourier"])
+def test_it_measures_both_uses(mode: str) -> None:
+    net = convert(timm.create_model("resnet18", num_classes=3), mode)
+    assert "runs on images (1, 3, 64, 64) and on volumes" in str(net.conversion)
+    image, law = numbers(net)
+    assert image < 1e-4
+    assert law < 1e-4 if mode != "fourier" else law > 1e-4  # the roll by one voxel meets the ends
+
+
+def test_only_what_a_lift_promises_is_measured() -> None:
+    source = timm.create_model("resnet18", num_classes=3)
+    assert len(numbers(convert(source, lift="inflate"))) == 1
+    assert numbers(convert(source, lift="triplanar")) == numbers(convert(source, lift=None)) == []
+    assert convert(source, check=False).conversion.checks == ()
+
+
+def test_it_leaves_networks_and_random_state_alone() -> None:
+    source = timm.create_model("resnet18", num_classes=3).train()
+    before = {name: tensor.clone() for name, tensor in source.state_dict().items()}
+    net = convert(source)
+    torch.testing.assert_close(source.state_dict(), before, rtol=0, atol=0)
+    assert all(m.training for m in (*source.modules(), *net.modules()))
+    state = torch.random.get_rng_state()
+    convert(source, lift="center", check=True)
+    kept = torch.random.get_rng_state()
+    torch.random.set_rng_state(state)
+    convert(source, lift="center", check=False)
+    assert torch.equal(torch.random.get_rng_state(), kept)
+
+
+class Explodes(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x / 0
+
+
+class Solid2d(nn.Module):
+    """Has a rule that is wrong on volumes."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, c, h, w = x.shape
+        return x.view(n, c, h, w)
+
+
+def test_what_does_not_work_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    from crossd import rules
+
+    with pytest.raises(InputError, match=r"answer on images \(1, 1, 64, 64\) is not finite"):
+        convert(nn.Sequential(nn.Conv2d(1, 1, 1), Explodes()))
+    monkeypatch.setattr(rules, "RULES", dict(rules.RULES))
+
+    @crossd.rule(Solid2d)
+    def _(layer: Any, options: Any) -> Any:
+        return layer
+
+    with pytest.raises(InputError, match=r"cannot use the converted network on volumes .*unpack"):
+        convert(nn.Sequential(nn.Conv2d(1, 1, 1), Solid2d()))
