@@ -145,7 +145,6 @@ def export(config: ExportConfig, progress: Progress) -> str:
     size = sizes(config.size)
     out = _free_file(config.out, config.overwrite, SUFFIXES)
     net = load(config.weights)
-    progress.say(f"tracing {config.weights} for {config.to} use, running what was written")
     report = export_network(
         net,
         out,
@@ -155,6 +154,7 @@ def export(config: ExportConfig, progress: Progress) -> str:
         fixed_pose=config.fixed_pose,
         fixed_size=config.fixed_size,
         overwrite=config.overwrite,
+        progress=progress,
     )
     return str(report)
 

@@ -9,7 +9,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,9 @@ from crossd.files import atomic
 from crossd.graphfiles import SUFFIXES, Run, Shape
 from crossd.kernels import VIEWS, Fourier
 from crossd.layers import kept
+
+if TYPE_CHECKING:
+    from crossd.progress import Progress
 
 AXES = {"2d": ("height", "width"), "3d": ("depth", "height", "width")}
 
@@ -94,6 +97,7 @@ def export(
     fixed_pose: bool = False,
     fixed_size: bool = False,
     overwrite: bool = False,
+    progress: "Progress | None" = None,
 ) -> ExportReport:
     """Write a network to a file that runs without crossd, and ONNX also without torch.
 
@@ -113,6 +117,7 @@ def export(
         fixed_size: Take images of the example's size only; else other sizes too, where the
             network allows it. The size of the batch is always free.
         overwrite: Replace a file that is there.
+        progress: Where to say that the long part begins; None says nothing.
 
     Returns:
         What the file takes, and how far its answers are from the network's.
@@ -138,6 +143,8 @@ def export(
     _answers(plain, example, "the network cannot take")
     metadata = {} if known is None else dataclasses.asdict(known)
     metadata |= {"form": to, "view": view if to == "2d" else None}
+    if progress is not None:
+        progress.say(f"tracing at {_show(example.shape)}, and running what is written")
     notes: list[str] = []
     with atomic(path) as temporary:
         for free in (False,) if fixed_size else (True, False):

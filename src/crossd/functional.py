@@ -334,6 +334,8 @@ def _spread_and_add(
     size = kernels.shape[3:]
     channels = spread.shape[1] // (size[0] * size[1])
     taps = torch.eye(size[0] * size[1], dtype=x.dtype, device=x.device).view(-1, 1, *size)
+    taps = taps.repeat(channels, 1, 1, 1)
+    stride, padding, output_padding = shape
     return F.conv_transpose2d(
-        spread, taps.repeat(channels, 1, 1, 1), bias, *shape, channels, dilation
+        spread, taps, bias, stride, padding, output_padding, channels, dilation
     )

@@ -40,7 +40,8 @@ def trace(net: nn.Module, example: Tensor, free_size: bool) -> ExportedProgram:
 
 def _lengths_of_one() -> AbstractContextManager[None]:
     """Treat lengths of 1 as any other; else a small image's last maps would fix the size."""
-    context: AbstractContextManager[None] = _config.patch(backed_size_oblivious=True)
+    config: Any = _config
+    context: AbstractContextManager[None] = config.patch(backed_size_oblivious=True)
     return context
 
 
