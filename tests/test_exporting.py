@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,12 @@ def upsampling() -> nn.Module:
     )
 
 
+def small(channels: int = 1) -> nn.Module:
+    """A network that is traced in a moment."""
+    layers = [nn.Conv2d(channels, 4, 3, 2, 1), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 3, 3)]
+    return nn.Sequential(*layers)
+
+
 def basic_unet() -> nn.Module:
     return monai.BasicUNet(2, 1, 2, features=(4, 4, 8, 8, 8, 4))
 
@@ -117,16 +124,18 @@ def check(net: nn.Module, report: ExportReport, *shapes: tuple[int, ...]) -> Non
 # --- networks -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("suffix", SUFFIXES)
-@pytest.mark.parametrize(
-    "name",
-    [
-        "separable",
-        "upsampling",
-        *(pytest.param(name, marks=pytest.mark.slow) for name in ("resnet", "unet", "segresnet")),
-        pytest.param("basic_unet", marks=pytest.mark.slow),
-    ],
-)
+SLOW = ("resnet", "basic_unet", "segresnet")
+EVERY = list(product(NETWORKS, SUFFIXES))
+
+
+def networks(slow: Callable[[str, str], bool]) -> pytest.MarkDecorator:
+    marks = {True: [pytest.mark.slow], False: []}
+    cases = [pytest.param(*case, marks=marks[slow(*case)]) for case in EVERY]
+    return pytest.mark.parametrize(("name", "suffix"), cases)
+
+
+# Tracing kernels of each image takes seconds a layer. An .onnx is made of a trace that was run too.
+@networks(lambda name, suffix: name in (*SLOW, "unet") or suffix == ".pt2")
 def test_fourier_networks_make_their_kernels_in_the_file(
     tmp_path: Path, name: str, suffix: str
 ) -> None:
@@ -140,8 +149,7 @@ def test_fourier_networks_make_their_kernels_in_the_file(
     check(net, report, (1, channels, more, size), (5, channels, size + step, more))
 
 
-@pytest.mark.parametrize("suffix", SUFFIXES)
-@pytest.mark.parametrize("name", NETWORKS)
+@networks(lambda name, suffix: name in SLOW)
 def test_3d_networks(tmp_path: Path, name: str, suffix: str) -> None:
     make, channels, size, step = NETWORKS[name]
     net = noisy(crossd.convert(make()))
@@ -157,7 +165,7 @@ def test_3d_networks(tmp_path: Path, name: str, suffix: str) -> None:
     ("mode", "view"), [("projection", "axial"), ("projection", "sagittal"), ("slice", "coronal")]
 )
 def test_2d_networks_of_a_view(tmp_path: Path, mode: str, view: str, suffix: str) -> None:
-    net = noisy(crossd.convert(small_resnet(2, 3), mode))
+    net = noisy(crossd.convert(small(2), mode))
     report = export(net, tmp_path / f"net{suffix}", "2d", size=(12, 10), view=view)
     shapes = ((1, 2, 9, 16), (3, 2, 12, 10))
     with crossd.view(view):
@@ -170,13 +178,10 @@ def test_2d_networks_of_a_view(tmp_path: Path, mode: str, view: str, suffix: str
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_the_fixed_pose_is_the_plain_2d_network(tmp_path: Path, suffix: str) -> None:
-    net = noisy(crossd.convert(small_resnet(1, 3), "fourier"))
+    net = noisy(crossd.convert(small(), "fourier"))
     plain = crossd.to_2d(net)
     fixed = export(net, tmp_path / f"fixed{suffix}", "2d", size=12, fixed_pose=True)
     check(plain, fixed, (1, 1, 15, 12), (3, 1, 12, 12))
-    poses = tmp_path / f"poses{suffix}"
-    torch.save(net.state_dict(), poses)
-    assert fixed.path.stat().st_size < poses.stat().st_size / 2  # 2D kernels, not 3D ones
     for module in net.modules():
         if hasattr(module, "fixed_pose"):
             module.fixed_pose = True
@@ -264,8 +269,7 @@ def test_a_process_without_crossd(tmp_path: Path) -> None:
     for name, (mode, to, fixed, shape) in cases.items():
         folder = tmp_path / name
         folder.mkdir()
-        layers = [nn.Conv2d(1, 4, 3, 2), nn.ReLU(), nn.Conv2d(4, 6, 3, groups=2), nn.ReLU()]
-        net = noisy(crossd.convert(nn.Sequential(*layers), mode))
+        net = noisy(crossd.convert(nn.Sequential(nn.Conv2d(1, 4, 3, 2), nn.ReLU()), mode))
         net.config = config
         for suffix in SUFFIXES:
             export(net, folder / f"net{suffix}", to, size=10, fixed_pose=fixed)
@@ -286,8 +290,8 @@ def test_a_process_without_crossd(tmp_path: Path) -> None:
 @pytest.mark.parametrize("mode", ["projection", "slice", "fourier"])
 def test_users_may_trace_cross_d_networks_themselves(mode: str) -> None:
     """Outside of `crossd.export`, with all of torch's defaults."""
-    net = crossd.convert(unet(), mode)
-    noisy(net)
+    layers = [nn.Conv2d(1, 4, 3, 2, 1), nn.ReLU(), nn.ConvTranspose2d(4, 2, 2, 2)]
+    net = noisy(crossd.convert(nn.Sequential(*layers), mode))
     for shape in ((2, 1, 8, 8), (2, 1, 8, 8, 8)):
         x = normal(*shape, dtype=torch.float32)
         free: Any = ({0: torch.export.Dim("batch")},)
@@ -335,7 +339,7 @@ def test_a_network_of_one_size_has_a_free_batch(tmp_path: Path, suffix: str) -> 
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-@pytest.mark.parametrize("mode", ["projection", "fourier"])
+@pytest.mark.parametrize("mode", ["slice", pytest.param("fourier", marks=pytest.mark.slow)])
 def test_maps_of_one_pixel_do_not_fix_the_size(tmp_path: Path, mode: str, suffix: str) -> None:
     layers = [nn.Conv2d(1, 4, 3, 2), nn.ReLU(), nn.Conv2d(4, 6, 3, groups=2)]
     net = noisy(crossd.convert(nn.Sequential(*layers), mode))
@@ -423,7 +427,8 @@ def test_sizes_that_fit_the_other_rank() -> None:
 
 
 def test_the_network_stays_as_it_is(tmp_path: Path) -> None:
-    net = crossd.convert(unet(), "fourier").double().train()
+    layers = [nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.5)]
+    net = crossd.convert(nn.Sequential(*layers), "fourier").double().train()
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
     drawn = torch.get_rng_state()
     report = export(net, tmp_path / "net.pt2", "2d", size=8)
@@ -436,7 +441,9 @@ def test_the_network_stays_as_it_is(tmp_path: Path) -> None:
 
 
 def test_checkpointing_is_left_out(tmp_path: Path) -> None:
-    net = noisy(crossd.checkpoint_activations(crossd.convert(small_resnet(1, 2), "fourier")))
+    block = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 1))
+    net = crossd.convert(nn.Sequential(block), "fourier")
+    noisy(crossd.checkpoint_activations(net))
     report = export(net, tmp_path / "net.pt2", "2d", size=8)
     check(net, report, (1, 1, 8, 12))
 
