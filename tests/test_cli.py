@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import importlib
 import itertools
+import json
 import os
 import signal
 import subprocess
@@ -15,6 +16,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 import yaml
@@ -31,6 +33,7 @@ CONFIGS = {
     "recalibrate": configs.RecalibrateConfig,
     "finetune": configs.FinetuneConfig,
     "convert": configs.ConvertConfig,
+    "export": configs.ExportConfig,
     "bench": configs.BenchConfig,
 }
 PATIENCE = 120.0
@@ -431,6 +434,7 @@ def test_weights_that_are_none(capsys: pytest.CaptureFixture[str]) -> None:
     Path("text.safetensors").write_text("no weights")
     tails = {
         "convert": "--to 3d --out o.safetensors",
+        "export": "--to 3d --out o.pt2",
         "finetune": "--data volumes.npz --out run",
         "recalibrate": "--data volumes.npz --out o.safetensors",
     }
@@ -484,6 +488,72 @@ def test_outputs_that_are_there(weights: str, capsys: pytest.CaptureFixture[str]
     Path("file").write_text("in the way")
     words = error(f"convert --weights {weights} --to 3d --out file/w.safetensors", capsys)
     assert words.startswith("cannot write to --out file/w.safetensors: ")
+
+
+def test_export_writes_what_runs_elsewhere(
+    weights: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    net = crossd.load(weights)
+    capsys.readouterr()
+    assert main(f"export --weights {weights} --to 3d --size 8,9,10 --out new/net.onnx".split()) == 0
+    shown = capsys.readouterr()
+    assert shown.err == "tracing at 2 x 1 x 8 x 9 x 10, and running what is written\n"
+    lines = shown.out.splitlines()
+    assert lines[0].startswith("batch x 1 x depth x height x width -> batch x 2, float32, opset ")
+    assert "checked at 1 x 1 x 8 x 9 x 10, 2 x 1 x 8 x 9 x 10, 3 x 1 x 9 x 10 x 12" in lines[1]
+    assert lines[2:] == ["written: new/net.onnx"]
+    x = torch.randn(3, 1, 12, 9, 8)
+    session = onnxruntime.InferenceSession("new/net.onnx")
+    with torch.no_grad():
+        expected = net(x)
+    torch.testing.assert_close(
+        torch.from_numpy(session.run(None, {"input": x.numpy()})[0]), expected
+    )
+
+    options = "--to 2d --view coronal --fixed-size --out net.pt2"
+    assert main(f"export --weights {weights} {options}".split()) == 0
+    assert capsys.readouterr().out.startswith("batch x 1 x 8 x 8 -> batch x 2, float32\n")
+    extra = {"crossd.json": ""}
+    program = torch.export.load("net.pt2", extra_files=extra)
+    x = torch.randn(5, 1, 8, 8)
+    with crossd.view("coronal"), torch.no_grad():
+        torch.testing.assert_close(program.module()(x), net(x))
+    about = json.loads(extra["crossd.json"])
+    config: Any = net.config
+    assert (about["mean"], about["std"]) == (config.mean, config.std)
+    assert (about["form"], about["view"]) == ("2d", "coronal")
+
+
+def test_export_refuses(weights: str, capsys: pytest.CaptureFixture[str]) -> None:
+    start = f"export --weights {weights}"
+    for tail, words in {
+        "--to 4d --out a.onnx": "--to (='4d') must be one of 2d, 3d",
+        "--to 3d --out a.pt": "--out a.pt must end in .pt2 or .onnx",
+        "--to 2d --view top --out a.onnx": "--view (='top') must be one of axial, coronal",
+        "--to 3d --view coronal --out a.pt2": "view (='coronal') is for an export to 2d, not to 3d",
+        "--to 3d --size 8,8 --out a.pt2": "size (=(8, 8)) must be one number, or 3 for an export",
+        "--to 3d --size x --out a.pt2": "--size (='x') must be a number, or one an axis",
+        "--to 2d --fixed-pose --out a.pt2": "fixed_pose is for an export of the fourier mode to 2d",
+    }.items():
+        assert error(f"{start} {tail}", capsys).startswith(words)
+    Path("a.pt2").write_text("mine")
+    words = "a.pt2 exists already: name another --out, or --overwrite it"
+    assert error(f"{start} --to 2d --out a.pt2", capsys) == words
+    assert Path("a.pt2").read_text() == "mine"
+    assert main(f"{start} --to 2d --out a.pt2 --overwrite".split()) == 0
+    plain = f"convert --weights {weights} --to 2d --out plain.safetensors"
+    assert main(plain.split()) == 0
+    words = error("export --weights plain.safetensors --to 3d --out a.onnx", capsys)
+    assert words.startswith("the network is a plain 2d one, which cannot become 3d: convert it to")
+
+
+def test_export_without_its_libraries(
+    weights: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("crossd.graphfiles._installed", lambda name: False)
+    words = error(f"export --weights {weights} --to 3d --out a.onnx", capsys)
+    assert words == "writing a.onnx needs onnx and onnxscript: pip install 'crossd[onnx]'"
+    assert not Path("a.onnx").exists()
 
 
 def test_transfer_prints_its_table(capsys: pytest.CaptureFixture[str]) -> None:

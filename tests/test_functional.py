@@ -3,6 +3,7 @@
 import itertools
 import math
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -357,11 +358,13 @@ def test_conv_transpose2d_per_sample_is_a_loop(
     x, b = normal(n, 4, 4, 5), normal(2 * groups) if bias else None
     kernels = normal(1 if shared else n, 4, 2, *size)
     settings = (stride, padding, extra, groups, dilation)
-    y = f.conv_transpose2d_per_sample(x, kernels, b, *settings)
     expected = [
         F.conv_transpose2d(x[i], kernels[0 if shared else i], b, *settings) for i in range(n)
     ]
-    close(y, torch.stack(expected))
+    for exporting in (False, True):
+        with patch("torch.compiler.is_exporting", return_value=exporting):
+            y = f.conv_transpose2d_per_sample(x, kernels, b, *settings)
+        close(y, torch.stack(expected))
 
 
 @pytest.mark.parametrize("shared", [True, False])

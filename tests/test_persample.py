@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from itertools import product
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -128,6 +129,14 @@ def test_both_ways_equal_the_reference(case: Case) -> None:
     assert case.settings.places(inputs[0], (case.size[1], case.size[2])) == expected.shape[2:]
     for way in [*case.ways, None]:
         close(case.mapped(way)(*inputs), expected)
+
+
+@law
+@given(cases())
+def test_the_way_of_exported_graphs_equals_the_reference(case: Case) -> None:
+    inputs = case.tensors()
+    with patch("torch.compiler.is_exporting", return_value=True):
+        close(case.mapped(None)(*inputs), case.expected(*inputs))
 
 
 @law

@@ -11,7 +11,7 @@ import pytest
 import crossd
 
 ROOT = Path(__file__).parent.parent
-CORE = ("functional", "kernels", "nn", "conversion", "checkpoint", "foreign", "hub")
+CORE = ("functional", "kernels", "nn", "conversion", "checkpoint", "foreign", "hub", "exporting")
 EXTRAS = (
     "SimpleITK",
     "PIL",
@@ -23,6 +23,9 @@ EXTRAS = (
     "monai",
     "nibabel",
     "nilearn",
+    "onnx",
+    "onnxruntime",
+    "onnxscript",
     "pandas",
     "rich",
     "scipy",

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from crossd.checkpoint import WeightsConfig, load, load_reference, save
     from crossd.conversion import acs, center, convert, inflate, to_2d, to_3d, triplanar
     from crossd.errors import InputError
+    from crossd.exporting import export
     from crossd.foreign import load_checkpoint
     from crossd.hub import from_pretrained, push_to_hub, save_pretrained
     from crossd.kernels import view
@@ -28,6 +29,7 @@ _HOMES = {
     "checkpoint_activations": "activations",
     "convert": "conversion",
     "from_pretrained": "hub",
+    "export": "exporting",
     "inflate": "conversion",
     "load": "checkpoint",
     "load_checkpoint": "foreign",
@@ -52,6 +54,7 @@ __all__ = [
     "channels_last",
     "checkpoint_activations",
     "convert",
+    "export",
     "from_pretrained",
     "inflate",
     "load",

@@ -40,6 +40,12 @@ COMMANDS = {
         "ConvertConfig",
         "crossd convert --weights ready.safetensors --to 3d --out plain3d.safetensors",
     ),
+    "export": (
+        "commands",
+        "export",
+        "ExportConfig",
+        "crossd export --weights ready.safetensors --to 3d --out net.onnx",
+    ),
     "bench": (
         "bench",
         "bench",

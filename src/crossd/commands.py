@@ -1,19 +1,28 @@
-"""The commands that train, adapt and convert one network; `crossd.transfer` compares many."""
+"""The commands for one network: train, adapt, convert, export; `crossd.transfer` compares many."""
 
 import dataclasses
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from crossd import checkpoint, foreign, models, train
 from crossd.checkpoint import WeightsConfig, load, read_config, save
-from crossd.configs import ConvertConfig, FinetuneConfig, PretrainConfig, RecalibrateConfig
+from crossd.configs import (
+    ConvertConfig,
+    ExportConfig,
+    FinetuneConfig,
+    PretrainConfig,
+    RecalibrateConfig,
+)
 from crossd.conversion import LIFTS, to_3d
 from crossd.conversion import convert as convert_network
 from crossd.data import Source, as_images, limit, open_source
 from crossd.errors import InputError
+from crossd.exporting import export as export_network
 from crossd.files import atomic
+from crossd.graphfiles import SUFFIXES
 from crossd.kernels import KERNEL_MODES, VIEWS
 from crossd.options import check, choice, class_names, sizes
 from crossd.outputs import claim_folder
@@ -173,6 +182,27 @@ def _convert_checkpoint(config: ConvertConfig, model: str) -> str:
     return f"{report}\nwritten: {out}"
 
 
+def export(config: ExportConfig, progress: Progress) -> str:
+    """Write a network to a file that runs without crossd; returns what to print."""
+    choice(config.to, ("2d", "3d"), "--to")
+    choice(config.view, VIEWS, "--view")
+    size = sizes(config.size)
+    out = _free_file(config.out, config.overwrite, SUFFIXES)
+    net = load(config.weights)
+    report = export_network(
+        net,
+        out,
+        config.to,
+        size=size,
+        view=config.view,
+        fixed_pose=config.fixed_pose,
+        fixed_size=config.fixed_size,
+        overwrite=config.overwrite,
+        progress=progress,
+    )
+    return str(report)
+
+
 def _images(config: PretrainConfig) -> Source:
     source = open_source(config.data, size=sizes(config.size), seed=config.seed)
     if config.limit:  # before slicing: it counts volumes
@@ -219,10 +249,10 @@ def _batch_size(source: Source) -> int:
     return 2 if source.task == "segmentation" else 8
 
 
-def _free_file(path: str, overwrite: bool) -> Path:
+def _free_file(path: str, overwrite: bool, endings: Sequence[str] = (".safetensors",)) -> Path:
     out = Path(path)
-    if out.suffix != ".safetensors":
-        raise InputError(f"--out {out} must end in .safetensors")
+    if out.suffix not in endings:
+        raise InputError(f"--out {out} must end in {' or '.join(endings)}")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -229,6 +229,36 @@ class ConvertConfig:
 
 
 @dataclass(frozen=True)
+class ExportConfig:
+    """Write a network to a file that runs without crossd: .onnx, or .pt2 of torch.export.
+
+    The file takes batches of any size, of images less the mean and over the standard deviation
+    that its metadata tell. It is read back, run, and compared with the network.
+
+    Attributes:
+        weights: A weights file of crossd.
+        to: 2d (for images) or 3d (for volumes).
+        out: The file to write, ending in .onnx (needs pip install 'crossd[onnx]') or .pt2.
+        size: Size of the example that is traced (one number, or one an axis). Default: that of the
+            training data.
+        fixed_size: Take this size only; else others too where the network allows it.
+        view: Which 2D network to take: axial, coronal or sagittal.
+        fixed_pose: In the fourier mode, fix the kernels at the mean pose of training: faster, and
+            without predictors.
+        overwrite: Replace a file that is there.
+    """
+
+    weights: str
+    to: str
+    out: str
+    size: str | None = None
+    fixed_size: bool = False
+    view: str = "axial"
+    fixed_pose: bool = False
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
 class BenchConfig:
     """Measure what Cross-D costs on this machine, beside the plain network and the rivals.
 

@@ -127,6 +127,9 @@ def map_kernel(weight: Tensor, maps: Tensor) -> Tensor:
     Returns:
         Shape ``(N, O, I, P)``. No tensor of ``N * O * I * z * y * x`` numbers is made.
     """
+    if torch.compiler.is_exporting():  # samples not mixed with places: a batch of one stays free
+        rows = F.linear(maps.to(weight.dtype), weight.flatten(2).flatten(0, 1))  # (n, p, oi)
+        return rows.transpose(1, 2).unflatten(1, weight.shape[:2])
     n, places, _ = maps.shape
     columns = weight.flatten(2).flatten(0, 1) @ maps.to(weight.dtype).flatten(0, 1).T  # (oi, np)
     return columns.view(*weight.shape[:2], n, places).permute(2, 0, 1, 3)
@@ -149,7 +152,7 @@ def shift_kernel(weight: Tensor, shift: Tensor) -> Tensor:
         True
     """
     size = (weight.shape[2], weight.shape[3], weight.shape[4])
-    return map_kernel(weight, shift_map(shift[None], size))[0].view_as(weight)
+    return map_kernel(weight, shift_map(shift[None], size))[0].reshape(weight.shape)
 
 
 def fourier_kernels(weight: Tensor, shift: Tensor) -> Tensor:
@@ -302,12 +305,37 @@ def conv_transpose2d_per_sample(
         Shape ``(N, O, H', W')``.
     """
     n = x.shape[0]
+    shape = (stride, padding, output_padding)
+    one = isinstance(kernels.shape[0], int) and kernels.shape[0] == 1  # not to ask a free batch
+    if torch.compiler.is_exporting() and not one:
+        return _spread_and_add(x, kernels, bias, shape, groups, dilation)
     if n == 0:
         kernels = kernels.sum(0, keepdim=True)
-    shape = (stride, padding, output_padding)
     if kernels.shape[0] == 1:
         return F.conv_transpose2d(x, kernels[0], bias, *shape, groups, dilation)
     rows = x.reshape(1, -1, *x.shape[2:])
     every = None if bias is None else bias.repeat(n)
     y = F.conv_transpose2d(rows, kernels.flatten(0, 1), every, *shape, n * groups, dilation)
     return y.view(n, -1, *y.shape[2:])
+
+
+def _spread_and_add(
+    x: Tensor, kernels: Tensor, bias: Tensor | None, shape: Any, groups: int, dilation: Any
+) -> Tensor:
+    """A transposed convolution as a product, for graphs whose batch stays free.
+
+    Each pixel is multiplied with its sample's kernel; a transposed convolution with constant
+    kernels of one tap each then adds up what falls on the same place. (The groups of a
+    convolution are a constant in ONNX, so one group a sample would fix the batch.)
+    """
+    matrices = kernels.flatten(2).unflatten(1, (groups, -1)).transpose(2, 3)  # (n, g, o y x, c)
+    rows = matrices @ x.flatten(2).unflatten(1, (groups, -1))  # (n, g, o * y * x, places)
+    spread = rows.flatten(1, 2).unflatten(2, x.shape[2:])
+    size = kernels.shape[3:]
+    channels = spread.shape[1] // (size[0] * size[1])
+    taps = torch.eye(size[0] * size[1], dtype=x.dtype, device=x.device).view(-1, 1, *size)
+    taps = taps.repeat(channels, 1, 1, 1)
+    stride, padding, output_padding = shape
+    return F.conv_transpose2d(
+        spread, taps, bias, stride, padding, output_padding, channels, dilation
+    )

@@ -250,7 +250,8 @@ class PosePredictor(nn.Sequential):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Predict poses of images ``(N, C, H, W)``: unit axes ``(N, 3)``, angles ``(N,)`` [rad]."""
-        if x.device.type == "cpu":  # products over channels want them last in memory
+        if x.device.type == "cpu" and not torch.compiler.is_exporting():
+            # Products over channels want them last in memory.
             x = x.contiguous(memory_format=torch.channels_last)
         r = super().forward(x).flatten(2)  # (n, 4, hw)
         r = r.to(torch.promote_types(r.dtype, torch.float32))

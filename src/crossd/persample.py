@@ -18,6 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from crossd.functional import map_kernel
+
 BLOCK = 24 * 2**20
 """Bytes of temporary tensors made at a time on a CPU: glibc returns blocks over 32 MiB to the
 system at once, and fresh pages cost more than the arithmetic on them."""
@@ -85,11 +87,14 @@ def mapped_conv2d(
         (torch.Size([2, 6, 6, 6]), True)
     """
     settings = settings or Settings()
-    if x.shape[0] == 0:  # a loop over nothing has no shape
+    if way is None and torch.compiler.is_exporting():
+        compute: Any = _products
+    elif x.shape[0] == 0:  # a loop over nothing has no shape
         kernel = weight.sum(2)
         return F.conv2d(x, kernel, bias, *settings)
-    function: Any = _Patches if (way or chosen(x, weight, settings)) == "patches" else _Kernels
-    compute = function.plain if torch.compiler.is_compiling() else function.apply
+    else:
+        function: Any = _Patches if (way or chosen(x, weight, settings)) == "patches" else _Kernels
+        compute = function.plain if torch.compiler.is_compiling() else function.apply
     kind = x.device.type
     if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
         x = x.to(torch.get_autocast_dtype(kind))
@@ -98,6 +103,23 @@ def mapped_conv2d(
     else:
         y = compute(x, weight, maps, settings)
     return y if bias is None else y + bias.to(y.dtype).view(-1, 1, 1)
+
+
+def _products(x: Tensor, weight: Tensor, maps: Tensor, settings: Settings) -> Tensor:
+    """Make kernels and patches and multiply them, for graphs whose batch and size stay free.
+
+    The groups of a convolution are a constant in ONNX, so one group a sample would fix the batch;
+    and to choose a way by the size would fix the size.
+    """
+    stride, padding, dilation, groups = settings
+    kernels = map_kernel(weight, maps).to(x.dtype).flatten(2)  # (n, o, i * y * x)
+    size, channels = _size(weight), x.shape[1]
+    # Kernels of one tap each cut out patches in one operator that every format has.
+    taps = torch.eye(size[0] * size[1], dtype=x.dtype, device=x.device).view(-1, 1, *size)
+    patches = F.conv2d(x, taps.repeat(channels, 1, 1, 1), None, stride, padding, dilation, channels)
+    rows = patches.flatten(2).unflatten(1, (groups, -1))  # (n, g, i * y * x, places)
+    y = kernels.unflatten(1, (groups, -1)) @ rows
+    return y.flatten(1, 2).unflatten(2, patches.shape[2:])
 
 
 def chosen(x: Tensor, weight: Tensor, settings: Settings) -> str:
