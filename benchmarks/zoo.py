@@ -10,6 +10,7 @@ import argparse
 import collections
 import concurrent.futures
 import contextlib
+import fcntl
 import functools
 import json
 import multiprocessing
@@ -138,8 +139,8 @@ def module_of(library: str, name: str) -> str:
     return timm.models.model_entrypoint(name).__module__.rpartition(".")[2]
 
 
-def attempt(library: str, name: str) -> dict[str, Any]:
-    """Build, convert and run one architecture."""
+def attempt(library: str, name: str, lock: str | None = None) -> dict[str, Any]:
+    """Build, convert and run one architecture; a large one alone, by the lock of that file."""
     import torch
 
     import crossd
@@ -149,7 +150,11 @@ def attempt(library: str, name: str) -> dict[str, Any]:
     start = time.perf_counter()
     row: dict[str, Any] = {"library": library, "name": name, "family": module_of(library, name)}
     try:
-        row |= _run(build(library, name), crossd, torch)
+        source = build(library, name)
+        large = sum(p.numel() for p in source.parameters()) > LARGE
+        with open(lock or os.devnull, "w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX if large else fcntl.LOCK_SH)
+            row |= _run(source, crossd, torch)
     except crossd.InputError as error:
         row |= {"outcome": "refused", "why": str(error)}
     except Exception as error:  # whatever it is, it is what this script is to find
@@ -201,7 +206,7 @@ def _forward_backward(net: Any, channels: int, rank: int, crossd: Any, torch: An
     raise AssertionError
 
 
-def work(todo: list[tuple[str, str]], jobs: int) -> Iterable[dict[str, Any]]:
+def work(todo: list[tuple[str, str]], jobs: int, lock: str) -> Iterable[dict[str, Any]]:
     """Attempt architectures in processes of their own, renewed now and then."""
     context = multiprocessing.get_context("spawn")
     for start in range(0, len(todo), 40 * jobs):
@@ -210,7 +215,7 @@ def work(todo: list[tuple[str, str]], jobs: int) -> Iterable[dict[str, Any]]:
             contextlib.suppress(BrokenProcessPool),
             concurrent.futures.ProcessPoolExecutor(jobs, context) as pool,
         ):
-            futures = {pool.submit(attempt, *one): one for one in left}
+            futures = {pool.submit(attempt, *one, lock): one for one in left}
             for future in concurrent.futures.as_completed(futures):
                 row = future.result()
                 del left[futures[future]]
@@ -223,17 +228,6 @@ def work(todo: list[tuple[str, str]], jobs: int) -> Iterable[dict[str, Any]]:
             except BrokenProcessPool:
                 row |= {"outcome": "failed", "why": "the process was ended", "seconds": 0.0}
             yield row
-
-
-def is_large(library: str, name: str) -> bool:
-    """Tell whether an architecture needs the machine for itself."""
-    import torch
-
-    with torch.device("meta"):
-        try:
-            return sum(p.numel() for p in build(library, name).parameters()) > LARGE
-        except Exception:  # what cannot be built without memory is not one of the largest
-            return False
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -305,15 +299,12 @@ def main() -> None:
     parts = [part for part in args.names.split(",") if part]
     wanted = [one for one in wanted if not parts or any(part in one[1] for part in parts)]
     todo = [one for one in wanted if one not in known]
-    large = [one for one in todo if is_large(*one)]
-    small = [one for one in todo if one not in large]
     with done.open("a") as file:
-        for chosen, jobs in ((small, args.jobs), (large, 1)):
-            for row in work(chosen, jobs):
-                rows.append(row)
-                print(json.dumps(row), file=file, flush=True)
-                why = row.get("why", "")
-                print(f"{row['outcome']:<10}{row['name']} ({row['seconds']} s) {why}", flush=True)
+        for row in work(todo, args.jobs, f"{done}.lock"):
+            rows.append(row)
+            print(json.dumps(row), file=file, flush=True)
+            why = row.get("why", "")
+            print(f"{row['outcome']:<10}{row['name']} ({row['seconds']} s) {why}", flush=True)
     rows = [row for row in rows if (row["library"], row["name"]) in wanted]
     rows.sort(key=lambda row: (LIBRARIES.index(row["library"]), row["name"]))
     text = table(rows)

@@ -376,13 +376,13 @@ def in_the_way() -> None:
         ),
         (
             two_and_three,
-            "pretrain --data images.npz --model convnext_atto",
-            "cannot convert layer 'stem.1' of type timm.layers.norm.LayerNorm2d: no rule for it",
+            "pretrain --data images.npz --model vit_tiny_patch16_224",
+            "cannot convert layer 'blocks.0.attn' of type timm.layers.attention.Attention: it attends",
         ),
         (
             two_and_three,
-            "transfer --volumes volumes.npz --images volumes.npz --model seresnet18",
-            "cannot convert layer 'layer1.0.se' of type timm.layers.squeeze_excite.SEModule: ",
+            "transfer --volumes volumes.npz --images volumes.npz --model vit_tiny_patch16_224",
+            "cannot convert layer 'blocks.0.attn' of type timm.layers.attention.Attention: it attends",
         ),
         (
             in_the_way,

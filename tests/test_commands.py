@@ -412,7 +412,10 @@ def test_what_is_overwritten_is_never_resumed(data: dict[str, str], tmp_path: Pa
         ({"data": "images", "limit": 500}, "--limit 500: "),
         ({"data": "images", "model": "resnte18"}, "no model called 'resnte18' for classification"),
         ({"data": "masks", "model": "resnet18"}, "no model called 'resnet18' for segmentation"),
-        ({"data": "images", "model": "seresnet18"}, "cannot convert layer 'layer1.0.se' of type"),
+        (
+            {"data": "images", "model": "vit_tiny_patch16_224"},
+            "cannot convert layer 'blocks.0.attn'",
+        ),
         ({"data": "images", "precision": "17"}, "--precision (='17') must be one of"),
         ({"data": "images", "out": "FILE"}, "--out FILE is a file: name a folder"),
         ({"data": "images", "out": "FILE/run"}, "cannot write to --out FILE/run: Not a directory"),
