@@ -152,7 +152,7 @@ def attempt(library: str, name: str, lock: str | None = None) -> dict[str, Any]:
     try:
         source = build(library, name)
         large = sum(p.numel() for p in source.parameters()) > LARGE
-        with open(lock or os.devnull, "w") as file:
+        with Path(lock or os.devnull).open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX if large else fcntl.LOCK_SH)
             row |= _run(source, crossd, torch)
     except crossd.InputError as error:

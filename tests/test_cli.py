@@ -377,12 +377,12 @@ def in_the_way() -> None:
         (
             two_and_three,
             "pretrain --data images.npz --model vit_tiny_patch16_224",
-            "cannot convert layer 'blocks.0.attn' of type timm.layers.attention.Attention: it attends",
+            "cannot convert layer 'blocks.0.attn' of type timm.layers.attention.Attention: it",
         ),
         (
             two_and_three,
             "transfer --volumes volumes.npz --images volumes.npz --model vit_tiny_patch16_224",
-            "cannot convert layer 'blocks.0.attn' of type timm.layers.attention.Attention: it attends",
+            "cannot convert layer 'blocks.0.attn' of type timm.layers.attention.Attention: it",
         ),
         (
             in_the_way,

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from crossd.kernels import view
     from crossd.layers import channels_last
     from crossd.nn import CrossDConv, CrossDConvTranspose
+    from crossd.policies import recalibrate
     from crossd.rules import rule
 
 _HOMES = {
@@ -35,6 +36,7 @@ _HOMES = {
     "load_checkpoint": "foreign",
     "load_reference": "checkpoint",
     "push_to_hub": "hub",
+    "recalibrate": "policies",
     "rule": "rules",
     "save": "checkpoint",
     "save_pretrained": "hub",
@@ -61,6 +63,7 @@ __all__ = [
     "load_checkpoint",
     "load_reference",
     "push_to_hub",
+    "recalibrate",
     "rule",
     "save",
     "save_pretrained",

@@ -73,7 +73,7 @@ def reshape(
         return model
     if form == "acs":
         return acs(model)
-    net = convert(model, kernel_mode, **options)
+    net = convert(model, kernel_mode, **{"check": False, **options})
     return net if form == "cross" else to_3d(net)
 
 

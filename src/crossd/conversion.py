@@ -7,15 +7,16 @@ stays unclear is an error that names it; nothing is skipped.
 
 import copy
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.parametrize import is_parametrized
 from torch.utils._pytree import tree_leaves
 
-from crossd import acsconv, depth, rules_elsewhere
+from crossd import acsconv, depth, policies, rules_elsewhere
 from crossd import check as checks
 from crossd.account import ConversionReport, account
 from crossd.activations import checkpoint_activations
@@ -29,6 +30,7 @@ from crossd.rules import RULES, Options, find_rule
 assert rules_elsewhere  # its import registers rules
 
 LIFTS = ("center", "inflate", "triplanar")
+BATCH_NORM = ("keep", "reset", "recalibrate")
 
 
 def convert(
@@ -42,6 +44,10 @@ def convert(
     depth_kernel: int | None = None,
     size: Sequence[int] | None = None,
     spacing: Sequence[float] | None = None,
+    in_channels: int | None = None,
+    num_classes: int | None = None,
+    batch_norm: str = "keep",
+    volumes: Iterable[Tensor] = (),
     **mode_options: Any,
 ) -> nn.Module:
     """Turn a 2D network into one whose 3D kernels serve images and volumes.
@@ -64,6 +70,11 @@ def convert(
         depth_kernel: Depth of kernels larger than one pixel (odd); None copies the plane's.
         size: Of the volumes (depth, height, width) [voxels], for ``depth_stride="auto"``.
         spacing: Of their voxels (z, y, x) [mm], likewise.
+        in_channels: Another number of input channels, see `crossd.policies.adapted`.
+        num_classes: Another number of classes; the classifier is drawn anew.
+        batch_norm: ``"keep"`` the running statistics of images, ``"reset"`` them, or
+            ``"recalibrate"`` them on `volumes` (see `crossd.recalibrate`).
+        volumes: Batches ``(N, C, D, H, W)`` without labels, for ``batch_norm="recalibrate"``.
         **mode_options: Of the kernel mode (`offset` for fourier).
 
     Returns:
@@ -87,14 +98,26 @@ def convert(
         raise InputError(f"lift (={lift!r}) must be one of {', '.join(LIFTS)} or None")
     if depth_kernel is not None and (depth_kernel < 1 or depth_kernel % 2 == 0):
         raise InputError(f"depth_kernel (={depth_kernel}) must be odd and positive")
+    if batch_norm not in BATCH_NORM:
+        raise InputError(f"batch_norm (={batch_norm!r}) must be one of {', '.join(BATCH_NORM)}")
+    if volumes and batch_norm != "recalibrate":
+        raise InputError(f"volumes are for batch_norm='recalibrate', not for {batch_norm!r}")
+    model, said = policies.adapted(model, in_channels, num_classes)
     options = Options(kernel_mode, lift, mode_options, depth_kernel=depth_kernel)
     wish = depth.Wish(depth_stride, size, spacing)
     net, found = _both_ranks(model, options, example, wish)
     if any(getattr(m, "mode", None) is not None and m.mode.has_views for m in _convs(net)):
         net.register_forward_pre_hook(_enter_drawn_view, with_kwargs=True)
         net.register_forward_hook(_leave_drawn_view, always_call=True)
-    seen = checks.both_ranks(model, net, found.given, lift) if check else ()
-    return _reported(model, net, _weight_reason(kernel_mode, lift), seen)
+    seen = (*said, *(checks.both_ranks(model, net, found.given, lift) if check else ()))
+    _reported(model, net, _weight_reason(kernel_mode, lift), seen)
+    if batch_norm == "recalibrate":
+        policies.recalibrate(net, volumes)
+    elif batch_norm == "reset":
+        for module in net.modules():
+            if isinstance(module, _BatchNorm):
+                module.reset_running_stats()
+    return net
 
 
 def to_2d(net: nn.Module, view: str = "axial") -> nn.Module:

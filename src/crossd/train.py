@@ -25,6 +25,7 @@ from crossd.kernels import view
 from crossd.layers import channels_last
 from crossd.nn import CrossDConv
 from crossd.outputs import CHECKPOINT
+from crossd.policies import measuring
 from crossd.progress import Progress
 
 Batch = dict[str, Tensor]
@@ -490,26 +491,17 @@ def recalibrate(
     Returns:
         The number of layers that were recalibrated.
     """
-    norms: list[Any] = [m for m in net.modules() if isinstance(m, NORMS) and m.track_running_stats]
-    if not norms:
-        return 0
-    momenta = [norm.momentum for norm in norms]
-    training = net.training
     fabric = Fabric(accelerator="auto", devices=1, precision=config.precision)  # type: ignore[arg-type]
-    net.eval().to(fabric.device)
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # a plain mean over all batches
-        norm.train()
-    loader = batches(samples, net, config, train=False)
-    ready: Any = fabric.setup_dataloaders(loader, use_distributed_sampler=False)
+    net.to(fabric.device)
     progress = progress or Progress(quiet=True)
-    with progress.task("recalibrating", total=len(loader)) as bar:
-        for batch in ready:
-            with fabric.autocast(), view_of(batch, net):
-                net(batch["image"])
-            bar.advance(len(batch["image"]))
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
-    net.train(training)
-    return len(norms)
+    with measuring(net) as layers:
+        if layers == 0:
+            return 0
+        loader = batches(samples, net, config, train=False)
+        ready: Any = fabric.setup_dataloaders(loader, use_distributed_sampler=False)
+        with progress.task("recalibrating", total=len(loader)) as bar:
+            for batch in ready:
+                with fabric.autocast(), view_of(batch, net):
+                    net(batch["image"])
+                bar.advance(len(batch["image"]))
+    return layers
