@@ -95,10 +95,10 @@ def bench(config: BenchConfig, progress: Progress) -> str:
     text = benchtable.markdown(results)
     with atomic(folder / "report.md") as temporary:
         temporary.write_text(text)
-    benchtable.picture(results, folder / "bench.png")
+    drawn = benchtable.picture(results, folder / "bench.png")
     with atomic(folder / "metrics.json") as temporary:
         temporary.write_text(json.dumps(results, indent=1))
-    return f"{text}\nwritten: {folder}/report.md, metrics.json and bench.png"
+    return f"{text}\nwritten: {folder}/report.md, metrics.json{' and bench.png' if drawn else ''}"
 
 
 def _step_ratios(case: "Case", rows: list[dict[str, Any]]) -> str:
@@ -212,10 +212,11 @@ def _by_fft(conv: CrossDConv, x: Tensor) -> Tensor:
     grids = torch.meshgrid(
         *(torch.fft.fftfreq(size, device=x.device) for size in conv.kernel_size), indexing="ij"
     )
-    phase = torch.einsum("na,zyxa->nzyx", shift, torch.stack(grids, -1))
-    spectrum = torch.fft.fftn(conv.weight, dim=(-3, -2, -1))
-    turned = spectrum * torch.exp(-2j * torch.pi * phase)[:, None, None]  # (N, O, I, K, K, K)
-    kernels = torch.fft.ifftn(turned, dim=(-3, -2, -1)).real[:, :, :, conv.kernel_size[0] // 2]
+    with torch.autocast(x.device.type, enabled=False):  # spectra have no half precision
+        phase = torch.einsum("na,zyxa->nzyx", shift, torch.stack(grids, -1))
+        spectrum = torch.fft.fftn(conv.weight, dim=(-3, -2, -1))
+        turned = spectrum * torch.exp(-2j * torch.pi * phase)[:, None, None]  # (N, O, I, K, K, K)
+        kernels = torch.fft.ifftn(turned, dim=(-3, -2, -1)).real[:, :, :, conv.kernel_size[0] // 2]
     n = x.shape[0]
     stride, padding, dilation = conv.stride[1:], conv.padding[1:], conv.dilation[1:]
     rows, every = x.reshape(1, -1, *x.shape[2:]), kernels.flatten(0, 1)
@@ -224,8 +225,12 @@ def _by_fft(conv: CrossDConv, x: Tensor) -> Tensor:
 
 
 def _worth(arms: tuple[str, ...], case: Case) -> list[str]:
-    """Leave out the FFT where its N * O * I * K^3 complex numbers would take minutes."""
-    return [name for name in arms if name != "fft" or case.batch <= 8]
+    """Leave out the FFT where its N * O * I * K^3 complex numbers would take minutes.
+
+    And I3D where one slice is too thin: the U-Net halves its depth four times.
+    """
+    without = {"fft": case.batch > 8, "i3d": case.network == "unet"}
+    return [name for name in arms if not without.get(name)]
 
 
 def _measure(case: Case, arms: tuple[str, ...]) -> list[dict[str, Any]]:

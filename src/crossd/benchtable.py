@@ -77,14 +77,20 @@ def _table(rows: Sequence[Mapping[str, Any]], unit: str) -> list[str]:
     return lines
 
 
-def picture(results: Mapping[str, Any], path: str | Path) -> None:
-    """Draw the ratios of training steps, a group of bars for each case, on a logarithmic axis."""
+def picture(results: Mapping[str, Any], path: str | Path) -> bool:
+    """Draw the ratios of training steps, a group of bars for each case, on a logarithmic axis.
+
+    Returns:
+        Whether there was anything to draw.
+    """
     import matplotlib
     from matplotlib.figure import Figure
 
     rows = [r for r in results["networks"] + results["layers"] if r["pass"] == "training step"]
     cases = list(dict.fromkeys((row["case"], row["batch"]) for row in rows))
     arms = [n for n in NAMES if n != "plain" and any(row["arm"] == n for row in rows)]
+    if not arms:
+        return False
     figure = Figure(figsize=(8, 1.4 + 0.15 * len(cases) * (len(arms) + 1)), layout="constrained")
     axes = figure.add_subplot()
     colours = matplotlib.colormaps["tab10"]
@@ -109,3 +115,4 @@ def picture(results: Mapping[str, Any], path: str | Path) -> None:
         axes.spines[side].set_visible(False)
     with atomic(path) as temporary:
         figure.savefig(temporary, format="png", dpi=150)
+    return True

@@ -12,7 +12,7 @@ from crossd.errors import InputError
 from crossd.forwards import Forward, Written
 from crossd.lifting import lift_forward
 from crossd.recording import Frames, examples, record, where
-from crossd.trial import Mismatch, attempt
+from crossd.trial import Mismatch, attempt, axes
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,13 @@ def _in_training(
             buffer.copy_(kept[name])
 
 
+def _merged(frames: Frames) -> bool:
+    return axes([frame.output for frame in frames]).merged is not None
+
+
 def _verdict(module: nn.Module, frames: Frames, cube: bool) -> Forward | None:
+    if isinstance(module, nn.Flatten) and _merged(frames):
+        return None  # it flattens pixels and channels, of which only their product is seen
     try:
         attempt(frames, module.forward, cube)
         return None
