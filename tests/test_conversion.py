@@ -22,7 +22,7 @@ from crossd.models import small_resnet
 
 # Turned networks are indexed below, which the type nn.Module does not know.
 Turn = Callable[..., Any]
-convert: Turn = crossd.convert
+convert: Turn = functools.partial(crossd.convert, check=False)  # tests/test_check.py has it
 to_2d: Turn = crossd.to_2d
 to_3d: Turn = crossd.to_3d
 acs: Turn = crossd.acs

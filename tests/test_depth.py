@@ -1,5 +1,6 @@
 """Depth policies: networks on thin volumes, and the shapes that they leave."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ import crossd
 from crossd import InputError
 from crossd.depth import automatic
 
-convert: Callable[..., Any] = crossd.convert
+convert: Callable[..., Any] = functools.partial(crossd.convert, check=False)
 
 
 def resnet() -> nn.Module:

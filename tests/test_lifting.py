@@ -1,6 +1,7 @@
 """Forwards that fix the number of axes, on volumes: the law, plain twins, copies, refusals."""
 
 import copy
+import functools
 import io
 import pickle
 from collections.abc import Callable
@@ -15,7 +16,7 @@ import crossd
 from crossd import InputError
 from crossd.ranks import Lifted
 
-convert: Callable[..., Any] = crossd.convert
+convert: Callable[..., Any] = functools.partial(crossd.convert, check=False)
 
 
 class Base(nn.Module):

@@ -20,13 +20,16 @@ import crossd
 from crossd import kernels
 from crossd.layers import BatchNorm
 
-TIMM = """convmixer_768_32 convnext_atto convnextv2_atto cs3darknet_focus_s cspdarknet53 densenet121
-densenetblur121d dla34 dpn48b eca_nfnet_l0 efficientnet_b0_gn ese_vovnet19b_slim_dw fasternet_t0
-fbnetv3_b focalnet_tiny_srf ghostnetv2_100 hardcorenas_a hgnetv2_b0 hrnet_w18_small
-inception_next_atto lcnet_035 legacy_seresnet18 legacy_xception mambaout_femto mixnet_s
-mobilenetv3_small_050 mobilenetv4_conv_small mobileone_s0 nf_resnet26 poolformer_s12 regnetx_002
-regnety_002 repghostnet_050 repvgg_a0 repvit_m0_9 res2net50_14w_8s resnest14d resnetv2_18 rexnet_100
-selecsls42 skresnet18 starnet_s050 tf_efficientnet_b0 tinynet_e vovnet39a xception41""".split()
+TIMM = """convnext_atto convnextv2_atto cs3darknet_focus_s densenet121 dla34 dpn48b
+efficientnet_b0_gn
+ese_vovnet19b_slim_dw fasternet_t0 fbnetv3_b ghostnetv2_100 hardcorenas_a hgnetv2_b0 hrnet_w18_small
+inception_next_atto lcnet_035 legacy_seresnet18 mambaout_femto mixnet_s mobilenetv3_small_050
+mobilenetv4_conv_small mobileone_s0 nf_regnet_b0 poolformer_s12 regnetx_002 regnety_002
+repghostnet_050 repvgg_a0 repvit_m0_9 res2net50_14w_8s resnest14d resnetv2_18 rexnet_100 skresnet18
+starnet_s050 tf_efficientnet_b0 tinynet_e""".split()
+
+LARGER_TIMM = """convmixer_768_32 cspdarknet53 densenetblur121d eca_nfnet_l0 focalnet_tiny_srf
+legacy_xception selecsls42 vovnet39a xception41""".split()
 
 TORCHVISION = "alexnet googlenet mnasnet0_5 mobilenet_v2 shufflenet_v2_x0_5 squeezenet1_1".split()
 SEGMENTATION = ["fcn_resnet50", "lraspp_mobilenet_v3_large"]
@@ -68,13 +71,17 @@ def converts(source: nn.Module) -> Any:
     return net
 
 
-@pytest.mark.parametrize("name", TIMM)
+@pytest.mark.parametrize(
+    "name", [*TIMM, *(pytest.param(name, marks=pytest.mark.slow) for name in LARGER_TIMM)]
+)
 def test_timm(name: str) -> None:
     net = converts(of_timm(name))
     trains(net, 64 if name in ("ghostnetv2_100", "resnest14d") else 32)
 
 
-@pytest.mark.parametrize("name", [*TORCHVISION, *SEGMENTATION])
+@pytest.mark.parametrize(
+    "name", [*TORCHVISION, SEGMENTATION[1], pytest.param(SEGMENTATION[0], marks=pytest.mark.slow)]
+)
 def test_torchvision(name: str) -> None:
     trains(converts(of_torchvision(name)), 64 if name == "alexnet" else 32)
 
@@ -92,6 +99,8 @@ def test_segmentation_models_pytorch(name: str) -> None:
 # The laws, for twelve of them
 
 
+LARGER = ("densenet121", "smp Unet", "monai SegResNet")
+
 LAWS: dict[str, Callable[[], nn.Module]] = {
     **{
         name: (lambda name=name: of_timm(name))  # type: ignore[misc]
@@ -108,7 +117,10 @@ LAWS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-@pytest.mark.parametrize("name", LAWS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=pytest.mark.slow) if n in LARGER else n for n in LAWS],
+)
 def test_laws_hold_with_weights_as_of_training(name: str) -> None:
     torch.manual_seed(1)
     source = circular(settle(LAWS[name]()))
