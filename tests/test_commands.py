@@ -145,9 +145,10 @@ def test_from_slices_to_volumes(
         assert "9 BatchNorm layers recalibrated on 12 unlabelled samples" in said
     else:
         assert "the network has no BatchNorm statistics: nothing to recalibrate" in said
+    before = state(first)
     for name, tensor in state(ready).items():
         statistic = name.endswith(("running_mean", "running_var", "num_batches_tracked"))
-        assert torch.equal(tensor, state(first)[name]) != statistic, name
+        assert torch.equal(tensor, before[name]) != statistic, name
 
     out = tmp_path / "3d"
     tuned = FinetuneConfig(str(ready), spec, epochs=1, steps=1, limit=4, out=str(out))

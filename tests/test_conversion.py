@@ -426,6 +426,12 @@ def test_training_mode_frozen_parameters_dtype_and_device_are_kept(mode: str) ->
         assert {t.device.type for t in floats} == {"cpu"}
 
 
+def test_networks_in_half_precision_are_converted() -> None:
+    source = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.GroupNorm(2, 8))
+    net = convert(source.bfloat16())
+    assert net(torch.randn(1, 3, 5, 6, 7, dtype=torch.bfloat16)).dtype == torch.bfloat16
+
+
 def test_shared_modules_stay_shared() -> None:
     conv, norm = nn.Conv2d(2, 2, 3, padding=1), nn.BatchNorm2d(2)
     net = convert(nn.Sequential(conv, norm, nn.Sequential(conv, norm), conv))

@@ -89,16 +89,25 @@ def bench(config: BenchConfig, progress: Progress) -> str:
                 progress.say(_step_ratios(case, results[key]))
             if case.network and "memory" in tables:
                 results["networks"] += _memory(case, arms)
+            _write(results, folder)  # what is measured is kept, should the rest be interrupted
             bar.advance(1)
     if "networks" in tables and "unet" in networks:
         results["networks"] += _volumes(config)
+    text = _write(results, folder)
+    drawn = benchtable.picture(results, folder / "bench.png")
+    return f"{text}\nwritten: {folder}/report.md, metrics.json{' and bench.png' if drawn else ''}"
+
+
+def _write(results: dict[str, Any], folder: Path) -> str:
+    """Write the tables and the numbers; returns the tables."""
+    from crossd import benchtable
+
     text = benchtable.markdown(results)
     with atomic(folder / "report.md") as temporary:
         temporary.write_text(text)
-    drawn = benchtable.picture(results, folder / "bench.png")
     with atomic(folder / "metrics.json") as temporary:
         temporary.write_text(json.dumps(results, indent=1))
-    return f"{text}\nwritten: {folder}/report.md, metrics.json{' and bench.png' if drawn else ''}"
+    return text
 
 
 def _step_ratios(case: "Case", rows: list[dict[str, Any]]) -> str:
