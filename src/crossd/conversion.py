@@ -16,7 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.parametrize import is_parametrized
 from torch.utils._pytree import tree_leaves
 
-from crossd import acsconv, depth, policies, rules_elsewhere
+from crossd import acsconv, condconv, depth, policies, rules_elsewhere
 from crossd import check as checks
 from crossd.account import ConversionReport, account
 from crossd.activations import checkpoint_activations
@@ -27,7 +27,7 @@ from crossd.ranks import Analysis, Lifted, analyse, make_lifted
 from crossd.recording import named
 from crossd.rules import RULES, Options, find_rule
 
-assert rules_elsewhere  # its import registers rules
+assert rules_elsewhere and condconv  # their imports register rules
 
 LIFTS = ("center", "inflate", "triplanar")
 BATCH_NORM = ("keep", "reset", "recalibrate")

@@ -49,10 +49,12 @@ def analyse(net: nn.Module, leaf: Callable[[nn.Module], bool], example: Any = No
 
 
 class _TooSmall(InputError):
-    """A failure that may be due to maps of one or two pixels."""
+    """A failure that may be due to maps of a few pixels."""
 
 
 FEW = 3
+"""Pixels a side under which averages that count padded zeros cannot keep the law."""
+
 LARGE = 224
 """Side of the images with which networks are tried again."""
 
@@ -94,12 +96,17 @@ def _analyse(net: nn.Module, leaf: Callable[[nn.Module], bool], given: Any) -> A
         for module, training in modes.items():
             module.training = training
     assert first is not None
-    sides = [v.shape[-1] for v in tree_leaves(calls[first[0]][0].args) if isinstance(v, Tensor)]
-    few = any(side < FEW for side in sides) and args[0].shape[-1] < LARGE
+    few = _shortest(calls[first[0]][0].args) < FEW and _shortest(args) < LARGE
     raise (_TooSmall if few else InputError)(
         f"cannot convert {where(net, first[0])}: its forward is for images ({first[1]}); "
         "register a rule with crossd.rule"
     )
+
+
+def _shortest(values: Any) -> int:
+    """The shortest side of the images among some values."""
+    images = [v for v in tree_leaves(values) if isinstance(v, Tensor) and v.dim() == 4]
+    return min((min(image.shape[2:]) for image in images), default=LARGE)
 
 
 def _in_training(

@@ -82,7 +82,8 @@ def same_margins(shape: Sequence[Any], sizes: Any, strides: Any, dilations: Any)
     return margins
 
 
-def _pad_same(x: Tensor, sizes: Any, strides: Any, dilations: Any, value: float = 0.0) -> Tensor:
+def pad_same(x: Tensor, sizes: Any, strides: Any, dilations: Any, value: float = 0.0) -> Tensor:
+    """Pad images or volumes as TF does; see `same_margins`."""
     shape = [x.shape[axis - len(sizes)] for axis in range(len(sizes))]
     return F.pad(x, same_margins(shape, sizes, strides, dilations), "constant", value)
 
@@ -90,14 +91,14 @@ def _pad_same(x: Tensor, sizes: Any, strides: Any, dilations: Any, value: float 
 @on_volumes("timm.layers.pool2d_same.AvgPool2dSame")
 def _avg_pool_same(self: Any, x: Tensor) -> Tensor:
     size, stride = _depth(self.kernel_size), _depth(self.stride)
-    x = _pad_same(x, size, stride, (1, 1, 1))
+    x = pad_same(x, size, stride, (1, 1, 1))
     return F.avg_pool3d(x, size, stride, 0, self.ceil_mode, self.count_include_pad)
 
 
 @on_volumes("timm.layers.pool2d_same.MaxPool2dSame")
 def _max_pool_same(self: Any, x: Tensor) -> Tensor:
     size, stride, dilation = map(_depth, (self.kernel_size, self.stride, self.dilation))
-    x = _pad_same(x, size, stride, dilation, -float("inf"))
+    x = pad_same(x, size, stride, dilation, -float("inf"))
     return F.max_pool3d(x, size, stride, 0, dilation, self.ceil_mode)
 
 
@@ -140,7 +141,7 @@ def _padded(conv: Any, x: Tensor, pick: Any) -> Tensor:
     if conv.margins is not None:
         pairs = reversed(pick(conv.margins))
         return F.pad(x, [margin for pair in pairs for margin in pair])
-    return _pad_same(x, pick(conv.kernel_size), pick(conv.stride), pick(conv.dilation))
+    return pad_same(x, pick(conv.kernel_size), pick(conv.stride), pick(conv.dilation))
 
 
 def _padded_conv(self: Any, x: Tensor) -> Tensor:
