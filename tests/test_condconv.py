@@ -55,11 +55,13 @@ def test_volumes_are_convolved_with_the_mixture_of_3d_kernels(settings: dict[str
         settings = settings | {"padding": 0}
     expected = []
     for x, weights in zip(volumes, routing, strict=True):
-        kernel = sum(
+        kernel: Any = sum(
             w * e.view(6, -1, *conv.kernel_size) for w, e in zip(weights, conv.weight, strict=True)
         )
         bias = None if conv.bias is None else weights @ conv.bias
-        more = [settings.get(k, d) for k, d in (("stride", 1), ("padding", 0), ("dilation", 1))]
+        more: Any = [
+            settings.get(k, d) for k, d in (("stride", 1), ("padding", 0), ("dilation", 1))
+        ]
         expected.append(F.conv3d(x[None], kernel, bias, *more, settings.get("groups", 1))[0])
     torch.testing.assert_close(answer, torch.stack(expected), rtol=1e-4, atol=1e-4)
 

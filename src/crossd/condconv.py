@@ -33,6 +33,10 @@ class CondConv(nn.Module):
         bias: Shape ``(experts, O)`` or None.
     """
 
+    kernel_size: tuple[int, int, int]
+    weight: nn.Parameter
+    bias: nn.Parameter | None
+
     def __init__(self, conv: Any, options: Options) -> None:
         super().__init__()
         if options.kernel_mode not in ("projection", "slice"):
