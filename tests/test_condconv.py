@@ -25,6 +25,8 @@ SETTINGS: list[dict[str, Any]] = [
     {"kernel_size": 1},
 ]
 
+KEYS = ("stride", "padding", "dilation", "groups")
+
 
 @pytest.mark.parametrize("settings", SETTINGS)
 @pytest.mark.parametrize("mode", ["projection", "slice"])
@@ -59,10 +61,8 @@ def test_volumes_are_convolved_with_the_mixture_of_3d_kernels(settings: dict[str
             w * e.view(6, -1, *conv.kernel_size) for w, e in zip(weights, conv.weight, strict=True)
         )
         bias = None if conv.bias is None else weights @ conv.bias
-        more: Any = [
-            settings.get(k, d) for k, d in (("stride", 1), ("padding", 0), ("dilation", 1))
-        ]
-        expected.append(F.conv3d(x[None], kernel, bias, *more, settings.get("groups", 1))[0])
+        more: dict[str, Any] = {k: settings[k] for k in KEYS if k in settings}
+        expected.append(F.conv3d(x[None], kernel, bias, **more)[0])
     torch.testing.assert_close(answer, torch.stack(expected), rtol=1e-4, atol=1e-4)
 
 
