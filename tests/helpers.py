@@ -234,11 +234,6 @@ def circular(net: nn.Module) -> nn.Module:
     return net
 
 
-def repeated(images: Tensor, axis: int, length: int) -> Tensor:
-    """Volumes ``(N, C, D, H, W)`` that repeat an image along an axis."""
-    return images.unsqueeze(2 + axis).repeat_interleave(length, 2 + axis)
-
-
 def close_relative(actual: Tensor, expected: Tensor, tolerance: float = 1e-4) -> None:
     """Compare relative to the largest number, since logits pass through zero."""
     scale = float(expected.detach().abs().max())

@@ -11,7 +11,7 @@ import timm
 import torch
 import torch.nn.functional as F
 import torchvision
-from helpers import circular, close_relative, repeated, settle
+from helpers import circular, close_relative, repeat_along, settle
 from monai.networks.nets import BasicUNet, DynUNet, SegResNet, UNet
 from torch import Tensor, nn
 
@@ -135,7 +135,7 @@ def test_3d_equals_2d_on_volumes_that_repeat_an_image(
     circular_net: nn.Module, axis: int, view: str
 ) -> None:
     images = torch.randn(1, 1, 32, 64)
-    volumes = repeated(images, axis, 32)
+    volumes = repeat_along(images, axis, 32)
     with torch.no_grad():
         with crossd.view(view):
             expected = circular_net(images)
@@ -161,7 +161,7 @@ def test_with_zero_padding_3d_equals_2d_away_from_the_border(axis: int, view: st
     reach = 2 + 1 + 2 + 1
     with torch.no_grad(), crossd.view(view):
         expected = net(images)
-        answer = net(repeated(images, axis, 2 * reach + 3)).movedim(2 + axis, 2)
+        answer = net(repeat_along(images, axis, 2 * reach + 3)).movedim(2 + axis, 2)
     for inside in answer[:, :, reach:-reach].unbind(2):
         close_relative(inside, expected)
     outside: Tensor = answer[:, :, 0]
@@ -240,7 +240,7 @@ def test_inflate_on_a_repeated_volume_is_the_2d_network() -> None:
     net = nn.Sequential(*layers)
     images = torch.randn(2, 1, 9, 9)
     for turn in (inflate, center):
-        answer = turn(net)(repeated(images, 0, 7))
+        answer = turn(net)(repeat_along(images, 0, 7))
         torch.testing.assert_close(answer[:, :, 3], net(images), rtol=1e-4, atol=1e-5)
 
 

@@ -11,7 +11,7 @@ import segmentation_models_pytorch as smp
 import timm
 import torch
 import torchvision
-from helpers import circular, close_relative, repeated, settle
+from helpers import circular, close_relative, repeat_along, settle
 from monai.networks import nets
 from torch import nn
 from torch.utils._pytree import tree_leaves
@@ -138,7 +138,7 @@ def test_laws_hold_with_weights_as_of_training(name: str) -> None:
             with crossd.view(view):
                 expected = net(images)
             close_relative(crossd.to_2d(net, view)(images), expected, 1e-4)
-            volumes = repeated(images, axis, 64)
+            volumes = repeat_along(images, axis, 64)
             answer = net(volumes)
             close_relative(solid(volumes), answer, 1e-4)
             if answer.dim() == 5:

@@ -171,6 +171,8 @@ def cross(conv: Any, options: Options, kind: Any, **more: Any) -> nn.Module:
         kind: The class of the new layer, with the arguments of `CrossDConv`.
         **more: Further arguments, or others than those of `conv`.
     """
+    if options.kernel_mode == "acs":
+        raise ValueError(f"ACS has no {type(conv).__name__}")
     names = (*SIZES, "output_padding") if conv.transposed else SIZES
     settings = axis_settings(conv, names, options) | options.mode_options | more
     new: Any = kind(

@@ -196,8 +196,6 @@ _STANDARDISED = "timm.layers.std_conv."
     *(f"{_STANDARDISED}{name}" for name in ("ScaledStdConv2d", "ScaledStdConv2dSame")),
 )
 def _special_conv(conv: Any, options: Options) -> nn.Module:
-    if options.kernel_mode == "acs":
-        raise ValueError(f"ACS has no {type(conv).__name__}")
     name = type(conv).__name__
     dynamic = name == "Conv2dSame" or getattr(conv, "same_pad", False)
     more: dict[str, Any] = {"padding": 0, "depth_padding": 0} if dynamic else {}
@@ -212,8 +210,6 @@ def _special_conv(conv: Any, options: Options) -> nn.Module:
     "efficientnet_pytorch.utils.Conv2dStaticSamePadding",
 )
 def _static_same_conv(conv: Any, options: Options) -> nn.Module:
-    if options.kernel_mode == "acs":
-        raise ValueError(f"ACS has no {type(conv).__name__}")
     left, right, top, bottom = getattr(conv.static_padding, "padding", (0, 0, 0, 0))
     margins = ((top, bottom), (top, bottom), (left, right))
     return cross(conv, options, _SameConv, margins=margins)
