@@ -15,6 +15,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from files import SHARED, nifti, real_data
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -24,10 +25,6 @@ from crossd.data import Sample, Samples, Source, limit, open_source, require_ran
 from crossd.data.splits import pick, split
 from crossd.errors import InputError
 
-SHARED = Path(
-    os.environ.get("CROSSD_TEST_DATA", Path(__file__).parents[1].parent / "shared" / "data")
-)
-real_data = pytest.mark.skipif(not SHARED.is_dir(), reason="no folder of real data")
 RNG = np.random.default_rng(0)
 
 
@@ -46,12 +43,6 @@ def npz(folder: Path, **values: Any) -> str:
     path = folder / "data.npz"
     np.savez(path, **values)
     return str(path)
-
-
-def nifti(path: Path, array: np.ndarray[Any, Any], affine: Any = None) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image_type: Any = nib.Nifti1Image
-    image_type(array, np.eye(4) if affine is None else affine).to_filename(path)
 
 
 def pairs(root: Path, count: int = 10, shape: tuple[int, int, int] = (9, 11, 13)) -> Path:

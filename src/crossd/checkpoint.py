@@ -40,6 +40,8 @@ class WeightsConfig:
         std: Standard deviation of the training images, which was divided by.
         size: Spatial size of the training images.
         spacing: Of volumes (z, y, x) [mm], if known.
+        plan: How volumes that come as files are prepared, as `crossd.data.plan.to_record` gives it.
+        values: What stands for each class in the files of masks.
         version: Of crossd, when saved.
     """
 
@@ -54,6 +56,8 @@ class WeightsConfig:
     std: float = 1.0
     size: tuple[int, ...] = ()
     spacing: tuple[float, ...] | None = None
+    plan: dict[str, Any] | None = None
+    values: tuple[int, ...] = ()
     version: str = ""
 
     def build(self, model: nn.Module | None = None) -> nn.Module:
@@ -138,6 +142,7 @@ def read_config(path: str | Path) -> WeightsConfig:
             config,
             classes=tuple(config.classes),
             size=tuple(config.size),
+            values=tuple(config.values),
             spacing=None if config.spacing is None else tuple(config.spacing),
         )
     except (SafetensorError, KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:

@@ -34,6 +34,24 @@ COMMANDS = {
         "FinetuneConfig",
         "crossd finetune --weights ready.safetensors --data volumes.npz --limit 100 --out runs/3d",
     ),
+    "predict": (
+        "predict",
+        "predict",
+        "PredictConfig",
+        "crossd predict --weights runs/3d/weights.safetensors --input scans/ --out masks",
+    ),
+    "evaluate": (
+        "evaluate",
+        "evaluate",
+        "EvaluateConfig",
+        "crossd evaluate --weights runs/3d/weights.safetensors --data cases.csv --out runs/scores",
+    ),
+    "plan": (
+        "commands",
+        "plan",
+        "PlanConfig",
+        "crossd plan --data cases.csv --out plan.yaml",
+    ),
     "convert": (
         "commands",
         "convert",
@@ -130,7 +148,9 @@ def _parse(command: str, kind: Any, given: list[str]) -> Any:
     helps = {entry.arg_name: " ".join((entry.description or "").split()) for entry in text.params}
     for field in dataclasses.fields(kind):
         name = f"--{field.name.replace('_', '-')}"
-        if field.default is dataclasses.MISSING:
+        if hints[field.name] == list[str]:
+            parser.add_argument(name, nargs="+", required=True, help=helps[field.name])
+        elif field.default is dataclasses.MISSING:
             parser.add_argument(name, type=hints[field.name], required=True, help=helps[field.name])
         elif hints[field.name] is bool:
             parser.add_argument(name, action="store_true", help=helps[field.name])

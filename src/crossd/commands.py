@@ -13,19 +13,22 @@ from crossd.configs import (
     ConvertConfig,
     ExportConfig,
     FinetuneConfig,
+    PlanConfig,
     PretrainConfig,
     RecalibrateConfig,
 )
 from crossd.conversion import LIFTS, to_3d
 from crossd.conversion import convert as convert_network
 from crossd.data import Source, as_images, limit, open_source
+from crossd.data import plan as plans
+from crossd.data.labelled import Given
 from crossd.errors import InputError
 from crossd.exporting import export as export_network
 from crossd.files import atomic
 from crossd.graphfiles import SUFFIXES
 from crossd.kernels import KERNEL_MODES, VIEWS
 from crossd.options import check, choice, class_names, sizes
-from crossd.outputs import claim_folder
+from crossd.outputs import PLAN, claim_folder
 from crossd.progress import Progress
 
 
@@ -37,7 +40,9 @@ def pretrain(config: PretrainConfig, progress: Progress) -> str:
         choice(config.lift, ("center", "inflate", "triplanar", "none"), "--lift")
         if config.kernel_mode == "none":
             raise InputError("--lift is for 3D kernels, which --kernel-mode none has not")
-    source = _images(config)
+    source = _images(config, progress)
+    if config.task not in (None, source.task):
+        raise InputError(f"--task {config.task}: but {config.data} is for {source.task}")
     name = config.model or models.DEFAULTS[source.task]
     plain = config.kernel_mode == "none"
     weights = WeightsConfig(
@@ -51,6 +56,8 @@ def pretrain(config: PretrainConfig, progress: Progress) -> str:
         std=source.std,
         size=source.size,
         spacing=source.spacing,
+        plan=record_of(source),
+        values=source.values,
     )
     train.seed_everything(config.seed)
     net = models.build(name, source.task, source.channels, len(source.classes))
@@ -58,7 +65,9 @@ def pretrain(config: PretrainConfig, progress: Progress) -> str:
         net = convert_network(
             net, config.kernel_mode, None if config.lift == "none" else config.lift or "center"
         )
-    options = train.for_images(config, source.task)
+    options = dataclasses.replace(
+        train.for_images(config, source.task), augment=augmentation(config, source)
+    )
     return _train(net, source, options, weights, config, progress, "2D training")
 
 
@@ -68,7 +77,10 @@ def finetune(config: FinetuneConfig, progress: Progress) -> str:
     choice(config.protocol, ("finetune", "probe"), "--protocol")
     weights = read_config(config.weights)
     net = load(config.weights)
-    source = _fitting(config.data, weights, config.size, config.seed, config.weights)
+    given = known(weights, config.plan)
+    source = fitting(
+        config.data, weights, config.size, config.seed, config.weights, given, progress
+    )
     net, weights = _for_rank(net, weights, source, config.align)
     if source.classes != weights.classes:
         progress.say(f"other classes than {config.weights} has: its last layer starts anew")
@@ -86,6 +98,7 @@ def finetune(config: FinetuneConfig, progress: Progress) -> str:
         workers=config.workers,
         precision=config.precision,
         checkpointing=config.checkpointing,
+        augment=augmentation(config, source),
     )
     weights = dataclasses.replace(
         weights,
@@ -94,8 +107,17 @@ def finetune(config: FinetuneConfig, progress: Progress) -> str:
         std=source.std,
         size=source.size,
         spacing=source.spacing,
+        plan=record_of(source),
+        values=source.values,
     )
     return _train(net, source, options, weights, config, progress, config.protocol)
+
+
+def augmentation(config: Any, source: Source) -> str:
+    """Choose the augmentation where the options leave it open: full for masks, else light."""
+    if config.augment is None:
+        return "full" if source.task == "segmentation" else "light"
+    return choice(config.augment, ("light", "full", "none"), "--augment")
 
 
 def recalibrate(config: RecalibrateConfig, progress: Progress) -> str:
@@ -104,7 +126,10 @@ def recalibrate(config: RecalibrateConfig, progress: Progress) -> str:
     out = _free_file(config.out, config.overwrite)
     weights = read_config(config.weights)
     net = load(config.weights)
-    source = _fitting(config.data, weights, config.size, config.seed, config.weights, labels=False)
+    source = fitting(
+        config.data, weights, config.size, config.seed, config.weights, known(weights), progress,
+        labels=False,
+    )  # fmt: skip
     net, weights = _for_rank(net, weights, source, config.align)
     options = train.TrainConfig(
         batch_size=config.batch_size or _batch_size(source),
@@ -203,22 +228,102 @@ def export(config: ExportConfig, progress: Progress) -> str:
     return str(report)
 
 
-def _images(config: PretrainConfig) -> Source:
-    source = open_source(config.data, size=sizes(config.size), seed=config.seed)
+def plan(config: PlanConfig, progress: Progress) -> str:
+    """Scan volumes and write down how they would be prepared; returns what to print."""
+    check(config)
+    out = _free_file(config.out, config.overwrite, (".yaml", ".yml"))
+    source = open_source(config.data, size=sizes(config.size), seed=config.seed, progress=progress)
+    if source.plan is None:
+        raise InputError(f"{config.data}: a plan is for volumes that come as files")
+    _write_plan(source, out)
+    return f"{out.read_text(encoding='utf-8')}written: {out}"
+
+
+def _write_plan(source: Source, path: Path) -> None:
+    assert source.plan is not None
+    names = source.classes if source.values else ()
+    counts = "{:,} training, {:,} validation and {:,} test volumes".format(
+        *(len(part) for part in (source.train, source.val, source.test))
+    )
+    plans.write(source.plan, path, source.values, names, [f"{source.name}: {counts}"])
+
+
+def record_of(source: Source) -> dict[str, Any] | None:
+    """Return the plan of a source as its weights file keeps it."""
+    return None if source.plan is None else plans.to_record(source.plan)
+
+
+def known(weights: WeightsConfig | None, path: str | None = None) -> Given:
+    """Gather what weights or a plan that the user edited decide on."""
+    given = Given()
+    if weights is not None:
+        own = plans.from_record(weights.plan, "the weights' plan") if weights.plan else None
+        masks = dict(zip(weights.values, weights.classes, strict=False))
+        given = Given(own, None, () if masks else weights.classes)
+    if path is not None:
+        if not Path(path).is_file():
+            raise InputError(f"--plan {path}: no such file; crossd plan writes one")
+        edited, classes = plans.read(Path(path))
+        given = dataclasses.replace(given, plan=edited, classes=classes)
+    return given
+
+
+def _images(config: PretrainConfig, progress: Progress) -> Source:
+    source = open_source(
+        config.data,
+        size=sizes(config.size),
+        seed=config.seed,
+        given=known(None, config.plan),
+        progress=progress,
+    )
+    if config.plan is not None and source.plan is None:
+        raise InputError(f"--plan is for volumes that come as files, not for {config.data}")
     if config.limit:  # before slicing: it counts volumes
         source = limit(source, config.limit, config.seed)
     return as_images(source, config.slices, config.slice_step)
 
 
-def _fitting(
-    spec: str, weights: WeightsConfig, size: str | None, seed: int, path: str, labels: bool = True
+def fitting(
+    spec: str,
+    weights: WeightsConfig,
+    size: str | None,
+    seed: int,
+    path: str,
+    given: Given,
+    progress: Progress,
+    labels: bool = True,
 ) -> Source:
-    """Open a source with the channels that the network has, and check that the task is its own."""
+    """Open a source as weights need it.
+
+    Args:
+        spec: The source.
+        weights: Their configuration: the number of channels is adapted, the task checked.
+        size: The option `--size`.
+        seed: Of splits.
+        path: The weights file, for messages.
+        given: What is known already.
+        progress: Where to show a scan.
+        labels: Whether labels are needed.
+
+    Returns:
+        The source; its classes are those of the weights where its masks hold no other values.
+
+    Raises:
+        InputError: When the task is another.
+    """
+    channels = weights.in_channels
     source = open_source(
-        spec, size=sizes(size), seed=seed, channels=weights.in_channels, labels=labels
-    )
+        spec, size=sizes(size), seed=seed, channels=channels, labels=labels, given=given,
+        progress=progress,
+    )  # fmt: skip
     if source.task not in (weights.task, "unlabelled"):
         raise InputError(f"{path} is for {weights.task}, but {spec} is for {source.task}")
+    masks = dict(zip(weights.values, weights.classes, strict=False))
+    if masks and source.values != weights.values and set(source.values) <= set(masks):
+        again = dataclasses.replace(given, classes=masks, plan=source.plan)
+        source = open_source(
+            spec, size=sizes(size), seed=seed, channels=channels, given=again, progress=progress
+        )
     return source
 
 
@@ -275,6 +380,8 @@ def _train(
     from crossd import report
 
     folder = claim_folder(config)
+    if source.plan is not None:
+        _write_plan(source, folder / PLAN)
     start = time.perf_counter()
     path = folder / "weights.safetensors"
     fit = train.fit(

@@ -70,7 +70,10 @@ class PretrainConfig:
 
     Attributes:
         data: Source of images; of volumes, slices are taken.
-        model: A name of a 2D network. Default: a small ResNet or SegResNet.
+        task: classification or segmentation, to be sure. Default: what the data are for.
+        plan: A plan.yaml that says how volumes are prepared. Default: made from a scan of them.
+        model: A name of a 2D network: of timm, or for masks segresnet-small, segresnet, basicunet,
+            unet or dynunet. Default: a small ResNet or SegResNet.
         kernel_mode: projection, slice, fourier (the paper's), or none for the plain 2D network.
         lift: Where new 2D kernels start in the 3D ones: center (default), inflate, triplanar, or
             none for new 3D kernels.
@@ -82,6 +85,8 @@ class PretrainConfig:
         epochs: Passes over the images. Default: 8, for masks 2 and at least 600 steps.
         batch_size: Images a step. Default: 64, for masks 16.
         lr: Highest learning rate. Default: 0.01, for masks 0.003.
+        augment: light (shift, brightness, noise), full (rotation, zoom, blur, gamma too) or none.
+            Default: full for masks, else light.
         seed: Of everything that is drawn.
         workers: Processes that read data.
         precision: 32-true, bf16-mixed or 16-mixed.
@@ -92,6 +97,8 @@ class PretrainConfig:
     """
 
     data: str = "brain"
+    task: str | None = None
+    plan: str | None = None
     model: str | None = None
     kernel_mode: str = "projection"
     lift: str | None = None
@@ -102,6 +109,7 @@ class PretrainConfig:
     epochs: int | None = None
     batch_size: int | None = None
     lr: float | None = None
+    augment: str | None = None
     seed: int = 0
     workers: int = 0
     precision: str = "32-true"
@@ -118,6 +126,8 @@ class FinetuneConfig:
     Attributes:
         data: Source of volumes or images.
         weights: A weights file of crossd.
+        plan: A plan.yaml that says how volumes are prepared. Default: that of the weights, or one
+            made from a scan.
         protocol: finetune trains everything; probe only BatchNorm and the last layer.
         size: Size of the training volumes (one number, or depth,height,width).
         limit: Train on so many labelled samples.
@@ -126,6 +136,8 @@ class FinetuneConfig:
         steps: Fewest steps. Default: 100, unless the passes are given.
         batch_size: Samples a step. Default: 8, for masks 2.
         lr: Highest learning rate.
+        augment: light (shift, brightness, noise), full (rotation, zoom, blur, gamma too) or none.
+            Default: full for masks, else light.
         seed: Of everything that is drawn.
         workers: Processes that read data.
         precision: 32-true, bf16-mixed or 16-mixed.
@@ -137,6 +149,7 @@ class FinetuneConfig:
 
     weights: str
     data: str = "brain"
+    plan: str | None = None
     protocol: str = "finetune"
     size: str | None = None
     limit: int | None = None
@@ -145,6 +158,7 @@ class FinetuneConfig:
     steps: int | None = None
     batch_size: int | None = None
     lr: float = 1e-3
+    augment: str | None = None
     seed: int = 0
     workers: int = 0
     precision: str = "32-true"
@@ -152,6 +166,86 @@ class FinetuneConfig:
     out: str = "runs/finetune"
     overwrite: bool = False
     resume: bool = False
+
+
+@dataclass(frozen=True)
+class PlanConfig:
+    """Scan volumes and write down how they would be prepared, as a plan.yaml to look at and edit.
+
+    Attributes:
+        data: Source of volumes that come as files.
+        out: The file to write; give it to pretrain and finetune by --plan.
+        size: Size of the training patches (one number, or depth,height,width).
+        seed: Of the split, where the data has none: only training volumes are scanned.
+        overwrite: Replace a file that is there.
+    """
+
+    data: str
+    out: str = "plan.yaml"
+    size: str | None = None
+    seed: int = 0
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class PredictConfig:
+    """Label or segment new images and volumes.
+
+    Of volumes with masks, a mask a volume is written in its own grid and format (of a DICOM series
+    as NIfTI); of images a PNG; of labels, predictions.csv with the probabilities. What is there
+    already is skipped, so that the same command goes on. A file that cannot be read is reported and
+    skipped, and the exit code is 2 at the end.
+
+    Attributes:
+        weights: A weights file of crossd.
+        input: Files, folders of them (at any depth), folders of DICOM series, or a csv with the
+            column image (and more that begin so, one a modality).
+        out: Folder for the masks or predictions.csv.
+        flips: Average over mirrored volumes: eight times slower, a little better.
+        dicom_seg: Write masks of DICOM series as DICOM SEG too (pip install 'crossd[dicom]').
+        precision: 32-true, bf16-mixed or 16-mixed.
+        overwrite: Replace what is there.
+    """
+
+    weights: str
+    input: list[str]
+    out: str = "runs/predict"
+    flips: bool = False
+    dicom_seg: bool = False
+    precision: str = "32-true"
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """Score a network, or masks that were made before, on labelled samples.
+
+    With masks: Dice, the 95th percentile of the Hausdorff distance [mm], the normalised surface
+    Dice and the volumes [ml] of every case and class, in the grid of the files.
+
+    Attributes:
+        data: Source of labelled volumes or images.
+        weights: A weights file of crossd.
+        predictions: Instead of weights, the folder that crossd predict wrote.
+        part: What to score: test, val or train.
+        tolerance: Distance of surfaces that counts as none [mm].
+        flips: Average over mirrored volumes.
+        seed: Of the split, where the data has none: the one of the training.
+        precision: 32-true, bf16-mixed or 16-mixed.
+        out: Folder for cases.csv, the report and pictures of the worst cases.
+        overwrite: Replace a result that is there.
+    """
+
+    data: str
+    weights: str | None = None
+    predictions: str | None = None
+    part: str = "test"
+    tolerance: float = 1.0
+    flips: bool = False
+    seed: int = 0
+    precision: str = "32-true"
+    out: str = "runs/evaluate"
+    overwrite: bool = False
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Scores of predictions, from the libraries that have them."""
 
 import warnings
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -70,6 +71,55 @@ def dice(answer: Tensor, mask: Tensor, classes: int) -> NDArray[np.float64]:
     scores = compute_dice(planes[0].float(), planes[1].float(), include_background=True)
     values: NDArray[np.float64] = scores[0].double().numpy().round(6)
     return values
+
+
+def surfaces(
+    guess: NDArray[np.bool_],
+    truth: NDArray[np.bool_],
+    spacing: Sequence[float],
+    tolerance: float,
+) -> dict[str, float | None]:
+    """Compare two masks of one class by their volumes and their surfaces.
+
+    Args:
+        guess: Shape ``(D, H, W)`` or ``(H, W)``.
+        truth: The same shape.
+        spacing: Size of a voxel in the order of the axes [mm].
+        tolerance: Distance that counts as none [mm].
+
+    Returns:
+        ``dice``, ``hd95`` (95th percentile of the distances between the surfaces [mm]) and ``nsd``
+        (share of the surfaces within the tolerance). With one mask empty dice and nsd are 0 and
+        hd95 is None; with both, all are None.
+
+    Example:
+        >>> mask = np.zeros((8, 8), bool)
+        >>> mask[2:5, 2:5] = True
+        >>> surfaces(mask, np.roll(mask, 1, 0), (2.0, 1.0), 1.0)["hd95"]
+        2.0
+    """
+    if not (guess.any() and truth.any()):
+        none = None if not (guess.any() or truth.any()) else 0.0
+        return {"dice": none, "hd95": None, "nsd": none}
+    from monai.metrics.hausdorff_distance import compute_hausdorff_distance
+    from monai.metrics.surface_dice import compute_surface_dice
+
+    both = np.stack(np.nonzero(guess | truth))
+    box = tuple(
+        slice(max(0, int(low) - 1), int(high) + 2)
+        for low, high in zip(both.min(1), both.max(1), strict=True)
+    )
+    a, b = (torch.from_numpy(np.ascontiguousarray(m[box]))[None, None] for m in (guess, truth))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # MONAI says what is handled above
+        far = compute_hausdorff_distance(
+            a, b, include_background=True, percentile=95, spacing=list(spacing)
+        )
+        near = compute_surface_dice(
+            a, b, [tolerance], include_background=True, spacing=list(spacing)
+        )
+    overlap = 2 * float((guess & truth).sum()) / float(guess.sum() + truth.sum())
+    return {"dice": overlap, "hd95": float(far), "nsd": float(near)}
 
 
 def segmentation(scores: NDArray[np.float64], classes: tuple[str, ...]) -> dict[str, float]:

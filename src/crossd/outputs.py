@@ -11,11 +11,13 @@ from crossd.files import atomic
 RESULT = "metrics.json"
 CONFIGURATION = "config.yaml"
 CHECKPOINT = "last.ckpt"
+PLAN = "plan.yaml"
 LEFTOVERS = ("arm-*.json", "answer-*.npy", "pretrained-*.json", CHECKPOINT)
 """What an interrupted run leaves, to be resumed."""
 
 OUTPUTS = (
-    *(RESULT, "report.md", "weights.safetensors", "pretrained-*.safetensors"),
+    *(RESULT, "report.md", "weights.safetensors", "pretrained-*.safetensors", PLAN),
+    *("cases.csv", "worst-*.png"),
     *("scores.png", "curves.png", "confusion.png", "answers.png", "bench.png"),
 )
 """What a run that ended leaves."""

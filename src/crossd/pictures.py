@@ -173,6 +173,8 @@ def answers(
     classes: Sequence[str],
     path: str | Path,
     scores: Mapping[str, float] | None = None,
+    spacing: Sequence[float] | None = None,
+    title: str = "",
 ) -> None:
     """Draw the image, the truth and each arm's answer in the three views.
 
@@ -185,6 +187,8 @@ def answers(
         classes: Names of the labels 1, 2, ...; a first one called "background" is label 0.
         path: The picture to write.
         scores: Arm to Dice, shown in the titles.
+        spacing: Size of a voxel in the order of the axes [mm]; cubes without.
+        title: Above all; a name of a case, say.
 
     Raises:
         ValueError: "the answer of ..." when a shape is not that of the image.
@@ -196,11 +200,17 @@ def answers(
     seen = [int(label) for label in np.unique(np.stack(list(masks.values()))) if label > 0]
     image = np.nan_to_num(image)
     low, high = np.percentile(image, (1, 99))
-    heights = [np.take(image, 0, axis).shape[0] / image.shape[-1] for axis in range(3)]
-    size = (1.9 * (1 + len(masks)) + 0.5, 1.9 * sum(heights) + 0.9)
-    figure, axes = _figure(3, 1 + len(masks), size, height_ratios=heights)
+    views = ("axial", "coronal", "sagittal")[: 1 if len(image) == 1 else 3]
+    sides = np.array(image.shape) * (spacing or (1.0, 1.0, 1.0))
+    heights = [sides[1 if axis == 0 else 0] / sides[1 if axis == 2 else 2] for axis in range(3)]
+    heights = [min(3.0, max(0.2, height)) for height in heights[: len(views)]]
+    size = (1.9 * (1 + len(masks)) + 0.5, 1.9 * sum(heights) + 0.9 + 0.3 * bool(title))
+    figure, grid = _figure(len(views), 1 + len(masks), size, height_ratios=heights)
+    axes = np.reshape(grid, (len(views), -1))
+    if title:
+        figure.suptitle(title, fontsize=11)
     columns: list[tuple[str, np.ndarray | None]] = [("image", None), *masks.items()]
-    for axis, view in enumerate(("axial", "coronal", "sagittal")):
+    for axis, view in enumerate(views):
         others = tuple(other for other in range(3) if other != axis)
         area = (masks["truth"] > 0).sum(others)
         place = int(area.argmax()) if area.any() else image.shape[axis] // 2
@@ -208,6 +218,7 @@ def answers(
         for ax, (name, labels) in zip(axes[axis], columns, strict=True):
             grey = np.take(image, place, axis)
             ax.imshow(grey, cmap="gray", vmin=low, vmax=max(high, low + 1e-6), origin="lower")
+            ax.set_aspect("auto" if spacing else "equal")
             ax.set(xticks=[], yticks=[], facecolor="black")
             ax.spines[:].set_visible(False)
             if axis == 0:

@@ -248,6 +248,45 @@ def training(results: Results) -> str:
     return "\n".join(lines) + "\n"
 
 
+def evaluation(results: Results) -> str:
+    """Return the report of `crossd evaluate` as Markdown.
+
+    Args:
+        results: The record that it writes to `metrics.json`.
+    """
+    found = results["metrics"]
+    lines = [f"# crossd evaluate: {results['data']}", ""]
+    lines += [f"{results['samples']:,} {results['part']} samples.", ""]
+    if results["task"] == "classification":
+        lines += _grid(list(found), [[_number(value) for value in found.values()]])
+    else:
+        columns = ("dice", "dice_sd", "hd95", "nsd", "volume_error_ml")
+        counts = ("cases", "missed", "invented")
+        body = [
+            [name, *(_number(found[name].get(c)) for c in columns),
+             *(str(found[name].get(c, MISSING)) for c in counts)]
+            for name in (*results["classes"][1:], "mean")
+        ]  # fmt: skip
+        header = ["class", "Dice", "sd", "HD95 [mm]", "NSD", "volume error [ml]"]
+        lines += _grid([*header, "cases with it", "missed", "invented"], body)
+        lines += [
+            "",
+            f"HD95: 95th percentile of the distances between surfaces, where there are two. NSD: "
+            f"share of the surfaces within {results['config']['tolerance']:g} mm. Missed: cases "
+            "that have the class, but not in the prediction; invented: the reverse. Both count as "
+            "Dice 0.",
+            "",
+            "## The worst cases",
+            "",
+        ]
+        for one in results["worst"]:
+            lines += [f"![{one['case']}]({one['picture']})", ""]
+            lines += [f"{one['case']}: mean Dice {_number(one['dice'])}.", ""]
+    lines += [*_repeat(results), "", "## Versions", ""]
+    lines += _grid(["library", "version"], list(results["versions"].items()))
+    return "\n".join(lines) + "\n"
+
+
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the installed libraries, importing none of them.
 

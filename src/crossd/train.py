@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
 
-from crossd import metrics
+from crossd import metrics, windows
 from crossd.activations import checkpoint_activations
 from crossd.data import Samples, Source
+from crossd.data.patches import Patches
 from crossd.errors import InputError
 from crossd.files import atomic
 from crossd.kernels import view
@@ -43,7 +44,8 @@ class TrainConfig:
         weight_decay: Of AdamW.
         warmup: Share of the steps in which the rate rises; afterwards it falls as a cosine.
         clip: Largest norm of the gradient.
-        augment: Shift, brightness, contrast and noise.
+        augment: "light" (shift, brightness, contrast and noise), "full" (MONAI's rotations, zoom,
+            blur, gamma and low resolution too) or "none".
         min_steps: When the epochs have fewer steps, as many epochs as give these.
         seed: Of the order of samples, the views, the augmentation.
         workers: Processes that read; 0 reads in this one.
@@ -57,7 +59,7 @@ class TrainConfig:
     weight_decay: float = 0.01
     warmup: float = 0.1
     clip: float = 1.0
-    augment: bool = True
+    augment: str = "light"
     min_steps: int = 0
     seed: int = 0
     workers: int = 0
@@ -148,19 +150,23 @@ def has_views(net: nn.Module) -> bool:
     return any(isinstance(m, CrossDConv) and m.mode.has_views for m in net.modules())
 
 
-def batches(samples: Samples, net: nn.Module, config: TrainConfig, train: bool) -> DataLoader[Any]:
-    """Make a loader; batches are of one view where samples have one and the network asks for it."""
+def batches(
+    samples: Samples, net: nn.Module, config: TrainConfig, train: bool = False
+) -> DataLoader[Any]:
+    """Make a loader; batches are of one view where samples have one and the network asks for it.
+
+    Args:
+        samples: What to load; volumes that differ in size one by one.
+        net: Asks for views or not.
+        config: Size of batches, seed and workers.
+        train: Whether to draw the order.
+    """
     views = samples.views if has_views(net) else None
     if views is None:
         views = np.zeros(len(samples), np.int64)
-    size = config.batch_size if train or _one_size(samples) else 1
+    size = config.batch_size if samples.patch is None else 1
     sampler = ViewBatches(views, size, config.seed if train else None)
     return DataLoader(samples, batch_sampler=sampler, num_workers=config.workers)
-
-
-def _one_size(samples: Samples) -> bool:
-    """Only volumes with masks keep their own size outside of training."""
-    return samples.labels is not None or samples[0]["image"].dim() == 3
 
 
 def view_of(batch: Batch, net: nn.Module) -> AbstractContextManager[None]:
@@ -171,7 +177,7 @@ def view_of(batch: Batch, net: nn.Module) -> AbstractContextManager[None]:
     return view(views.tolist())
 
 
-def loss_of(task: str) -> Callable[[Tensor, Tensor], Tensor]:
+def loss_of(task: str) -> Callable[[Any, Tensor], Tensor]:
     """Cross-entropy, for masks with Dice; logits of deep supervision are weighted by halves."""
     if task == "classification":
         return F.cross_entropy
@@ -179,12 +185,17 @@ def loss_of(task: str) -> Callable[[Tensor, Tensor], Tensor]:
 
     criterion = DiceCELoss(to_onehot_y=True, softmax=True)
 
-    def loss(logits: Tensor, mask: Tensor) -> Tensor:
-        if logits.dim() == mask.dim() + 2:  # (n, heads, classes, ...)
-            parts = [loss(part, mask) * 0.5**i for i, part in enumerate(logits.unbind(1))]
-            return torch.stack(parts).sum() / sum(0.5**i for i in range(len(parts)))
-        value: Tensor = criterion(logits, mask.unsqueeze(1))
-        return value
+    def loss(logits: Any, mask: Tensor) -> Tensor:
+        if isinstance(logits, Tensor) and logits.dim() == mask.dim() + 2:
+            logits = logits.unbind(1)  # (n, heads, classes, ...)
+        if isinstance(logits, Tensor):
+            if logits.shape[2:] != mask.shape[1:]:  # a head of coarser resolution
+                mode = "bilinear" if mask.dim() == 3 else "trilinear"
+                logits = F.interpolate(logits, size=mask.shape[1:], mode=mode)
+            value: Tensor = criterion(logits, mask.unsqueeze(1))
+            return value
+        parts = [loss(part, mask) * 0.5**i for i, part in enumerate(logits)]
+        return torch.stack(parts).sum() / sum(0.5**i for i in range(len(parts)))
 
     return loss
 
@@ -319,7 +330,10 @@ def fit(
     seed_everything(config.seed)
     trained = [p for p in net.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=config.lr, weight_decay=config.weight_decay)
-    loader = batches(source.train, net, config, train=True)
+    drawn = Patches(
+        source.train, source.train.patch, config.seed, config.augment == "full", source.spacing
+    )
+    loader = batches(drawn, net, config, train=True)
     epochs = max(config.epochs, -(-config.min_steps // len(loader)))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _schedule(epochs * len(loader), config))
     if config.checkpointing:
@@ -333,11 +347,12 @@ def fit(
     with progress.task(name, total=epochs * len(loader), done=start * len(loader)) as bar:
         for epoch in range(start, epochs):
             loader.batch_sampler.set_epoch(epoch)  # type: ignore[union-attr]
+            drawn.set_epoch(epoch)
             model.train()
             losses = []
             for batch in ready:
                 image, mask = batch["image"], batch.get("mask")
-                if config.augment:
+                if config.augment == "light":
                     image, mask = augment(image, mask)
                 with view_of(batch, net):
                     logits = _logits(model, image)
@@ -373,7 +388,7 @@ def fit(
     return result
 
 
-def _logits(model: Any, image: Tensor) -> Tensor:
+def _logits(model: Any, image: Tensor) -> Any:
     try:
         return model(image)
     except ValueError as error:  # norm layers need more than one value
@@ -446,11 +461,11 @@ def score(
         segmentation the Dice of every sample and class, shape ``(N, K - 1)``, in a list.
     """
     outputs: list[Any] = []
-    for probabilities, batch in answers(net, samples, config):
+    for answer, batch in answers(net, samples, config):
         if source.task == "classification":
-            outputs.append((probabilities.cpu(), batch["label"].cpu()))
+            outputs.append((answer.cpu(), batch["label"].cpu()))
             continue
-        for guess, mask in zip(probabilities.argmax(1).cpu(), batch["mask"].cpu(), strict=True):
+        for guess, mask in zip(answer.cpu(), batch["mask"].cpu(), strict=True):
             outputs.append(metrics.dice(guess, mask, len(source.classes)))
     if source.task == "classification":
         joined = [torch.cat(part) for part in zip(*outputs, strict=True)]
@@ -463,16 +478,27 @@ def score(
 def answers(
     net: nn.Module, samples: Samples, config: TrainConfig
 ) -> Iterator[tuple[Tensor, Batch]]:
-    """Yield the class probabilities ``(N, K, ...)`` of batch after batch, in evaluation mode."""
+    """Yield what a network says of batch after batch, in evaluation mode.
+
+    Of images and volumes with labels the class probabilities ``(N, K)``; of those with masks the
+    class of every pixel or voxel, ``(N, ...)``, by windows of the size of a patch where volumes
+    differ in size.
+    """
     fabric = Fabric(accelerator="auto", devices=1, precision=config.precision)  # type: ignore[arg-type]
     training = net.training
     net.eval().to(fabric.device)
-    loader = batches(samples, net, config, train=False)
+    patch = samples.patch
+    if samples.labels is not None:
+        samples = Patches(samples, patch, config.seed, center=True)
+    loader = batches(samples, net, config)
     ready: Any = fabric.setup_dataloaders(loader, use_distributed_sampler=False)
     for batch in ready:
         with fabric.autocast(), view_of(batch, net):
-            logits = net(batch["image"])
-        yield logits.float().softmax(1), batch
+            if samples.patch is not None:
+                yield windows.classes(net, batch["image"][0], samples.patch)[None], batch
+                continue
+            logits = net(batch["image"]).float()
+        yield logits.softmax(1) if logits.dim() == 2 else logits.argmax(1), batch
     net.train(training)
 
 
@@ -484,7 +510,7 @@ def recalibrate(
 
     Args:
         net: Changed in place; nothing happens without BatchNorm with running statistics.
-        samples: Images or volumes.
+        samples: Images or volumes; of volumes that differ in size, one patch each.
         config: Batch size and precision.
         progress: Where to show how far it is.
 
@@ -497,7 +523,7 @@ def recalibrate(
     with measuring(net) as layers:
         if layers == 0:
             return 0
-        loader = batches(samples, net, config, train=False)
+        loader = batches(Patches(samples, samples.patch, config.seed), net, config)
         ready: Any = fabric.setup_dataloaders(loader, use_distributed_sampler=False)
         with progress.task("recalibrating", total=len(loader)) as bar:
             for batch in ready:

@@ -23,6 +23,7 @@ from crossd.checkpoint import WeightsConfig, load, save
 from crossd.configs import PROTOCOLS, TransferConfig
 from crossd.conversion import acs, center, convert, inflate, to_3d, triplanar
 from crossd.data import Source, as_images, limit, open_source, require_rank
+from crossd.data.plan import to_record
 from crossd.data.source import Subset
 from crossd.errors import InputError
 from crossd.files import atomic
@@ -69,7 +70,9 @@ class Run:
         check(config)
         self.arms = names(config.arms, list(ARMS), "--arms")
         self.protocols = names(config.protocols, PROTOCOLS, "--protocols")
-        volumes = open_source(config.volumes, size=sizes(config.size), seed=config.seed)
+        volumes = open_source(
+            config.volumes, size=sizes(config.size), seed=config.seed, progress=progress
+        )
         self.volumes = require_rank(volumes, 3, "--volumes")
         self.images = self._open_images()
         masks = self.volumes.task == "segmentation"
@@ -112,7 +115,9 @@ class Run:
             source = self.volumes
         else:
             channels = self.volumes.channels
-            source = open_source(config.images, seed=config.seed, channels=channels)
+            source = open_source(
+                config.images, seed=config.seed, channels=channels, progress=self.progress
+            )
         return as_images(source, config.slices, config.slice_step)
 
     def fresh(self, classes: int) -> nn.Module:
@@ -154,6 +159,8 @@ class Run:
             std=source.std,
             size=source.size,
             spacing=self.volumes.spacing,
+            plan=None if self.volumes.plan is None else to_record(self.volumes.plan),
+            values=source.values,
         )
         save(net, path, weights)
         self.pretrained.append(record)
@@ -217,8 +224,8 @@ class Run:
     def answer(self, net: nn.Module) -> NDArray[np.uint8]:
         """Give the mask of the first test volume, for the picture."""
         first = Subset(self.volumes.test, np.zeros(1, np.int64))
-        probabilities, _ = next(train.answers(net, first, self.budget))
-        return probabilities[0].argmax(0).to(torch.uint8).cpu().numpy()
+        classes, _ = next(train.answers(net, first, self.budget))
+        return classes[0].to(torch.uint8).cpu().numpy()
 
 
 def _write_json(path: Path, value: Any) -> None:

@@ -46,22 +46,26 @@ class ArraySamples(Samples):
         self.images = images
         self.labels = labels
         self.span = span
-        self.size = size
+        self.shape = size
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def size(self, index: int) -> tuple[int, ...]:
+        """Return the size that all samples have."""
+        return self.shape
 
     def __getitem__(self, index: int) -> Sample:
         low, high = self.span
         # (*spatial, c) -> (c, *spatial)
         array = np.moveaxis(self.images[index].astype(np.float32), -1, 0)
         image = torch.from_numpy(np.ascontiguousarray((array - low) / (high - low)))
-        if image.shape[1:] != self.size:
-            mode = "bilinear" if len(self.size) == 2 else "trilinear"
-            image = F.interpolate(image[None], size=self.size, mode=mode)[0]
+        if image.shape[1:] != self.shape:
+            mode = "bilinear" if len(self.shape) == 2 else "trilinear"
+            image = F.interpolate(image[None], size=self.shape, mode=mode)[0]
         assert self.labels is not None
         sample: Sample = {"image": image, "label": torch.tensor(self.labels[index])}
-        if len(self.size) == 2:
+        if len(self.shape) == 2:
             sample["view"] = -1
         return sample
 

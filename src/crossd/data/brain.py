@@ -7,9 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from crossd.data.plan import CLIP
 from crossd.data.shapes import fit, full_size, round_up
 from crossd.data.source import Source
-from crossd.data.volumes import VolumeSamples, scale
+from crossd.data.volumes import TensorVolumes
 from crossd.errors import InputError
 
 CLASSES = ("background", "grey", "white", "CSF")
@@ -61,10 +62,10 @@ def open_brain(spec: str, size: tuple[int, ...] | None, seed: int) -> Source:
         for part, count in enumerate((TRAIN, VAL))
     ]
     train, val = (
-        VolumeSamples([image for image, _ in pairs], [mask for _, mask in pairs], fixed)
-        for pairs, fixed in zip(drawn, (shape, None), strict=True)
+        TensorVolumes([image for image, _ in pairs], [mask for _, mask in pairs], shape)
+        for pairs in drawn
     )
-    test = VolumeSamples([scale(template)[None]], [maps.argmax(0).to(torch.uint8)], None)
+    test = TensorVolumes([scale(template)[None]], [maps.argmax(0).to(torch.uint8)], shape)
     mm = float(spacing)
     return Source(
         spec, 3, "segmentation", 1, CLASSES, shape, train, val, test, spacing=(mm, mm, mm)
@@ -127,6 +128,25 @@ def synthesise(maps: Tensor, spacing: float, seed: tuple[int, ...]) -> tuple[Ten
     image = (image + rng.uniform(0.01, NOISE) * noise).clamp(min=0)
     # The real image has nothing outside the brain either.
     return scale(image * (mask > 0))[None], mask.to(torch.uint8)
+
+
+def scale(image: Tensor) -> Tensor:
+    """Clip to the percentiles 0.5 to 99.5 and scale to [0, 1].
+
+    Args:
+        image: Any shape, float32.
+
+    Returns:
+        The same shape; zeros where all values are equal.
+
+    Example:
+        >>> scale(torch.tensor([0.0, 5.0, 10.0])).tolist()
+        [0.0, 0.5, 1.0]
+    """
+    low, high = np.percentile(image.numpy(), CLIP)
+    if not high > low:
+        return torch.zeros_like(image)
+    return ((image - float(low)) / float(high - low)).clamp(0, 1)
 
 
 def _grid(shape: tuple[int, ...], spacing: float, rng: np.random.Generator) -> Tensor:

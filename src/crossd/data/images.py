@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from crossd.data.formats import flat, is_dicom, read_header
 from crossd.data.shapes import full_size
 from crossd.data.source import Sample, Samples, Source, Subset
 from crossd.data.splits import split
@@ -19,45 +20,76 @@ FRACTIONS = (0.7, 0.1, 0.2)
 LOOK_AT = 8
 """Images that decide whether a folder is grey or coloured."""
 
+DAMAGED = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
 GREY = {"1", "L", "LA"}
 DEEP = {"I", "I;16", "I;16B", "I;16L"}
 
 
 class ImageSamples(Samples):
-    """Image files with the class of their folder.
+    """Image files, with the classes of the images or with masks.
 
     The names are kept as one array of bytes, which costs a tenth of a list of paths and is not
     copied into the workers of a loader.
+
+    Args:
+        root: Folder that the names are relative to.
+        names: Files of every sample, one a modality.
+        labels: Class of every sample; empty for masks.
+        size: Height and width.
+        masks: File of every mask; images are then resized whole, never cropped.
+        values: What stands for each class in masks.
     """
 
     def __init__(
-        self, root: Path, names: Sequence[str], labels: Sequence[int], size: tuple[int, ...]
+        self,
+        root: Path,
+        names: Sequence[Sequence[str]],
+        labels: Sequence[int],
+        size: tuple[int, ...],
+        masks: Sequence[str] = (),
+        values: Sequence[int] = (),
     ) -> None:
         self.root = root
-        self.names = np.array([os.fsencode(name) for name in names])
-        self.labels: NDArray[np.int64] = np.array(labels, np.int64)
+        self.names = np.array([[os.fsencode(name) for name in each] for each in names])
+        self.labels = None if masks else np.array(labels, np.int64)
+        self.masks = np.array([os.fsencode(name) for name in masks])
         self.size = size
+        self.values = values
         self.channels = 1
 
     def __len__(self) -> int:
         return len(self.names)
 
     def __getitem__(self, index: int) -> Sample:
-        image = read_image(self.path(index), self.channels, self.size)
-        return {"image": image, "label": torch.tensor(self.labels[index]), "view": -1}
+        paths = [self.root / os.fsdecode(name.item()) for name in self.names[index]]
+        crop, channels = self.labels is not None, self.channels // len(paths)
+        planes = [read_image(path, channels, self.size, crop) for path in paths]
+        sample: Sample = {"image": torch.cat(planes), "view": -1}
+        if self.labels is not None:
+            sample["label"] = torch.tensor(self.labels[index])
+        else:
+            path = self.root / os.fsdecode(self.masks[index].item())
+            if shape_of(path) != shape_of(paths[0]):
+                raise InputError(
+                    f"{path}: has the shape {shape_of(path)}, but {paths[0]} "
+                    f"{shape_of(paths[0])}; image and mask must agree"
+                )
+            sample["mask"] = read_mask(path, self.values, self.size)
+        return sample
 
     def path(self, index: int) -> Path:
-        """Return the file of a sample."""
-        return self.root / os.fsdecode(self.names[index].item())
+        """Return the first file of a sample."""
+        return self.root / os.fsdecode(self.names[index, 0].item())
 
 
-def read_image(path: Path, channels: int, size: tuple[int, ...]) -> torch.Tensor:
-    """Read an image file, crop it about its centre to the shape of `size`, and resize it.
+def read_image(path: Path, channels: int, size: tuple[int, ...], crop: bool = True) -> torch.Tensor:
+    """Read an image file and resize it.
 
     Args:
-        path: The file.
+        path: The file; also DICOM, whose values are clipped to their percentiles 0.5 to 99.5.
         channels: 1 for grey, 3 for red, green and blue.
         size: Height and width.
+        crop: Crop the image about its centre to the shape of `size` first.
 
     Returns:
         Values in [0, 1], float32, ``(C, H, W)``.
@@ -73,22 +105,55 @@ def read_image(path: Path, channels: int, size: tuple[int, ...]) -> torch.Tensor
         tensor([1., 1., 1., 1.])
     """
     image = _load(path)
-    if image.mode == "F":
-        raise InputError(
-            f"{path}: holds floating-point numbers of unknown range; expected 8 or 16 bits"
-        )
     top = 255.0
     if image.mode in DEEP:
         top = 65_535.0
         image = Image.fromarray(np.asarray(image).astype(np.float32))
+    elif image.mode == "F":
+        if not is_dicom(path):
+            raise InputError(
+                f"{path}: holds floating-point numbers of unknown range; expected 8 or 16 bits"
+            )
+        top = 1.0
     elif image.mode != ("L" if channels == 1 else "RGB"):
         image = image.convert("L" if channels == 1 else "RGB")
     height, width = size
-    fitted = ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR)
+    fit = ImageOps.fit if crop else Image.Image.resize
+    fitted = fit(image, (width, height), Image.Resampling.BILINEAR)
     array = np.atleast_3d(np.asarray(fitted, np.float32)) / np.float32(top)
     # (h, w, c) -> (c, h, w)
     tensor = torch.from_numpy(np.ascontiguousarray(array.transpose(2, 0, 1)))
     return tensor.expand(channels, height, width)
+
+
+def read_mask(path: Path, values: Sequence[int], size: tuple[int, ...]) -> torch.Tensor:
+    """Read the mask of an image as numbers of classes, int64, ``(H, W)``.
+
+    Args:
+        path: A file of one number a pixel, or a palette.
+        values: What stands for each class in the file.
+        size: Height and width.
+
+    Raises:
+        InputError: When it cannot be read or holds another value.
+    """
+    mask = raw_mask(path)
+    if not np.isin(mask, values).all():
+        odd = mask[~np.isin(mask, values)].flat[0]
+        shown = ", ".join(map(str, values))
+        raise InputError(f"{path}: holds {odd}, but the classes have the values {shown}")
+    classes = Image.fromarray(np.searchsorted(values, mask).astype(np.uint8))
+    height, width = size
+    resized = np.array(classes.resize((width, height), Image.Resampling.NEAREST))
+    return torch.from_numpy(resized).long()
+
+
+def raw_mask(path: Path) -> NDArray[np.int64]:
+    """Read the values of a mask, ``(H, W)``."""
+    image = _load(path)
+    if image.mode not in {"1", "L", "P"} | DEEP:
+        raise InputError(f"{path}: holds colours; a mask holds one whole number a pixel")
+    return np.asarray(image).astype(np.int64)
 
 
 def open_images(root: Path, size: tuple[int, ...] | None, seed: int) -> Source:
@@ -117,7 +182,7 @@ def open_images(root: Path, size: tuple[int, ...] | None, seed: int) -> Source:
         )
     classes = _folders(root / "train" if fixed else root)
     if not classes or (not fixed and not any(files(root / name) for name in classes)):
-        readable = _suffixes()
+        readable = suffixes()
         loose = any(_suffix(entry.name) in readable for entry in root.iterdir())
         hint = "images must lie in class folders" if loose else f"no images in {root}"
         raise InputError(
@@ -168,7 +233,7 @@ def _list(root: Path, classes: list[str], size: tuple[int, ...], *, complete: bo
         labels += [label] * len(paths)
     if not names:
         raise InputError(f"{root}: no images in its class folders")
-    return ImageSamples(root, names, labels, size)
+    return ImageSamples(root, [[name] for name in names], labels, size)
 
 
 def channels_of(samples: ImageSamples) -> int:
@@ -185,12 +250,27 @@ def channels_of(samples: ImageSamples) -> int:
     return 1
 
 
+def shape_of(path: Path) -> tuple[int, int]:
+    """Return height and width of an image file without reading it whole."""
+    if is_dicom(path):
+        width, height, _ = read_header(path).shape
+        return height, width
+    try:
+        with Image.open(path) as file:
+            width, height = file.size
+    except DAMAGED as error:
+        raise InputError(f"{path}: cannot be read as an image; replace or remove it") from error
+    return height, width
+
+
 def _load(path: Path) -> Image.Image:
     """Read a whole image file, turned the way its camera says."""
+    if is_dicom(path):
+        return Image.fromarray(flat(path))
     try:
         with Image.open(path) as file:
             return ImageOps.exif_transpose(file)
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+    except DAMAGED as error:
         raise InputError(f"{path}: cannot be read as an image; replace or remove it") from error
 
 
@@ -200,7 +280,7 @@ def _folders(root: Path) -> list[str]:
 
 def files(root: Path) -> list[Path]:
     """List the image files below a folder, none where it is missing; hidden ones do not count."""
-    readable = _suffixes()
+    readable = suffixes()
     return sorted(
         Path(folder) / name
         for folder, _, names in os.walk(root)
@@ -213,5 +293,6 @@ def _suffix(name: str) -> str:
     return Path(name).suffix.lower()
 
 
-def _suffixes() -> set[str]:
+def suffixes() -> set[str]:
+    """Return the suffixes that PIL reads, in lower case."""
     return {end for end, kind in Image.registered_extensions().items() if kind in Image.OPEN}

@@ -22,12 +22,23 @@ class Normalised(Samples):
         self.std = std
         self.labels = samples.labels
         self.views = samples.views
+        self.patch = samples.patch
 
     def __len__(self) -> int:
         return len(self.samples)
 
     def __getitem__(self, index: int) -> Sample:
-        sample = self.samples[index]
+        return self._normalised(self.samples[index])
+
+    def size(self, index: int) -> tuple[int, ...]:
+        """Return the spatial size of a sample."""
+        return self.samples.size(index)
+
+    def plane(self, index: int, axis: int, position: int) -> Sample:
+        """Return one slice of a volume."""
+        return self._normalised(self.samples.plane(index, axis, position))
+
+    def _normalised(self, sample: Sample) -> Sample:
         image = adapt(sample["image"], self.channels)
         sample["image"] = (image - self.mean) / self.std
         return sample
@@ -55,13 +66,19 @@ def adapt(image: Tensor, channels: int) -> Tensor:
     return image.expand(channels, *image.shape[1:])
 
 
-def normalise(source: Source, channels: int | None, seed: int) -> Source:
+def normalise(
+    source: Source,
+    channels: int | None,
+    seed: int,
+    statistics: tuple[float, float] | None = None,
+) -> Source:
     """Adapt the channels, then shift and scale by what the training images hold.
 
     Args:
-        source: A source whose images are in [0, 1].
+        source: A source.
         channels: Number of channels wanted; None keeps what there is.
         seed: Decides which training images are looked at when there are many.
+        statistics: Mean and standard deviation that are known already; None measures them.
 
     Returns:
         The source with `mean`, `std` and `channels` set.
@@ -75,7 +92,7 @@ def normalise(source: Source, channels: int | None, seed: int) -> Source:
             f"{source.name}: cannot adapt {source.channels} channels to {wanted}; "
             f"only 1 to many and many to 1 can be adapted"
         )
-    mean, std = _statistics(source.train, wanted, seed)
+    mean, std = statistics or _statistics(source.train, wanted, seed)
     if not std > 0:
         raise InputError(f"{source.name}: every value of the training images is the same")
     train, val, test = (

@@ -14,22 +14,29 @@ from crossd.kernels import VIEWS
 
 QUARTERS = (1, 2, 3)
 SEGMENTATION_STEP = 2
+LARGEST = 320
+"""Side of slices, at most."""
+
+TYPICAL = 90
+"""Percentile of the volumes' longest sides that the side of slices covers."""
+
+LOOK_AT = 200
+"""Volumes whose sizes decide on it, at most."""
 
 
 class Slices(Samples):
-    """Slices cut out of volumes when they are asked for."""
+    """Slices cut out of volumes when they are asked for.
+
+    Args:
+        volumes: What is cut.
+        index: Volume, view and position of every slice, ``(N, 3)``.
+        side: Height and width of every slice.
+        padding: Value of the image where the volume is smaller; None takes the slice's least.
+    """
 
     def __init__(
-        self, volumes: Samples, index: NDArray[np.int64], side: int, padding: float
+        self, volumes: Samples, index: NDArray[np.int64], side: int, padding: float | None
     ) -> None:
-        """Keep the volumes and where to cut them.
-
-        Args:
-            volumes: What is cut.
-            index: Volume, view and position of every slice, ``(N, 3)``.
-            side: Height and width of every slice.
-            padding: Value of the image where the volume is smaller.
-        """
         self.volumes = volumes
         self.index = index
         self.side = side
@@ -42,24 +49,35 @@ class Slices(Samples):
 
     def __getitem__(self, number: int) -> Sample:
         volume, view, position = (int(value) for value in self.index[number])
-        sample = self.volumes[volume]
-        sample["image"] = self._cut(sample["image"], view + 1, position, self.padding)
-        if "mask" in sample:
-            sample["mask"] = self._cut(sample["mask"], view, position, 0)
+        sample = self.volumes.plane(volume, view, position)
+        image, mask = sample["image"], sample.get("mask")
+        low = float(image.min()) if self.padding is None else self.padding
+        if mask is not None:  # what is cut off of large slices is what is far from the labels
+            image, mask = _about_labels(image, mask, self.side)
+            sample["mask"] = fit(mask, (self.side, self.side), 0).clone()
+        # The copy lets go of the volume, of which the slice would be a view.
+        sample["image"] = fit(image, (self.side, self.side), low).clone()
         sample["view"] = view
         return sample
 
-    def _cut(self, x: Tensor, axis: int, position: int, value: float) -> Tensor:
-        # The copy lets go of the volume, of which the slice would be a view.
-        return fit(x.select(axis, position), (self.side, self.side), value).clone()
+
+def _about_labels(image: Tensor, mask: Tensor, side: int) -> tuple[Tensor, Tensor]:
+    """Crop axes longer than `side` to it, about the centre of the labels."""
+    where = mask.nonzero()
+    for axis, length in enumerate(mask.shape):
+        if length > side and len(where):
+            middle = int(where[:, axis].float().mean())
+            start = min(max(0, middle - side // 2), length - side)
+            image, mask = image.narrow(axis + 1, start, side), mask.narrow(axis, start, side)
+    return image, mask
 
 
 def slices(source: Source, views: Sequence[str] = VIEWS, step: int | None = None) -> Source:
     """Turn volumes into slices; those of one volume stay in one split.
 
-    Axial slices have the axes (y, x), coronal ones (z, x), sagittal ones (z, y). All have the
-    size of the training volumes when these are cubes, and else are padded or cropped to a square
-    of their largest side, rounded up to a multiple of 8. Training slices without any label in
+    Axial slices have the axes (y, x), coronal ones (z, x), sagittal ones (z, y). All are padded
+    or cropped to a square: of the volumes' side when they are cubes, and else of the longest
+    side of most, rounded up to a multiple of 8, 320 at most. Training slices without any label in
     their mask are left out. Mean and standard deviation stay those of the volumes.
 
     Args:
@@ -94,9 +112,9 @@ def slices(source: Source, views: Sequence[str] = VIEWS, step: int | None = None
     if step is not None and step < 1:
         raise InputError(f"--slices: every {step}-th slice makes no sense; give 1 or more")
     numbers = sorted({VIEWS.index(view) for view in views})
-    largest = max(source.size)
-    side = largest if min(source.size) == largest else round_up((largest,))[0]
-    padding = (0.0 - source.mean) / source.std
+    side = _side(source)
+    # Volumes in [0, 1] are padded with 0; those of a plan have no such value.
+    padding = None if source.plan is not None else (0.0 - source.mean) / source.std
     train, val, test = (
         Slices(part, _index(source, part, numbers, step, drop_empty), side, padding)
         for part, drop_empty in ((source.train, True), (source.val, False), (source.test, False))
@@ -128,15 +146,25 @@ def as_images(source: Source, views: str | None, step: int | None) -> Source:
     return source
 
 
+def _side(source: Source) -> int:
+    """Choose the side of slices: it covers nine in ten training volumes."""
+    count = len(source.train)
+    some = np.unique(np.linspace(0, count - 1, min(count, LOOK_AT)).round().astype(int))
+    sizes = np.array([source.train.size(int(i)) for i in some])
+    if (sizes == sizes[0, 0]).all():
+        return int(sizes[0, 0])
+    largest = int(np.ceil(np.percentile(sizes.max(1), TYPICAL)))
+    return min(LARGEST, round_up((largest,))[0])
+
+
 def _index(
     source: Source, volumes: Samples, views: list[int], step: int | None, drop_empty: bool
 ) -> NDArray[np.int64]:
     """List volume, view and position of every slice, ``(N, 3)``."""
     rows: list[tuple[int, int, int]] = []
     for volume in range(len(volumes)):
-        # Volumes with labels all have one size, so that none has to be read.
         mask = volumes[volume]["mask"] if source.task == "segmentation" else None
-        shape = source.size if mask is None else mask.shape
+        shape = volumes.size(volume) if mask is None else mask.shape
         for view in views:
             positions = _positions(shape[view], step, mask is not None)
             if mask is not None and drop_empty:

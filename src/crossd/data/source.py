@@ -3,18 +3,23 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, TypedDict
+from typing import TYPE_CHECKING, Literal, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from crossd.data.plan import Plan
 from crossd.data.splits import pick
 from crossd.errors import InputError
+from crossd.progress import Progress
+
+if TYPE_CHECKING:
+    from crossd.data.labelled import Given
 
 KINDS = (
-    "brain, medmnist:NAME, an .npz file, a folder of class folders, "
+    "brain, medmnist:NAME, an .npz or .csv file, a folder of class folders, "
     "or a folder with images/ and labels/"
 )
 RANKS = {2: "images", 3: "volumes"}
@@ -42,14 +47,28 @@ class Samples(Dataset[Sample]):
     Attributes:
         labels: Classes, int64, ``(N,)``; None for segmentation.
         views: Views, int64, ``(N,)``, of slices with a known orientation; None otherwise.
+        patch: Voxels that training takes of each, where they differ in size; None otherwise.
     """
 
     labels: NDArray[np.int64] | None = None
     views: NDArray[np.int64] | None = None
+    patch: tuple[int, ...] | None = None
 
     def __len__(self) -> int:
         """Return the number of samples."""
         raise NotImplementedError
+
+    def size(self, index: int) -> tuple[int, ...]:
+        """Return the spatial size of a sample, ``(H, W)`` or ``(D, H, W)``."""
+        return tuple(self[index]["image"].shape[1:])
+
+    def plane(self, index: int, axis: int, position: int) -> Sample:
+        """Return one slice of a volume, at a position across an axis (0 is z)."""
+        sample: Sample = {**self[index]}
+        sample["image"] = sample["image"].select(axis + 1, position)
+        if "mask" in sample:
+            sample["mask"] = sample["mask"].select(axis, position)
+        return sample
 
 
 class Subset(Samples):
@@ -60,12 +79,21 @@ class Subset(Samples):
         self.indices = indices
         self.labels = None if samples.labels is None else samples.labels[indices]
         self.views = None if samples.views is None else samples.views[indices]
+        self.patch = samples.patch
 
     def __len__(self) -> int:
         return len(self.indices)
 
     def __getitem__(self, index: int) -> Sample:
         return self.samples[int(self.indices[index])]
+
+    def size(self, index: int) -> tuple[int, ...]:
+        """Return the spatial size of a sample."""
+        return self.samples.size(int(self.indices[index]))
+
+    def plane(self, index: int, axis: int, position: int) -> Sample:
+        """Return one slice of a volume."""
+        return self.samples.plane(int(self.indices[index]), axis, position)
 
 
 @dataclass(frozen=True)
@@ -79,12 +107,14 @@ class Source:
         channels: Channels of every image.
         classes: Names of the classes; the first is the background in segmentation.
         size: Spatial size of the training samples, ``(H, W)`` or ``(D, H, W)``.
-        train: Training samples, all of one size.
-        val: Validation samples. Volumes with masks may differ in size.
-        test: Test samples. Volumes with masks may differ in size.
-        mean: Subtracted from every image whose values were in [0, 1].
+        train: Training samples. Volumes that come as files, or with masks, may differ in size.
+        val: Validation samples, likewise.
+        test: Test samples, likewise.
+        mean: Subtracted from every image.
         std: Divided by, after `mean` was subtracted.
         spacing: Size of a voxel in the order of the axes [mm], where it is known.
+        plan: How volumes that come as files are prepared.
+        values: What stands for each class in the files of masks.
     """
 
     name: str
@@ -99,6 +129,8 @@ class Source:
     mean: float = 0.0
     std: float = 1.0
     spacing: tuple[float, float, float] | None = None
+    plan: Plan | None = None
+    values: tuple[int, ...] = ()
 
 
 def open_source(
@@ -108,23 +140,27 @@ def open_source(
     seed: int = 0,
     channels: int | None = None,
     labels: bool = True,
+    given: "Given | None" = None,
+    progress: Progress | None = None,
 ) -> Source:
     """Open the source that `spec` names.
 
     Args:
         spec: ``brain`` or ``brain:MM`` (synthetic, of the bundled atlas), ``medmnist:NAME`` or
-            ``medmnist:NAME:SIZE``, an ``.npz`` file, a folder of class folders, or a folder with
-            ``images/`` and ``labels/`` or ``masks/``.
+            ``medmnist:NAME:SIZE``, an ``.npz`` file, a ``.csv``, a folder of class folders, or a
+            folder with ``images/`` and ``labels/`` or ``masks/``.
         size: Spatial size of the training samples; one number stands for all axes. Images and
-            volumes with a label are resized. Volumes with a mask are padded or cropped to it.
+            volumes with a label are resized. Of volumes with a mask, patches of it are taken.
         seed: Decides on splits that the source does not fix, and on what `brain` draws.
         channels: Number of channels wanted: one is repeated, many are averaged into one.
         labels: Whether labels are needed. If not, an ``.npz`` with ``images`` alone and a folder
-            of NIfTI or image files are sources too, all of them training samples.
+            of volumes or image files are sources too, all of them training samples.
+        given: A plan, classes or statistics that are known already.
+        progress: Where to show the scan of volumes that come as files.
 
     Returns:
         The source, each image shifted and scaled by the mean and the standard deviation of up to
-        2,000 of its own training images.
+        2,000 of its own training images, unless others are given.
 
     Raises:
         InputError: When `spec` names nothing that can be read, with one line that says why.
@@ -138,16 +174,26 @@ def open_source(
         >>> source.rank, source.classes, source.train[0]["image"].shape
         (3, ('0', '1'), torch.Size([1, 8, 8, 8]))
     """
+    from crossd.data.labelled import Given
     from crossd.data.normalise import normalise
 
+    given, progress = given or Given(), progress or Progress(quiet=True)
     shape = None if size is None else tuple(int(side) for side in size)
     if shape is not None and (not shape or min(shape) < 1):
         raise InputError(f"--size {_show(shape)}: every side must be at least 1")
-    return normalise(_open(spec, shape, seed, labels), channels, seed)
+    source = _open(spec, shape, seed, labels, given, progress)
+    return normalise(source, channels, seed, given.statistics)
 
 
-def _open(spec: str, size: tuple[int, ...] | None, seed: int, labels: bool) -> Source:
-    """Open the source by its kind, its images in [0, 1]. A kind is imported when it is needed."""
+def _open(
+    spec: str,
+    size: tuple[int, ...] | None,
+    seed: int,
+    labels: bool,
+    given: "Given",
+    progress: Progress,
+) -> Source:
+    """Open the source by its kind. A kind is imported when it is needed."""
     if spec == "brain" or spec.startswith("brain:"):
         from crossd.data.brain import open_brain
 
@@ -162,14 +208,22 @@ def _open(spec: str, size: tuple[int, ...] | None, seed: int, labels: bool) -> S
     if not labels:
         from crossd.data.unlabelled import open_unlabelled
 
-        bare = open_unlabelled(path, size)
+        bare = open_unlabelled(path, size, given, progress)
         if bare is not None:
             return bare
-    if path.is_dir():
-        if (path / "images").is_dir() and any((path / n).is_dir() for n in ("labels", "masks")):
-            from crossd.data.volumes import open_volumes
+    if path.is_dir() or path.suffix.lower() == ".csv":
+        from crossd.data import cases
+        from crossd.data.labelled import open_cases
 
-            return open_volumes(path, size, seed)
+        root = path if path.is_dir() else path.parent
+        if not path.is_dir():
+            found: list[cases.Case] | None = cases.read_table(path)
+        elif pair := cases.pair_folders(path):
+            found = cases.read_pairs(*pair)
+        else:
+            found = cases.read_classes(path)
+        if found:
+            return open_cases(spec, root, found, size, seed, given, progress)
         from crossd.data.images import open_images
 
         return open_images(path, size, seed)

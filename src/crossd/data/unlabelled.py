@@ -1,14 +1,17 @@
 """Images and volumes without labels, for what needs none: the statistics of BatchNorm."""
 
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from torch import Tensor
 
+from crossd.data.cases import Case, entries
+from crossd.data.formats import is_volume
+from crossd.data.labelled import Given
 from crossd.data.shapes import full_size
 from crossd.data.source import Sample, Samples, Source
-from crossd.errors import InputError
+from crossd.progress import Progress
 
 
 class Unlabelled(Samples):
@@ -16,6 +19,7 @@ class Unlabelled(Samples):
 
     def __init__(self, samples: Samples) -> None:
         self.samples = samples
+        self.patch = samples.patch
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -24,19 +28,23 @@ class Unlabelled(Samples):
         return {"image": self.samples[index]["image"]}
 
 
-def open_unlabelled(path: Path, size: tuple[int, ...] | None) -> Source | None:
+def open_unlabelled(
+    path: Path, size: tuple[int, ...] | None, given: Given, progress: Progress
+) -> Source | None:
     """Open what has no labels: an ``.npz`` with `images` alone, or a folder of files.
 
-    The folder holds NIfTI volumes, or images that PIL reads, but no folders. All samples are
-    training samples; those of volumes that differ in size keep their own, padded to multiples of 8
-    (or padded and cropped to `size`).
+    The folder holds volumes, or images that PIL reads, but no folders. All samples are training
+    samples.
 
     Args:
         path: The file or folder.
-        size: Spatial size.
+        size: Spatial size of arrays and images.
+        given: The plan for volumes, if there is one.
+        progress: Where to show the scan.
 
     Returns:
-        The source, its images in [0, 1] and its task "unlabelled"; None when it is of another kind.
+        The source, its images in [0, 1] or volumes as the plan says, and its task "unlabelled";
+        None when it is of another kind.
 
     Raises:
         InputError: When a file cannot be read.
@@ -45,10 +53,8 @@ def open_unlabelled(path: Path, size: tuple[int, ...] | None) -> Source | None:
         return _arrays(path, size)
     if not path.is_dir() or any(entry.is_dir() for entry in path.iterdir()):
         return None
-    from crossd.data import volumes
-
-    if any(entry.name.endswith(volumes.SUFFIXES) for entry in path.iterdir()):
-        return _volumes(path, size)
+    if any(is_volume(entry) for entry in path.iterdir() if entry.is_file()):
+        return _volumes(path, given, progress)
     return _images(path, size)
 
 
@@ -85,21 +91,17 @@ def _images(path: Path, size: tuple[int, ...] | None) -> Source | None:
     if not names:
         return None
     shape = images.DEFAULT_SIZE if size is None else full_size(size, 2, str(path))
-    samples = images.ImageSamples(path, names, [0] * len(names), shape)
+    samples = images.ImageSamples(path, [[name] for name in names], [0] * len(names), shape)
     samples.channels = images.channels_of(samples)
     return _source(path, 2, samples.channels, shape, samples)
 
 
-def _volumes(path: Path, size: tuple[int, ...] | None) -> Source:
-    from crossd.data import volumes
+def _volumes(path: Path, given: Given, progress: Progress) -> Source:
+    from crossd.data import plan, volumes
 
-    shape = None if size is None else full_size(size, 3, str(path))
-    read = [volumes.read_image(file) for file in volumes.files(path).values()]
-    spacing = np.median([own for _, own in read], axis=0)
-    tensors: list[Tensor] = [volumes.to_spacing(image, own, spacing) for image, own in read]
-    channels = {tensor.shape[0] for tensor in tensors}
-    if len(channels) > 1:
-        raise InputError(f"{path}: volumes have {sorted(channels)} channels; all must agree")
-    masks = [tensor[0].byte() * 0 for tensor in tensors]
-    samples = volumes.VolumeSamples(tensors, masks, shape)
-    return _source(path, 3, channels.pop(), shape or tuple(masks[0].shape), samples)
+    found = [Case(name, (file,)) for name, file in entries(path).items()]
+    opened = [volumes.read_entry(case) for case in found]
+    made = given.plan or plan.decide(volumes.scan(opened, progress), masks=True)
+    samples = volumes.VolumeSamples(opened, made, (), None, volumes.Cache())
+    source = _source(path, 3, len(made.intensity), made.patch, samples)
+    return replace(source, plan=made, spacing=made.spacing)

@@ -1,0 +1,302 @@
+"""Lists of labelled files: a csv, two folders with equal names, or class folders of volumes."""
+
+import csv
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crossd.data import images
+from crossd.data.formats import is_dicom, is_volume, stem
+from crossd.data.splits import split
+from crossd.errors import InputError
+
+SPLITS = ("train", "val", "test")
+FRACTIONS = (0.7, 0.1, 0.2)
+IMAGE_FOLDERS = ("images", "imagesTr")
+MASK_FOLDERS = ("labels", "masks", "labelsTr")
+MODALITY = re.compile(r"(.+)_\d{4}")
+"""How nnU-Net numbers the modalities of a case: case_0000, case_0001."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One image or volume and what is known of it.
+
+    Attributes:
+        name: By which its answer is named; no two cases share it.
+        images: Its files (or folders of DICOM series), one a modality.
+        mask: File of its mask.
+        label: Name of its class.
+        split: "train", "val" or "test"; "" where it is not said.
+        group: Of the patient, say: cases of one group stay in one split. "" where it is not said.
+        spacing: Size of a voxel (z, y, x) [mm] that replaces what the file says.
+    """
+
+    name: str
+    images: tuple[Path, ...]
+    mask: Path | None = None
+    label: str | None = None
+    split: str = ""
+    group: str = ""
+    spacing: tuple[float, float, float] | None = None
+
+
+def read_table(path: Path, labels: bool = True) -> list[Case]:
+    """Read a csv with the columns ``image`` and ``label`` or ``mask``.
+
+    Further columns whose names begin with ``image`` are further modalities, each one channel.
+    ``split`` (train, val, test), ``group`` (patient) and ``spacing`` ("z y x" in mm) are optional.
+    Paths are relative to the csv.
+
+    Args:
+        path: The file.
+        labels: Whether a column of labels or masks is needed; else there need be none.
+
+    Returns:
+        The cases, in the order of the lines.
+
+    Raises:
+        InputError: With file and line, when a column is missing, a path is absolute or leads out
+            of the folder, or a patient is in two splits.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        rows = list(csv.DictReader(text.splitlines(), strict=True, restkey="", restval=""))
+    except (OSError, ValueError, csv.Error) as error:
+        raise InputError(f"{path}: cannot be read as csv ({error}); write it in UTF-8") from error
+    names = [name for name in (rows[0] if rows else ()) if name]
+    columns = [name for name in names if name.startswith("image")]
+    if not rows or "image" not in names:
+        raise InputError(f"{path}: {_lacks(text, 'image')}; expected image and label or mask")
+    kinds = [name for name in ("label", "mask") if name in names]
+    if labels and len(kinds) != 1:
+        what = "has both label and mask" if kinds else "has neither label nor mask"
+        raise InputError(f"{path}: {what}; expected the column image and one of them")
+    cases = []
+    for number, row in enumerate(rows, start=2):
+        where = f"{path}, line {number}"
+        if row.get("") or any(value is None for value in row.values()):
+            raise InputError(f"{where}: has more or fewer fields than the first line")
+        cells = {name: value.strip() for name, value in row.items() if name}
+        files = tuple(_path(path, cells[name], where, name) for name in columns)
+        if labels and not cells[kinds[0]]:
+            raise InputError(f"{where}: its {kinds[0]} is empty")
+        masks = labels and kinds == ["mask"]
+        mask = _path(path, cells["mask"], where, "mask") if masks else None
+        part = cells.get("split", "")
+        if part not in (*SPLITS, ""):
+            raise InputError(f"{where}: split is {part!r}; expected train, val or test")
+        cases.append(
+            Case(
+                cells["image"],
+                files,
+                mask,
+                cells.get("label"),
+                part,
+                cells.get("group", ""),
+                _spacing(cells.get("spacing", ""), where),
+            )
+        )
+    _check_splits(path, cases)
+    return _named(cases)
+
+
+def _lacks(text: str, column: str) -> str:
+    first = (text.splitlines() or [""])[0]
+    if len(text.splitlines()) < 2:
+        return "holds no lines below the names of the columns"
+    return f"lacks the column {column} (it has {first[:100]})"
+
+
+def _path(table: Path, text: str, where: str, column: str) -> Path:
+    """Return the file that a cell names, which must lie at or below the folder of the csv."""
+    absolute = PurePosixPath(text).is_absolute() or PureWindowsPath(text).is_absolute()
+    if absolute or ".." in Path(text).parts:
+        raise InputError(
+            f"{where}: the {column} {text} leads out of the folder of the csv; "
+            "write paths relative to it, and put it above the files"
+        )
+    found = table.parent / text
+    if "\0" in text or not text or not found.exists():
+        raise InputError(f"{where}: the {column} {text!r} does not exist in {table.parent}")
+    return found
+
+
+def _spacing(text: str, where: str) -> tuple[float, float, float] | None:
+    if not text:
+        return None
+    try:
+        z, y, x = (float(part) for part in re.split(r"[\s,;x]+", text))
+    except ValueError:
+        z = y = x = float("nan")
+    if not all(0 < side < float("inf") for side in (z, y, x)):
+        raise InputError(f"{where}: spacing is {text!r}; expected three numbers above 0 (z y x)")
+    return z, y, x
+
+
+def _check_splits(path: Path, cases: Sequence[Case]) -> None:
+    said = [bool(case.split) for case in cases]
+    if any(said) and not all(said):
+        raise InputError(
+            f"{path}, line {said.index(False) + 2}: its split is empty, others are not"
+        )
+    parts: dict[str, str] = {}
+    for number, case in enumerate(cases, start=2):
+        group = case.group or str(case.images[0])
+        what = f"group {case.group}" if case.group else f"image {case.images[0].name}"
+        if parts.setdefault(group, case.split) != case.split:
+            raise InputError(
+                f"{path}, line {number}: the {what} is in {case.split} and in {parts[group]}; "
+                "a patient belongs to one split"
+            )
+    if any(said) and not any(case.split == "train" for case in cases):
+        raise InputError(f"{path}: no line has the split train")
+
+
+def pair_folders(root: Path) -> tuple[Path, Path] | None:
+    """Find the folder of images and the folder of masks in `root`."""
+    left = next((root / name for name in IMAGE_FOLDERS if (root / name).is_dir()), None)
+    right = next((root / name for name in MASK_FOLDERS if (root / name).is_dir()), None)
+    return (left, right) if left and right else None
+
+
+def read_pairs(left: Path, right: Path) -> list[Case]:
+    """Pair the files of a folder of images with the masks of equal names in another.
+
+    Modalities of one case are numbered as nnU-Net does: ``case_0000``, ``case_0001``.
+
+    Args:
+        left: Folder of images: files, or folders that hold a DICOM series.
+        right: Folder of masks.
+
+    Returns:
+        The cases, by name.
+
+    Raises:
+        InputError: When a name has no partner.
+    """
+    found, masks = entries(left), entries(right)
+    if not found:
+        raise InputError(f"{left}: holds no images or volumes that can be read")
+    groups: dict[str, list[Path]] = {}
+    for name, path in found.items():
+        numbered = MODALITY.fullmatch(name)
+        own = numbered[1] if numbered and name not in masks else name
+        groups.setdefault(own, []).append(path)
+    alone = sorted(groups.keys() ^ masks.keys())
+    if alone:
+        path = groups[alone[0]][0] if alone[0] in groups else masks[alone[0]]
+        other = right if alone[0] in groups else left
+        raise InputError(
+            f"{path}: has no partner of the same name in {other} "
+            f"({len(alone)} such files); add or remove it"
+        )
+    return [Case(name, tuple(groups[name]), masks[name]) for name in sorted(groups)]
+
+
+def entries(folder: Path) -> dict[str, Path]:
+    """List the images and volumes of a folder by their stem; hidden files do not count.
+
+    Raises:
+        InputError: When two files differ in their suffix only.
+    """
+    readable = images.suffixes()
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith("."):
+            continue
+        series = path.is_dir() and any(is_dicom(file) for file in path.iterdir() if file.is_file())
+        if series or (path.is_file() and (is_volume(path) or path.suffix.lower() in readable)):
+            name = stem(path)
+            if name in found:
+                raise InputError(f"{path}: shares its name with {found[name].name}; remove one")
+            found[name] = path
+    return found
+
+
+def read_classes(root: Path) -> list[Case] | None:
+    """List the volumes of class folders, or of ``train/``, ``val/`` and ``test/`` of such.
+
+    Returns:
+        The cases, by name; None where the class folders hold no volumes.
+    """
+    fixed = [part for part in SPLITS if (root / part).is_dir()]
+    cases = []
+    for part in fixed or [""]:
+        for folder in sorted(p for p in (root / part).iterdir() if p.is_dir()):
+            if folder.name.startswith("."):
+                continue
+            cases += [
+                Case(str(path.relative_to(root)), (path,), label=folder.name, split=part)
+                for path in volumes_below(folder)
+            ]
+    return _named(cases) if cases else None
+
+
+def volumes_below(folder: Path) -> list[Path]:
+    """List the volumes at any depth below a folder: files, and folders that hold a DICOM series."""
+    found = []
+    inside = sorted(p for p in folder.iterdir() if not p.name.startswith("."))
+    if any(p.is_file() and is_dicom(p) for p in inside):
+        return [folder]
+    for path in inside:
+        if path.is_dir():
+            found += volumes_below(path)
+        elif is_volume(path):
+            found.append(path)
+    return found
+
+
+def _named(cases: Iterable[Case]) -> list[Case]:
+    """Name cases by the path of their image, without its suffix."""
+    named = []
+    for case in cases:
+        parent = PurePosixPath(Path(case.name).as_posix()).parent
+        named.append(replace(case, name=str(parent / stem(case.images[0]))))
+    counts = Counter(case.name for case in named)
+    return [
+        replace(case, name=f"{case.name}_{index}") if counts[case.name] > 1 else case
+        for index, case in enumerate(named)
+    ]
+
+
+def parts(
+    cases: Sequence[Case], labels: NDArray[np.int64], seed: int, where: str
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Divide cases into training, validation and test ones.
+
+    What the cases say is kept. Without, they are split 70/10/20 by `seed`, groups whole; what is
+    missing of validation and test is taken of the training cases in these shares.
+
+    Args:
+        cases: The cases.
+        labels: Class of every case, ``(N,)``; zeros for masks.
+        seed: Decides.
+        where: The source, for messages.
+
+    Returns:
+        Ascending indices of each part.
+
+    Raises:
+        InputError: When there are too few cases or groups.
+    """
+    said = np.array([case.split for case in cases])
+    found = {part: np.flatnonzero(said == part) for part in SPLITS}
+    free = np.flatnonzero((said == "") | (said == "train"))
+    missing = [part for part in ("val", "test") if not len(found[part])]
+    if not missing:
+        return found["train"], found["val"], found["test"]
+    wanted = ("train", *missing)
+    shares = [FRACTIONS[SPLITS.index(part)] for part in wanted]
+    fractions = tuple(share / sum(shares) for share in shares)
+    groups = np.array([cases[i].group or f"\0{i}" for i in free])
+    _, first, member = np.unique(groups, return_index=True, return_inverse=True)
+    chosen = split(labels[free][first], fractions, seed, where)
+    for part, indices in zip(wanted, chosen, strict=True):
+        found[part] = free[np.isin(member, indices)]
+    return found["train"], found["val"], found["test"]

@@ -1,0 +1,216 @@
+"""Opening lists of labelled files: images or volumes, with classes or masks."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crossd.data import cases as lists
+from crossd.data import images, plan, volumes
+from crossd.data.cases import Case
+from crossd.data.formats import is_dicom, is_volume, read_header
+from crossd.data.normalise import Normalised
+from crossd.data.plan import Plan
+from crossd.data.shapes import full_size, round_up
+from crossd.data.source import Samples, Source, Subset
+from crossd.data.volumes import Entry
+from crossd.errors import InputError
+from crossd.progress import Progress
+
+LARGEST_IMAGE = 256
+"""Side of images with masks, at most, where no size is given."""
+
+LOOK_AT = 200
+"""Images whose sizes are looked at, at most."""
+
+
+@dataclass(frozen=True)
+class Given:
+    """What is known before a source is opened: of a plan that the user edited, or of weights.
+
+    Attributes:
+        plan: How volumes are prepared; None makes a plan of the data.
+        classes: Names of the classes by their values in masks; empty takes those that are found.
+        labels: Names of the classes of labels; empty takes those that are found.
+        statistics: Mean and standard deviation to normalise by; None measures them.
+    """
+
+    plan: Plan | None = None
+    classes: dict[int, str] | None = None
+    labels: tuple[str, ...] = ()
+    statistics: tuple[float, float] | None = None
+
+
+def open_cases(
+    name: str,
+    root: Path,
+    found: Sequence[Case],
+    size: tuple[int, ...] | None,
+    seed: int,
+    given: Given,
+    progress: Progress,
+) -> Source:
+    """Open a list of cases.
+
+    Args:
+        name: The source.
+        root: The folder that holds all files.
+        found: The cases.
+        size: Spatial size of training samples; None chooses one.
+        seed: Decides on splits that the cases do not fix.
+        given: What is known already.
+        progress: Where to show the scan.
+
+    Returns:
+        The source: images in [0, 1], volumes as the plan says.
+
+    Raises:
+        InputError: With the file that is wrong.
+    """
+    masks = found[0].mask is not None
+    classes: tuple[str, ...] = ()
+    labels = np.zeros(len(found), np.int64)
+    if not masks:
+        labels, classes = _classes(found, given, name)
+    divided = lists.parts(found, labels, seed, name)
+    solid = [case for case in found if _is_solid(case)]
+    if solid and len(solid) < len(found):
+        flat = next(case for case in found if not _is_solid(case))
+        raise InputError(
+            f"{name}: mixes volumes ({solid[0].images[0].name}) and images "
+            f"({flat.images[0].name}); put them into sources of their own"
+        )
+    own = None if masks else labels
+    if solid:
+        source = _open_volumes(name, found, own, divided, size, given, progress)
+    else:
+        source = _open_images(name, root, found, own, divided, size, given, progress)
+    return source if masks else replace(source, classes=classes)
+
+
+def entries_of(samples: Samples) -> list[Entry] | None:
+    """Return the files behind samples, in their order; None where they are no files of volumes."""
+    if isinstance(samples, volumes.VolumeSamples):
+        return list(samples.entries)
+    if not isinstance(samples, Normalised | Subset):
+        return None
+    inside = entries_of(samples.samples)
+    if inside is None or isinstance(samples, Normalised):
+        return inside
+    return [inside[int(index)] for index in samples.indices]
+
+
+def _classes(
+    found: Sequence[Case], given: Given, name: str
+) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    """Number the classes: numbers by their value, other names by the alphabet."""
+    present = {str(case.label) for case in found}
+    ordered = sorted(present, key=lambda t: (not t.isdecimal(), int(t) if t.isdecimal() else 0, t))
+    if given.labels and present <= set(given.labels):
+        ordered = list(given.labels)
+    if len(ordered) < 2:
+        raise InputError(f"{name}: has one class, {ordered[0]}; expected two or more")
+    number = {label: index for index, label in enumerate(ordered)}
+    return np.array([number[str(case.label)] for case in found], np.int64), tuple(ordered)
+
+
+def _is_solid(case: Case) -> bool:
+    path = case.images[0]
+    if path.is_dir():
+        return True
+    if is_dicom(path):
+        return read_header(path).shape[2] > 1
+    return is_volume(path)
+
+
+def _open_volumes(
+    name: str,
+    found: Sequence[Case],
+    labels: NDArray[np.int64] | None,
+    divided: Sequence[NDArray[np.int64]],
+    size: tuple[int, ...] | None,
+    given: Given,
+    progress: Progress,
+) -> Source:
+    entries = [volumes.read_entry(case) for case in found]
+    train = [entries[i] for i in divided[0]]
+    wanted = None if size is None else full_size(size, 3, name)
+    facts = None
+    if given.plan is None or (labels is None and not given.classes):
+        facts = volumes.scan(train, progress)
+    made = given.plan
+    if made is None:
+        assert facts is not None
+        made = plan.decide(facts, labels is None, wanted)
+    elif wanted is not None:
+        z, y, x = wanted
+        made = replace(made, patch=(z, y, x))
+    values: tuple[int, ...] = ()
+    classes: tuple[str, ...] = ()
+    if labels is None:
+        seen = {} if facts is None else {v: str(v) for one in facts for v in one.values}
+        values, classes = _mask_classes(given.classes or seen, name)
+    cache = volumes.Cache()
+    parts = []
+    for indices in divided:
+        own = None if labels is None else labels[indices]
+        samples: Samples = volumes.VolumeSamples(
+            [entries[i] for i in indices], made, values, own, cache
+        )
+        parts.append(samples)
+    task = "segmentation" if labels is None else "classification"
+    channels = len(made.intensity)
+    return Source(
+        name, 3, task, channels, classes, made.patch, *parts,
+        spacing=made.spacing, plan=made, values=values,
+    )  # fmt: skip
+
+
+def _mask_classes(named: dict[int, str], name: str) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """Return values and names of the classes of masks, the background first."""
+    known = {0: "background", **{v: text for v, text in named.items() if v or text != "0"}}
+    if len(known) < 2:
+        raise InputError(f"{name}: every training mask is empty; expected labels from 1 upwards")
+    values = tuple(sorted(known))
+    return values, tuple(known[value] for value in values)
+
+
+def _open_images(
+    name: str,
+    root: Path,
+    found: Sequence[Case],
+    labels: NDArray[np.int64] | None,
+    divided: Sequence[NDArray[np.int64]],
+    size: tuple[int, ...] | None,
+    given: Given,
+    progress: Progress,
+) -> Source:
+    names = [[os.path.relpath(path, root) for path in case.images] for case in found]
+    masks = [os.path.relpath(case.mask, root) for case in found if case.mask is not None]
+    some = [found[i] for i in divided[0][:: max(1, len(divided[0]) // LOOK_AT)]]
+    values: tuple[int, ...] = ()
+    classes: tuple[str, ...] = ()
+    if masks:
+        seen: set[int] = set()
+        if not given.classes:
+            with progress.task("scanning masks", total=len(divided[0])) as bar:
+                for i in divided[0]:
+                    seen |= set(np.unique(images.raw_mask(root / masks[i])).tolist())
+                    bar.advance(1)
+        values, classes = _mask_classes(given.classes or {v: str(v) for v in seen}, name)
+    if size is not None:
+        shape = full_size(size, 2, name)
+    elif masks:
+        typical = np.median([images.shape_of(case.images[0]) for case in some], axis=0)
+        shape = round_up([int(min(LARGEST_IMAGE, side)) for side in typical])
+    else:
+        shape = images.DEFAULT_SIZE
+    own = [] if labels is None else labels.tolist()
+    whole = images.ImageSamples(root, names, own, shape, masks, values)
+    whole.channels = images.channels_of(whole) * len(names[0])
+    parts: list[Samples] = [Subset(whole, indices) for indices in divided]
+    task = "segmentation" if masks else "classification"
+    return Source(name, 2, task, whole.channels, classes, shape, *parts, values=values)

@@ -1,0 +1,62 @@
+"""How much memory there is, and refusing what does not fit before it is allocated."""
+
+import re
+from pathlib import Path
+
+from crossd.errors import InputError
+
+SHARE = 0.9
+"""Share of the free memory that one volume may take."""
+
+_GROUPS = (
+    # limit, use, and what of the use can be given back, of control groups of version 2 and 1
+    ("memory.max", "memory.current", "inactive_file"),
+    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file"),
+)
+
+
+def available(root: Path = Path("/sys/fs/cgroup")) -> int:
+    """Return the memory that this process may still take [bytes].
+
+    What the machine has free, or less where the process runs in a control group (a container, a
+    Slurm job) with a limit.
+
+    Args:
+        root: Where the control group is described.
+
+    Example:
+        >>> available() > 0
+        True
+    """
+    import psutil
+
+    found = [int(psutil.virtual_memory().available)]
+    for limit, used, spare in _GROUPS:
+        try:
+            most, now = (int((root / name).read_text()) for name in (limit, used))
+            stat = ((root / used).parent / "memory.stat").read_text()
+        except (OSError, ValueError):  # no group, or a limit of "max"
+            continue
+        cache = re.search(rf"^{spare} (\d+)$", stat, re.MULTILINE)
+        found.append(max(0, most - now + (int(cache[1]) if cache else 0)))
+    return min(found)
+
+
+def require(needed: float, what: str) -> None:
+    """Refuse what needs more memory than there is.
+
+    Args:
+        needed: Bytes.
+        what: The file that needs them, for the message.
+
+    Raises:
+        InputError: "...: needs ... GiB of memory, but ... are free".
+    """
+    if needed < 2**26:  # reading what is free takes longer than reading the file
+        return
+    free = available() * SHARE
+    if needed > free:
+        raise InputError(
+            f"{what}: needs {needed / 2**30:,.1f} GiB of memory, but {free / 2**30:.1f} are free; "
+            "crop or downsample it, or use a larger machine"
+        )

@@ -1,0 +1,128 @@
+"""Files of volumes that tests make: NIfTI, NRRD and MetaImage, DICOM series."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+SHARED = Path(
+    os.environ.get("CROSSD_TEST_DATA", Path(__file__).parents[1].parent / "shared" / "data")
+)
+real_data = pytest.mark.skipif(not SHARED.is_dir(), reason="no folder of real data")
+
+
+def nifti(path: Path, array: Any, affine: Any = None) -> Path:
+    """Write an array ``(x, y, z)``."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image_type: Any = nib.Nifti1Image
+    image_type(np.asarray(array), np.eye(4) if affine is None else affine).to_filename(path)
+    return path
+
+
+def itk(path: Path, array: Any, spacing: Sequence[float] = (1.0, 1.0, 1.0)) -> Path:
+    """Write an array ``(x, y, z)`` with SimpleITK."""
+    import SimpleITK as sitk
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = sitk.GetImageFromArray(np.ascontiguousarray(np.asarray(array).transpose(2, 1, 0)))
+    image.SetSpacing([float(side) for side in spacing])
+    sitk.WriteImage(image, str(path))
+    return path
+
+
+def dicom(
+    folder: Path,
+    array: Any,
+    spacing: Sequence[float] = (1.0, 1.0, 1.0),
+    modality: str = "CT",
+    **tags: Any,
+) -> Path:
+    """Write an array ``(x, y, z)`` of int16 as a series of axial slices, in shuffled order.
+
+    The axes run to left, posterior and superior, as DICOM's do; `tags` go into every slice.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    array = np.asarray(array, np.int16)
+    order = np.random.default_rng(1).permutation(array.shape[2])
+    for z in range(array.shape[2]):
+        write_slice(
+            folder / f"{order[z]:04}.dcm", array[:, :, z], z * spacing[2], spacing, modality, **tags
+        )
+    return folder
+
+
+def write_slice(
+    path: Path,
+    plane: Any,
+    position: float,
+    spacing: Sequence[float] = (1.0, 1.0, 1.0),
+    modality: str = "CT",
+    **tags: Any,
+) -> None:
+    """Write one slice ``(x, y)``."""
+    import pydicom
+    from pydicom.dataset import FileMetaDataset
+    from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, MRImageStorage, generate_uid
+
+    kind = CTImageStorage if modality == "CT" else MRImageStorage
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID = kind
+    meta.MediaStorageSOPInstanceUID = generate_uid()
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    one = pydicom.Dataset()
+    one.file_meta = meta
+    one.SOPClassUID, one.SOPInstanceUID = kind, meta.MediaStorageSOPInstanceUID
+    one.PatientID, one.PatientName = "1", "Nobody"
+    one.PatientBirthDate = one.PatientSex = one.StudyDate = one.StudyTime = ""
+    one.StudyID = one.AccessionNumber = one.ReferringPhysicianName = ""
+    one.StudyInstanceUID, one.SeriesInstanceUID = "1.2.3", "1.2.3.4"
+    one.FrameOfReferenceUID = "1.2.3.5"
+    one.Modality, one.SeriesNumber, one.InstanceNumber = modality, 1, 1
+    one.Rows, one.Columns = plane.shape[1], plane.shape[0]
+    one.PixelSpacing = [float(spacing[1]), float(spacing[0])]
+    one.SliceThickness = float(spacing[2])
+    one.ImageOrientationPatient = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0]
+    one.ImagePositionPatient = [-10.0, -20.0, 5.0 + position]
+    one.SamplesPerPixel, one.PhotometricInterpretation = 1, "MONOCHROME2"
+    one.BitsAllocated = one.BitsStored = 16
+    one.HighBit, one.PixelRepresentation = 15, 1
+    if modality == "CT":
+        one.RescaleSlope, one.RescaleIntercept, one.RescaleType = 1, 0, "HU"
+    one.PixelData = np.ascontiguousarray(plane.T).astype("<i2").tobytes()
+    for name, value in tags.items():
+        if value is None:
+            del one[name]
+        else:
+            setattr(one, name, value)
+    one.save_as(path, enforce_file_format=True)
+
+
+def ball(shape: Sequence[int], center: Sequence[float], radius: float) -> Any:
+    """Return where voxels lie in a ball."""
+    grid = np.indices(tuple(shape)).astype(float)
+    far = sum((axis - c) ** 2 for axis, c in zip(grid, center, strict=True))
+    return far <= radius**2
+
+
+def scan(shape: Sequence[int] = (20, 24, 28), seed: int = 0) -> tuple[Any, Any]:
+    """Return a noisy image ``(x, y, z)`` of two balls and its mask of 0, 1 and 2."""
+    rng = np.random.default_rng(seed)
+    sides = np.array(shape, float)
+    mask = np.zeros(tuple(shape), np.uint8)
+    mask[ball(shape, sides * rng.uniform(0.35, 0.45, 3), sides.min() * 0.25)] = 1
+    mask[ball(shape, sides * rng.uniform(0.6, 0.7, 3), sides.min() * 0.2)] = 2
+    image = 100.0 * mask + rng.normal(0, 10, tuple(shape)) + 50
+    return image.astype(np.float32), mask
+
+
+def pairs(root: Path, count: int = 10, shape: Sequence[int] = (20, 24, 28)) -> Path:
+    """Write a folder with ``images/`` and ``labels/``."""
+    for i in range(count):
+        image, mask = scan(shape, seed=i)
+        nifti(root / "images" / f"case_{i}.nii.gz", image)
+        nifti(root / "labels" / f"case_{i}.nii.gz", mask)
+    return root

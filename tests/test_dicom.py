@@ -1,0 +1,143 @@
+from pathlib import Path
+
+import files
+import numpy as np
+import pytest
+
+from crossd.data import formats
+from crossd.data.dicom import series_folders
+from crossd.errors import InputError
+
+SHAPE = (6, 5, 7)
+ARRAY = np.random.default_rng(0).integers(-1000, 1000, SHAPE).astype(np.int16)
+
+
+def message(path: Path) -> str:
+    with pytest.raises(InputError) as caught:
+        formats.read(formats.read_header(path))
+    text = str(caught.value)
+    assert "\n" not in text and str(path.parent) in text
+    return text
+
+
+def test_a_series_is_sorted_by_position(tmp_path: Path) -> None:
+    header = formats.read_header(files.dicom(tmp_path / "s", ARRAY, (0.5, 0.75, 3)))
+    assert header.shape == SHAPE and header.modality == "CT"
+    assert header.spacing == pytest.approx((3, 0.75, 0.5))
+    # to left and posterior in the file, to right and anterior here
+    np.testing.assert_array_equal(formats.read(header)[0], ARRAY[::-1, ::-1].T)
+    np.testing.assert_allclose(header.affine[:3, 3], (10, 20, 5))
+
+
+def test_rescale_slope_and_intercept(tmp_path: Path) -> None:
+    path = files.dicom(tmp_path / "s", ARRAY, RescaleSlope=2, RescaleIntercept=-100)
+    values = formats.read(formats.read_header(path))[0]
+    np.testing.assert_allclose(values, 2.0 * ARRAY[::-1, ::-1].T - 100)
+
+
+def test_low_values_that_are_bright_are_turned(tmp_path: Path) -> None:
+    path = files.dicom(tmp_path / "s", ARRAY, PhotometricInterpretation="MONOCHROME1")
+    values = formats.read(formats.read_header(path))[0]
+    expected = float(ARRAY.max()) + float(ARRAY.min()) - ARRAY[::-1, ::-1].T
+    np.testing.assert_allclose(values, expected)
+
+
+def test_compressed_files(tmp_path: Path) -> None:
+    import SimpleITK as sitk
+
+    plain = files.dicom(tmp_path / "plain", ARRAY + 1000)
+    folder = tmp_path / "packed"
+    folder.mkdir()
+    for file in plain.iterdir():
+        image = sitk.ReadImage(str(file))
+        tags = sitk.ImageFileReader()
+        tags.SetFileName(str(file))
+        tags.ReadImageInformation()
+        for key in tags.GetMetaDataKeys():
+            image.SetMetaData(key, tags.GetMetaData(key))
+        writer = sitk.ImageFileWriter()
+        writer.SetFileName(str(folder / file.name))
+        writer.KeepOriginalImageUIDOn()
+        writer.SetUseCompression(True)  # JPEG 2000, lossless
+        writer.SetCompressor("JPEG2000")
+        writer.Execute(image)
+    values = formats.read(formats.read_header(folder))[0]
+    np.testing.assert_array_equal(values, (ARRAY + 1000)[::-1, ::-1].T)
+
+
+def test_a_missing_slice(tmp_path: Path) -> None:
+    folder = files.dicom(tmp_path / "s", ARRAY)
+    headers = formats.read_header(folder)
+    headers.files[3].unlink()
+    text = message(folder)
+    assert f"a slice is missing after {headers.files[2].name}" in text and "2 mm" in text
+
+
+def test_a_slice_that_is_there_twice(tmp_path: Path) -> None:
+    folder = files.dicom(tmp_path / "s", ARRAY)
+    files.write_slice(folder / "again.dcm", ARRAY[:, :, 2], 2.0)
+    assert "duplicate" in message(folder)
+
+
+def test_two_series(tmp_path: Path) -> None:
+    folder = files.dicom(tmp_path / "s", ARRAY)
+    files.write_slice(folder / "x.dcm", ARRAY[:, :, 2], 50.0, SeriesInstanceUID="9.9")
+    assert "holds 2 DICOM series" in message(folder)
+
+
+def test_a_scout_among_slices(tmp_path: Path) -> None:
+    folder = files.dicom(tmp_path / "s", ARRAY)
+    files.write_slice(folder / "x.dcm", ARRAY[:4, :, 2], 50.0)
+    assert "has the shape (4, 5, 1)" in message(folder)
+
+
+def test_without_pixels(tmp_path: Path) -> None:
+    folder = files.dicom(tmp_path / "s", ARRAY)
+    files.write_slice(folder / "x.dcm", ARRAY[:, :, 2], 50.0, PixelData=None)
+    assert "x.dcm" in message(folder)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert "holds no DICOM files" in message(empty)
+
+
+def test_a_damaged_slice(tmp_path: Path) -> None:
+    folder = files.dicom(tmp_path / "s", ARRAY)
+    file = formats.read_header(folder).files[2]
+    file.write_bytes(file.read_bytes()[:-40])
+    assert "damaged" in message(folder) or "holds" in message(folder)
+    file.write_bytes(file.read_bytes()[:200])
+    assert file.name in message(folder)
+
+
+def test_names_without_suffix(tmp_path: Path) -> None:
+    folder = files.dicom(tmp_path / "s", ARRAY)
+    for number, file in enumerate(sorted(folder.iterdir())):
+        file.rename(folder / f"1.2.840.{number}")
+    (folder / "DICOMDIR").write_bytes(b"x")
+    (folder / "notes.txt").write_text("x")
+    assert formats.read_header(folder).shape == SHAPE
+    assert list(series_folders(tmp_path)) == [folder]
+
+
+def test_one_file_is_an_image(tmp_path: Path) -> None:
+    files.write_slice(tmp_path / "x.dcm", ARRAY[:, :, 0], 0.0)
+    plane = formats.flat(tmp_path / "x.dcm")
+    assert plane.shape == (5, 6) and plane.min() == 0 and plane.max() == 1
+    assert np.corrcoef(plane.ravel(), ARRAY[:, :, 0].T.ravel())[0, 1] > 0.99
+
+
+@files.real_data
+@pytest.mark.parametrize("name", ["head_t1", "hippocampus_crop"])
+def test_real_series_lie_where_simpleitk_puts_them(name: str) -> None:
+    import SimpleITK as sitk
+
+    folder = next(iter(series_folders(files.SHARED / "dicom" / name)))
+    header = formats.read_header(folder)
+    reader = sitk.ImageSeriesReader()
+    reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(folder)))
+    image = reader.Execute()
+    direction = np.reshape(image.GetDirection(), (3, 3))
+    theirs = formats.affine_of(direction, image.GetSpacing(), image.GetOrigin())
+    np.testing.assert_allclose(header.affine, theirs, atol=1e-3)
+    own = formats._voxels(header, (slice(None),) * 3)[..., 0]
+    np.testing.assert_array_equal(own, sitk.GetArrayFromImage(image).transpose(2, 1, 0))

@@ -1,0 +1,110 @@
+"""Damaged files of every kind: one line, whatever the damage, and no crash, hang or much memory."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import files
+import numpy as np
+import pytest
+
+COUNT = 500
+
+SCRIPT = """
+import resource, shutil, sys, warnings
+from pathlib import Path
+import numpy as np
+from crossd.data import cases, formats, open_source
+from crossd.errors import InputError
+
+warnings.simplefilter("ignore")
+kind, good, folder, count = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4])
+
+
+def mutate(raw, rng):
+    raw = bytearray(raw)
+    way = rng.integers(4)
+    # Headers stand at the beginning: half of the damage is done there.
+    end = len(raw) if rng.random() < 0.5 else min(len(raw), 600)
+    if way == 0:
+        return bytes(raw[: rng.integers(len(raw))])
+    if way == 1:
+        at = int(rng.integers(end))
+        return bytes(raw[:at] + rng.bytes(int(rng.integers(1, 40))) + raw[at:])
+    for _ in range(int(rng.integers(1, 12))):
+        raw[int(rng.integers(end))] = int(rng.integers(256))
+    return bytes(raw)
+
+
+def read(path):
+    if kind == "npz":
+        source = open_source(str(path))
+        return source.train[0]
+    if kind == "csv":
+        return cases.read_table(path)
+    if kind == "series":
+        return formats.read(formats.read_header(path.parent))
+    return formats.read(formats.read_header(path))
+
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+read(good)
+original = good.read_bytes()
+before, outcomes = peak(), {"read": 0, "refused": 0}
+for seed in range(count):
+    rng = np.random.default_rng(seed)
+    if kind == "series":
+        path = folder / "series" / good.name
+        shutil.rmtree(path.parent, ignore_errors=True)
+        shutil.copytree(good.parent, path.parent)
+    else:
+        path = folder / f"x{''.join(good.suffixes)}"
+    path.write_bytes(mutate(original, rng))
+    try:
+        read(path)
+        outcomes["read"] += 1
+    except InputError as error:
+        assert "\\n" not in str(error), error
+        outcomes["refused"] += 1
+    except BaseException as error:
+        raise SystemExit(f"seed {seed}: {type(error).__name__}: {error}") from error
+print(outcomes["read"], outcomes["refused"], (peak() - before) // 1024)
+"""
+
+
+@pytest.mark.parametrize("kind", ["nii", "nii.gz", "nrrd", "mha", "dcm", "series", "npz", "csv"])
+def test_damaged_files_are_refused_in_a_line(tmp_path: Path, kind: str) -> None:
+    image, mask = files.scan((24, 20, 16))
+    good = tmp_path / "good" / f"a.{kind}"
+    good.parent.mkdir()
+    if kind in ("nii", "nii.gz"):
+        files.nifti(good, image)
+    elif kind in ("nrrd", "mha"):
+        files.itk(good, image)
+    elif kind == "dcm":
+        files.write_slice(good, image[:, :, 0], 0.0)
+    elif kind == "series":
+        good = sorted(files.dicom(tmp_path / "good" / "s", image[:, :, :4]).iterdir())[1]
+    elif kind == "npz":
+        rng = np.random.default_rng(0)
+        images = rng.integers(0, 255, (20, 8, 8), dtype=np.uint8)
+        np.savez(good, images=images, labels=np.arange(20) % 2)
+    else:
+        files.nifti(tmp_path / "good" / "v.nii", mask)
+        (tmp_path / "v.nii").write_bytes(b"")
+        lines = [f"v.nii,{i % 2},train,p{i},1 1 2" for i in range(20)]
+        good.write_text("\n".join(["image,label,split,group,spacing", *lines]) + "\n")
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, kind, str(good), str(tmp_path), str(COUNT)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, (done.stdout + done.stderr)[-2000:]
+    read, refused, megabytes = (int(value) for value in done.stdout.split())
+    assert read + refused == COUNT and refused > 20
+    # Files hold less than a megabyte: what they claim to hold is never taken on trust.
+    assert megabytes < 200

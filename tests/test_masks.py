@@ -1,0 +1,89 @@
+from pathlib import Path
+from typing import Any
+
+import files
+import nibabel as nib
+import numpy as np
+import pytest
+
+from crossd import masks
+from crossd.data import formats
+from crossd.errors import InputError
+
+SHAPE = (9, 7, 5)
+MASK = np.random.default_rng(0).integers(0, 3, SHAPE).astype(np.uint8)
+
+
+def canonical(header: formats.Header) -> Any:
+    """MASK as it lies in canonical order."""
+    return nib.orientations.apply_orientation(MASK, header.orientation).T  # type: ignore[no-untyped-call]
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
+def test_nifti_keeps_grid_affine_and_what_it_leads_to(tmp_path: Path, name: str) -> None:
+    c, s = np.cos(0.2), np.sin(0.2)
+    affine = np.array([[-2 * c, -s, 0, 5], [-2 * s, c, 0, 6], [0, 0, 3, 7], [0, 0, 0, 1.0]])
+    image: Any = nib.Nifti1Image(np.ones(SHAPE, np.int16), affine)  # type: ignore[no-untyped-call]
+    image.set_sform(affine, code=4)
+    image.set_qform(affine, code=1)
+    image.to_filename(tmp_path / name)
+    header = formats.read_header(tmp_path / name)
+    out = tmp_path / "out" / f"x{masks.suffix_of(header)}"
+    masks.write(canonical(header), header, (0, 7, 200), out)
+    written: Any = nib.load(out)
+    assert out.name.endswith(name[1:])
+    assert written.get_data_dtype() == np.uint8
+    np.testing.assert_array_equal(np.asarray(written.dataobj), np.array([0, 7, 200])[MASK])
+    np.testing.assert_allclose(written.affine, affine, atol=1e-5)
+    assert int(written.header["sform_code"]) == 4 and int(written.header["qform_code"]) == 1
+    assert formats.read_header(out).spacing == pytest.approx(header.spacing)
+
+
+@pytest.mark.parametrize("name", ["a.nrrd", "a.mha", "a.mhd"])
+def test_other_formats_stay(tmp_path: Path, name: str) -> None:
+    path = files.itk(tmp_path / name, np.ones(SHAPE, np.int16), (2, 3, 4))
+    header = formats.read_header(path)
+    out = tmp_path / f"x{masks.suffix_of(header)}"
+    masks.write(canonical(header), header, (0, 1, 2), out)
+    again = formats.read_header(out)
+    np.testing.assert_allclose(again.affine, header.affine)
+    np.testing.assert_array_equal(formats.read(again)[0], canonical(header))
+
+
+def test_series_become_nifti(tmp_path: Path) -> None:
+    header = formats.read_header(files.dicom(tmp_path / "s", np.ones(SHAPE), (0.5, 0.6, 3)))
+    out = tmp_path / f"x{masks.suffix_of(header)}"
+    masks.write(canonical(header), header, (0, 1, 2), out)
+    again = formats.read_header(out)
+    np.testing.assert_allclose(again.affine, header.affine, atol=1e-5)
+    np.testing.assert_array_equal(formats.read(again)[0], canonical(header))
+
+
+def test_dicom_seg(tmp_path: Path) -> None:
+    import highdicom as hd
+
+    header = formats.read_header(files.dicom(tmp_path / "s", np.ones(SHAPE), modality="MR"))
+    masks.write_dicom_seg(canonical(header), header, ("background", "a", "b"), tmp_path / "x.dcm")
+    found = hd.seg.segread(tmp_path / "x.dcm")
+    assert (
+        [s.segment_label for s in found.segment_descriptions]
+        if hasattr(found, "segment_descriptions")
+        else found.number_of_segments == 2
+    )
+    planes = found.get_pixels_by_source_instance(
+        [hd_uid(file) for file in header.files], combine_segments=True
+    )
+    np.testing.assert_array_equal(planes.transpose(2, 1, 0), MASK)
+
+
+def hd_uid(file: Path) -> str:
+    import pydicom
+
+    return str(pydicom.dcmread(file, stop_before_pixels=True).SOPInstanceUID)
+
+
+def test_masks_are_found_by_name(tmp_path: Path) -> None:
+    files.nifti(tmp_path / "sub" / "a.nii.gz", MASK)
+    assert masks.find(tmp_path, "sub/a") == tmp_path / "sub" / "a.nii.gz"
+    with pytest.raises(InputError, match="holds no mask named b"):
+        masks.find(tmp_path, "b")

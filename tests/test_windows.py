@@ -1,0 +1,75 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from monai.inferers.utils import sliding_window_inference
+from torch import Tensor, nn
+
+from crossd import windows
+
+
+def position_aware(x: Tensor) -> Tensor:
+    """Answer that depends on where in its window a voxel lies, so that blending matters."""
+    ramp = torch.linspace(0, 1, x.shape[2])[:, None, None] + torch.linspace(0, 1, x.shape[4])
+    return torch.cat([x, x * ramp, 1 - x], 1)
+
+
+@given(
+    shape=st.tuples(*[st.integers(3, 17)] * 3),
+    patch=st.tuples(*[st.integers(2, 8)] * 3),
+    overlap=st.sampled_from([0.25, 0.5]),
+)
+@settings(deadline=None, max_examples=40)
+def test_slabs_are_what_monai_gives_for_the_whole(
+    shape: tuple[int, int, int], patch: tuple[int, int, int], overlap: float
+) -> None:
+    x = torch.rand(1, *shape)
+    parts = list(windows.slabs(position_aware, x, patch, overlap))
+    starts = [start for start, _ in parts]
+    ends = [start + found.shape[1] for start, found in parts]
+    assert starts == [0, *ends[:-1]] and ends[-1] == shape[0]
+    whole = torch.cat([found for _, found in parts], 1)
+    assert whole.shape == (3, *shape)
+    if all(n >= want for n, want in zip(shape, patch, strict=True)):
+        expected = sliding_window_inference(
+            x[None], patch, 1, position_aware, overlap=overlap, mode="gaussian"
+        )[0]  # type: ignore[index]
+        # MONAI keeps tiny weights from vanishing, which ours do by axis.
+        torch.testing.assert_close(whole, expected, atol=5e-3, rtol=0)
+    torch.testing.assert_close(whole[0], x[0])
+
+
+def test_flips_are_averaged_and_turned_back() -> None:
+    net = nn.Conv3d(1, 2, 3, padding=1)
+    x = torch.rand(1, 1, 6, 5, 4)
+    answer = windows.probabilities(net, flips=True)(x)
+    mirrored = windows.probabilities(net, flips=True)(x.flip(3)).flip(3)
+    torch.testing.assert_close(answer, mirrored)
+    single = windows.probabilities(net)(x)
+    torch.testing.assert_close(single, net(x).softmax(1))
+    assert (answer - single).abs().max() > 1e-4
+    image = torch.rand(1, 1, 6, 5)
+    flat = windows.probabilities(nn.Conv2d(1, 2, 3, padding=1), flips=True)
+    torch.testing.assert_close(flat(image), flat(image.flip(2)).flip(2))
+
+
+@pytest.mark.parametrize("shape", [(9, 8, 7), (3, 20, 4)])
+def test_classes(shape: tuple[int, int, int]) -> None:
+    x = torch.randn(1, *shape)
+
+    class Signs(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.cat([-x, x], 1)
+
+    found = windows.classes(Signs(), x, (4, 4, 4))
+    assert found.dtype == torch.uint8
+    assert torch.equal(found.bool(), x[0] > 0)
+
+
+def test_no_more_than_a_window_of_planes_is_kept() -> None:
+    largest = 0
+    for _, found in windows.slabs(
+        lambda w: w.expand(-1, 50, -1, -1, -1), torch.rand(1, 64, 9, 9), (8, 9, 9)
+    ):
+        largest = max(largest, found.untyped_storage().nbytes())
+    assert largest <= 50 * 8 * 81 * 4
