@@ -101,7 +101,7 @@ def write_slice(
     one.save_as(path, enforce_file_format=True)
 
 
-def ball(shape: Sequence[int], center: Sequence[float], radius: float) -> Any:
+def ball(shape: Sequence[int], center: Any, radius: float) -> Any:
     """Return where voxels lie in a ball."""
     grid = np.indices(tuple(shape)).astype(float)
     far = sum((axis - c) ** 2 for axis, c in zip(grid, center, strict=True))

@@ -168,6 +168,7 @@ def test_from_slices_to_volumes(
         names = {path.name for path in folder.iterdir()}
         assert names == {
             *("config.yaml", "metrics.json", "report.md", "last.ckpt", "weights.safetensors"),
+            *(["plan.yaml"] if scores == "dice " else []),
         }
         found = json.loads((folder / "metrics.json").read_text())
         assert found["command"] == command and found["history"]

@@ -86,7 +86,7 @@ def test_a_network_and_the_masks_it_made_score_the_same(tmp_path: Path) -> None:
     again = EvaluateConfig(str(root), None, str(tmp_path / "masks"), out=str(tmp_path / "second"))
     evaluate.evaluate(again, QUIET)
     first, second = (
-        list(csv.DictReader((tmp_path / name / "cases.csv").open()))
+        list(csv.DictReader((tmp_path / name / "cases.csv").read_text().splitlines()))
         for name in ("scores", "second")
     )
     assert first == second and len(first) == 4

@@ -46,8 +46,8 @@ def test_orientation_and_planes(
     path = files.nifti(tmp_path_factory.mktemp("n") / "a.nii", ARRAY, affine)
     header = formats.read_header(path)
     whole = formats.read(header)
-    canonical = nib.as_closest_canonical(nib.load(path))  # type: ignore[arg-type]
-    np.testing.assert_array_equal(whole[0], np.asarray(canonical.dataobj).T)  # type: ignore[attr-defined]
+    canonical = nib.as_closest_canonical(nib.load(path))
+    np.testing.assert_array_equal(whole[0], np.asarray(canonical.dataobj).T)
     assert header.size == whole.shape[1:]
     for axis in range(3):
         part = slice(1, 3)
@@ -119,7 +119,7 @@ def test_bad_shapes(tmp_path: Path) -> None:
     ],
 )
 def test_bad_affines(tmp_path: Path, affine: np.ndarray, words: str) -> None:
-    image = nib.Nifti1Image(ARRAY, None)  # type: ignore[no-untyped-call]
+    image = nib.Nifti1Image(ARRAY, None)
     image.header["sform_code"] = 1
     for row, name in enumerate(("srow_x", "srow_y", "srow_z")):
         image.header[name] = affine[row]

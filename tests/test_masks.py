@@ -16,14 +16,14 @@ MASK = np.random.default_rng(0).integers(0, 3, SHAPE).astype(np.uint8)
 
 def canonical(header: formats.Header) -> Any:
     """MASK as it lies in canonical order."""
-    return nib.orientations.apply_orientation(MASK, header.orientation).T  # type: ignore[no-untyped-call]
+    return nib.orientations.apply_orientation(MASK, header.orientation).T
 
 
 @pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
 def test_nifti_keeps_grid_affine_and_what_it_leads_to(tmp_path: Path, name: str) -> None:
     c, s = np.cos(0.2), np.sin(0.2)
     affine = np.array([[-2 * c, -s, 0, 5], [-2 * s, c, 0, 6], [0, 0, 3, 7], [0, 0, 0, 1.0]])
-    image: Any = nib.Nifti1Image(np.ones(SHAPE, np.int16), affine)  # type: ignore[no-untyped-call]
+    image: Any = nib.Nifti1Image(np.ones(SHAPE, np.int16), affine)
     image.set_sform(affine, code=4)
     image.set_qform(affine, code=1)
     image.to_filename(tmp_path / name)

@@ -118,7 +118,7 @@ def test_written_plans_are_read(tmp_path: Path) -> None:
 def test_bad_plans(tmp_path: Path, change: tuple[str, str], words: str) -> None:
     path = tmp_path / "plan.yaml"
     plan.write(PLAN, path, (0, 2), ("background", "tumour"))
-    text = "".join(line for line in path.open() if not line.startswith("#"))
+    text = "\n".join(line for line in path.read_text().splitlines() if not line.startswith("#"))
     assert change[0] in text
     path.write_text(text.replace(*change))
     with pytest.raises(InputError) as caught:

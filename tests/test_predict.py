@@ -65,17 +65,15 @@ def test_every_kind_of_volume_gets_its_mask(tmp_path: Path) -> None:
 def test_the_orientation_of_the_file_does_not_matter(tmp_path: Path) -> None:
     image, _ = files.scan((18, 20, 22))
     affine = np.diag([1.0, 1.2, 1.4, 1])
-    straight: Any = nib.Nifti1Image(image, affine)  # type: ignore[no-untyped-call]
-    turned = straight.as_reoriented(
-        nib.orientations.axcodes2ornt(("S", "L", "P"))  # type: ignore[no-untyped-call]
-    )
+    straight: Any = nib.Nifti1Image(image, affine)
+    turned = straight.as_reoriented(nib.orientations.axcodes2ornt(("S", "L", "P")))
     for name, one in (("a", straight), ("b", turned)):
         (tmp_path / "in").mkdir(exist_ok=True)
         one.to_filename(tmp_path / "in" / f"{name}.nii.gz")
     path = weights(tmp_path / "w.safetensors")
     predict(PredictConfig(path, [str(tmp_path / "in")], str(tmp_path / "out")), QUIET)
     one, other = (
-        np.asarray(nib.as_closest_canonical(nib.load(tmp_path / "out" / f"{n}.nii.gz")).dataobj)  # type: ignore[attr-defined,arg-type]
+        np.asarray(nib.as_closest_canonical(nib.load(tmp_path / "out" / f"{n}.nii.gz")).dataobj)
         for n in "ab"
     )
     assert (one == other).mean() > 0.995
@@ -102,11 +100,12 @@ def test_a_bad_file_is_skipped_and_a_second_run_goes_on(
     bad.write_bytes(whole)
     calls = []
     segment = segmenting.segment
-    monkeypatch.setattr(
-        segmenting,
-        "segment",
-        lambda *args: calls.append(1) or segment(*args),  # type: ignore[func-returns-value]
-    )
+
+    def counted(*args: Any) -> Any:
+        calls.append(args)
+        return segment(*args)
+
+    monkeypatch.setattr(segmenting, "segment", counted)
     assert "1 new masks" in predict(config, QUIET) and len(calls) == 1
     assert "0 new masks" in predict(config, QUIET) and len(calls) == 1
 
@@ -117,7 +116,7 @@ def test_labels_become_a_table(tmp_path: Path) -> None:
     path = weights(tmp_path / "w.safetensors", "classification", values=())
     config = PredictConfig(path, [str(tmp_path / "in")], str(tmp_path / "out"))
     assert "3 new lines" in predict(config, QUIET)
-    rows = list(csv.DictReader((tmp_path / "out" / "predictions.csv").open()))
+    rows = list(csv.DictReader((tmp_path / "out" / "predictions.csv").read_text().splitlines()))
     assert len(rows) == 3
     for row in rows:
         values = [float(row[f"p_{name}"]) for name in ("background", "a", "b")]
@@ -135,7 +134,7 @@ def test_images(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     Image.fromarray(rng.integers(0, 255, (30, 50), dtype=np.uint8)).save(tmp_path / "in" / "a.png")
     files.write_slice(tmp_path / "in" / "b.dcm", rng.integers(0, 900, (20, 24)), 0.0)
-    flat = {"plan": None, "size": (16, 24)}
+    flat: dict[str, Any] = {"plan": None, "size": (16, 24)}
     path = weights(tmp_path / "w.safetensors", **flat)
     both = [str(tmp_path / "in" / "a.png"), str(tmp_path / "in" / "b.dcm")]
     predict(PredictConfig(path, both, str(tmp_path / "out")), QUIET)
@@ -163,7 +162,8 @@ def test_what_cannot_be_predicted(tmp_path: Path) -> None:
     assert "cannot be predicted" in message(tmp_path / "a.txt")
     for name in ("a.nii", "a.nii.gz"):
         files.nifti(tmp_path / name, np.ones((4, 4, 4)))
-    assert "two files would be answered as a" in message(tmp_path)
+    assert "would be answered as a, like a.nii" in message(tmp_path)
+    assert "would be answered as a" in message(tmp_path / "a.nii", tmp_path / "a.nii.gz")
 
 
 def test_inputs_of_tables_and_modalities(tmp_path: Path) -> None:

@@ -39,6 +39,8 @@ class Made(Samples):
         views: list[int] | None = None,
     ) -> None:
         self.images, self.masks = images, masks
+        if masks is not None and images[0].dim() == 4:
+            self.patch = tuple(images[0].shape[1:])
         self.labels = None if labels is None else np.array(labels, np.int64)
         self.views = None if views is None else np.array(views, np.int64)
 
@@ -225,7 +227,7 @@ def test_networks_are_trained_measured_and_scored_in_the_view_of_their_images() 
             module.register_forward_pre_hook(
                 lambda _, __: seen.append((entered[-1], current_view()))
             )
-    config = TrainConfig(epochs=2, batch_size=2, augment=False)
+    config = TrainConfig(epochs=2, batch_size=2, augment="none")
     train.fit(net, source, config)
     train.recalibrate(net, made, config)
     train.score(net, source, made, config)
@@ -563,7 +565,7 @@ def test_every_epoch_has_an_order_of_its_own() -> None:
     net = tiny()
     seen: list[float] = []
     net.register_forward_pre_hook(lambda _, given: seen.extend(given[0][:, 0, 0, 0].tolist()))
-    config = TrainConfig(epochs=3, batch_size=4, augment=False)
+    config = TrainConfig(epochs=3, batch_size=4, augment="none")
     train.fit(net, source, config, validate=False)
     orders = [seen[i : i + 12] for i in (0, 12, 24)]
     assert all(sorted(order) == list(range(12)) for order in orders)

@@ -2,6 +2,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from monai.data.utils import compute_importance_map
 from monai.inferers.utils import sliding_window_inference
 from torch import Tensor, nn
 
@@ -14,29 +15,53 @@ def position_aware(x: Tensor) -> Tensor:
     return torch.cat([x, x * ramp, 1 - x], 1)
 
 
-@given(
-    shape=st.tuples(*[st.integers(3, 17)] * 3),
-    patch=st.tuples(*[st.integers(2, 8)] * 3),
-    overlap=st.sampled_from([0.25, 0.5]),
-)
-@settings(deadline=None, max_examples=40)
-def test_slabs_are_what_monai_gives_for_the_whole(
-    shape: tuple[int, int, int], patch: tuple[int, int, int], overlap: float
-) -> None:
-    x = torch.rand(1, *shape)
+SIDE, PATCH = st.integers(3, 17), st.integers(2, 8)
+
+
+def joined(x: Tensor, patch: tuple[int, int, int], overlap: float) -> Tensor:
+    """All slabs, which must follow each other without gap."""
     parts = list(windows.slabs(position_aware, x, patch, overlap))
     starts = [start for start, _ in parts]
     ends = [start + found.shape[1] for start, found in parts]
-    assert starts == [0, *ends[:-1]] and ends[-1] == shape[0]
+    assert starts == [0, *ends[:-1]] and ends[-1] == x.shape[1]
     whole = torch.cat([found for _, found in parts], 1)
-    assert whole.shape == (3, *shape)
-    if all(n >= want for n, want in zip(shape, patch, strict=True)):
-        expected = sliding_window_inference(
-            x[None], patch, 1, position_aware, overlap=overlap, mode="gaussian"
-        )[0]  # type: ignore[index]
-        # MONAI keeps tiny weights from vanishing, which ours do by axis.
-        torch.testing.assert_close(whole, expected, atol=5e-3, rtol=0)
-    torch.testing.assert_close(whole[0], x[0])
+    assert whole.shape == (3, *x.shape[1:])
+    return whole
+
+
+@given(shape=st.tuples(SIDE, SIDE, SIDE), patch=st.tuples(PATCH, PATCH, PATCH))
+@settings(deadline=None, max_examples=30)
+def test_every_voxel_is_answered_once(
+    shape: tuple[int, int, int], patch: tuple[int, int, int]
+) -> None:
+    x = torch.rand(1, *shape)
+    torch.testing.assert_close(joined(x, patch, 0.5)[0], x[0])
+
+
+@given(shape=st.tuples(PATCH, SIDE, SIDE), overlap=st.sampled_from([0.25, 0.5]))
+@settings(deadline=None, max_examples=30)
+def test_one_slab_is_what_monai_gives(shape: tuple[int, int, int], overlap: float) -> None:
+    patch = (shape[0], min(5, shape[1]), min(4, shape[2]))
+    x = torch.rand(1, *shape)
+    expected = sliding_window_inference(
+        x[None], patch, 1, position_aware, overlap=overlap, mode="gaussian"
+    )
+    torch.testing.assert_close(joined(x, patch, overlap), expected[0])
+
+
+@given(depth=SIDE, patch=st.integers(2, 8), overlap=st.sampled_from([0.25, 0.5]))
+@settings(deadline=None, max_examples=30)
+def test_slabs_are_blended_with_the_same_weights(depth: int, patch: int, overlap: float) -> None:
+    depth = max(depth, patch)
+    x = torch.rand(1, depth, 3, 3)
+    weights = compute_importance_map((patch, 1, 1), mode="gaussian")
+    step = max(1, int(patch * (1 - overlap)))
+    total, count = torch.zeros(3, depth, 3, 3), torch.zeros(depth, 1, 1)
+    for start in sorted({*range(0, depth - patch, step), depth - patch}):
+        window = slice(start, start + patch)
+        total[:, window] += position_aware(x[None, :, window])[0] * weights
+        count[window] += weights
+    torch.testing.assert_close(joined(x, (patch, 3, 3), overlap), total / count)
 
 
 def test_flips_are_averaged_and_turned_back() -> None:

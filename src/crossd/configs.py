@@ -70,8 +70,6 @@ class PretrainConfig:
 
     Attributes:
         data: Source of images; of volumes, slices are taken.
-        task: classification or segmentation, to be sure. Default: what the data are for.
-        plan: A plan.yaml that says how volumes are prepared. Default: made from a scan of them.
         model: A name of a 2D network: of timm, or for masks segresnet-small, segresnet, basicunet,
             unet or dynunet. Default: a small ResNet or SegResNet.
         kernel_mode: projection, slice, fourier (the paper's), or none for the plain 2D network.
@@ -87,6 +85,8 @@ class PretrainConfig:
         lr: Highest learning rate. Default: 0.01, for masks 0.003.
         augment: light (shift, brightness, noise), full (rotation, zoom, blur, gamma too) or none.
             Default: full for masks, else light.
+        task: classification or segmentation, to be sure. Default: what the data are for.
+        plan: A plan.yaml that says how volumes are prepared. Default: made from a scan of them.
         seed: Of everything that is drawn.
         workers: Processes that read data.
         precision: 32-true, bf16-mixed or 16-mixed.
@@ -97,8 +97,6 @@ class PretrainConfig:
     """
 
     data: str = "brain"
-    task: str | None = None
-    plan: str | None = None
     model: str | None = None
     kernel_mode: str = "projection"
     lift: str | None = None
@@ -110,6 +108,8 @@ class PretrainConfig:
     batch_size: int | None = None
     lr: float | None = None
     augment: str | None = None
+    task: str | None = None
+    plan: str | None = None
     seed: int = 0
     workers: int = 0
     precision: str = "32-true"
@@ -126,8 +126,6 @@ class FinetuneConfig:
     Attributes:
         data: Source of volumes or images.
         weights: A weights file of crossd.
-        plan: A plan.yaml that says how volumes are prepared. Default: that of the weights, or one
-            made from a scan.
         protocol: finetune trains everything; probe only BatchNorm and the last layer.
         size: Size of the training volumes (one number, or depth,height,width).
         limit: Train on so many labelled samples.
@@ -138,6 +136,8 @@ class FinetuneConfig:
         lr: Highest learning rate.
         augment: light (shift, brightness, noise), full (rotation, zoom, blur, gamma too) or none.
             Default: full for masks, else light.
+        plan: A plan.yaml that says how volumes are prepared. Default: that of the weights, or one
+            made from a scan.
         seed: Of everything that is drawn.
         workers: Processes that read data.
         precision: 32-true, bf16-mixed or 16-mixed.
@@ -149,7 +149,6 @@ class FinetuneConfig:
 
     weights: str
     data: str = "brain"
-    plan: str | None = None
     protocol: str = "finetune"
     size: str | None = None
     limit: int | None = None
@@ -159,6 +158,7 @@ class FinetuneConfig:
     batch_size: int | None = None
     lr: float = 1e-3
     augment: str | None = None
+    plan: str | None = None
     seed: int = 0
     workers: int = 0
     precision: str = "32-true"

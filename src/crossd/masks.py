@@ -1,5 +1,6 @@
 """Writing masks in the grid, the affine and the format of the volumes they belong to."""
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -121,20 +122,22 @@ def write_dicom_seg(
         for number, k in enumerate(present, start=1)
     ]
     planes = np.stack([array == k for k in present], axis=-1).astype(np.uint8)
-    made = hd.seg.Segmentation(
-        source_images=sources,
-        pixel_array=planes,
-        segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
-        segment_descriptions=segments,
-        series_instance_uid=hd.UID(),
-        series_number=900,
-        sop_instance_uid=hd.UID(),
-        instance_number=1,
-        manufacturer="crossd",
-        manufacturer_model_name="crossd",
-        software_versions=__version__,
-        device_serial_number="0",
-        omit_empty_frames=False,
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # on names of patients and the like, which are as they are
+        made = hd.seg.Segmentation(
+            source_images=sources,
+            pixel_array=planes,
+            segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
+            segment_descriptions=segments,
+            series_instance_uid=hd.UID(),
+            series_number=900,
+            sop_instance_uid=hd.UID(),
+            instance_number=1,
+            manufacturer="crossd",
+            manufacturer_model_name="crossd",
+            software_versions=__version__,
+            device_serial_number="0",
+            omit_empty_frames=False,
+        )
     with atomic(path) as temporary:
         made.save_as(temporary)

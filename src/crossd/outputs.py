@@ -65,10 +65,11 @@ def claim_folder(config: Any) -> Path:
                 "options, or start anew with --overwrite"
             )
     elif not config.overwrite:
-        if path.exists():
+        others = [p for p in folder.glob("*") if p != path]
+        if path.exists() and (others or "resume" in options):
             ways = "--resume or --overwrite" if "resume" in options else "--overwrite"
             raise InputError(f"{folder} holds a run that did not end: {ways} it")
-        if folder.exists() and any(folder.iterdir()):
+        if others:
             raise InputError(f"--out {folder} is not empty: name another, or --overwrite in it")
     try:
         folder.mkdir(parents=True, exist_ok=True)

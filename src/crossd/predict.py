@@ -122,8 +122,8 @@ def inputs(paths: Sequence[str], channels: int) -> list[Case]:
     for case in found:
         if case.name in names:
             raise InputError(
-                f"{case.images[0]}: two files would be answered as {case.name}; give folders that "
-                "hold both, or one after the other with another --out"
+                f"{case.images[0]}: would be answered as {case.name}, like another file; give a "
+                "folder that holds both, or one after the other with another --out"
             )
         names.add(case.name)
     return found
@@ -140,6 +140,11 @@ def _below(folder: Path, channels: int) -> list[Case]:
     for path in paths:
         name = (path.parent.relative_to(folder) / stem(path)).as_posix()
         numbered = lists.MODALITY.fullmatch(name) if channels > 1 else None
+        if name in groups and not numbered:
+            raise InputError(
+                f"{path}: would be answered as {name}, like {groups[name][0].name}; remove one, or "
+                "give each by itself"
+            )
         groups.setdefault(numbered[1] if numbered else name, []).append(path)
     return [Case(name, tuple(files)) for name, files in groups.items()]
 

@@ -72,7 +72,7 @@ def slabs(
     margins = [side for gap in reversed(lack) for side in (gap // 2, gap - gap // 2)]
     padded = F.pad(volume, margins, value=float(volume.min())) if any(lack) else volume
     depth, size = padded.shape[1], tuple(patch)
-    step = max(1, round(size[0] * (1 - overlap)))
+    step = max(1, int(size[0] * (1 - overlap)))
     starts = [*range(0, depth - size[0], step), depth - size[0]]
     weights = compute_importance_map((size[0], 1, 1), mode="gaussian", device=volume.device)[:, 0]
     weights = weights[:, None].to(volume.dtype)  # (d, 1, 1)
@@ -85,7 +85,7 @@ def slabs(
         else:
             found = sliding_window_inference(
                 window, size, batch, answer, overlap=overlap, mode="gaussian"
-            )[0]  # type: ignore[index]
+            )[0]
         found = found * weights if len(starts) > 1 else found
         total = found if total is None else total.add_(found)
         count = count + (weights if len(starts) > 1 else 1)

@@ -294,7 +294,7 @@ def parts(
     wanted = ("train", *missing)
     shares = [FRACTIONS[SPLITS.index(part)] for part in wanted]
     fractions = tuple(share / sum(shares) for share in shares)
-    groups = np.array([cases[i].group or f"\0{i}" for i in free])
+    groups = np.array([cases[int(i)].group or f"\0{i}" for i in free])
     _, first, member = np.unique(groups, return_index=True, return_inverse=True)
     chosen = split(labels[free][first], fractions, seed, where)
     for part, indices in zip(wanted, chosen, strict=True):

@@ -21,7 +21,7 @@ from crossd.data.formats import (
 from crossd.errors import InputError
 
 SERIES, ORIENTATION, POSITION = "0020|000e", "0020|0037", "0020|0032"
-MODALITY, PHOTOMETRIC = "0008|0060", "0028|0004"
+MODALITY = "0008|0060"
 UNEVEN = 0.1
 """Share of the median distance by which slices may be displaced."""
 
@@ -101,7 +101,6 @@ def _read(file: Path) -> _Slice:
         header,
         files=(file,),
         modality=tag(MODALITY),
-        inverted=tag(PHOTOMETRIC).upper() == "MONOCHROME1",
     )
     return _Slice(
         file, header, tag(SERIES), _numbers(tag(ORIENTATION), 6), _numbers(tag(POSITION), 3)
@@ -174,7 +173,6 @@ def _volume(path: Path, slices: list[_Slice]) -> Header:
         shape=(columns, lines, len(ordered)),
         affine=affine,
         files=tuple(one.file for one in ordered),
-        inverted=any(one.header.inverted for one in ordered),
     )
 
 

@@ -51,7 +51,6 @@ class Header:
         channels: Numbers a voxel.
         modality: As DICOM names it ("CT", "MR"), "" where unknown.
         files: The files of a DICOM series, in order of position.
-        inverted: Whether low values are bright (MONOCHROME1).
     """
 
     path: Path
@@ -60,7 +59,6 @@ class Header:
     channels: int = 1
     modality: str = ""
     files: tuple[Path, ...] = ()
-    inverted: bool = False
 
     @property
     def orientation(self) -> NDArray[np.float64]:
@@ -170,7 +168,8 @@ def read(header: Header, planes: tuple[int, slice] | None = None) -> NDArray[np.
     """Read the voxels of a volume in canonical order.
 
     Args:
-        header: What `read_header` returned.
+        header: What `read_header` returned. Of DICOM, slope and intercept are applied, and low
+            values that are bright (MONOCHROME1) turned, by SimpleITK.
         planes: A canonical axis (0 is z) and a range along it, to have these planes only. Of an
             uncompressed NIfTI file, of MetaImage and of DICOM no more than them is read.
 
@@ -203,10 +202,9 @@ def read(header: Header, planes: tuple[int, slice] | None = None) -> NDArray[np.
         raise InputError(
             f"{header.path}: holds NaN or infinity in {count:,} voxels; replace them first"
         )
-    if header.inverted:
-        array = array.max() + array.min() - array
     turned = nib.orientations.apply_orientation(array, header.orientation)
-    return np.ascontiguousarray(turned.T, np.float32)  # (x, y, z, c) -> (c, z, y, x)
+    # (x, y, z, c) -> (c, z, y, x), a copy where the file itself is mapped into memory
+    return np.require(turned.T, np.float32, ["C", "W"])
 
 
 def _voxels(header: Header, part: tuple[slice, ...]) -> NDArray[np.float32]:
@@ -215,8 +213,7 @@ def _voxels(header: Header, part: tuple[slice, ...]) -> NDArray[np.float32]:
         image: Any = nib.load(header.path)
         axes = len(image.shape)
         where = (*part, *[slice(None)] * max(0, axes - 3))[:axes]
-        array = image.dataobj.get_scaled(np.float32) if _whole(part) else image.dataobj[where]
-        array = np.asarray(array, np.float32)
+        array = np.asarray(image.dataobj if _whole(part) else image.dataobj[where], np.float32)
         return array.reshape(*(*array.shape[:3], 1, 1, 1)[:3], -1)
     import SimpleITK as sitk
 
@@ -255,7 +252,7 @@ def from_itk(image: Any) -> NDArray[np.float32]:
     """Return the voxels of a SimpleITK image as ``(x, y, z, c)``."""
     import SimpleITK as sitk
 
-    array = sitk.GetArrayViewFromImage(image)
+    array = sitk.GetArrayFromImage(image)
     components = image.GetNumberOfComponentsPerPixel()
     array = array if components > 1 else array[..., None]
     if image.GetDimension() == 2:
@@ -281,7 +278,7 @@ def flat(path: Path) -> NDArray[np.float32]:
         raise damaged(path, error) from error
     low, high = np.percentile(plane, (0.5, 99.5))
     scaled = (plane.clip(low, high) - low) / max(high - low, 1e-6)
-    return np.ascontiguousarray(1 - scaled if header.inverted else scaled, np.float32)
+    return np.ascontiguousarray(scaled, np.float32)
 
 
 def _whole(part: tuple[slice, ...]) -> bool:
@@ -376,7 +373,7 @@ def with_spacing(header: Header, spacing: Sequence[float]) -> Header:
 
 def damaged(path: Path, error: BaseException) -> InputError:
     """Return the line for a file that cannot be read."""
-    why = " ".join(str(error).split())
+    why = " ".join(str(error).split()).rpartition("ITK ERROR: ")[2]
     why = f"{type(error).__name__}: {why[:120]}" if why else type(error).__name__
     return InputError(f"{path}: cannot be read, it is damaged or incomplete ({why})")
 

@@ -51,9 +51,10 @@ class ImageSamples(Samples):
     ) -> None:
         self.root = root
         self.names = np.array([[os.fsencode(name) for name in each] for each in names])
-        self.labels = None if masks else np.array(labels, np.int64)
+        if not masks:
+            self.labels = np.array(labels, np.int64)
         self.masks = np.array([os.fsencode(name) for name in masks])
-        self.size = size
+        self.shape = size
         self.values = values
         self.channels = 1
 
@@ -63,7 +64,7 @@ class ImageSamples(Samples):
     def __getitem__(self, index: int) -> Sample:
         paths = [self.root / os.fsdecode(name.item()) for name in self.names[index]]
         crop, channels = self.labels is not None, self.channels // len(paths)
-        planes = [read_image(path, channels, self.size, crop) for path in paths]
+        planes = [read_image(path, channels, self.shape, crop) for path in paths]
         sample: Sample = {"image": torch.cat(planes), "view": -1}
         if self.labels is not None:
             sample["label"] = torch.tensor(self.labels[index])
@@ -74,8 +75,12 @@ class ImageSamples(Samples):
                     f"{path}: has the shape {shape_of(path)}, but {paths[0]} "
                     f"{shape_of(paths[0])}; image and mask must agree"
                 )
-            sample["mask"] = read_mask(path, self.values, self.size)
+            sample["mask"] = read_mask(path, self.values, self.shape)
         return sample
+
+    def size(self, index: int) -> tuple[int, ...]:
+        """Return the size that all samples have."""
+        return self.shape
 
     def path(self, index: int) -> Path:
         """Return the first file of a sample."""
@@ -208,12 +213,14 @@ def _parts(
 ) -> tuple[Samples, Samples, Samples]:
     """Return training, validation and test samples, splitting what the folder does not."""
     train = found["train"]
+    assert train.labels is not None
     if "val" not in found:
         a, b, c = split(train.labels, FRACTIONS, seed, str(root))
         return Subset(train, a), Subset(train, b), Subset(train, c)
     val = found["val"]
     if "test" in found:
         return train, val, found["test"]
+    assert val.labels is not None
     a, b = split(val.labels, (0.5, 0.5), seed, str(root / "val"))
     return train, Subset(val, a), Subset(val, b)
 

@@ -13,7 +13,7 @@ from crossd.data import images, plan, volumes
 from crossd.data.cases import Case
 from crossd.data.formats import is_dicom, is_volume, read_header
 from crossd.data.normalise import Normalised
-from crossd.data.plan import Plan
+from crossd.data.plan import Facts, Plan
 from crossd.data.shapes import full_size, round_up
 from crossd.data.source import Samples, Source, Subset
 from crossd.data.volumes import Entry
@@ -136,37 +136,47 @@ def _open_volumes(
     progress: Progress,
 ) -> Source:
     entries = [volumes.read_entry(case) for case in found]
-    train = [entries[i] for i in divided[0]]
     wanted = None if size is None else full_size(size, 3, name)
-    facts = None
-    if given.plan is None or (labels is None and not given.classes):
-        facts = volumes.scan(train, progress)
-    made = given.plan
-    if made is None:
-        assert facts is not None
-        made = plan.decide(facts, labels is None, wanted)
-    elif wanted is not None:
+    facts: list[Facts] = []
+    if given.statistics is None:  # all, as a fault is better found before training than after it
+        whole = volumes.scan(entries, progress)
+        facts = [whole[i] for i in divided[0]]
+    made = given.plan or plan.decide(facts, labels is None, wanted)
+    if facts and len(made.intensity) != len(facts[0].ranges):  # other channels than the weights'
+        made = replace(made, intensity=plan.decide(facts, labels is None, wanted).intensity)
+    if given.plan is not None and wanted is not None:
         z, y, x = wanted
         made = replace(made, patch=(z, y, x))
     values: tuple[int, ...] = ()
     classes: tuple[str, ...] = ()
     if labels is None:
-        seen = {} if facts is None else {v: str(v) for one in facts for v in one.values}
+        seen = {v: str(v) for one in facts for v in one.values}
         values, classes = _mask_classes(given.classes or seen, name)
     cache = volumes.Cache()
-    parts = []
-    for indices in divided:
-        own = None if labels is None else labels[indices]
-        samples: Samples = volumes.VolumeSamples(
-            [entries[i] for i in indices], made, values, own, cache
+    train_part, val_part, test_part = (
+        volumes.VolumeSamples(
+            [entries[i] for i in indices],
+            made,
+            values,
+            None if labels is None else labels[indices],
+            cache,
         )
-        parts.append(samples)
-    task = "segmentation" if labels is None else "classification"
-    channels = len(made.intensity)
+        for indices in divided
+    )
     return Source(
-        name, 3, task, channels, classes, made.patch, *parts,
-        spacing=made.spacing, plan=made, values=values,
-    )  # fmt: skip
+        name,
+        3,
+        "segmentation" if labels is None else "classification",
+        len(made.intensity),
+        classes,
+        made.patch,
+        train_part,
+        val_part,
+        test_part,
+        spacing=made.spacing,
+        plan=made,
+        values=values,
+    )
 
 
 def _mask_classes(named: dict[int, str], name: str) -> tuple[tuple[int, ...], tuple[str, ...]]:
@@ -211,6 +221,16 @@ def _open_images(
     own = [] if labels is None else labels.tolist()
     whole = images.ImageSamples(root, names, own, shape, masks, values)
     whole.channels = images.channels_of(whole) * len(names[0])
-    parts: list[Samples] = [Subset(whole, indices) for indices in divided]
-    task = "segmentation" if masks else "classification"
-    return Source(name, 2, task, whole.channels, classes, shape, *parts, values=values)
+    train, val, test = (Subset(whole, indices) for indices in divided)
+    return Source(
+        name,
+        2,
+        "segmentation" if masks else "classification",
+        whole.channels,
+        classes,
+        shape,
+        train,
+        val,
+        test,
+        values=values,
+    )

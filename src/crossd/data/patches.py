@@ -16,6 +16,9 @@ ABOUT_LABELS = 0.67
 ROTATION, ZOOM = 0.35, 0.2
 """Ends of the angles [rad] and of the change of scale that are drawn."""
 
+BLUR = (0.4, 1.0)
+"""Ends of the standard deviations of the blur [voxels]."""
+
 FLAT = 3.0
 """Ratio of the sides of voxels from which volumes are turned in their plane only."""
 
@@ -154,12 +157,15 @@ def transforms(rank: int, masks: bool, spacing: Sequence[float] | None) -> Any:
                 padding_mode="border",
             ),
             monai.RandGaussianNoised("image", prob=0.2, std=0.1),
-            monai.RandGaussianSmoothd(
-                "image", prob=0.2, **{f"sigma_{axis}": (0.4, 1.0) for axis in "xyz"}
-            ),
+            monai.RandGaussianSmoothd("image", prob=0.2, sigma_x=BLUR, sigma_y=BLUR, sigma_z=BLUR),
             monai.RandScaleIntensityd("image", factors=0.25, prob=0.3),
             monai.RandShiftIntensityd("image", offsets=0.2, prob=0.3),
             monai.RandAdjustContrastd("image", prob=0.3, gamma=(0.7, 1.5), retain_stats=True),
-            monai.RandSimulateLowResolutiond("image", prob=0.1, zoom_range=(0.5, 1.0)),
+            monai.RandSimulateLowResolutiond(
+                "image",
+                prob=0.1,
+                zoom_range=(0.5, 1.0),
+                upsample_mode="bilinear" if rank == 2 else "trilinear",
+            ),
         ]
     )

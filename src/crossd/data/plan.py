@@ -165,15 +165,13 @@ def choose_patch(typical: NDArray[np.float64]) -> tuple[int, int, int]:
 
 
 def _intensity(facts: Sequence[Facts], channel: int) -> Intensity:
-    """Choose how a channel is scaled: CT by a window, MR by z-score, others by percentiles."""
+    """Choose how a channel is scaled: CT by a window, all others by z-score."""
     ranges = np.stack([one.ranges[channel] for one in facts])
     modalities = {one.modality for one in facts}
     if modalities == {"CT"} or (modalities == {""} and np.median(ranges[:, 0]) < AIR):
         low, high = float(np.median(ranges[:, 1])), float(np.median(ranges[:, 2]))
         return Intensity("window", round(low), round(max(high, low + 1)))
-    if modalities == {"MR"}:
-        return Intensity("z-score", *CLIP)
-    return Intensity("percentiles", *CLIP)
+    return Intensity("z-score", *CLIP)
 
 
 def limits(

@@ -3,11 +3,9 @@
 The field of view stays: voxel i of n lies at (i + 1/2) / n of it, in both grids.
 """
 
-import math
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from crossd.data.formats import Header
@@ -56,9 +54,11 @@ def along(x: Tensor, axis: int, rows: Tensor) -> Tensor:
 
 def mask(x: Tensor, sides: Sequence[int]) -> Tensor:
     """Resample numbers of classes ``(*spatial)`` by the nearest voxel."""
-    if tuple(x.shape) == tuple(sides):
-        return x
-    return F.interpolate(x[None, None], size=tuple(sides), mode="nearest-exact")[0, 0]
+    for axis, (source, target) in enumerate(zip(x.shape, sides, strict=True)):
+        if source != target:
+            rows = [nearest(source, target, position) for position in range(target)]
+            x = x.index_select(axis, torch.tensor(rows))
+    return x
 
 
 def taps(source: int, target: int, position: int) -> tuple[int, list[float]]:
@@ -92,7 +92,7 @@ def taps(source: int, target: int, position: int) -> tuple[int, list[float]]:
 
 def nearest(source: int, target: int, position: int) -> int:
     """Return the voxel that `mask` reads for one position along an axis."""
-    return min(source - 1, math.floor((position + 0.5) * source / target))
+    return (2 * position + 1) * source // (2 * target)
 
 
 def matrix(source: int, target: int) -> Tensor:

@@ -126,7 +126,7 @@ def scan(entries: Sequence[Entry], progress: Progress) -> list[Facts]:
     Raises:
         InputError: When a file is damaged, shows nothing, or the channels differ.
     """
-    facts = []
+    facts: list[Facts] = []
     with progress.task("scanning volumes", total=len(entries)) as bar:
         for entry in entries:
             image = read_image(entry)
