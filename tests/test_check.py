@@ -74,3 +74,82 @@ def test_what_does_not_work_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
     with pytest.raises(InputError, match=r"cannot use the converted network on volumes .*unpack"):
         convert(nn.Sequential(nn.Conv2d(1, 1, 1), Solid2d()))
+
+
+class Swapped(nn.Module):
+    """Exchanges height and width before a convolution and afterwards."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x)
+        return y + self.b(y.transpose(2, 3)).transpose(2, 3)
+
+
+def test_exchanged_axes_are_refused() -> None:
+    with pytest.raises(InputError, match="images whose height and width are exchanged"):
+        convert(Swapped())
+
+
+class Doubled(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+
+def test_a_rule_that_breaks_the_law_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    from crossd import rules
+
+    class Wrong(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x if x.dim() == 4 else 3 * x + 1
+
+    monkeypatch.setattr(rules, "RULES", rules.RULES)
+    monkeypatch.setitem(rules.RULES, Doubled, lambda layer, options: Wrong())
+    with pytest.warns(UserWarning, match="on a volume that repeats an image it differs"):
+        convert(nn.Sequential(nn.Conv2d(1, 4, 3), Doubled()))
+    monkeypatch.setitem(rules.RULES, Doubled, lambda layer, options: None)
+    with pytest.raises(InputError, match="its rule returned NoneType"):
+        convert(nn.Sequential(nn.Conv2d(1, 4, 3), Doubled()))
+    for wrong in ((), (3,)):
+        with pytest.raises(InputError, match="takes types of layers"):
+            rules.rule(*wrong)
+
+
+class OnlyTrained(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(1, 4, 3), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x)
+        if self.training:
+            n, _, h, w = y.shape
+            y = y * torch.ones(n, 1, h, w)
+        return self.head(y.flatten(2).mean(2))
+
+
+def test_branches_of_training_are_tried() -> None:
+    with pytest.raises(InputError, match="cannot train the converted network on volumes"):
+        convert(OnlyTrained())
+
+
+class Counts(nn.Module):
+    average: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 2, 3)
+        self.register_buffer("average", torch.zeros(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.conv(x)
+        self.average = 0.9 * self.average + 0.1 * y.detach().flatten(2).mean((0, 2))
+        return y
+
+
+def test_buffers_of_the_network_stay() -> None:
+    net = Counts()
+    made = convert(net)
+    assert not net.average.any() and not made.average.any()

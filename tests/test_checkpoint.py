@@ -494,3 +494,27 @@ def test_forms_are_those_that_can_be_built() -> None:
         net = dataclasses.replace(SMALL, form=form).build().eval()
         for x in (images,) * (form != "3d") + (solid,) * (form != "2d"):
             assert net(x).shape == (2, 3)
+
+
+def test_what_a_network_was_made_by_is_kept_with_it(tmp_path: Path) -> None:
+    def plain() -> nn.Module:
+        return nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.ReLU(), nn.Conv2d(4, 2, 3, 2, 1))
+
+    torch.manual_seed(0)
+    source = plain()
+    config = WeightsConfig("custom", "segmentation", 1, ("a", "b"))
+    x, flat = torch.randn(1, 1, 9, 16, 16), torch.randn(1, 1, 16, 16)
+    net = crossd.convert(source, "slice", depth_stride=1, depth_kernel=1, in_channels=1)
+    for name, one, given in (
+        ("cross", net, x),
+        ("3d", crossd.to_3d(net), x),
+        ("2d", crossd.to_2d(net), flat),
+    ):
+        crossd.save(one.eval(), tmp_path / "n.safetensors", config)
+        again = crossd.load(tmp_path / "n.safetensors", model=plain())
+        assert again.config.form == name and again.config.kernel_mode == "slice"  # type: ignore[union-attr]
+        torch.testing.assert_close(again(given), one(given))
+        crossd.save(again, tmp_path / "again.safetensors")
+        torch.testing.assert_close(
+            crossd.load(tmp_path / "again.safetensors", model=plain())(given), one(given)
+        )

@@ -35,6 +35,9 @@ CONFIGS = {
     "convert": configs.ConvertConfig,
     "export": configs.ExportConfig,
     "bench": configs.BenchConfig,
+    "predict": configs.PredictConfig,
+    "evaluate": configs.EvaluateConfig,
+    "plan": configs.PlanConfig,
 }
 PATIENCE = 120.0
 """Seconds that a process may take to start and do one epoch, on the slowest machine."""
@@ -200,6 +203,61 @@ def test_interrupted_while_modules_are_imported(
     monkeypatch.setattr("crossd.cli.importlib.import_module", interrupted)
     assert main(["pretrain"]) == 130
     assert capsys.readouterr().err.count("\n") == 1
+
+
+@posix
+def test_prediction_goes_on_after_an_interruption(tmp_path: Path) -> None:
+    root = pairs("data", 1)
+    weights = ["--weights", "2d/weights.safetensors"]
+    assert main(["pretrain", "--data", root, "--epochs", "1", "--out", "2d"]) == 0
+    for i in range(300):
+        (tmp_path / "data" / "images" / f"more_{i:03}.nii.gz").write_bytes(
+            (tmp_path / "data" / "images" / "0.nii.gz").read_bytes()
+        )
+    out = tmp_path / "masks"
+    predict = ["predict", *weights, "--input", f"{root}/images", "--out", str(out)]
+    process = start(*predict)
+    deadline = time.monotonic() + PATIENCE
+    try:
+        while not list(out.glob("*.nii.gz")):
+            assert process.poll() is None, process.communicate()[1]
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=PATIENCE)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == 130
+    assert err.endswith("what was finished is kept, give the same command to go on\n")
+    done = len(list(out.iterdir()))
+    assert 0 < done < 306 and not list(out.glob(".*"))
+    code, said, _ = run(*predict)
+    assert code == 0 and f"{306 - done} new masks" in said and f"{done} were there" in said
+
+
+def test_from_files_to_masks_and_scores(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = pairs("data", 1)
+    assert main(["plan", "--data", root]) == 0
+    text = (tmp_path / "plan.yaml").read_text()
+    assert "patch: [8, 8, 8]" in text and text in capsys.readouterr().out
+    (tmp_path / "plan.yaml").write_text(text.replace("1: '1'", "1: box"))
+    given = ["--data", root, "--plan", "plan.yaml"]
+    assert main(["pretrain", *given, "--task", "segmentation", "--epochs", "1", "--out", "2d"]) == 0
+    weights = ["--weights", "2d/weights.safetensors"]
+    assert crossd.load("2d/weights.safetensors").config.classes == ("background", "box")  # type: ignore[union-attr]
+    assert main(["finetune", *weights, "--data", root, "--epochs", "1", "--out", "3d"]) == 0
+    weights = ["--weights", "3d/weights.safetensors"]
+    (tmp_path / "data" / "images" / "5.nii.gz").write_bytes(b"bad")
+    capsys.readouterr()
+    assert main(["predict", *weights, "--input", f"{root}/images", "--out", "masks"]) == 2
+    shown = capsys.readouterr().err
+    assert "5.nii.gz" in shown and "1 of 6 could not be read" in shown.splitlines()[-1]
+    assert sorted(p.name for p in Path("masks").iterdir()) == [f"{i}.nii.gz" for i in range(5)]
+    pairs("data", 1)
+    assert main(["evaluate", *weights, "--data", root, "--out", "scores", "--flips"]) == 0
+    assert "test samples: dice" in capsys.readouterr().out
+    assert json.loads(Path("scores/metrics.json").read_text())["classes"] == ["background", "box"]
 
 
 # --- help and configuration ---------------------------------------------------------------------

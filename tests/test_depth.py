@@ -118,7 +118,7 @@ def test_depth_kernels() -> None:
     [
         ({"depth_stride": (1, 2)}, r"depth_stride .* 5 stages of strides 2, 2, 2, 2, 2"),
         ({"depth_stride": 0}, "positive"),
-        ({"depth_stride": "some"}, "numbers or 'auto'"),
+        ({"depth_stride": "some"}, "or 'auto'"),
         ({"depth_stride": "auto"}, "needs the size or the spacing"),
         ({"depth_kernel": 2}, "odd"),
     ],

@@ -568,3 +568,21 @@ def test_a_network_that_is_too_large_for_onnx(
     monkeypatch.setattr(graphfiles, "LARGEST", 70)
     net = nn.Conv2d(1, 2, 3)
     refused("80 bytes, of which .onnx holds 2 GiB", net, tmp_path / "net.onnx", "2d", size=8)
+
+
+@pytest.mark.parametrize("suffix", [".pt2", ".onnx"])
+@pytest.mark.parametrize("mode", ["projection", "fourier"])
+def test_a_network_whose_own_forward_was_rewritten(tmp_path: Path, mode: str, suffix: str) -> None:
+    class Top(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.head = nn.Conv2d(1, 4, 3), nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.head(self.conv(x).mean((2, 3)))
+            return y
+
+    net = crossd.convert(Top(), mode).eval()
+    for to, size in (("2d", (16, 16)), ("3d", (16, 16, 16))):
+        report = crossd.export(net, tmp_path / f"{to}{suffix}", to=to, size=size)
+        assert report.path.is_file()

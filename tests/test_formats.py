@@ -1,3 +1,4 @@
+import gzip
 from pathlib import Path
 
 import files
@@ -145,7 +146,10 @@ def test_a_volume_larger_than_memory_is_refused_before_it_is_read(tmp_path: Path
     raw = bytearray(path.read_bytes())
     raw[40:56] = np.array([3, 30000, 30000, 30000, 1, 1, 1, 1], "<i2").tobytes()
     path.write_bytes(raw)
-    assert "GiB of memory" in message(path)
+    assert "is shorter than its header says" in message(path)
+    packed = tmp_path / "a.nii.gz"
+    packed.write_bytes(gzip.compress(raw))
+    assert "GiB of memory" in message(packed)
 
 
 def test_spacing_can_be_given(tmp_path: Path) -> None:

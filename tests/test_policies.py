@@ -102,6 +102,12 @@ def test_batch_norm_is_kept_reset_or_recalibrated() -> None:
 
 def test_an_error_leaves_modes_as_they_were() -> None:
     net: Any = nn.Sequential(nn.BatchNorm3d(2), nn.Dropout()).train()
-    with pytest.raises(ValueError, match="expected 5D"):
-        crossd.recalibrate(net, [torch.zeros(1, 2)])
+    wrong: list[tuple[Any, str]] = [
+        (torch.zeros(1, 2), "batch 1 to recalibrate on is"),
+        ((torch.zeros(1, 2, 4, 4, 4), 0), "batch 1 to recalibrate on is tuple"),
+        (torch.full((1, 2, 4, 4, 4), torch.nan), "NaN or infinity"),
+    ]
+    for batch, words in wrong:
+        with pytest.raises(InputError, match=words):
+            crossd.recalibrate(net, [batch])
     assert net.training and net[0].training and net[1].training and net[0].momentum == 0.1

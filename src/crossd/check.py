@@ -1,5 +1,6 @@
 """Running a converted network on images and volumes to see that it does what it should."""
 
+import warnings
 from typing import Any
 
 import torch
@@ -7,6 +8,11 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from crossd.errors import InputError
+from crossd.kernels import KernelMode, view
+from crossd.recording import buffers_kept
+
+TOLERATED = 0.05
+"""Largest difference, relative to the largest answer, that is not worth a warning."""
 
 LAW = "on a volume that repeats an image"
 
@@ -29,7 +35,7 @@ def both_ranks(source: nn.Module, net: nn.Module, given: Any, lift: str | None) 
     modes = {module: module.training for one in (source, net) for module in one.modules()}
     source.eval(), net.eval()
     one = tree_map(lambda v: v[:1] if isinstance(v, Tensor) and v.dim() == 4 else v, given)
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+    with torch.no_grad(), torch.random.fork_rng(devices=[]), buffers_kept(source, net):
         try:
             flat = _answers(net, one, "images")
             try:
@@ -40,13 +46,58 @@ def both_ranks(source: nn.Module, net: nn.Module, given: Any, lift: str | None) 
             if lift in ("center", "inflate"):
                 difference = _difference(flat, _answers(source, one, "images"))
                 lines.append(f"on images it differs from the 2D network by {difference:.1e}")
+                _warn(difference, lines[-1])
             if lift == "center" and [v.shape for v in flat] == [_middle(v).shape for v in solid]:
                 difference = _difference([_middle(v) for v in solid], flat)
                 lines.append(f"{LAW} it differs from its answer on the image by {difference:.1e}")
+                if _sums(net):
+                    _warn(difference, lines[-1])
+            elif lift == "center":
+                lines.append("its answers on images and volumes differ in shape: not compared")
+            _answers_in_training(net, one)
         finally:
             for module, training in modes.items():
                 module.training = training
     return tuple(lines)
+
+
+def _sums(net: nn.Module) -> bool:
+    """Tell whether all kernel modes keep the law, as the projection does."""
+    modes = [getattr(module, "mode", None) for module in net.modules()]
+    return all(mode.sums for mode in modes if isinstance(mode, KernelMode))
+
+
+def _warn(difference: float, line: str) -> None:
+    if not difference <= TOLERATED:
+        warnings.warn(
+            f"crossd.convert: {line}: more than rounding. Layers that count padded zeros or "
+            "standardise kernels do that, hundreds of layers with random weights too; else a "
+            "forward or a rule is wrong on volumes",
+            stacklevel=4,
+        )
+
+
+def _answers_in_training(net: nn.Module, given: tuple[Any, ...]) -> None:
+    """Run it in training mode: a branch on it may work on images only."""
+
+    def twice(value: Any) -> Any:
+        planar = isinstance(value, Tensor) and value.dim() == 4
+        return torch.cat((value, value)) if planar else value
+
+    two = tree_map(twice, given)
+    net.train()
+    try:
+        with view("axial"):
+            net(*two)
+    except Exception:  # what fails on images is not for volumes to do
+        return
+    try:
+        net(*tree_map(lambda v: _repeated(v, 2), two))
+    except Exception as error:
+        raise InputError(
+            f"cannot train the converted network on volumes {_shapes(two)}: "
+            f"{' '.join(str(error).split())[:200]}"
+        ) from error
 
 
 def _repeated(value: Any, flatness: int) -> Any:

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialise
 from torch import Tensor, nn
 
-from crossd import models
+from crossd import models, policies
 from crossd.account import ConversionReport, Entry
 from crossd.conversion import acs, convert, to_2d, to_3d
 from crossd.errors import InputError
@@ -73,10 +73,10 @@ def reshape(
     model: nn.Module, form: str, kernel_mode: str = "projection", **options: Any
 ) -> nn.Module:
     """Bring a 2D network into one of the `FORMS`."""
-    if form == "2d":
-        return model
-    if form == "acs":
-        return acs(model)
+    if form in ("2d", "acs"):
+        adapting = (options.get("in_channels"), options.get("num_classes"))
+        model, _ = policies.adapted(model, *adapting)
+        return model if form == "2d" else acs(model)
     net = convert(model, kernel_mode, **{"check": False, **options})
     return net if form == "cross" else to_3d(net)
 
@@ -105,6 +105,10 @@ def save(net: nn.Module, path: str | Path, config: WeightsConfig | None = None) 
     config = config or getattr(net, "config", None)
     if config is None:
         raise InputError("no configuration: pass a WeightsConfig, so that load can rebuild the net")
+    recipe: Any = getattr(net, "recipe", None)
+    if recipe is not None:  # what the network is counts, whatever the configuration says
+        options = {**config.mode_options, **recipe["mode_options"]}
+        config = dataclasses.replace(config, **{**recipe, "mode_options": options})
     config = dataclasses.replace(config, version=__version__)
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in unique_state(net).items()}
     metadata = {KEY: json.dumps(dataclasses.asdict(config))}

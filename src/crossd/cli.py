@@ -71,6 +71,9 @@ COMMANDS = {
         "crossd bench --networks resnet18,unet --batch-sizes 8,32 --out runs/bench",
     ),
 }
+CONTINUED = ("predict",)
+"""Commands that go on where they were interrupted."""
+
 KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false"}
 USAGE_ERROR, INTERRUPTED = 2, 130
 
@@ -99,7 +102,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _run(given[0], given[1:])
     except KeyboardInterrupt:
-        print("crossd: interrupted; what was finished is kept, see --resume", file=sys.stderr)
+        way = "give the same command to go on" if given[0] in CONTINUED else "see --resume"
+        print(f"crossd: interrupted; what was finished is kept, {way}", file=sys.stderr)
         return INTERRUPTED
 
 

@@ -96,12 +96,13 @@ def convert(
         raise InputError(f"kernel_mode (={kernel_mode!r}) must be one of {', '.join(KERNEL_MODES)}")
     if lift not in (*LIFTS, None):
         raise InputError(f"lift (={lift!r}) must be one of {', '.join(LIFTS)} or None")
-    if depth_kernel is not None and (depth_kernel < 1 or depth_kernel % 2 == 0):
-        raise InputError(f"depth_kernel (={depth_kernel}) must be odd and positive")
+    if not isinstance(model, nn.Module):
+        raise InputError(f"model is a {type(model).__name__}: give a torch.nn.Module")
     if batch_norm not in BATCH_NORM:
         raise InputError(f"batch_norm (={batch_norm!r}) must be one of {', '.join(BATCH_NORM)}")
-    if volumes and batch_norm != "recalibrate":
+    if batch_norm != "recalibrate" and volumes != ():
         raise InputError(f"volumes are for batch_norm='recalibrate', not for {batch_norm!r}")
+    _check_numbers(depth_stride, depth_kernel, size, spacing, in_channels, num_classes)
     model, said = policies.adapted(model, in_channels, num_classes)
     options = Options(kernel_mode, lift, mode_options, depth_kernel=depth_kernel)
     wish = depth.Wish(depth_stride, size, spacing)
@@ -111,6 +112,17 @@ def convert(
         net.register_forward_hook(_leave_drawn_view, always_call=True)
     seen = (*said, *(checks.both_ranks(model, net, found.given, lift) if check else ()))
     _reported(model, net, _weight_reason(kernel_mode, lift), seen)
+    given = {
+        **mode_options,
+        "depth_stride": depth_stride,
+        "depth_kernel": depth_kernel,
+        "size": size,
+        "spacing": spacing,
+        "in_channels": in_channels,
+        "num_classes": num_classes,
+    }
+    made: Any = net
+    made.recipe = _recipe("cross", kernel_mode, given)
     if batch_norm == "recalibrate":
         policies.recalibrate(net, volumes)
     elif batch_norm == "reset":
@@ -118,6 +130,49 @@ def convert(
             if isinstance(module, _BatchNorm):
                 module.reset_running_stats()
     return net
+
+
+def _check_numbers(
+    depth_stride: Any, depth_kernel: Any, size: Any, spacing: Any, channels: Any, classes: Any
+) -> None:
+    """Refuse options that are no numbers, or would have no effect."""
+
+    def whole(value: Any) -> bool:
+        return isinstance(value, int) and not isinstance(value, bool)
+
+    for name, value in (("in_channels", channels), ("num_classes", classes)):
+        if value is not None and not (whole(value) and value > 0):
+            raise InputError(f"{name} (={value!r}) must be a positive whole number")
+    if depth_kernel is not None and not (
+        whole(depth_kernel) and depth_kernel > 0 and depth_kernel % 2
+    ):
+        raise InputError(f"depth_kernel (={depth_kernel!r}) must be odd and positive")
+    strides = depth_stride if isinstance(depth_stride, list | tuple) else (depth_stride,)
+    if depth_stride is not None and depth_stride != "auto" and not all(map(whole, strides)):
+        raise InputError(
+            f"depth_stride (={depth_stride!r}) must be one positive whole number, one a stage, or "
+            "'auto'"
+        )
+    if depth_stride is None and not (size is None and spacing is None):
+        raise InputError("size and spacing are for depth_stride='auto', which was not asked for")
+
+
+def _recipe(form: str, kernel_mode: str, given: dict[str, Any]) -> Any:
+    """Return what makes a network of this form of its 2D network, for its weights file."""
+    options = {
+        name: list(value) if isinstance(value, list | tuple) else value
+        for name, value in given.items()
+        if value is not None
+    }
+    return {"form": form, "kernel_mode": kernel_mode, "mode_options": options}
+
+
+def _same_recipe(net: nn.Module, result: nn.Module, form: str) -> nn.Module:
+    made: Any = getattr(net, "recipe", None)
+    turned: Any = result
+    if made is not None:
+        turned.recipe = {**made, "form": form}
+    return result
 
 
 def to_2d(net: nn.Module, view: str = "axial") -> nn.Module:
@@ -138,7 +193,7 @@ def to_2d(net: nn.Module, view: str = "axial") -> nn.Module:
     axis = _known_view(view)
     _require_cross(net)
     plain = _plain(net, lambda module: module.to_2d(axis))
-    return _reported(net, plain, f"taken in the {view} view")
+    return _reported(net, _same_recipe(net, plain, "2d"), f"taken in the {view} view")
 
 
 def to_3d(net: nn.Module, align: bool = False) -> nn.Module:
@@ -156,7 +211,10 @@ def to_3d(net: nn.Module, align: bool = False) -> nn.Module:
             forward hooks.
     """
     _require_cross(net)
-    plain = _plain(net, lambda module: module.to_3d(align))
+    modes = {getattr(getattr(conv, "mode", None), "name", "") for conv in _convs(net)}
+    if align and "fourier" not in modes:
+        raise InputError("align is for the fourier mode, whose kernels are displaced in training")
+    plain = _same_recipe(net, _plain(net, lambda module: module.to_3d(align)), "3d")
     return _reported(net, plain, "moved by the mean displacement" if align else "kept")
 
 
@@ -184,6 +242,8 @@ def acs(model: nn.Module, example: Any = None) -> nn.Module:
     Source: Yang et al. 2021, arXiv 1911.10477.
     """
     net, _ = _both_ranks(model, Options("acs"), example)
+    made: Any = net
+    made.recipe = _recipe("acs", "projection", {})
     return _reported(model, net, "kept in 2D")
 
 
@@ -268,7 +328,7 @@ def _both_ranks(
         if rule is not None or forward is not None:
             _require_no_hooks(module, path)
         if rule is not None:
-            return rule(module, options)
+            return _layer(rule(module, options), module, path)
         if forward is not None:
             return make_lifted(module, forward)
         if module not in found.forwards:
@@ -278,6 +338,15 @@ def _both_ranks(
     result = _turn(net, change)
     _require_ties(model, result)
     return result, found
+
+
+def _layer(made: Any, module: nn.Module, path: str) -> nn.Module:
+    if not isinstance(made, nn.Module):
+        raise InputError(
+            f"cannot convert {named(module, path)}: its rule returned {type(made).__name__}, "
+            "expected a module (the layer itself, to keep it)"
+        )
+    return made
 
 
 def _plain(net: nn.Module, change: Callable[[Any], nn.Module]) -> nn.Module:

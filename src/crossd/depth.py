@@ -1,5 +1,6 @@
 """How much a converted network reduces the depth of volumes, stage by stage."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -83,6 +84,9 @@ def automatic(
     """
     if size is None and spacing is None:
         raise InputError("depth_stride='auto' needs the size or the spacing of the volumes")
+    for name, values in (("size", size), ("spacing", spacing)):
+        if values is not None and not (len(values) == 3 and all(0 < v < math.inf for v in values)):
+            raise InputError(f"{name} (={tuple(values)}) must be three positive numbers (z, y, x)")
     slices = size[0] if size is not None else 2 ** (len(factors) + FEWEST)
     thick, fine = (spacing[0], spacing[1]) if spacing is not None else (1.0, 1.0)
     result = []

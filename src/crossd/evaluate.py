@@ -70,7 +70,11 @@ def evaluate(config: EvaluateConfig, progress: Progress) -> str:
     else:
         weights = read_config(config.weights)
         net = load(config.weights)
-        given = dataclasses.replace(known(weights), statistics=(weights.mean, weights.std))
+        given = dataclasses.replace(
+            known(weights),
+            statistics=(weights.mean, weights.std),
+            classes=dict(zip(weights.values, weights.classes, strict=False)),
+        )
         source = fitting(config.data, weights, None, config.seed, config.weights, given, progress)
         if source.classes != weights.classes:
             raise InputError(

@@ -154,7 +154,7 @@ def export(
             except _Refused as why:
                 if not free:
                     raise InputError(f"cannot export to {path}: {why}") from why
-                notes.append(f"the size is fixed: {why}")
+                notes.append(f"the size is fixed: {why}; a larger size may trace more freely")
     return dataclasses.replace(report, path=path, notes=(*notes, *report.notes))
 
 

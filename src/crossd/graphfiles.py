@@ -4,6 +4,7 @@ Only torch is needed for .pt2; the libraries of ONNX are imported when one is wr
 """
 
 import importlib.util
+import inspect
 import os
 import re
 from collections.abc import Callable, Sequence
@@ -37,6 +38,9 @@ def trace(net: nn.Module, example: Tensor, free_size: bool) -> ExportedProgram:
     """Trace a network with a free batch and, where its code allows it, free spatial axes."""
     axes = range(2, example.dim()) if free_size else ()
     shape = {0: Dim.DYNAMIC, **dict.fromkeys(axes, Dim.AUTO)}
+    first = next(iter(inspect.signature(net.forward).parameters.values()), None)
+    if first is not None and first.kind is first.VAR_POSITIONAL:
+        net = _OfOneInput(net).train(net.training)
     with _lengths_of_one():
         program = torch.export.export(net, (example,), dynamic_shapes=(shape,), strict=False)
     # Asking how a convolution's input lies in memory, newer torch notes that the batch was not
@@ -44,6 +48,17 @@ def trace(net: nn.Module, example: Tensor, free_size: bool) -> ExportedProgram:
     checks: list[str] = getattr(program, "_guards_code", [])
     checks[:] = [check for check in checks if not _NOT_ONE.fullmatch(check)]
     return program
+
+
+class _OfOneInput(nn.Module):
+    """A network whose forward takes any arguments, as rewritten ones do, as one of one input."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor) -> Any:
+        return self.net(x)
 
 
 def _lengths_of_one() -> AbstractContextManager[None]:

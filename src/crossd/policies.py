@@ -135,7 +135,8 @@ def recalibrate(net: nn.Module, batches: Iterable[Tensor]) -> int:
         The number of layers that were recalibrated.
 
     Raises:
-        InputError: "no batch ..." when there is none.
+        InputError: "no batch ..." when there is none, "batch ..." for one that is no volumes or
+            not finite.
 
     Example:
         >>> net = nn.Sequential(nn.BatchNorm3d(1, momentum=0.5))
@@ -148,6 +149,13 @@ def recalibrate(net: nn.Module, batches: Iterable[Tensor]) -> int:
     with measuring(net) as layers:
         for batch in batches:
             count += 1
+            if not isinstance(batch, Tensor) or batch.dim() not in (4, 5):
+                shape = tuple(batch.shape) if isinstance(batch, Tensor) else type(batch).__name__
+                raise InputError(
+                    f"batch {count} to recalibrate on is {shape}: give tensors (N, C, D, H, W)"
+                )
+            if not batch.isfinite().all():
+                raise InputError(f"batch {count} to recalibrate on holds NaN or infinity")
             net(batch)
     if count == 0:
         raise InputError("no batch to recalibrate on: give volumes (N, C, D, H, W)")

@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_leaves
 from crossd.errors import InputError
 from crossd.forwards import Forward, Written
 from crossd.lifting import lift_forward
-from crossd.recording import Frames, examples, record, where
+from crossd.recording import Frames, buffers_kept, examples, record, where
 from crossd.trial import Mismatch, attempt, axes
 
 
@@ -40,11 +40,13 @@ def analyse(net: nn.Module, leaf: Callable[[nn.Module], bool], example: Any = No
     See `_analyse` for the arguments.
     """
     try:
-        return _analyse(net, leaf, examples(net, example))
+        with buffers_kept(net):
+            return _analyse(net, leaf, examples(net, example))
     except _TooSmall as error:
         larger = [given for given in examples(net, None) if given[0].shape[2] >= LARGE]
         if example is None:
-            return _analyse(net, leaf, larger)
+            with buffers_kept(net):
+                return _analyse(net, leaf, larger)
         raise InputError(str(error)) from error
 
 

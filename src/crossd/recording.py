@@ -197,8 +197,28 @@ def _run(
     visit(net)
     with replaced({module: watch(module, module.forward) for module in seen}):
         with torch.no_grad(), torch.random.fork_rng(devices=[]), _NoAttention(stack):
-            net(*args)
+            with buffers_kept(net):
+                net(*args)
     return calls
+
+
+@contextmanager
+def buffers_kept(*nets: nn.Module) -> Iterator[None]:
+    """Leave the buffers of networks as they are, whatever their forwards do to them meanwhile."""
+    kept = [
+        (module, name, buffer, buffer.detach().clone())
+        for net in nets
+        for module in net.modules()
+        for name, buffer in module._buffers.items()
+        if buffer is not None
+    ]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for module, name, buffer, before in kept:
+                module._buffers[name] = buffer
+                buffer.copy_(before)
 
 
 @contextmanager

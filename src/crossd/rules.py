@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from crossd import acsconv, layers
+from crossd.errors import InputError
 from crossd.functional import lift as lift_kernel
 from crossd.nn import CrossDConv, CrossDConvTranspose
 
@@ -65,8 +66,15 @@ def rule(*types: type[nn.Module] | str) -> Callable[[Function], Function]:
         >>> find_rule(Scale2d()) is not None
         True
     """
+    for kind in types or (None,):
+        if not isinstance(kind, str) and not (
+            isinstance(kind, type) and issubclass(kind, nn.Module)
+        ):
+            raise InputError(f"crossd.rule takes types of layers or their names, not {kind!r}")
 
     def register(function: Function) -> Function:
+        if not callable(function):
+            raise InputError("crossd.rule is for a function of a layer and the options")
         RULES.update(dict.fromkeys(types, function))
         return function
 

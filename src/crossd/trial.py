@@ -12,6 +12,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.pooling import (
+    _AdaptiveAvgPoolNd,
+    _AdaptiveMaxPoolNd,
+    _AvgPoolNd,
+    _MaxPoolNd,
+)
 from torch.overrides import TorchFunctionMode, resolve_name
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
@@ -145,6 +153,18 @@ LARGEST = 2**28
 """Numbers of a product that is still tried."""
 
 
+PLANAR = (_ConvNd, _BatchNorm, _MaxPoolNd, _AvgPoolNd, _AdaptiveAvgPoolNd, _AdaptiveMaxPoolNd)
+"""Layers that take images (N, C, H, W) and nothing else."""
+
+
+def _require_height_third(values: Sequence[Any], name: str) -> None:
+    """Refuse images whose axes are exchanged: on volumes the layer would mistake them."""
+    for leaf in alike(values)[0]:
+        planar = isinstance(leaf[0], Tensor) and leaf[0].dim() == 4
+        if planar and axes(leaf).height not in (2, None):
+            raise Mismatch(f"it gives {name} images whose height and width are exchanged")
+
+
 class _Watch(TorchFunctionMode):
     """Remembers the last function of torch that was called."""
 
@@ -185,6 +205,8 @@ def attempt(frames: Frames, forward: Callable[..., Any], cube: bool) -> None:
             if inner is None or inner[0].module is not module:
                 raise Mismatch("it calls other modules than on images")
             name = type(module).__name__
+            if isinstance(module, PLANAR):
+                _require_height_third([frame.args for frame in inner], name)
             for given, theirs in (
                 (args, [frame.args for frame in inner]),
                 (kwargs, [frame.kwargs for frame in inner]),

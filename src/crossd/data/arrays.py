@@ -1,5 +1,6 @@
 """Labelled arrays: ``.npz`` files in the layout of MedMNIST, and MedMNIST itself."""
 
+import lzma
 import tempfile
 import zipfile
 import zlib
@@ -22,7 +23,10 @@ Array = NDArray[Any]
 SPLITS = ("train", "val", "test")
 FRACTIONS = (0.7, 0.1, 0.2)
 CHANNELS = (1, 3)
-UNREADABLE = (OSError, ValueError, EOFError, KeyError, zlib.error, zipfile.BadZipFile)
+UNREADABLE = (
+    *(OSError, ValueError, EOFError, KeyError, RuntimeError, NotImplementedError, MemoryError),
+    *(OverflowError, SyntaxError, TypeError, zlib.error, lzma.LZMAError, zipfile.BadZipFile),
+)
 
 
 class ArraySamples(Samples):

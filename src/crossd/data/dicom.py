@@ -22,6 +22,16 @@ from crossd.errors import InputError
 
 SERIES, ORIENTATION, POSITION = "0020|000e", "0020|0037", "0020|0032"
 MODALITY = "0008|0060"
+SYNTAX, BITS = "0002|0010", "0028|0100"
+IMPLICIT, BIG_ENDIAN = "1.2.840.10008.1.2", "1.2.840.10008.1.2.2"
+DEFLATED = "1.2.840.10008.1.2.1.99"
+UNDEFINED = 0xFFFFFFFF
+PLAIN = {IMPLICIT, "1.2.840.10008.1.2.1", BIG_ENDIAN}
+"""Transfer syntaxes in which pixels are not compressed."""
+
+MOST_COMPRESSED = 1000
+"""Times that compressed pixels may be larger than their file."""
+
 UNEVEN = 0.1
 """Share of the median distance by which slices may be displaced."""
 
@@ -83,6 +93,7 @@ def series_folders(root: Path) -> Iterator[Path]:
 
 
 def _read(file: Path) -> _Slice:
+    check_lengths(file)
     try:
         reader = open_itk(file)
         header = itk_header(file, reader)
@@ -97,6 +108,14 @@ def _read(file: Path) -> _Slice:
     def tag(name: str) -> str:
         return reader.GetMetaData(name).strip() if reader.HasMetaDataKey(name) else ""
 
+    bits = tag(BITS)
+    held = file.stat().st_size * (1 if tag(SYNTAX) in PLAIN else MOST_COMPRESSED)
+    claimed = np.prod([float(n) for n in header.shape]) * header.channels
+    if claimed * (int(bits) // 8 if bits.isdecimal() else 1) > held:
+        raise InputError(
+            f"{file}: claims {' x '.join(map(str, header.shape))} pixels, more than it can hold; "
+            "it is damaged or incomplete"
+        )
     header = replace(
         header,
         files=(file,),
@@ -105,6 +124,57 @@ def _read(file: Path) -> _Slice:
     return _Slice(
         file, header, tag(SERIES), _numbers(tag(ORIENTATION), 6), _numbers(tag(POSITION), 3)
     )
+
+
+def check_lengths(file: Path) -> None:
+    """Check that no element of a DICOM file claims to be longer than the file.
+
+    GDCM, which reads files for SimpleITK, would allocate what a damaged length claims: gigabytes.
+
+    Raises:
+        InputError: When the file is damaged, or no DICOM file.
+    """
+    from pydicom.filereader import data_element_generator
+
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        if stream.read(132)[128:] != b"DICM":
+            raise InputError(f"{file}: is no DICOM file (DICM at byte 128 is missing)")
+        try:
+            syntax, start = "", 132
+            meta: Any = data_element_generator(stream, False, True, _after_meta, defer_size=0)
+            for raw in meta:
+                start = _end(raw, size)
+                if raw.tag == 0x00020010:
+                    stream.seek(raw.value_tell)
+                    syntax = stream.read(raw.length).decode("ascii").strip(" \0")
+            if syntax == DEFLATED:
+                return
+            stream.seek(start)
+            ways = (syntax == IMPLICIT, syntax != BIG_ENDIAN)
+            for raw in data_element_generator(stream, *ways, defer_size=0):
+                _end(raw, size)
+        except Exception as error:  # pydicom raises many kinds on damaged files
+            raise damaged(file, error) from error
+
+
+def _end(raw: Any, size: int) -> int:
+    """Return where the value of an element ends, which must be within the file."""
+    from pydicom.valuerep import VR
+
+    if raw.VR is not None and raw.VR not in list(VR):
+        raise ValueError(f"element {raw.tag} is of the unknown kind {raw.VR!r}")
+    length = getattr(raw, "length", UNDEFINED)
+    if length == UNDEFINED:  # a sequence, whose elements were read
+        return 0
+    end = int(raw.value_tell + length)
+    if end > size:
+        raise EOFError(f"element {raw.tag} is longer than the file")
+    return end
+
+
+def _after_meta(tag: Any, vr: str | None, length: int) -> bool:
+    return int(tag) >> 16 != 2
 
 
 def _numbers(text: str, count: int) -> NDArray[np.float64] | None:

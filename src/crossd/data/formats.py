@@ -293,8 +293,16 @@ def _nifti_header(path: Path) -> Header:
             kind = image.get_data_dtype()
             shape = tuple(int(n) for n in image.shape)
             affine = np.asarray(image.affine, np.float64)
+            needed = (
+                image.dataobj.offset + float(np.prod([float(n) for n in shape])) * kind.itemsize
+            )
     except UNREADABLE as error:
         raise damaged(path, error) from error
+    if not path.name.lower().endswith(".gz") and path.stat().st_size < needed:
+        raise InputError(
+            f"{path}: is shorter than its header says (a shape of {shape}): it is damaged or "
+            "incomplete"
+        )
     if kind.kind not in "iuf":
         raise InputError(f"{path}: holds {kind}, expected one number a voxel")
     channels = int(np.prod(shape[3:])) if len(shape) > 3 else 1
