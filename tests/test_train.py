@@ -678,3 +678,16 @@ def test_scores_in_words() -> None:
         "accuracy 0.500, auc 1.000"
     )
     assert train.describe({"dice": 0.25, "dice_a": 0.25}, "segmentation") == "dice 0.250"
+
+
+@pytest.mark.parametrize("rank", [2, 3])
+def test_heads_of_coarser_resolution_are_weighted_by_halves(rank: int) -> None:
+    torch.manual_seed(0)
+    mask = torch.randint(0, 3, (2, *(8,) * rank))
+    fine, coarse = torch.randn(2, 3, *(8,) * rank), torch.randn(2, 3, *(4,) * rank)
+    loss = train.loss_of("segmentation")
+    mode = "bilinear" if rank == 2 else "trilinear"
+    enlarged = torch.nn.functional.interpolate(coarse, scale_factor=2.0, mode=mode)
+    expected = (loss(fine, mask) + 0.5 * loss(enlarged, mask)) / 1.5
+    torch.testing.assert_close(loss([fine, coarse], mask), expected)
+    torch.testing.assert_close(loss(torch.stack([fine, enlarged], 1), mask), expected)
