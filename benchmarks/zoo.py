@@ -216,8 +216,9 @@ def _forward_backward(net: Any, channels: int, rank: int, crossd: Any, torch: An
     """Run forward and backward at the smallest size that works; returns the size."""
     from torch.utils._pytree import tree_leaves
 
+    dtype = next(net.parameters()).dtype
     for size in (32, 64, 96, 128):
-        x = torch.randn(2, channels, *[size] * rank, requires_grad=True)
+        x = torch.randn(2, channels, *[size] * rank, dtype=dtype, requires_grad=True)
         net.zero_grad(set_to_none=True)
         try:
             with crossd.view("axial"):
@@ -251,11 +252,14 @@ def work(todo: list[tuple[str, str]], jobs: int, lock: str) -> Iterable[dict[str
                 yield row
         for library, name in left:  # a process was ended, for want of memory say: one at a time
             row = {"library": library, "name": name, "family": module_of(library, name)}
-            try:
-                with concurrent.futures.ProcessPoolExecutor(1, context) as pool:
-                    row = pool.submit(attempt, library, name, None, True).result()
-            except BrokenProcessPool:
-                row |= {"outcome": "failed", "why": "the process was ended", "seconds": 0.0}
+            row |= {"outcome": "failed", "why": "the process was ended", "seconds": 0.0}
+            for half in (False, True):
+                with (
+                    contextlib.suppress(BrokenProcessPool),
+                    concurrent.futures.ProcessPoolExecutor(1, context) as pool,
+                ):
+                    row = pool.submit(attempt, library, name, None, half).result()
+                    break
             yield row
 
 

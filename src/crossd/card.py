@@ -1,6 +1,8 @@
 """The card that goes with shared weights: licence, data, metrics and limits."""
 
+import math
 from collections.abc import Mapping
+from numbers import Real
 from typing import Any
 
 from crossd.checkpoint import WeightsConfig
@@ -37,6 +39,9 @@ def model_card(
             raise InputError(f"{name} is empty: a model card says it")
     if not metrics:
         raise InputError("metrics is empty: a model card says how good the network is")
+    for measure, number in metrics.items():
+        if not isinstance(number, Real) or not math.isfinite(number):
+            raise InputError(f"metrics: {measure} is {number!r}; expected a finite number")
     head = hub_library().ModelCardData(
         license=licence,
         library_name="crossd",
