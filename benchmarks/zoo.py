@@ -12,6 +12,7 @@ import concurrent.futures
 import contextlib
 import fcntl
 import functools
+import gc
 import json
 import multiprocessing
 import os
@@ -147,9 +148,12 @@ def attempt(library: str, name: str, lock: str | None = None, half: bool = False
     import torch
 
     import crossd
+    from crossd.allocator import give_back_memory
 
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     torch.manual_seed(0)
+    gc.collect()  # networks refer to themselves
+    give_back_memory()
     start = time.perf_counter()
     row: dict[str, Any] = {"library": library, "name": name, "family": module_of(library, name)}
     try:

@@ -20,6 +20,10 @@ import crossd
 from crossd import kernels
 from crossd.layers import BatchNorm
 
+pytestmark = pytest.mark.filterwarnings("ignore:crossd.convert")
+"""Pools that count padded zeros keep the law roughly, which is said and measured here."""
+
+
 TIMM = """convnext_atto convnextv2_atto cs3darknet_focus_s densenet121 dla34 dpn48b
 efficientnet_b0_gn
 ese_vovnet19b_slim_dw fasternet_t0 fbnetv3_b ghostnetv2_100 hardcorenas_a hgnetv2_b0 hrnet_w18_small

@@ -14,6 +14,9 @@ from crossd.recording import buffers_kept
 TOLERATED = 0.05
 """Largest difference, relative to the largest answer, that is not worth a warning."""
 
+DEEP = 32
+"""Slices of the volumes on which a network is checked, at first."""
+
 LAW = "on a volume that repeats an image"
 
 
@@ -39,9 +42,9 @@ def both_ranks(source: nn.Module, net: nn.Module, given: Any, lift: str | None) 
         try:
             flat = _answers(net, one, "images")
             try:
-                solid = _answers(net, tree_map(lambda v: _repeated(v, 2), one), "volumes")
+                solid = _answers(net, tree_map(_repeated, one), "volumes")
             except InputError:  # too few slices for what pools without padding, perhaps
-                solid = _answers(net, tree_map(lambda v: _repeated(v, 1), one), "volumes")
+                solid = _answers(net, tree_map(_as_deep_as_high, one), "volumes")
             lines = [f"runs on images {_shapes(one)} and on volumes"]
             if lift in ("center", "inflate"):
                 difference = _difference(flat, _answers(source, one, "images"))
@@ -92,7 +95,10 @@ def _answers_in_training(net: nn.Module, given: tuple[Any, ...]) -> None:
     except Exception:  # what fails on images is not for volumes to do
         return
     try:
-        net(*tree_map(lambda v: _repeated(v, 2), two))
+        try:
+            net(*tree_map(_repeated, two))
+        except Exception:  # too few slices, perhaps
+            net(*tree_map(_as_deep_as_high, two))
     except Exception as error:
         raise InputError(
             f"cannot train the converted network on volumes {_shapes(two)}: "
@@ -100,10 +106,17 @@ def _answers_in_training(net: nn.Module, given: tuple[Any, ...]) -> None:
         ) from error
 
 
-def _repeated(value: Any, flatness: int) -> Any:
+def _repeated(value: Any) -> Any:
+    """A volume half as deep as high, 32 slices at most, that repeats an image."""
     if not isinstance(value, Tensor) or value.dim() != 4:
         return value
-    return value.unsqueeze(2).repeat_interleave(max(1, value.shape[2] // flatness), 2)
+    return value.unsqueeze(2).repeat_interleave(max(1, min(DEEP, value.shape[2] // 2)), 2)
+
+
+def _as_deep_as_high(value: Any) -> Any:
+    if not isinstance(value, Tensor) or value.dim() != 4:
+        return value
+    return value.unsqueeze(2).repeat_interleave(value.shape[2], 2)
 
 
 def _middle(value: Tensor) -> Tensor:

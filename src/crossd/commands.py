@@ -319,6 +319,8 @@ def fitting(
     if source.task not in (weights.task, "unlabelled"):
         raise InputError(f"{path} is for {weights.task}, but {spec} is for {source.task}")
     masks = dict(zip(weights.values, weights.classes, strict=False))
+    if source.values and source.values == weights.values and not given.classes:
+        return dataclasses.replace(source, classes=weights.classes)
     if masks and source.values != weights.values and set(source.values) <= set(masks):
         again = dataclasses.replace(given, classes=masks, plan=source.plan)
         source = open_source(

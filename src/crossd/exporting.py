@@ -285,7 +285,9 @@ def _example(
     given: Any = size
     lengths = tuple(given) if isinstance(given, list | tuple) else (given,) * rank
     if not all(isinstance(n, int) and n > 0 for n in lengths):
-        raise InputError(f"size (={size!r}) must be whole numbers above 0")
+        raise InputError(
+            f"size (={size}) must be one number, or {rank} for an export to {to}, all above 0"
+        )
     lengths = lengths * rank if len(lengths) == 1 else lengths
     if len(lengths) != rank or min(lengths) < 1:
         raise InputError(f"size (={size}) must be one number, or {rank} for an export to {to}")
