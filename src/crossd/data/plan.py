@@ -107,7 +107,7 @@ def decide(facts: Sequence[Facts], masks: bool, size: Sequence[int] | None = Non
         >>> one = Facts((5, 0.7, 0.7), (22, 320, 280), "MR", np.array([[0.0, 3, 900]]), (0, 1))
         >>> plan = decide([one], masks=True)
         >>> plan.spacing, plan.patch, plan.intensity[0].kind
-        ((5.0, 0.7, 0.7), (24, 296, 280), 'z-score')
+        ((5.0, 0.7, 0.7), (24, 312, 280), 'z-score')
     """
     spacing = target_spacing([one.spacing for one in facts])
     extent = np.array([one.size for one in facts]) * [one.spacing for one in facts]  # [mm]
