@@ -34,8 +34,8 @@ ATTENTION = (  # modules of timm whose architectures are made of attention, toke
     "vision_transformer vision_transformer_hybrid vision_transformer_relpos vision_transformer_sam "
     "vitamin volo xcit"
 ).split()
-SMP_DECODERS = (
-    "Unet UnetPlusPlus MAnet Linknet FPN PSPNet PAN DeepLabV3 DeepLabV3Plus UPerNet Segformer DPT"
+SMP_DECODERS = (  # DPT takes transformers as encoders only
+    "Unet UnetPlusPlus MAnet Linknet FPN PSPNet PAN DeepLabV3 DeepLabV3Plus UPerNet Segformer"
 )
 SMP_ENCODERS = ("resnet18", "efficientnet-b0", "timm-efficientnet-b0")
 LARGE = 60e6
