@@ -196,10 +196,8 @@ def quick_weights() -> Iterator[None]:
 
 
 def _run(source: Any, crossd: Any, torch: Any) -> dict[str, Any]:
-    from crossd.recording import examples
-
     parameters = sum(p.numel() for p in source.parameters())
-    channels = examples(source)[0][0].shape[1]
+    channels = _channels(source, torch)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         net = crossd.convert(source)
@@ -214,6 +212,19 @@ def _run(source: Any, crossd: Any, torch: Any) -> dict[str, Any]:
     sizes = {rank: _forward_backward(net, channels, rank, crossd, torch) for rank in (2, 3)}
     row = {"outcome": "converted", "parameters": parameters, "sizes": sizes, "frozen": large}
     return row | dict(zip(("image_difference", "law_difference"), checks, strict=False))
+
+
+def _channels(source: Any, torch: Any) -> int:
+    """Find how many channels a network takes: the first convolution may come after a reshape."""
+    from crossd.recording import examples
+
+    source.eval()
+    counts = dict.fromkeys(given[0].shape[1] for given in examples(source))
+    for count in counts:
+        with contextlib.suppress(Exception), torch.no_grad():
+            source(torch.zeros(1, count, 128, 128, dtype=next(source.parameters()).dtype))
+            return int(count)
+    return int(next(iter(counts)))
 
 
 def _forward_backward(net: Any, channels: int, rank: int, crossd: Any, torch: Any) -> int:
@@ -325,7 +336,7 @@ def main() -> None:
     parser.add_argument("--libraries", default=",".join(LIBRARIES), help="separated by commas")
     parser.add_argument("--names", default="", help="only names with one of these in them")
     parser.add_argument("--jobs", type=int, default=2, help="processes (2)")
-    parser.add_argument("--done", default="runs/zoo.jsonl", help="where finished work is kept")
+    parser.add_argument("--done", default="benchmarks/results/zoo.jsonl", help="finished work")
     parser.add_argument("--out", default="docs/zoo.md", help="the list (docs/zoo.md)")
     args = parser.parse_args()
     done = Path(args.done)
