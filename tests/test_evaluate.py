@@ -11,6 +11,7 @@ from crossd import checkpoint, evaluate, metrics
 from crossd.checkpoint import WeightsConfig
 from crossd.configs import EvaluateConfig
 from crossd.data import open_source
+from crossd.data.plan import to_record
 from crossd.errors import InputError
 from crossd.evaluate import Pair
 from crossd.progress import Progress
@@ -61,13 +62,11 @@ def test_scores_of_one_case() -> None:
 
 def trained(root: Path, weights: Path) -> None:
     """Save a network that knows nothing but fits the data."""
-    from crossd.commands import record_of
-
     source = open_source(str(root))
     torch.manual_seed(0)
     config = WeightsConfig(
         "segresnet-small", "segmentation", 1, source.classes, mean=source.mean, std=source.std,
-        size=source.size, spacing=source.spacing, plan=record_of(source), values=source.values,
+        size=source.size, spacing=source.spacing, plan=to_record(source.plan), values=source.values,
     )  # fmt: skip
     checkpoint.save(config.build(), weights, config)
 

@@ -97,7 +97,8 @@ def test_written_plans_are_read(tmp_path: Path) -> None:
     assert path.read_text().startswith("# a note\n")
     plan.write(PLAN, path)
     assert plan.read(path) == (PLAN, {})
-    assert plan.from_record(plan.to_record(PLAN), "x") == PLAN
+    record = plan.to_record(PLAN)
+    assert record is not None and plan.from_record(record, "x") == PLAN
 
 
 @pytest.mark.parametrize(

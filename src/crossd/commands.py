@@ -56,7 +56,7 @@ def pretrain(config: PretrainConfig, progress: Progress) -> str:
         std=source.std,
         size=source.size,
         spacing=source.spacing,
-        plan=record_of(source),
+        plan=plans.to_record(source.plan),
         values=source.values,
     )
     train.seed_everything(config.seed)
@@ -107,7 +107,7 @@ def finetune(config: FinetuneConfig, progress: Progress) -> str:
         std=source.std,
         size=source.size,
         spacing=source.spacing,
-        plan=record_of(source),
+        plan=plans.to_record(source.plan),
         values=source.values,
     )
     return _train(net, source, options, weights, config, progress, config.protocol)
@@ -246,11 +246,6 @@ def _write_plan(source: Source, path: Path) -> None:
         *(len(part) for part in (source.train, source.val, source.test))
     )
     plans.write(source.plan, path, source.values, names, [f"{source.name}: {counts}"])
-
-
-def record_of(source: Source) -> dict[str, Any] | None:
-    """Return the plan of a source as its weights file keeps it."""
-    return None if source.plan is None else plans.to_record(source.plan)
 
 
 def known(weights: WeightsConfig | None, path: str | None = None) -> Given:

@@ -284,13 +284,11 @@ def _example(
         size = _trained(rank, view, () if config is None else config.size)
     given: Any = size
     lengths = tuple(given) if isinstance(given, list | tuple) else (given,) * rank
-    if not all(isinstance(n, int) and n > 0 for n in lengths):
+    lengths = lengths * rank if len(lengths) == 1 else lengths
+    if len(lengths) != rank or not all(isinstance(n, int) and n > 0 for n in lengths):
         raise InputError(
             f"size (={size}) must be one number, or {rank} for an export to {to}, all above 0"
         )
-    lengths = lengths * rank if len(lengths) == 1 else lengths
-    if len(lengths) != rank or min(lengths) < 1:
-        raise InputError(f"size (={size}) must be one number, or {rank} for an export to {to}")
     if channels is None:
         found = (getattr(module, "in_channels", None) for module in net.modules())
         channels = next((number for number in found if isinstance(number, int)), None)

@@ -33,14 +33,19 @@ def write(mask: NDArray[np.uint8], header: Header, values: Sequence[int], path: 
         values: What stands for each class in the file.
         path: The file; it appears whole or not at all.
     """
-    table = np.zeros(256, np.uint8)
-    table[: len(values)] = values
-    array = stored(table[mask], header)
+    array = stored(valued(mask, values), header)
     with atomic(path) as temporary:
         if path.name.endswith(ITK):
             _write_itk(array, header, temporary)
         else:
             _write_nifti(array, header, temporary)
+
+
+def valued(mask: NDArray[np.uint8], values: Sequence[int]) -> NDArray[np.uint8]:
+    """Replace the classes of a mask by what stands for them in files."""
+    table = np.zeros(256, np.uint8)
+    table[: len(values)] = values
+    return table[mask]
 
 
 def _write_nifti(array: NDArray[np.uint8], header: Header, path: Path) -> None:

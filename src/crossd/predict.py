@@ -170,10 +170,8 @@ def _segment(
         if out.exists() and not config.overwrite:
             return False
         mask = segment_image(net, case, weights, fabric)
-        table = np.zeros(256, np.uint8)
-        table[: len(values)] = values
         with atomic(out) as temporary:
-            Image.fromarray(table[mask.numpy()]).save(temporary)
+            Image.fromarray(masks.valued(mask.numpy(), values)).save(temporary)
         return True
     _check_solid(weights, case)
     entry = read_entry(case)

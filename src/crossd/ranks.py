@@ -39,15 +39,14 @@ def analyse(net: nn.Module, leaf: Callable[[nn.Module], bool], example: Any = No
 
     See `_analyse` for the arguments.
     """
-    try:
-        with buffers_kept(net):
+    with buffers_kept(net):  # whatever the forwards that are tried do to them
+        try:
             return _analyse(net, leaf, examples(net, example))
-    except _TooSmall as error:
-        larger = [given for given in examples(net, None) if given[0].shape[2] >= LARGE]
-        if example is None:
-            with buffers_kept(net):
+        except _TooSmall as error:
+            larger = [given for given in examples(net, None) if given[0].shape[2] >= LARGE]
+            if example is None:
                 return _analyse(net, leaf, larger)
-        raise InputError(str(error)) from error
+            raise InputError(str(error)) from error
 
 
 class _TooSmall(InputError):
@@ -114,14 +113,10 @@ def _shortest(values: Any) -> int:
 def _in_training(
     net: nn.Module, given: tuple[Any, ...], leaf: Callable[[nn.Module], bool]
 ) -> dict[nn.Module, Frames]:
-    kept = {name: buffer.clone() for name, buffer in net.named_buffers()}
     try:
         return record(net, [given], leaf)[0]
     except InputError:  # nothing can be learnt of what runs in training only
         return {}
-    finally:  # also norms with parts of their own have statistics
-        for name, buffer in net.named_buffers():
-            buffer.copy_(kept[name])
 
 
 def _merged(frames: Frames) -> bool:

@@ -159,7 +159,7 @@ class Run:
             std=source.std,
             size=source.size,
             spacing=self.volumes.spacing,
-            plan=None if self.volumes.plan is None else to_record(self.volumes.plan),
+            plan=to_record(self.volumes.plan),
             values=source.values,
         )
         save(net, path, weights)

@@ -16,12 +16,10 @@ from numpy.typing import NDArray
 
 from crossd.data.shapes import full_size
 from crossd.data.source import Sample, Samples, Source, Subset
-from crossd.data.splits import split
+from crossd.data.splits import FRACTIONS, SPLITS, split
 from crossd.errors import InputError
 
 Array = NDArray[Any]
-SPLITS = ("train", "val", "test")
-FRACTIONS = (0.7, 0.1, 0.2)
 CHANNELS = (1, 3)
 UNREADABLE = (
     *(OSError, ValueError, EOFError, KeyError, RuntimeError, NotImplementedError, MemoryError),

@@ -12,11 +12,9 @@ from numpy.typing import NDArray
 
 from crossd.data import images
 from crossd.data.formats import is_dicom, is_volume, stem
-from crossd.data.splits import split
+from crossd.data.splits import FRACTIONS, SPLITS, split
 from crossd.errors import InputError
 
-SPLITS = ("train", "val", "test")
-FRACTIONS = (0.7, 0.1, 0.2)
 IMAGE_FOLDERS = ("images", "imagesTr")
 MASK_FOLDERS = ("labels", "masks", "labelsTr")
 MODALITY = re.compile(r"(.+)_\d{4}")

@@ -12,11 +12,10 @@ from PIL import Image, ImageOps
 from crossd.data.formats import flat, is_dicom, read_header
 from crossd.data.shapes import full_size
 from crossd.data.source import Sample, Samples, Source, Subset
-from crossd.data.splits import split
+from crossd.data.splits import FRACTIONS, split
 from crossd.errors import InputError
 
 DEFAULT_SIZE = (64, 64)
-FRACTIONS = (0.7, 0.1, 0.2)
 LOOK_AT = 8
 """Images that decide whether a folder is grey or coloured."""
 

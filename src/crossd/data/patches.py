@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from crossd.data.plan import ISOTROPIC
 from crossd.data.shapes import fit
 from crossd.data.source import Sample, Samples
 
@@ -18,9 +19,6 @@ ROTATION, ZOOM = 0.35, 0.2
 
 BLUR = (0.4, 1.0)
 """Ends of the standard deviations of the blur [voxels]."""
-
-FLAT = 3.0
-"""Ratio of the sides of voxels from which volumes are turned in their plane only."""
 
 
 class Patches(Samples):
@@ -140,7 +138,7 @@ def transforms(rank: int, masks: bool, spacing: Sequence[float] | None) -> Any:
     """
     from monai import transforms as monai
 
-    flat = rank == 3 and spacing is not None and max(spacing) > FLAT * min(spacing)
+    flat = rank == 3 and spacing is not None and max(spacing) > ISOTROPIC * min(spacing)
     turns: Any = (
         ROTATION if rank == 2 else [ROTATION, 0.0 if flat else ROTATION, 0.0 if flat else ROTATION]
     )

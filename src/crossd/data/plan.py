@@ -294,8 +294,10 @@ def read(path: Path) -> tuple[Plan, dict[int, str]]:
     return from_record(record, str(path)), named
 
 
-def to_record(plan: Plan) -> dict[str, Any]:
-    """Return a plan as JSON can hold it."""
+def to_record(plan: Plan | None) -> dict[str, Any] | None:
+    """Return a plan as JSON can hold it, as weights files keep it; None for none."""
+    if plan is None:
+        return None
     record: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(plan)))
     return record
 

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from crossd.data.plan import TYPICAL
 from crossd.data.shapes import fit, round_up
 from crossd.data.source import Sample, Samples, Source, require_rank
 from crossd.errors import InputError
@@ -16,9 +17,6 @@ QUARTERS = (1, 2, 3)
 SEGMENTATION_STEP = 2
 LARGEST = 320
 """Side of slices, at most."""
-
-TYPICAL = 90
-"""Percentile of the volumes' longest sides that the side of slices covers."""
 
 LOOK_AT = 200
 """Volumes whose sizes decide on it, at most."""

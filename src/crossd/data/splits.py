@@ -6,6 +6,9 @@ from numpy.typing import NDArray
 from crossd.errors import InputError
 
 Indices = NDArray[np.int64]
+SPLITS = ("train", "val", "test")
+FRACTIONS = (0.7, 0.1, 0.2)
+"""Shares of the splits where the data have none."""
 
 
 def pick(labels: Indices, count: int, seed: int) -> Indices:
