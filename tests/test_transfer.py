@@ -11,6 +11,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from files import npz
 
 from crossd import checkpoint, report, train
 from crossd.configs import DEFAULT_ARMS, PROTOCOLS, TransferConfig
@@ -21,18 +22,6 @@ from crossd.transfer import ARMS, transfer
 RNG = np.random.default_rng(0)
 EVERYTHING = ",".join(ARMS)
 QUICK = {"epochs": 1, "volume_epochs": 1, "volume_steps": 1, "batch_size": 32}
-
-
-def npz(path: Path, shape: tuple[int, ...], classes: int = 2) -> str:
-    """Write images of which each class has its own brightness."""
-    made: dict[str, Any] = {}
-    for part, count in (("train", 12), ("val", 6), ("test", 9)):
-        labels = np.arange(count) % classes
-        levels = (labels * 90).reshape(-1, *(1,) * len(shape))
-        made[f"{part}_images"] = (RNG.integers(0, 60, (count, *shape)) + levels).astype(np.uint8)
-        made[f"{part}_labels"] = labels.astype(np.uint8)[:, None]
-    np.savez(path, **made)
-    return str(path)
 
 
 def pairs(root: Path, count: int = 8) -> str:
