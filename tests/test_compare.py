@@ -119,7 +119,7 @@ def test_masks_are_compared_by_dice() -> None:
         train.seed_everything(seed)
         return ARMS["inflate"][1](models.build("segresnet-small", "segmentation", 1, 4))
 
-    source = open_source("brain:16")
+    source = open_source("brain:8")
     contest = Contest(source, {"inflate": Arm(net)}, dataclasses.replace(BUDGET, batch_size=2))
     (row,) = compare.contest_all(lambda: contest, compare.plan(contest, ["finetune"], [2], 1))
     assert 0 <= row["metrics"]["dice"] <= 1

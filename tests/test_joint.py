@@ -121,7 +121,7 @@ def test_interrupted_and_resumed_it_is_the_same(data: tuple[str, str], tmp_path:
     ("change", "message"),
     [
         ({"volumes": "IMAGES"}, "3D volumes are needed"),
-        ({"images": "brain:16"}, "both must have labels"),
+        ({"images": "brain:8"}, "both must have labels"),
         ({"weights": "PLAIN"}, "takes one rank only"),
         ({"kernel_mode": "none"}, "--kernel-mode"),
         ({"slices": "axial"}, "--slices is for volumes"),

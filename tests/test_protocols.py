@@ -121,7 +121,7 @@ def test_classes_without_a_labelled_volume_get_no_probability(tmp_path: Path) ->
 
 
 def test_features_of_masks_are_refused() -> None:
-    source = open_source("brain:12")
+    source = open_source("brain:8")
     net = to_3d(convert(models.build("segresnet-small", "segmentation", 1, 4)))
-    with pytest.raises(InputError, match="--protocol knn is for labels, but brain:12 has masks"):
+    with pytest.raises(InputError, match="--protocol knn is for labels, but brain:8 has masks"):
         protocols.apply("knn", net, source, BUDGET)

@@ -64,7 +64,7 @@ def test_the_verdict_names_the_best_rival_and_says_lost() -> None:
     assert "ours (0.915) is 0.015 ahead of scratch (0.900)" in text
     assert "not significant" in text
     lost = record(arms=["acs", "ours", "scratch"])
-    assert "acs (0.818) is 0.098 behind ours" in (text := standings.verdict(lost, ("probe", 10)))
+    assert "acs (0.817) is 0.098 behind ours" in (text := standings.verdict(lost, ("probe", 10)))
     assert ": significant" in text
     assert "nothing to be compared with" in standings.verdict(lost, ("zero", 0))
 

@@ -21,6 +21,7 @@ from crossd.transfer import ARMS, transfer
 
 RNG = np.random.default_rng(0)
 EVERYTHING = ",".join(ARMS)
+LABELS = {"accuracy", "balanced_accuracy", "precision", "recall", "f1", "auc"}
 QUICK = {"epochs": 1, "volume_epochs": 1, "volume_steps": 1, "batch_size": 32}
 
 
@@ -110,7 +111,7 @@ def masks_run(masks: str, tmp_path_factory: pytest.TempPathFactory) -> Done:
 @pytest.mark.parametrize(
     ("run", "metrics", "picture"),
     [
-        ("labels_run", {"accuracy", "auc"}, "confusion.png"),
+        ("labels_run", LABELS, "confusion.png"),
         ("masks_run", {"dice", "dice_1", "dice_2"}, "answers.png"),
     ],
 )

@@ -99,14 +99,15 @@ class Run:
 def plan(contest: Contest, names: Sequence[str], limits: Sequence[int], trials: int) -> list[Run]:
     """List the runs, arm by arm.
 
-    Without labelled volumes nothing is drawn: one trial a fold, of the arms that can answer.
+    Without labelled volumes only arms that can answer are run, once a fold if nothing is drawn.
     """
     runs = []
     for arm, one in contest.arms.items():
         for fold in range(max(1, contest.folds)):
             for name in names:
                 if name in FREE:
-                    runs += [Run(arm, name, 0, fold, 0)] if one.answers else []
+                    times = (trials if one.drawn else 1) if one.answers else 0
+                    runs += [Run(arm, name, 0, fold, t) for t in range(times)]
                     continue
                 runs += [Run(arm, name, n, fold, t) for n in limits for t in range(trials)]
     return runs

@@ -68,8 +68,8 @@ def learning_curves(results: Results, path: str | Path) -> None:
             colour, dash = STYLES.get(label, (LABELS[position % len(LABELS)], "-"))
             width = 2.2 if label in CROSSD else 1.5
             numbers = np.array(values, float)  # None becomes NaN, a gap in the line
-            drawn = ax.plot(epochs, numbers, dash, color=colour, lw=width, marker="o", ms=3)
-            handles.setdefault(label, drawn[0])
+            (line,) = ax.plot(epochs, numbers, dash, color=colour, lw=width, marker="o", ms=3)
+            handles.setdefault(label, line)
         if not any(history for _, history in curves):
             _say(ax, "no epochs recorded")
     for ax in list(axes.flat)[len(panels) :]:

@@ -88,7 +88,7 @@ def stages(net: nn.Module, classes: int) -> list[list[nn.Parameter]]:
     """
     last = train.classifier(net, classes)
     root = net
-    while len(inside := [child for child in root.children() if any(child.parameters())]) == 1:
+    while len(inside := [child for child in root.children() if list(child.parameters())]) == 1:
         root = inside[0]
     head = list(last.parameters())
     own = {id(p) for p in head}

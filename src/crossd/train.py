@@ -24,7 +24,7 @@ from crossd.errors import InputError
 from crossd.files import atomic
 from crossd.kernels import view
 from crossd.layers import channels_last
-from crossd.nn import CrossDConv
+from crossd.nn import has_views
 from crossd.outputs import CHECKPOINT
 from crossd.policies import measuring
 from crossd.progress import Progress
@@ -167,11 +167,6 @@ class ViewBatches(Sampler[list[int]]):
     def __len__(self) -> int:
         """Return the number of batches."""
         return sum(self._count(int(n)) for n in np.unique_counts(self.views).counts)
-
-
-def has_views(net: nn.Module) -> bool:
-    """Tell whether the view matters to a network."""
-    return any(isinstance(m, CrossDConv) and m.mode.has_views for m in net.modules())
 
 
 def batches(
