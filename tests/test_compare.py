@@ -12,7 +12,7 @@ import torch
 from files import npz
 from torch import nn
 
-from crossd import compare, models, train
+from crossd import compare, models, protocols, train
 from crossd.arms import ARMS
 from crossd.compare import Arm, Contest
 from crossd.data import open_source
@@ -63,7 +63,7 @@ def test_folds_test_every_sample_once_and_keep_patients_and_shares(path: str) ->
         groups = [set(part.groups.tolist()) for part in parts]
         assert not groups[0] & groups[1] and not groups[2] & (groups[0] | groups[1])
         assert sum(len(part) for part in parts) == len(whole)
-        assert 0.3 < np.mean(one.test.labels == 0) < 0.7  # type: ignore[arg-type]
+        assert 0.3 < np.mean(one.test.labels == 0) < 0.7
         tested += parts[2].indices.tolist()
     assert sorted(tested) == list(range(len(whole)))
 
@@ -72,14 +72,14 @@ def test_all_arms_of_a_repetition_see_the_same_volumes(
     path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: dict[tuple[int, str], list[int]] = {}
-    apply = compare.protocols.apply
+    apply = protocols.apply
 
     def spy(name: str, net: nn.Module, source: Any, budget: Any) -> Any:
         key = (budget.seed, type(net[0]).__name__ + str(len(seen)))  # type: ignore[index]
         seen[key] = source.train.indices.tolist()
         return apply(name, net, source, budget)
 
-    monkeypatch.setattr(compare.protocols, "apply", spy)
+    monkeypatch.setattr(protocols, "apply", spy)
     contest = make(path)
     for run in compare.plan(contest, ["probe"], [4], 2):
         compare.perform(contest, run)

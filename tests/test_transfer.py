@@ -14,10 +14,11 @@ import torch
 from files import npz
 
 from crossd import checkpoint, report, train
+from crossd.arms import ARMS
 from crossd.configs import DEFAULT_ARMS, PROTOCOLS, TransferConfig
 from crossd.errors import InputError
 from crossd.progress import Bar, Progress
-from crossd.transfer import ARMS, transfer
+from crossd.transfer import transfer
 
 RNG = np.random.default_rng(0)
 EVERYTHING = ",".join(ARMS)

@@ -74,7 +74,7 @@ class Way:
     mode: str | None = "projection"
     lift: str | None = "center"
     views: str = "matched"
-    options: tuple[tuple[str, float], ...] = ()
+    options: tuple[tuple[str, Any], ...] = ()
     after: float = 0.0
 
 
@@ -231,7 +231,8 @@ def pretrain(study: Study, way: str, seed: int) -> None:
             lr=options.lr / 2,
         )
     if how.mode is not None:
-        net = convert(net, how.mode, how.lift, **dict(how.options))
+        more: dict[str, Any] = dict(how.options)
+        net = convert(net, how.mode, how.lift, **more)
     shown = source
     if how.views in ("batch", "sample"):
         shown = dataclasses.replace(source, train=Viewed(source.train, how.views == "sample"))

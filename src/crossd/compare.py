@@ -132,8 +132,8 @@ def part(contest: Contest, fold: int) -> Source:
 
     rest, test = cut(np.arange(count), contest.folds, fold)
     training, val = cut(rest, VALIDATION, 0)
-    made = (Subset(whole, indices) for indices in (training, val, test))
-    return dataclasses.replace(source, **dict(zip(("train", "val", "test"), made, strict=True)))
+    parts = [Subset(whole, indices) for indices in (training, val, test)]
+    return dataclasses.replace(source, train=parts[0], val=parts[1], test=parts[2])
 
 
 @functools.lru_cache(maxsize=2)

@@ -1,6 +1,7 @@
 """Plots of a comparison: curves over labelled volumes, differences with intervals, mean ranks."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -22,7 +23,7 @@ def efficiency(results: Results, path: str | Path) -> None:
     names = [n for n in dict.fromkeys(k[0] for k in standings.keys(results)) if n != "zero"]
     free = standings.summaries(results, ("zero", 0))
     drawn, axes = figure(1, max(1, len(names)), (4.6 * max(1, len(names)), 3.8), sharey=True)
-    handles = {}
+    handles: dict[str, Any] = {}
     for ax, protocol in zip(axes[0], names, strict=False):
         numbers = standings.limits(results, protocol)
         found = {n: standings.summaries(results, (protocol, n)) for n in numbers}
@@ -51,8 +52,8 @@ def efficiency(results: Results, path: str | Path) -> None:
         ax.minorticks_off()
     if handles:
         drawn.legend(
-            handles.values(), handles.keys(), frameon=False, fontsize=9,
-            loc="outside lower center", ncols=min(5, len(handles)),
+            list(handles.values()), list(handles), frameon=False, fontsize=9,
+            loc="outside lower center", ncols=min(3 * max(1, len(names)), len(handles)),
         )  # fmt: skip
     save(drawn, path)
 
@@ -82,6 +83,7 @@ def differences(results: Results, path: str | Path) -> None:
             ax.plot(gap, line, "o", color=colour, ms=6)
             ax.annotate(f"{gap:+.3f}", (gap, line), (0, 5), textcoords="offset points",
                         ha="center", fontsize=8, color=INK)  # fmt: skip
+    axes[0, 0].margins(x=0.15)
     axes[0, 0].set_yticks(range(len(others)), others)
     axes[0, 0].set_ylim(len(others) - 0.4, -0.8)
     save(drawn, path)
@@ -105,7 +107,7 @@ def ranks(results: Results, path: str | Path) -> bool:
     least = stats.critical_difference(len(arms), len(scores))
     drawn, axes = figure(1, 1, (6.4, 0.3 * len(arms) + 1.9))
     ax = axes[0, 0]
-    dress(ax, f"mean rank over {len(scores)} repetitions", "1 is best", "")
+    dress(ax, f"mean rank over {len(scores)} repetitions", "", "")
     ax.grid(axis="y", visible=False)
     ax.set_yticks([])
     for place, at in enumerate(order):
@@ -119,8 +121,8 @@ def ranks(results: Results, path: str | Path) -> bool:
     for level, (i, j) in enumerate(standings.groups(sorted_ranks, least)):
         y = -0.5 - 0.4 * level
         ax.plot([sorted_ranks[i] - 0.05, sorted_ranks[j] + 0.05], [y, y], color=INK, lw=3)
-    note = f"critical difference {least:.2f} (Nemenyi): bars join what does not differ"
-    ax.annotate(note, (0, -0.02), xycoords="axes fraction", fontsize=8, color=SOFT, va="bottom")
+    note = f"1 is best; bars join what differs by less than {least:.2f} (Nemenyi)"
+    ax.set_xlabel(note, fontsize=8)
     ax.set_xlim(0.8, len(arms) + 0.9)
     ax.set_ylim(len(arms) + 0.8, -2.4)
     save(drawn, path)
@@ -132,4 +134,5 @@ def _style(arm: str, position: int) -> tuple[str, str]:
 
 
 def _metric(results: Results) -> str:
-    return METRICS.get(results["metric"], results["metric"])
+    name = str(results["metric"])
+    return METRICS.get(name, name)
