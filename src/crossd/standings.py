@@ -152,7 +152,7 @@ def verdict(results: Results, key: Key) -> str:
     text = f"{title(key)}: {first} ({found[first].mean:.3f}) is {abs(gap):.3f} {way} {rival}"
     text += f" ({found[rival].mean:.3f}), the best other arm"
     if one["p"] is None:
-        return f"{text}; one repetition, no test."
+        return f"{text}; one repetition or no spread between them, no test."
     sure = "significant" if one["holm"] < ALPHA else "not significant"
     return (
         f"{text} (interval {one['low']:+.3f} to {one['high']:+.3f}, p {one['p']:.2g}, "

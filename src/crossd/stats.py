@@ -37,7 +37,8 @@ class Paired:
         difference: Mean of the first minus the second.
         low: Lower end of the interval of the difference; None for a single repetition.
         high: Its upper end.
-        p: Of the corrected resampled t-test, two-sided; None for a single repetition.
+        p: Of the corrected resampled t-test, two-sided; None for a single repetition, or where all
+            differ by the same: there is no spread to test against.
         wilcoxon: p of Wilcoxon's signed-rank test; None for a single repetition.
         wins: Repetitions in which the first is better.
         ties: In which both are equal.
@@ -172,15 +173,15 @@ def _finite(values: ArrayLike) -> NDArray[np.float64]:
     return x
 
 
-def _t(x: NDArray[np.float64], ratio: float, level: float) -> tuple[float, float, float]:
+def _t(x: NDArray[np.float64], ratio: float, level: float) -> tuple[float, float, float | None]:
     """Mean, half the interval, and p of its being 0."""
     from scipy import stats
 
     mean, n = float(x.mean()), len(x)
     error = math.sqrt((1 / n + ratio) * float(x.var(ddof=1)))
     half = float(stats.t.ppf((1 + level) / 2, n - 1)) * error
-    if error == 0:
-        return mean, 0.0, 1.0 if mean == 0 else 0.0
+    if error <= 1e-12 * abs(mean):
+        return mean, 0.0, 1.0 if mean == 0 else None
     return mean, half, float(2 * stats.t.sf(abs(mean) / error, n - 1))
 
 
