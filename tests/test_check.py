@@ -135,6 +135,13 @@ def test_branches_of_training_are_tried() -> None:
         convert(OnlyTrained())
 
 
+def test_a_loss_that_compares_other_shapes_is_refused() -> None:
+    from monai.networks.nets import SegResNetVAE
+
+    with pytest.raises(InputError, match=r"cannot train .* on volumes .*target size"):
+        convert(SegResNetVAE((32, 32), spatial_dims=2, init_filters=8))
+
+
 class Counts(nn.Module):
     average: Tensor
 

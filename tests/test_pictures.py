@@ -19,13 +19,13 @@ from crossd.report import MISSING
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
     """Collect the figures that are saved, to look into them."""
     figures: list[Figure] = []
-    save = pictures._save
+    save = pictures.save
 
     def keep(figure: Figure, path: str | Path) -> None:
         figures.append(figure)
         save(figure, path)
 
-    monkeypatch.setattr(pictures, "_save", keep)
+    monkeypatch.setattr(pictures, "save", keep)
     return figures
 
 

@@ -21,7 +21,7 @@ from crossd.conversion import convert, to_3d
 from crossd.data import Sample, Samples, Source
 from crossd.errors import InputError
 from crossd.kernels import current_view, view_is_set
-from crossd.nn import CrossDConv
+from crossd.nn import CrossDConv, has_views
 from crossd.outputs import CHECKPOINT
 from crossd.progress import Bar, Progress
 from crossd.slicenet import SliceNet
@@ -173,7 +173,7 @@ def test_batches_follow_views_only_where_the_network_has_them() -> None:
     samples = labelled(2, views=True).train
     config = TrainConfig(batch_size=12)
     for net, views in ((tiny(), {0, 1, 2}), (tiny("fourier"), {None})):
-        assert train.has_views(net) == (views != {None})
+        assert has_views(net) == (views != {None})
         loader = train.batches(samples, net, config, train=True)
         assert len(loader) == len(views)
         assert sum(len(batch["image"]) for batch in loader) == 12
@@ -603,7 +603,7 @@ def test_answers_come_in_order_and_leave_the_mode_alone() -> None:
 def test_scores_of_labels() -> None:
     source = labelled(3)
     scores, (probabilities, labels) = train.score(tiny(), source, source.test, TrainConfig())
-    assert set(scores) == {"accuracy", "auc"}
+    assert {"accuracy", "auc"} < set(scores)
     assert probabilities.shape == (12, 2) and labels.tolist() == [0, 1] * 6
     accuracy = (probabilities.argmax(1) == labels).float().mean()
     assert scores["accuracy"] == pytest.approx(float(accuracy))

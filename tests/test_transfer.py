@@ -11,28 +11,19 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from files import npz
 
 from crossd import checkpoint, report, train
+from crossd.arms import ARMS
 from crossd.configs import DEFAULT_ARMS, PROTOCOLS, TransferConfig
 from crossd.errors import InputError
 from crossd.progress import Bar, Progress
-from crossd.transfer import ARMS, transfer
+from crossd.transfer import transfer
 
 RNG = np.random.default_rng(0)
 EVERYTHING = ",".join(ARMS)
+LABELS = {"accuracy", "balanced_accuracy", "precision", "recall", "f1", "auc"}
 QUICK = {"epochs": 1, "volume_epochs": 1, "volume_steps": 1, "batch_size": 32}
-
-
-def npz(path: Path, shape: tuple[int, ...], classes: int = 2) -> str:
-    """Write images of which each class has its own brightness."""
-    made: dict[str, Any] = {}
-    for part, count in (("train", 12), ("val", 6), ("test", 9)):
-        labels = np.arange(count) % classes
-        levels = (labels * 90).reshape(-1, *(1,) * len(shape))
-        made[f"{part}_images"] = (RNG.integers(0, 60, (count, *shape)) + levels).astype(np.uint8)
-        made[f"{part}_labels"] = labels.astype(np.uint8)[:, None]
-    np.savez(path, **made)
-    return str(path)
 
 
 def pairs(root: Path, count: int = 8) -> str:
@@ -121,7 +112,7 @@ def masks_run(masks: str, tmp_path_factory: pytest.TempPathFactory) -> Done:
 @pytest.mark.parametrize(
     ("run", "metrics", "picture"),
     [
-        ("labels_run", {"accuracy", "auc"}, "confusion.png"),
+        ("labels_run", LABELS, "confusion.png"),
         ("masks_run", {"dice", "dice_1", "dice_2"}, "answers.png"),
     ],
 )

@@ -34,6 +34,12 @@ COMMANDS = {
         "FinetuneConfig",
         "crossd finetune --weights ready.safetensors --data volumes.npz --limit 100 --out runs/3d",
     ),
+    "joint": (
+        "joint",
+        "joint",
+        "JointConfig",
+        "crossd joint --images images.npz --volumes volumes.npz --limit 100 --out runs/joint",
+    ),
     "predict": (
         "predict",
         "predict",

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +68,7 @@ def pretrain(config: PretrainConfig, progress: Progress) -> str:
     options = dataclasses.replace(
         train.for_images(config, source.task), augment=augmentation(config, source)
     )
-    return _train(net, source, options, weights, config, progress, "2D training")
+    return train_and_write(net, source, options, weights, config, progress, "2D training")
 
 
 def finetune(config: FinetuneConfig, progress: Progress) -> str:
@@ -110,7 +110,7 @@ def finetune(config: FinetuneConfig, progress: Progress) -> str:
         plan=plans.to_record(source.plan),
         values=source.values,
     )
-    return _train(net, source, options, weights, config, progress, config.protocol)
+    return train_and_write(net, source, options, weights, config, progress, config.protocol)
 
 
 def augmentation(config: Any, source: Source) -> str:
@@ -364,7 +364,7 @@ def _free_file(path: str, overwrite: bool, endings: Sequence[str] = (".safetenso
     return out
 
 
-def _train(
+def train_and_write(
     net: Any,
     source: Source,
     options: train.TrainConfig,
@@ -372,8 +372,25 @@ def _train(
     config: Any,
     progress: Progress,
     name: str,
+    keep: Callable[[Any], Any] = lambda net: net,
+    **more: Any,
 ) -> str:
-    """Train, keep the best weights, score them on the test samples, and write it all down."""
+    """Train, keep the best weights, score them on the test samples, and write it all down.
+
+    Args:
+        net: The network.
+        source: What it learns and is scored on.
+        options: How.
+        weights: Written with it.
+        config: The options of the command, with a folder to claim.
+        progress: Where to show how far it is.
+        name: What to call it there.
+        keep: From the network that is trained to the one that is scored and written.
+        **more: For `crossd.train.fit`.
+
+    Returns:
+        What to print.
+    """
     from crossd import report
 
     folder = claim_folder(config)
@@ -387,17 +404,19 @@ def _train(
         options,
         folder=folder,
         resume=config.resume,
-        on_best=lambda: save(net, path, weights),
+        on_best=lambda: save(keep(net), path, weights),
         progress=progress,
         name=name,
+        **more,
     )
     if fit.state is not None:
         net.load_state_dict(fit.state)
-    scores = train.score(net, source, source.test, options)[0]
-    save(net, path, weights)
+    kept = keep(net)
+    scores = train.score(kept, source, source.test, options)[0]
+    save(kept, path, weights)
     results = {
         "command": type(config).__name__.removesuffix("Config").lower(),
-        "data": config.data,
+        "data": source.name,
         "model": weights.model,
         "test_samples": len(source.test),
         "metrics": scores,

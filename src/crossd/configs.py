@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 PROTOCOLS = ("zero", "probe", "finetune")
+ALL_PROTOCOLS = ("zero", "knn", "linear", "probe", "unfreeze", "finetune")
 DEFAULT_ARMS = ("scratch", "slices", "inflate", "acs", "triplanar", "fourier", "projection")
 
 
@@ -169,6 +170,64 @@ class FinetuneConfig:
 
 
 @dataclass(frozen=True)
+class JointConfig:
+    """Train one network on images and on labelled volumes, a batch of each in turn.
+
+    The kernels are shared, each source has its own loss and its own classes, and BatchNorm keeps
+    running statistics of volumes and of images apart: those of volumes are written.
+
+    Attributes:
+        images: Source of images; of volumes, slices are taken.
+        volumes: Source of volumes with the same task.
+        weights: A Cross-D weights file to start from. Default: a new network.
+        model: A name of a 2D network, for a new one. Default: a small ResNet or SegResNet.
+        kernel_mode: projection, slice or fourier, for a new network.
+        slices: The views in which slices are taken of volumes, separated by commas. Default:
+            axial,coronal,sagittal.
+        slice_step: Take every n-th slice. Default: three a view, for masks every second.
+        size: Size of the training volumes (one number, or depth,height,width).
+        limit: Train on so many labelled volumes.
+        epochs: Passes over the images. Default: 8, for masks 2.
+        steps: Fewest steps on volumes. Default: 100, for masks 600, unless the passes are given.
+        batch_size: Images a step. Default: 64, for masks 16.
+        volume_batch_size: Volumes a step. Default: 8, for masks 2.
+        lr: Highest learning rate. Default: 0.01, for masks 0.003.
+        augment: light (shift, brightness, noise), full (rotation, zoom, blur, gamma too) or none.
+            Default: full for masks, else light.
+        seed: Of everything that is drawn.
+        workers: Processes that read data.
+        precision: 32-true, bf16-mixed or 16-mixed.
+        checkpointing: Recompute activations in the backward pass: less memory, more time.
+        out: Folder for the weights and the report.
+        overwrite: Replace a result that is there.
+        resume: Go on with a run that was interrupted.
+    """
+
+    images: str
+    volumes: str
+    weights: str | None = None
+    model: str | None = None
+    kernel_mode: str = "projection"
+    slices: str | None = None
+    slice_step: int | None = None
+    size: str | None = None
+    limit: int | None = None
+    epochs: int | None = None
+    steps: int | None = None
+    batch_size: int | None = None
+    volume_batch_size: int | None = None
+    lr: float | None = None
+    augment: str | None = None
+    seed: int = 0
+    workers: int = 0
+    precision: str = "32-true"
+    checkpointing: bool = False
+    out: str = "runs/joint"
+    overwrite: bool = False
+    resume: bool = False
+
+
+@dataclass(frozen=True)
 class PlanConfig:
     """Scan volumes and write down how they would be prepared, as a plan.yaml to look at and edit.
 
@@ -218,10 +277,12 @@ class PredictConfig:
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """Score a network, or masks that were made before, on labelled samples.
+    """Score a network, or masks that were made before; or compare ways from images to volumes.
 
     With masks: Dice, the 95th percentile of the Hausdorff distance [mm], the normalised surface
-    Dice and the volumes [ml] of every case and class, in the grid of the files.
+    Dice and the volumes [ml] of every case and class, in the grid of the files. With --protocol,
+    the network and --baselines are fitted to labelled volumes, over folds and trials, and compared
+    by tests: tables, plots and a report with intervals.
 
     Attributes:
         data: Source of labelled volumes or images.
@@ -230,10 +291,26 @@ class EvaluateConfig:
         part: What to score: test, val or train.
         tolerance: Distance of surfaces that counts as none [mm].
         flips: Average over mirrored volumes.
-        seed: Of the split, where the data has none: the one of the training.
+        protocol: How to fit to labelled volumes before scoring, separated by commas: zero, knn,
+            linear, probe, unfreeze, finetune.
+        baselines: What to compare with, separated by commas: scratch, slices, center, inflate,
+            acs, triplanar.
+        plain: Weights of the plain 2D network (pretrain --kernel-mode none) that the baselines
+            start from. Default: the 2D network that --weights hold in the axial view.
+        limit: Numbers of labelled volumes, separated by commas. Default: all.
+        folds: Cross-validate over all samples in so many folds. Default: the data's own split.
+        trials: Repetitions, with other labelled volumes and other seeds.
+        size: Size of the volumes (one number, or depth,height,width).
+        epochs: Passes over the labelled volumes. Default: 15, or more for `steps`.
+        steps: Fewest steps on them. Default: 100, with masks 60, unless the passes are given.
+        batch_size: Volumes a step. Default: 8, with masks 2.
+        lr: Highest learning rate on the labelled volumes.
+        seed: Of the split, where the data has none (the one of the training), and of the trials.
+        workers: Runs at a time, a process each. Default: as many as there are cores.
         precision: 32-true, bf16-mixed or 16-mixed.
         out: Folder for cases.csv, the report and pictures of the worst cases.
         overwrite: Replace a result that is there.
+        resume: Go on with a comparison that was interrupted.
     """
 
     data: str
@@ -242,10 +319,23 @@ class EvaluateConfig:
     part: str = "test"
     tolerance: float = 1.0
     flips: bool = False
+    protocol: str | None = None
+    baselines: str | None = None
+    plain: str | None = None
+    limit: str | None = None
+    folds: int | None = None
+    trials: int = 1
+    size: str | None = None
+    epochs: int | None = None
+    steps: int | None = None
+    batch_size: int | None = None
+    lr: float = 1e-3
     seed: int = 0
+    workers: int | None = None
     precision: str = "32-true"
     out: str = "runs/evaluate"
     overwrite: bool = False
+    resume: bool = False
 
 
 @dataclass(frozen=True)

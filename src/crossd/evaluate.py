@@ -58,6 +58,11 @@ def evaluate(config: EvaluateConfig, progress: Progress) -> str:
         InputError: When options and data do not go together, or a file cannot be read.
     """
     check(config)
+    if config.protocol is not None or config.baselines is not None:
+        from crossd.comparison import comparison
+
+        return comparison(config, progress)
+    _only_for_comparisons(config)
     choice(config.part, ("train", "val", "test"), "--part")
     if (config.weights is None) == (config.predictions is None):
         raise InputError("give either --weights or --predictions")
@@ -86,6 +91,19 @@ def evaluate(config: EvaluateConfig, progress: Progress) -> str:
             raise InputError(f"--predictions are masks, but {config.data} has labels")
         return _labels(config, source, net, progress, start)
     return _masks(config, source, net, weights, progress, start)
+
+
+_OF_COMPARISONS = (
+    *("plain", "limit", "folds", "trials", "size", "epochs", "steps", "batch_size", "lr"),
+    *("workers", "resume"),
+)
+
+
+def _only_for_comparisons(config: EvaluateConfig) -> None:
+    for field in dataclasses.fields(EvaluateConfig):
+        if field.name in _OF_COMPARISONS and getattr(config, field.name) != field.default:
+            option = f"--{field.name.replace('_', '-')}"
+            raise InputError(f"{option} is for a comparison: give --protocol or --baselines too")
 
 
 def _masks(

@@ -20,23 +20,36 @@ def classification(probabilities: Tensor, labels: Tensor) -> dict[str, float]:
         labels: Shape ``(N,)``.
 
     Returns:
-        ``accuracy`` and ``auc``, the mean area under the ROC curve of each class against the
-        others, over the classes that are present but not alone (NaN when there is none).
+        ``accuracy``; ``precision``, ``recall`` and ``f1``, means over the classes that are present;
+        ``balanced_accuracy``, another name of that recall; and ``auc``, the mean area under the ROC
+        curve of each class against the others, over the classes that are present but not alone (NaN
+        when there is none).
 
     Example:
-        >>> classification(torch.tensor([[0.9, 0.1], [0.2, 0.8]]), torch.tensor([0, 1]))
-        {'accuracy': 1.0, 'auc': 1.0}
+        >>> scores = classification(torch.tensor([[0.9, 0.1], [0.2, 0.8]]), torch.tensor([0, 1]))
+        >>> scores["accuracy"], scores["f1"], scores["auc"]
+        (1.0, 1.0, 1.0)
     """
-    from sklearn.metrics import accuracy_score, roc_auc_score
+    from sklearn.metrics import accuracy_score, precision_recall_fscore_support, roc_auc_score
 
-    guesses, truth = probabilities.double().numpy(), labels.numpy()
+    scores, truth = probabilities.double().numpy(), labels.numpy()
     areas = [
-        roc_auc_score(truth == k, guesses[:, k])
-        for k in range(guesses.shape[1])
+        roc_auc_score(truth == k, scores[:, k])
+        for k in range(scores.shape[1])
         if 0 < (truth == k).sum() < len(truth)
     ]
-    accuracy = float(accuracy_score(truth, guesses.argmax(1)))
-    return {"accuracy": accuracy, "auc": float(np.mean(areas)) if areas else float("nan")}
+    guesses = scores.argmax(1)
+    precision, recall, f1, _ = precision_recall_fscore_support(
+        truth, guesses, labels=np.unique(truth), average="macro", zero_division=0.0
+    )
+    return {
+        "accuracy": float(accuracy_score(truth, guesses)),
+        "balanced_accuracy": float(recall),
+        "precision": float(precision),
+        "recall": float(recall),
+        "f1": float(f1),
+        "auc": float(np.mean(areas)) if areas else float("nan"),
+    }
 
 
 def confusion(probabilities: Tensor, labels: Tensor) -> NDArray[np.int64]:

@@ -17,7 +17,7 @@ from crossd.kernels import KernelMode, PosePredictor, current_view, in_plane, ma
 from crossd.layers import conv_settings, fill, is_volume, kept
 from crossd.persample import Settings, mapped_conv2d
 
-__all__ = ["CrossDConv", "CrossDConvTranspose", "PosePredictor"]
+__all__ = ["CrossDConv", "CrossDConvTranspose", "PosePredictor", "has_views"]
 
 Size2 = int | tuple[int, int]
 PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
@@ -275,3 +275,8 @@ class CrossDConvTranspose(nn.ConvTranspose3d):
         weight = self.weight.detach()
         weight = self.mode.aligned(weight) if align else weight
         return fill(nn.ConvTranspose3d(**conv_settings(self, tuple)), self, weight=weight)
+
+
+def has_views(net: nn.Module) -> bool:
+    """Tell whether the view matters to a network."""
+    return any(isinstance(m, CrossDConv) and m.mode.has_views for m in net.modules())

@@ -10,7 +10,8 @@ PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 LEAST = {
     **dict.fromkeys(("seed", "workers"), 0),
     **dict.fromkeys(("epochs", "batch_size", "limit", "slice_step", "steps", "channels"), 1),
-    **dict.fromkeys(("volume_epochs", "volume_steps", "volume_batch_size"), 1),
+    **dict.fromkeys(("volume_epochs", "volume_steps", "volume_batch_size", "trials"), 1),
+    "folds": 2,
 }
 """The smallest value of every whole number among the options."""
 
@@ -28,7 +29,7 @@ def check(config: Any) -> None:
         option = f"--{name.replace('_', '-')}"
         if value is None:
             continue
-        if name in LEAST and value < LEAST[name]:
+        if name in LEAST and isinstance(value, int) and value < LEAST[name]:
             raise InputError(f"{option} (={value}) must be at least {LEAST[name]}")
         if name == "seed" and value >= 2**32:
             raise InputError(f"{option} (={value}) must be below 2 to the power of 32")
@@ -92,6 +93,24 @@ def sizes(text: str | None) -> tuple[int, ...] | None:
     if not values or min(values) < 1:
         raise InputError(f"--size (={text!r}) must be a number, or one an axis such as 32,48,48")
     return values
+
+
+def counts(text: str | None, option: str) -> tuple[int, ...]:
+    """Read whole numbers from 1 upwards separated by commas, ascending; none of None.
+
+    Raises:
+        InputError: "OPTION ..." for anything else.
+
+    Example:
+        >>> counts("50,10", "--limit")
+        (10, 50)
+    """
+    if text is None:
+        return ()
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise InputError(f"{option} (={text!r}) must be whole numbers separated by commas")
+    return tuple(sorted({int(part) for part in parts}))
 
 
 def class_names(text: str | None) -> tuple[str, ...]:

@@ -12,12 +12,13 @@ RESULT = "metrics.json"
 CONFIGURATION = "config.yaml"
 CHECKPOINT = "last.ckpt"
 PLAN = "plan.yaml"
-LEFTOVERS = ("arm-*.json", "answer-*.npy", "pretrained-*.json", CHECKPOINT)
+LEFTOVERS = ("arm-*.json", "answer-*.npy", "pretrained-*.json", "run-*.json", CHECKPOINT)
 """What an interrupted run leaves, to be resumed."""
 
 OUTPUTS = (
     *(RESULT, "report.md", "weights.safetensors", "pretrained-*.safetensors", PLAN),
-    *("cases.csv", "worst-*.png"),
+    *("cases.csv", "worst-*.png", "runs.csv", "table.tex"),
+    *("efficiency.png", "differences.png", "ranks.png"),
     *("scores.png", "curves.png", "confusion.png", "answers.png", "bench.png"),
 )
 """What a run that ended leaves."""

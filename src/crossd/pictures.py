@@ -56,10 +56,10 @@ def learning_curves(results: Results, path: str | Path) -> None:
             what = "validation" if main else "loss"
             panels.append((f"{protocol} on volumes: {what}", curves, main or "loss"))
     rows, columns = -(-len(panels) // 2), min(2, len(panels))
-    figure, axes = _figure(rows, columns, (4.6 * columns, 3.1 * rows + 0.6))
+    drawn, axes = figure(rows, columns, (4.6 * columns, 3.1 * rows + 0.6))
     handles: dict[str, Any] = {}
     for ax, (title, curves, name) in zip(axes.flat, panels, strict=False):
-        _dress(ax, title, "epoch", METRICS.get(name, name))
+        dress(ax, title, "epoch", METRICS.get(name, name))
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         for position, (label, history) in enumerate(curves):
             values = [{**(entry.get("val") or {}), "loss": entry.get("loss")}.get(name)
@@ -68,16 +68,16 @@ def learning_curves(results: Results, path: str | Path) -> None:
             colour, dash = STYLES.get(label, (LABELS[position % len(LABELS)], "-"))
             width = 2.2 if label in CROSSD else 1.5
             numbers = np.array(values, float)  # None becomes NaN, a gap in the line
-            drawn = ax.plot(epochs, numbers, dash, color=colour, lw=width, marker="o", ms=3)
-            handles.setdefault(label, drawn[0])
+            (line,) = ax.plot(epochs, numbers, dash, color=colour, lw=width, marker="o", ms=3)
+            handles.setdefault(label, line)
         if not any(history for _, history in curves):
             _say(ax, "no epochs recorded")
     for ax in list(axes.flat)[len(panels) :]:
         ax.set_axis_off()
     if handles:
         place: dict[str, Any] = {"loc": "outside lower center", "ncols": min(5, len(handles))}
-        figure.legend(handles.values(), handles.keys(), frameon=False, fontsize=9, **place)
-    _save(figure, path)
+        drawn.legend(handles.values(), handles.keys(), frameon=False, fontsize=9, **place)
+    save(drawn, path)
 
 
 def scores(results: Results, path: str | Path) -> None:
@@ -90,9 +90,9 @@ def scores(results: Results, path: str | Path) -> None:
     run, protocols, found = arms(results), results.get("protocols") or [], cells(results)
     name = next(iter(metric_names(results)), "score")
     width, height = 3.2 * max(1, len(protocols)) + 1.2, 0.34 * len(run) + 1.3
-    figure, axes = _figure(1, max(1, len(protocols)), (width, height), sharex=True, sharey=True)
+    drawn, axes = figure(1, max(1, len(protocols)), (width, height), sharex=True, sharey=True)
     for ax, protocol in zip(axes[0], protocols, strict=False):
-        _dress(ax, protocol, METRICS.get(name, name), "")
+        dress(ax, protocol, METRICS.get(name, name), "")
         ax.grid(axis="x", visible=False)
         values = [found.get((arm, protocol, name)) for arm in run]
         best = max((round(v, 3) for v in values if v is not None), default=None)
@@ -116,7 +116,7 @@ def scores(results: Results, path: str | Path) -> None:
         first.set_xlim(min(shown) - 0.08 * span, max(shown) + 0.32 * span)  # room for the number
     if not protocols:
         _say(first, "no protocol was run")
-    _save(figure, path)
+    save(drawn, path)
 
 
 def confusion(matrix: np.ndarray, classes: Sequence[str], title: str, path: str | Path) -> None:
@@ -145,12 +145,12 @@ def confusions(
     columns = min(3, max(1, len(matrices)))
     rows = -(-max(1, len(matrices)) // columns)
     side = float(np.clip(0.42 * count + 1.4, 3.0, 8.0))
-    figure, axes = _figure(rows, columns, (side * columns, side * rows))
+    drawn, axes = figure(rows, columns, (side * columns, side * rows))
     for ax, (title, counts) in zip(axes.flat, matrices.items(), strict=False):
         total = np.sum(counts, axis=1, keepdims=True)
         share = np.divide(counts, total, out=np.zeros((count, count)), where=total > 0)
         right = f": accuracy {np.trace(counts) / np.sum(counts):.3f}" if np.sum(counts) else ""
-        _dress(ax, title + right, "answer", "truth")
+        dress(ax, title + right, "answer", "truth")
         ax.grid(visible=False)
         ax.imshow(share, cmap=COUNTS, vmin=0, vmax=1)
         ax.set_xticks(range(count), classes, rotation=90 if sum(map(len, classes)) > 30 else 0)
@@ -163,7 +163,7 @@ def confusions(
                         ha="center", va="center", fontsize=8 if count <= 12 else 5)  # fmt: skip
     for ax in list(axes.flat)[len(matrices) :]:
         ax.set_axis_off()
-    _save(figure, path)
+    save(drawn, path)
 
 
 def answers(
@@ -205,10 +205,10 @@ def answers(
     heights = [sides[1 if axis == 0 else 0] / sides[1 if axis == 2 else 2] for axis in range(3)]
     heights = [min(3.0, max(0.2, height)) for height in heights[: len(views)]]
     size = (1.9 * (1 + len(masks)) + 0.5, 1.9 * sum(heights) + 0.9 + 0.3 * bool(title))
-    figure, grid = _figure(len(views), 1 + len(masks), size, height_ratios=heights)
+    drawn, grid = figure(len(views), 1 + len(masks), size, height_ratios=heights)
     axes = np.reshape(grid, (len(views), -1))
     if title:
-        figure.suptitle(title, fontsize=11)
+        drawn.suptitle(title, fontsize=11)
     columns: list[tuple[str, np.ndarray | None]] = [("image", None), *masks.items()]
     for axis, view in enumerate(views):
         others = tuple(other for other in range(3) if other != axis)
@@ -236,8 +236,8 @@ def answers(
     keys = [Rectangle((0, 0), 1, 1, color=LABELS[(label - 1) % len(LABELS)]) for label in seen]
     texts = [names[label - 1] if label <= len(names) else str(label) for label in seen]
     if seen:
-        figure.legend(keys, texts, loc="outside lower center", ncols=6, frameon=False, fontsize=9)
-    _save(figure, path)
+        drawn.legend(keys, texts, loc="outside lower center", ncols=6, frameon=False, fontsize=9)
+    save(drawn, path)
 
 
 def kernel_views(weight: np.ndarray, path: str | Path) -> None:
@@ -264,12 +264,12 @@ def kernel_views(weight: np.ndarray, path: str | Path) -> None:
         ("sagittal: sum along x", kernel.sum(2), "zy"),
     ]
     columns = max(3, len(slices))
-    figure, axes = _figure(2, columns, (2.2 * columns + 0.8, 5.4))
-    figure.suptitle("The 3D kernel, slice by slice, and the 2D kernels it gives", color=INK)
+    drawn, axes = figure(2, columns, (2.2 * columns + 0.8, 5.4))
+    drawn.suptitle("The 3D kernel, slice by slice, and the 2D kernels it gives", color=INK)
     for row, panels in zip(axes, (slices, sums), strict=True):
         top = max(float(np.abs(plane).max()) for _, plane, _ in panels) or 1.0
         for ax, (title, plane, axis) in zip(row, panels, strict=False):
-            _dress(ax, title, axis[1], axis[0])
+            dress(ax, title, axis[1], axis[0])
             ax.grid(visible=False)
             shown = ax.imshow(plane, cmap=SIGNED, norm=TwoSlopeNorm(0, -top, top))
             ax.set(xticks=range(plane.shape[1]), yticks=range(plane.shape[0]))
@@ -278,19 +278,19 @@ def kernel_views(weight: np.ndarray, path: str | Path) -> None:
                 ax.text(x, y, f"{value:.2g}", color=light, ha="center", va="center", fontsize=8)
         for ax in row[len(panels) :]:
             ax.set_axis_off()
-        figure.colorbar(shown, ax=row.tolist(), shrink=0.8)
-    _save(figure, path)
+        drawn.colorbar(shown, ax=row.tolist(), shrink=0.8)
+    save(drawn, path)
 
 
-def _figure(
+def figure(
     rows: int, columns: int, size: tuple[float, float], **options: Any
 ) -> tuple[Figure, np.ndarray]:
     """Return a figure and its panels, (rows, columns)."""
-    figure = Figure(figsize=size, dpi=150, facecolor="white", layout="constrained")
-    return figure, figure.subplots(rows, columns, squeeze=False, **options)
+    made = Figure(figsize=size, dpi=150, facecolor="white", layout="constrained")
+    return made, made.subplots(rows, columns, squeeze=False, **options)
 
 
-def _dress(ax: Axes, title: str, horizontal: str, vertical: str) -> None:
+def dress(ax: Axes, title: str, horizontal: str, vertical: str) -> None:
     """Give a panel its title, labels and quiet lines."""
     ax.set_title(title, fontsize=10, color=INK)
     ax.set_xlabel(horizontal, fontsize=9, color=SOFT)
@@ -328,10 +328,10 @@ def _edge(ax: Axes, mask: np.ndarray, colour: str, width: float) -> None:
         ax.contour(mask, [0.5], colors=[colour], linewidths=width)
 
 
-def _save(figure: Figure, path: str | Path) -> None:
-    """Write the figure whole or not at all."""
+def save(drawn: Figure, path: str | Path) -> None:
+    """Write a figure whole or not at all."""
     with atomic(path) as temporary:
-        figure.savefig(temporary, format=Path(path).suffix[1:] or "png")
+        drawn.savefig(temporary, format=Path(path).suffix[1:] or "png")
 
 
 def idea(path: str | Path) -> None:
@@ -340,8 +340,8 @@ def idea(path: str | Path) -> None:
     Args:
         path: The picture to write, 1600 by 600 pixels.
     """
-    figure = Figure(figsize=(8, 3), dpi=200, facecolor="#fbfcfd")
-    ax = figure.add_axes((0, 0, 1, 1), xlim=(0, 160), ylim=(0, 60))
+    drawn = Figure(figsize=(8, 3), dpi=200, facecolor="#fbfcfd")
+    ax = drawn.add_axes((0, 0, 1, 1), xlim=(0, 160), ylim=(0, 60))
     ax.set_axis_off()
     size, voxel, tap = 21, 1.4, 4.6
     picture, volume, cube = np.array((22, 29.5)), np.array((137, 30)), np.array((83, 33))
@@ -377,7 +377,7 @@ def idea(path: str | Path) -> None:
         ax.text(place[0], 4, line, fontsize=8.5, **style | {"color": SOFT})
     ax.text(56, 41, "summed along\nthe view", fontsize=8.5, **style)
     ax.text(106.5, cube[1] + 2.5, "as it is", fontsize=8.5, **style)
-    _save(figure, path)
+    save(drawn, path)
 
 
 def _iso(points: Any) -> np.ndarray:

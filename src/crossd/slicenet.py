@@ -3,8 +3,9 @@
 import torch
 from torch import Tensor, nn
 
-from crossd.kernels import VIEWS
+from crossd.kernels import VIEWS, view
 from crossd.layers import is_volume
+from crossd.nn import has_views
 
 
 class SliceNet(nn.Module):
@@ -16,7 +17,8 @@ class SliceNet(nn.Module):
     averaged over the three axes.
 
     Args:
-        net: From images ``(N, C, H, W)`` to logits ``(N, K)`` or ``(N, K, H, W)``.
+        net: From images ``(N, C, H, W)`` to logits ``(N, K)`` or ``(N, K, H, W)``; of Cross-D, it
+            sees slices of each axis in their own view.
         count: Slices an axis; 0 takes all, as a network for masks needs.
 
     Attributes:
@@ -40,11 +42,14 @@ class SliceNet(nn.Module):
             return self.net(x)
         cut = [self._cut(x, axis) for axis in range(len(VIEWS))]  # (n, s, c, ...)
         images = [slices.flatten(0, 1) for slices in cut]
-        if len({image.shape[1:] for image in images}) == 1:
+        alike = len({image.shape[1:] for image in images}) == 1
+        if alike and (self.training or not has_views(self.net)):
             # One batch of all three views, as in 2D training: BatchNorm must see their mixture.
-            each = self.net(torch.cat(images)).split([len(image) for image in images])
+            counts = [len(image) for image in images]
+            with view([axis for axis, count in enumerate(counts) for _ in range(count)]):
+                each = self.net(torch.cat(images)).split(counts)
         else:
-            each = [self.net(image) for image in images]
+            each = [self._seen(image, axis) for axis, image in enumerate(images)]
         answers = [y.unflatten(0, (len(x), -1)) for y in each]  # (n, s, k, ...)
         if answers[0].dim() > 3:
             if self.count:
@@ -55,6 +60,11 @@ class SliceNet(nn.Module):
         if self.average == "logits":
             return logits.mean(1)
         return logits.softmax(2).mean(1).clamp_min(1e-8).log()
+
+    def _seen(self, image: Tensor, axis: int) -> Tensor:
+        with view(axis):
+            answer: Tensor = self.net(image)
+        return answer
 
     def _cut(self, x: Tensor, axis: int) -> Tensor:
         """Slices across an axis, shape ``(N, S, C, ...)``: `count` of them, or all."""

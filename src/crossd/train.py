@@ -2,7 +2,7 @@
 
 import math
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +24,7 @@ from crossd.errors import InputError
 from crossd.files import atomic
 from crossd.kernels import view
 from crossd.layers import channels_last
-from crossd.nn import CrossDConv
+from crossd.nn import has_views
 from crossd.outputs import CHECKPOINT
 from crossd.policies import measuring
 from crossd.progress import Progress
@@ -90,6 +90,28 @@ def for_images(options: Any, task: str) -> TrainConfig:
     )
 
 
+def for_volumes(options: Any, task: str) -> TrainConfig:
+    """Make the configuration of training on labelled volumes from the options of a command.
+
+    Of commands that train on images too, those for volumes begin with ``volume_``.
+    """
+    masks = task == "segmentation"
+
+    def given(name: str) -> Any:
+        own = f"volume_{name}"
+        return getattr(options, own if hasattr(options, own) else name)
+
+    return TrainConfig(
+        epochs=given("epochs") or 15,
+        lr=given("lr"),
+        min_steps=given("steps") or (0 if given("epochs") else 60 if masks else 100),
+        batch_size=given("batch_size") or (2 if masks else 8),
+        seed=options.seed,
+        workers=0,
+        precision=options.precision,
+    )
+
+
 @dataclass
 class Fit:
     """What training gave.
@@ -98,11 +120,13 @@ class Fit:
         history: A record an epoch: ``epoch``, ``loss``, and ``val`` with scores.
         best: The best validation score, -inf without validation.
         state: The weights of that score, None without validation.
+        statistics: Those of BatchNorm for each source then, see `Statistics`.
     """
 
     history: list[dict[str, Any]] = field(default_factory=list)
     best: float = -math.inf
     state: dict[str, Tensor] | None = None
+    statistics: list[list[Tensor]] | None = None
 
 
 class ViewBatches(Sampler[list[int]]):
@@ -143,11 +167,6 @@ class ViewBatches(Sampler[list[int]]):
     def __len__(self) -> int:
         """Return the number of batches."""
         return sum(self._count(int(n)) for n in np.unique_counts(self.views).counts)
-
-
-def has_views(net: nn.Module) -> bool:
-    """Tell whether the view matters to a network."""
-    return any(isinstance(m, CrossDConv) and m.mode.has_views for m in net.modules())
 
 
 def batches(
@@ -284,6 +303,16 @@ def new_classifier(net: nn.Module, before: int, classes: int) -> None:
     setattr(layer, name, classes)
 
 
+def keep_classes(net: nn.Module, before: int, rows: slice) -> None:
+    """Cut a network's last layer to some of its classes."""
+    layer = classifier(net, before)
+    layer.weight = nn.Parameter(layer.weight.detach()[rows].clone())
+    if layer.bias is not None:
+        layer.bias = nn.Parameter(layer.bias.detach()[rows].clone())
+    name = "out_features" if isinstance(layer, nn.Linear) else "out_channels"
+    setattr(layer, name, len(layer.weight))
+
+
 def freeze_convolutions(net: nn.Module, classes: int) -> None:
     """Freeze all but the normalisation layers and the last one: the paper's weak probing."""
     last = classifier(net, classes)
@@ -299,10 +328,13 @@ def fit(
     source: Source,
     config: TrainConfig,
     *,
+    beside: Sequence[tuple[Source, TrainConfig]] = (),
+    rows: Sequence[slice] | None = None,
     folder: Path | None = None,
     resume: bool = False,
     validate: bool = True,
     on_best: Callable[[], None] | None = None,
+    on_epoch: Callable[[int, int], None] | None = None,
     progress: Progress | None = None,
     name: str = "training",
 ) -> Fit:
@@ -312,10 +344,15 @@ def fit(
         net: Takes the source's images or volumes and gives logits.
         source: Its training samples are learnt, its validation samples choose the best epoch.
         config: How.
+        beside: Further sources, whose batches are taken in turn with those of the first, each with
+            its own size of batches, augmentation and seed. An epoch is a pass over the longest.
+            BatchNorm's running statistics are kept apart, those of the first source in the network.
+        rows: For each source the logits that are its classes; None takes all.
         folder: Where ``last.ckpt`` is kept after every epoch; None keeps nothing.
         resume: Go on from that file.
         validate: Whether to score the validation samples after every epoch.
         on_best: Called after an epoch with the best score so far, to keep the weights.
+        on_epoch: Called before every epoch with its number and their count, to freeze parameters.
         progress: Where to show how far it is.
         name: What to call it there.
 
@@ -330,33 +367,36 @@ def fit(
     seed_everything(config.seed)
     trained = [p for p in net.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=config.lr, weight_decay=config.weight_decay)
-    drawn = Patches(
-        source.train, source.train.patch, config.seed, config.augment == "full", source.spacing
-    )
-    loader = batches(drawn, net, config, train=True)
-    epochs = max(config.epochs, -(-config.min_steps // len(loader)))
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _schedule(epochs * len(loader), config))
+    feeds = [Feed(source, config, net), *(Feed(*one, net) for one in beside)]
+    for feed, logits in zip(feeds, rows or [slice(None)] * len(feeds), strict=True):
+        feed.rows = logits
+    each = max(len(feed.loader) for feed in feeds)
+    steps = each * len(feeds)  # of an epoch
+    epochs = max(config.epochs, -(-config.min_steps // each))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _schedule(epochs * steps, config))
     if config.checkpointing:
         checkpoint_activations(net)
     model, optimizer = fabric.setup(channels_last(net), optimizer)
-    ready: Any = fabric.setup_dataloaders(loader, use_distributed_sampler=False)
-    criterion = loss_of(source.task)
+    for feed in feeds:
+        feed.ready = fabric.setup_dataloaders(feed.loader, use_distributed_sampler=False)
+    statistics = Statistics(net, len(feeds))
     result = Fit()
-    start = _restore(folder, net, optimizer, schedule, result) if resume else 0
+    start = _restore(folder, net, optimizer, schedule, result, statistics) if resume else 0
     progress = progress or Progress(quiet=True)
-    with progress.task(name, total=epochs * len(loader), done=start * len(loader)) as bar:
+    with progress.task(name, total=epochs * steps, done=start * steps) as bar:
         for epoch in range(start, epochs):
-            loader.batch_sampler.set_epoch(epoch)  # type: ignore[union-attr]
-            drawn.set_epoch(epoch)
             model.train()
+            if on_epoch is not None:
+                on_epoch(epoch, epochs)
             losses = []
-            for batch in ready:
+            for number, (feed, batch) in enumerate(_in_turn(feeds, epoch, each)):
+                statistics.use(number % len(feeds))
                 image, mask = batch["image"], batch.get("mask")
-                if config.augment == "light":
+                if feed.config.augment == "light":
                     image, mask = augment(image, mask)
                 with view_of(batch, net):
-                    logits = _logits(model, image)
-                    loss = criterion(logits, batch["label"] if mask is None else mask)
+                    logits = _rows(_logits(model, image), feed.rows)
+                    loss = feed.criterion(logits, batch["label"] if mask is None else mask)
                     fabric.backward(loss)
                 # Infinite gradients: in 16-mixed the scaler mends them, else the loss shows them.
                 fabric.clip_gradients(
@@ -367,10 +407,15 @@ def fit(
                 optimizer.zero_grad()
                 losses.append(loss.detach())
                 bar.advance(len(image), loss=losses[-1])
-            record: dict[str, Any] = {"epoch": epoch + 1, "loss": float(torch.stack(losses).mean())}
-            if not math.isfinite(record["loss"]):
+            statistics.use(0)
+            record: dict[str, Any] = {"epoch": epoch + 1}
+            values = torch.stack(losses)
+            record["loss"] = float(values[0 :: len(feeds)].mean())
+            for index, feed in enumerate(feeds[1:], start=1):
+                record[f"loss_{feed.source.rank}d"] = float(values[index :: len(feeds)].mean())
+            if not math.isfinite(float(values.mean())):
                 raise InputError(
-                    f"loss is {record['loss']} in epoch {epoch + 1} of {name}: "
+                    f"loss is {float(values.mean())} in epoch {epoch + 1} of {name}: "
                     f"lower --lr (={config.lr}) or look for odd values in the data"
                 )
             if validate:
@@ -379,13 +424,91 @@ def fit(
                 if value > result.best:
                     result.best = value
                     result.state = {k: v.detach().clone() for k, v in net.state_dict().items()}
+                    result.statistics = statistics.copy()
                     if on_best is not None:
                         on_best()
             result.history.append(record)
             if folder is not None:
-                _keep(folder, net, optimizer, schedule, result)
+                _keep(folder, net, optimizer, schedule, result, statistics)
     checkpoint_activations(net, enabled=False)
     return result
+
+
+class Feed:
+    """Training batches of one source, without end.
+
+    Attributes:
+        source: Where they come from.
+        config: Size of batches, augmentation and seed.
+        loader: Of one pass.
+        ready: The same on the device.
+        criterion: The loss.
+        rows: The logits that are its classes.
+    """
+
+    def __init__(self, source: Source, config: TrainConfig, net: nn.Module) -> None:
+        self.source, self.config = source, config
+        full = config.augment == "full"
+        self.drawn = Patches(source.train, source.train.patch, config.seed, full, source.spacing)
+        self.loader = batches(self.drawn, net, config, train=True)
+        self.ready: Any = self.loader
+        self.criterion = loss_of(source.task)
+        self.rows = slice(None)
+
+    def take(self, epoch: int, count: int) -> Iterator[Batch]:
+        """Yield the batches of an epoch: as many passes as give so many, the last one cut."""
+        passes = -(-count // len(self.loader))
+        for number in range(passes):
+            turn = epoch * passes + number
+            self.loader.batch_sampler.set_epoch(turn)  # type: ignore[union-attr]
+            self.drawn.set_epoch(turn)
+            for index, batch in enumerate(self.ready, start=number * len(self.loader)):
+                if index == count:
+                    return
+                yield batch
+
+
+def _in_turn(feeds: Sequence[Feed], epoch: int, count: int) -> Iterator[tuple[Feed, Batch]]:
+    for taken in zip(*(feed.take(epoch, count) for feed in feeds), strict=True):
+        yield from zip(feeds, taken, strict=True)
+
+
+def _rows(logits: Any, rows: slice) -> Any:
+    if rows == slice(None):
+        return logits
+    return logits[:, rows] if isinstance(logits, Tensor) else [_rows(part, rows) for part in logits]
+
+
+class Statistics:
+    """Running statistics of BatchNorm for each of several feeds, of which one is in use.
+
+    In training BatchNorm normalises by the batch at hand: what it keeps for later differs between
+    images and volumes, and a mean over both fits neither.
+
+    Args:
+        net: Any network.
+        count: How many sets to keep; with one, nothing is done.
+    """
+
+    NAMES = ("running_mean", "running_var", "num_batches_tracked")
+
+    def __init__(self, net: nn.Module, count: int) -> None:
+        norms = [m for m in net.modules() if isinstance(m, NORMS) and m.track_running_stats]
+        self.buffers = [getattr(m, name) for m in norms for name in self.NAMES]
+        self.sets = [[b.clone() for b in self.buffers] for _ in range(count)]
+        self.used = 0
+
+    def use(self, index: int) -> None:
+        """Put the set of this number into the network, and keep the one that was there."""
+        if index != self.used:
+            self.sets[self.used] = [b.clone() for b in self.buffers]
+            for buffer, value in zip(self.buffers, self.sets[index], strict=True):
+                buffer.copy_(value)
+            self.used = index
+
+    def copy(self) -> list[list[Tensor]]:
+        """Return all sets; that of the one in use is in the network."""
+        return [[value.clone() for value in one] for one in self.sets]
 
 
 def _logits(model: Any, image: Tensor) -> Any:
@@ -409,20 +532,33 @@ def _schedule(steps: int, config: TrainConfig) -> Callable[[int], float]:
     return factor
 
 
-def _keep(folder: Path, net: nn.Module, optimizer: Any, schedule: Any, result: Fit) -> None:
+def _keep(
+    folder: Path,
+    net: nn.Module,
+    optimizer: Any,
+    schedule: Any,
+    result: Fit,
+    statistics: Statistics,
+) -> None:
     state = {
         "net": net.state_dict(),
         "optimizer": optimizer.state_dict(),
         "schedule": {"last_epoch": schedule.last_epoch, "_step_count": schedule._step_count},
         "random": torch.get_rng_state(),
-        "result": {"history": result.history, "best": result.best, "state": result.state},
+        "result": dict(vars(result)),
+        "statistics": statistics.sets,
     }
     with atomic(folder / CHECKPOINT) as temporary:
         torch.save(state, temporary)
 
 
 def _restore(
-    folder: Path | None, net: nn.Module, optimizer: Any, schedule: Any, result: Fit
+    folder: Path | None,
+    net: nn.Module,
+    optimizer: Any,
+    schedule: Any,
+    result: Fit,
+    statistics: Statistics,
 ) -> int:
     path = None if folder is None else folder / CHECKPOINT
     if path is None or not path.is_file():
@@ -439,6 +575,7 @@ def _restore(
     schedule.last_epoch = state["schedule"]["last_epoch"]
     schedule._step_count = state["schedule"]["_step_count"]
     torch.set_rng_state(state["random"])
+    statistics.sets = state["statistics"]
     for name, value in state["result"].items():
         setattr(result, name, value)
     return len(result.history)
@@ -476,13 +613,13 @@ def score(
 
 @torch.no_grad()
 def answers(
-    net: nn.Module, samples: Samples, config: TrainConfig
+    net: nn.Module, samples: Samples, config: TrainConfig, raw: bool = False
 ) -> Iterator[tuple[Tensor, Batch]]:
     """Yield what a network says of batch after batch, in evaluation mode.
 
     Of images and volumes with labels the class probabilities ``(N, K)``; of those with masks the
     class of every pixel or voxel, ``(N, ...)``, by windows of the size of a patch where volumes
-    differ in size.
+    differ in size. With `raw`, the network's answers as they are, of whole samples.
     """
     fabric = Fabric(accelerator="auto", devices=1, precision=config.precision)  # type: ignore[arg-type]
     training = net.training
@@ -498,6 +635,9 @@ def answers(
                 yield windows.classes(net, batch["image"][0], samples.patch)[None], batch
                 continue
             logits = net(batch["image"]).float()
+        if raw:
+            yield logits, batch
+            continue
         yield logits.softmax(1) if logits.dim() == 2 else logits.argmax(1), batch
     net.train(training)
 

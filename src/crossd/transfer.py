@@ -9,7 +9,6 @@ import copy
 import dataclasses
 import json
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +17,11 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from crossd import metrics, models, train
+from crossd import metrics, models, protocols, train
+from crossd.arms import ARMS, PRETRAININGS
 from crossd.checkpoint import WeightsConfig, load, save
 from crossd.configs import PROTOCOLS, TransferConfig
-from crossd.conversion import acs, center, convert, inflate, to_3d, triplanar
+from crossd.conversion import convert
 from crossd.data import Source, as_images, limit, open_source, require_rank
 from crossd.data.plan import to_record
 from crossd.data.source import Subset
@@ -31,27 +31,6 @@ from crossd.options import check, names, sizes
 from crossd.outputs import LEFTOVERS, claim_folder, remove
 from crossd.progress import Progress
 from crossd.slicenet import SliceNet
-
-PRETRAININGS: dict[str, tuple[str, str, str | None]] = {
-    # name: form, kernel mode, lift of the new 2D weights
-    "plain": ("2d", "projection", None),
-    "fourier": ("cross", "fourier", None),
-    "projection": ("cross", "projection", "center"),
-}
-
-Make = Callable[[nn.Module], nn.Module]
-ARMS: dict[str, tuple[str | None, Make]] = {
-    # name: the pretraining it starts from, and how it becomes a network for volumes
-    "scratch": (None, lambda net: to_3d(convert(net, lift=None))),
-    "slices": ("plain", SliceNet),
-    "center": ("plain", center),
-    "inflate": ("plain", inflate),
-    "acs": ("plain", acs),
-    "triplanar": ("plain", triplanar),
-    "fourier": ("fourier", to_3d),
-    "fourier-aligned": ("fourier", lambda net: to_3d(net, align=True)),
-    "projection": ("projection", to_3d),
-}
 
 
 class Run:
@@ -95,11 +74,9 @@ class Run:
         self.model = config.model or models.DEFAULTS[self.volumes.task]
         self.pretraining = train.for_images(config, self.volumes.task)
         self.budget = dataclasses.replace(
-            self.pretraining,
-            epochs=config.volume_epochs or 15,
-            lr=config.volume_lr,
-            min_steps=config.volume_steps or (0 if config.volume_epochs else 60 if masks else 100),
-            batch_size=config.volume_batch_size or (2 if masks else 8),
+            train.for_volumes(config, self.volumes.task),
+            workers=config.workers,
+            checkpointing=config.checkpointing,
         )
         net = self.fresh(len(self.images.classes))
         if set(self.arms) != {"slices"}:
@@ -187,38 +164,25 @@ class Run:
 
     def evaluate(self, arm: str, protocol: str, net: nn.Module) -> dict[str, Any]:
         """Train `net` as the protocol says and score it on the test volumes."""
-        net = copy.deepcopy(net)
         start = time.perf_counter()
-        history: list[dict[str, Any]] = []
-        config = self.budget
-        if protocol != "zero":
-            if protocol == "probe":
-                train.freeze_convolutions(net, len(self.volumes.classes))
-            if isinstance(net, SliceNet):
-                net.average = "logits"
-            history = train.fit(
-                net,
-                self.few,
-                config,
-                validate=False,
-                progress=self.progress,
-                name=f"{protocol}, {arm}",
-            ).history
-        scores, outputs = train.score(net, self.volumes, self.volumes.test, config)
-        self.progress.say(f"  {protocol}, {arm}: {train.describe(scores, self.volumes.task)}")
+        outcome = protocols.apply(
+            protocol, net, self.few, self.budget, self.progress, f"{protocol}, {arm}"
+        )
+        task = self.volumes.task
+        self.progress.say(f"  {protocol}, {arm}: {train.describe(outcome.scores, task)}")
         row = {
             "arm": arm,
             "protocol": protocol,
-            "metrics": scores,
+            "metrics": outcome.scores,
             "seconds": round(time.perf_counter() - start, 2),
             "parameters": sum(p.numel() for p in net.parameters()),
-            "history": history,
+            "history": outcome.history,
             "note": "",
         }
-        if self.volumes.task == "classification":
-            row["confusion"] = metrics.confusion(*outputs).tolist()
+        if task == "classification":
+            row["confusion"] = metrics.confusion(*outcome.outputs).tolist()
         elif protocol == self.protocols[0]:
-            np.save(self.folder / f"answer-{arm}.npy", self.answer(net))
+            np.save(self.folder / f"answer-{arm}.npy", self.answer(outcome.net))
         return row
 
     def answer(self, net: nn.Module) -> NDArray[np.uint8]:

@@ -263,6 +263,13 @@ def _named(cases: Iterable[Case]) -> list[Case]:
     ]
 
 
+def groups_of(cases: Sequence[Case]) -> NDArray[np.str_] | None:
+    """Return the group of every case, alone where it has none; None where none is said."""
+    if not any(case.group for case in cases):
+        return None
+    return np.array([case.group or f"\0{case.name}" for case in cases])
+
+
 def parts(
     cases: Sequence[Case], labels: NDArray[np.int64], seed: int, where: str
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:

@@ -221,6 +221,7 @@ def _open_images(
     own = [] if labels is None else labels.tolist()
     whole = images.ImageSamples(root, names, own, shape, masks, values)
     whole.channels = images.channels_of(whole) * len(names[0])
+    whole.groups = lists.groups_of(found)
     train, val, test = (Subset(whole, indices) for indices in divided)
     return Source(
         name,

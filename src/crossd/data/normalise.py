@@ -5,40 +5,23 @@ from dataclasses import replace
 import numpy as np
 from torch import Tensor
 
-from crossd.data.source import Sample, Samples, Source
+from crossd.data.source import Sample, Samples, Source, Wrapped
 from crossd.errors import InputError
 
 ENOUGH = 2_000
 """Training images that the mean and the standard deviation are taken from, at most."""
 
 
-class Normalised(Samples):
+class Normalised(Wrapped):
     """Samples whose images have `channels` channels and are shifted and scaled."""
 
     def __init__(self, samples: Samples, channels: int, mean: float, std: float) -> None:
-        self.samples = samples
+        super().__init__(samples)
         self.channels = channels
         self.mean = mean
         self.std = std
-        self.labels = samples.labels
-        self.views = samples.views
-        self.patch = samples.patch
 
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def __getitem__(self, index: int) -> Sample:
-        return self._normalised(self.samples[index])
-
-    def size(self, index: int) -> tuple[int, ...]:
-        """Return the spatial size of a sample."""
-        return self.samples.size(index)
-
-    def plane(self, index: int, axis: int, position: int) -> Sample:
-        """Return one slice of a volume."""
-        return self._normalised(self.samples.plane(index, axis, position))
-
-    def _normalised(self, sample: Sample) -> Sample:
+    def _changed(self, sample: Sample) -> Sample:
         image = adapt(sample["image"], self.channels)
         sample["image"] = (image - self.mean) / self.std
         return sample

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from crossd.data.plan import ISOTROPIC
 from crossd.data.shapes import fit
-from crossd.data.source import Sample, Samples
+from crossd.data.source import Sample, Samples, Wrapped
 
 ABOUT_LABELS = 0.67
 """Share of the patches of volumes with masks that are taken about a labelled voxel."""
@@ -21,7 +21,7 @@ BLUR = (0.4, 1.0)
 """Ends of the standard deviations of the blur [voxels]."""
 
 
-class Patches(Samples):
+class Patches(Wrapped):
     """Patches of samples, anew in every epoch, whoever reads them and in whichever order.
 
     Args:
@@ -42,12 +42,11 @@ class Patches(Samples):
         spacing: Sequence[float] | None = None,
         center: bool = False,
     ) -> None:
-        self.samples = samples
+        super().__init__(samples)
+        self.patch = None  # taken already
         self.center = center
         self.patch_size = size
         self.seed = seed
-        self.labels = samples.labels
-        self.views = samples.views
         self.epoch = 0
         self.spacing = spacing
         self.augment = augment
@@ -56,9 +55,6 @@ class Patches(Samples):
     def set_epoch(self, epoch: int) -> None:
         """Choose the draws of this epoch."""
         self.epoch = epoch
-
-    def __len__(self) -> int:
-        return len(self.samples)
 
     def __getitem__(self, index: int) -> Sample:
         sample: Sample = {**self.samples[index]}

@@ -47,11 +47,13 @@ class Samples(Dataset[Sample]):
     Attributes:
         labels: Classes, int64, ``(N,)``; None for segmentation.
         views: Views, int64, ``(N,)``, of slices with a known orientation; None otherwise.
+        groups: Patient of every sample, ``(N,)``, where it is known; folds never split one.
         patch: Voxels that training takes of each, where they differ in size; None otherwise.
     """
 
     labels: NDArray[np.int64] | None = None
     views: NDArray[np.int64] | None = None
+    groups: NDArray[np.str_] | None = None
     patch: tuple[int, ...] | None = None
 
     def __len__(self) -> int:
@@ -71,15 +73,41 @@ class Samples(Dataset[Sample]):
         return sample
 
 
-class Subset(Samples):
+class Wrapped(Samples):
+    """Other samples, changed: what is known of them stays, `_changed` makes each what it is."""
+
+    def __init__(self, samples: Samples) -> None:
+        self.samples = samples
+        self.labels, self.views = samples.labels, samples.views
+        self.groups, self.patch = samples.groups, samples.patch
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self._changed(self.samples[index])
+
+    def size(self, index: int) -> tuple[int, ...]:
+        """Return the spatial size of a sample."""
+        return self.samples.size(index)
+
+    def plane(self, index: int, axis: int, position: int) -> Sample:
+        """Return one slice of a volume."""
+        return self._changed(self.samples.plane(index, axis, position))
+
+    def _changed(self, sample: Sample) -> Sample:
+        return sample
+
+
+class Subset(Wrapped):
     """The samples at `indices`, in that order."""
 
     def __init__(self, samples: Samples, indices: NDArray[np.int64]) -> None:
-        self.samples = samples
+        super().__init__(samples)
         self.indices = indices
         self.labels = None if samples.labels is None else samples.labels[indices]
         self.views = None if samples.views is None else samples.views[indices]
-        self.patch = samples.patch
+        self.groups = None if samples.groups is None else samples.groups[indices]
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -94,6 +122,40 @@ class Subset(Samples):
     def plane(self, index: int, axis: int, position: int) -> Sample:
         """Return one slice of a volume."""
         return self.samples.plane(int(self.indices[index]), axis, position)
+
+
+class Joined(Samples):
+    """Several parts of one source as one, one after the other."""
+
+    def __init__(self, parts: Sequence[Samples]) -> None:
+        self.parts = tuple(parts)
+        self.ends = np.cumsum([len(part) for part in parts])
+        self.patch = parts[0].patch
+        for name in ("labels", "views", "groups"):
+            known = [getattr(part, name) for part in parts]
+            if all(one is not None for one in known):
+                setattr(self, name, np.concatenate(known))
+
+    def __len__(self) -> int:
+        return int(self.ends[-1])
+
+    def __getitem__(self, index: int) -> Sample:
+        part, at = self._find(index)
+        return part[at]
+
+    def size(self, index: int) -> tuple[int, ...]:
+        """Return the spatial size of a sample."""
+        part, at = self._find(index)
+        return part.size(at)
+
+    def plane(self, index: int, axis: int, position: int) -> Sample:
+        """Return one slice of a volume."""
+        part, at = self._find(index)
+        return part.plane(at, axis, position)
+
+    def _find(self, index: int) -> tuple[Samples, int]:
+        which = int(np.searchsorted(self.ends, index, side="right"))
+        return self.parts[which], index - (int(self.ends[which - 1]) if which else 0)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import get_worker_info
 
 from crossd.data import formats, plan, resample
-from crossd.data.cases import Case
+from crossd.data.cases import Case, groups_of
 from crossd.data.formats import Header
 from crossd.data.plan import Facts, Plan
 from crossd.data.source import Sample, Samples
@@ -205,6 +205,7 @@ class VolumeSamples(Samples):
         self.labels = labels
         self.cache = cache
         self.patch = plan.patch
+        self.groups = groups_of([entry.case for entry in entries])
         self._limits: dict[int, NDArray[np.float64]] = {}
 
     def __len__(self) -> int:

@@ -1,0 +1,192 @@
+"""`crossd evaluate --protocol`: a network against baselines, with intervals and tests."""
+
+import dataclasses
+import functools
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from crossd import compare, models, report, standings, train
+from crossd.arms import ARMS, RIVALS
+from crossd.checkpoint import WeightsConfig, load, read_config
+from crossd.commands import fitting, known
+from crossd.compare import Arm, Contest
+from crossd.configs import ALL_PROTOCOLS, EvaluateConfig
+from crossd.conversion import to_2d, to_3d
+from crossd.errors import InputError
+from crossd.files import atomic
+from crossd.metrics import MAIN
+from crossd.options import counts, names
+from crossd.outputs import LEFTOVERS, claim_folder, remove
+from crossd.progress import Progress
+from crossd.slicenet import SliceNet
+
+
+def comparison(config: EvaluateConfig, progress: Progress) -> str:
+    """Run a comparison, write its tables and plots; returns what to print.
+
+    Raises:
+        InputError: When options and data do not go together.
+    """
+    start = time.perf_counter()
+    if config.weights is None:
+        raise InputError("--protocol and --baselines need --weights")
+    protocols = names(config.protocol or "zero", ALL_PROTOCOLS, "--protocol")
+    contest = open_contest(config, progress)
+    total = len(contest.source.train)
+    limits = counts(config.limit, "--limit") or (total,)
+    classes = len(contest.source.classes) if contest.source.task == "classification" else 1
+    if not config.folds and not classes <= limits[0] <= limits[-1] <= total:
+        raise InputError(
+            f"--limit {config.limit}: {config.data} has {total} training samples"
+            + (f" of {classes} classes, each of which needs one" if classes > 1 else "")
+        )
+    runs = compare.plan(contest, protocols, limits, config.trials)
+    if not runs:
+        raise InputError(
+            f"--protocol zero keeps the head, but {config.data} has other classes than "
+            f"{config.weights}: add probe or finetune"
+        )
+    folder = claim_folder(config)
+    for note in _notes(config):
+        progress.say(note)
+    rows = compare.contest_all(
+        functools.partial(open_contest, config),
+        runs,
+        folder,
+        config.workers or os.cpu_count() or 1,
+        progress,
+        contest,
+    )
+    results = {
+        "command": "evaluate",
+        "task": contest.source.task,
+        "data": config.data,
+        "weights": config.weights,
+        "metric": MAIN[contest.source.task],
+        "arms": list(contest.arms),
+        "folds": contest.folds,
+        "trials": config.trials,
+        "seconds": round(time.perf_counter() - start, 1),
+        "notes": _notes(config),
+        "rows": rows,
+        "config": dataclasses.asdict(config),
+        "versions": report.versions(),
+    }
+    write(results, folder)
+    remove(folder, LEFTOVERS)
+    verdicts = [standings.verdict(results, key) for key in standings.keys(results)]
+    written = f"written: {folder}/report.md, runs.csv, table.tex, metrics.json and plots"
+    return "\n".join([*verdicts, written])
+
+
+def open_contest(config: EvaluateConfig, progress: Progress | None = None) -> Contest:
+    """Open the data and the weights of a comparison.
+
+    Raises:
+        InputError: When they do not go together.
+    """
+    progress = progress or Progress(quiet=True)
+    path = str(config.weights)
+    weights = read_config(path)
+    source = fitting(config.data, weights, config.size, config.seed, path, known(weights), progress)
+    if source.rank == 2 or weights.form == "3d":
+        what = f"{config.data} holds images" if source.rank == 2 else f"{path} is for volumes only"
+        raise InputError(f"--protocol compares ways from images to volumes, but {what}")
+    wanted = names(config.baselines, RIVALS, "--baselines") if config.baselines else ()
+    plain = _plain(config, weights)
+    same = source.classes == weights.classes
+    arms: dict[str, Arm] = {}
+    if weights.form == "cross":
+        net = load(path)
+        arms[weights.kernel_mode] = _arm(lambda: to_3d(net), weights, source.classes)
+    for name in wanted or (() if arms else ("slices", "center")):
+        pretraining, make = ARMS[name]
+        if pretraining is None:
+            arms[name] = Arm(functools.partial(_scratch, weights, source.classes), False, True)
+        else:
+            arms[name] = _arm(functools.partial(make, plain), weights, source.classes)
+    if not same:
+        arms = {name: dataclasses.replace(arm, answers=False) for name, arm in arms.items()}
+    return Contest(source, arms, train.for_volumes(config, source.task), config.folds or 0)
+
+
+def _arm(make: Any, weights: WeightsConfig, classes: tuple[str, ...]) -> Arm:
+    """Make an arm of pretrained weights, with a new head where the classes are others."""
+
+    def ready(seed: int) -> nn.Module:
+        net: nn.Module = make()
+        if isinstance(net, SliceNet) and weights.task == "segmentation":
+            net.count = 0
+        if classes != weights.classes:
+            train.seed_everything(seed)
+            train.new_classifier(net, len(weights.classes), len(classes))
+        return net
+
+    return Arm(ready)
+
+
+def _scratch(weights: WeightsConfig, classes: tuple[str, ...], seed: int) -> nn.Module:
+    train.seed_everything(seed)
+    net = models.build(weights.model, weights.task, weights.in_channels, len(classes))
+    return ARMS["scratch"][1](net)
+
+
+def _plain(config: EvaluateConfig, weights: WeightsConfig) -> nn.Module:
+    """Load the plain 2D network that the baselines start from."""
+    if config.plain is None:
+        net = load(str(config.weights))
+        return net if weights.form == "2d" else to_2d(net)
+    own = read_config(config.plain)
+    wanted = (weights.model, weights.task, weights.in_channels, weights.classes)
+    if (own.model, own.task, own.in_channels, own.classes) != wanted or own.form == "3d":
+        raise InputError(
+            f"--plain {config.plain}: a {own.form} {own.model} of {len(own.classes)} classes; "
+            f"expected a 2D {weights.model} trained like {config.weights}"
+        )
+    net = load(config.plain)
+    return net if own.form == "2d" else to_2d(net)
+
+
+def _notes(config: EvaluateConfig) -> list[str]:
+    """Say what a reader must know of how fair the comparison is."""
+    notes = []
+    weights = read_config(str(config.weights))
+    if config.baselines and config.plain is None and weights.form == "cross":
+        notes.append(
+            f"the baselines start from the 2D network that {config.weights} holds in the axial "
+            "view; a plain network trained alike (pretrain --kernel-mode none) given by --plain is "
+            "the fairer rival"
+        )
+    if config.folds:
+        notes.append(
+            "folds are made of all samples: the weights must not have been trained on any of them"
+        )
+    return notes
+
+
+def write(results: dict[str, Any], folder: Path) -> None:
+    """Write `metrics.json`, the report, the tables and the plots of a comparison."""
+    from crossd import plots
+
+    pictures = {"Differences": "differences.png"}
+    plots.differences(results, folder / "differences.png")
+    several = any(len(standings.limits(results, name)) > 1 for name, _ in standings.keys(results))
+    if several:
+        plots.efficiency(results, folder / "efficiency.png")
+        pictures = {"Over labelled volumes": "efficiency.png", **pictures}
+    if plots.ranks(results, folder / "ranks.png"):
+        pictures["Mean ranks"] = "ranks.png"
+    texts = {
+        "report.md": report.comparison(results, pictures),
+        "runs.csv": standings.runs_csv(results),
+        "table.tex": standings.latex(results),
+        "metrics.json": json.dumps(report.plain(results), indent=1),
+    }
+    for name, text in texts.items():
+        with atomic(folder / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")

@@ -1,0 +1,121 @@
+"""`crossd joint`: one network, batches of images and of volumes in turn."""
+
+import copy
+import dataclasses
+from typing import Any
+
+from torch import nn
+
+from crossd import models, train
+from crossd.checkpoint import WeightsConfig, load, read_config
+from crossd.commands import augmentation, known, train_and_write
+from crossd.configs import JointConfig
+from crossd.conversion import convert
+from crossd.data import Source, as_images, limit, open_source, require_rank
+from crossd.data import plan as plans
+from crossd.errors import InputError
+from crossd.kernels import KERNEL_MODES
+from crossd.options import check, choice, sizes
+from crossd.progress import Progress
+
+
+def joint(config: JointConfig, progress: Progress) -> str:
+    """Train on both; returns what to print.
+
+    Raises:
+        InputError: When options and data do not go together.
+    """
+    check(config)
+    choice(config.kernel_mode, tuple(KERNEL_MODES), "--kernel-mode")
+    start = None if config.weights is None else read_config(config.weights)
+    if start is not None and start.form != "cross":
+        raise InputError(
+            f"{config.weights}: a plain {start.form} network takes one rank only: bring it to "
+            "Cross-D first with crossd convert --to cross"
+        )
+    volumes, images = _open(config, start, progress)
+    same = volumes.classes == images.classes
+    total = len(volumes.classes) + (0 if same else len(images.classes))
+    rows = [slice(0, len(volumes.classes)), slice(len(volumes.classes), total)]
+    net, name, mode = _network(config, start, volumes, total)
+    weights = WeightsConfig(
+        name,
+        volumes.task,
+        volumes.channels,
+        volumes.classes,
+        form="cross",
+        kernel_mode=mode,
+        mean=volumes.mean,
+        std=volumes.std,
+        size=volumes.size,
+        spacing=volumes.spacing,
+        plan=plans.to_record(volumes.plan),
+        values=volumes.values,
+    )
+    progress.say(
+        f"{name}: {len(images.train):,} images of {config.images} in turn with "
+        f"{len(volumes.train):,} volumes of {config.volumes}"
+    )
+    of_images = dataclasses.replace(
+        train.for_images(config, images.task), augment=augmentation(config, images)
+    )
+    of_volumes = dataclasses.replace(
+        of_images,
+        min_steps=config.steps or of_images.min_steps or (0 if config.epochs else 100),
+        batch_size=config.volume_batch_size or (2 if volumes.task == "segmentation" else 8),
+    )
+
+    def keep(net: nn.Module) -> nn.Module:
+        if same:
+            return net
+        net = copy.deepcopy(net)
+        train.keep_classes(net, total, rows[0])
+        return net
+
+    return train_and_write(
+        net, volumes, of_volumes, weights, config, progress, "joint training", keep,
+        beside=[(images, of_images)], rows=None if same else rows,
+    )  # fmt: skip
+
+
+def _open(
+    config: JointConfig, start: WeightsConfig | None, progress: Progress
+) -> tuple[Source, Source]:
+    channels = None if start is None else start.in_channels
+    volumes = open_source(
+        config.volumes, size=sizes(config.size), seed=config.seed, channels=channels,
+        given=known(start), progress=progress,
+    )  # fmt: skip
+    volumes = require_rank(volumes, 3, "--volumes")
+    if config.images == config.volumes:
+        images = volumes
+    else:
+        images = open_source(
+            config.images, seed=config.seed, channels=volumes.channels, progress=progress
+        )
+    images = as_images(images, config.slices, config.slice_step)
+    if images.task != volumes.task:
+        raise InputError(
+            f"--images is for {images.task}, --volumes for {volumes.task}: "
+            "both must have labels, or both masks"
+        )
+    return limit(volumes, config.limit, config.seed) if config.limit else volumes, images
+
+
+def _network(
+    config: JointConfig, start: WeightsConfig | None, volumes: Source, classes: int
+) -> tuple[Any, str, str]:
+    """Make or load the network, with so many classes; returns it, its name and its kernel mode."""
+    train.seed_everything(config.seed)
+    if start is None:
+        name = config.model or models.DEFAULTS[volumes.task]
+        net = models.build(name, volumes.task, volumes.channels, classes)
+        return convert(net, config.kernel_mode, "center"), name, config.kernel_mode
+    if start.task != volumes.task:
+        raise InputError(
+            f"{config.weights} is for {start.task}, but {config.volumes} is for {volumes.task}"
+        )
+    net = load(str(config.weights))
+    if (len(start.classes), start.classes) != (classes, volumes.classes):
+        train.new_classifier(net, len(start.classes), classes)
+    return net, start.model, start.kernel_mode

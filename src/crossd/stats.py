@@ -1,0 +1,194 @@
+"""Statistics of repeated comparisons: intervals, paired tests, their correction, ranks."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+LEVEL = 0.95
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """Repeated values in short.
+
+    Attributes:
+        mean: Their mean.
+        sd: Standard deviation of one value; None for a single one.
+        low: Lower end of the interval of the mean; None for a single value.
+        high: Its upper end.
+        count: How many values there are.
+    """
+
+    mean: float
+    sd: float | None
+    low: float | None
+    high: float | None
+    count: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Paired:
+    """Two arms compared over the same repetitions.
+
+    Attributes:
+        difference: Mean of the first minus the second.
+        low: Lower end of the interval of the difference; None for a single repetition.
+        high: Its upper end.
+        p: Of the corrected resampled t-test, two-sided; None for a single repetition, or where all
+            differ by the same: there is no spread to test against.
+        wilcoxon: p of Wilcoxon's signed-rank test; None for a single repetition.
+        wins: Repetitions in which the first is better.
+        ties: In which both are equal.
+        losses: In which the second is better.
+    """
+
+    difference: float
+    low: float | None
+    high: float | None
+    p: float | None
+    wilcoxon: float | None
+    wins: int
+    ties: int
+    losses: int
+
+
+def summarise(values: ArrayLike, ratio: float = 0.0, level: float = LEVEL) -> Summary:
+    """Give mean, standard deviation and the interval of the mean by Student's t.
+
+    Args:
+        values: ``(n,)``.
+        ratio: See `paired`.
+        level: Of the interval.
+
+    Example:
+        >>> s = summarise([0.8, 0.9, 1.0])
+        >>> round(s.mean, 3), round(s.sd, 3), round(s.low, 3), round(s.high, 3)
+        (0.9, 0.1, 0.652, 1.148)
+    """
+    x = _finite(values)
+    if len(x) == 1:
+        return Summary(float(x[0]), None, None, None, 1)
+    mean, half, _ = _t(x, ratio, level)
+    return Summary(mean, float(x.std(ddof=1)), mean - half, mean + half, len(x))
+
+
+def paired(first: ArrayLike, second: ArrayLike, ratio: float = 0.0, level: float = LEVEL) -> Paired:
+    """Compare two arms by the corrected resampled t-test and by Wilcoxon's signed-rank test.
+
+    Repetitions over folds share training samples, so that their differences are not independent:
+    Nadeau and Bengio (2003, Machine Learning 52, 239-281) put ``1/n + ratio`` in place of ``1/n``
+    in the variance of the mean. Where the test samples are the same in all repetitions and only
+    seeds and labelled samples are drawn, a ratio of 0 makes the statement one on these samples.
+
+    Args:
+        first: Scores ``(n,)``.
+        second: Scores of the other arm in the same repetitions.
+        ratio: Test samples divided by training samples of a repetition; 0 for Student's t-test.
+        level: Of the interval.
+
+    Raises:
+        ValueError: for scores of different number, or that are not finite.
+
+    Example:
+        >>> p = paired([0.9, 0.8, 0.9], [0.7, 0.7, 0.9])
+        >>> round(p.difference, 3), round(p.p, 3), p.wins, p.ties, p.losses
+        (0.1, 0.225, 2, 1, 0)
+    """
+    a, b = _finite(first), _finite(second)
+    if a.shape != b.shape:
+        raise ValueError(f"{len(a)} and {len(b)} scores cannot be paired")
+    x = a - b
+    x[np.isclose(x, 0, atol=1e-12)] = 0
+    counts = (int((x > 0).sum()), int((x == 0).sum()), int((x < 0).sum()))
+    if len(x) == 1:
+        return Paired(float(x[0]), None, None, None, None, *counts)
+    mean, half, p = _t(x, ratio, level)
+    return Paired(mean, mean - half, mean + half, p, _wilcoxon(x), *counts)
+
+
+def holm(ps: Sequence[float]) -> list[float]:
+    """Adjust the p of several tests for their number (Holm 1979).
+
+    Example:
+        >>> [round(p, 3) for p in holm([0.01, 0.04, 0.03])]
+        [0.03, 0.06, 0.06]
+    """
+    order = np.argsort(ps, kind="stable")
+    adjusted, least = [0.0] * len(ps), 0.0
+    for rank, at in enumerate(order):
+        least = max(least, min(1.0, (len(ps) - rank) * ps[at]))
+        adjusted[at] = least
+    return adjusted
+
+
+def case_interval(
+    first: ArrayLike, second: ArrayLike, seed: int = 0, level: float = LEVEL
+) -> tuple[float, float]:
+    """Bootstrap the mean difference of two arms over test cases, 2,000 times.
+
+    Args:
+        first: A score a case ``(cases,)``, averaged over repetitions.
+        second: Those of the other arm.
+        seed: Of the bootstrap.
+        level: Of the interval.
+    """
+    x = _finite(first) - _finite(second)
+    draws = np.random.default_rng(seed).integers(0, len(x), (2000, len(x)))
+    low, high = np.quantile(x[draws].mean(1), [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def mean_ranks(scores: ArrayLike) -> NDArray[np.float64]:
+    """Rank arms in every block, the best as 1, ties shared, and average.
+
+    Args:
+        scores: ``(blocks, arms)``, higher is better.
+    """
+    from scipy import stats
+
+    ranks = stats.rankdata(-np.asarray(scores, float), axis=1)
+    return np.asarray(ranks.mean(0), float)
+
+
+def critical_difference(arms: int, blocks: int, alpha: float = 1 - LEVEL) -> float:
+    """Give the least difference of mean ranks that is significant (Nemenyi; Demšar 2006).
+
+    Example:
+        >>> round(critical_difference(arms=4, blocks=14), 2)
+        1.25
+    """
+    from scipy import stats
+
+    q = stats.studentized_range.ppf(1 - alpha, arms, np.inf) / math.sqrt(2)
+    return float(q * math.sqrt(arms * (arms + 1) / (6 * blocks)))
+
+
+def _finite(values: ArrayLike) -> NDArray[np.float64]:
+    x = np.array(values, float).ravel()
+    if not len(x) or not np.isfinite(x).all():
+        raise ValueError("scores must be finite numbers, and at least one")
+    return x
+
+
+def _t(x: NDArray[np.float64], ratio: float, level: float) -> tuple[float, float, float | None]:
+    """Mean, half the interval, and p of its being 0."""
+    from scipy import stats
+
+    mean, n = float(x.mean()), len(x)
+    error = math.sqrt((1 / n + ratio) * float(x.var(ddof=1)))
+    half = float(stats.t.ppf((1 + level) / 2, n - 1)) * error
+    if error <= 1e-12 * abs(mean):
+        return mean, 0.0, 1.0 if mean == 0 else None
+    return mean, half, float(2 * stats.t.sf(abs(mean) / error, n - 1))
+
+
+def _wilcoxon(x: NDArray[np.float64]) -> float:
+    from scipy import stats
+
+    if not x.any():
+        return 1.0
+    exact = len(x) <= 50 and len(np.unique(np.abs(x))) == len(x) and (x != 0).all()
+    return float(stats.wilcoxon(x, method="exact" if exact else "approx").pvalue)
