@@ -38,6 +38,9 @@ SMP_DECODERS = (  # DPT takes transformers as encoders only
     "Unet UnetPlusPlus MAnet Linknet FPN PSPNet PAN DeepLabV3 DeepLabV3Plus UPerNet Segformer"
 )
 SMP_ENCODERS = ("resnet18", "efficientnet-b0", "timm-efficientnet-b0")
+SIZES = (32, 64, 96, 128, 299)
+"""Sides of images and volumes, in turn: the auxiliary head of inception_v3 wants the last."""
+
 LARGE = 60e6
 """Parameters of a 2D network from which it is run alone."""
 
@@ -232,21 +235,21 @@ def _forward_backward(net: Any, channels: int, rank: int, crossd: Any, torch: An
     from torch.utils._pytree import tree_leaves
 
     dtype = next(net.parameters()).dtype
-    for size in (32, 64, 96, 128):
+    for size in SIZES:
         x = torch.randn(2, channels, *[size] * rank, dtype=dtype, requires_grad=True)
         net.zero_grad(set_to_none=True)
         try:
             with crossd.view("axial"):
                 answers = [v for v in tree_leaves(net(x)) if isinstance(v, torch.Tensor)]
         except (RuntimeError, ValueError):
-            if size == 128:
+            if size == SIZES[-1]:
                 raise
             continue
         sum(v.float().square().mean() for v in answers).backward()
         gradients = [x.grad, *(p.grad for p in net.parameters() if p.grad is not None)]
         if all(v.isfinite().all() for v in (*answers, *gradients)):
             return size
-        if size == 128:  # BatchNorm over two values, in hundreds of layers, is too much for smaller
+        if size >= 128:  # BatchNorm over two values, in hundreds of layers, is too much for smaller
             raise ArithmeticError(f"answers or gradients on {rank}D inputs are not finite")
     raise AssertionError
 

@@ -139,7 +139,37 @@ def test_a_loss_that_compares_other_shapes_is_refused() -> None:
     from monai.networks.nets import SegResNetVAE
 
     with pytest.raises(InputError, match=r"cannot train .* on volumes .*target size"):
-        convert(SegResNetVAE((32, 32), spatial_dims=2, init_filters=8))
+        convert(SegResNetVAE((64, 64), spatial_dims=2, init_filters=8))
+
+
+class Auxiliary(nn.Module):
+    """Has a head that runs in training only, and only on images of 256 pixels and more."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(1, 4, 3, 16, 1), nn.Linear(4, 2)
+        self.aux = AuxiliaryHead()
+
+    def forward(self, x: Tensor) -> Any:
+        y = self.stem(x)
+        answer = self.head(y.flatten(2).mean(2))
+        return (answer, self.aux(y)) if self.training else answer
+
+
+class AuxiliaryHead(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(4, 2, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(nn.functional.avg_pool2d(x, 5, 3)).flatten(2).mean(2)
+
+
+def test_heads_of_training_are_found_on_larger_images() -> None:
+    net = convert(Auxiliary()).train()
+    answers = net(torch.randn(2, 1, 288, 288))
+    volumes = torch.randn(2, 1, 272, 272, 272)
+    assert [v.shape for v in net(volumes)] == [v.shape for v in answers] == [(2, 2)] * 2
 
 
 class Counts(nn.Module):

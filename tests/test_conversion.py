@@ -735,3 +735,24 @@ def test_copies_and_pickles_do_the_same(mode: str, options: dict[str, Any]) -> N
         if mode == "projection":
             other.train()
             assert Spy(other, other[2]).run(40, images) == {0, 1, 2}
+
+
+def test_what_is_refused_is_refused_before_its_weights_are_copied(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    net = timm.create_model("vit_tiny_patch16_224")
+    copied: list[torch.Size] = []
+    deepcopy = nn.Parameter.__deepcopy__
+
+    def spy(self: nn.Parameter, memo: Any) -> Any:
+        copied.append(self.shape)
+        return deepcopy(self, memo)
+
+    monkeypatch.setattr(nn.Parameter, "__deepcopy__", spy)
+    with pytest.raises(InputError, match="attends to patches"):
+        convert(net)
+    assert copied == []
+    source = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 2, 1))
+    tensors = {id(t) for t in (*source.parameters(), *source.buffers())}
+    result = convert(source)
+    assert not tensors & {id(t) for t in (*result.parameters(), *result.buffers())}

@@ -59,7 +59,9 @@ def test_one_repetition_has_no_interval_and_equal_ones_no_difference() -> None:
 @pytest.mark.parametrize(
     ("first", "second"), [([], []), ([1.0], [1.0, 2.0]), ([np.nan, 1], [0, 1])]
 )
-def test_scores_that_cannot_be_compared_are_refused(first: list[float], second: list[float]) -> None:
+def test_scores_that_cannot_be_compared_are_refused(
+    first: list[float], second: list[float]
+) -> None:
     with pytest.raises(ValueError, match="scores"):
         stats.paired(first, second)
 

@@ -315,10 +315,11 @@ def _both_ranks(
     model: nn.Module, options: Options, example: Any, wish: depth.Wish | None = None
 ) -> tuple[nn.Module, Analysis]:
     """Copy a network with every layer turned into one that takes images and volumes."""
-    net = _without_hooks(_copy(model))
+    net = _without_hooks(_copy(model, share=True))
     for path, module in net.named_modules():
         _require_2d(module, path)
     found = analyse(net, lambda module: find_rule(module) is not None, example)
+    _own_tensors(net)
     options = dataclasses.replace(options, cube=found.cube)
     if wish is not None and wish.stride is not None:
         options.depth_strides.update(depth.strides(found, wish))
@@ -420,11 +421,31 @@ def _require_ties(source: nn.Module, result: nn.Module) -> None:
             )
 
 
-def _copy(model: nn.Module) -> nn.Module:
-    """Copy a network, also one that keeps activations of its last forward pass (DynUNet does)."""
+def _copy(model: nn.Module, share: bool = False) -> nn.Module:
+    """Copy a network, also one that keeps activations of its last forward pass (DynUNet does).
+
+    With `share` its parameters and buffers are those of the model until `_own_tensors`: what is
+    refused is refused before the weights are there twice.
+    """
     values = tree_leaves([list(vars(module).values()) for module in model.modules()])
     activations = [v for v in values if isinstance(v, Tensor) and not v.is_leaf]
-    return copy.deepcopy(model, {id(tensor): tensor.detach() for tensor in activations})
+    known = {id(tensor): tensor.detach() for tensor in activations}
+    if share:
+        known |= {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    return copy.deepcopy(model, known)
+
+
+def _own_tensors(net: nn.Module) -> None:
+    """Replace parameters and buffers by copies; what is one tensor in two places stays one."""
+    made: dict[int, Any] = {}
+    for module in net.modules():
+        for held in (module._parameters, module._buffers):
+            for name, tensor in held.items():
+                if tensor is None:
+                    continue
+                if id(tensor) not in made:
+                    made[id(tensor)] = copy.deepcopy(tensor if tensor.is_leaf else tensor.detach())
+                held[name] = made[id(tensor)]
 
 
 def _require_2d(module: nn.Module, path: str) -> None:

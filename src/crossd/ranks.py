@@ -5,8 +5,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 
 from crossd.errors import InputError
 from crossd.forwards import Forward, Written
@@ -58,6 +59,9 @@ FEW = 3
 
 LARGE = 224
 """Side of the images with which networks are tried again."""
+
+FULL = 299
+"""Side of the images with which what runs in training only is tried again."""
 
 
 def _analyse(net: nn.Module, leaf: Callable[[nn.Module], bool], given: Any) -> Analysis:
@@ -113,10 +117,20 @@ def _shortest(values: Any) -> int:
 def _in_training(
     net: nn.Module, given: tuple[Any, ...], leaf: Callable[[nn.Module], bool]
 ) -> dict[nn.Module, Frames]:
-    try:
-        return record(net, [given], leaf)[0]
-    except InputError:  # nothing can be learnt of what runs in training only
-        return {}
+    """Record what runs in training only, on larger images where it does not run on those given."""
+    for values in (given, tree_map(_full, given)):
+        try:
+            return record(net, [values], leaf)[0]
+        except InputError:
+            continue
+    return {}  # nothing can be learnt of it
+
+
+def _full(value: Any) -> Any:
+    """Images of the size that the auxiliary heads of Inception are made for."""
+    if not isinstance(value, Tensor) or value.dim() != 4:
+        return value
+    return F.interpolate(value, size=(FULL, FULL))
 
 
 def _merged(frames: Frames) -> bool:
