@@ -691,3 +691,10 @@ def test_heads_of_coarser_resolution_are_weighted_by_halves(rank: int) -> None:
     expected = (loss(fine, mask) + 0.5 * loss(enlarged, mask)) / 1.5
     torch.testing.assert_close(loss([fine, coarse], mask), expected)
     torch.testing.assert_close(loss(torch.stack([fine, enlarged], 1), mask), expected)
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 25, 26, 60, 1000])
+def test_validations_are_few_and_the_last_epoch_has_one(epochs: int) -> None:
+    chosen = [epoch for epoch in range(epochs) if train._is_validated(epoch, epochs)]
+    assert chosen[-1] == epochs - 1
+    assert min(epochs, train.VALIDATIONS) / 2 < len(chosen) <= train.VALIDATIONS

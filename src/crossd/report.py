@@ -179,14 +179,14 @@ def markdown(results: Results, pictures: Mapping[str, str | Path] | None = None)
     lines += ["", f"Images: `{results.get('images')}`. Volumes: `{results.get('volumes')}`. "
               f"Task: {results.get('task')}. Seed {results.get('seed')}. "
               f"{_number(results.get('seconds'), 0)} s in all."]  # fmt: skip
-    lines += ["", "## Results", "", *_grid(header, _emphasised(body, best)), ""]
+    lines += ["", "## Results", "", *grid(header, _emphasised(body, best)), ""]
     lines += [f"- {sentence}" for sentence in _explanation(results)]
     lines += _notes(results) + _per_class(results)
     for title, path in (pictures or {}).items():
         lines += ["", f"## {title}", "", f"![{title}]({quote(Path(path).as_posix())})"]
     lines += _pretraining(results) + _cost(results) + _repeat(results)
     lines += ["", "## Versions", ""]
-    lines += _grid(["library", "version"], list((results.get("versions") or {}).items()))
+    lines += grid(["library", "version"], list((results.get("versions") or {}).items()))
     return "\n".join(lines) + "\n"
 
 
@@ -234,16 +234,16 @@ def training(results: Results) -> str:
         "",
         f"On {results['test_samples']:,} test samples, never trained on:",
         "",
-        *_grid(list(scores), [list(scores.values())]),
+        *grid(list(scores), [list(scores.values())]),
         "",
         "## Training",
         "",
-        *_grid(["epoch", "loss", *(f"validation {name}" for name in checked)], body),
+        *grid(["epoch", "loss", *(f"validation {name}" for name in checked)], body),
         *_repeat(results),
         "",
         "## Versions",
         "",
-        *_grid(["library", "version"], list(results["versions"].items())),
+        *grid(["library", "version"], list(results["versions"].items())),
     ]
     return "\n".join(lines) + "\n"
 
@@ -258,7 +258,7 @@ def evaluation(results: Results) -> str:
     lines = [f"# crossd evaluate: {results['data']}", ""]
     lines += [f"{results['samples']:,} {results['part']} samples.", ""]
     if results["task"] == "classification":
-        lines += _grid(list(found), [[_number(value) for value in found.values()]])
+        lines += grid(list(found), [[_number(value) for value in found.values()]])
     else:
         columns = ("dice", "dice_sd", "hd95", "nsd", "volume_error_ml")
         counts = ("cases", "missed", "invented")
@@ -268,7 +268,7 @@ def evaluation(results: Results) -> str:
             for name in (*results["classes"][1:], "mean")
         ]  # fmt: skip
         header = ["class", "Dice", "sd", "HD95 [mm]", "NSD", "volume error [ml]"]
-        lines += _grid([*header, "cases with it", "missed", "invented"], body)
+        lines += grid([*header, "cases with it", "missed", "invented"], body)
         lines += [
             "",
             f"HD95: 95th percentile of the distances between surfaces, where there are two. NSD: "
@@ -283,7 +283,7 @@ def evaluation(results: Results) -> str:
             lines += [f"![{one['case']}]({one['picture']})", ""]
             lines += [f"{one['case']}: mean Dice {_number(one['dice'])}.", ""]
     lines += [*_repeat(results), "", "## Versions", ""]
-    lines += _grid(["library", "version"], list(results["versions"].items()))
+    lines += grid(["library", "version"], list(results["versions"].items()))
     return "\n".join(lines) + "\n"
 
 
@@ -306,7 +306,7 @@ def comparison(results: Results, pictures: Mapping[str, str]) -> str:
     lines += [f"- Note: {note}." for note in results["notes"]]
     header, body = standings.table(results)
     metric = METRICS.get(results["metric"], results["metric"])
-    lines += ["", f"## Mean {metric}", "", *_grid(header, body), ""]
+    lines += ["", f"## Mean {metric}", "", *grid(header, body), ""]
     sizes = sorted({row["test"] for row in results["rows"]})
     lines += [
         f"{results['trials']} trials" + ("" if fixed else f" of {results['folds']} folds")
@@ -321,7 +321,7 @@ def comparison(results: Results, pictures: Mapping[str, str]) -> str:
         found = standings.comparisons(results, key)
         if found:
             lines += ["", f"## {first} less the others: {standings.title(key)}", ""]
-            lines += _grid(
+            lines += grid(
                 ["arm", "difference", "interval", "p", "Holm", "Wilcoxon", "won/tied/lost",
                  "interval over cases"],
                 [[one["arm"], f"{one['difference']:+.3f}", _interval(one["low"], one["high"]),
@@ -336,11 +336,11 @@ def comparison(results: Results, pictures: Mapping[str, str]) -> str:
          *(_number(_mean_of(standings.scores(results, key, arm, name))) for name in scores)]
         for key in keys for arm in results["arms"] if standings.scores(results, key, arm)
     ]  # fmt: skip
-    lines += _grid(["arm", "protocol", *(METRICS.get(n, n) for n in scores)], means)
+    lines += grid(["arm", "protocol", *(METRICS.get(n, n) for n in scores)], means)
     for name, path in pictures.items():
         lines += ["", f"## {name}", "", f"![{name}]({path})"]
     lines += [*_repeat(results), "", "## Versions", ""]
-    lines += _grid(["library", "version"], list(results["versions"].items()))
+    lines += grid(["library", "version"], list(results["versions"].items()))
     return "\n".join(lines) + "\n"
 
 
@@ -431,7 +431,7 @@ def _per_class(results: Results) -> list[str]:
         _, body, best = _scores(results, names, [protocol])
         header = ["arm", *(name.removeprefix("dice_") for name in names)]
         lines += ["", f"## Dice of each class: {protocol}", ""]
-        lines += _grid(header, _emphasised(body, best))
+        lines += grid(header, _emphasised(body, best))
     return lines
 
 
@@ -445,7 +445,7 @@ def _pretraining(results: Results) -> list[str]:
         numbers = [_number((run.get("metrics") or {}).get(name)) for name in names]
         epochs = str(len(run.get("history") or []) or MISSING)
         rows.append([run.get("name"), *numbers, epochs, _number(run.get("seconds"), 1)])
-    return ["", "## Pretraining on images", "", *_grid(header, rows)] if rows else []
+    return ["", "## Pretraining on images", "", *grid(header, rows)] if rows else []
 
 
 def _cost(results: Results) -> list[str]:
@@ -459,7 +459,7 @@ def _cost(results: Results) -> list[str]:
          *(_number(spent.get((arm, protocol)), 1) for protocol in protocols)]
         for arm in arms(results)
     ]  # fmt: skip
-    return ["", "## Cost", "", *_grid(["arm", "parameters", *(f"{p}: s" for p in protocols)], body)]
+    return ["", "## Cost", "", *grid(["arm", "parameters", *(f"{p}: s" for p in protocols)], body)]
 
 
 def _repeat(results: Results) -> list[str]:
@@ -476,7 +476,7 @@ def _repeat(results: Results) -> list[str]:
     return [*lines, "```", command, "```"]
 
 
-def _grid(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:
+def grid(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:
     """Return a Markdown table, its first column to the left and the others to the right."""
     lines = [header, [":--", *["--:"] * (len(header) - 1)], *rows]
     return [

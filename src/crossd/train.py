@@ -67,6 +67,9 @@ class TrainConfig:
     checkpointing: bool = False
 
 
+VALIDATIONS = 25
+"""Validations in a training, at most: after each of many short epochs they would take too long."""
+
 IMAGE_DEFAULTS: dict[str, dict[str, Any]] = {
     "classification": {"epochs": 8, "batch_size": 64, "lr": 1e-2, "min_steps": 0},
     "segmentation": {"epochs": 2, "batch_size": 16, "lr": 3e-3, "min_steps": 600},
@@ -350,7 +353,8 @@ def fit(
         rows: For each source the logits that are its classes; None takes all.
         folder: Where ``last.ckpt`` is kept after every epoch; None keeps nothing.
         resume: Go on from that file.
-        validate: Whether to score the validation samples after every epoch.
+        validate: Whether to score the validation samples: after every epoch, of many epochs after
+            25 of them, the last among these.
         on_best: Called after an epoch with the best score so far, to keep the weights.
         on_epoch: Called before every epoch with its number and their count, to freeze parameters.
         progress: Where to show how far it is.
@@ -418,7 +422,7 @@ def fit(
                     f"loss is {float(values.mean())} in epoch {epoch + 1} of {name}: "
                     f"lower --lr (={config.lr}) or look for odd values in the data"
                 )
-            if validate:
+            if validate and _is_validated(epoch, epochs):
                 record["val"] = score(net, source, source.val, config)[0]
                 value = record["val"][metrics.MAIN[source.task]]
                 if value > result.best:
@@ -509,6 +513,11 @@ class Statistics:
     def copy(self) -> list[list[Tensor]]:
         """Return all sets; that of the one in use is in the network."""
         return [[value.clone() for value in one] for one in self.sets]
+
+
+def _is_validated(epoch: int, epochs: int) -> bool:
+    """Tell whether an epoch ends with a validation: the last, and so many before in all."""
+    return (epochs - 1 - epoch) % -(-epochs // VALIDATIONS) == 0
 
 
 def _logits(model: Any, image: Tensor) -> Any:
