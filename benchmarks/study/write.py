@@ -87,10 +87,10 @@ def goal(sets: dict[str, dict[str, Any]]) -> list[str]:
             if rival is None or OURS not in found:
                 continue
             one = next(c for c in standings.comparisons(part, key) if c["arm"] == rival)
-            p = one.get("holm")
+            p = "–" if one.get("holm") is None else f"{one['holm']:.3f}"
             body.append(
                 [name, f"{key[1]}", key[0], f"{found[OURS].mean:.3f}",
-                 f"{rival} {found[rival].mean:.3f}", f"{one['difference']:+.3f}", "–" if p is None else f"{p:.3f}"]
+                 f"{rival} {found[rival].mean:.3f}", f"{one['difference']:+.3f}", p]
             )  # fmt: skip
     return ["", "## Ours against the best rival, everywhere", "", *report.grid(header, body)]
 
