@@ -29,6 +29,7 @@ from crossd.cli import main
 
 CONFIGS = {
     "transfer": configs.TransferConfig,
+    "joint": configs.JointConfig,
     "pretrain": configs.PretrainConfig,
     "recalibrate": configs.RecalibrateConfig,
     "finetune": configs.FinetuneConfig,

@@ -1,4 +1,5 @@
 import csv
+import dataclasses
 import os
 from pathlib import Path
 from typing import Any
@@ -213,7 +214,8 @@ def test_masks_of_real_series_lie_where_simpleitk_puts_them(tmp_path: Path, name
     from crossd.data.dicom import series_folders
 
     folder = next(iter(series_folders(files.SHARED / "dicom" / name)))
-    path = weights(tmp_path / "w.safetensors")
+    coarse = dataclasses.replace(PLAN, spacing=(4.0, 3.0, 3.0), patch=(32, 48, 48))
+    path = weights(tmp_path / "w.safetensors", plan=plan.to_record(coarse))
     out = tmp_path / "out"
     predict(PredictConfig(path, [str(folder)], str(out)), QUIET)
     reader = sitk.ImageSeriesReader()

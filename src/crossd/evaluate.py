@@ -115,7 +115,7 @@ def _masks(
     start: float,
 ) -> str:
     samples = getattr(source, config.part)
-    folder = claim_folder(config)
+    folder = claim_folder(config, resumable=False)
     rows: list[dict[str, Any]] = []
     worst: list[tuple[float, Pair]] = []
     with progress.task("evaluating", total=len(samples)) as bar:
@@ -270,7 +270,7 @@ def _labels(
     config: EvaluateConfig, source: Source, net: nn.Module, progress: Progress, start: float
 ) -> str:
     samples = getattr(source, config.part)
-    folder = claim_folder(config)
+    folder = claim_folder(config, resumable=False)
     options = train.TrainConfig(batch_size=8, precision=config.precision)
     scores, outputs = train.score(net, source, samples, options)
     rows = [

@@ -26,11 +26,12 @@ OUTPUTS = (
 _NOT_COMPARED = ("out", "overwrite", "resume", "workers")
 
 
-def claim_folder(config: Any) -> Path:
+def claim_folder(config: Any, resumable: bool | None = None) -> Path:
     """Make the output folder of a run and write its configuration there.
 
     Args:
         config: A dataclass with `out`, `overwrite` and, where a run can go on, `resume`.
+        resumable: Whether it can; None asks the dataclass.
 
     Returns:
         The folder.
@@ -50,7 +51,8 @@ def claim_folder(config: Any) -> Path:
         raise InputError(f"{folder} already holds a result: name another --out, or --overwrite it")
     path = folder / CONFIGURATION
     options = dataclasses.asdict(config)
-    resume = options.get("resume", False)
+    resumable = "resume" in options if resumable is None else resumable
+    resume = resumable and options["resume"]
     if resume:
         if not path.is_file():
             raise InputError(f"nothing to resume: no such file: {path}; start without --resume")
@@ -67,8 +69,8 @@ def claim_folder(config: Any) -> Path:
             )
     elif not config.overwrite:
         others = [p for p in folder.glob("*") if p != path]
-        if path.exists() and (others or "resume" in options):
-            ways = "--resume or --overwrite" if "resume" in options else "--overwrite"
+        if path.exists() and (others or resumable):
+            ways = "--resume or --overwrite" if resumable else "--overwrite"
             raise InputError(f"{folder} holds a run that did not end: {ways} it")
         if others:
             raise InputError(f"--out {folder} is not empty: name another, or --overwrite in it")
