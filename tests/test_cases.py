@@ -50,7 +50,7 @@ def test_a_table_of_masks(tmp_path: Path) -> None:
         ("image,label\n/etc/passwd,1\n", "line 2: the image /etc/passwd leads out"),
         ("image,label\n../../v0.nii.gz,1\n", "leads out of the folder of the csv"),
         ("image,label\nC:\\v0.nii.gz,1\n", "leads out"),
-        ("image,label\nv0.nii.gz,\n", "line 2: its label is empty"),
+        ("image,label\nv0.nii.gz,\n", "line 2: the field label is empty"),
         ("image,label\nv0.nii.gz,1,2\n", "line 2: has more or fewer fields"),
         ("image,label,split\nv0.nii.gz,1,valid\n", "split is 'valid'"),
         ("image,label,split\nv0.nii.gz,1,train\nv1.nii.gz,1,\n", "line 3: its split is empty"),

@@ -132,3 +132,8 @@ def test_real_series_lie_where_simpleitk_puts_them(name: str) -> None:
     np.testing.assert_allclose(header.affine, theirs, atol=1e-3)
     own = formats._voxels(header, (slice(None),) * 3)[..., 0]
     np.testing.assert_array_equal(own, sitk.GetArrayFromImage(image).transpose(2, 1, 0))
+
+
+def test_a_spacing_of_zero(tmp_path: Path) -> None:
+    folder = files.dicom(tmp_path / "a", np.ones((4, 5, 3)), PixelSpacing=[0.0, 0.0])
+    assert "its pixel spacing is" in message(folder)

@@ -155,3 +155,31 @@ def test_a_volume_larger_than_memory_is_refused_before_it_is_read(tmp_path: Path
 def test_spacing_can_be_given(tmp_path: Path) -> None:
     header = formats.read_header(files.itk(tmp_path / "a.nrrd", ARRAY))
     assert formats.with_spacing(header, (5, 0.5, 0.7)).spacing == pytest.approx((5, 0.5, 0.7))
+
+
+def test_a_flipped_bit_of_a_compressed_file_is_found(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 1000, (12, 12, 12)).astype(np.int16)
+    path = files.nifti(tmp_path / "a.nii.gz", noise)
+    whole = bytearray(path.read_bytes())
+    for place in (len(whole) // 2, len(whole) - 6):  # among the voxels, and in the checksum
+        broken = whole.copy()
+        broken[place] ^= 4
+        path.write_bytes(broken)
+        with pytest.raises(InputError, match=r"a\.nii\.gz: cannot be read, it is damaged"):
+            formats.read(formats.read_header(path))
+    path.write_bytes(whole[:-6])
+    with pytest.raises(InputError, match="damaged or incomplete"):
+        formats.read(formats.read_header(path))
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
+def test_a_spacing_of_zero_is_found_where_nibabel_mends_it(tmp_path: Path, name: str) -> None:
+    image = nib.Nifti1Image(ARRAY, None)  # type: ignore[no-untyped-call]
+    image.header["pixdim"][1:4] = (1, 0, 1)
+    image.header["sform_code"] = image.header["qform_code"] = 0
+    data = bytes(image.header.binaryblock) + b"\0" * 4 + ARRAY.tobytes(order="F")
+    raw = bytearray(data)
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(raw) if name.endswith(".gz") else bytes(raw))
+    with pytest.raises(InputError, match="spacing is 0 mm"):
+        formats.read_header(path)

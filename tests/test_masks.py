@@ -87,3 +87,16 @@ def test_masks_are_found_by_name(tmp_path: Path) -> None:
     assert masks.find(tmp_path, "sub/a") == tmp_path / "sub" / "a.nii.gz"
     with pytest.raises(InputError, match="holds no mask named b"):
         masks.find(tmp_path, "b")
+
+
+def test_dicom_seg_of_series_that_lack_what_may_be_empty(tmp_path: Path) -> None:
+    gone = dict.fromkeys(("PatientBirthDate", "PatientSex", "StudyID", "AccessionNumber"))
+    folder = files.dicom(tmp_path / "s", np.ones(SHAPE), **gone)
+    header = formats.read_header(folder)
+    masks.write_dicom_seg(canonical(header), header, ("background", "a", "b"), tmp_path / "x.dcm")
+    assert (tmp_path / "x.dcm").stat().st_size > 0
+    folder = files.dicom(tmp_path / "t", np.ones(SHAPE), StudyInstanceUID=None)
+    header = formats.read_header(folder)
+    with pytest.raises(InputError, match="t: DICOM SEG cannot be made of this series"):
+        masks.write_dicom_seg(canonical(header), header, ("background", "a", "b"), tmp_path / "y.dcm")
+    assert not (tmp_path / "y.dcm").exists()

@@ -469,8 +469,18 @@ def test_compiled_gradients(mode: str) -> None:
         close(ours.grad, theirs.grad)
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(
+    ("mode", "training"),
+    [
+        ("projection", True),
+        *(
+            pytest.param(mode, training, marks=pytest.mark.slow)
+            for mode in MODES
+            for training in (True, False)
+            if (mode, training) != ("projection", True)
+        ),
+    ],
+)
 def test_a_network_compiles_as_one_graph_for_every_batch(mode: str, training: bool) -> None:
     torch.compiler.reset()
     counter = CompileCounterWithBackend("aot_eager")

@@ -613,7 +613,11 @@ def test_an_empty_batch_under_autocast(way: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("way", "groups"), [("kernels", 1), ("kernels", 2), ("patches", 1), (None, 1)]
+    ("way", "groups"),
+    [
+        ("kernels", 2),
+        *(pytest.param(*one, marks=pytest.mark.slow) for one in [("patches", 1), (None, 1)]),
+    ],
 )
 def test_compiles_as_one_graph_for_every_batch(way: str | None, groups: int) -> None:
     torch.compiler.reset()

@@ -82,7 +82,8 @@ def finetune(config: FinetuneConfig, progress: Progress) -> str:
         config.data, weights, config.size, config.seed, config.weights, given, progress
     )
     net, weights = _for_rank(net, weights, source, config.align)
-    if source.classes != weights.classes:
+    renamed = source.values and source.values == weights.values
+    if source.classes != weights.classes and not renamed:
         progress.say(f"other classes than {config.weights} has: its last layer starts anew")
         train.seed_everything(config.seed)
         train.new_classifier(net, len(weights.classes), len(source.classes))
@@ -242,8 +243,9 @@ def plan(config: PlanConfig, progress: Progress) -> str:
 def _write_plan(source: Source, path: Path) -> None:
     assert source.plan is not None
     names = source.classes if source.values else ()
-    counts = "{:,} training, {:,} validation and {:,} test volumes".format(
-        *(len(part) for part in (source.train, source.val, source.test))
+    counts = "{:,} training, {:,} validation and {:,} test {}".format(
+        *(len(part) for part in (source.train, source.val, source.test)),
+        "slices" if source.rank == 2 else "volumes",
     )
     plans.write(source.plan, path, source.values, names, [f"{source.name}: {counts}"])
 

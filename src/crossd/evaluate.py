@@ -20,7 +20,7 @@ from crossd.commands import fitting, known
 from crossd.configs import EvaluateConfig
 from crossd.data import Source, open_source
 from crossd.data.formats import read_header
-from crossd.data.labelled import entries_of
+from crossd.data.labelled import entries_of, names_of
 from crossd.data.volumes import Entry, read_image, read_mask
 from crossd.errors import InputError
 from crossd.files import atomic
@@ -275,12 +275,12 @@ def _labels(
     scores, outputs = train.score(net, source, samples, options)
     rows = [
         {
-            "case": number,
+            "case": name,
             "class": source.classes[int(truth)],
             "predicted": source.classes[int(probabilities.argmax())],
             **{f"p_{n}": float(p) for n, p in zip(source.classes, probabilities, strict=True)},
         }
-        for number, (probabilities, truth) in enumerate(zip(*outputs, strict=True))
+        for name, probabilities, truth in zip(names_of(samples), *outputs, strict=True)
     ]
     _write_rows(folder / "cases.csv", rows)
     results = _results(config, source, len(samples), scores, start)

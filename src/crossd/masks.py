@@ -1,7 +1,8 @@
 """Writing masks in the grid, the affine and the format of the volumes they belong to."""
 
+import contextlib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,12 @@ from crossd.data.formats import ITK, NIFTI, Header, open_itk, stem
 from crossd.errors import InputError
 from crossd.files import atomic
 from crossd.segmenting import stored
+
+MAY_BE_EMPTY = (
+    *("PatientID", "PatientName", "PatientBirthDate", "PatientSex"),
+    *("StudyID", "StudyDate", "StudyTime", "AccessionNumber", "ReferringPhysicianName"),
+)
+"""Attributes that every DICOM object has, of type 2; copies of the web often lack them."""
 
 
 def suffix_of(header: Header) -> str:
@@ -110,6 +117,10 @@ def write_dicom_seg(
     from crossd import __version__
 
     sources = [pydicom.dcmread(file) for file in header.files]
+    for source in sources:
+        for keyword in MAY_BE_EMPTY:
+            if keyword not in source:
+                setattr(source, keyword, "")
     array = stored(mask, header).transpose(2, 1, 0)  # frames, rows, columns
     algorithm = hd.AlgorithmIdentificationSequence(
         name="crossd", version=__version__, family=codes.DCM.ArtificialIntelligence
@@ -127,7 +138,7 @@ def write_dicom_seg(
         for number, k in enumerate(present, start=1)
     ]
     planes = np.stack([array == k for k in present], axis=-1).astype(np.uint8)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _said(header):
         warnings.simplefilter("ignore")  # on names of patients and the like, which are as they are
         made = hd.seg.Segmentation(
             source_images=sources,
@@ -146,3 +157,14 @@ def write_dicom_seg(
         )
     with atomic(path) as temporary:
         made.save_as(temporary)
+
+
+@contextlib.contextmanager
+def _said(header: Header) -> Iterator[None]:
+    try:
+        yield
+    except (AttributeError, ValueError, TypeError, KeyError) as error:
+        why = " ".join(str(error).split())[:150]
+        raise InputError(
+            f"{header.path}: DICOM SEG cannot be made of this series ({why})"
+        ) from error

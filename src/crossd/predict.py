@@ -103,7 +103,7 @@ def inputs(paths: Sequence[str], channels: int) -> list[Case]:
         InputError: When a path does not exist or holds nothing to predict.
     """
     found: list[Case] = []
-    for text in paths:
+    for text in dict.fromkeys(paths):
         path = Path(text).expanduser()
         if not text or not path.exists():
             raise InputError(f"{text or 'empty name'}: no such file or folder")
@@ -181,9 +181,11 @@ def _segment(
     if out.exists() and (second is None or second.exists()) and not config.overwrite:
         return False
     found = segmenting.segment(net, entry, weights, fabric, config.flips)
+    if case.spacing is not None:  # of the csv: it tells how to read, not where the file lies
+        header = read_header(case.images[0])
+    masks.write(found, header, values, out)
     if second is not None:
         masks.write_dicom_seg(found, header, weights.classes, second)
-    masks.write(found, header, values, out)
     return True
 
 

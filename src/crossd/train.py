@@ -523,10 +523,12 @@ def _is_validated(epoch: int, epochs: int) -> bool:
 def _logits(model: Any, image: Tensor) -> Any:
     try:
         return model(image)
-    except ValueError as error:  # norm layers need more than one value
+    except (ValueError, RuntimeError) as error:  # norms of one value, sides that do not halve
+        why = " ".join(str(error).split())[:150]
         raise InputError(
-            f"the network cannot be trained on a batch of shape {tuple(image.shape)} ({error}): "
-            "give a larger --size, --batch-size or --limit, or a smaller --model"
+            f"the network cannot be trained on a batch of shape {tuple(image.shape)} ({why}): give "
+            "sides that are multiples of 16 (--size, or patch of the plan), or a larger "
+            "--batch-size or --limit, or a smaller --model"
         ) from error
 
 

@@ -66,7 +66,6 @@ def slabs(
         True
     """
     from monai.data.utils import compute_importance_map
-    from monai.inferers.utils import sliding_window_inference
 
     lack = [max(0, want - have) for have, want in zip(volume.shape[1:], patch, strict=True)]
     margins = [side for gap in reversed(lack) for side in (gap // 2, gap - gap // 2)]
@@ -76,20 +75,17 @@ def slabs(
     starts = [*range(0, depth - size[0], step), depth - size[0]]
     weights = compute_importance_map((size[0], 1, 1), mode="gaussian", device=volume.device)[:, 0]
     weights = weights[:, None].to(volume.dtype)  # (d, 1, 1)
-    total: Tensor | None = None
-    count = torch.zeros_like(weights)
+    if len(starts) == 1:
+        weights = torch.ones_like(weights)
+    rest, count = None, torch.zeros_like(weights)
     for start, following in zip(starts, [*starts[1:], depth], strict=True):
-        window = padded[:, start : start + size[0]][None]
-        if padded.shape[2:] == size[1:]:
-            found = answer(window)[0]
-        else:
-            found = sliding_window_inference(
-                window, size, batch, answer, overlap=overlap, mode="gaussian"
-            )[0]
-        found = found * weights if len(starts) > 1 else found
-        total = found if total is None else total.add_(found)
-        count = count + (weights if len(starts) > 1 else 1)
+        total = _across(answer, padded[:, start : start + size[0]], size, overlap, batch)
+        total.mul_(weights)  # in place all along: K x d x H x W is what takes memory
+        if rest is not None:
+            total[:, : rest.shape[1]].add_(rest)
+        count = count + weights
         done = min(following - start, size[0])
+        rest = total[:, done:].clone()
         first, last = max(start, lack[0] // 2), min(start + done, depth - (lack[0] - lack[0] // 2))
         if last > first:
             part = slice(first - start, last - start)
@@ -97,10 +93,27 @@ def slabs(
                 slice(gap // 2, gap // 2 + n)
                 for gap, n in zip(lack[1:], volume.shape[2:], strict=True)
             )
-            yield first - lack[0] // 2, total[:, part, y, x] / count[part]
-        rest = torch.zeros_like(total[:, :done])
-        total = torch.cat((total[:, done:], rest), 1)
+            yield first - lack[0] // 2, total[:, part, y, x].div_(count[part])
+        del total
         count = torch.cat((count[done:], torch.zeros_like(count[:done])))
+
+
+def _across(
+    answer: Callable[[Tensor], Tensor],
+    slab: Tensor,
+    size: tuple[int, ...],
+    overlap: float,
+    batch: int,
+) -> Tensor:
+    """Answer on a slab as deep as a window, ``(K, d, H, W)``."""
+    from monai.inferers.utils import sliding_window_inference
+
+    if slab.shape[2:] == size[1:]:
+        return answer(slab[None])[0].clone(memory_format=torch.contiguous_format)
+    found: Any = sliding_window_inference(
+        slab[None], size, batch, answer, overlap=overlap, mode="gaussian"
+    )
+    return found[0]
 
 
 def classes(net: nn.Module, volume: Tensor, patch: Sequence[int], flips: bool = False) -> Tensor:

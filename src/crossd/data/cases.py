@@ -64,7 +64,9 @@ def read_table(path: Path, labels: bool = True) -> list[Case]:
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
-        rows = list(csv.DictReader(text.splitlines(), strict=True, restkey="", restval=""))
+        reader = csv.DictReader(text.splitlines(), strict=True, restkey="", restval="")
+        reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
+        rows = list(reader)
     except (OSError, ValueError, csv.Error) as error:
         raise InputError(f"{path}: cannot be read as csv ({error}); write it in UTF-8") from error
     names = [name for name in (rows[0] if rows else ()) if name]
@@ -74,7 +76,9 @@ def read_table(path: Path, labels: bool = True) -> list[Case]:
     kinds = [name for name in ("label", "mask") if name in names]
     if labels and len(kinds) != 1:
         what = "has both label and mask" if kinds else "has neither label nor mask"
-        raise InputError(f"{path}: {what}; expected the column image and one of them")
+        raise InputError(
+            f"{path}: {what}; expected the column image and one of them, found {', '.join(names)}"
+        )
     cases = []
     for number, row in enumerate(rows, start=2):
         where = f"{path}, line {number}"
@@ -83,7 +87,7 @@ def read_table(path: Path, labels: bool = True) -> list[Case]:
         cells = {name: value.strip() for name, value in row.items() if name}
         files = tuple(_path(path, cells[name], where, name) for name in columns)
         if labels and not cells[kinds[0]]:
-            raise InputError(f"{where}: its {kinds[0]} is empty")
+            raise InputError(f"{where}: the field {kinds[0]} is empty")
         masks = labels and kinds == ["mask"]
         mask = _path(path, cells["mask"], where, "mask") if masks else None
         part = cells.get("split", "")

@@ -21,11 +21,12 @@ from crossd.data.formats import (
 from crossd.errors import InputError
 
 SERIES, ORIENTATION, POSITION = "0020|000e", "0020|0037", "0020|0032"
-MODALITY = "0008|0060"
+MODALITY, SPACING = "0008|0060", "0028|0030"
 SYNTAX, BITS = "0002|0010", "0028|0100"
 IMPLICIT, BIG_ENDIAN = "1.2.840.10008.1.2", "1.2.840.10008.1.2.2"
 DEFLATED = "1.2.840.10008.1.2.1.99"
 UNDEFINED = 0xFFFFFFFF
+PIXELS = (0x7FE00008, 0x7FE00009, 0x7FE00010)
 PLAIN = {IMPLICIT, "1.2.840.10008.1.2.1", BIG_ENDIAN}
 """Transfer syntaxes in which pixels are not compressed."""
 
@@ -116,6 +117,9 @@ def _read(file: Path) -> _Slice:
             f"{file}: claims {' x '.join(map(str, header.shape))} pixels, more than it can hold; "
             "it is damaged or incomplete"
         )
+    sides = _numbers(tag(SPACING), 2)
+    if sides is not None and not (sides > 0).all():
+        raise InputError(f"{file}: its pixel spacing is {tag(SPACING)} mm; expected more than 0")
     header = replace(
         header,
         files=(file,),
@@ -152,10 +156,14 @@ def check_lengths(file: Path) -> None:
                 return
             stream.seek(start)
             ways = (syntax == IMPLICIT, syntax != BIG_ENDIAN)
+            pixels = False
             for raw in data_element_generator(stream, *ways, defer_size=0):
                 _end(raw, size)
+                pixels |= int(raw.tag) in PIXELS
         except Exception as error:  # pydicom raises many kinds on damaged files
             raise damaged(file, error) from error
+    if not pixels:
+        raise InputError(f"{file}: holds no pixel data (a report or a plan?); remove it")
 
 
 def _end(raw: Any, size: int) -> int:

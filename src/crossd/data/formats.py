@@ -6,11 +6,15 @@ order: axes (z, y, x) that run to superior, anterior and right.
 """
 
 import functools
+import gzip
+import logging
+import re
 import warnings
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import nibabel as nib
@@ -35,6 +39,7 @@ UNREADABLE = (
 )
 """What readers raise on damaged files."""
 
+CHUNK = 1 << 20
 MOST_CHANNELS = 4
 SHEAR = 0.02
 """Cosine of the angle between two axes from which an affine counts as sheared."""
@@ -212,6 +217,9 @@ def _voxels(header: Header, part: tuple[slice, ...]) -> NDArray[np.float32]:
     if header.path.name.lower().endswith(NIFTI):
         image: Any = nib.load(header.path)
         axes = len(image.shape)
+        if _whole(part) and header.path.name.lower().endswith(".gz"):
+            array = _to_the_end(header.path, type(image))
+            return array.reshape(*(*array.shape[:3], 1, 1, 1)[:3], -1)
         where = (*part, *[slice(None)] * max(0, axes - 3))[:axes]
         array = np.asarray(image.dataobj if _whole(part) else image.dataobj[where], np.float32)
         return array.reshape(*(*array.shape[:3], 1, 1, 1)[:3], -1)
@@ -232,6 +240,15 @@ def _voxels(header: Header, part: tuple[slice, ...]) -> NDArray[np.float32]:
         reader.SetExtractIndex(index)
         reader.SetExtractSize(size)
     return from_itk(reader.Execute())
+
+
+def _to_the_end(path: Path, kind: Any) -> NDArray[np.float32]:
+    """Read a compressed file up to its checksum, which tells of damage that still unpacks."""
+    with gzip.open(path) as stream:
+        array = np.asarray(kind.from_stream(stream).dataobj, np.float32)
+        while stream.read(CHUNK):
+            pass
+    return array
 
 
 def _series(header: Header, part: tuple[slice, ...]) -> NDArray[np.float32]:
@@ -289,8 +306,9 @@ def _nifti_header(path: Path) -> Header:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            image: Any = nib.load(path)
+            image: Any = _loaded(path)
             kind = image.get_data_dtype()
+            zero = _zero_spacing(path, image)
             shape = tuple(int(n) for n in image.shape)
             affine = np.asarray(image.affine, np.float64)
             needed = (
@@ -303,6 +321,8 @@ def _nifti_header(path: Path) -> Header:
             f"{path}: is shorter than its header says (a shape of {shape}): it is damaged or "
             "incomplete"
         )
+    if zero:
+        raise InputError(f"{path}: its spacing is 0 mm; expected more than 0 along every axis")
     if kind.kind not in "iuf":
         raise InputError(f"{path}: holds {kind}, expected one number a voxel")
     channels = int(np.prod(shape[3:])) if len(shape) > 3 else 1
@@ -313,6 +333,27 @@ def _nifti_header(path: Path) -> Header:
         )
     x, y, z = (*shape, 1)[:3]
     return Header(path, (x, y, z), affine, channels)
+
+
+def _loaded(path: Path) -> Any:
+    """Open a NIfTI file without what nibabel logs of headers that it mends."""
+    logger = logging.getLogger("nibabel.global")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        return nib.load(path)
+    finally:
+        logger.setLevel(level)
+
+
+def _zero_spacing(path: Path, image: Any) -> bool:
+    """Tell whether a header without an affine says 0 mm, of which nibabel makes 1."""
+    if int(image.header["sform_code"]) > 0:
+        return False
+    opened: Any = gzip.open if path.name.lower().endswith(".gz") else open
+    with opened(path, "rb") as stream:
+        raw = type(image.header).from_fileobj(stream, check=False)
+    return bool((raw["pixdim"][1:4] == 0).any())
 
 
 def _itk_header(path: Path) -> Header:
@@ -382,7 +423,9 @@ def with_spacing(header: Header, spacing: Sequence[float]) -> Header:
 def damaged(path: Path, error: BaseException) -> InputError:
     """Return the line for a file that cannot be read."""
     why = " ".join(str(error).split()).rpartition("ITK ERROR: ")[2]
-    why = f"{type(error).__name__}: {why[:120]}" if why else type(error).__name__
+    why = re.sub(r"^Exception thrown in SimpleITK \S+ \S+ (sitk::ERROR: )?", "", why)
+    why = re.sub(r"\(0x[0-9a-f]+\)|^\w+: ERROR: ", "", why)
+    why = f"{type(error).__name__}: {shorten(why, 120)}" if why else type(error).__name__
     return InputError(f"{path}: cannot be read, it is damaged or incomplete ({why})")
 
 

@@ -76,6 +76,13 @@ def open_cases(
     if not masks:
         labels, classes = _classes(found, given, name)
     divided = lists.parts(found, labels, seed, name)
+    said = {case.split for case in found}
+    missing = [part for part in ("val", "test") if part not in said]
+    if missing and "train" in said:
+        progress.say(
+            f"{name}: no case is said to be for {' or '.join(missing)}: "
+            f"{len(divided[1])} validate and {len(divided[2])} test, drawn by --seed {seed}"
+        )
     solid = [case for case in found if _is_solid(case)]
     if solid and len(solid) < len(found):
         flat = next(case for case in found if not _is_solid(case))
@@ -101,6 +108,23 @@ def entries_of(samples: Samples) -> list[Entry] | None:
     if inside is None or isinstance(samples, Normalised):
         return inside
     return [inside[int(index)] for index in samples.indices]
+
+
+def names_of(samples: Samples) -> list[str]:
+    """Return the names of samples, in their order: of cases, of image files, or their numbers."""
+    entries = entries_of(samples)
+    if entries is not None:
+        return [entry.case.name for entry in entries]
+    if isinstance(samples, images.ImageSamples):
+        return [os.fsdecode(each[0]) for each in samples.names]
+    if isinstance(samples, Subset):
+        inside = names_of(samples.samples)
+        return [inside[int(index)] for index in samples.indices]
+    return (
+        names_of(samples.samples)
+        if isinstance(samples, Normalised)
+        else [str(number) for number in range(len(samples))]
+    )
 
 
 def _classes(
@@ -152,6 +176,8 @@ def _open_volumes(
     if labels is None:
         seen = {v: str(v) for one in facts for v in one.values}
         values, classes = _mask_classes(given.classes or seen, name)
+        if given.statistics is None:
+            _check_values(entries, whole, values)
     cache = volumes.Cache()
     train_part, val_part, test_part = (
         volumes.VolumeSamples(
@@ -177,6 +203,17 @@ def _open_volumes(
         plan=made,
         values=values,
     )
+
+
+def _check_values(entries: Sequence[Entry], facts: Sequence[Facts], values: Sequence[int]) -> None:
+    """Refuse masks of validation and test that hold what no training mask does."""
+    for entry, one in zip(entries, facts, strict=True):
+        odd = sorted(set(one.values) - set(values))
+        if odd and entry.mask is not None:
+            raise InputError(
+                f"{entry.mask.path}: holds {odd[0]}, but the classes have the values "
+                f"{', '.join(map(str, values))}"
+            )
 
 
 def _mask_classes(named: dict[int, str], name: str) -> tuple[tuple[int, ...], tuple[str, ...]]:

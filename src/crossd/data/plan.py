@@ -280,11 +280,11 @@ def read(path: Path) -> tuple[Plan, dict[int, str]]:
         line = " ".join(str(error).split())
         raise InputError(f"{path}: cannot be read as a plan ({line})") from error
     known = {"spacing", "patch", "intensity", "classes"}
-    if not isinstance(record, dict) or not {"spacing", "patch", "intensity"} <= set(record):
-        raise InputError(f"{path}: is no plan; expected spacing, patch, intensity and classes")
-    if set(record) - known:
+    if isinstance(record, dict) and set(record) - known:
         odd = ", ".join(sorted(map(str, set(record) - known)))
         raise InputError(f"{path}: does not know {odd}; expected {', '.join(sorted(known))}")
+    if not isinstance(record, dict) or not {"spacing", "patch", "intensity"} <= set(record):
+        raise InputError(f"{path}: is no plan; expected spacing, patch, intensity and classes")
     classes = record.get("classes") or {}
     if not isinstance(classes, dict) or not all(_whole(v) and 0 <= v < 256 for v in classes):
         raise InputError(f"{path}: classes must be lines such as `1: liver`, values from 0 to 255")
