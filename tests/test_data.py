@@ -6,11 +6,12 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import files
 import nibabel as nib
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from torch.utils.data import DataLoader
 from crossd.data import Sample, Samples, Source, limit, open_source, require_rank, slices
 from crossd.data.splits import pick, split
 from crossd.errors import InputError
+from crossd.progress import Progress
 
 RNG = np.random.default_rng(0)
 
@@ -828,3 +830,33 @@ def test_a_folder_of_images_without_classes(tmp_path: Path) -> None:
     assert (source.rank, source.task, source.size) == (2, "unlabelled", (16, 16))
     assert source.train[0]["image"].shape == (1, 16, 16)
     assert "class folders" in raised(lambda: open_source(str(flat)))
+
+
+def table_of_masks(root: Path, splits: Sequence[str]) -> Path:
+    files.pairs(root, len(splits), (8, 8, 8))
+    images, masks = (sorted((root / kind).iterdir()) for kind in ("images", "labels"))
+    rows = ["image,mask,split"]
+    rows += [
+        f"images/{image.name},labels/{mask.name},{split}"
+        for image, mask, split in zip(images, masks, splits, strict=True)
+    ]
+    path = root / "cases.csv"
+    path.write_text("\n".join(rows) + "\n")
+    return path
+
+
+def test_odd_masks_of_validation_and_test_are_found_before_training(tmp_path: Path) -> None:
+    path = table_of_masks(tmp_path, ["train"] * 4 + ["val", "test"])
+    odd = sorted((tmp_path / "labels").iterdir())[-1]
+    files.nifti(odd, np.pad(np.full((2, 2, 2), 7, np.uint8), 3))
+    with pytest.raises(InputError, match=f"{odd.name}: holds 7, but the classes have the values"):
+        open_source(str(path))
+
+
+def test_training_cases_that_must_test_are_announced(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = table_of_masks(tmp_path, ["train"] * 10)
+    open_source(str(path), progress=Progress())
+    said = " ".join(capsys.readouterr().err.split())
+    assert "no case is said to be for val or test: 1 validate and 2 test, drawn by --seed 0" in said

@@ -118,3 +118,25 @@ def test_bad_requests(tmp_path: Path) -> None:
     for path in (root / "labels").iterdir():
         files.nifti(tmp_path / "small" / path.name, np.zeros((4, 4, 4), np.uint8))
     assert "expected a mask in the same grid" in message(predictions=str(tmp_path / "small"))
+
+
+def test_labelled_cases_have_their_names(tmp_path: Path) -> None:
+    rows = ["image,label,split"]
+    for i, split in enumerate(["train"] * 4 + ["val"] * 2 + ["test"] * 2):
+        files.nifti(tmp_path / f"v{i}.nii.gz", files.scan((10, 10, 10), seed=i)[0])
+        rows.append(f"v{i}.nii.gz,{'ab'[i % 2]},{split}")
+    table = tmp_path / "t.csv"
+    table.write_text("\n".join(rows) + "\n")
+    from crossd import cli
+
+    made = ["--data", str(table), "--epochs", "1", "--out", str(tmp_path / "w")]
+    assert cli.main(["pretrain", *made]) == 0
+    ready, weights = str(tmp_path / "r.safetensors"), str(tmp_path / "w" / "weights.safetensors")
+    assert (
+        cli.main(["recalibrate", "--weights", weights, "--data", str(table), "--out", ready]) == 0
+    )
+    out = tmp_path / "out"
+    given = ["--data", str(table), "--weights", ready, "--out", str(out)]
+    assert cli.main(["evaluate", *given]) == 0
+    lines = (out / "cases.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in lines[1:]] == ["v6", "v7"]

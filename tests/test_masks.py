@@ -98,5 +98,7 @@ def test_dicom_seg_of_series_that_lack_what_may_be_empty(tmp_path: Path) -> None
     folder = files.dicom(tmp_path / "t", np.ones(SHAPE), StudyInstanceUID=None)
     header = formats.read_header(folder)
     with pytest.raises(InputError, match="t: DICOM SEG cannot be made of this series"):
-        masks.write_dicom_seg(canonical(header), header, ("background", "a", "b"), tmp_path / "y.dcm")
+        masks.write_dicom_seg(
+            canonical(header), header, ("background", "a", "b"), tmp_path / "y.dcm"
+        )
     assert not (tmp_path / "y.dcm").exists()

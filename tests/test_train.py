@@ -698,3 +698,9 @@ def test_validations_are_few_and_the_last_epoch_has_one(epochs: int) -> None:
     chosen = [epoch for epoch in range(epochs) if train._is_validated(epoch, epochs)]
     assert chosen[-1] == epochs - 1
     assert min(epochs, train.VALIDATIONS) / 2 < len(chosen) <= train.VALIDATIONS
+
+
+def test_patches_that_a_network_cannot_halve_are_an_error_that_says_so() -> None:
+    net = to_3d(convert(models.build("segresnet-small", "segmentation", 1, 2)))
+    with pytest.raises(InputError, match=r"batch of shape \(1, 1, 10, 7, 9\) .* multiples of 16"):
+        train._logits(net, torch.zeros(1, 1, 10, 7, 9))
