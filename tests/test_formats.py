@@ -174,7 +174,7 @@ def test_a_flipped_bit_of_a_compressed_file_is_found(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
 def test_a_spacing_of_zero_is_found_where_nibabel_mends_it(tmp_path: Path, name: str) -> None:
-    image = nib.Nifti1Image(ARRAY, None)  # type: ignore[no-untyped-call]
+    image = nib.Nifti1Image(ARRAY, None)
     image.header["pixdim"][1:4] = (1, 0, 1)
     image.header["sform_code"] = image.header["qform_code"] = 0
     data = bytes(image.header.binaryblock) + b"\0" * 4 + ARRAY.tobytes(order="F")

@@ -90,7 +90,9 @@ def test_masks_are_found_by_name(tmp_path: Path) -> None:
 
 
 def test_dicom_seg_of_series_that_lack_what_may_be_empty(tmp_path: Path) -> None:
-    gone = dict.fromkeys(("PatientBirthDate", "PatientSex", "StudyID", "AccessionNumber"))
+    gone: dict[str, Any] = dict.fromkeys(
+        ("PatientBirthDate", "PatientSex", "StudyID", "AccessionNumber")
+    )
     folder = files.dicom(tmp_path / "s", np.ones(SHAPE), **gone)
     header = formats.read_header(folder)
     masks.write_dicom_seg(canonical(header), header, ("background", "a", "b"), tmp_path / "x.dcm")
