@@ -696,8 +696,8 @@ def test_heads_of_coarser_resolution_are_weighted_by_halves(rank: int) -> None:
 @pytest.mark.parametrize("epochs", [1, 2, 25, 26, 60, 1000])
 def test_validations_are_few_and_the_last_epoch_has_one(epochs: int) -> None:
     chosen = [epoch for epoch in range(epochs) if train._is_validated(epoch, epochs)]
-    assert chosen[-1] == epochs - 1
-    assert min(epochs, train.VALIDATIONS) / 2 < len(chosen) <= train.VALIDATIONS
+    assert chosen[0] == 0 and chosen[-1] == epochs - 1
+    assert min(epochs, train.VALIDATIONS) / 2 < len(chosen) <= train.VALIDATIONS + 1
 
 
 def test_patches_that_a_network_cannot_halve_are_an_error_that_says_so() -> None:

@@ -68,7 +68,7 @@ class TrainConfig:
 
 
 VALIDATIONS = 25
-"""Validations in a training, at most: after each of many short epochs they would take too long."""
+"""Validations after the first epoch, at most: after each of many they would take too long."""
 
 IMAGE_DEFAULTS: dict[str, dict[str, Any]] = {
     "classification": {"epochs": 8, "batch_size": 64, "lr": 1e-2, "min_steps": 0},
@@ -354,7 +354,7 @@ def fit(
         folder: Where ``last.ckpt`` is kept after every epoch; None keeps nothing.
         resume: Go on from that file.
         validate: Whether to score the validation samples: after every epoch, of many epochs after
-            25 of them, the last among these.
+            the first and 25 more, the last among these.
         on_best: Called after an epoch with the best score so far, to keep the weights.
         on_epoch: Called before every epoch with its number and their count, to freeze parameters.
         progress: Where to show how far it is.
@@ -516,8 +516,8 @@ class Statistics:
 
 
 def _is_validated(epoch: int, epochs: int) -> bool:
-    """Tell whether an epoch ends with a validation: the last, and so many before in all."""
-    return (epochs - 1 - epoch) % -(-epochs // VALIDATIONS) == 0
+    """Tell whether an epoch ends with a validation: the first, the last, and some between."""
+    return epoch == 0 or (epochs - 1 - epoch) % -(-epochs // VALIDATIONS) == 0
 
 
 def _logits(model: Any, image: Tensor) -> Any:
