@@ -27,7 +27,7 @@ from crossd.exporting import export as export_network
 from crossd.files import atomic
 from crossd.graphfiles import SUFFIXES
 from crossd.kernels import KERNEL_MODES, VIEWS
-from crossd.options import check, choice, class_names, sizes
+from crossd.options import check, choice, class_names, sizes, unused
 from crossd.outputs import PLAN, claim_folder
 from crossd.progress import Progress
 
@@ -52,12 +52,7 @@ def pretrain(config: PretrainConfig, progress: Progress) -> str:
         source.classes,
         form="2d" if plain else "cross",
         kernel_mode="projection" if plain else config.kernel_mode,
-        mean=source.mean,
-        std=source.std,
-        size=source.size,
-        spacing=source.spacing,
-        plan=plans.to_record(source.plan),
-        values=source.values,
+        **prepared(source),
     )
     train.seed_everything(config.seed)
     net = models.build(name, source.task, source.channels, len(source.classes))
@@ -104,14 +99,21 @@ def finetune(config: FinetuneConfig, progress: Progress) -> str:
     weights = dataclasses.replace(
         weights,
         classes=source.classes,
-        mean=source.mean,
-        std=source.std,
-        size=source.size,
-        spacing=source.spacing,
-        plan=plans.to_record(source.plan),
-        values=source.values,
+        **prepared(source),
     )
     return train_and_write(net, source, options, weights, config, progress, config.protocol)
+
+
+def prepared(source: Source) -> dict[str, Any]:
+    """Return what a weights file keeps of how the samples of a source were prepared."""
+    return {
+        "mean": source.mean,
+        "std": source.std,
+        "size": source.size,
+        "spacing": source.spacing,
+        "plan": plans.to_record(source.plan),
+        "values": source.values,
+    }
 
 
 def augmentation(config: Any, source: Source) -> str:
@@ -161,10 +163,7 @@ def convert(config: ConvertConfig, progress: Progress) -> str:
     check(config)
     if config.model is not None:
         return _convert_checkpoint(config, config.model)
-    for field in dataclasses.fields(ConvertConfig):
-        if field.name in _OF_CHECKPOINTS and getattr(config, field.name) != field.default:
-            option = f"--{field.name.replace('_', '-')}"
-            raise InputError(f"{option} is for a checkpoint of others: name its network by --model")
+    unused(config, _OF_CHECKPOINTS, "is for a checkpoint of others: name its network by --model")
     out = _free_file(config.out, config.overwrite)
     report = checkpoint.convert_file(config.weights, config.to, out, config.view, config.align)
     summary = str(report).splitlines()[0]

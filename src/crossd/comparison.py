@@ -52,7 +52,8 @@ def comparison(config: EvaluateConfig, progress: Progress) -> str:
             f"{config.weights}: add probe or finetune"
         )
     folder = claim_folder(config)
-    for note in _notes(config):
+    notes = _notes(config)
+    for note in notes:
         progress.say(note)
     rows = compare.contest_all(
         functools.partial(open_contest, config),
@@ -72,7 +73,7 @@ def comparison(config: EvaluateConfig, progress: Progress) -> str:
         "folds": contest.folds,
         "trials": config.trials,
         "seconds": round(time.perf_counter() - start, 1),
-        "notes": _notes(config),
+        "notes": notes,
         "rows": rows,
         "config": dataclasses.asdict(config),
         "versions": report.versions(),

@@ -24,7 +24,7 @@ from crossd.data.labelled import entries_of, names_of
 from crossd.data.volumes import Entry, read_image, read_mask
 from crossd.errors import InputError
 from crossd.files import atomic
-from crossd.options import check, choice
+from crossd.options import check, choice, unused
 from crossd.outputs import claim_folder
 from crossd.progress import Progress
 
@@ -62,7 +62,7 @@ def evaluate(config: EvaluateConfig, progress: Progress) -> str:
         from crossd.comparison import comparison
 
         return comparison(config, progress)
-    _only_for_comparisons(config)
+    unused(config, _OF_COMPARISONS, "is for a comparison: give --protocol or --baselines too")
     choice(config.part, ("train", "val", "test"), "--part")
     if (config.weights is None) == (config.predictions is None):
         raise InputError("give either --weights or --predictions")
@@ -97,13 +97,6 @@ _OF_COMPARISONS = (
     *("plain", "limit", "folds", "trials", "size", "epochs", "steps", "batch_size", "lr"),
     *("workers", "resume"),
 )
-
-
-def _only_for_comparisons(config: EvaluateConfig) -> None:
-    for field in dataclasses.fields(EvaluateConfig):
-        if field.name in _OF_COMPARISONS and getattr(config, field.name) != field.default:
-            option = f"--{field.name.replace('_', '-')}"
-            raise InputError(f"{option} is for a comparison: give --protocol or --baselines too")
 
 
 def _masks(

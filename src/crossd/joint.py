@@ -8,11 +8,10 @@ from torch import nn
 
 from crossd import models, train
 from crossd.checkpoint import WeightsConfig, load, read_config
-from crossd.commands import augmentation, known, train_and_write
+from crossd.commands import augmentation, known, prepared, train_and_write
 from crossd.configs import JointConfig
 from crossd.conversion import convert
 from crossd.data import Source, as_images, limit, open_source, require_rank
-from crossd.data import plan as plans
 from crossd.errors import InputError
 from crossd.kernels import KERNEL_MODES
 from crossd.options import check, choice, sizes
@@ -45,12 +44,7 @@ def joint(config: JointConfig, progress: Progress) -> str:
         volumes.classes,
         form="cross",
         kernel_mode=mode,
-        mean=volumes.mean,
-        std=volumes.std,
-        size=volumes.size,
-        spacing=volumes.spacing,
-        plan=plans.to_record(volumes.plan),
-        values=volumes.values,
+        **prepared(volumes),
     )
     progress.say(
         f"{name}: {len(images.train):,} images of {config.images} in turn with "

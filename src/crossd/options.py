@@ -1,5 +1,6 @@
 """Reading the values of options that are lists or sizes."""
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -39,6 +40,22 @@ def check(config: Any) -> None:
             raise InputError(f"{option} (={value}) must be a positive number")
         if name == "precision":
             choice(value, PRECISIONS, option)
+
+
+def unused(config: Any, options: Sequence[str], why: str) -> None:
+    """Refuse options that were given but would have no effect.
+
+    Args:
+        config: The dataclass of options of a command.
+        options: Names of those that have none now.
+        why: What they are for, to follow the name.
+
+    Raises:
+        InputError: "--OPTION " and `why`, for the first that is not as it is by default.
+    """
+    for field in dataclasses.fields(config):
+        if field.name in options and getattr(config, field.name) != field.default:
+            raise InputError(f"--{field.name.replace('_', '-')} {why}")
 
 
 def choice(text: str, known: Sequence[str], option: str) -> str:

@@ -123,13 +123,11 @@ class Fit:
         history: A record an epoch: ``epoch``, ``loss``, and ``val`` with scores.
         best: The best validation score, -inf without validation.
         state: The weights of that score, None without validation.
-        statistics: Those of BatchNorm for each source then, see `Statistics`.
     """
 
     history: list[dict[str, Any]] = field(default_factory=list)
     best: float = -math.inf
     state: dict[str, Tensor] | None = None
-    statistics: list[list[Tensor]] | None = None
 
 
 class ViewBatches(Sampler[list[int]]):
@@ -428,7 +426,6 @@ def fit(
                 if value > result.best:
                     result.best = value
                     result.state = {k: v.detach().clone() for k, v in net.state_dict().items()}
-                    result.statistics = statistics.copy()
                     if on_best is not None:
                         on_best()
             result.history.append(record)
@@ -509,10 +506,6 @@ class Statistics:
             for buffer, value in zip(self.buffers, self.sets[index], strict=True):
                 buffer.copy_(value)
             self.used = index
-
-    def copy(self) -> list[list[Tensor]]:
-        """Return all sets; that of the one in use is in the network."""
-        return [[value.clone() for value in one] for one in self.sets]
 
 
 def _is_validated(epoch: int, epochs: int) -> bool:
