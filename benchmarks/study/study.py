@@ -291,7 +291,7 @@ class Volumes:
     steps: int | None = None
     batch_size: int | None = None
     lr: float = 1e-3
-    precision: str = "32-true"
+    precision: str = "bf16-mixed"  # for all arms alike; 1.9 times as fast on the CPU of the study
 
 
 def study_set(study: Study, args: argparse.Namespace) -> None:

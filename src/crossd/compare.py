@@ -9,6 +9,7 @@ BatchNorm recalibrated on the same unlabelled training volumes.
 import concurrent.futures
 import dataclasses
 import functools
+import itertools
 import json
 import multiprocessing
 import os
@@ -97,19 +98,19 @@ class Run:
 
 
 def plan(contest: Contest, names: Sequence[str], limits: Sequence[int], trials: int) -> list[Run]:
-    """List the runs, arm by arm.
+    """List the runs, arm by arm and trial by trial, so that few networks are made anew.
 
     Without labelled volumes only arms that can answer are run, once a fold if nothing is drawn.
     """
     runs = []
     for arm, one in contest.arms.items():
-        for fold in range(max(1, contest.folds)):
-            for name in names:
-                if name in FREE:
-                    times = (trials if one.drawn else 1) if one.answers else 0
-                    runs += [Run(arm, name, 0, fold, t) for t in range(times)]
-                    continue
-                runs += [Run(arm, name, n, fold, t) for n in limits for t in range(trials)]
+        for fold, trial, name in itertools.product(
+            range(max(1, contest.folds)), range(trials), names
+        ):
+            if name not in FREE:
+                runs += [Run(arm, name, n, fold, trial) for n in limits]
+            elif one.answers and (one.drawn or trial == 0):
+                runs.append(Run(arm, name, 0, fold, trial))
     return runs
 
 
