@@ -3,6 +3,7 @@
 python benchmarks/study/write.py
 """
 
+import argparse
 import json
 from pathlib import Path
 from typing import Any
@@ -16,15 +17,17 @@ HERE = Path(__file__).parent
 DOCS = HERE.parents[1] / "docs"
 RIVALS = ("scratch", "center", "inflate", "triplanar", "acs", "slices")
 OURS = "projection"
-FEW = 100
-"""Labelled volumes at or under which our goal counts; 110 for the eleven organs, ten each."""
-
 NAMES = {
     "organ": "OrganMNIST3D (CT, 28 voxels a side, 11 organs, 610 test volumes)",
     "fracture": "FractureMNIST3D (CT, 28 voxels, 3 kinds of fracture, 240 test volumes)",
     "adrenal": "AdrenalMNIST3D (shapes, 28 voxels, 2 classes, 298 test volumes)",
     "hippocampus": "Hippocampus (MRI, masks of 2 parts, 52 test volumes)",
     "brain": "brain (synthetic training, MNI152 as the test volume, masks of 3 tissues)",
+}
+KINDS = {
+    "": "",
+    "apart": ": 2D slices of other volumes than the labelled ones",
+    "mednist": ": 2D images of MedNIST",
 }
 PUBLISHED = {
     "organ": "With all 971 labelled volumes MedMNIST v2 reports 0.907 for a 3D ResNet-18 and 0.900 "
@@ -35,7 +38,7 @@ PUBLISHED = {
 def load(path: Path) -> dict[str, Any]:
     """Read the raw results of a set as a record of `crossd.standings`, ours first."""
     raw = json.loads(path.read_text())
-    rows = [{**row, "cases": []} for row in raw["rows"]]
+    rows = raw["rows"]
     present = list(dict.fromkeys(row["arm"] for row in rows))
     order = [OURS, *RIVALS]
     arms = sorted(present, key=lambda a: (order.index(a) if a in order else len(order), a))
@@ -44,13 +47,12 @@ def load(path: Path) -> dict[str, Any]:
     return {"arms": arms, "metric": metric, "folds": 0, "rows": rows, "images": raw["images"]}
 
 
-def section(name: str, results: dict[str, Any]) -> list[str]:
+def section(name: str, results: dict[str, Any], out: Path) -> list[str]:
     """Write what one set has shown."""
-    apart = name.endswith("-apart")
-    base = name.removesuffix("-apart")
-    title = NAMES[base] + (", slices of other volumes than the labelled ones" if apart else "")
+    base, _, images = name.partition("-")
+    title = NAMES[base] + KINDS[images]
     lines = ["", f"## {title}", ""]
-    if base in PUBLISHED and not apart:
+    if base in PUBLISHED and not images:
         lines += [PUBLISHED[base], ""]
     for protocol in dict.fromkeys(key[0] for key in standings.keys(results)):
         keys = [key for key in sorted(standings.keys(results)) if key[0] == protocol]
@@ -64,7 +66,7 @@ def section(name: str, results: dict[str, Any]) -> list[str]:
             lines.append(f"- {against_best(results, key)}")
         lines.append("")
     picture = f"images/results-{name}.png"
-    plots.efficiency(results, DOCS / picture)
+    plots.efficiency(results, out / picture)
     return [*lines, f"![{title}]({picture})"]
 
 
@@ -124,9 +126,14 @@ def quality(sets: dict[str, dict[str, Any]]) -> list[str]:
 
 def main() -> None:
     """Write the page."""
-    paths = sorted((HERE / "results").glob("*.json"))
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--results", type=Path, default=HERE / "results", help="raw results")
+    parser.add_argument("--out", type=Path, default=DOCS, help="folder of the page")
+    args = parser.parse_args()
+    (args.out / "images").mkdir(parents=True, exist_ok=True)
+    paths = sorted(args.results.glob("*.json"))
     sets = {path.stem: load(path) for path in paths}
-    order = [*NAMES, *(f"{name}-apart" for name in NAMES)]
+    order = [f"{name}-{kind}".removesuffix("-") for kind in KINDS for name in NAMES]
     sets = {name: sets[name] for name in order if name in sets}
     lines = [
         "# Results",
@@ -140,9 +147,9 @@ def main() -> None:
         "p < 0.05). The lines under a table test against the six rivals alone.",
     ]
     for name, results in sets.items():
-        lines += section(name, results)
+        lines += section(name, results, args.out)
     lines += goal(sets) + quality(sets)
-    (DOCS / "results.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (args.out / "results.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -47,11 +47,14 @@ class Arm:
         make: From a seed to a network for the source's samples, with logits of its classes.
         answers: Whether it can answer before it has seen a labelled volume.
         drawn: Whether another seed makes another network.
+        learn: Fits the network, in place, to the labelled samples of a source within a budget,
+            where the protocol is ``finetune`` and the arm has a way of its own to do so.
     """
 
     make: Callable[[int], nn.Module]
     answers: bool = True
     drawn: bool = False
+    learn: protocols.Learn | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -157,7 +160,7 @@ def perform(contest: Contest, run: Run) -> dict[str, Any]:
     if run.limit:
         source = limit(source, run.limit, seed)
     budget = dataclasses.replace(contest.budget, seed=seed)
-    outcome = protocols.apply(run.protocol, net, source, budget)
+    outcome = protocols.apply(run.protocol, net, source, budget, learn=arm.learn)
     if source.task == "classification":
         probabilities, truth = outcome.outputs
         cases = (probabilities.argmax(1) == truth).double().numpy()

@@ -24,6 +24,10 @@ STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
 """Inverse strengths of the linear probe's penalty; the validation samples choose."""
 
 
+Learn = Callable[[nn.Module, Source, TrainConfig], None]
+"""Fits a network, in place, to the training samples of a source."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Outcome:
     """What a protocol gave.
@@ -48,6 +52,7 @@ def apply(
     budget: TrainConfig,
     progress: Progress | None = None,
     name: str = "",
+    learn: Learn | None = None,
 ) -> Outcome:
     """Fit a copy of a network to the training samples as a protocol says, and score the test ones.
 
@@ -60,6 +65,7 @@ def apply(
         budget: Of those protocols that train by gradients.
         progress: Where to show how far training is.
         name: What to call it there.
+        learn: What to do in place of ``finetune``.
 
     Raises:
         InputError: For features of a network for masks, or a network without a last layer.
@@ -68,7 +74,9 @@ def apply(
     history: list[dict[str, Any]] = []
     if protocol in ("knn", "linear"):
         return _on_features(protocol, net, source, budget)
-    if protocol != "zero":
+    if protocol == "finetune" and learn is not None:
+        learn(net, source, budget)
+    elif protocol != "zero":
         if isinstance(net, SliceNet):
             net.average = "logits"
         if protocol == "probe":

@@ -59,7 +59,7 @@ def comparisons(results: Results, key: Key, first: str | None = None) -> list[di
     Returns:
         A record a rival: ``arm``, what `crossd.stats.Paired` holds, ``holm`` (p adjusted for the
         number of rivals) and ``case_low`` and ``case_high``, the bootstrapped interval of the
-        difference over test cases, where all repetitions have the same ones.
+        difference over test cases, where all repetitions have the same ones and they are known.
     """
     first = first or results["arms"][0]
     own = scores(results, key, first)
@@ -72,8 +72,9 @@ def comparisons(results: Results, key: Key, first: str | None = None) -> list[di
         pair = stats.paired([own[k] for k in both], [other[k] for k in both], _ratio(results, key))
         record: dict[str, Any] = {"arm": arm, **vars(pair)}
         if not results.get("folds") and results["metric"] in ("accuracy", "dice"):
-            ends = stats.case_interval(_cases(results, key, first), _cases(results, key, arm))
-            record["case_low"], record["case_high"] = ends
+            cases = _cases(results, key, first), _cases(results, key, arm)
+            if all(len(one) for one in cases):
+                record["case_low"], record["case_high"] = stats.case_interval(*cases)
         found.append(record)
     tested = [one for one in found if one["p"] is not None]
     for one, p in zip(tested, stats.holm([one["p"] for one in tested]), strict=True):
@@ -91,7 +92,7 @@ def _ratio(results: Results, key: Key) -> float:
 
 def _cases(results: Results, key: Key, arm: str) -> Any:
     rows = [
-        row["cases"]
+        row.get("cases", ())
         for row in results["rows"]
         if (row["protocol"], row["limit"], row["arm"]) == (*key, arm)
     ]

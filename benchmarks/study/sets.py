@@ -1,0 +1,78 @@
+"""The sets of the study, and what its 2D networks are trained on."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+
+from crossd.data import Source, as_images, open_source
+from crossd.data.source import Subset
+from crossd.data.splits import pick
+
+SETS = {
+    "organ": "medmnist3d/organmnist3d.npz",
+    "fracture": "medmnist3d/fracturemnist3d.npz",
+    "adrenal": "medmnist3d/adrenalmnist3d.npz",
+    "hippocampus": "hippocampus",
+    "brain": "brain",
+}
+LIMITS = {
+    "organ": (20, 50, 100, 971),
+    "fracture": (10, 20, 50, 100, 1027),
+    "adrenal": (10, 20, 50, 100, 1188),
+    "hippocampus": (5, 10, 20, 50, 182),
+    "brain": (4, 8),
+}
+IMAGES = ("own", "apart", "mednist")
+"""Slices of all training volumes; of other volumes than the labelled ones; images of MedNIST."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """Where the data are and where work in progress is kept.
+
+    Attributes:
+        data: The folder of all sets.
+        name: Of the set.
+        work: Folder for weights and records of runs.
+        kind: What 2D networks are trained on, one of `IMAGES`.
+    """
+
+    data: Path
+    name: str
+    work: Path
+    kind: str = "own"
+
+    @property
+    def title(self) -> str:
+        """The set, and the images where they are not its own."""
+        return self.name if self.kind == "own" else f"{self.name}-{self.kind}"
+
+    def volumes(self) -> Source:
+        """Open the set; apart, with the second half of the training volumes."""
+        return self._open()[1]
+
+    def images(self) -> Source:
+        """Slices of the training volumes (apart, of the first half), or images of MedNIST."""
+        if self.kind == "mednist":
+            side = self.volumes().size[0]
+            return open_source(str(self.data / "mednist/mednist_64.npz"), size=(side, side))
+        return as_images(self._open()[0], None, None)
+
+    def _open(self) -> tuple[Source, Source]:
+        spec = SETS[self.name]
+        source = open_source(spec if spec == "brain" else str(self.data / spec))
+        if self.kind != "apart":
+            return source, source
+        labels = source.train.labels
+        strata = np.zeros(len(source.train), np.int64) if labels is None else labels
+        first = pick(strata, len(strata) // 2, seed=1)
+        second = np.setdiff1d(np.arange(len(strata)), first)
+        one, two = (
+            dataclasses.replace(source, train=Subset(source.train, i)) for i in (first, second)
+        )
+        return one, two
+
+    def weights(self, way: str, seed: int) -> Path:
+        """The file of a 2D training."""
+        return self.work / f"{self.title}--{way}--{seed}.safetensors"

@@ -1,0 +1,239 @@
+"""The 2D trainings of the study: what a network is when it sees images, and in which view."""
+
+import dataclasses
+import functools
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from sets import Study
+from torch import Tensor, nn
+
+from crossd import models, train
+from crossd.checkpoint import WeightsConfig, save
+from crossd.conversion import convert
+from crossd.data import Source
+from crossd.data.source import Sample, Samples, Wrapped
+from crossd.files import atomic
+from crossd.kernels import Projection, make_mode, view
+from crossd.nn import CrossDConv
+
+
+@dataclasses.dataclass(frozen=True)
+class Way:
+    """How a network is trained on images.
+
+    Attributes:
+        mode: Kernel mode; None for the plain 2D network.
+        lift: Where its new 2D weights start in the 3D kernels; None for new 3D kernels.
+        views: "matched" to each slice; drawn per "batch", "sample" or "layer"; "oblique" for
+            planes cut at any angle beside the matched ones.
+        options: Of the kernel mode.
+        after: Share of the epochs in which it was a plain network first.
+        decay: Weight of the penalty on taps off the centre.
+    """
+
+    mode: str | None = "projection"
+    lift: str | None = "center"
+    views: str = "matched"
+    options: tuple[tuple[str, Any], ...] = ()
+    after: float = 0.0
+    decay: float = 0.0
+
+
+WAYS = {
+    "plain": Way(None),
+    "matched": Way(),
+    "batch": Way(views="batch"),
+    "sample": Way(views="sample"),
+    "layer": Way(views="layer"),
+    "oblique": Way(views="oblique"),
+    "fresh": Way(lift=None),
+    "triplanar-start": Way(lift="triplanar"),
+    "lifted": Way(after=0.5),
+    "decay": Way(decay=1e-2),
+    "slice": Way("slice"),
+    "slice-batch": Way("slice", views="batch"),
+    "fourier": Way("fourier", None),
+    "fourier-centred": Way("fourier", "center", options=(("offset", 0.0),)),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What the defaults of 2D training ask for."""
+
+    seed: int
+    epochs: int | None = None
+    batch_size: int | None = None
+    lr: float | None = None
+    workers: int = 0
+    precision: str = "32-true"
+    checkpointing: bool = False
+
+
+def pretrain(study: Study, way: str, seed: int) -> None:
+    """Train on images, and write the weights and what they are worth in 2D."""
+    path = study.weights(way, seed)
+    if path.is_file():
+        return
+    start = time.perf_counter()
+    how, source = WAYS[way], study.images()
+    options = train.for_images(Options(seed), source.task)
+    name = models.DEFAULTS[source.task]
+    train.seed_everything(seed)
+    net = models.build(name, source.task, source.channels, len(source.classes))
+    if how.after:
+        first, options = _divided(options, how.after)
+        train.fit(net, source, first, validate=False)
+    if how.mode is not None:
+        more: dict[str, Any] = dict(how.options)
+        net = convert(net, how.mode, how.lift, **more)
+    _fit(net, source, options, how, study)
+    scores = train.score(net, source, source.test, options)[0]
+    record = {"set": study.name, "images": study.kind, "way": way, "seed": seed,
+              "metrics": {k: round(v, 4) for k, v in scores.items()},
+              "seconds": round(time.perf_counter() - start, 1)}  # fmt: skip
+    config = WeightsConfig(
+        name, source.task, source.channels, source.classes,
+        form="2d" if how.mode is None else "cross", kernel_mode=how.mode or "projection",
+    )  # fmt: skip
+    with atomic(path.with_suffix(".json")) as temporary:
+        temporary.write_text(json.dumps(record))
+    save(net, path, config)
+
+
+def _divided(options: Any, share: float) -> tuple[Any, Any]:
+    epochs = max(1, round(share * options.epochs))
+    steps = round(share * options.min_steps)
+    rest = max(1, options.epochs - epochs)
+    return (
+        dataclasses.replace(options, epochs=epochs, min_steps=steps),
+        dataclasses.replace(
+            options, epochs=rest, min_steps=options.min_steps - steps, lr=options.lr / 2
+        ),
+    )
+
+
+def _fit(net: Any, source: Source, options: Any, how: Way, study: Study) -> None:
+    """Train in the views that are asked for."""
+    hooks = [
+        m.weight.register_hook(functools.partial(_off_centre, m.weight, how.decay))
+        for m in net.modules()
+        if how.decay and isinstance(m, CrossDConv)
+    ]
+    trained, beside = net, []
+    if how.views == "oblique":
+        # Half of the batches are planes of whole volumes; the epochs of both are halved.
+        options = dataclasses.replace(options, epochs=options.epochs // 2)
+        trained = Oblique(net)
+        beside = [(study.volumes(), options)]
+    elif how.views != "matched":
+        drawn = how.views == "sample"
+        source = dataclasses.replace(source, train=Viewed(source.train, drawn))
+        if how.views == "layer":
+            _view_per_layer(net)
+    train.fit(trained, source, options, beside=beside, validate=False)
+    for hook in hooks:
+        hook.remove()
+    for module in net.modules():
+        module.__dict__.pop("forward", None)
+        if isinstance(module, CrossDConv) and isinstance(module.mode, AnyAngle):
+            module.mode = make_mode("projection", 1, (1, 1, 1))
+
+
+def _off_centre(weight: Tensor, strength: float, gradient: Tensor) -> Tensor:
+    """Pull a tap to zero by the share of its coordinates that are not central."""
+    off: Any = 0
+    for axis, size in enumerate(weight.shape[2:], start=2):
+        places = (torch.arange(size) != size // 2).float()
+        off = off + places.view([-1 if a == axis else 1 for a in range(weight.dim())]) / 3
+    return gradient + strength * off * weight.detach()
+
+
+class Viewed(Wrapped):
+    """Images that say another view than their own: none, or one drawn for each."""
+
+    def __init__(self, samples: Samples, drawn: bool) -> None:
+        super().__init__(samples)
+        self.views = None
+        self.drawn = drawn
+
+    def _changed(self, sample: Sample) -> Sample:
+        sample["view"] = int(torch.randint(3, ())) if self.drawn else -1
+        return sample
+
+
+def _view_per_layer(net: nn.Module) -> None:
+    """Let every layer draw a view of its own for every batch of images in training."""
+    for module in net.modules():
+        if isinstance(module, CrossDConv):
+            forward = functools.partial(_in_any_view, module, module.forward)
+            module.forward = forward  # type: ignore[method-assign]
+
+
+def _in_any_view(module: nn.Module, forward: Callable[..., Tensor], x: Tensor) -> Tensor:
+    with view("random" if module.training else "axial"):
+        return forward(x)
+
+
+class AnyAngle(Projection):
+    """The sum of the kernel along any direction, by trilinear interpolation."""
+
+    turn: Tensor | None = None
+
+    def fixed_kernel(self, weight: Tensor, view: int) -> Tensor:
+        """k2(p) = sum over t of W(R(p + t e_z))."""
+        if AnyAngle.turn is None:
+            return super().fixed_kernel(weight, view)
+        flat = weight.flatten(0, 1)[None]
+        grid = _grid(AnyAngle.turn, weight.shape[2:]).to(weight.dtype)
+        turned = F.grid_sample(flat, grid, align_corners=True, padding_mode="zeros")
+        return turned[0].unflatten(0, weight.shape[:2]).sum(2)
+
+
+class Oblique(nn.Module):
+    """Shows a network a plane of volumes, at an angle drawn for each batch; images as they are."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+        for module in net.modules():
+            if isinstance(module, CrossDConv):
+                module.mode = AnyAngle(1, (1, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Answer on images, or on volumes by a plane of them."""
+        if x.dim() == 4:
+            answer: Tensor = self.net(x)
+            return answer
+        turn = torch.linalg.qr(torch.randn(3, 3))[0]
+        depth = (torch.rand(()) - 0.5) * x.shape[2] / 2
+        plane = _grid(turn, (1, *x.shape[3:]), depth, x.shape[2:])
+        grid = plane.expand(len(x), -1, -1, -1, -1)
+        images = F.grid_sample(x, grid, align_corners=True, padding_mode="border")[:, :, 0]
+        with _turned(turn):
+            answer = self.net(images)
+        return answer
+
+
+@contextmanager
+def _turned(turn: Tensor) -> Iterator[None]:
+    AnyAngle.turn = turn
+    try:
+        yield
+    finally:
+        AnyAngle.turn = None
+
+
+def _grid(turn: Tensor, size: Any, depth: Tensor | float = 0.0, whole: Any = None) -> Tensor:
+    """Places of a turned grid about the centre, as `grid_sample` wants them, (1, z, y, x, 3)."""
+    steps = [torch.arange(n) - (n - 1) / 2 for n in size]
+    z, y, x = torch.meshgrid(*steps, indexing="ij")
+    places = torch.stack((z + depth, y, x), -1) @ turn.t()  # (z, y, x)
+    half = (torch.tensor(tuple(whole or size)) - 1) / 2
+    return (places / half).flip(-1)[None]
