@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from modes import sum_what_is_moved
 from sets import Study
 from torch import Tensor, nn
 from trainings import Options, pretrain
@@ -104,6 +105,8 @@ ARMS: dict[str, Kind] = {
     "fourier": Kind("fourier", to_3d),
     "fourier aligned": Kind("fourier", functools.partial(to_3d, align=True)),
     "fourier centred": Kind("fourier-centred", to_3d),
+    "fourier-projection": Kind("fourier-projection", sum_what_is_moved),
+    "fourier-projection mean": Kind("fourier-projection", functools.partial(to_3d, align=True)),
 }
 
 

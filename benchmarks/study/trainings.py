@@ -4,12 +4,11 @@ import dataclasses
 import functools
 import json
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
+from modes import AnyAngle, Oblique, sum_what_is_moved
 from sets import Study
 from torch import Tensor, nn
 
@@ -19,7 +18,7 @@ from crossd.conversion import convert
 from crossd.data import Source
 from crossd.data.source import Sample, Samples, Wrapped
 from crossd.files import atomic
-from crossd.kernels import Projection, make_mode, view
+from crossd.kernels import make_mode, view
 from crossd.nn import CrossDConv
 
 
@@ -33,6 +32,7 @@ class Way:
         views: "matched" to each slice; drawn per "batch", "sample" or "layer"; "oblique" for
             planes cut at any angle beside the matched ones.
         options: Of the kernel mode.
+        moved: Whether a kernel that was moved is summed along the view ("fourier-projection").
         after: Share of the epochs in which it was a plain network first.
         decay: Weight of the penalty on taps off the centre.
     """
@@ -41,6 +41,7 @@ class Way:
     lift: str | None = "center"
     views: str = "matched"
     options: tuple[tuple[str, Any], ...] = ()
+    moved: bool = False
     after: float = 0.0
     decay: float = 0.0
 
@@ -60,6 +61,7 @@ WAYS = {
     "slice-batch": Way("slice", views="batch"),
     "fourier": Way("fourier", None),
     "fourier-centred": Way("fourier", "center", options=(("offset", 0.0),)),
+    "fourier-projection": Way("fourier", "center", options=(("offset", 0.0),), moved=True),
 }
 
 
@@ -93,6 +95,7 @@ def pretrain(study: Study, way: str, seed: int) -> None:
     if how.mode is not None:
         more: dict[str, Any] = dict(how.options)
         net = convert(net, how.mode, how.lift, **more)
+        net = sum_what_is_moved(net) if how.moved else net
     _fit(net, source, options, how, study)
     scores = train.score(net, source, source.test, options)[0]
     record = {"set": study.name, "images": study.kind, "way": way, "seed": seed,
@@ -179,61 +182,3 @@ def _view_per_layer(net: nn.Module) -> None:
 def _in_any_view(module: nn.Module, forward: Callable[..., Tensor], x: Tensor) -> Tensor:
     with view("random" if module.training else "axial"):
         return forward(x)
-
-
-class AnyAngle(Projection):
-    """The sum of the kernel along any direction, by trilinear interpolation."""
-
-    turn: Tensor | None = None
-
-    def fixed_kernel(self, weight: Tensor, view: int) -> Tensor:
-        """k2(p) = sum over t of W(R(p + t e_z))."""
-        if AnyAngle.turn is None:
-            return super().fixed_kernel(weight, view)
-        flat = weight.flatten(0, 1)[None]
-        grid = _grid(AnyAngle.turn, weight.shape[2:]).to(weight.dtype)
-        turned = F.grid_sample(flat, grid, align_corners=True, padding_mode="zeros")
-        return turned[0].unflatten(0, weight.shape[:2]).sum(2)
-
-
-class Oblique(nn.Module):
-    """Shows a network a plane of volumes, at an angle drawn for each batch; images as they are."""
-
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net = net
-        for module in net.modules():
-            if isinstance(module, CrossDConv):
-                module.mode = AnyAngle(1, (1, 1, 1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Answer on images, or on volumes by a plane of them."""
-        if x.dim() == 4:
-            answer: Tensor = self.net(x)
-            return answer
-        turn = torch.linalg.qr(torch.randn(3, 3))[0]
-        depth = (torch.rand(()) - 0.5) * x.shape[2] / 2
-        plane = _grid(turn, (1, *x.shape[3:]), depth, x.shape[2:])
-        grid = plane.expand(len(x), -1, -1, -1, -1)
-        images = F.grid_sample(x, grid, align_corners=True, padding_mode="border")[:, :, 0]
-        with _turned(turn):
-            answer = self.net(images)
-        return answer
-
-
-@contextmanager
-def _turned(turn: Tensor) -> Iterator[None]:
-    AnyAngle.turn = turn
-    try:
-        yield
-    finally:
-        AnyAngle.turn = None
-
-
-def _grid(turn: Tensor, size: Any, depth: Tensor | float = 0.0, whole: Any = None) -> Tensor:
-    """Places of a turned grid about the centre, as `grid_sample` wants them, (1, z, y, x, 3)."""
-    steps = [torch.arange(n) - (n - 1) / 2 for n in size]
-    z, y, x = torch.meshgrid(*steps, indexing="ij")
-    places = torch.stack((z + depth, y, x), -1) @ turn.t()  # (z, y, x)
-    half = (torch.tensor(tuple(whole or size)) - 1) / 2
-    return (places / half).flip(-1)[None]
