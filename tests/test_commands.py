@@ -15,7 +15,7 @@ import yaml
 from torch import nn
 
 import crossd
-from crossd import checkpoint, models, train
+from crossd import checkpoint, models, scoring, train
 from crossd.commands import convert, finetune, pretrain, recalibrate
 from crossd.configs import ConvertConfig, FinetuneConfig, PretrainConfig, RecalibrateConfig
 from crossd.data import open_source
@@ -217,7 +217,7 @@ def test_the_best_epoch_is_what_is_scored_and_written(
     found = json.loads((tmp_path / "run" / "metrics.json").read_text())
     source = open_source(data["images"])
     net = crossd.load(tmp_path / "run" / "weights.safetensors")
-    assert train.score(net, source, source.test, train.TrainConfig())[0] == found["metrics"]
+    assert scoring.score(net, source, source.test, train.TrainConfig())[0] == found["metrics"]
 
 
 def test_what_the_network_saw_last_is_how_its_input_is_scaled(

@@ -12,7 +12,7 @@ import torch
 from files import npz
 from torch import nn
 
-from crossd import compare, models, protocols, train
+from crossd import compare, device, models, protocols, train
 from crossd.arms import ARMS
 from crossd.compare import Arm, Contest
 from crossd.data import open_source
@@ -22,7 +22,7 @@ BUDGET = train.TrainConfig(epochs=1, batch_size=4, augment="none")
 
 
 def network(arm: str, seed: int) -> nn.Module:
-    train.seed_everything(seed)
+    device.seed_everything(seed)
     return ARMS[arm][1](models.build("resnet-small", "classification", 1, 2))
 
 
@@ -116,7 +116,7 @@ def test_two_processes_find_what_one_does_and_nothing_is_done_twice(
 
 def test_masks_are_compared_by_dice() -> None:
     def net(seed: int) -> nn.Module:
-        train.seed_everything(seed)
+        device.seed_everything(seed)
         return ARMS["inflate"][1](models.build("segresnet-small", "segmentation", 1, 4))
 
     source = open_source("brain:8")

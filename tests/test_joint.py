@@ -9,7 +9,7 @@ import torch
 from files import npz
 
 import crossd
-from crossd import cli, models, train
+from crossd import cli, device, feeding, models, train
 from crossd.checkpoint import read_config
 from crossd.conversion import convert
 from crossd.data import open_source
@@ -75,13 +75,13 @@ def test_batches_alternate_and_statistics_are_kept_apart(
 def test_a_short_source_is_passed_through_again(data: tuple[str, str]) -> None:
     images, volumes = (open_source(path) for path in data)
     net: Any = convert(models.build("resnet-small", "classification", 1, 2))
-    feed = train.Feed(volumes, train.TrainConfig(batch_size=8), net)
+    feed = feeding.Feed(volumes, train.TrainConfig(batch_size=8), net)
     assert len(feed.loader) == 2
     batches = list(feed.take(0, 5))
     assert len(batches) == 5
-    labels = [batch["label"].tolist() for batch in batches]
+    labels = [piece.batch["label"].tolist() for piece in batches]
     assert sorted(labels[0] + labels[1]) == sorted(labels[2] + labels[3])
-    again = [batch["label"].tolist() for batch in feed.take(0, 5)]
+    again = [piece.batch["label"].tolist() for piece in feed.take(0, 5)]
     assert again == labels
     config = train.TrainConfig(epochs=2, batch_size=2, augment="none")
     fit = train.fit(net, volumes, train.TrainConfig(epochs=2, batch_size=8),
@@ -94,7 +94,7 @@ def test_interrupted_and_resumed_it_is_the_same(data: tuple[str, str], tmp_path:
 
     def trained(folder: Path, epochs: int, resume: bool = False) -> Any:
         folder.mkdir(exist_ok=True)
-        train.seed_everything(0)
+        device.seed_everything(0)
         net = convert(models.build("resnet-small", "classification", 1, 2))
         config = train.TrainConfig(epochs=3, batch_size=4)
 

@@ -15,17 +15,18 @@ import torch.nn.functional as F
 from monai.losses.dice import DiceCELoss
 from torch import Tensor, nn
 
-from crossd import models, train
+from crossd import budget, feeding, heads, models, scoring, train
 from crossd.configs import PretrainConfig
 from crossd.conversion import convert, to_3d
 from crossd.data import Sample, Samples, Source
 from crossd.errors import InputError
+from crossd.feeding import ViewBatches
 from crossd.kernels import current_view, view_is_set
 from crossd.nn import CrossDConv, has_views
-from crossd.outputs import CHECKPOINT
+from crossd.outputs import CHECKPOINT, EARLIER_CHECKPOINT
 from crossd.progress import Bar, Progress
 from crossd.slicenet import SliceNet
-from crossd.train import TrainConfig, ViewBatches
+from crossd.train import TrainConfig
 
 
 class Made(Samples):
@@ -174,7 +175,7 @@ def test_batches_follow_views_only_where_the_network_has_them() -> None:
     config = TrainConfig(batch_size=12)
     for net, views in ((tiny(), {0, 1, 2}), (tiny("fourier"), {None})):
         assert has_views(net) == (views != {None})
-        loader = train.batches(samples, net, config, train=True)
+        loader = feeding.batches(samples, net, config, train=True)
         assert len(loader) == len(views)
         assert sum(len(batch["image"]) for batch in loader) == 12
 
@@ -183,7 +184,7 @@ def test_volumes_of_their_own_size_come_alone_outside_of_training() -> None:
     config = TrainConfig(batch_size=4)
     for source, size in ((masked(3), 1), (masked(2), 3), (labelled(3), 4)):
         net = tiny()
-        sizes = [len(b["image"]) for b in train.batches(source.val, net, config, train=False)]
+        sizes = [len(b["image"]) for b in feeding.batches(source.val, net, config, train=False)]
         assert max(sizes) == size
 
 
@@ -204,7 +205,7 @@ def test_the_view_is_set_where_it_is_known(
     batch = {"image": torch.zeros(2, 1, *(4,) * rank)}
     if views is not None:
         batch["view"] = torch.tensor(views)
-    with train.view_of(batch, tiny(mode)):
+    with feeding.view_of(batch, tiny(mode)):
         assert view_is_set() == (expected is not None)
         assert expected is None or current_view() == expected
     assert not view_is_set()
@@ -229,8 +230,8 @@ def test_networks_are_trained_measured_and_scored_in_the_view_of_their_images() 
             )
     config = TrainConfig(epochs=2, batch_size=2, augment="none")
     train.fit(net, source, config)
-    train.recalibrate(net, made, config)
-    train.score(net, source, made, config)
+    scoring.recalibrate(net, made, config)
+    scoring.score(net, source, made, config)
     assert {own for own, _ in seen} == {0, 1, 2}
     assert all(own == given for own, given in seen)
     # two layers; six batches in two epochs of training and of validation, and twice more
@@ -247,7 +248,7 @@ def test_augmentation_keeps_shapes_and_is_drawn_by_the_generator(sides: tuple[in
 
     def draw(seed: int) -> tuple[Tensor, Tensor | None]:
         torch.manual_seed(seed)
-        return train.augment(image, mask)
+        return feeding.augment(image, mask)
 
     changed, moved = draw(0)
     assert moved is not None
@@ -256,7 +257,7 @@ def test_augmentation_keeps_shapes_and_is_drawn_by_the_generator(sides: tuple[in
     assert_same((changed, moved), draw(0))
     assert not torch.equal(changed, draw(1)[0])
     assert not torch.equal(changed, image)
-    assert train.augment(image, None)[1] is None
+    assert feeding.augment(image, None)[1] is None
 
 
 @pytest.mark.parametrize("rank", [2, 3])
@@ -265,7 +266,7 @@ def test_the_mask_moves_with_the_image(rank: int) -> None:
     mask[(slice(None), *(slice(5, 12),) * rank)] = 1
     places = set()
     for _ in range(10):
-        image, moved = train.augment(100.0 * mask[:, None], mask)
+        image, moved = feeding.augment(100.0 * mask[:, None], mask)
         assert moved is not None
         assert torch.equal(image[:, 0] > 50, moved == 1)
         places.add(tuple(moved.nonzero()[0].tolist()[1:]))
@@ -279,14 +280,14 @@ def test_the_mask_moves_with_the_image(rank: int) -> None:
 def test_the_loss_of_labels_is_cross_entropy() -> None:
     logits, labels = torch.randn(5, 3), torch.tensor([0, 1, 2, 1, 0])
     expected = F.cross_entropy(logits, labels)
-    assert_same(train.loss_of("classification")(logits, labels), expected)
+    assert_same(feeding.loss_of("classification")(logits, labels), expected)
 
 
 @pytest.mark.parametrize("rank", [2, 3])
 def test_the_loss_of_masks_is_cross_entropy_and_dice(rank: int) -> None:
     logits = torch.randn(2, 3, *(4,) * rank, requires_grad=True)
     mask = torch.randint(0, 3, (2, *(4,) * rank))
-    loss = train.loss_of("segmentation")(logits, mask)
+    loss = feeding.loss_of("segmentation")(logits, mask)
     p, truth = logits.softmax(1), F.one_hot(mask, 3).movedim(-1, 1).float()
     axes = tuple(range(2, rank + 2))
     parts = (2 * (p * truth).sum(axes) + 1e-5) / ((p + truth).sum(axes) + 1e-5)
@@ -301,7 +302,7 @@ def test_deep_supervision_is_weighted_by_halves() -> None:
     one = DiceCELoss(to_onehot_y=True, softmax=True)
     each = [one(heads[:, i], mask[:, None]) for i in range(3)]
     expected = (each[0] + 0.5 * each[1] + 0.25 * each[2]) / 1.75
-    torch.testing.assert_close(train.loss_of("segmentation")(heads, mask), expected)
+    torch.testing.assert_close(feeding.loss_of("segmentation")(heads, mask), expected)
 
 
 def test_the_rate_rises_and_falls_as_a_cosine() -> None:
@@ -335,7 +336,7 @@ def test_the_optimiser_follows_the_schedule(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_defaults_of_2d_training_are_those_of_the_task() -> None:
     options = PretrainConfig(batch_size=5, seed=3, workers=1, precision="bf16-mixed")
-    labels, masks = (train.for_images(options, task) for task in train.IMAGE_DEFAULTS)
+    labels, masks = (train.for_images(options, task) for task in budget.IMAGE_DEFAULTS)
     assert (labels.epochs, labels.lr, labels.min_steps) == (8, 1e-2, 0)
     assert (masks.epochs, masks.lr, masks.min_steps) == (2, 3e-3, 600)
     shared = (labels.batch_size, labels.seed, labels.workers, labels.precision)
@@ -370,14 +371,14 @@ def test_probing_trains_norms_and_the_last_layer(
     net = models.build(name, task, 1, 3)
     net = net if form == "2d" else convert(net)
     net = to_3d(net) if form == "3d" else net
-    train.freeze_convolutions(net, 3)
+    heads.freeze_convolutions(net, 3)
     trained = {key for key, p in net.named_parameters() if p.requires_grad}
     assert trained == {f"{layer}.{kind}" for layer in free for kind in ("weight", "bias")}
 
 
 def test_frozen_weights_stay() -> None:
     net = tiny()
-    train.freeze_convolutions(net, 2)
+    heads.freeze_convolutions(net, 2)
     before = {k: v.clone() for k, v in net.named_parameters()}
     train.fit(net, labelled(3), TrainConfig(epochs=2, batch_size=6), validate=False)
     for name, parameter in net.named_parameters():
@@ -390,33 +391,33 @@ def test_the_last_layer_of_every_network_for_masks(name: str) -> None:
     classes = 32 if name in ("basicunet", "dynunet") else 16
     net = models.build(name, "segmentation", 1, classes).eval()
     x = torch.randn(1, 1, 32, 32)
-    train.new_classifier(net, classes, 5)
+    heads.new_classifier(net, classes, 5)
     assert net(x).shape == (1, 5, 32, 32)
-    assert train.classifier(net, 5) is not None
+    assert heads.classifier(net, 5) is not None
 
 
 def test_a_new_last_layer_is_small_and_even() -> None:
     net = models.build("resnet-small", "classification", 1, 4)
-    train.new_classifier(net, 4, 9)
-    last = train.classifier(net, 9)
+    heads.new_classifier(net, 4, 9)
+    last = heads.classifier(net, 9)
     assert isinstance(last, nn.Linear)
     assert (last.out_features, last.weight.shape) == (9, (9, 96))
     assert not last.bias.any() and 0 < float(last.weight.detach().abs().max()) <= 96**-0.5
     assert net(torch.zeros(2, 1, 8, 8)).shape == (2, 9)
     volumes = SliceNet(net)
-    train.new_classifier(volumes, 9, 2)
+    heads.new_classifier(volumes, 9, 2)
     assert volumes(torch.zeros(2, 1, 8, 8, 8)).shape == (2, 2)
 
 
 def test_a_last_layer_that_cannot_change() -> None:
     net = models.build("unet", "segmentation", 1, 3)
     with pytest.raises(InputError, match="number of classes cannot change from 3 to 5"):
-        train.new_classifier(convert(net), 3, 5)
+        heads.new_classifier(convert(net), 3, 5)
 
 
 def test_a_network_without_a_last_layer() -> None:
     with pytest.raises(InputError, match="no last layer with 7 outputs"):
-        train.classifier(tiny(), 7)
+        heads.classifier(tiny(), 7)
 
 
 # --- fit ----------------------------------------------------------------------------------------
@@ -430,7 +431,7 @@ def test_labels_are_learnt(mode: str, rank: int) -> None:
     losses = [record["loss"] for record in fit.history]
     assert [record["epoch"] for record in fit.history] == list(range(1, 11))
     assert losses[-1] < 0.5 * losses[0]
-    assert train.score(net, source, source.test, TrainConfig())[0]["accuracy"] == 1
+    assert scoring.score(net, source, source.test, TrainConfig())[0]["accuracy"] == 1
 
 
 @pytest.mark.parametrize("rank", [2, 3])
@@ -440,7 +441,7 @@ def test_masks_are_learnt(rank: int) -> None:
     fit = train.fit(net, source, TrainConfig(epochs=8, batch_size=3))
     losses = [record["loss"] for record in fit.history]
     assert losses[-1] < 0.6 * losses[0]
-    assert train.score(net, source, source.test, TrainConfig())[0]["dice"] > 0.9
+    assert scoring.score(net, source, source.test, TrainConfig())[0]["dice"] > 0.9
 
 
 def test_the_best_weights_are_kept() -> None:
@@ -451,7 +452,7 @@ def test_the_best_weights_are_kept() -> None:
     scores = [record["val"]["accuracy"] for record in fit.history]
     assert fit.best == max(scores)
     net.load_state_dict(fit.state)
-    assert train.score(net, source, source.val, config)[0]["accuracy"] == fit.best
+    assert scoring.score(net, source, source.val, config)[0]["accuracy"] == fit.best
 
 
 def test_the_best_weights_are_those_of_their_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -498,7 +499,7 @@ def test_interrupted_and_resumed_equals_undisturbed(tmp_path: Path, kind: str) -
 
     whole = new()
     expected = train.fit(whole, source, config)
-    steps = len(train.batches(source.train, whole, config, train=True))
+    steps = len(feeding.batches(source.train, whole, config, train=True))
     for stop in (steps + 1, 2 * steps):  # in the second epoch, and at the end of the third
         net = new()
         resume = (tmp_path / CHECKPOINT).is_file()
@@ -516,7 +517,7 @@ def test_interrupted_and_resumed_equals_undisturbed(tmp_path: Path, kind: str) -
     assert_same(dict(net.state_dict()), dict(whole.state_dict()))
     assert fit.state is not None and expected.state is not None
     assert_same(dict(fit.state), dict(expected.state))
-    assert [path.name for path in tmp_path.iterdir()] == [CHECKPOINT]
+    assert {path.name for path in tmp_path.iterdir()} == {CHECKPOINT, EARLIER_CHECKPOINT}
 
 
 def test_what_is_finished_is_not_trained_again(tmp_path: Path) -> None:
@@ -588,7 +589,7 @@ def test_answers_come_in_order_and_leave_the_mode_alone() -> None:
     for training in (True, False):
         net.train(training)
         before = copy.deepcopy(dict(net.state_dict()))
-        found = list(train.answers(net, source.test, TrainConfig(batch_size=5)))
+        found = list(scoring.answers(net, source.test, TrainConfig(batch_size=5)))
         assert net.training is training
         assert_same(dict(net.state_dict()), before)
         assert [len(p) for p, _ in found] == [4, 4, 4]
@@ -602,7 +603,7 @@ def test_answers_come_in_order_and_leave_the_mode_alone() -> None:
 
 def test_scores_of_labels() -> None:
     source = labelled(3)
-    scores, (probabilities, labels) = train.score(tiny(), source, source.test, TrainConfig())
+    scores, (probabilities, labels) = scoring.score(tiny(), source, source.test, TrainConfig())
     assert {"accuracy", "auc"} < set(scores)
     assert probabilities.shape == (12, 2) and labels.tolist() == [0, 1] * 6
     accuracy = (probabilities.argmax(1) == labels).float().mean()
@@ -619,7 +620,7 @@ def test_scores_of_masks_of_several_sizes() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return torch.cat([-x, x], 1)
 
-    scores, (dice,) = train.score(Truth(), small, both, TrainConfig())
+    scores, (dice,) = scoring.score(Truth(), small, both, TrainConfig())
     assert dice.shape == (3, 1)
     assert scores == {"dice": pytest.approx(1, abs=0.1), "dice_box": scores["dice"]}
 
@@ -635,7 +636,7 @@ def test_recalibration_is_the_mean_over_batches_of_what_each_layer_gets(rank: in
         nn.init.normal_(norm.weight)
     parameters = {name: p.detach().clone() for name, p in net.named_parameters()}
     net.eval()
-    count = train.recalibrate(net, source.train, TrainConfig(batch_size=4))
+    count = scoring.recalibrate(net, source.train, TrainConfig(batch_size=4))
     assert count == 2
 
     means: list[list[Tensor]] = [[], []]
@@ -662,22 +663,22 @@ def test_recalibration_is_the_mean_over_batches_of_what_each_layer_gets(rank: in
         assert torch.equal(parameter, parameters[name]), name
         assert parameter.grad is None
     net.train()
-    train.recalibrate(net, source.train, TrainConfig())
+    scoring.recalibrate(net, source.train, TrainConfig())
     assert all(module.training for module in net.modules())
 
 
 def test_there_may_be_nothing_to_recalibrate() -> None:
     net = models.build("segresnet-small", "segmentation", 1, 2)
     before = copy.deepcopy(dict(net.state_dict()))
-    assert train.recalibrate(net, masked(2).train, TrainConfig()) == 0
+    assert scoring.recalibrate(net, masked(2).train, TrainConfig()) == 0
     assert_same(dict(net.state_dict()), before)
 
 
 def test_scores_in_words() -> None:
-    assert train.describe({"accuracy": 0.5, "auc": 1}, "classification") == (
+    assert scoring.describe({"accuracy": 0.5, "auc": 1}, "classification") == (
         "accuracy 0.500, auc 1.000"
     )
-    assert train.describe({"dice": 0.25, "dice_a": 0.25}, "segmentation") == "dice 0.250"
+    assert scoring.describe({"dice": 0.25, "dice_a": 0.25}, "segmentation") == "dice 0.250"
 
 
 @pytest.mark.parametrize("rank", [2, 3])
@@ -685,7 +686,7 @@ def test_heads_of_coarser_resolution_are_weighted_by_halves(rank: int) -> None:
     torch.manual_seed(0)
     mask = torch.randint(0, 3, (2, *(8,) * rank))
     fine, coarse = torch.randn(2, 3, *(8,) * rank), torch.randn(2, 3, *(4,) * rank)
-    loss = train.loss_of("segmentation")
+    loss = feeding.loss_of("segmentation")
     mode = "bilinear" if rank == 2 else "trilinear"
     enlarged = torch.nn.functional.interpolate(coarse, scale_factor=2.0, mode=mode)
     expected = (loss(fine, mask) + 0.5 * loss(enlarged, mask)) / 1.5

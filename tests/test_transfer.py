@@ -13,7 +13,7 @@ import pytest
 import torch
 from files import npz
 
-from crossd import checkpoint, report, train
+from crossd import checkpoint, report, scoring, train
 from crossd.arms import ARMS
 from crossd.configs import DEFAULT_ARMS, PROTOCOLS, TransferConfig
 from crossd.errors import InputError
@@ -261,7 +261,7 @@ def test_batchnorm_is_recalibrated_for_every_arm(
     volumes: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counts: list[int] = []
-    real = train.recalibrate
+    real = scoring.recalibrate
 
     def spy(net: Any, samples: Any, *rest: Any, **named: Any) -> int:
         counts.append(len(samples))

@@ -13,7 +13,7 @@ from sets import Study
 from torch import Tensor, nn
 from trainings import Options, pretrain
 
-from crossd import models, train
+from crossd import device, feeding, heads, models, scoring, train
 from crossd.arms import ARMS as KNOWN
 from crossd.checkpoint import load
 from crossd.compare import Arm, Contest
@@ -44,19 +44,19 @@ def distilled(net: Any, study: Study, seed: int) -> nn.Module:
     budget = dataclasses.replace(budget_of(source), seed=seed, epochs=3, min_steps=0)
     teacher, student = Both(copy.deepcopy(net)), to_3d(net)
     _all_slices(teacher, source)
-    train.recalibrate(teacher, source.train, budget)
-    train.recalibrate(student, source.train, budget)
-    train.seed_everything(seed)
+    scoring.recalibrate(teacher, source.train, budget)
+    scoring.recalibrate(student, source.train, budget)
+    device.seed_everything(seed)
     optimizer = torch.optim.AdamW(student.parameters(), lr=budget.lr / 2, weight_decay=0.01)
     for epoch in range(budget.epochs):
-        loader = train.batches(source.train, student, budget, train=True)
+        loader = feeding.batches(source.train, student, budget, train=True)
         loader.batch_sampler.set_epoch(epoch)  # type: ignore[union-attr]
         for batch in loader:
             image = batch["image"]
             with torch.autocast("cpu", torch.bfloat16):
                 with torch.no_grad():
                     target = teacher.eval()(image)
-                said = student.train()(train.augment(image, None)[0])
+                said = student.train()(feeding.augment(image, None)[0])
             loss = F.kl_div(said.float().log_softmax(1), target.float(), log_target=True)
             loss.backward()
             optimizer.step()
@@ -114,7 +114,7 @@ def start(study: Study, name: str, seed: int) -> nn.Module:
     """Make an arm's network for volumes, with a new last layer where the classes are others."""
     kind, source = ARMS[name], study.volumes()
     task, classes = source.task, len(source.classes)
-    train.seed_everything(seed)
+    device.seed_everything(seed)
     if kind.way is None:
         return kind.make(models.build(models.DEFAULTS[task], task, source.channels, classes))
     pretrain(study, kind.way, seed)
@@ -122,8 +122,8 @@ def start(study: Study, name: str, seed: int) -> nn.Module:
     net = kind.make(net, study, seed) if kind.more else kind.make(net)
     _all_slices(net, source)
     if study.kind == "mednist":
-        train.seed_everything(seed)
-        train.new_classifier(net, len(study.images().classes), classes)
+        device.seed_everything(seed)
+        heads.new_classifier(net, len(study.images().classes), classes)
     return net
 
 

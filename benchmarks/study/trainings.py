@@ -12,7 +12,7 @@ from modes import AnyAngle, Oblique, sum_what_is_moved
 from sets import Study
 from torch import Tensor, nn
 
-from crossd import models, train
+from crossd import device, models, scoring, train
 from crossd.checkpoint import WeightsConfig, save
 from crossd.conversion import convert
 from crossd.data import Source
@@ -87,7 +87,7 @@ def pretrain(study: Study, way: str, seed: int) -> None:
     how, source = WAYS[way], study.images()
     options = train.for_images(Options(seed), source.task)
     name = models.DEFAULTS[source.task]
-    train.seed_everything(seed)
+    device.seed_everything(seed)
     net = models.build(name, source.task, source.channels, len(source.classes))
     if how.after:
         first, options = _divided(options, how.after)
@@ -97,7 +97,7 @@ def pretrain(study: Study, way: str, seed: int) -> None:
         net = convert(net, how.mode, how.lift, **more)
         net = sum_what_is_moved(net) if how.moved else net
     _fit(net, source, options, how, study)
-    scores = train.score(net, source, source.test, options)[0]
+    scores = scoring.score(net, source, source.test, options)[0]
     record = {"set": study.name, "images": study.kind, "way": way, "seed": seed,
               "metrics": {k: round(v, 4) for k, v in scores.items()},
               "seconds": round(time.perf_counter() - start, 1)}  # fmt: skip

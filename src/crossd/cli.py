@@ -7,6 +7,9 @@ import sys
 from collections.abc import Sequence
 from typing import Any, get_type_hints
 
+from crossd.launched import is_first
+from crossd.signals import INTERRUPTED, Stopped
+
 COMMANDS = {
     # name: module, function, dataclass of its options, example
     "transfer": (
@@ -81,7 +84,7 @@ CONTINUED = ("predict",)
 """Commands that go on where they were interrupted."""
 
 KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false"}
-USAGE_ERROR, INTERRUPTED = 2, 130
+USAGE_ERROR = 2
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -91,7 +94,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: Without the program's name; None takes those of the process.
 
     Returns:
-        The exit code: 0, 2 for bad input, 130 when interrupted.
+        The exit code: 0, 2 for bad input, 130 when interrupted, 143 when a training was stopped by
+        SIGTERM or SIGUSR1 and wrote a checkpoint.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     if not given or given[0] in ("-h", "--help"):
@@ -107,10 +111,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _complain(f"no command {given[0]!r}: the commands are {known}; see crossd --help")
     try:
         return _run(given[0], given[1:])
+    except Stopped as stopped:
+        return _stopped(stopped.code, "see --resume")
     except KeyboardInterrupt:
         way = "give the same command to go on" if given[0] in CONTINUED else "see --resume"
-        print(f"crossd: interrupted; what was finished is kept, {way}", file=sys.stderr)
-        return INTERRUPTED
+        return _stopped(INTERRUPTED, way)
+
+
+def _stopped(code: int, way: str) -> int:
+    if is_first():
+        what = "interrupted" if code == INTERRUPTED else "stopped by a signal"
+        print(f"crossd: {what}; what was finished is kept, {way}", file=sys.stderr)
+    return code
 
 
 def _run(command: str, given: list[str]) -> int:
@@ -129,7 +141,7 @@ def _run(command: str, given: list[str]) -> int:
         keep_freed_memory()
         from crossd.progress import Progress
 
-        outcome = getattr(home, function)(options, Progress())
+        outcome = getattr(home, function)(options, Progress(quiet=not is_first()))
     except InputError as error:
         return _complain(str(error))
     except ArgumentError as error:
@@ -146,17 +158,21 @@ def _parse(command: str, kind: Any, given: list[str]) -> Any:
     from docstring_parser import parse
     from jsonargparse import ArgumentParser
 
-    text = parse(kind.__doc__)
+    texts = [parse(one.__doc__) for one in kind.__mro__[:-1]]
     parser = ArgumentParser(
         prog=f"crossd {command}",
-        description=f"{text.short_description} Example: {COMMANDS[command][3]}",
+        description=f"{texts[0].short_description} Example: {COMMANDS[command][3]}",
         exit_on_error=False,
         default_env=False,
     )
     parser.add_argument("--config", action="config", help="Read options from a YAML file.")
     hints = get_type_hints(kind)
-    helps = {entry.arg_name: " ".join((entry.description or "").split()) for entry in text.params}
-    for field in dataclasses.fields(kind):
+    helps = {
+        entry.arg_name: " ".join((entry.description or "").split())
+        for text in texts
+        for entry in text.params
+    }
+    for field in sorted(dataclasses.fields(kind), key=lambda field: list(helps).index(field.name)):
         name = f"--{field.name.replace('_', '-')}"
         if hints[field.name] == list[str]:
             parser.add_argument(name, nargs="+", required=True, help=helps[field.name])
@@ -200,7 +216,8 @@ def _show(outcome: Any, options: Any) -> None:
 def _complain(message: str) -> int:
     marker = "crossd.errors.InputError: "  # a worker process hands on its whole traceback
     text = " ".join(message.rpartition(marker)[2].split())
-    print(f"crossd: error: {text}", file=sys.stderr)
+    if is_first():
+        print(f"crossd: error: {text}", file=sys.stderr)
     return USAGE_ERROR
 
 

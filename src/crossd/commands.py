@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from crossd import checkpoint, foreign, models, train
+from crossd import checkpoint, device, foreign, heads, models, scoring, train
+from crossd.budget import of_the_run
 from crossd.checkpoint import WeightsConfig, load, read_config, save
 from crossd.configs import (
     ConvertConfig,
@@ -54,7 +55,7 @@ def pretrain(config: PretrainConfig, progress: Progress) -> str:
         kernel_mode="projection" if plain else config.kernel_mode,
         **prepared(source),
     )
-    train.seed_everything(config.seed)
+    device.seed_everything(config.seed)
     net = models.build(name, source.task, source.channels, len(source.classes))
     if not plain:
         net = convert_network(
@@ -80,21 +81,18 @@ def finetune(config: FinetuneConfig, progress: Progress) -> str:
     renamed = source.values and source.values == weights.values
     if source.classes != weights.classes and not renamed:
         progress.say(f"other classes than {config.weights} has: its last layer starts anew")
-        train.seed_everything(config.seed)
-        train.new_classifier(net, len(weights.classes), len(source.classes))
+        device.seed_everything(config.seed)
+        heads.new_classifier(net, len(weights.classes), len(source.classes))
     source = limit(source, config.limit, config.seed) if config.limit else source
     if config.protocol == "probe":
-        train.freeze_convolutions(net, len(source.classes))
+        heads.freeze_convolutions(net, len(source.classes))
     options = train.TrainConfig(
         epochs=config.epochs or 15,
         min_steps=config.steps or (0 if config.epochs else 100),
         batch_size=config.batch_size or _batch_size(source),
         lr=config.lr,
-        seed=config.seed,
-        workers=config.workers,
-        precision=config.precision,
-        checkpointing=config.checkpointing,
         augment=augmentation(config, source),
+        **of_the_run(config),
     )
     weights = dataclasses.replace(
         weights,
@@ -139,7 +137,7 @@ def recalibrate(config: RecalibrateConfig, progress: Progress) -> str:
         workers=config.workers,
         precision=config.precision,
     )
-    layers = train.recalibrate(net, source.train, options, progress=progress)
+    layers = scoring.recalibrate(net, source.train, options, progress=progress)
     lines = [
         f"{layers} BatchNorm layers recalibrated on {len(source.train):,} unlabelled samples"
         if layers
@@ -148,8 +146,8 @@ def recalibrate(config: RecalibrateConfig, progress: Progress) -> str:
     if source.task == "unlabelled":
         lines.append(f"{config.data} has no labels: not scored")
     elif source.classes == weights.classes:
-        scores = train.score(net, source, source.test, options)[0]
-        lines.append(f"{len(source.test):,} test samples: {train.describe(scores, source.task)}")
+        scores = scoring.score(net, source, source.test, options)[0]
+        lines.append(f"{len(source.test):,} test samples: {scoring.describe(scores, source.task)}")
     else:
         lines.append(f"{config.data} has other classes than the network: not scored")
     save(net, out, dataclasses.replace(weights, mean=source.mean, std=source.std))
@@ -394,9 +392,11 @@ def train_and_write(
     """
     from crossd import report
 
-    folder = claim_folder(config)
-    if source.plan is not None:
-        _write_plan(source, folder / PLAN)
+    folder = Path(config.out)
+    if device.is_first():
+        claim_folder(config)
+        if source.plan is not None:
+            _write_plan(source, folder / PLAN)
     start = time.perf_counter()
     path = folder / "weights.safetensors"
     fit = train.fit(
@@ -405,15 +405,19 @@ def train_and_write(
         options,
         folder=folder,
         resume=config.resume,
-        on_best=lambda: save(keep(net), path, weights),
+        on_best=lambda net: save(keep(net), path, weights),
         progress=progress,
         name=name,
         **more,
     )
+    net = fit.net
     if fit.state is not None:
         net.load_state_dict(fit.state)
-    kept = keep(net)
-    scores = train.score(kept, source, source.test, options)[0]
+    kept = keep(net).float()
+    scores = scoring.score(kept, source, source.test, options)[0]
+    told = f"{len(source.test):,} test samples: {scoring.describe(scores, source.task)}"
+    if not device.is_first():
+        return told
     save(kept, path, weights)
     results = {
         "command": type(config).__name__.removesuffix("Config").lower(),
@@ -423,6 +427,7 @@ def train_and_write(
         "metrics": scores,
         "seconds": round(time.perf_counter() - start, 1),
         "history": fit.history,
+        "skipped_steps": fit.skipped,
         "config": dataclasses.asdict(config),
         "versions": report.versions(),
     }
@@ -430,6 +435,4 @@ def train_and_write(
         temporary.write_text(report.training(results))
     with atomic(folder / "metrics.json") as temporary:
         temporary.write_text(json.dumps(report.plain(results), indent=2))
-    return (
-        f"{len(source.test):,} test samples: {train.describe(scores, source.task)}\nwritten: {path}"
-    )
+    return f"{told}\nwritten: {path}"

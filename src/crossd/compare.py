@@ -24,7 +24,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from crossd import protocols, train
+from crossd import device, protocols, scoring
 from crossd.data import Source, limit
 from crossd.data.source import Joined, Subset
 from crossd.errors import InputError
@@ -143,10 +143,10 @@ def part(contest: Contest, fold: int) -> Source:
 @functools.lru_cache(maxsize=2)
 def _start(contest: Contest, arm: str, fold: int, seed: int) -> nn.Module:
     """Make an arm's network, its BatchNorm recalibrated like every arm's."""
-    train.seed_everything(seed)
+    device.seed_everything(seed)
     net = contest.arms[arm].make(seed)
     if contest.warm:
-        train.recalibrate(net, part(contest, fold).train, contest.budget)
+        scoring.recalibrate(net, part(contest, fold).train, contest.budget)
     return net
 
 

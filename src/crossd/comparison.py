@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from crossd import compare, models, report, standings, train
+from crossd import compare, device, heads, models, report, standings, train
 from crossd.arms import ARMS, RIVALS
 from crossd.checkpoint import WeightsConfig, load, read_config
 from crossd.commands import fitting, known
@@ -124,15 +124,15 @@ def _arm(make: Any, weights: WeightsConfig, classes: tuple[str, ...]) -> Arm:
         if isinstance(net, SliceNet) and weights.task == "segmentation":
             net.count = 0
         if classes != weights.classes:
-            train.seed_everything(seed)
-            train.new_classifier(net, len(weights.classes), len(classes))
+            device.seed_everything(seed)
+            heads.new_classifier(net, len(weights.classes), len(classes))
         return net
 
     return Arm(ready)
 
 
 def _scratch(weights: WeightsConfig, classes: tuple[str, ...], seed: int) -> nn.Module:
-    train.seed_everything(seed)
+    device.seed_everything(seed)
     net = models.build(weights.model, weights.task, weights.in_channels, len(classes))
     return ARMS["scratch"][1](net)
 

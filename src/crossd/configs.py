@@ -7,6 +7,46 @@ ALL_PROTOCOLS = ("zero", "knn", "linear", "probe", "unfreeze", "finetune")
 DEFAULT_ARMS = ("scratch", "slices", "inflate", "acs", "triplanar", "fourier", "projection")
 
 
+@dataclass(frozen=True, kw_only=True)
+class TrainingOptions:
+    """What all trainings can be told.
+
+    Attributes:
+        devices: Devices of this machine that train together, a process each; -1 takes all.
+            Under torchrun, fabric run and Slurm: what those started.
+        num_nodes: Machines, where torchrun or Slurm did not say.
+        strategy: ddp keeps the network in every process, fsdp a share of it; auto takes ddp.
+        sync_bn: Let BatchNorm measure the batch of all processes together.
+        accumulate: Add up the gradients of so many batches for a step.
+        clip: Largest norm of the gradient.
+        precision: 32-true, bf16-mixed, 16-mixed, bf16-true or 64-true.
+        compile: Compile the network by torch.compile.
+        checkpointing: Recompute activations in the backward pass: less memory, more time.
+        workers: Processes that read data, for each device.
+        on_nan: When a loss is not a number: stop, or skip the step. The samples are written down.
+        checkpoint_minutes: Longest time between two checkpoints; one is written every epoch.
+        seed: Of everything that is drawn.
+        overwrite: Replace a result that is there.
+        resume: Go on with a run that was interrupted.
+    """
+
+    devices: int = 1
+    num_nodes: int = 1
+    strategy: str = "auto"
+    sync_bn: bool = False
+    accumulate: int = 1
+    clip: float = 1.0
+    precision: str = "32-true"
+    compile: bool = False
+    checkpointing: bool = False
+    workers: int = 0
+    on_nan: str = "stop"
+    checkpoint_minutes: float = 10.0
+    seed: int = 0
+    overwrite: bool = False
+    resume: bool = False
+
+
 @dataclass(frozen=True)
 class TransferConfig:
     """Train in 2D, use in 3D, and compare with the other ways of doing it.
@@ -66,7 +106,7 @@ class TransferConfig:
 
 
 @dataclass(frozen=True)
-class PretrainConfig:
+class PretrainConfig(TrainingOptions):
     """Train a Cross-D network on images, or on slices of volumes.
 
     Attributes:
@@ -88,13 +128,7 @@ class PretrainConfig:
             Default: full for masks, else light.
         task: classification or segmentation, to be sure. Default: what the data are for.
         plan: A plan.yaml that says how volumes are prepared. Default: made from a scan of them.
-        seed: Of everything that is drawn.
-        workers: Processes that read data.
-        precision: 32-true, bf16-mixed or 16-mixed.
-        checkpointing: Recompute activations in the backward pass: less memory, more time.
         out: Folder for the weights and the report.
-        overwrite: Replace a result that is there.
-        resume: Go on with a run that was interrupted.
     """
 
     data: str = "brain"
@@ -111,17 +145,11 @@ class PretrainConfig:
     augment: str | None = None
     task: str | None = None
     plan: str | None = None
-    seed: int = 0
-    workers: int = 0
-    precision: str = "32-true"
-    checkpointing: bool = False
     out: str = "runs/pretrain"
-    overwrite: bool = False
-    resume: bool = False
 
 
 @dataclass(frozen=True)
-class FinetuneConfig:
+class FinetuneConfig(TrainingOptions):
     """Train a network further on labelled volumes (or images).
 
     Attributes:
@@ -139,13 +167,7 @@ class FinetuneConfig:
             Default: full for masks, else light.
         plan: A plan.yaml that says how volumes are prepared. Default: that of the weights, or one
             made from a scan.
-        seed: Of everything that is drawn.
-        workers: Processes that read data.
-        precision: 32-true, bf16-mixed or 16-mixed.
-        checkpointing: Recompute activations in the backward pass: less memory, more time.
         out: Folder for the weights and the report.
-        overwrite: Replace a result that is there.
-        resume: Go on with a run that was interrupted.
     """
 
     weights: str
@@ -160,17 +182,11 @@ class FinetuneConfig:
     lr: float = 1e-3
     augment: str | None = None
     plan: str | None = None
-    seed: int = 0
-    workers: int = 0
-    precision: str = "32-true"
-    checkpointing: bool = False
     out: str = "runs/finetune"
-    overwrite: bool = False
-    resume: bool = False
 
 
 @dataclass(frozen=True)
-class JointConfig:
+class JointConfig(TrainingOptions):
     """Train one network on images and on labelled volumes, a batch of each in turn.
 
     The kernels are shared, each source has its own loss and its own classes, and BatchNorm keeps
@@ -194,13 +210,7 @@ class JointConfig:
         lr: Highest learning rate. Default: 0.01, for masks 0.003.
         augment: light (shift, brightness, noise), full (rotation, zoom, blur, gamma too) or none.
             Default: full for masks, else light.
-        seed: Of everything that is drawn.
-        workers: Processes that read data.
-        precision: 32-true, bf16-mixed or 16-mixed.
-        checkpointing: Recompute activations in the backward pass: less memory, more time.
         out: Folder for the weights and the report.
-        overwrite: Replace a result that is there.
-        resume: Go on with a run that was interrupted.
     """
 
     images: str
@@ -218,13 +228,7 @@ class JointConfig:
     volume_batch_size: int | None = None
     lr: float | None = None
     augment: str | None = None
-    seed: int = 0
-    workers: int = 0
-    precision: str = "32-true"
-    checkpointing: bool = False
     out: str = "runs/joint"
-    overwrite: bool = False
-    resume: bool = False
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from crossd import masks, metrics, segmenting, train
+from crossd import device, masks, metrics, scoring, segmenting, train
 from crossd.checkpoint import WeightsConfig, load, read_config
 from crossd.commands import fitting, known
 from crossd.configs import EvaluateConfig
@@ -146,10 +146,8 @@ def _pairs(
     weights: WeightsConfig | None,
 ) -> Iterator[Pair]:
     """Yield the mask and the true mask of every sample: of files in their own grid."""
-    from lightning_fabric import Fabric
-
     samples = getattr(source, config.part)
-    fabric = Fabric(accelerator="auto", devices=1, precision=config.precision)  # type: ignore[arg-type]
+    fabric = device.alone(config.precision)
     entries = entries_of(samples)
     if net is None:
         if entries is None:
@@ -164,7 +162,7 @@ def _pairs(
             yield _pair(entry, guess, source.values)
     else:
         options = train.TrainConfig(batch_size=1, precision=config.precision)
-        for number, (answer, batch) in enumerate(train.answers(net, samples, options)):
+        for number, (answer, batch) in enumerate(scoring.answers(net, samples, options)):
             yield Pair(
                 str(number),
                 answer[0].to(torch.uint8).cpu().numpy(),
@@ -265,7 +263,7 @@ def _labels(
     samples = getattr(source, config.part)
     folder = claim_folder(config, resumable=False)
     options = train.TrainConfig(batch_size=8, precision=config.precision)
-    scores, outputs = train.score(net, source, samples, options)
+    scores, outputs = scoring.score(net, source, samples, options)
     rows = [
         {
             "case": name,
@@ -279,7 +277,7 @@ def _labels(
     results = _results(config, source, len(samples), scores, start)
     _write(results, folder)
     return (
-        f"{len(samples):,} {config.part} samples: {train.describe(scores, source.task)}\n"
+        f"{len(samples):,} {config.part} samples: {scoring.describe(scores, source.task)}\n"
         f"written: {folder}/report.md, cases.csv and metrics.json"
     )
 

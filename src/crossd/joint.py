@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from crossd import models, train
+from crossd import device, heads, models, train
 from crossd.checkpoint import WeightsConfig, load, read_config
 from crossd.commands import augmentation, known, prepared, train_and_write
 from crossd.configs import JointConfig
@@ -63,7 +63,7 @@ def joint(config: JointConfig, progress: Progress) -> str:
         if same:
             return net
         net = copy.deepcopy(net)
-        train.keep_classes(net, total, rows[0])
+        heads.keep_classes(net, total, rows[0])
         return net
 
     return train_and_write(
@@ -100,7 +100,7 @@ def _network(
     config: JointConfig, start: WeightsConfig | None, volumes: Source, classes: int
 ) -> tuple[Any, str, str]:
     """Make or load the network, with so many classes; returns it, its name and its kernel mode."""
-    train.seed_everything(config.seed)
+    device.seed_everything(config.seed)
     if start is None:
         name = config.model or models.DEFAULTS[volumes.task]
         net = models.build(name, volumes.task, volumes.channels, classes)
@@ -111,5 +111,5 @@ def _network(
         )
     net = load(str(config.weights))
     if (len(start.classes), start.classes) != (classes, volumes.classes):
-        train.new_classifier(net, len(start.classes), classes)
+        heads.new_classifier(net, len(start.classes), classes)
     return net, start.model, start.kernel_mode

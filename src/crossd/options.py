@@ -7,14 +7,23 @@ from typing import Any
 
 from crossd.errors import InputError
 
-PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true", "64-true")
 LEAST = {
     **dict.fromkeys(("seed", "workers"), 0),
     **dict.fromkeys(("epochs", "batch_size", "limit", "slice_step", "steps", "channels"), 1),
+    **dict.fromkeys(("num_nodes", "accumulate"), 1),
     **dict.fromkeys(("volume_epochs", "volume_steps", "volume_batch_size", "trials"), 1),
     "folds": 2,
 }
 """The smallest value of every whole number among the options."""
+
+
+POSITIVE = ("lr", "volume_lr", "seconds", "std", "clip", "checkpoint_minutes")
+CHOICES = {
+    "precision": PRECISIONS,
+    "strategy": ("auto", "ddp", "fsdp"),
+    "on_nan": ("stop", "skip"),
+}
 
 
 def check(config: Any) -> None:
@@ -34,12 +43,12 @@ def check(config: Any) -> None:
             raise InputError(f"{option} (={value}) must be at least {LEAST[name]}")
         if name == "seed" and value >= 2**32:
             raise InputError(f"{option} (={value}) must be below 2 to the power of 32")
-        if name in ("lr", "volume_lr", "seconds", "std") and not (
-            math.isfinite(value) and value > 0
-        ):
+        if name in POSITIVE and not (math.isfinite(value) and value > 0):
             raise InputError(f"{option} (={value}) must be a positive number")
-        if name == "precision":
-            choice(value, PRECISIONS, option)
+        if name == "devices" and (value == 0 or value < -1):
+            raise InputError(f"{option} (={value}) must be at least 1, or -1 for all")
+        if name in CHOICES:
+            choice(value, CHOICES[name], option)
 
 
 def unused(config: Any, options: Sequence[str], why: str) -> None:

@@ -11,8 +11,12 @@ from crossd.files import atomic
 RESULT = "metrics.json"
 CONFIGURATION = "config.yaml"
 CHECKPOINT = "last.ckpt"
+EARLIER_CHECKPOINT = "earlier.ckpt"
 PLAN = "plan.yaml"
-LEFTOVERS = ("arm-*.json", "answer-*.npy", "pretrained-*.json", "run-*.json", CHECKPOINT)
+LEFTOVERS = (
+    *("arm-*.json", "answer-*.npy", "pretrained-*.json", "run-*.json"),
+    *(CHECKPOINT, EARLIER_CHECKPOINT),
+)
 """What an interrupted run leaves, to be resumed."""
 
 OUTPUTS = (

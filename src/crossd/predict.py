@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from crossd import masks, segmenting
+from crossd import device, masks, segmenting
 from crossd.checkpoint import WeightsConfig, load, read_config
 from crossd.configs import PredictConfig
 from crossd.data import cases as lists
@@ -37,11 +37,9 @@ def predict(config: PredictConfig, progress: Progress) -> str:
     Raises:
         InputError: At once when nothing can be done; at the end when some files were skipped.
     """
-    from lightning_fabric import Fabric
-
     check(config)
     weights = read_config(config.weights)
-    fabric = Fabric(accelerator="auto", devices=1, precision=config.precision)  # type: ignore[arg-type]
+    fabric = device.alone(config.precision)
     net = load(config.weights).to(fabric.device)
     found = inputs(config.input, weights.in_channels)
     folder = Path(config.out)

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from crossd import metrics, train
+from crossd import heads, metrics, scoring, train
 from crossd.data import Samples, Source
 from crossd.errors import InputError
 from crossd.progress import Progress
@@ -35,7 +35,7 @@ class Outcome:
     Attributes:
         net: The network as it was scored.
         scores: On the test samples.
-        outputs: See `crossd.train.score`.
+        outputs: See `crossd.scoring.score`.
         history: Of training.
     """
 
@@ -80,12 +80,12 @@ def apply(
         if isinstance(net, SliceNet):
             net.average = "logits"
         if protocol == "probe":
-            train.freeze_convolutions(net, len(source.classes))
+            heads.freeze_convolutions(net, len(source.classes))
         thaw = _thawing(net, len(source.classes)) if protocol == "unfreeze" else None
         history = train.fit(
             net, source, budget, validate=False, on_epoch=thaw, progress=progress, name=name
         ).history
-    scores, outputs = train.score(net, source, source.test, budget)
+    scores, outputs = scoring.score(net, source, source.test, budget)
     return Outcome(net, scores, outputs, history)
 
 
@@ -94,7 +94,7 @@ def stages(net: nn.Module, classes: int) -> list[list[nn.Parameter]]:
 
     A stage is a child with parameters of the outermost module that has several of them.
     """
-    last = train.classifier(net, classes)
+    last = heads.classifier(net, classes)
     root = net
     while len(inside := [child for child in root.children() if list(child.parameters())]) == 1:
         root = inside[0]
@@ -130,7 +130,7 @@ def features(
         InputError: When the network gives more than one vector a sample without its last layer.
     """
     net = copy.deepcopy(net)
-    last = train.classifier(net, classes)
+    last = heads.classifier(net, classes)
     for module in net.modules():
         for child_name, child in module.named_children():
             if child is last:
@@ -146,7 +146,7 @@ def features(
 def _vectors(
     net: nn.Module, samples: Samples, config: TrainConfig
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    for answer, batch in train.answers(net, samples, config, raw=True):
+    for answer, batch in scoring.answers(net, samples, config, raw=True):
         if answer.dim() != 2:
             raise InputError("the protocols knn and linear are for networks that label volumes")
         yield answer.cpu(), batch["label"].cpu()

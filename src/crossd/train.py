@@ -1,118 +1,42 @@
 """One training loop on Lightning Fabric, for images and volumes, classes and masks."""
 
+import copy
+import json
 import math
-import random
+import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-import torch.nn.functional as F
-from lightning_fabric import Fabric
-from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Sampler
 
-from crossd import metrics, windows
+from crossd import device, metrics, resuming
 from crossd.activations import checkpoint_activations
-from crossd.data import Samples, Source
-from crossd.data.patches import Patches
+from crossd.budget import TrainConfig, for_images, for_volumes
+from crossd.data import Source
 from crossd.errors import InputError
-from crossd.files import atomic
-from crossd.kernels import view
+from crossd.feeding import Feed, Piece, augment, in_turn, view_of
+from crossd.heads import NORMS
+from crossd.kernels import PosePredictor
 from crossd.layers import channels_last
-from crossd.nn import has_views
-from crossd.outputs import CHECKPOINT
-from crossd.policies import measuring
 from crossd.progress import Progress
+from crossd.scoring import score
+from crossd.signals import Stopped, listening
+from crossd.syncing import sync_batch_norm
 
-Batch = dict[str, Tensor]
-NORMS = (nn.modules.batchnorm._BatchNorm,)
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """How long and how fast to train.
-
-    Attributes:
-        epochs: Passes over the training samples.
-        batch_size: Samples a step.
-        lr: Highest learning rate of AdamW, reached after the warm-up.
-        weight_decay: Of AdamW.
-        warmup: Share of the steps in which the rate rises; afterwards it falls as a cosine.
-        clip: Largest norm of the gradient.
-        augment: "light" (shift, brightness, contrast and noise), "full" (MONAI's rotations, zoom,
-            blur, gamma and low resolution too) or "none".
-        min_steps: When the epochs have fewer steps, as many epochs as give these.
-        seed: Of the order of samples, the views, the augmentation.
-        workers: Processes that read; 0 reads in this one.
-        precision: As Lightning Fabric knows it.
-        checkpointing: Recompute activations in the backward pass, see `checkpoint_activations`.
-    """
-
-    epochs: int = 8
-    batch_size: int = 64
-    lr: float = 3e-3
-    weight_decay: float = 0.01
-    warmup: float = 0.1
-    clip: float = 1.0
-    augment: str = "light"
-    min_steps: int = 0
-    seed: int = 0
-    workers: int = 0
-    precision: str = "32-true"
-    checkpointing: bool = False
-
+__all__ = ["Fit", "TrainConfig", "fit", "for_images", "for_volumes"]
 
 VALIDATIONS = 25
 """Validations after the first epoch, at most: after each of many they would take too long."""
 
-IMAGE_DEFAULTS: dict[str, dict[str, Any]] = {
-    "classification": {"epochs": 8, "batch_size": 64, "lr": 1e-2, "min_steps": 0},
-    "segmentation": {"epochs": 2, "batch_size": 16, "lr": 3e-3, "min_steps": 600},
-}
-"""2D training where the options leave it open."""
+SETTLED_AT_ONCE = 10
+"""Batches whose losses are read from a GPU together: reading waits for it."""
 
-
-def for_images(options: Any, task: str) -> TrainConfig:
-    """Make the configuration of 2D training from the options of a command."""
-    values = dict(IMAGE_DEFAULTS[task])
-    if options.epochs:
-        values["min_steps"] = 0
-    given = {name: getattr(options, name) for name in ("epochs", "batch_size", "lr")}
-    values.update({name: value for name, value in given.items() if value is not None})
-    return TrainConfig(
-        **values,
-        seed=options.seed,
-        workers=options.workers,
-        precision=options.precision,
-        checkpointing=options.checkpointing,
-    )
-
-
-def for_volumes(options: Any, task: str) -> TrainConfig:
-    """Make the configuration of training on labelled volumes from the options of a command.
-
-    Of commands that train on images too, those for volumes begin with ``volume_``.
-    """
-    masks = task == "segmentation"
-
-    def given(name: str) -> Any:
-        own = f"volume_{name}"
-        return getattr(options, own if hasattr(options, own) else name)
-
-    return TrainConfig(
-        epochs=given("epochs") or 15,
-        lr=given("lr"),
-        min_steps=given("steps") or (0 if given("epochs") else 60 if masks else 100),
-        batch_size=given("batch_size") or (2 if masks else 8),
-        seed=options.seed,
-        workers=0,
-        precision=options.precision,
-    )
+BAD_BATCHES = "bad-batches.jsonl"
+"""Where it is written which samples gave a loss that is no number."""
 
 
 @dataclass
@@ -120,208 +44,33 @@ class Fit:
     """What training gave.
 
     Attributes:
+        net: The network with its last weights, whole in every process.
         history: A record an epoch: ``epoch``, ``loss``, and ``val`` with scores.
         best: The best validation score, -inf without validation.
         state: The weights of that score, None without validation.
+        skipped: Steps that were not taken, since a loss was not a number.
     """
 
+    net: nn.Module
     history: list[dict[str, Any]] = field(default_factory=list)
     best: float = -math.inf
     state: dict[str, Tensor] | None = None
+    skipped: int = 0
 
 
-class ViewBatches(Sampler[list[int]]):
-    """Batches whose samples share their view.
+@dataclass
+class Position:
+    """Where a training is.
 
-    The batches of a view differ in size by one at most, so that none is too small for BatchNorm.
-
-    Args:
-        views: View of every sample, shape ``(N,)``.
-        batch_size: Most samples in a batch.
-        seed: Of the order, which is drawn anew for every epoch; None keeps the samples' order.
+    Attributes:
+        epoch: Epochs that are done.
+        batches: Batches that are done of the next one.
+        losses: Of those, each with the number of its source.
     """
 
-    def __init__(self, views: NDArray[np.int64], batch_size: int, seed: int | None) -> None:
-        self.views = views
-        self.batch_size = batch_size
-        self.seed = seed
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the order of this epoch."""
-        self.epoch = epoch
-
-    def __iter__(self) -> Iterator[list[int]]:
-        """Yield lists of indices."""
-        draw = None if self.seed is None else np.random.default_rng((self.seed, self.epoch))
-        batches = []
-        for axis in np.unique(self.views):
-            order = np.flatnonzero(self.views == axis)
-            order = order if draw is None else draw.permutation(order)
-            batches += np.array_split(order, self._count(len(order)))
-        for index in range(len(batches)) if draw is None else draw.permutation(len(batches)):
-            yield batches[index].tolist()
-
-    def _count(self, samples: int) -> int:
-        return -(-samples // self.batch_size)
-
-    def __len__(self) -> int:
-        """Return the number of batches."""
-        return sum(self._count(int(n)) for n in np.unique_counts(self.views).counts)
-
-
-def batches(
-    samples: Samples, net: nn.Module, config: TrainConfig, train: bool = False
-) -> DataLoader[Any]:
-    """Make a loader; batches are of one view where samples have one and the network asks for it.
-
-    Args:
-        samples: What to load; volumes that differ in size one by one.
-        net: Asks for views or not.
-        config: Size of batches, seed and workers.
-        train: Whether to draw the order.
-    """
-    views = samples.views if has_views(net) else None
-    if views is None:
-        views = np.zeros(len(samples), np.int64)
-    size = config.batch_size if samples.patch is None else 1
-    sampler = ViewBatches(views, size, config.seed if train else None)
-    return DataLoader(samples, batch_sampler=sampler, num_workers=config.workers)
-
-
-def view_of(batch: Batch, net: nn.Module) -> AbstractContextManager[None]:
-    """Set the view of a batch where it is known."""
-    views = batch.get("view")
-    if views is None or int(views[0]) < 0 or batch["image"].dim() != 4 or not has_views(net):
-        return nullcontext()
-    return view(views.tolist())
-
-
-def loss_of(task: str) -> Callable[[Any, Tensor], Tensor]:
-    """Cross-entropy, for masks with Dice; logits of deep supervision are weighted by halves."""
-    if task == "classification":
-        return F.cross_entropy
-    from monai.losses.dice import DiceCELoss
-
-    criterion = DiceCELoss(to_onehot_y=True, softmax=True)
-
-    def loss(logits: Any, mask: Tensor) -> Tensor:
-        if isinstance(logits, Tensor) and logits.dim() == mask.dim() + 2:
-            logits = logits.unbind(1)  # (n, heads, classes, ...)
-        if isinstance(logits, Tensor):
-            if logits.shape[2:] != mask.shape[1:]:  # a head of coarser resolution
-                mode = "bilinear" if mask.dim() == 3 else "trilinear"
-                logits = F.interpolate(logits, size=mask.shape[1:], mode=mode)
-            value: Tensor = criterion(logits, mask.unsqueeze(1))
-            return value
-        parts = [loss(part, mask) * 0.5**i for i, part in enumerate(logits)]
-        return torch.stack(parts).sum() / sum(0.5**i for i in range(len(parts)))
-
-    return loss
-
-
-def augment(image: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """Shift a batch by up to a fourteenth of its sides, and vary contrast, brightness and noise.
-
-    Args:
-        image: Normalised, shape ``(N, C, ...)``.
-        mask: Shape ``(N, ...)``, shifted along.
-
-    Returns:
-        Both, of the same shapes.
-    """
-    sides = image.shape[2:]
-    shifts = [int(torch.randint(-(s // 14), s // 14 + 1, ())) for s in sides]
-    shape = (len(image),) + (1,) * (image.dim() - 1)
-    contrast = 1 + 0.2 * (2 * torch.rand(shape, device=image.device) - 1)
-    brightness = 0.2 * (2 * torch.rand(shape, device=image.device) - 1)
-    image = _moved(image, shifts) * contrast + brightness
-    image = image + 0.05 * torch.randn_like(image)
-    if mask is not None:
-        mask = _moved(mask[:, None].float(), shifts)[:, 0].long()
-    return image, mask
-
-
-def _moved(x: Tensor, shifts: list[int]) -> Tensor:
-    """Shift the spatial axes, repeating the border."""
-    margins = [m for s in reversed(shifts) for m in (max(s, 0), max(-s, 0))]
-    x = F.pad(x, margins, mode="replicate")
-    for axis, shift in enumerate(shifts, start=2):
-        x = x.narrow(axis, max(-shift, 0), x.shape[axis] - abs(shift))
-    return x
-
-
-def seed_everything(seed: int) -> None:
-    """Seed every generator of random numbers, as Lightning Fabric does."""
-    torch.manual_seed(seed)
-    np.random.seed(seed)  # noqa: NPY002 - libraries draw from the global generator
-    random.seed(seed)
-
-
-def describe(scores: dict[str, float], task: str) -> str:
-    """Put the main scores of a task in words."""
-    shown = ("accuracy", "auc") if task == "classification" else ("dice",)
-    return ", ".join(f"{name} {scores[name]:.3f}" for name in shown)
-
-
-def classifier(net: nn.Module, classes: int) -> Any:
-    """Find the last layer of a network: a linear one or a convolution with `classes` outputs.
-
-    Raises:
-        InputError: "the network has no last layer ..." when there is none.
-    """
-    found = None
-    for module in net.modules():
-        outputs = getattr(module, "out_features", getattr(module, "out_channels", None))
-        if outputs == classes:
-            found = module
-    if found is None:
-        raise InputError(f"the network has no last layer with {classes} outputs, one a class")
-    return found
-
-
-def new_classifier(net: nn.Module, before: int, classes: int) -> None:
-    """Give a network a new last layer for another number of classes.
-
-    Raises:
-        InputError: "the network has no last layer ...", or "the last layer adds ..." for one that
-            works with one number of classes only (MONAI's UNet with residual units).
-    """
-    layer = classifier(net, before)
-    for module in net.modules():
-        residual = isinstance(getattr(module, "residual", None), nn.Identity)
-        if residual and any(part is layer for part in module.modules()):
-            raise InputError(
-                "the last layer adds its input to its output, so that the number of classes cannot "
-                f"change from {before} to {classes}: choose another model, or equal classes"
-            )
-    shape = (classes, *layer.weight.shape[1:])
-    bound = 1 / math.sqrt(math.prod(shape[1:]))
-    layer.weight = nn.Parameter(layer.weight.new_empty(shape).uniform_(-bound, bound))
-    if layer.bias is not None:
-        layer.bias = nn.Parameter(layer.bias.new_zeros(classes))
-    name = "out_features" if isinstance(layer, nn.Linear) else "out_channels"
-    setattr(layer, name, classes)
-
-
-def keep_classes(net: nn.Module, before: int, rows: slice) -> None:
-    """Cut a network's last layer to some of its classes."""
-    layer = classifier(net, before)
-    layer.weight = nn.Parameter(layer.weight.detach()[rows].clone())
-    if layer.bias is not None:
-        layer.bias = nn.Parameter(layer.bias.detach()[rows].clone())
-    name = "out_features" if isinstance(layer, nn.Linear) else "out_channels"
-    setattr(layer, name, len(layer.weight))
-
-
-def freeze_convolutions(net: nn.Module, classes: int) -> None:
-    """Freeze all but the normalisation layers and the last one: the paper's weak probing."""
-    last = classifier(net, classes)
-    free = (*NORMS, nn.GroupNorm, nn.modules.instancenorm._InstanceNorm)
-    for module in net.modules():
-        trained = module is last or isinstance(module, free)
-        for parameter in module.parameters(recurse=False):
-            parameter.requires_grad_(trained)
+    epoch: int = 0
+    batches: int = 0
+    losses: list[tuple[int, float]] = field(default_factory=list)
 
 
 def fit(
@@ -334,7 +83,7 @@ def fit(
     folder: Path | None = None,
     resume: bool = False,
     validate: bool = True,
-    on_best: Callable[[], None] | None = None,
+    on_best: Callable[[nn.Module], None] | None = None,
     on_epoch: Callable[[int, int], None] | None = None,
     progress: Progress | None = None,
     name: str = "training",
@@ -349,129 +98,262 @@ def fit(
             its own size of batches, augmentation and seed. An epoch is a pass over the longest.
             BatchNorm's running statistics are kept apart, those of the first source in the network.
         rows: For each source the logits that are its classes; None takes all.
-        folder: Where ``last.ckpt`` is kept after every epoch; None keeps nothing.
-        resume: Go on from that file.
+        folder: Where checkpoints are kept: after every epoch, and at least every
+            `config.checkpoint_minutes`; None keeps nothing.
+        resume: Go on from the newest of these that is whole.
         validate: Whether to score the validation samples: after every epoch, of many epochs after
             the first and 25 more, the last among these.
-        on_best: Called after an epoch with the best score so far, to keep the weights.
+        on_best: Called after an epoch with the best score so far, with the network, to keep it.
         on_epoch: Called before every epoch with its number and their count, to freeze parameters.
         progress: Where to show how far it is.
         name: What to call it there.
 
     Returns:
-        The history, and the best weights when there was validation.
+        The network, the history, and the best weights when there was validation.
 
     Raises:
         InputError: "nothing to resume", or "loss is ..." when it stops being a number, or "the
             network cannot be trained on ..." when the batches are too small for it.
+        Stopped: When asked by a signal to stop; a checkpoint was written.
     """
-    fabric = Fabric(accelerator="auto", devices=1, precision=config.precision)  # type: ignore[arg-type]
-    seed_everything(config.seed)
-    trained = [p for p in net.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=config.lr, weight_decay=config.weight_decay)
-    feeds = [Feed(source, config, net), *(Feed(*one, net) for one in beside)]
-    for feed, logits in zip(feeds, rows or [slice(None)] * len(feeds), strict=True):
-        feed.rows = logits
-    each = max(len(feed.loader) for feed in feeds)
-    steps = each * len(feeds)  # of an epoch
-    epochs = max(config.epochs, -(-config.min_steps // each))
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _schedule(epochs * steps, config))
-    if config.checkpointing:
-        checkpoint_activations(net)
-    model, optimizer = fabric.setup(channels_last(net), optimizer)
-    for feed in feeds:
-        feed.ready = fabric.setup_dataloaders(feed.loader, use_distributed_sampler=False)
-    statistics = Statistics(net, len(feeds))
-    result = Fit()
-    start = _restore(folder, net, optimizer, schedule, result, statistics) if resume else 0
     progress = progress or Progress(quiet=True)
-    with progress.task(name, total=epochs * steps, done=start * steps) as bar:
-        for epoch in range(start, epochs):
-            model.train()
+    run = _Run(net, source, config, beside, rows, folder)
+    start = run.resume(progress) if resume else Position()
+    done = start.epoch * run.batches + start.batches
+    with listening() as asked, progress.task(name, run.epochs * run.batches, done) as bar:
+        for epoch in range(start.epoch, run.epochs):
+            here = start if epoch == start.epoch else Position(epoch)
+            run.model.train()
             if on_epoch is not None:
-                on_epoch(epoch, epochs)
-            losses = []
-            for number, (feed, batch) in enumerate(_in_turn(feeds, epoch, each)):
-                statistics.use(number % len(feeds))
-                image, mask = batch["image"], batch.get("mask")
-                if feed.config.augment == "light":
-                    image, mask = augment(image, mask)
-                with view_of(batch, net):
-                    logits = _rows(_logits(model, image), feed.rows)
-                    loss = feed.criterion(logits, batch["label"] if mask is None else mask)
-                    fabric.backward(loss)
-                # Infinite gradients: in 16-mixed the scaler mends them, else the loss shows them.
-                fabric.clip_gradients(
-                    model, optimizer, max_norm=config.clip, error_if_nonfinite=False
-                )
-                optimizer.step()
-                schedule.step()
-                optimizer.zero_grad()
-                losses.append(loss.detach())
-                bar.advance(len(image), loss=losses[-1])
-            statistics.use(0)
-            record: dict[str, Any] = {"epoch": epoch + 1}
-            values = torch.stack(losses)
-            record["loss"] = float(values[0 :: len(feeds)].mean())
-            for index, feed in enumerate(feeds[1:], start=1):
-                record[f"loss_{feed.source.rank}d"] = float(values[index :: len(feeds)].mean())
-            if not math.isfinite(float(values.mean())):
-                raise InputError(
-                    f"loss is {float(values.mean())} in epoch {epoch + 1} of {name}: "
-                    f"lower --lr (={config.lr}) or look for odd values in the data"
-                )
-            if validate and _is_validated(epoch, epochs):
-                record["val"] = score(net, source, source.val, config)[0]
-                value = record["val"][metrics.MAIN[source.task]]
-                if value > result.best:
-                    result.best = value
-                    result.state = {k: v.detach().clone() for k, v in net.state_dict().items()}
-                    if on_best is not None:
-                        on_best()
-            result.history.append(record)
-            if folder is not None:
-                _keep(folder, net, optimizer, schedule, result, statistics)
+                on_epoch(epoch, run.epochs)
+            for pieces in run.groups(here):
+                losses = run.step(pieces, name, here)
+                bar.advance(sum(len(piece.indices) for piece in pieces), loss=losses[-1])
+                run.look_up(asked.code, here)
+            run.end_epoch(here, validate, on_best)
+            run.look_up(asked.code, Position(epoch + 1), True)
     checkpoint_activations(net, enabled=False)
-    return result
+    return run.result
 
 
-class Feed:
-    """Training batches of one source, without end.
+class _Run:
+    """What a training consists of: network, optimiser, schedule, feeds, and what it gave so far."""
 
-    Attributes:
-        source: Where they come from.
-        config: Size of batches, augmentation and seed.
-        loader: Of one pass.
-        ready: The same on the device.
-        criterion: The loss.
-        rows: The logits that are its classes.
-    """
+    def __init__(
+        self,
+        net: nn.Module,
+        source: Source,
+        config: TrainConfig,
+        beside: Sequence[tuple[Source, TrainConfig]],
+        rows: Sequence[slice] | None,
+        folder: Path | None,
+    ) -> None:
+        self.net, self.source, self.config, self.folder = net, source, config, folder
+        unused = any(isinstance(m, PosePredictor) for m in net.modules())  # not on volumes
+        self.fabric = device.join(config, unused)
+        device.seed_everything(config.seed)
+        self.feeds = [Feed(source, config, net), *(Feed(*one, net) for one in beside)]
+        for feed, logits in zip(self.feeds, rows or [slice(None)] * len(self.feeds), strict=True):
+            feed.rows = logits
+            feed.ready = self.fabric.setup_dataloaders(feed.loader, use_distributed_sampler=False)
+        self.each = max(len(feed.loader) for feed in self.feeds)
+        self.batches = self.each * len(self.feeds)
+        self.epochs = max(config.epochs, -(-config.min_steps // self.each))
+        if config.checkpointing:
+            checkpoint_activations(net)
+        if config.sync_bn:
+            sync_batch_norm(net)
+        whole = copy.deepcopy(net) if config.strategy == "fsdp" else net
+        laid = channels_last(net) if whole is net else net  # fsdp wants contiguous weights
+        self.model = self.fabric.setup_module(torch.compile(laid) if config.compile else laid)
+        self.result = Fit(whole if device.is_sharded(net) else net)
+        trained = [p for p in net.parameters() if p.requires_grad]
+        self.plain = torch.optim.AdamW(trained, lr=config.lr, weight_decay=config.weight_decay)
+        steps = self.epochs * -(-self.batches // config.accumulate)
+        factor = _schedule(steps, config)
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.plain, factor)
+        self.optimizer = self.fabric.setup_optimizers(self.plain)
+        self.dtype = next(p.dtype for p in net.parameters())
+        self.statistics = Statistics(net, len(self.feeds))
+        self.kept_at = time.monotonic()
+        self.unsettled: list[tuple[Tensor, Piece]] = []
 
-    def __init__(self, source: Source, config: TrainConfig, net: nn.Module) -> None:
-        self.source, self.config = source, config
-        full = config.augment == "full"
-        self.drawn = Patches(source.train, source.train.patch, config.seed, full, source.spacing)
-        self.loader = batches(self.drawn, net, config, train=True)
-        self.ready: Any = self.loader
-        self.criterion = loss_of(source.task)
-        self.rows = slice(None)
+    def groups(self, here: Position) -> Iterator[list[Piece]]:
+        """Yield the rest of an epoch's batches, those of one step together."""
+        rest = in_turn(self.feeds, here.epoch, self.each, here.batches // len(self.feeds))
+        while pieces := list(islice(rest, self.config.accumulate)):
+            yield pieces
 
-    def take(self, epoch: int, count: int) -> Iterator[Batch]:
-        """Yield the batches of an epoch: as many passes as give so many, the last one cut."""
-        passes = -(-count // len(self.loader))
-        for number in range(passes):
-            turn = epoch * passes + number
-            self.loader.batch_sampler.set_epoch(turn)  # type: ignore[union-attr]
-            self.drawn.set_epoch(turn)
-            for index, batch in enumerate(self.ready, start=number * len(self.loader)):
-                if index == count:
-                    return
-                yield batch
+    def step(self, pieces: Sequence[Piece], name: str, here: Position) -> list[Tensor]:
+        """Take a step; returns the loss of every batch."""
+        skips = self.config.on_nan == "skip"
+        before = [b.clone() for b in self.statistics.buffers] if skips else []
+        losses = []
+        for piece in pieces:
+            last = piece is pieces[-1]
+            with self.fabric.no_backward_sync(self.model, enabled=not last):
+                losses.append(self._backward(piece, len(pieces)))
+            here.batches += 1
+        self.unsettled += zip(losses, pieces, strict=True)
+        if not skips or self._are_finite(losses, before, name, here.epoch):
+            # Infinite gradients: in 16-mixed the scaler mends them, else the loss shows them.
+            self.fabric.clip_gradients(
+                self.model, self.optimizer, max_norm=self.config.clip, error_if_nonfinite=False
+            )
+            self.optimizer.step()
+        self.schedule.step()
+        self.optimizer.zero_grad()
+        if self.fabric.device.type == "cpu" or len(self.unsettled) >= SETTLED_AT_ONCE:
+            self._settle(name, here)
+        return losses
+
+    def _backward(self, piece: Piece, together: int) -> Tensor:
+        feed, image, mask = piece.feed, piece.batch["image"], piece.batch.get("mask")
+        self.statistics.use(self.feeds.index(feed))
+        image = image.to(self.dtype)
+        if feed.config.augment == "light":
+            image, mask = augment(image, mask, piece.start, len(piece.indices))
+        with view_of(piece.batch, self.net):
+            logits = _rows(_logits(self.model, image), feed.rows)
+            loss = feed.criterion(logits, piece.batch["label"] if mask is None else mask)
+            self.fabric.backward(loss * (piece.weight / together))
+        return loss.detach()
+
+    def _are_finite(
+        self, losses: list[Tensor], before: list[Tensor], name: str, epoch: int
+    ) -> bool:
+        """Tell whether a step may be taken; if not, BatchNorm's statistics are put back."""
+        bad = not all(math.isfinite(float(loss)) for loss in losses)
+        if not device.agreed([bad])[0]:
+            return True
+        for buffer, value in zip(self.statistics.buffers, before, strict=True):
+            buffer.copy_(value)
+        recent = self.unsettled[-len(losses) :]
+        del self.unsettled[-len(losses) :]
+        for loss, piece in recent:
+            if not math.isfinite(float(loss)):
+                self.note_bad(piece, float(loss), epoch)
+        self.result.skipped += 1
+        return False
+
+    def note_bad(self, piece: Piece, loss: float, epoch: int) -> str:
+        """Write down which samples gave a loss that is no number; returns where."""
+        samples = [piece.feed.source.train.name(int(i)) for i in piece.indices]
+        record = {"epoch": epoch + 1, "loss": str(loss), "samples": samples}
+        if self.folder is None:
+            return ", ".join(samples[:3]) + (" ..." if len(samples) > 3 else "")
+        path = self.folder / BAD_BATCHES
+        if device.is_first():
+            with path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(record) + "\n")
+        return str(path)
+
+    def _settle(self, name: str, here: Position) -> None:
+        """Read the losses that were not read yet."""
+        for tensor, piece in self.unsettled:
+            loss = float(tensor)
+            if not math.isfinite(loss):
+                where = self.note_bad(piece, loss, here.epoch)
+                raise InputError(
+                    f"loss is {loss} in epoch {here.epoch + 1} of {name}, on {where}: lower --lr "
+                    f"(={self.config.lr}), look for odd values in these samples, or --on-nan skip"
+                )
+            here.losses.append((self.feeds.index(piece.feed), loss))
+        self.unsettled = []
+
+    def look_up(self, code: int, here: Position, epoch_ended: bool = False) -> None:
+        """Keep a checkpoint when it is time, and stop when some process was asked to."""
+        if here.batches % len(self.feeds):
+            return  # within a turn
+        late = time.monotonic() - self.kept_at > 60 * self.config.checkpoint_minutes
+        code, due = (int(value) for value in device.agreed([code, late]))
+        if code or due or epoch_ended:
+            self._settle("training", here)
+            self._keep(here)
+        if code:
+            raise Stopped(code)
+
+    def end_epoch(
+        self, here: Position, validate: bool, on_best: Callable[[nn.Module], None] | None
+    ) -> None:
+        """Write an epoch's record; validate, and keep the weights when they are the best."""
+        self._settle("training", here)
+        self.statistics.use(0)
+        record: dict[str, Any] = {"epoch": here.epoch + 1}
+        for index, feed in enumerate(self.feeds):
+            losses = [loss for number, loss in here.losses if number == index]
+            key = f"loss_{feed.source.rank}d" if index else "loss"
+            record[key] = sum(losses) / len(losses) if losses else math.nan
+        if validate and _is_validated(here.epoch, self.epochs):
+            record["val"] = score(self.net, self.source, self.source.val, self.config)[0]
+            self.model.train()
+            value = record["val"][metrics.MAIN[self.source.task]]
+            if value > self.result.best:
+                weights = device.whole_state(self.net)[0]
+                self.result.best = value
+                self.result.state = {k: v.detach().clone() for k, v in weights.items()}
+                self._give_whole(weights)
+                if on_best is not None and device.is_first():
+                    on_best(self.result.net)
+        elif here.epoch + 1 == self.epochs:
+            self._give_whole(device.whole_state(self.net)[0])
+        self.result.history.append(record)
+
+    def _give_whole(self, weights: dict[str, Tensor]) -> None:
+        if self.result.net is not self.net:
+            self.result.net.load_state_dict(weights)
+
+    def _keep(self, here: Position) -> None:
+        self.kept_at = time.monotonic()
+        if self.folder is None:
+            return
+        weights, optimizer = device.whole_state(self.net, self.plain)
+        if not device.is_first():
+            return
+        scheduled = {n: vars(self.schedule)[n] for n in ("last_epoch", "_step_count")}
+        fit = {name: value for name, value in vars(self.result).items() if name != "net"}
+        resuming.keep(
+            self.folder,
+            {
+                "net": weights,
+                "optimizer": optimizer,
+                "schedule": scheduled,
+                "random": _generators(self.fabric.device),
+                "result": fit,
+                "statistics": self.statistics.sets,
+                "position": dict(vars(here)),
+            },
+        )
+
+    def resume(self, progress: Progress) -> Position:
+        """Put back what the newest good checkpoint holds; returns where it was taken."""
+        state, bad = resuming.restore(self.folder)
+        for line in bad:
+            progress.say(line)
+        try:
+            device.load_whole_state(self.net, self.plain, state["net"], state["optimizer"])
+            vars(self.schedule).update(state["schedule"])
+            self.statistics.sets = state["statistics"]
+            vars(self.result).update(state["result"])
+            position = Position(**state["position"])
+        except Exception as error:  # torch raises many kinds where networks differ
+            raise InputError(
+                f"the checkpoint in {self.folder} does not fit this run ({type(error).__name__}): "
+                "resume with the options it was started with"
+            ) from error
+        _set_generators(state["random"], self.fabric.device)
+        return position
 
 
-def _in_turn(feeds: Sequence[Feed], epoch: int, count: int) -> Iterator[tuple[Feed, Batch]]:
-    for taken in zip(*(feed.take(epoch, count) for feed in feeds), strict=True):
-        yield from zip(feeds, taken, strict=True)
+def _generators(where: torch.device) -> list[Tensor]:
+    on_gpu = [torch.cuda.get_rng_state(where)] if where.type == "cuda" else []
+    return [torch.get_rng_state(), *on_gpu]
+
+
+def _set_generators(states: Sequence[Tensor], where: torch.device) -> None:
+    torch.set_rng_state(states[0])
+    if where.type == "cuda" and len(states) > 1:
+        torch.cuda.set_rng_state(states[1], where)
 
 
 def _rows(logits: Any, rows: slice) -> Any:
@@ -534,144 +416,3 @@ def _schedule(steps: int, config: TrainConfig) -> Callable[[int], float]:
         return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
 
     return factor
-
-
-def _keep(
-    folder: Path,
-    net: nn.Module,
-    optimizer: Any,
-    schedule: Any,
-    result: Fit,
-    statistics: Statistics,
-) -> None:
-    state = {
-        "net": net.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "schedule": {"last_epoch": schedule.last_epoch, "_step_count": schedule._step_count},
-        "random": torch.get_rng_state(),
-        "result": dict(vars(result)),
-        "statistics": statistics.sets,
-    }
-    with atomic(folder / CHECKPOINT) as temporary:
-        torch.save(state, temporary)
-
-
-def _restore(
-    folder: Path | None,
-    net: nn.Module,
-    optimizer: Any,
-    schedule: Any,
-    result: Fit,
-    statistics: Statistics,
-) -> int:
-    path = None if folder is None else folder / CHECKPOINT
-    if path is None or not path.is_file():
-        raise InputError(f"nothing to resume: no such file: {path}; start anew with --overwrite")
-    try:
-        state = torch.load(path, weights_only=True)
-        net.load_state_dict(state["net"])
-        optimizer.load_state_dict(state["optimizer"])
-    except Exception as error:  # torch raises many kinds for what is not a checkpoint
-        raise InputError(
-            f"{path} does not fit this run ({type(error).__name__}): "
-            "resume with the options it was started with"
-        ) from error
-    schedule.last_epoch = state["schedule"]["last_epoch"]
-    schedule._step_count = state["schedule"]["_step_count"]
-    torch.set_rng_state(state["random"])
-    statistics.sets = state["statistics"]
-    for name, value in state["result"].items():
-        setattr(result, name, value)
-    return len(result.history)
-
-
-@torch.no_grad()
-def score(
-    net: nn.Module, source: Source, samples: Samples, config: TrainConfig
-) -> tuple[dict[str, float], list[Any]]:
-    """Score a network on samples of a source.
-
-    Args:
-        net: Takes the samples and gives logits.
-        source: What the samples are from.
-        samples: Any of its splits.
-        config: Batch size and precision.
-
-    Returns:
-        The scores; and for classification ``[probabilities (N, K), labels (N,)]``, for
-        segmentation the Dice of every sample and class, shape ``(N, K - 1)``, in a list.
-    """
-    outputs: list[Any] = []
-    for answer, batch in answers(net, samples, config):
-        if source.task == "classification":
-            outputs.append((answer.cpu(), batch["label"].cpu()))
-            continue
-        for guess, mask in zip(answer.cpu(), batch["mask"].cpu(), strict=True):
-            outputs.append(metrics.dice(guess, mask, len(source.classes)))
-    if source.task == "classification":
-        joined = [torch.cat(part) for part in zip(*outputs, strict=True)]
-        return metrics.classification(joined[0], joined[1]), joined
-    scores = np.stack(outputs)
-    return metrics.segmentation(scores, source.classes), [scores]
-
-
-@torch.no_grad()
-def answers(
-    net: nn.Module, samples: Samples, config: TrainConfig, raw: bool = False
-) -> Iterator[tuple[Tensor, Batch]]:
-    """Yield what a network says of batch after batch, in evaluation mode.
-
-    Of images and volumes with labels the class probabilities ``(N, K)``; of those with masks the
-    class of every pixel or voxel, ``(N, ...)``, by windows of the size of a patch where volumes
-    differ in size. With `raw`, the network's answers as they are, of whole samples.
-    """
-    fabric = Fabric(accelerator="auto", devices=1, precision=config.precision)  # type: ignore[arg-type]
-    training = net.training
-    net.eval().to(fabric.device)
-    patch = samples.patch
-    if samples.labels is not None:
-        samples = Patches(samples, patch, config.seed, center=True)
-    loader = batches(samples, net, config)
-    ready: Any = fabric.setup_dataloaders(loader, use_distributed_sampler=False)
-    for batch in ready:
-        with fabric.autocast(), view_of(batch, net):
-            if samples.patch is not None:
-                yield windows.classes(net, batch["image"][0], samples.patch)[None], batch
-                continue
-            logits = net(batch["image"]).float()
-        if raw:
-            yield logits, batch
-            continue
-        yield logits.softmax(1) if logits.dim() == 2 else logits.argmax(1), batch
-    net.train(training)
-
-
-@torch.no_grad()
-def recalibrate(
-    net: nn.Module, samples: Samples, config: TrainConfig, *, progress: Progress | None = None
-) -> int:
-    """Measure BatchNorm's running statistics anew on samples, whose labels are not used.
-
-    Args:
-        net: Changed in place; nothing happens without BatchNorm with running statistics.
-        samples: Images or volumes; of volumes that differ in size, one patch each.
-        config: Batch size and precision.
-        progress: Where to show how far it is.
-
-    Returns:
-        The number of layers that were recalibrated.
-    """
-    fabric = Fabric(accelerator="auto", devices=1, precision=config.precision)  # type: ignore[arg-type]
-    net.to(fabric.device)
-    progress = progress or Progress(quiet=True)
-    with measuring(net) as layers:
-        if layers == 0:
-            return 0
-        loader = batches(Patches(samples, samples.patch, config.seed), net, config)
-        ready: Any = fabric.setup_dataloaders(loader, use_distributed_sampler=False)
-        with progress.task("recalibrating", total=len(loader)) as bar:
-            for batch in ready:
-                with fabric.autocast(), view_of(batch, net):
-                    net(batch["image"])
-                bar.advance(len(batch["image"]))
-    return layers

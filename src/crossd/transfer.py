@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from crossd import metrics, models, protocols, train
+from crossd import device, heads, metrics, models, protocols, scoring, train
 from crossd.arms import ARMS, PRETRAININGS
 from crossd.checkpoint import WeightsConfig, load, save
 from crossd.configs import PROTOCOLS, TransferConfig
@@ -99,7 +99,7 @@ class Run:
 
     def fresh(self, classes: int) -> nn.Module:
         """Build the 2D network with new weights, the same for all."""
-        train.seed_everything(self.config.seed)
+        device.seed_everything(self.config.seed)
         return models.build(self.model, self.volumes.task, self.volumes.channels, classes)
 
     def pretrain(self, name: str) -> nn.Module:
@@ -117,14 +117,14 @@ class Run:
         fit = train.fit(
             net, source, self.pretraining, progress=self.progress, name=f"2D training, {name}"
         )
-        scores = train.score(net, source, source.test, self.pretraining)[0]
+        scores = scoring.score(net, source, source.test, self.pretraining)[0]
         record = {
             "name": name,
             "seconds": round(time.perf_counter() - start, 2),
             "metrics": scores,
             "history": fit.history,
         }
-        self.progress.say(f"  on images held out: {train.describe(scores, source.task)}")
+        self.progress.say(f"  on images held out: {scoring.describe(scores, source.task)}")
         weights = WeightsConfig(
             self.model,
             source.task,
@@ -156,10 +156,10 @@ class Run:
             if isinstance(net, SliceNet) and self.volumes.task == "segmentation":
                 net.count = 0
             if not self.same_classes:
-                train.seed_everything(self.config.seed)
+                device.seed_everything(self.config.seed)
                 before, after = len(self.images.classes), len(self.volumes.classes)
-                train.new_classifier(net, before, after)
-        train.recalibrate(net, self.volumes.train, self.budget)
+                heads.new_classifier(net, before, after)
+        scoring.recalibrate(net, self.volumes.train, self.budget)
         return net
 
     def evaluate(self, arm: str, protocol: str, net: nn.Module) -> dict[str, Any]:
@@ -169,7 +169,7 @@ class Run:
             protocol, net, self.few, self.budget, self.progress, f"{protocol}, {arm}"
         )
         task = self.volumes.task
-        self.progress.say(f"  {protocol}, {arm}: {train.describe(outcome.scores, task)}")
+        self.progress.say(f"  {protocol}, {arm}: {scoring.describe(outcome.scores, task)}")
         row = {
             "arm": arm,
             "protocol": protocol,
@@ -188,7 +188,7 @@ class Run:
     def answer(self, net: nn.Module) -> NDArray[np.uint8]:
         """Give the mask of the first test volume, for the picture."""
         first = Subset(self.volumes.test, np.zeros(1, np.int64))
-        classes, _ = next(train.answers(net, first, self.budget))
+        classes, _ = next(scoring.answers(net, first, self.budget))
         return classes[0].to(torch.uint8).cpu().numpy()
 
 

@@ -81,6 +81,10 @@ class ImageSamples(Samples):
         """Return the size that all samples have."""
         return self.shape
 
+    def name(self, index: int) -> str:
+        """Return the first file of a sample."""
+        return str(self.path(index))
+
     def path(self, index: int) -> Path:
         """Return the first file of a sample."""
         return self.root / os.fsdecode(self.names[index, 0].item())

@@ -45,6 +45,11 @@ class Slices(Samples):
     def __len__(self) -> int:
         return len(self.index)
 
+    def name(self, number: int) -> str:
+        """Return the volume, the view and the position of a slice."""
+        volume, view, position = (int(value) for value in self.index[number])
+        return f"{self.volumes.name(volume)}, {VIEWS[view]} slice {position}"
+
     def __getitem__(self, number: int) -> Sample:
         volume, view, position = (int(value) for value in self.index[number])
         sample = self.volumes.plane(volume, view, position)

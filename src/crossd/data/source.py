@@ -64,6 +64,10 @@ class Samples(Dataset[Sample]):
         """Return the spatial size of a sample, ``(H, W)`` or ``(D, H, W)``."""
         return tuple(self[index]["image"].shape[1:])
 
+    def name(self, index: int) -> str:
+        """Return what a sample is called: its file, or its number."""
+        return f"sample {index}"
+
     def plane(self, index: int, axis: int, position: int) -> Sample:
         """Return one slice of a volume, at a position across an axis (0 is z)."""
         sample: Sample = {**self[index]}
@@ -90,6 +94,10 @@ class Wrapped(Samples):
     def size(self, index: int) -> tuple[int, ...]:
         """Return the spatial size of a sample."""
         return self.samples.size(index)
+
+    def name(self, index: int) -> str:
+        """Return what a sample is called."""
+        return self.samples.name(index)
 
     def plane(self, index: int, axis: int, position: int) -> Sample:
         """Return one slice of a volume."""
@@ -119,6 +127,10 @@ class Subset(Wrapped):
         """Return the spatial size of a sample."""
         return self.samples.size(int(self.indices[index]))
 
+    def name(self, index: int) -> str:
+        """Return what a sample is called."""
+        return self.samples.name(int(self.indices[index]))
+
     def plane(self, index: int, axis: int, position: int) -> Sample:
         """Return one slice of a volume."""
         return self.samples.plane(int(self.indices[index]), axis, position)
@@ -147,6 +159,11 @@ class Joined(Samples):
         """Return the spatial size of a sample."""
         part, at = self._find(index)
         return part.size(at)
+
+    def name(self, index: int) -> str:
+        """Return what a sample is called."""
+        part, at = self._find(index)
+        return part.name(at)
 
     def plane(self, index: int, axis: int, position: int) -> Sample:
         """Return one slice of a volume."""

@@ -211,6 +211,10 @@ class VolumeSamples(Samples):
     def __len__(self) -> int:
         return len(self.entries)
 
+    def name(self, index: int) -> str:
+        """Return the name of a case."""
+        return self.entries[index].case.name
+
     def __getitem__(self, index: int) -> Sample:
         key = self.entries[index].case.name
         kept = self.cache.get(key)

@@ -1,0 +1,263 @@
+"""What training and scoring take from samples: batches of one view, augmented, in shares."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Sampler
+
+from crossd import device
+from crossd.budget import TrainConfig
+from crossd.data import Samples, Source
+from crossd.data.patches import Patches
+from crossd.kernels import view
+from crossd.nn import has_views
+
+Batch = dict[str, Tensor]
+
+
+class ViewBatches(Sampler[list[int]]):
+    """Batches whose samples share their view.
+
+    The batches of a view differ in size by one at most, so that none is too small for BatchNorm.
+    Of several processes that train together each takes its part of every batch, or, in order,
+    one batch of so many.
+
+    Args:
+        views: View of every sample, shape ``(N,)``.
+        batch_size: Most samples in a batch of all processes together.
+        seed: Of the order, which is drawn anew for every epoch; None keeps the samples' order.
+        share: Number of this process and of all.
+
+    Attributes:
+        skip: Batches to leave out at the start, when a run goes on in the middle of an epoch.
+    """
+
+    def __init__(
+        self,
+        views: NDArray[np.int64],
+        batch_size: int,
+        seed: int | None,
+        share: tuple[int, int] = (0, 1),
+    ) -> None:
+        self.views = views
+        self.batch_size = batch_size
+        self.seed = seed
+        self.share = share
+        self.epoch = 0
+        self.skip = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order of this epoch."""
+        self.epoch = epoch
+
+    def plan(self) -> list[NDArray[np.int64]]:
+        """List the batches of all processes together."""
+        draw = None if self.seed is None else np.random.default_rng((self.seed, self.epoch))
+        batches: list[NDArray[np.int64]] = []
+        for axis in np.unique(self.views):
+            order = np.flatnonzero(self.views == axis)
+            order = order if draw is None else draw.permutation(order)
+            batches += np.array_split(order, self._count(len(order)))
+        order = np.arange(len(batches)) if draw is None else draw.permutation(len(batches))
+        return [batches[index] for index in order]
+
+    def __iter__(self) -> Iterator[list[int]]:
+        """Yield lists of indices for this process."""
+        batches = self.plan()
+        if self.seed is None:  # whole batches in turn; the last one again, so that all have as many
+            batches = [batches[min(i, len(batches) - 1)] for i in self._dealt(len(batches))]
+        else:
+            batches = [part_of(batch, self.share)[0] for batch in batches]
+        for batch in batches[self.skip :]:
+            yield batch.tolist()
+
+    def _dealt(self, count: int) -> range:
+        number, world = self.share
+        return range(number, -(-count // world) * world, world)
+
+    def _count(self, samples: int) -> int:
+        return -(-samples // self.batch_size)
+
+    def __len__(self) -> int:
+        """Return the number of batches."""
+        count = sum(self._count(int(n)) for n in np.unique_counts(self.views).counts)
+        return len(self._dealt(count)) if self.seed is None else count
+
+
+def part_of(batch: NDArray[np.int64], share: tuple[int, int]) -> tuple[NDArray[np.int64], int]:
+    """Return a process's part of a batch, and where it starts; of a tiny batch one sample again."""
+    number, world = share
+    if len(batch) < world:
+        start = number % len(batch)
+        return batch[start : start + 1], start
+    parts = np.array_split(batch, world)
+    return parts[number], sum(len(part) for part in parts[:number])
+
+
+def batches(
+    samples: Samples, net: nn.Module, config: TrainConfig, train: bool = False
+) -> DataLoader[Any]:
+    """Make a loader; batches are of one view where samples have one and the network asks for it.
+
+    Args:
+        samples: What to load; volumes that differ in size one by one.
+        net: Asks for views or not.
+        config: Size of batches of each process, seed and workers.
+        train: Whether to draw the order, and to share every batch among processes.
+    """
+    views = samples.views if has_views(net) else None
+    if views is None:
+        views = np.zeros(len(samples), np.int64)
+    size = config.batch_size if samples.patch is None else 1
+    share = device.share()
+    if train:
+        sampler = ViewBatches(views, size * share[1], config.seed, share)
+    else:
+        sampler = ViewBatches(views, size, None, share)
+    # A generator of its own: starting to read draws nothing from the one that training draws from.
+    own = torch.Generator().manual_seed(config.seed)
+    return DataLoader(samples, batch_sampler=sampler, num_workers=config.workers, generator=own)
+
+
+def view_of(batch: Batch, net: nn.Module) -> AbstractContextManager[None]:
+    """Set the view of a batch where it is known."""
+    views = batch.get("view")
+    if views is None or int(views[0]) < 0 or batch["image"].dim() != 4 or not has_views(net):
+        return nullcontext()
+    return view(views.tolist())
+
+
+def loss_of(task: str) -> Callable[[Any, Tensor], Tensor]:
+    """Cross-entropy, for masks with Dice; logits of deep supervision are weighted by halves."""
+    if task == "classification":
+        return F.cross_entropy
+    from monai.losses.dice import DiceCELoss
+
+    criterion = DiceCELoss(to_onehot_y=True, softmax=True)
+
+    def loss(logits: Any, mask: Tensor) -> Tensor:
+        if isinstance(logits, Tensor) and logits.dim() == mask.dim() + 2:
+            logits = logits.unbind(1)  # (n, heads, classes, ...)
+        if isinstance(logits, Tensor):
+            if logits.shape[2:] != mask.shape[1:]:  # a head of coarser resolution
+                mode = "bilinear" if mask.dim() == 3 else "trilinear"
+                logits = F.interpolate(logits, size=mask.shape[1:], mode=mode)
+            value: Tensor = criterion(logits, mask.unsqueeze(1))
+            return value
+        parts = [loss(part, mask) * 0.5**i for i, part in enumerate(logits)]
+        return torch.stack(parts).sum() / sum(0.5**i for i in range(len(parts)))
+
+    return loss
+
+
+def augment(
+    image: Tensor, mask: Tensor | None, start: int = 0, total: int | None = None
+) -> tuple[Tensor, Tensor | None]:
+    """Shift a batch by up to a fourteenth of its sides, and vary contrast, brightness and noise.
+
+    Args:
+        image: Normalised, shape ``(N, C, ...)``.
+        mask: Shape ``(N, ...)``, shifted along.
+        start: Of the samples in the batch of all processes, from which draws are taken.
+        total: Samples of that batch; None where there is one process.
+
+    Returns:
+        Both, of the same shapes.
+    """
+    sides = image.shape[2:]
+    total = len(image) if total is None else total
+    mine = slice(start, start + len(image))
+    shifts = [int(torch.randint(-(s // 14), s // 14 + 1, ())) for s in sides]
+    shape = (total,) + (1,) * (image.dim() - 1)
+    contrast = 1 + 0.2 * (2 * torch.rand(shape, device=image.device) - 1)
+    brightness = 0.2 * (2 * torch.rand(shape, device=image.device) - 1)
+    image = _moved(image, shifts) * contrast[mine] + brightness[mine]
+    noise = torch.randn((total, *image.shape[1:]), dtype=image.dtype, device=image.device)
+    image = image + 0.05 * noise[mine]
+    if mask is not None:
+        mask = _moved(mask[:, None].float(), shifts)[:, 0].long()
+    return image, mask
+
+
+def _moved(x: Tensor, shifts: list[int]) -> Tensor:
+    """Shift the spatial axes, repeating the border."""
+    margins = [m for s in reversed(shifts) for m in (max(s, 0), max(-s, 0))]
+    x = F.pad(x, margins, mode="replicate")
+    for axis, shift in enumerate(shifts, start=2):
+        x = x.narrow(axis, max(-shift, 0), x.shape[axis] - abs(shift))
+    return x
+
+
+class Piece(NamedTuple):
+    """This process's part of a batch.
+
+    Attributes:
+        feed: Where it is from.
+        batch: The samples.
+        start: Of the part in the batch.
+        indices: Of all samples of the batch.
+    """
+
+    feed: "Feed"
+    batch: Batch
+    start: int
+    indices: NDArray[np.int64]
+
+    @property
+    def weight(self) -> float:
+        """Weight of the mean over this part, so that the mean over parts is that of the batch."""
+        return len(self.batch["image"]) * device.share()[1] / len(self.indices)
+
+
+class Feed:
+    """Training batches of one source, without end.
+
+    Attributes:
+        source: Where they come from.
+        config: Size of batches, augmentation and seed.
+        loader: Of one pass.
+        ready: The same on the device.
+        criterion: The loss.
+        rows: The logits that are its classes.
+    """
+
+    def __init__(self, source: Source, config: TrainConfig, net: nn.Module) -> None:
+        self.source, self.config = source, config
+        full = config.augment == "full"
+        self.drawn = Patches(source.train, source.train.patch, config.seed, full, source.spacing)
+        self.loader = batches(self.drawn, net, config, train=True)
+        self.ready: Any = self.loader
+        self.criterion = loss_of(source.task)
+        self.rows = slice(None)
+
+    def take(self, epoch: int, count: int, done: int = 0) -> Iterator[Piece]:
+        """Yield the batches of an epoch: as many passes as give so many, the last one cut.
+
+        Args:
+            epoch: Its number.
+            count: Batches of an epoch.
+            done: Batches that were taken before, which are not read again.
+        """
+        sampler: Any = self.loader.batch_sampler
+        each = len(self.loader)
+        passes = -(-count // each)
+        for number in range(done // each, passes):
+            turn = epoch * passes + number
+            sampler.set_epoch(turn)
+            self.drawn.set_epoch(turn)
+            sampler.skip = max(0, done - number * each)
+            rest = sampler.plan()[sampler.skip : count - number * each]
+            for indices, batch in zip(rest, self.ready, strict=False):
+                yield Piece(self, batch, part_of(indices, sampler.share)[1], indices)
+
+
+def in_turn(feeds: Sequence[Feed], epoch: int, count: int, done: int = 0) -> Iterator[Piece]:
+    """Yield a batch of each feed in turn, `count` of each less those `done`."""
+    for taken in zip(*(feed.take(epoch, count, done) for feed in feeds), strict=True):
+        yield from taken

@@ -1,0 +1,56 @@
+"""Being asked to stop: by Slurm, by a scheduler that wants the machine, or by Ctrl-C."""
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+ASKING = (signal.SIGTERM, signal.SIGINT, *([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else []))
+TERMINATED, INTERRUPTED = 143, 130
+
+
+class Stopped(Exception):
+    """A training was asked to stop, and wrote a checkpoint.
+
+    Attributes:
+        code: The exit code: 130 after Ctrl-C, else 143.
+    """
+
+    def __init__(self, code: int) -> None:
+        super().__init__(f"stopped with exit code {code}")
+        self.code = code
+
+
+class Asked:
+    """Whether somebody asked.
+
+    Attributes:
+        code: The exit code then, 0 before.
+    """
+
+    code = 0
+
+
+@contextmanager
+def listening() -> Iterator[Asked]:
+    """Note signals that ask to stop, for the block to look at; a second Ctrl-C interrupts at once.
+
+    Outside of the main thread nothing can be noted.
+    """
+    asked = Asked()
+
+    def note(number: int, frame: Any) -> None:
+        if number == signal.SIGINT and asked.code:
+            raise KeyboardInterrupt
+        asked.code = INTERRUPTED if number == signal.SIGINT else TERMINATED
+
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+    before = {number: signal.signal(number, note) for number in ASKING}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
