@@ -25,17 +25,25 @@ RIVALS = ("scratch", "slices", "center", "inflate", "acs", "triplanar")
 
 
 class Both(nn.Module):
-    """What the 3D network says and what the same weights say of slices in their views, averaged."""
+    """What the 3D network says and what the same weights say of slices in their views, averaged.
+
+    Attributes:
+        average: "probabilities" or "logits", as of `SliceNet`.
+    """
 
     def __init__(self, net: Any) -> None:
         super().__init__()
         self.slices = SliceNet(net)
         self.solid = net
+        self.average = "probabilities"
 
     def forward(self, x: Tensor) -> Tensor:
         """Answer on volumes."""
-        answers = [self.solid(x).softmax(1), self.slices(x).softmax(1)]
-        return torch.stack(answers).mean(0).clamp_min(1e-8).log()
+        self.slices.average = self.average
+        answers = torch.stack([self.solid(x), self.slices(x)])
+        if self.average == "logits":
+            return answers.mean(0)
+        return answers.softmax(2).mean(0).clamp_min(1e-8).log()
 
 
 def distilled(net: Any, study: Study, seed: int) -> nn.Module:

@@ -30,6 +30,7 @@ class TrainConfig:
         compile: Compile the network by `torch.compile`.
         checkpoint_minutes: Longest time between two checkpoints.
         on_nan: When a loss is not a number: "stop", or "skip" the step.
+        on_bad_sample: When a sample cannot be read: "stop", or "skip" it.
     """
 
     epochs: int = 8
@@ -52,6 +53,7 @@ class TrainConfig:
     compile: bool = False
     checkpoint_minutes: float = 10.0
     on_nan: str = "stop"
+    on_bad_sample: str = "stop"
 
 
 IMAGE_DEFAULTS: dict[str, dict[str, Any]] = {
@@ -63,7 +65,7 @@ IMAGE_DEFAULTS: dict[str, dict[str, Any]] = {
 
 _OF_THE_RUN = (
     *("devices", "num_nodes", "strategy", "sync_bn", "accumulate", "clip", "precision", "compile"),
-    *("checkpointing", "workers", "on_nan", "checkpoint_minutes", "seed"),
+    *("checkpointing", "workers", "on_nan", "on_bad_sample", "checkpoint_minutes", "seed"),
 )
 
 

@@ -24,6 +24,7 @@ class TrainingOptions:
         checkpointing: Recompute activations in the backward pass: less memory, more time.
         workers: Processes that read data, for each device.
         on_nan: When a loss is not a number: stop, or skip the step. The samples are written down.
+        on_bad_sample: When a sample cannot be read: stop, or skip it (one in a hundred at most).
         checkpoint_minutes: Longest time between two checkpoints; one is written every epoch.
         seed: Of everything that is drawn.
         overwrite: Replace a result that is there.
@@ -41,6 +42,7 @@ class TrainingOptions:
     checkpointing: bool = False
     workers: int = 0
     on_nan: str = "stop"
+    on_bad_sample: str = "stop"
     checkpoint_minutes: float = 10.0
     seed: int = 0
     overwrite: bool = False

@@ -15,8 +15,11 @@ from crossd import device
 from crossd.budget import TrainConfig
 from crossd.data import Samples, Source
 from crossd.data.patches import Patches
+from crossd.data.watched import PATIENCE, Watched
+from crossd.errors import InputError
 from crossd.kernels import view
 from crossd.nn import has_views
+from crossd.progress import Progress
 
 Batch = dict[str, Tensor]
 
@@ -122,7 +125,14 @@ def batches(
         sampler = ViewBatches(views, size, None, share)
     # A generator of its own: starting to read draws nothing from the one that training draws from.
     own = torch.Generator().manual_seed(config.seed)
-    return DataLoader(samples, batch_sampler=sampler, num_workers=config.workers, generator=own)
+    patience = PATIENCE if config.workers else 0
+    return DataLoader(
+        samples,
+        batch_sampler=sampler,
+        num_workers=config.workers,
+        generator=own,
+        timeout=patience,
+    )
 
 
 def view_of(batch: Batch, net: nn.Module) -> AbstractContextManager[None]:
@@ -227,10 +237,19 @@ class Feed:
         rows: The logits that are its classes.
     """
 
-    def __init__(self, source: Source, config: TrainConfig, net: nn.Module) -> None:
+    def __init__(
+        self,
+        source: Source,
+        config: TrainConfig,
+        net: nn.Module,
+        progress: Progress | None = None,
+    ) -> None:
         self.source, self.config = source, config
+        self.progress = progress or Progress(quiet=True)
         full = config.augment == "full"
-        self.drawn = Patches(source.train, source.train.patch, config.seed, full, source.spacing)
+        skip = config.on_bad_sample == "skip"
+        self.watched = Watched(source.train, skip, config.workers)
+        self.drawn = Patches(self.watched, source.train.patch, config.seed, full, source.spacing)
         self.loader = batches(self.drawn, net, config, train=True)
         self.ready: Any = self.loader
         self.criterion = loss_of(source.task)
@@ -253,8 +272,30 @@ class Feed:
             self.drawn.set_epoch(turn)
             sampler.skip = max(0, done - number * each)
             rest = sampler.plan()[sampler.skip : count - number * each]
-            for indices, batch in zip(rest, self.ready, strict=False):
+            for indices, batch in zip(rest, self._read(), strict=False):
+                self._note(batch)
                 yield Piece(self, batch, part_of(indices, sampler.share)[1], indices)
+
+    def _read(self) -> Iterator[Batch]:
+        """Read a pass; a process that died or hangs is reported with what it was reading."""
+        try:
+            yield from self.ready
+        except RuntimeError as error:
+            if "DataLoader" not in str(error):
+                raise
+            what = "hangs" if "timed out" in str(error) else "died, for want of memory perhaps,"
+            raise InputError(
+                f"a process that reads {self.source.name} {what} at one of: "
+                f"{self.watched.reading()}; try --workers 0, or fewer"
+            ) from error
+
+    def _note(self, batch: Batch) -> None:
+        """Say which samples could not be read."""
+        bad = batch.pop("instead_of", None)
+        for index in [] if bad is None else bad[bad >= 0].tolist():
+            line = self.watched.note(index)
+            if line is not None:
+                self.progress.say(line)
 
 
 def in_turn(feeds: Sequence[Feed], epoch: int, count: int, done: int = 0) -> Iterator[Piece]:

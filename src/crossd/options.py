@@ -23,6 +23,7 @@ CHOICES = {
     "precision": PRECISIONS,
     "strategy": ("auto", "ddp", "fsdp"),
     "on_nan": ("stop", "skip"),
+    "on_bad_sample": ("stop", "skip"),
 }
 
 

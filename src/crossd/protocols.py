@@ -14,7 +14,6 @@ from crossd import heads, metrics, scoring, train
 from crossd.data import Samples, Source
 from crossd.errors import InputError
 from crossd.progress import Progress
-from crossd.slicenet import SliceNet
 from crossd.train import TrainConfig
 
 NEIGHBOURS = 5
@@ -77,8 +76,7 @@ def apply(
     if protocol == "finetune" and learn is not None:
         learn(net, source, budget)
     elif protocol != "zero":
-        if isinstance(net, SliceNet):
-            net.average = "logits"
+        _average_logits(net)
         if protocol == "probe":
             heads.freeze_convolutions(net, len(source.classes))
         thaw = _thawing(net, len(source.classes)) if protocol == "unfreeze" else None
@@ -124,7 +122,8 @@ def features(
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Give what a network's last layer is told of every sample, ``(N, F)``, and the labels.
 
-    Of a `SliceNet` the features of its slices are averaged.
+    Of a network that averages several answers (an attribute `average`, as of `SliceNet`), the
+    features are averaged.
 
     Raises:
         InputError: When the network gives more than one vector a sample without its last layer.
@@ -135,11 +134,16 @@ def features(
         for child_name, child in module.named_children():
             if child is last:
                 setattr(module, child_name, nn.Identity())
-    if isinstance(net, SliceNet):
-        net.average = "logits"
+    _average_logits(net)
     found = list(_vectors(net, samples, config))
     vectors, labels = zip(*found, strict=True)
     return torch.cat(vectors).double().numpy(), torch.cat(labels).numpy()
+
+
+def _average_logits(net: Any) -> None:
+    """Let a network that averages several answers average what a last layer can be trained on."""
+    if hasattr(net, "average"):
+        net.average = "logits"
 
 
 @torch.no_grad()

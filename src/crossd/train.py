@@ -117,8 +117,8 @@ def fit(
         Stopped: When asked by a signal to stop; a checkpoint was written.
     """
     progress = progress or Progress(quiet=True)
-    run = _Run(net, source, config, beside, rows, folder)
-    start = run.resume(progress) if resume else Position()
+    run = _Run(net, source, config, beside, rows, folder, progress)
+    start = run.resume() if resume else Position()
     done = start.epoch * run.batches + start.batches
     with listening() as asked, progress.task(name, run.epochs * run.batches, done) as bar:
         for epoch in range(start.epoch, run.epochs):
@@ -147,12 +147,14 @@ class _Run:
         beside: Sequence[tuple[Source, TrainConfig]],
         rows: Sequence[slice] | None,
         folder: Path | None,
+        progress: Progress,
     ) -> None:
         self.net, self.source, self.config, self.folder = net, source, config, folder
+        self.progress = progress
         unused = any(isinstance(m, PosePredictor) for m in net.modules())  # not on volumes
         self.fabric = device.join(config, unused)
         device.seed_everything(config.seed)
-        self.feeds = [Feed(source, config, net), *(Feed(*one, net) for one in beside)]
+        self.feeds = [Feed(*one, net, progress) for one in ((source, config), *beside)]
         for feed, logits in zip(self.feeds, rows or [slice(None)] * len(self.feeds), strict=True):
             feed.rows = logits
             feed.ready = self.fabric.setup_dataloaders(feed.loader, use_distributed_sampler=False)
@@ -246,7 +248,7 @@ class _Run:
         if device.is_first():
             with path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
-        return str(path)
+        return f"the samples listed in {path}"
 
     def _settle(self, name: str, here: Position) -> None:
         """Read the losses that were not read yet."""
@@ -325,11 +327,11 @@ class _Run:
             },
         )
 
-    def resume(self, progress: Progress) -> Position:
+    def resume(self) -> Position:
         """Put back what the newest good checkpoint holds; returns where it was taken."""
         state, bad = resuming.restore(self.folder)
         for line in bad:
-            progress.say(line)
+            self.progress.say(line)
         try:
             device.load_whole_state(self.net, self.plain, state["net"], state["optimizer"])
             vars(self.schedule).update(state["schedule"])

@@ -33,12 +33,14 @@ class Sample(TypedDict, total=False):
         label: Class, int64, ``()``.
         mask: Class of every pixel or voxel, int64, ``(H, W)`` or ``(D, H, W)``.
         view: 0 axial, 1 coronal, 2 sagittal, -1 unknown. Images only.
+        instead_of: Number of the sample that could not be read, -1 otherwise. In training only.
     """
 
     image: Tensor
     label: Tensor
     mask: Tensor
     view: int
+    instead_of: int
 
 
 class Samples(Dataset[Sample]):
