@@ -105,7 +105,7 @@ def stops(steps: int) -> Progress:
         with task(name, total, done) as bar:
             advance = bar.advance
 
-            def count(samples: int, loss: Any = None) -> None:
+            def count(samples: int, loss: Any = None, waited: float | None = None) -> None:
                 nonlocal steps
                 advance(samples, loss)
                 steps -= 1

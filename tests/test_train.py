@@ -72,6 +72,13 @@ def labelled(rank: int, count: int = 12, views: bool = False, bad: float = 0.0) 
     return Source("made", rank, "classification", 1, ("a", "b"), sides, made, made, made)
 
 
+def odd(index: int) -> Source:
+    """Images of which one is not a number."""
+    made = labelled(2)
+    made.train.images[index] = torch.full_like(made.train.images[index], torch.nan)  # type: ignore[attr-defined]
+    return made
+
+
 def masked(rank: int, count: int = 6, side: int = 8) -> Source:
     """Noise with a bright box, which is class 1."""
     generator = torch.Generator().manual_seed(1)
@@ -124,7 +131,7 @@ class Stopping(Progress):
         with super().task(name, total, done) as bar:
             advance = bar.advance
 
-            def stop(samples: int, loss: Any = None) -> None:
+            def stop(samples: int, loss: Any = None, waited: float | None = None) -> None:
                 advance(samples, loss)
                 self.steps -= 1
                 if self.steps == 0:

@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from test_train import Made, labelled, tiny
+from test_train import Made, labelled, odd, tiny
 
 from crossd import feeding, train
 from crossd.data import Sample, Source
@@ -90,17 +89,11 @@ def test_a_process_that_dies_or_hangs_is_reported_with_its_sample(
 ) -> None:
     monkeypatch.setattr(feeding, "PATIENCE", 3)
     config = TrainConfig(epochs=1, batch_size=4, workers=1)
-    with pytest.raises(InputError, match=rf"a process that reads made {what}.* sample 7; try"):
+    with pytest.raises(InputError, match=rf"a process that reads data {what}.* sample 7; try"):
         train.fit(tiny(), source(7, fault=fault), config, validate=False)
 
 
 # --- losses that are no numbers -----------------------------------------------------------------
-
-
-def odd(index: int) -> Source:
-    made = labelled(2)
-    made.train.images[index] = torch.full_like(made.train.images[index], torch.nan)  # type: ignore[attr-defined]
-    return made
 
 
 def test_a_loss_that_is_no_number_stops_with_the_samples(tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
+from crossd.options import LOGGERS, names
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -29,6 +31,7 @@ class TrainConfig:
         sync_bn: Let BatchNorm measure a batch over all processes, as one process would.
         compile: Compile the network by `torch.compile`.
         checkpoint_minutes: Longest time between two checkpoints.
+        loggers: Names of `crossd.options.LOGGERS`, used where a folder is written.
         on_nan: When a loss is not a number: "stop", or "skip" the step.
         on_bad_sample: When a sample cannot be read: "stop", or "skip" it.
     """
@@ -52,6 +55,7 @@ class TrainConfig:
     sync_bn: bool = False
     compile: bool = False
     checkpoint_minutes: float = 10.0
+    loggers: tuple[str, ...] = ("csv",)
     on_nan: str = "stop"
     on_bad_sample: str = "stop"
 
@@ -81,7 +85,10 @@ def for_images(options: Any, task: str) -> TrainConfig:
 
 def of_the_run(options: Any) -> dict[str, Any]:
     """Take what every training is told alike (see `crossd.configs.TrainingOptions`)."""
-    return {name: getattr(options, name) for name in _OF_THE_RUN if hasattr(options, name)}
+    values = {name: getattr(options, name) for name in _OF_THE_RUN if hasattr(options, name)}
+    if hasattr(options, "loggers"):
+        values["loggers"] = names(options.loggers, LOGGERS, "--loggers")
+    return values
 
 
 def for_volumes(options: Any, task: str) -> TrainConfig:

@@ -55,6 +55,12 @@ COMMANDS = {
         "EvaluateConfig",
         "crossd evaluate --weights runs/3d/weights.safetensors --data cases.csv --out runs/scores",
     ),
+    "status": (
+        "status",
+        "status",
+        "StatusConfig",
+        "crossd status runs/pretrain",
+    ),
     "plan": (
         "commands",
         "plan",
@@ -174,7 +180,9 @@ def _parse(command: str, kind: Any, given: list[str]) -> Any:
     }
     for field in sorted(dataclasses.fields(kind), key=lambda field: list(helps).index(field.name)):
         name = f"--{field.name.replace('_', '-')}"
-        if hints[field.name] == list[str]:
+        if field.metadata.get("positional"):
+            parser.add_argument(field.name, type=hints[field.name], help=helps[field.name])
+        elif hints[field.name] == list[str]:
             parser.add_argument(name, nargs="+", required=True, help=helps[field.name])
         elif field.default is dataclasses.MISSING:
             parser.add_argument(name, type=hints[field.name], required=True, help=helps[field.name])

@@ -1,6 +1,6 @@
 """The options of every command. Nothing heavy is imported here, so that --help is instant."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 PROTOCOLS = ("zero", "probe", "finetune")
 ALL_PROTOCOLS = ("zero", "knn", "linear", "probe", "unfreeze", "finetune")
@@ -23,6 +23,7 @@ class TrainingOptions:
         compile: Compile the network by torch.compile.
         checkpointing: Recompute activations in the backward pass: less memory, more time.
         workers: Processes that read data, for each device.
+        loggers: Where to log, separated by commas: csv, tensorboard, wandb, mlflow.
         on_nan: When a loss is not a number: stop, or skip the step. The samples are written down.
         on_bad_sample: When a sample cannot be read: stop, or skip it (one in a hundred at most).
         checkpoint_minutes: Longest time between two checkpoints; one is written every epoch.
@@ -41,6 +42,7 @@ class TrainingOptions:
     compile: bool = False
     checkpointing: bool = False
     workers: int = 0
+    loggers: str = "csv,tensorboard"
     on_nan: str = "stop"
     on_bad_sample: str = "stop"
     checkpoint_minutes: float = 10.0
@@ -231,6 +233,17 @@ class JointConfig(TrainingOptions):
     lr: float | None = None
     augment: str | None = None
     out: str = "runs/joint"
+
+
+@dataclass(frozen=True)
+class StatusConfig:
+    """Say how far a training is, whether it still runs, and what it has kept.
+
+    Attributes:
+        folder: The folder that a training writes to.
+    """
+
+    folder: str = field(metadata={"positional": True})
 
 
 @dataclass(frozen=True)

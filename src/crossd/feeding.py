@@ -1,7 +1,7 @@
 """What training and scoring take from samples: batches of one view, augmented, in shares."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -272,22 +272,9 @@ class Feed:
             self.drawn.set_epoch(turn)
             sampler.skip = max(0, done - number * each)
             rest = sampler.plan()[sampler.skip : count - number * each]
-            for indices, batch in zip(rest, self._read(), strict=False):
+            for indices, batch in zip(rest, self.ready, strict=False):
                 self._note(batch)
                 yield Piece(self, batch, part_of(indices, sampler.share)[1], indices)
-
-    def _read(self) -> Iterator[Batch]:
-        """Read a pass; a process that died or hangs is reported with what it was reading."""
-        try:
-            yield from self.ready
-        except RuntimeError as error:
-            if "DataLoader" not in str(error):
-                raise
-            what = "hangs" if "timed out" in str(error) else "died, for want of memory perhaps,"
-            raise InputError(
-                f"a process that reads {self.source.name} {what} at one of: "
-                f"{self.watched.reading()}; try --workers 0, or fewer"
-            ) from error
 
     def _note(self, batch: Batch) -> None:
         """Say which samples could not be read."""
@@ -296,6 +283,29 @@ class Feed:
             line = self.watched.note(index)
             if line is not None:
                 self.progress.say(line)
+
+
+@contextmanager
+def reporting(feeds: Sequence[Feed]) -> Iterator[None]:
+    """Report a process that died or hangs while it read, with what it was reading.
+
+    torch raises at whatever the block is doing when a process dies.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_of_a_reader(error):
+            raise
+        what = "hangs" if "timed out" in str(error) else "died, for want of memory perhaps,"
+        at = "; ".join(f"{feed.source.name}: {feed.watched.reading()}" for feed in feeds)
+        raise InputError(
+            f"a process that reads data {what} at one of: {at}; try --workers 0, or fewer"
+        ) from error
+
+
+def is_of_a_reader(error: Exception) -> bool:
+    """Tell whether an error of torch is about a process that reads."""
+    return "DataLoader" in str(error)
 
 
 def in_turn(feeds: Sequence[Feed], epoch: int, count: int, done: int = 0) -> Iterator[Piece]:

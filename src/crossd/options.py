@@ -8,6 +8,7 @@ from typing import Any
 from crossd.errors import InputError
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true", "64-true")
+LOGGERS = ("csv", "tensorboard", "wandb", "mlflow")
 LEAST = {
     **dict.fromkeys(("seed", "workers"), 0),
     **dict.fromkeys(("epochs", "batch_size", "limit", "slice_step", "steps", "channels"), 1),

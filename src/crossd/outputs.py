@@ -13,6 +13,11 @@ CONFIGURATION = "config.yaml"
 CHECKPOINT = "last.ckpt"
 EARLIER_CHECKPOINT = "earlier.ckpt"
 PLAN = "plan.yaml"
+LOG = "log.csv"
+STATUS = "status.json"
+BAD_BATCHES = "bad-batches.jsonl"
+"""Where it is written which samples gave a loss that is no number."""
+
 LEFTOVERS = (
     *("arm-*.json", "answer-*.npy", "pretrained-*.json", "run-*.json"),
     *(CHECKPOINT, EARLIER_CHECKPOINT),
@@ -22,6 +27,7 @@ LEFTOVERS = (
 OUTPUTS = (
     *(RESULT, "report.md", "weights.safetensors", "pretrained-*.safetensors", PLAN),
     *("cases.csv", "worst-*.png", "runs.csv", "table.tex"),
+    *(LOG, STATUS, BAD_BATCHES, "tensorboard/events.*"),
     *("efficiency.png", "differences.png", "ranks.png"),
     *("scores.png", "curves.png", "confusion.png", "answers.png", "bench.png"),
 )

@@ -64,12 +64,20 @@ class Bar:
         self.rich = rich
         self.note = ""
         self.samples = 0
+        self._waited = 0.0
         self._start = self._shown = time.perf_counter()
         self._id = rich.add_task(name, total=total, completed=done, note="")
 
-    def advance(self, samples: int, loss: Any = None) -> None:
-        """Count one step of so many samples; `loss` is read at most four times a second."""
+    def advance(self, samples: int, loss: Any = None, waited: float | None = None) -> None:
+        """Count one step.
+
+        Args:
+            samples: That went through.
+            loss: It is read at most four times a second.
+            waited: For data [s]; its share of the time is shown.
+        """
         self.samples += samples
+        self._waited += waited or 0.0
         now = time.perf_counter()
         task = self.rich.tasks[-1]
         last = task.total is not None and task.completed + 1 >= task.total
@@ -77,6 +85,8 @@ class Bar:
             self._shown = now
             shown = "" if loss is None else f"loss {float(loss):.3f}"
             self.note = shown
-            rate = f"{self.samples / (now - self._start):,.0f}/s"
-            self.rich.update(self._id, note=f"{shown} {rate}".strip())
+            seconds = max(now - self._start, 1e-9)
+            rate = f"{self.samples / seconds:,.0f}/s"
+            share = "" if waited is None else f", {self._waited / seconds:.0%} waiting for data"
+            self.rich.update(self._id, note=f"{shown} {rate}{share}".strip())
         self.rich.advance(self._id)

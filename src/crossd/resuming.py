@@ -71,11 +71,23 @@ def restore(folder: Path | None) -> tuple[dict[str, Any], list[str]]:
     raise InputError(f"nothing to resume: no such file: {where}; start anew with --overwrite")
 
 
-def _read(path: Path) -> dict[str, Any]:
+def fault(path: Path) -> str:
+    """Say what is wrong with a checkpoint; empty when it is whole."""
+    return _opened(path)[0]
+
+
+def _opened(path: Path) -> tuple[str, bytes]:
     head, _, content = path.read_bytes().partition(b"\n")
     if not head.startswith(MAGIC):
-        raise ValueError("it does not begin like a checkpoint")
+        return "it does not begin like a checkpoint", b""
     if hashlib.sha256(content).hexdigest().encode() != head.removeprefix(MAGIC):
-        raise ValueError("its checksum is another")
+        return "its checksum is another", b""
+    return "", content
+
+
+def _read(path: Path) -> dict[str, Any]:
+    wrong, content = _opened(path)
+    if wrong:
+        raise ValueError(wrong)
     state: dict[str, Any] = torch.load(io.BytesIO(content), weights_only=True)
     return state

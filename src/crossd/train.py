@@ -18,14 +18,16 @@ from crossd.activations import checkpoint_activations
 from crossd.budget import TrainConfig, for_images, for_volumes
 from crossd.data import Source
 from crossd.errors import InputError
-from crossd.feeding import Feed, Piece, augment, in_turn, view_of
+from crossd.feeding import Feed, Piece, augment, in_turn, is_of_a_reader, reporting, view_of
 from crossd.heads import NORMS
 from crossd.kernels import PosePredictor
 from crossd.layers import channels_last
+from crossd.outputs import BAD_BATCHES
 from crossd.progress import Progress
 from crossd.scoring import score
 from crossd.signals import Stopped, listening
 from crossd.syncing import sync_batch_norm
+from crossd.watching import Watch
 
 __all__ = ["Fit", "TrainConfig", "fit", "for_images", "for_volumes"]
 
@@ -34,9 +36,6 @@ VALIDATIONS = 25
 
 SETTLED_AT_ONCE = 10
 """Batches whose losses are read from a GPU together: reading waits for it."""
-
-BAD_BATCHES = "bad-batches.jsonl"
-"""Where it is written which samples gave a loss that is no number."""
 
 
 @dataclass
@@ -120,17 +119,28 @@ def fit(
     run = _Run(net, source, config, beside, rows, folder, progress)
     start = run.resume() if resume else Position()
     done = start.epoch * run.batches + start.batches
-    with listening() as asked, progress.task(name, run.epochs * run.batches, done) as bar:
+    first = folder if device.is_first() else None
+    watch = Watch(first, config.loggers, run.epochs, run.batches, done)
+    with (
+        listening() as asked,
+        watch.watching(),
+        reporting(run.feeds),
+        progress.task(name, run.epochs * run.batches, done) as bar,
+    ):
         for epoch in range(start.epoch, run.epochs):
             here = start if epoch == start.epoch else Position(epoch)
             run.model.train()
             if on_epoch is not None:
                 on_epoch(epoch, run.epochs)
-            for pieces in run.groups(here):
+            for pieces, waited in run.groups(here):
+                rate = run.schedule.get_last_lr()[0]
                 losses = run.step(pieces, name, here)
-                bar.advance(sum(len(piece.indices) for piece in pieces), loss=losses[-1])
+                count = sum(len(piece.indices) for piece in pieces)
+                bar.advance(count, loss=losses[-1], waited=waited)
+                watch.step(epoch, len(pieces), count, waited, [x for _, x in here.losses], rate)
                 run.look_up(asked.code, here)
             run.end_epoch(here, validate, on_best)
+            watch.epoch(run.result.history[-1])
             run.look_up(asked.code, Position(epoch + 1), True)
     checkpoint_activations(net, enabled=False)
     return run.result
@@ -180,11 +190,13 @@ class _Run:
         self.kept_at = time.monotonic()
         self.unsettled: list[tuple[Tensor, Piece]] = []
 
-    def groups(self, here: Position) -> Iterator[list[Piece]]:
-        """Yield the rest of an epoch's batches, those of one step together."""
+    def groups(self, here: Position) -> Iterator[tuple[list[Piece], float]]:
+        """Yield the rest of an epoch's batches, those of one step together, and the wait [s]."""
         rest = in_turn(self.feeds, here.epoch, self.each, here.batches // len(self.feeds))
+        start = time.perf_counter()
         while pieces := list(islice(rest, self.config.accumulate)):
-            yield pieces
+            yield pieces, time.perf_counter() - start
+            start = time.perf_counter()
 
     def step(self, pieces: Sequence[Piece], name: str, here: Position) -> list[Tensor]:
         """Take a step; returns the loss of every batch."""
@@ -401,6 +413,8 @@ def _logits(model: Any, image: Tensor) -> Any:
     try:
         return model(image)
     except (ValueError, RuntimeError) as error:  # norms of one value, sides that do not halve
+        if is_of_a_reader(error):
+            raise
         why = " ".join(str(error).split())[:150]
         raise InputError(
             f"the network cannot be trained on a batch of shape {tuple(image.shape)} ({why}): give "
