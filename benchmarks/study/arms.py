@@ -101,7 +101,7 @@ ARMS: dict[str, Kind] = {
     "projection": Kind("matched", to_3d),
     **{
         f"projection {way}": Kind(way, to_3d)
-        for way in ("batch", "sample", "layer", "oblique", "fresh", "lifted", "decay")
+        for way in ("mixed", "batch", "sample", "layer", "oblique", "fresh", "lifted", "decay")
     },
     "projection triplanar-start": Kind("triplanar-start", to_3d),
     "projection on slices": Kind("matched", SliceNet),

@@ -29,8 +29,9 @@ class Way:
     Attributes:
         mode: Kernel mode; None for the plain 2D network.
         lift: Where its new 2D weights start in the 3D kernels; None for new 3D kernels.
-        views: "matched" to each slice; drawn per "batch", "sample" or "layer"; "oblique" for
-            planes cut at any angle beside the matched ones.
+        views: "matched" to each slice, of one view a batch, or "mixed" in a batch; drawn per
+            "batch", "sample" or "layer"; "oblique" for planes cut at any angle beside the matched
+            ones.
         options: Of the kernel mode.
         moved: Whether a kernel that was moved is summed along the view ("fourier-projection").
         after: Share of the epochs in which it was a plain network first.
@@ -49,6 +50,7 @@ class Way:
 WAYS = {
     "plain": Way(None),
     "matched": Way(),
+    "mixed": Way(views="mixed"),
     "batch": Way(views="batch"),
     "sample": Way(views="sample"),
     "layer": Way(views="layer"),
@@ -136,8 +138,7 @@ def _fit(net: Any, source: Source, options: Any, how: Way, study: Study) -> None
         trained = Oblique(net)
         beside = [(study.volumes(), options)]
     elif how.views != "matched":
-        drawn = how.views == "sample"
-        source = dataclasses.replace(source, train=Viewed(source.train, drawn))
+        source = dataclasses.replace(source, train=Viewed(source.train, how.views))
         if how.views == "layer":
             _view_per_layer(net)
     train.fit(trained, source, options, beside=beside, validate=False)
@@ -159,15 +160,16 @@ def _off_centre(weight: Tensor, strength: float, gradient: Tensor) -> Tensor:
 
 
 class Viewed(Wrapped):
-    """Images that say another view than their own: none, or one drawn for each."""
+    """Images in batches of all views, which say their own, none, or one drawn for each."""
 
-    def __init__(self, samples: Samples, drawn: bool) -> None:
+    def __init__(self, samples: Samples, which: str) -> None:
         super().__init__(samples)
         self.views = None
-        self.drawn = drawn
+        self.which = which
 
     def _changed(self, sample: Sample) -> Sample:
-        sample["view"] = int(torch.randint(3, ())) if self.drawn else -1
+        if self.which != "mixed":
+            sample["view"] = int(torch.randint(3, ())) if self.which == "sample" else -1
         return sample
 
 

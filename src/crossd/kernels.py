@@ -174,7 +174,7 @@ class KernelMode(nn.Module):
         return weight
 
 
-class _OneOfThree(KernelMode):
+class OneOfThree(KernelMode):
     """A mode whose 2D kernel is a function of the weight and the view alone."""
 
     has_views = True
@@ -183,19 +183,24 @@ class _OneOfThree(KernelMode):
         """See `KernelMode.maps`: one row of 0 and 1 a place, where samples differ in view."""
         if isinstance(view, int):
             return None
-        if len(view) != x.shape[0]:
-            raise ValueError(f"view has {len(view)} entries for a batch of {x.shape[0]} images")
-        if len(set(weight.shape[2:])) > 1:
-            size = tuple(weight.shape[2:])
-            raise ValueError(f"one view a sample needs a cubic kernel, got size {size}")
+        self.check(weight, x, view)
         places = weight[0, 0].numel()
         every = torch.eye(places, dtype=weight.dtype, device=weight.device)
         cubes = every.unflatten(1, weight.shape[2:]).unsqueeze(1)  # (K^3, 1, K, K, K)
         each = [self.fixed_kernel(cubes, axis).flatten(1).t() for axis in range(len(VIEWS))]
         return torch.stack([each[axis] for axis in view])
 
+    def check(self, weight: Tensor, x: Tensor, view: tuple[int, ...]) -> tuple[int, ...]:
+        """Return one view a sample, or raise where these do not fit the images or the kernel."""
+        if len(view) != x.shape[0]:
+            raise ValueError(f"view has {len(view)} entries for a batch of {x.shape[0]} images")
+        if len(set(weight.shape[2:])) > 1:
+            size = tuple(weight.shape[2:])
+            raise ValueError(f"one view a sample needs a cubic kernel, got size {size}")
+        return view
 
-class Projection(_OneOfThree):
+
+class Projection(OneOfThree):
     """The sum of the 3D kernel along the axis of the view.
 
     On a volume that does not vary along that axis, the 3D convolution gives what the 2D one
@@ -210,7 +215,7 @@ class Projection(_OneOfThree):
         return project(weight, view)
 
 
-class Slice(_OneOfThree):
+class Slice(OneOfThree):
     """The central slice of the 3D kernel across the axis of the view. Kept for comparison."""
 
     name = "slice"

@@ -13,7 +13,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from crossd.functional import conv_transpose2d_per_sample
-from crossd.kernels import KernelMode, PosePredictor, current_view, in_plane, make_mode, shared
+from crossd.kernels import (
+    KernelMode,
+    OneOfThree,
+    PosePredictor,
+    current_view,
+    in_plane,
+    make_mode,
+    shared,
+)
+from crossd.kernels import view as in_view
 from crossd.layers import conv_settings, fill, is_volume, kept
 from crossd.persample import Settings, mapped_conv2d
 
@@ -115,6 +124,8 @@ class CrossDConv(nn.Conv3d):
         if is_volume(x, self):
             return self._conv_forward(x, weight, self.bias)
         view = current_view()
+        if isinstance(view, tuple) and isinstance(self.mode, OneOfThree):
+            return self._by_view(x, self.mode.check(weight, x, view))
         maps = self.mode.maps(weight, x, view)
         left, right, top, bottom = margins = self._plane_margins()
         padding = (top, left)
@@ -127,6 +138,17 @@ class CrossDConv(nn.Conv3d):
             return F.conv2d(x, kernel, self.bias, stride, padding, dilation, self.groups)
         settings = Settings(stride, padding, dilation, self.groups)
         return mapped_conv2d(x, weight, maps, self.bias, settings)
+
+    def _by_view(self, x: Tensor, views: tuple[int, ...]) -> Tensor:
+        """Convolve the images of each view by its kernel: as much work as with one view."""
+        self._plane(self.stride), self._plane(self.dilation), self._plane_margins()  # alike in all
+        each = torch.tensor(views, device=x.device)
+        parts = [torch.nonzero(each == axis).flatten() for axis in sorted(set(views))]
+        answers = []
+        for axis, part in zip(sorted(set(views)), parts, strict=True):
+            with in_view(axis):
+                answers.append(self(x[part]))
+        return torch.cat(answers)[torch.argsort(torch.cat(parts))]
 
     def kernel(self) -> Tensor:
         """Give the 3D kernel that both uses take: the weight, or what a subclass makes of it."""
