@@ -5,7 +5,7 @@ Each is the 3D layer of torch.nn, with its parameter names, which also answers o
 of the axes that stay in the current view are used. `crossd.layers` has the layers around them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, cast
 
 import torch
@@ -22,7 +22,6 @@ from crossd.kernels import (
     make_mode,
     shared,
 )
-from crossd.kernels import view as in_view
 from crossd.layers import conv_settings, fill, is_volume, kept
 from crossd.persample import Settings, mapped_conv2d
 
@@ -124,31 +123,25 @@ class CrossDConv(nn.Conv3d):
         if is_volume(x, self):
             return self._conv_forward(x, weight, self.bias)
         view = current_view()
-        if isinstance(view, tuple) and isinstance(self.mode, OneOfThree):
-            return self._by_view(x, self.mode.check(weight, x, view))
-        maps = self.mode.maps(weight, x, view)
+        mixed = isinstance(view, tuple) and isinstance(self.mode, OneOfThree)
+        maps = None if mixed else self.mode.maps(weight, x, view)
         left, right, top, bottom = margins = self._plane_margins()
         padding = (top, left)
         if self.padding_mode != "zeros" or (left, top) != (right, bottom):
             mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
             x, padding = F.pad(x, margins, mode), (0, 0)
         stride, dilation = self._plane(self.stride), self._plane(self.dilation)
+
+        def convolve(images: Tensor, axis: int) -> Tensor:
+            kernel = self.mode.fixed_kernel(weight, axis)
+            return F.conv2d(images, kernel, self.bias, stride, padding, dilation, self.groups)
+
+        if isinstance(view, tuple) and isinstance(self.mode, OneOfThree):
+            return _by_view(convolve, x, self.mode.check(weight, x, view))
         if maps is None:
-            kernel = self.mode.fixed_kernel(weight, shared(view))
-            return F.conv2d(x, kernel, self.bias, stride, padding, dilation, self.groups)
+            return convolve(x, shared(view))
         settings = Settings(stride, padding, dilation, self.groups)
         return mapped_conv2d(x, weight, maps, self.bias, settings)
-
-    def _by_view(self, x: Tensor, views: tuple[int, ...]) -> Tensor:
-        """Convolve the images of each view by its kernel: as much work as with one view."""
-        self._plane(self.stride), self._plane(self.dilation), self._plane_margins()  # alike in all
-        each = torch.tensor(views, device=x.device)
-        parts = [torch.nonzero(each == axis).flatten() for axis in sorted(set(views))]
-        answers = []
-        for axis, part in zip(sorted(set(views)), parts, strict=True):
-            with in_view(axis):
-                answers.append(self(x[part]))
-        return torch.cat(answers)[torch.argsort(torch.cat(parts))]
 
     def kernel(self) -> Tensor:
         """Give the 3D kernel that both uses take: the weight, or what a subclass makes of it."""
@@ -175,6 +168,18 @@ class CrossDConv(nn.Conv3d):
         weight = self.kernel().detach()
         weight = self.mode.aligned(weight) if align else weight
         return fill(nn.Conv3d(**conv_settings(self, tuple)), self, weight=weight)
+
+
+def _by_view(
+    convolve: Callable[[Tensor, int], Tensor], x: Tensor, views: tuple[int, ...]
+) -> Tensor:
+    """Convolve the images of each view together: as much work as if they had one."""
+    axes = sorted(set(views))
+    parts = [[i for i, view in enumerate(views) if view == axis] for axis in axes]
+    answers = [convolve(x[part], axis) for part, axis in zip(parts, axes, strict=True)]
+    order = [i for part in parts for i in part]
+    back = sorted(range(len(order)), key=order.__getitem__)
+    return torch.cat(answers)[back]
 
 
 class CrossDConvTranspose(nn.ConvTranspose3d):
