@@ -192,7 +192,10 @@ def test_interrupted_from_the_keyboard(tmp_path: Path) -> None:
     assert code == 130
     assert err == "crossd: interrupted; what was finished is kept, see --resume\n"
     names = {path.name for path in (tmp_path / "run").iterdir()}
-    assert names - {"earlier.ckpt"} == {"config.yaml", "last.ckpt", "weights.safetensors"}
+    assert names - {"earlier.ckpt"} == {
+        *("config.yaml", "last.ckpt", "weights.safetensors"),  # the best so far
+        *("log.csv", "status.json", "tensorboard"),
+    }
 
 
 def test_interrupted_while_modules_are_imported(
@@ -309,6 +312,8 @@ def test_every_option_reaches_its_command(monkeypatch: pytest.MonkeyPatch) -> No
         weights="w", data="d", protocol="probe", size="3,4,5", limit=6, align=True, epochs=7,
         steps=8, batch_size=9, lr=0.5, seed=10, workers=11, precision="bf16-mixed",
         checkpointing=True, out="o", overwrite=True, resume=True, augment="none", plan="p.yaml",
+        devices=2, num_nodes=3, strategy="fsdp", sync_bn=True, accumulate=4, clip=0.5, compile=True,
+        on_nan="skip", on_bad_sample="skip", loggers="csv", checkpoint_minutes=1.5,
     )  # fmt: skip
     arguments = ["finetune"]
     for name, value in dataclasses.asdict(given).items():

@@ -74,7 +74,7 @@ def test_all_arms_of_a_repetition_see_the_same_volumes(
     seen: dict[tuple[int, str], list[int]] = {}
     apply = protocols.apply
 
-    def spy(name: str, net: nn.Module, source: Any, budget: Any) -> Any:
+    def spy(name: str, net: nn.Module, source: Any, budget: Any, **_: Any) -> Any:
         key = (budget.seed, type(net[0]).__name__ + str(len(seen)))  # type: ignore[index]
         seen[key] = source.train.indices.tolist()
         return apply(name, net, source, budget)

@@ -267,7 +267,7 @@ def test_batchnorm_is_recalibrated_for_every_arm(
         counts.append(len(samples))
         return real(net, samples, *rest, **named)
 
-    monkeypatch.setattr(train, "recalibrate", spy)
+    monkeypatch.setattr(scoring, "recalibrate", spy)
     some = {"arms": "scratch,slices,acs", "protocols": "zero"}
     transfer(config_of((volumes, volumes), tmp_path / "run", limit=4, **some))
     assert counts == [12, 12, 12]  # all training volumes, not only the labelled ones

@@ -7,7 +7,10 @@ from typing import Any
 
 from crossd.errors import InputError
 
-PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true", "64-true")
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+TRAINED = ("bf16-true", "64-true")
+"""Precisions of weights that training alone knows."""
+
 LOGGERS = ("csv", "tensorboard", "wandb", "mlflow")
 LEAST = {
     **dict.fromkeys(("seed", "workers"), 0),
@@ -21,7 +24,6 @@ LEAST = {
 
 POSITIVE = ("lr", "volume_lr", "seconds", "std", "clip", "checkpoint_minutes")
 CHOICES = {
-    "precision": PRECISIONS,
     "strategy": ("auto", "ddp", "fsdp"),
     "on_nan": ("stop", "skip"),
     "on_bad_sample": ("stop", "skip"),
@@ -51,6 +53,8 @@ def check(config: Any) -> None:
             raise InputError(f"{option} (={value}) must be at least 1, or -1 for all")
         if name in CHOICES:
             choice(value, CHOICES[name], option)
+        if name == "precision":
+            choice(value, (*PRECISIONS, *(TRAINED if hasattr(config, "devices") else ())), option)
 
 
 def unused(config: Any, options: Sequence[str], why: str) -> None:

@@ -6,7 +6,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +36,21 @@ class Log:
     """
 
     def __init__(self, names: Sequence[str], folder: Path, done: int) -> None:
-        self._writers = [_OPEN[name](folder, done) for name in names]
+        self._writers, self._closers = [], []
+        for name in names:
+            write, close = _OPEN[name](folder, done)
+            self._writers.append(write)
+            self._closers.append(close)
 
     def write(self, batch: int, values: Mapping[str, float]) -> None:
         """Log values after so many batches."""
         for writer in self._writers:
             writer(batch, values)
+
+    def close(self) -> None:
+        """End the logs."""
+        for close in self._closers:
+            close()
 
 
 def _open_csv(folder: Path, done: int) -> Any:
@@ -60,7 +69,7 @@ def _open_csv(folder: Path, done: int) -> Any:
             row = {name: f"{values[name]:.6g}" for name in COLUMNS if name in values}
             csv.DictWriter(file, COLUMNS).writerow({"batch": batch, **row})
 
-    return write
+    return write, lambda: None
 
 
 def _open_tensorboard(folder: Path, done: int) -> Any:
@@ -75,7 +84,7 @@ def _open_tensorboard(folder: Path, done: int) -> Any:
             board.add_scalar(name, value, batch)
         board.flush()
 
-    return write
+    return write, board.close
 
 
 def _open_wandb(folder: Path, done: int) -> Any:
@@ -84,7 +93,7 @@ def _open_wandb(folder: Path, done: int) -> Any:
     except ImportError as error:
         raise InputError("--loggers wandb needs pip install wandb") from error
     run = wandb.init(project="crossd", name=folder.name, dir=str(folder), resume="allow")
-    return lambda batch, values: run.log(dict(values), step=batch)
+    return (lambda batch, values: run.log(dict(values), step=batch)), run.finish
 
 
 def _open_mlflow(folder: Path, done: int) -> Any:
@@ -93,7 +102,7 @@ def _open_mlflow(folder: Path, done: int) -> Any:
     except ImportError as error:
         raise InputError("--loggers mlflow needs pip install mlflow") from error
     mlflow.start_run(run_name=folder.name)
-    return lambda batch, values: mlflow.log_metrics(dict(values), step=batch)
+    return (lambda batch, values: mlflow.log_metrics(dict(values), step=batch)), mlflow.end_run
 
 
 _OPEN = {
@@ -193,7 +202,8 @@ class Watch:
         """Write down how the block ended."""
         self._write()
         try:
-            yield
+            with closing(self.log) if self.log is not None else nullcontext():
+                yield
         except Stopped:
             self._write("stopped")
             raise
