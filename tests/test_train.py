@@ -550,7 +550,7 @@ def test_a_checkpoint_that_does_not_fit(tmp_path: Path) -> None:
     other = models.build("resnet-small", "classification", 1, 2)
     for net, text in ((other, content), (tiny(), content[:1000]), (tiny(), b"no checkpoint")):
         path.write_bytes(text)
-        with pytest.raises(InputError, match="does not fit this run|is damaged") as caught:
+        with pytest.raises(InputError, match=r"does not fit this run|is damaged") as caught:
             train.fit(net, labelled(2), TrainConfig(), folder=tmp_path, resume=True)
         assert "\n" not in str(caught.value)
 

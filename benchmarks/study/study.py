@@ -14,6 +14,7 @@ recalibration of BatchNorm on the unlabelled training volumes. Raw results go to
 
 import argparse
 import concurrent.futures
+import dataclasses
 import functools
 import json
 import multiprocessing
@@ -34,23 +35,9 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def study_set(study: Study, args: argparse.Namespace) -> None:
-    """Do what is asked of one set, and write its raw results."""
+    """Do what is asked of one set and is not among its raw results yet, and add it to them."""
     progress = Progress()
     arms = tuple(args.arms.split(",") if args.arms else ("projection", *RIVALS))
-    ways = sorted({way for arm in arms if (way := ARMS[arm].way) is not None})
-    seeds = range(args.seeds)
-    todo = [(w, s) for w in ways for s in seeds if not study.weights(w, s).is_file()]
-    context = multiprocessing.get_context("spawn")
-    with (
-        concurrent.futures.ProcessPoolExecutor(
-            args.jobs, context, torch.set_num_threads, (1,)
-        ) as pool,
-        progress.task(f"2D training, {study.title}", total=len(todo)) as bar,
-    ):
-        pending = [pool.submit(pretrain, study, way, seed) for way, seed in todo]
-        for one in concurrent.futures.as_completed(pending):
-            one.result()
-            bar.advance(1)
     limits = [int(n) for n in args.limits.split(",")] if args.limits else LIMITS[study.name]
     make = functools.partial(contest, study, arms)
     ready = make()
@@ -58,18 +45,53 @@ def study_set(study: Study, args: argparse.Namespace) -> None:
     runs = compare.plan(ready, args.protocols.split(","), limits, args.seeds)
     folder = study.work / study.title
     folder.mkdir(exist_ok=True)
+    put_back(args.results / f"{study.title}.json", study, folder)
+    todo = [run for run in runs if not (folder / run.file).is_file()]
+    needed = {(way, run.trial) for run in todo if (way := ARMS[run.arm].way) is not None}
+    pretrain_all(study, sorted(needed), args.jobs, progress)
     try:
-        compare.contest_all(make, runs, folder, args.jobs, progress)
+        compare.contest_all(make, todo, folder, args.jobs, progress)
     finally:
         collect(study, folder, args.results)
+
+
+def pretrain_all(
+    study: Study, needed: list[tuple[str, int]], jobs: int, progress: Progress
+) -> None:
+    """Train in 2D what is not there yet, each way and seed in a process of its own."""
+    todo = [(way, seed) for way, seed in needed if not study.weights(way, seed).is_file()]
+    context = multiprocessing.get_context("spawn")
+    with (
+        concurrent.futures.ProcessPoolExecutor(jobs, context, torch.set_num_threads, (1,)) as pool,
+        progress.task(f"2D training, {study.title}", total=len(todo)) as bar,
+    ):
+        pending = [pool.submit(pretrain, study, way, seed) for way, seed in todo]
+        for one in concurrent.futures.as_completed(pending):
+            one.result()
+            bar.advance(1)
+
+
+def put_back(path: Path, study: Study, folder: Path) -> None:
+    """Write the records that the raw results hold to the folder of work in progress."""
+    if not path.is_file():
+        return
+    raw = json.loads(path.read_text())
+    for row in raw["rows"]:
+        run = Run(*(row[field.name] for field in dataclasses.fields(Run)))
+        if not (folder / run.file).is_file():
+            (folder / run.file).write_text(json.dumps(row))
+    for row in raw["images"]:
+        file = study.weights(row["way"], row["seed"]).with_suffix(".json")
+        if not file.is_file():
+            file.write_text(json.dumps(row))
 
 
 def collect(study: Study, folder: Path, results: Path) -> None:
     """Gather all records of a set into its file of raw results."""
     rows = [json.loads(path.read_text()) for path in sorted(folder.glob("run-*.json"))]
     for row in rows:
-        row.pop("cases")
-        row.pop("loss")
+        row.pop("cases", None)
+        row.pop("loss", None)
         row["metrics"] = {name: round(value, 4) for name, value in row["metrics"].items()}
     flat = [json.loads(p.read_text()) for p in sorted(study.work.glob(f"{study.title}--*.json"))]
     results.mkdir(exist_ok=True)
