@@ -23,7 +23,7 @@ from crossd.errors import InputError
 from crossd.feeding import ViewBatches
 from crossd.kernels import current_view, view_is_set
 from crossd.nn import CrossDConv, has_views
-from crossd.outputs import CHECKPOINT, EARLIER_CHECKPOINT
+from crossd.outputs import CHECKPOINT, EARLIER_CHECKPOINT, LOG, STATUS
 from crossd.progress import Bar, Progress
 from crossd.slicenet import SliceNet
 from crossd.train import TrainConfig
@@ -524,7 +524,8 @@ def test_interrupted_and_resumed_equals_undisturbed(tmp_path: Path, kind: str) -
     assert_same(dict(net.state_dict()), dict(whole.state_dict()))
     assert fit.state is not None and expected.state is not None
     assert_same(dict(fit.state), dict(expected.state))
-    assert {path.name for path in tmp_path.iterdir()} == {CHECKPOINT, EARLIER_CHECKPOINT}
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {CHECKPOINT, EARLIER_CHECKPOINT, LOG, STATUS}
 
 
 def test_what_is_finished_is_not_trained_again(tmp_path: Path) -> None:
