@@ -166,9 +166,9 @@ def test_from_slices_to_volumes(
 
     for folder, command in ((tmp_path / "2d", "pretrain"), (out, "finetune")):
         names = {path.name for path in folder.iterdir()}
-        assert names == {
+        assert names - {"earlier.ckpt"} == {  # which one epoch has not
             *("config.yaml", "metrics.json", "report.md", "weights.safetensors"),
-            *("last.ckpt", "earlier.ckpt", "log.csv", "status.json", "tensorboard"),
+            *("last.ckpt", "log.csv", "status.json", "tensorboard"),
             *(["plan.yaml"] if scores == "dice " else []),
         }
         found = json.loads((folder / "metrics.json").read_text())
