@@ -39,6 +39,7 @@ CONFIGS = {
     "predict": configs.PredictConfig,
     "evaluate": configs.EvaluateConfig,
     "plan": configs.PlanConfig,
+    "status": configs.StatusConfig,
 }
 PATIENCE = 120.0
 """Seconds that a process may take to start and do one epoch, on the slowest machine."""
@@ -280,7 +281,7 @@ def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == f"crossd {crossd.__version__}\n"
 
 
-@pytest.mark.parametrize("command", list(cli.COMMANDS))
+@pytest.mark.parametrize("command", [name for name in cli.COMMANDS if name != "status"])
 def test_help_names_every_option_and_an_example(
     command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -295,6 +296,17 @@ def test_help_names_every_option_and_an_example(
     for option in ("--config", "--print_config"):
         assert option in shown
     assert "(type: " in shown and "default: " in shown
+
+
+def test_help_of_the_command_that_takes_a_folder_by_place(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with contextlib.suppress(SystemExit):
+        assert main(["status", "--help"]) == 0
+    words = " ".join(capsys.readouterr().out.split())
+    assert "Example: crossd status runs/pretrain" in words
+    assert "[--config CONFIG] folder" in words
+    assert "folder The folder that a training writes to. (required, type: str)" in words
 
 
 @pytest.mark.parametrize("command", list(cli.COMMANDS))
