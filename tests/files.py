@@ -23,6 +23,15 @@ def nifti(path: Path, array: Any, affine: Any = None) -> Path:
     return path
 
 
+def shaded(path: Path, count: int, side: int) -> str:
+    """Write an .npz of noisy images of three classes, each brighter than the one before."""
+    labels = np.arange(count) % 3
+    noise = np.random.default_rng(0).integers(0, 120, (count, side, side))
+    images = (noise + 60 * labels[:, None, None]).astype(np.uint8)
+    np.savez(path, images=images, labels=labels)
+    return str(path)
+
+
 def itk(path: Path, array: Any, spacing: Sequence[float] = (1.0, 1.0, 1.0)) -> Path:
     """Write an array ``(x, y, z)`` with SimpleITK."""
     import SimpleITK as sitk

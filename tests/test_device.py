@@ -5,9 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
+from files import shaded
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -19,12 +19,7 @@ TWO = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-p
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A file of small images; the last batch is smaller, and its halves differ in size."""
-    draw = np.random.default_rng(0)
-    labels = np.arange(61) % 3
-    images = draw.integers(0, 120, (61, 12, 12)) + 60 * labels[:, None, None]
-    path = tmp_path_factory.mktemp("data") / "images.npz"
-    np.savez(path, images=images.astype(np.uint8), labels=labels)
-    return str(path)
+    return shaded(tmp_path_factory.mktemp("data") / "images.npz", 61, 12)
 
 
 def trained(command: list[str], out: Path, data: str, *options: str) -> dict[str, Tensor]:

@@ -10,9 +10,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
+from files import shaded
 from safetensors.torch import load_file
 
 from crossd import resuming
@@ -71,12 +71,7 @@ def test_a_full_disk_leaves_the_older_ones(tmp_path: Path, monkeypatch: pytest.M
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> str:
-    draw = np.random.default_rng(0)
-    labels = np.arange(150) % 3
-    images = draw.integers(0, 120, (150, 16, 16)) + 60 * labels[:, None, None]
-    path = tmp_path_factory.mktemp("data") / "images.npz"
-    np.savez(path, images=images.astype(np.uint8), labels=labels)
-    return str(path)
+    return shaded(tmp_path_factory.mktemp("data") / "images.npz", 150, 16)
 
 
 def command(data: str, out: Path, *more: str) -> list[str]:

@@ -50,7 +50,7 @@ def study_set(study: Study, args: argparse.Namespace) -> None:
     needed = {(way, run.trial) for run in todo if (way := ARMS[run.arm].way) is not None}
     pretrain_all(study, sorted(needed), args.jobs, progress)
     try:
-        compare.contest_all(make, todo, folder, args.jobs, progress)
+        compare.contest_all(make, todo, folder, args.jobs, progress, ready)
     finally:
         collect(study, folder, args.results)
 

@@ -28,6 +28,7 @@ from crossd.exporting import export as export_network
 from crossd.files import atomic
 from crossd.graphfiles import SUFFIXES
 from crossd.kernels import KERNEL_MODES, VIEWS
+from crossd.launched import is_first
 from crossd.options import check, choice, class_names, sizes, unused
 from crossd.outputs import PLAN, claim_folder
 from crossd.progress import Progress
@@ -393,7 +394,7 @@ def train_and_write(
     from crossd import report
 
     folder = Path(config.out)
-    if device.is_first():
+    if is_first():
         claim_folder(config)
         if source.plan is not None:
             _write_plan(source, folder / PLAN)
@@ -416,7 +417,7 @@ def train_and_write(
     kept = keep(net).float()
     scores = scoring.score(kept, source, source.test, options)[0]
     told = f"{len(source.test):,} test samples: {scoring.describe(scores, source.task)}"
-    if not device.is_first():
+    if not is_first():
         return told
     save(kept, path, weights)
     results = {

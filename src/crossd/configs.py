@@ -8,8 +8,8 @@ DEFAULT_ARMS = ("scratch", "slices", "inflate", "acs", "triplanar", "fourier", "
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingOptions:
-    """What all trainings can be told.
+class RunOptions:
+    """On which devices a training runs, and what it does about faults.
 
     Attributes:
         devices: Devices of this machine that train together, a process each; -1 takes all.
@@ -23,13 +23,10 @@ class TrainingOptions:
         compile: Compile the network by torch.compile.
         checkpointing: Recompute activations in the backward pass: less memory, more time.
         workers: Processes that read data, for each device.
-        loggers: Where to log, separated by commas: csv, tensorboard, wandb, mlflow.
         on_nan: When a loss is not a number: stop, or skip the step. The samples are written down.
         on_bad_sample: When a sample cannot be read: stop, or skip it (one in a hundred at most).
         checkpoint_minutes: Longest time between two checkpoints; one is written every epoch.
         seed: Of everything that is drawn.
-        overwrite: Replace a result that is there.
-        resume: Go on with a run that was interrupted.
     """
 
     devices: int = 1
@@ -42,11 +39,23 @@ class TrainingOptions:
     compile: bool = False
     checkpointing: bool = False
     workers: int = 0
-    loggers: str = "csv,tensorboard"
     on_nan: str = "stop"
     on_bad_sample: str = "stop"
     checkpoint_minutes: float = 10.0
     seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingOptions(RunOptions):
+    """What all commands that train can be told.
+
+    Attributes:
+        loggers: Where to log, separated by commas: csv, tensorboard, wandb, mlflow.
+        overwrite: Replace a result that is there.
+        resume: Go on with a run that was interrupted.
+    """
+
+    loggers: str = "csv,tensorboard"
     overwrite: bool = False
     resume: bool = False
 

@@ -18,9 +18,6 @@ from lightning_fabric.strategies.model_parallel import ModelParallelStrategy
 from torch import nn
 
 from crossd.errors import InputError
-from crossd.launched import is_first
-
-__all__ = ["is_first"]
 
 _joined: Fabric | None = None
 
@@ -121,20 +118,6 @@ def _hush() -> None:
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
 
 
-def close() -> None:
-    """Part from the other processes."""
-    global _joined
-    _joined = None
-    if dist.is_available() and dist.is_initialized():
-        dist.destroy_process_group()
-
-
-def wait() -> None:
-    """Wait for the other processes."""
-    if share()[1] > 1:
-        dist.barrier()
-
-
 def gathered(parts: Sequence[Any]) -> list[Any]:
     """Put lists of all processes together, taking from each in turn."""
     world = share()[1]
@@ -153,6 +136,11 @@ def agreed(values: Sequence[float]) -> list[float]:
     dist.all_reduce(tensor, dist.ReduceOp.MAX)
     found: list[float] = tensor.tolist()
     return found
+
+
+def dtype_of(net: nn.Module) -> torch.dtype:
+    """Return the type of a network's parameters, in which it wants its input."""
+    return next((p.dtype for p in net.parameters()), torch.float32)
 
 
 def is_sharded(net: nn.Module) -> bool:

@@ -120,9 +120,8 @@ def batches(
     size = config.batch_size if samples.patch is None else 1
     share = device.share()
     if train:
-        sampler = ViewBatches(views, size * share[1], config.seed, share)
-    else:
-        sampler = ViewBatches(views, size, None, share)
+        size *= share[1]
+    sampler = ViewBatches(views, size, config.seed if train else None, share)
     # A generator of its own: starting to read draws nothing from the one that training draws from.
     own = torch.Generator().manual_seed(config.seed)
     patience = PATIENCE if config.workers else 0
@@ -289,11 +288,12 @@ class Feed:
 def reporting(feeds: Sequence[Feed]) -> Iterator[None]:
     """Report a process that died or hangs while it read, with what it was reading.
 
-    torch raises at whatever the block is doing when a process dies.
+    torch raises at whatever the block is doing when a process dies, and a connection to one that
+    just did is reset.
     """
     try:
         yield
-    except RuntimeError as error:
+    except (RuntimeError, ConnectionError, EOFError) as error:
         if not is_of_a_reader(error):
             raise
         what = "hangs" if "timed out" in str(error) else "died, for want of memory perhaps,"
@@ -305,7 +305,7 @@ def reporting(feeds: Sequence[Feed]) -> Iterator[None]:
 
 def is_of_a_reader(error: Exception) -> bool:
     """Tell whether an error of torch is about a process that reads."""
-    return "DataLoader" in str(error)
+    return isinstance(error, ConnectionError | EOFError) or "DataLoader" in str(error)
 
 
 def in_turn(feeds: Sequence[Feed], epoch: int, count: int, done: int = 0) -> Iterator[Piece]:

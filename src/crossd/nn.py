@@ -123,8 +123,11 @@ class CrossDConv(nn.Conv3d):
         if is_volume(x, self):
             return self._conv_forward(x, weight, self.bias)
         view = current_view()
-        mixed = isinstance(view, tuple) and isinstance(self.mode, OneOfThree)
-        maps = None if mixed else self.mode.maps(weight, x, view)
+        views = maps = None
+        if isinstance(view, tuple) and isinstance(self.mode, OneOfThree):
+            views = self.mode.check(weight, x, view)
+        else:
+            maps = self.mode.maps(weight, x, view)
         left, right, top, bottom = margins = self._plane_margins()
         padding = (top, left)
         if self.padding_mode != "zeros" or (left, top) != (right, bottom):
@@ -136,8 +139,8 @@ class CrossDConv(nn.Conv3d):
             kernel = self.mode.fixed_kernel(weight, axis)
             return F.conv2d(images, kernel, self.bias, stride, padding, dilation, self.groups)
 
-        if isinstance(view, tuple) and isinstance(self.mode, OneOfThree):
-            return _by_view(convolve, x, self.mode.check(weight, x, view))
+        if views is not None:
+            return _by_view(convolve, x, views)
         if maps is None:
             return convolve(x, shared(view))
         settings = Settings(stride, padding, dilation, self.groups)

@@ -74,7 +74,7 @@ def answers(
     loader = batches(samples, net, config)
     ready: Any = fabric.setup_dataloaders(loader, use_distributed_sampler=False)
     for batch in ready:
-        batch["image"] = batch["image"].to(_dtype(net))
+        batch["image"] = batch["image"].to(device.dtype_of(net))
         with fabric.autocast(), view_of(batch, net):
             if samples.patch is not None:
                 yield windows.classes(net, batch["image"][0], samples.patch)[None], batch
@@ -85,10 +85,6 @@ def answers(
             continue
         yield logits.softmax(1) if logits.dim() == 2 else logits.argmax(1), batch
     net.train(training)
-
-
-def _dtype(net: nn.Module) -> torch.dtype:
-    return next((p.dtype for p in net.parameters()), torch.float32)
 
 
 @torch.no_grad()
@@ -116,7 +112,7 @@ def recalibrate(
         ready: Any = fabric.setup_dataloaders(loader, use_distributed_sampler=False)
         with progress.task("recalibrating", total=len(loader)) as bar:
             for batch in ready:
-                batch["image"] = batch["image"].to(_dtype(net))
+                batch["image"] = batch["image"].to(device.dtype_of(net))
                 with fabric.autocast(), view_of(batch, net):
                     net(batch["image"])
                 bar.advance(len(batch["image"]))

@@ -32,7 +32,7 @@ def status(config: StatusConfig, progress: Progress) -> str:
         why = f"no {STATUS} that can be read"
         raise InputError(f"{folder}: no training writes there ({why})") from error
     lines = [f"{folder}: {_life(state)}", _where(state)]
-    lines += [line for record in state.get("history", [])[-3:] if (line := _epoch(record))]
+    lines += [_epoch(record) for record in state.get("history", [])[-3:]]
     for name in (CHECKPOINT, EARLIER_CHECKPOINT):
         if (folder / name).is_file():
             lines.append(_checkpoint(folder / name))

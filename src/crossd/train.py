@@ -21,6 +21,7 @@ from crossd.errors import InputError
 from crossd.feeding import Feed, Piece, augment, in_turn, is_of_a_reader, reporting, view_of
 from crossd.heads import NORMS
 from crossd.kernels import PosePredictor
+from crossd.launched import is_first
 from crossd.layers import channels_last
 from crossd.outputs import BAD_BATCHES
 from crossd.progress import Progress
@@ -116,10 +117,10 @@ def fit(
         Stopped: When asked by a signal to stop; a checkpoint was written.
     """
     progress = progress or Progress(quiet=True)
-    run = _Run(net, source, config, beside, rows, folder, progress)
+    run = _Run(net, source, config, beside, rows, folder, progress, name)
     start = run.resume() if resume else Position()
     done = start.epoch * run.batches + start.batches
-    first = folder if device.is_first() else None
+    first = folder if is_first() else None
     watch = Watch(first, config.loggers, run.epochs, run.batches, done)
     with (
         listening() as asked,
@@ -133,11 +134,11 @@ def fit(
             if on_epoch is not None:
                 on_epoch(epoch, run.epochs)
             for pieces, waited in run.groups(here):
-                rate = run.schedule.get_last_lr()[0]
-                losses = run.step(pieces, name, here)
+                rate = float(run.schedule.get_last_lr()[0])
+                losses = run.step(pieces, here)
                 count = sum(len(piece.indices) for piece in pieces)
                 bar.advance(count, loss=losses[-1], waited=waited)
-                watch.step(epoch, len(pieces), count, waited, [x for _, x in here.losses], rate)
+                watch.step(epoch, len(pieces), count, waited, here.losses, rate)
                 run.look_up(asked.code, here)
             run.end_epoch(here, validate, on_best)
             watch.epoch(run.result.history[-1])
@@ -158,9 +159,10 @@ class _Run:
         rows: Sequence[slice] | None,
         folder: Path | None,
         progress: Progress,
+        name: str,
     ) -> None:
         self.net, self.source, self.config, self.folder = net, source, config, folder
-        self.progress = progress
+        self.progress, self.name = progress, name
         unused = any(isinstance(m, PosePredictor) for m in net.modules())  # not on volumes
         self.fabric = device.join(config, unused)
         device.seed_everything(config.seed)
@@ -185,7 +187,7 @@ class _Run:
         factor = _schedule(steps, config)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.plain, factor)
         self.optimizer = self.fabric.setup_optimizers(self.plain)
-        self.dtype = next(p.dtype for p in net.parameters())
+        self.dtype = device.dtype_of(net)
         self.statistics = Statistics(net, len(self.feeds))
         self.kept_at = time.monotonic()
         self.unsettled: list[tuple[Tensor, Piece]] = []
@@ -198,7 +200,7 @@ class _Run:
             yield pieces, time.perf_counter() - start
             start = time.perf_counter()
 
-    def step(self, pieces: Sequence[Piece], name: str, here: Position) -> list[Tensor]:
+    def step(self, pieces: Sequence[Piece], here: Position) -> list[Tensor]:
         """Take a step; returns the loss of every batch."""
         skips = self.config.on_nan == "skip"
         before = [b.clone() for b in self.statistics.buffers] if skips else []
@@ -208,8 +210,10 @@ class _Run:
             with self.fabric.no_backward_sync(self.model, enabled=not last):
                 losses.append(self._backward(piece, len(pieces)))
             here.batches += 1
-        self.unsettled += zip(losses, pieces, strict=True)
-        if not skips or self._are_finite(losses, before, name, here.epoch):
+        if skips and self._left_out(losses, pieces, before, here.epoch):
+            self.result.skipped += 1
+        else:
+            self.unsettled += zip(losses, pieces, strict=True)
             # Infinite gradients: in 16-mixed the scaler mends them, else the loss shows them.
             self.fabric.clip_gradients(
                 self.model, self.optimizer, max_norm=self.config.clip, error_if_nonfinite=False
@@ -218,7 +222,7 @@ class _Run:
         self.schedule.step()
         self.optimizer.zero_grad()
         if self.fabric.device.type == "cpu" or len(self.unsettled) >= SETTLED_AT_ONCE:
-            self._settle(name, here)
+            self._settle(here)
         return losses
 
     def _backward(self, piece: Piece, together: int) -> Tensor:
@@ -233,22 +237,19 @@ class _Run:
             self.fabric.backward(loss * (piece.weight / together))
         return loss.detach()
 
-    def _are_finite(
-        self, losses: list[Tensor], before: list[Tensor], name: str, epoch: int
+    def _left_out(
+        self, losses: list[Tensor], pieces: Sequence[Piece], before: list[Tensor], epoch: int
     ) -> bool:
-        """Tell whether a step may be taken; if not, BatchNorm's statistics are put back."""
-        bad = not all(math.isfinite(float(loss)) for loss in losses)
-        if not device.agreed([bad])[0]:
-            return True
+        """Tell whether a step must not be taken; BatchNorm's statistics are put back then."""
+        values = [float(loss) for loss in losses]
+        if not device.agreed([not all(map(math.isfinite, values))])[0]:
+            return False
         for buffer, value in zip(self.statistics.buffers, before, strict=True):
             buffer.copy_(value)
-        recent = self.unsettled[-len(losses) :]
-        del self.unsettled[-len(losses) :]
-        for loss, piece in recent:
-            if not math.isfinite(float(loss)):
-                self.note_bad(piece, float(loss), epoch)
-        self.result.skipped += 1
-        return False
+        for loss, piece in zip(values, pieces, strict=True):
+            if not math.isfinite(loss):
+                self.note_bad(piece, loss, epoch)
+        return True
 
     def note_bad(self, piece: Piece, loss: float, epoch: int) -> str:
         """Write down which samples gave a loss that is no number; returns where."""
@@ -257,20 +258,21 @@ class _Run:
         if self.folder is None:
             return ", ".join(samples[:3]) + (" ..." if len(samples) > 3 else "")
         path = self.folder / BAD_BATCHES
-        if device.is_first():
+        if is_first():
             with path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
         return f"the samples listed in {path}"
 
-    def _settle(self, name: str, here: Position) -> None:
+    def _settle(self, here: Position) -> None:
         """Read the losses that were not read yet."""
         for tensor, piece in self.unsettled:
             loss = float(tensor)
             if not math.isfinite(loss):
                 where = self.note_bad(piece, loss, here.epoch)
                 raise InputError(
-                    f"loss is {loss} in epoch {here.epoch + 1} of {name}, on {where}: lower --lr "
-                    f"(={self.config.lr}), look for odd values in these samples, or --on-nan skip"
+                    f"loss is {loss} in epoch {here.epoch + 1} of {self.name}, on {where}: lower "
+                    f"--lr (={self.config.lr}), look for odd values in these samples, or --on-nan "
+                    "skip"
                 )
             here.losses.append((self.feeds.index(piece.feed), loss))
         self.unsettled = []
@@ -282,7 +284,7 @@ class _Run:
         late = time.monotonic() - self.kept_at > 60 * self.config.checkpoint_minutes
         code, due = (int(value) for value in device.agreed([code, late]))
         if code or due or epoch_ended:
-            self._settle("training", here)
+            self._settle(here)
             self._keep(here)
         if code:
             raise Stopped(code)
@@ -291,7 +293,7 @@ class _Run:
         self, here: Position, validate: bool, on_best: Callable[[nn.Module], None] | None
     ) -> None:
         """Write an epoch's record; validate, and keep the weights when they are the best."""
-        self._settle("training", here)
+        self._settle(here)
         self.statistics.use(0)
         record: dict[str, Any] = {"epoch": here.epoch + 1}
         for index, feed in enumerate(self.feeds):
@@ -307,7 +309,7 @@ class _Run:
                 self.result.best = value
                 self.result.state = {k: v.detach().clone() for k, v in weights.items()}
                 self._give_whole(weights)
-                if on_best is not None and device.is_first():
+                if on_best is not None and is_first():
                     on_best(self.result.net)
         elif here.epoch + 1 == self.epochs:
             self._give_whole(device.whole_state(self.net)[0])
@@ -322,7 +324,7 @@ class _Run:
         if self.folder is None:
             return
         weights, optimizer = device.whole_state(self.net, self.plain)
-        if not device.is_first():
+        if not is_first():
             return
         scheduled = {n: vars(self.schedule)[n] for n in ("last_epoch", "_step_count")}
         fit = {name: value for name, value in vars(self.result).items() if name != "net"}

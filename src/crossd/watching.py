@@ -133,7 +133,7 @@ class Watch:
         self.start, self.before = time.time(), done
         self.seen = 0
         self._samples, self._waited, self._since = 0, 0.0, time.perf_counter()
-        self._logged = self._pulse = 0.0
+        self._pulse = 0.0
         self.state: dict[str, Any] = {
             "state": "running",
             "pid": os.getpid(),
@@ -150,22 +150,31 @@ class Watch:
         batches: int,
         samples: int,
         waited: float,
-        losses: Sequence[float],
-        lr: Any,
+        losses: Sequence[tuple[int, float]],
+        lr: float,
     ) -> None:
-        """Note a step of so many batches and samples, which were waited for some seconds."""
+        """Note a step.
+
+        Args:
+            epoch: Epochs that are done.
+            batches: Of the step.
+            samples: Of the step.
+            waited: For the samples [s].
+            losses: Of the epoch so far, each with the number of its source; the last are logged.
+            lr: Learning rate.
+        """
         self.seen += batches
         self._samples += samples
         self._waited += waited
-        if self.folder is None or self.log is None:
+        if self.log is None:
             return
         now = time.perf_counter()
         if self.seen // EVERY > (self.seen - batches) // EVERY:
             seconds = max(now - self._since, 1e-9)
-            recent = list(losses)[-EVERY:]
+            recent = [loss for _, loss in losses[-EVERY:]]
             values = {
                 "epoch": epoch + 1,
-                "lr": float(lr),
+                "lr": lr,
                 "samples_per_second": self._samples / seconds,
                 "data_wait": min(1.0, self._waited / seconds),
                 "memory_gib": _memory(),

@@ -38,24 +38,25 @@ class Watched(Wrapped):
         self._reading[0 if worker is None else worker.id] = index
         if not self.skip:
             return self.samples[index]
-        for place in self._others(index):
-            try:
-                sample: Sample = {**self.samples[place]}
-            except (InputError, OSError):
-                continue
-            sample["instead_of"] = -1 if place == index else index
-            return sample
-        raise InputError(f"{self.samples.name(index)}: neither it nor {FEWEST} others can be read")
+        try:
+            return {**self.samples[index], "instead_of": -1}
+        except (InputError, OSError):
+            return {**self._another(index), "instead_of": index}
 
-    def _others(self, index: int) -> list[int]:
-        """The sample, and some like it that stand in for it."""
+    def _another(self, index: int) -> Sample:
+        """Read one of the next samples like this one."""
         alike = np.ones(len(self), bool)
         for known in (self.labels, self.views):
             if known is not None:
                 alike &= known == known[index]
         near = np.flatnonzero(alike)
         start = int(np.searchsorted(near, index))
-        return [int(near[(start + step) % len(near)]) for step in range(FEWEST + 1)]
+        for step in range(1, FEWEST + 1):
+            try:
+                return self.samples[int(near[(start + step) % len(near)])]
+            except (InputError, OSError):
+                continue
+        raise InputError(f"{self.samples.name(index)}: neither it nor {FEWEST} others can be read")
 
     def note(self, index: int) -> str | None:
         """Write down that a sample could not be read; returns a line on it, the first time.
