@@ -22,7 +22,7 @@ from crossd.data import Sample, Samples, Source
 from crossd.errors import InputError
 from crossd.feeding import ViewBatches
 from crossd.kernels import current_view, view_is_set
-from crossd.nn import CrossDConv, has_views
+from crossd.nn import CrossDConv, has_views, mixes_views
 from crossd.outputs import CHECKPOINT, EARLIER_CHECKPOINT, LOG, STATUS
 from crossd.progress import Bar, Progress
 from crossd.slicenet import SliceNet
@@ -144,20 +144,32 @@ class Stopping(Progress):
 # --- batches and views --------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("apart", [False, True])
 @pytest.mark.parametrize(("counts", "size"), [((7, 3, 11), 4), ((1, 0, 0), 64), ((5, 5, 5), 5)])
-def test_batches_share_a_view_and_hold_every_sample_once(
-    counts: tuple[int, ...], size: int
+def test_batches_hold_every_sample_once_and_views_side_by_side(
+    counts: tuple[int, ...], size: int, apart: bool
 ) -> None:
     views = np.random.default_rng(0).permutation(np.repeat([0, 1, 2], counts))
-    sampler = ViewBatches(views, size, seed=0)
+    sampler = ViewBatches(views, size, seed=0, apart=apart)
     batches = list(sampler)
     assert len(batches) == len(sampler)
     assert sorted(itertools.chain(*batches)) == list(range(len(views)))
-    for axis in range(3):
-        sizes = [len(b) for b in batches if views[b[0]] == axis]
-        assert sum(sizes) == counts[axis]
+    for alike in [[b for b in batches if views[b[0]] == axis] for axis in range(3)] * apart or [
+        batches
+    ]:
+        sizes = [len(b) for b in alike]
         assert not sizes or (max(sizes) <= size and max(sizes) - min(sizes) <= 1)
-    assert all(len(set(views[batch])) == 1 for batch in batches)
+    for batch in batches:
+        assert sorted(views[batch]) == list(views[batch])
+        assert not apart or len(set(views[batch])) == 1
+    assert apart or len(views) == 1 or any(len(set(views[batch])) > 1 for batch in batches)
+
+
+def test_every_process_has_its_share_of_every_view() -> None:
+    views = np.repeat([0, 1, 2], 8)
+    parts = [list(ViewBatches(views, 24, 0, (number, 2)))[0] for number in (0, 1)]
+    assert [np.bincount(views[part]).tolist() for part in parts] == [[4, 4, 4]] * 2
+    assert sorted(parts[0] + parts[1]) == list(range(24))
 
 
 def test_the_order_is_drawn_by_seed_and_epoch() -> None:
@@ -177,14 +189,28 @@ def test_without_a_seed_samples_stay_in_order() -> None:
     assert list(sampler) == list(sampler) == [[0, 1, 2], [3, 4], [5, 6]]
 
 
-def test_batches_follow_views_only_where_the_network_has_them() -> None:
+@pytest.mark.parametrize(
+    ("mode", "one_view", "flat", "count"),
+    [
+        ("projection", False, False, 1),
+        ("projection", True, False, 3),
+        ("projection", False, True, 3),
+        ("fourier", True, False, 1),
+    ],
+)
+def test_batches_have_one_view_where_asked_or_where_the_network_needs_it(
+    mode: str, one_view: bool, flat: bool, count: int
+) -> None:
     samples = labelled(2, views=True).train
-    config = TrainConfig(batch_size=12)
-    for net, views in ((tiny(), {0, 1, 2}), (tiny("fourier"), {None})):
-        assert has_views(net) == (views != {None})
-        loader = feeding.batches(samples, net, config, train=True)
-        assert len(loader) == len(views)
-        assert sum(len(batch["image"]) for batch in loader) == 12
+    config = TrainConfig(batch_size=12, one_view=one_view)
+    net = tiny(mode)
+    assert has_views(net) == (mode != "fourier")
+    if flat:
+        net.append(CrossDConv(2, 2, (1, 3), depth_kernel_size=3, kernel_mode=mode))
+        assert not mixes_views(net)
+    loader = feeding.batches(samples, net, config, train=True)
+    assert len(loader) == count
+    assert sum(len(batch["image"]) for batch in loader) == 12
 
 
 def test_volumes_of_their_own_size_come_alone_outside_of_training() -> None:
@@ -220,29 +246,30 @@ def test_the_view_is_set_where_it_is_known(
 
 def test_networks_are_trained_measured_and_scored_in_the_view_of_their_images() -> None:
     """Every image says its own view by its value, and every layer must be in that view."""
-    views = [i % 3 for i in range(9)]
+    views = [i % 3 for i in range(12)]
     images = [torch.full((1, 6, 6), float(v)) + 0.1 * torch.randn(1, 6, 6) for v in views]
-    made = Made(images, [i % 2 for i in range(9)], views=views)
+    made = Made(images, [i % 2 for i in range(12)], views=views)
     source = Source("made", 2, "classification", 1, ("a", "b"), (6, 6), made, made, made)
     net = tiny()
-    entered: list[int] = []
+    entered: list[list[int]] = []
     seen: list[Any] = []
     net.register_forward_pre_hook(
-        lambda _, arguments: entered.append(round(float(arguments[0].mean())))
+        lambda _, arguments: entered.append(arguments[0].mean((1, 2, 3)).round().int().tolist())
     )
     for module in net.modules():
         if isinstance(module, CrossDConv):
             module.register_forward_pre_hook(
                 lambda _, __: seen.append((entered[-1], current_view()))
             )
-    config = TrainConfig(epochs=2, batch_size=2, augment="none")
+    config = TrainConfig(epochs=2, batch_size=4, augment="none")
     train.fit(net, source, config)
     scoring.recalibrate(net, made, config)
     scoring.score(net, source, made, config)
-    assert {own for own, _ in seen} == {0, 1, 2}
-    assert all(own == given for own, given in seen)
-    # two layers; six batches in two epochs of training and of validation, and twice more
-    assert len(seen) == 2 * 6 * (2 + 2 + 1 + 1)
+    assert any(len(set(own)) == 3 for own, _ in seen)
+    for own, given in seen:
+        assert own == (list(given) if isinstance(given, tuple) else [given] * len(own))
+    # two layers; three batches in two epochs of training and of validation, and twice more
+    assert len(seen) == 2 * 3 * (2 + 2 + 1 + 1)
 
 
 # --- augmentation -------------------------------------------------------------------------------

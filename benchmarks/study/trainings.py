@@ -132,12 +132,13 @@ def _fit(net: Any, source: Source, options: Any, how: Way, study: Study) -> None
         if how.decay and isinstance(m, CrossDConv)
     ]
     trained, beside = net, []
+    options = dataclasses.replace(options, one_view=how.views in ("matched", "oblique"))
     if how.views == "oblique":
         # Half of the batches are planes of whole volumes; the epochs of both are halved.
         options = dataclasses.replace(options, epochs=options.epochs // 2)
         trained = Oblique(net)
         beside = [(study.volumes(), options)]
-    elif how.views != "matched":
+    elif how.views not in ("matched", "mixed"):
         source = dataclasses.replace(source, train=Viewed(source.train, how.views))
         if how.views == "layer":
             _view_per_layer(net)
@@ -160,7 +161,7 @@ def _off_centre(weight: Tensor, strength: float, gradient: Tensor) -> Tensor:
 
 
 class Viewed(Wrapped):
-    """Images in batches of all views, which say their own, none, or one drawn for each."""
+    """Images that say no view, or one drawn for each."""
 
     def __init__(self, samples: Samples, which: str) -> None:
         super().__init__(samples)
@@ -168,8 +169,7 @@ class Viewed(Wrapped):
         self.which = which
 
     def _changed(self, sample: Sample) -> Sample:
-        if self.which != "mixed":
-            sample["view"] = int(torch.randint(3, ())) if self.which == "sample" else -1
+        sample["view"] = int(torch.randint(3, ())) if self.which == "sample" else -1
         return sample
 
 

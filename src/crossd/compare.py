@@ -172,6 +172,7 @@ def perform(contest: Contest, run: Run) -> dict[str, Any]:
         "cases": [round(float(value), 4) for value in cases],
         "train": len(source.train),
         "test": len(source.test),
+        "precision": budget.precision,
         "loss": [record["loss"] for record in outcome.history],
         "seconds": round(time.perf_counter() - start, 2),
     }

@@ -1,4 +1,4 @@
-"""What training and scoring take from samples: batches of one view, augmented, in shares."""
+"""What training and scoring take from samples: batches with their views, augmented, in shares."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -18,24 +18,26 @@ from crossd.data.patches import Patches
 from crossd.data.watched import PATIENCE, Watched
 from crossd.errors import InputError
 from crossd.kernels import view
-from crossd.nn import has_views
+from crossd.nn import has_views, mixes_views
 from crossd.progress import Progress
 
 Batch = dict[str, Tensor]
 
 
 class ViewBatches(Sampler[list[int]]):
-    """Batches whose samples share their view.
+    """Batches of images whose views are known, those of one view side by side.
 
-    The batches of a view differ in size by one at most, so that none is too small for BatchNorm.
-    Of several processes that train together each takes its part of every batch, or, in order,
-    one batch of so many.
+    Views are mixed in a batch as they come, so that BatchNorm sees their mixture: a network
+    trained on batches of one view is worse in 2D and in 3D (docs/results). The batches differ in
+    size by one at most, so that none is too small for BatchNorm. Of several processes that train
+    together each takes its part of every batch, or, in order, one batch of so many.
 
     Args:
         views: View of every sample, shape ``(N,)``.
         batch_size: Most samples in a batch of all processes together.
         seed: Of the order, which is drawn anew for every epoch; None keeps the samples' order.
         share: Number of this process and of all.
+        apart: Let every batch have one view.
 
     Attributes:
         skip: Batches to leave out at the start, when a run goes on in the middle of an epoch.
@@ -47,8 +49,10 @@ class ViewBatches(Sampler[list[int]]):
         batch_size: int,
         seed: int | None,
         share: tuple[int, int] = (0, 1),
+        apart: bool = False,
     ) -> None:
         self.views = views
+        self.together = views if apart else np.zeros_like(views)
         self.batch_size = batch_size
         self.seed = seed
         self.share = share
@@ -63,12 +67,15 @@ class ViewBatches(Sampler[list[int]]):
         """List the batches of all processes together."""
         draw = None if self.seed is None else np.random.default_rng((self.seed, self.epoch))
         batches: list[NDArray[np.int64]] = []
-        for axis in np.unique(self.views):
-            order = np.flatnonzero(self.views == axis)
+        for value in np.unique(self.together):
+            order = np.flatnonzero(self.together == value)
             order = order if draw is None else draw.permutation(order)
             batches += np.array_split(order, self._count(len(order)))
         order = np.arange(len(batches)) if draw is None else draw.permutation(len(batches))
-        return [batches[index] for index in order]
+        return [self._sorted(batches[index]) for index in order]
+
+    def _sorted(self, batch: NDArray[np.int64]) -> NDArray[np.int64]:
+        return batch[np.argsort(self.views[batch], kind="stable")]
 
     def __iter__(self) -> Iterator[list[int]]:
         """Yield lists of indices for this process."""
@@ -76,7 +83,7 @@ class ViewBatches(Sampler[list[int]]):
         if self.seed is None:  # whole batches in turn; the last one again, so that all have as many
             batches = [batches[min(i, len(batches) - 1)] for i in self._dealt(len(batches))]
         else:
-            batches = [part_of(batch, self.share)[0] for batch in batches]
+            batches = [batch[part_of(len(batch), self.share)] for batch in batches]
         for batch in batches[self.skip :]:
             yield batch.tolist()
 
@@ -89,24 +96,25 @@ class ViewBatches(Sampler[list[int]]):
 
     def __len__(self) -> int:
         """Return the number of batches."""
-        count = sum(self._count(int(n)) for n in np.unique_counts(self.views).counts)
+        count = sum(self._count(int(n)) for n in np.unique_counts(self.together).counts)
         return len(self._dealt(count)) if self.seed is None else count
 
 
-def part_of(batch: NDArray[np.int64], share: tuple[int, int]) -> tuple[NDArray[np.int64], int]:
-    """Return a process's part of a batch, and where it starts; of a tiny batch one sample again."""
+def part_of(size: int, share: tuple[int, int]) -> slice:
+    """Return which rows of a batch are a process's; every n-th, so that each has all views.
+
+    Of a batch with fewer rows than there are processes some have the same.
+    """
     number, world = share
-    if len(batch) < world:
-        start = number % len(batch)
-        return batch[start : start + 1], start
-    parts = np.array_split(batch, world)
-    return parts[number], sum(len(part) for part in parts[:number])
+    if size < world:
+        return slice(number % size, number % size + 1)
+    return slice(number, None, world)
 
 
 def batches(
     samples: Samples, net: nn.Module, config: TrainConfig, train: bool = False
 ) -> DataLoader[Any]:
-    """Make a loader; batches are of one view where samples have one and the network asks for it.
+    """Make a loader; a batch has one view where the network cannot take several at once.
 
     Args:
         samples: What to load; volumes that differ in size one by one.
@@ -121,7 +129,8 @@ def batches(
     share = device.share()
     if train:
         size *= share[1]
-    sampler = ViewBatches(views, size, config.seed if train else None, share)
+    apart = config.one_view or not mixes_views(net)
+    sampler = ViewBatches(views, size, config.seed if train else None, share, apart)
     # A generator of its own: starting to read draws nothing from the one that training draws from.
     own = torch.Generator().manual_seed(config.seed)
     patience = PATIENCE if config.workers else 0
@@ -135,11 +144,12 @@ def batches(
 
 
 def view_of(batch: Batch, net: nn.Module) -> AbstractContextManager[None]:
-    """Set the view of a batch where it is known."""
+    """Set the views of a batch where they are known."""
     views = batch.get("view")
     if views is None or int(views[0]) < 0 or batch["image"].dim() != 4 or not has_views(net):
         return nullcontext()
-    return view(views.tolist())
+    each = views.tolist()
+    return view(each if len(set(each)) > 1 else each[0])
 
 
 def loss_of(task: str) -> Callable[[Any, Tensor], Tensor]:
@@ -166,14 +176,17 @@ def loss_of(task: str) -> Callable[[Any, Tensor], Tensor]:
 
 
 def augment(
-    image: Tensor, mask: Tensor | None, start: int = 0, total: int | None = None
+    image: Tensor,
+    mask: Tensor | None,
+    rows: slice = slice(None),
+    total: int | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Shift a batch by up to a fourteenth of its sides, and vary contrast, brightness and noise.
 
     Args:
         image: Normalised, shape ``(N, C, ...)``.
         mask: Shape ``(N, ...)``, shifted along.
-        start: Of the samples in the batch of all processes, from which draws are taken.
+        rows: Of the samples in the batch of all processes, for which draws are made.
         total: Samples of that batch; None where there is one process.
 
     Returns:
@@ -181,14 +194,13 @@ def augment(
     """
     sides = image.shape[2:]
     total = len(image) if total is None else total
-    mine = slice(start, start + len(image))
     shifts = [int(torch.randint(-(s // 14), s // 14 + 1, ())) for s in sides]
     shape = (total,) + (1,) * (image.dim() - 1)
     contrast = 1 + 0.2 * (2 * torch.rand(shape, device=image.device) - 1)
     brightness = 0.2 * (2 * torch.rand(shape, device=image.device) - 1)
-    image = _moved(image, shifts) * contrast[mine] + brightness[mine]
+    image = _moved(image, shifts) * contrast[rows] + brightness[rows]
     noise = torch.randn((total, *image.shape[1:]), dtype=image.dtype, device=image.device)
-    image = image + 0.05 * noise[mine]
+    image = image + 0.05 * noise[rows]
     if mask is not None:
         mask = _moved(mask[:, None].float(), shifts)[:, 0].long()
     return image, mask
@@ -209,13 +221,13 @@ class Piece(NamedTuple):
     Attributes:
         feed: Where it is from.
         batch: The samples.
-        start: Of the part in the batch.
+        rows: Of the batch that are this part.
         indices: Of all samples of the batch.
     """
 
     feed: "Feed"
     batch: Batch
-    start: int
+    rows: slice
     indices: NDArray[np.int64]
 
     @property
@@ -273,7 +285,7 @@ class Feed:
             rest = sampler.plan()[sampler.skip : count - number * each]
             for indices, batch in zip(rest, self.ready, strict=False):
                 self._note(batch)
-                yield Piece(self, batch, part_of(indices, sampler.share)[1], indices)
+                yield Piece(self, batch, part_of(len(indices), sampler.share), indices)
 
     def _note(self, batch: Batch) -> None:
         """Say which samples could not be read."""

@@ -25,7 +25,7 @@ from crossd.kernels import (
 from crossd.layers import conv_settings, fill, is_volume, kept
 from crossd.persample import Settings, mapped_conv2d
 
-__all__ = ["CrossDConv", "CrossDConvTranspose", "PosePredictor", "has_views"]
+__all__ = ["CrossDConv", "CrossDConvTranspose", "PosePredictor", "has_views", "mixes_views"]
 
 Size2 = int | tuple[int, int]
 PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
@@ -179,8 +179,12 @@ def _by_view(
     """Convolve the images of each view together: as much work as if they had one."""
     axes = sorted(set(views))
     parts = [[i for i, view in enumerate(views) if view == axis] for axis in axes]
-    answers = [convolve(x[part], axis) for part, axis in zip(parts, axes, strict=True)]
     order = [i for part in parts for i in part]
+    if order == list(range(len(views))):  # as training sorts them: nothing is copied
+        images = x.split([len(part) for part in parts])
+        answers = [convolve(one, axis) for one, axis in zip(images, axes, strict=True)]
+        return torch.cat(answers)
+    answers = [convolve(x[part], axis) for part, axis in zip(parts, axes, strict=True)]
     back = sorted(range(len(order)), key=order.__getitem__)
     return torch.cat(answers)[back]
 
@@ -281,23 +285,32 @@ class CrossDConvTranspose(nn.ConvTranspose3d):
                 x, output_size, list(stride), list(padding), list(size), 2, list(dilation)
             )
         view = current_view()
+
+        def upsample(images: Tensor, axis: int) -> Tensor:
+            kernel = self._planar(axis)
+            return F.conv_transpose2d(
+                images, kernel, self.bias, stride, padding, extra, self.groups, dilation
+            )
+
+        if isinstance(self.mode, OneOfThree):
+            if isinstance(view, int):
+                return upsample(x, view)
+            return _by_view(upsample, x, self.mode.check(self.weight, x, view))
         kernels = self.mode.kernels(self.weight, x, view)
-        if self.mode.sums:
-            # Samples with different views got here with a cube and equal strides only.
-            kernels = kernels / self._phases(shared(view))
         return conv_transpose2d_per_sample(
             x, kernels, self.bias, stride, padding, (extra[0], extra[1]), self.groups, dilation
         )
 
-    def _phases(self, axis: int) -> int:
-        return min(self.stride[axis], self.kernel_size[axis])
+    def _planar(self, axis: int) -> Tensor:
+        """The 2D kernel of a view, over the classes of taps where it is their sum."""
+        kernel = self.mode.fixed_kernel(self.weight, axis)
+        phases = min(self.stride[axis], self.kernel_size[axis]) if self.mode.sums else 1
+        return kernel / phases
 
     def to_2d(self, view: int = 0) -> nn.ConvTranspose2d:
         """Give the plain 2D layer of this view, see `CrossDConv.to_2d`."""
         plane = kept(view if self.mode.has_views else 0)
-        weight = self.mode.fixed_kernel(self.weight.detach(), view)
-        if self.mode.sums:
-            weight = weight / self._phases(view)
+        weight = self._planar(view).detach()
         return fill(nn.ConvTranspose2d(**conv_settings(self, plane)), self, weight=weight)
 
     def to_3d(self, align: bool = False) -> nn.ConvTranspose3d:
@@ -310,3 +323,11 @@ class CrossDConvTranspose(nn.ConvTranspose3d):
 def has_views(net: nn.Module) -> bool:
     """Tell whether the view matters to a network."""
     return any(isinstance(m, CrossDConv) and m.mode.has_views for m in net.modules())
+
+
+def mixes_views(net: nn.Module) -> bool:
+    """Tell whether images of one batch may differ in view: all that a layer does is a cube."""
+    names = ("kernel_size", "stride", "padding", "dilation", "output_padding")
+    found = [getattr(m, name, None) for m in net.modules() for name in names]
+    cubes = all(len(set(sides)) == 1 for sides in found if isinstance(sides, tuple) and sides)
+    return cubes and all(getattr(m, "mixes_views", True) for m in net.modules())

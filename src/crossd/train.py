@@ -230,7 +230,7 @@ class _Run:
         self.statistics.use(self.feeds.index(feed))
         image = image.to(self.dtype)
         if feed.config.augment == "light":
-            image, mask = augment(image, mask, piece.start, len(piece.indices))
+            image, mask = augment(image, mask, piece.rows, len(piece.indices))
         with view_of(piece.batch, self.net):
             logits = _rows(_logits(self.model, image), feed.rows)
             loss = feed.criterion(logits, piece.batch["label"] if mask is None else mask)
