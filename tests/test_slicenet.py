@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from crossd.slicenet import SliceNet
+from crossd import convert, to_3d, view
+from crossd.errors import InputError
+from crossd.slicenet import Both, SliceNet, answering
 
 
 @pytest.fixture
@@ -109,3 +111,46 @@ def test_batch_norms_see_the_mixture_of_the_views_of_a_cube() -> None:
     net = SliceNet(inner, count=1)
     net.average = "logits"
     torch.testing.assert_close(net(volumes), expected)
+
+
+@pytest.mark.parametrize("task", ["classification", "segmentation"])
+def test_both_is_the_mean_of_what_the_volume_and_its_slices_say(
+    task: str, classifier: nn.Module, segmenter: nn.Module
+) -> None:
+    net = convert(classifier if task == "classification" else segmenter, "projection", None)
+    volumes = torch.randn(2, 2, 8, 9, 10)
+    solid, flat = to_3d(net)(volumes), answering(net, "slices", task)(volumes)
+    both: Any = answering(net.eval(), "both", task)
+    expected = (solid.softmax(1) + flat.softmax(1)) / 2
+    torch.testing.assert_close(both(volumes).exp(), expected)
+    if task == "classification":
+        both.average = "logits"
+        each: Any = answering(net, "slices", task)
+        each.average = "logits"
+        torch.testing.assert_close(both(volumes), (solid + each(volumes)) / 2)
+    assert {id(p) for p in both.parameters()} == {id(p) for p in net.parameters()}
+    assert answering(net, "volume", task) is net
+
+
+def test_both_gives_images_to_the_network(classifier: nn.Module) -> None:
+    net = convert(classifier).eval()
+    images = torch.randn(3, 2, 8, 8)
+    with view("coronal"):
+        torch.testing.assert_close(Both(net)(images), net(images))
+
+
+@pytest.mark.parametrize(
+    ("form", "answer", "message"),
+    [
+        ("3d", "slices", "--answer slices is for networks that take images"),
+        ("3d", "both", "--answer both is for networks that take images in views"),
+        ("2d", "both", "--answer both is for networks that take images in views"),
+        ("2d", "all", "--answer .='all'. must be one of volume, slices, both"),
+    ],
+)
+def test_networks_that_cannot_answer_so_are_refused(
+    form: str, answer: str, message: str, classifier: nn.Module
+) -> None:
+    net = classifier if form == "2d" else to_3d(convert(classifier))
+    with pytest.raises(InputError, match=message):
+        answering(net, answer, "classification")

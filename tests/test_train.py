@@ -167,7 +167,7 @@ def test_batches_hold_every_sample_once_and_views_side_by_side(
 
 def test_every_process_has_its_share_of_every_view() -> None:
     views = np.repeat([0, 1, 2], 8)
-    parts = [list(ViewBatches(views, 24, 0, (number, 2)))[0] for number in (0, 1)]
+    parts = [next(iter(ViewBatches(views, 24, 0, (number, 2)))) for number in (0, 1)]
     assert [np.bincount(views[part]).tolist() for part in parts] == [[4, 4, 4]] * 2
     assert sorted(parts[0] + parts[1]) == list(range(24))
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from modes import sum_what_is_moved
 from sets import Study
-from torch import Tensor, nn
+from torch import nn
 from trainings import Options, pretrain
 
 from crossd import device, feeding, heads, models, scoring, train
@@ -19,39 +19,16 @@ from crossd.checkpoint import load
 from crossd.compare import Arm, Contest
 from crossd.conversion import to_3d
 from crossd.data import Source
-from crossd.slicenet import SliceNet
+from crossd.slicenet import answering
 
 RIVALS = ("scratch", "slices", "center", "inflate", "acs", "triplanar")
-
-
-class Both(nn.Module):
-    """What the 3D network says and what the same weights say of slices in their views, averaged.
-
-    Attributes:
-        average: "probabilities" or "logits", as of `SliceNet`.
-    """
-
-    def __init__(self, net: Any) -> None:
-        super().__init__()
-        self.slices = SliceNet(net)
-        self.solid = net
-        self.average = "probabilities"
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Answer on volumes."""
-        self.slices.average = self.average
-        answers = torch.stack([self.solid(x), self.slices(x)])
-        if self.average == "logits":
-            return answers.mean(0)
-        return answers.softmax(2).mean(0).clamp_min(1e-8).log()
 
 
 def distilled(net: Any, study: Study, seed: int) -> nn.Module:
     """Teach the 3D network what both ways of asking say of the unlabelled training volumes."""
     source = study.volumes()
     budget = dataclasses.replace(budget_of(source), seed=seed, epochs=3, min_steps=0)
-    teacher, student = Both(copy.deepcopy(net)), to_3d(net)
-    _all_slices(teacher, source)
+    teacher, student = answering(copy.deepcopy(net), "both", source.task), to_3d(net)
     scoring.recalibrate(teacher, source.train, budget)
     scoring.recalibrate(student, source.train, budget)
     device.seed_everything(seed)
@@ -85,9 +62,9 @@ class Kind:
 
     Attributes:
         way: Of 2D training; None for a new network.
-        make: A network for volumes, of the trained one.
+        make: A network for volumes, of the trained one and its task.
         learn: How it is fitted to labelled volumes in place of what the protocol does.
-        more: Whether `make` wants the study and the seed too.
+        more: Whether `make` wants the study and the seed in place of the task.
     """
 
     way: str | None
@@ -96,27 +73,40 @@ class Kind:
     more: bool = False
 
 
+def _answer(answer: str) -> Callable[..., nn.Module]:
+    return lambda net, task: answering(net, answer, task)
+
+
+def _solid(net: nn.Module, task: str) -> nn.Module:
+    return to_3d(net)
+
+
+def _aligned(net: nn.Module, task: str) -> nn.Module:
+    return to_3d(net, align=True)
+
+
 ARMS: dict[str, Kind] = {
     **{name: Kind(*KNOWN[name]) for name in RIVALS},
-    "projection": Kind("matched", to_3d),
+    "projection": Kind("projection", _solid),
+    "projection slices": Kind("projection", _answer("slices")),
+    "projection both": Kind("projection", _answer("both")),
+    "projection one view": Kind("one-view", _solid),
+    "projection one view slices": Kind("one-view", _answer("slices")),
+    "projection one view both": Kind("one-view", _answer("both")),
     **{
-        f"projection {way}": Kind(way, to_3d)
-        for way in ("mixed", "batch", "sample", "layer", "oblique", "fresh", "lifted", "decay")
+        f"projection {way}": Kind(way, _solid)
+        for way in ("batch", "sample", "layer", "oblique", "fresh", "lifted", "decay")
     },
-    "projection triplanar-start": Kind("triplanar-start", to_3d),
-    "projection on slices": Kind("matched", SliceNet),
-    "projection both": Kind("matched", Both),
-    "projection mixed on slices": Kind("mixed", SliceNet),
-    "projection mixed both": Kind("mixed", Both),
-    "projection distilled": Kind("matched", distilled, more=True),
-    "projection joint": Kind("matched", lambda net: net, beside_slices),
-    "slice": Kind("slice", to_3d),
-    "slice batch": Kind("slice-batch", to_3d),
-    "fourier": Kind("fourier", to_3d),
-    "fourier aligned": Kind("fourier", functools.partial(to_3d, align=True)),
-    "fourier centred": Kind("fourier-centred", to_3d),
-    "fourier-projection": Kind("fourier-projection", sum_what_is_moved),
-    "fourier-projection mean": Kind("fourier-projection", functools.partial(to_3d, align=True)),
+    "projection triplanar-start": Kind("triplanar-start", _solid),
+    "projection distilled": Kind("projection", distilled, more=True),
+    "projection joint": Kind("projection", lambda net, task: net, beside_slices),
+    "slice": Kind("slice", _solid),
+    "slice batch": Kind("slice-batch", _solid),
+    "fourier": Kind("fourier", _solid),
+    "fourier aligned": Kind("fourier", _aligned),
+    "fourier centred": Kind("fourier-centred", _solid),
+    "fourier-projection": Kind("fourier-projection", lambda net, task: sum_what_is_moved(net)),
+    "fourier-projection mean": Kind("fourier-projection", _aligned),
 }
 
 
@@ -126,21 +116,14 @@ def start(study: Study, name: str, seed: int) -> nn.Module:
     task, classes = source.task, len(source.classes)
     device.seed_everything(seed)
     if kind.way is None:
-        return kind.make(models.build(models.DEFAULTS[task], task, source.channels, classes))
+        return kind.make(models.build(models.DEFAULTS[task], task, source.channels, classes), task)
     pretrain(study, kind.way, seed)
     net: Any = load(study.weights(kind.way, seed))
-    net = kind.make(net, study, seed) if kind.more else kind.make(net)
-    _all_slices(net, source)
+    net = kind.make(net, study, seed) if kind.more else kind.make(net, task)
     if study.kind == "mednist":
         device.seed_everything(seed)
         heads.new_classifier(net, len(study.images().classes), classes)
     return net
-
-
-def _all_slices(net: nn.Module, source: Source) -> None:
-    for module in net.modules():
-        if isinstance(module, SliceNet) and source.task == "segmentation":
-            module.count = 0
 
 
 def contest(study: Study, names: tuple[str, ...]) -> Contest:

@@ -29,9 +29,8 @@ class Way:
     Attributes:
         mode: Kernel mode; None for the plain 2D network.
         lift: Where its new 2D weights start in the 3D kernels; None for new 3D kernels.
-        views: "matched" to each slice, of one view a batch, or "mixed" in a batch; drawn per
-            "batch", "sample" or "layer"; "oblique" for planes cut at any angle beside the matched
-            ones.
+        views: "own" of each slice, mixed in a batch; "apart", one a batch; drawn per "batch",
+            "sample" or "layer"; "oblique" for planes cut at any angle beside their own.
         options: Of the kernel mode.
         moved: Whether a kernel that was moved is summed along the view ("fourier-projection").
         after: Share of the epochs in which it was a plain network first.
@@ -40,7 +39,7 @@ class Way:
 
     mode: str | None = "projection"
     lift: str | None = "center"
-    views: str = "matched"
+    views: str = "own"
     options: tuple[tuple[str, Any], ...] = ()
     moved: bool = False
     after: float = 0.0
@@ -49,8 +48,8 @@ class Way:
 
 WAYS = {
     "plain": Way(None),
-    "matched": Way(),
-    "mixed": Way(views="mixed"),
+    "projection": Way(),
+    "one-view": Way(views="apart"),
     "batch": Way(views="batch"),
     "sample": Way(views="sample"),
     "layer": Way(views="layer"),
@@ -132,13 +131,13 @@ def _fit(net: Any, source: Source, options: Any, how: Way, study: Study) -> None
         if how.decay and isinstance(m, CrossDConv)
     ]
     trained, beside = net, []
-    options = dataclasses.replace(options, one_view=how.views in ("matched", "oblique"))
+    options = dataclasses.replace(options, one_view=how.views in ("apart", "oblique"))
     if how.views == "oblique":
         # Half of the batches are planes of whole volumes; the epochs of both are halved.
         options = dataclasses.replace(options, epochs=options.epochs // 2)
         trained = Oblique(net)
         beside = [(study.volumes(), options)]
-    elif how.views not in ("matched", "mixed"):
+    elif how.views not in ("own", "apart"):
         source = dataclasses.replace(source, train=Viewed(source.train, how.views))
         if how.views == "layer":
             _view_per_layer(net)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from torch import nn
 
 from crossd.conversion import acs, center, convert, inflate, to_3d, triplanar
-from crossd.slicenet import SliceNet
+from crossd.slicenet import answering
 
 PRETRAININGS: dict[str, tuple[str, str, str | None]] = {
     # name: form, kernel mode, lift of the new 2D weights
@@ -14,18 +14,27 @@ PRETRAININGS: dict[str, tuple[str, str, str | None]] = {
     "projection": ("cross", "projection", "center"),
 }
 
-Make = Callable[[nn.Module], nn.Module]
+Make = Callable[[nn.Module, str], nn.Module]
+"""Makes a network for volumes of a trained one and its task."""
+
+
+def _of(make: Callable[[nn.Module], nn.Module]) -> Make:
+    return lambda net, task: make(net)
+
+
 ARMS: dict[str, tuple[str | None, Make]] = {
     # name: the pretraining it starts from, and how it becomes a network for volumes
-    "scratch": (None, lambda net: to_3d(convert(net, lift=None))),
-    "slices": ("plain", SliceNet),
-    "center": ("plain", center),
-    "inflate": ("plain", inflate),
-    "acs": ("plain", acs),
-    "triplanar": ("plain", triplanar),
-    "fourier": ("fourier", to_3d),
-    "fourier-aligned": ("fourier", lambda net: to_3d(net, align=True)),
-    "projection": ("projection", to_3d),
+    "scratch": (None, lambda net, task: to_3d(convert(net, lift=None))),
+    "slices": ("plain", lambda net, task: answering(net, "slices", task)),
+    "center": ("plain", _of(center)),
+    "inflate": ("plain", _of(inflate)),
+    "acs": ("plain", _of(acs)),
+    "triplanar": ("plain", _of(triplanar)),
+    "fourier": ("fourier", _of(to_3d)),
+    "fourier-aligned": ("fourier", lambda net, task: to_3d(net, align=True)),
+    "projection": ("projection", _of(to_3d)),
+    "projection-slices": ("projection", lambda net, task: answering(net, "slices", task)),
+    "projection-both": ("projection", lambda net, task: answering(net, "both", task)),
 }
 RIVALS = tuple(name for name, (pretraining, _) in ARMS.items() if pretraining in (None, "plain"))
 """Arms that need no Cross-D training."""

@@ -42,6 +42,7 @@ class WeightsConfig:
         spacing: Of volumes (z, y, x) [mm], if known.
         plan: How volumes that come as files are prepared, as `crossd.data.plan.to_record` gives it.
         values: What stands for each class in the files of masks.
+        answer: How it answers on volumes, see `crossd.slicenet.answering`.
         version: Of crossd, when saved.
     """
 
@@ -58,6 +59,7 @@ class WeightsConfig:
     spacing: tuple[float, ...] | None = None
     plan: dict[str, Any] | None = None
     values: tuple[int, ...] = ()
+    answer: str = "volume"
     version: str = ""
 
     def build(self, model: nn.Module | None = None) -> nn.Module:
@@ -314,7 +316,7 @@ def convert_file(
     else:
         hint = "; bring it to Cross-D first with --to cross" if config.form == "2d" else ""
         raise InputError(f"{path} holds a {config.form} network, which cannot become {to}{hint}")
-    save(result, out, dataclasses.replace(config, form=to))
+    save(result, out, dataclasses.replace(config, form=to, answer="volume"))
     report: Any = result.conversion
     return report
 

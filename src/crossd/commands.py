@@ -29,9 +29,11 @@ from crossd.files import atomic
 from crossd.graphfiles import SUFFIXES
 from crossd.kernels import KERNEL_MODES, VIEWS
 from crossd.launched import is_first
+from crossd.nn import has_views
 from crossd.options import check, choice, class_names, sizes, unused
 from crossd.outputs import PLAN, claim_folder
 from crossd.progress import Progress
+from crossd.slicenet import answering
 
 
 def pretrain(config: PretrainConfig, progress: Progress) -> str:
@@ -62,6 +64,8 @@ def pretrain(config: PretrainConfig, progress: Progress) -> str:
         net = convert_network(
             net, config.kernel_mode, None if config.lift == "none" else config.lift or "center"
         )
+    if has_views(net):
+        weights = dataclasses.replace(weights, answer="both")
     options = dataclasses.replace(
         train.for_images(config, source.task), augment=augmentation(config, source)
     )
@@ -98,6 +102,7 @@ def finetune(config: FinetuneConfig, progress: Progress) -> str:
     weights = dataclasses.replace(
         weights,
         classes=source.classes,
+        answer="volume",
         **prepared(source),
     )
     return train_and_write(net, source, options, weights, config, progress, config.protocol)
@@ -138,7 +143,10 @@ def recalibrate(config: RecalibrateConfig, progress: Progress) -> str:
         workers=config.workers,
         precision=config.precision,
     )
-    layers = scoring.recalibrate(net, source.train, options, progress=progress)
+    asked, weights = net, dataclasses.replace(weights, answer=config.answer or weights.answer)
+    if source.rank == 3:
+        asked = answering(net, weights.answer, weights.task)
+    layers = scoring.recalibrate(asked, source.train, options, progress=progress)
     lines = [
         f"{layers} BatchNorm layers recalibrated on {len(source.train):,} unlabelled samples"
         if layers
@@ -147,7 +155,7 @@ def recalibrate(config: RecalibrateConfig, progress: Progress) -> str:
     if source.task == "unlabelled":
         lines.append(f"{config.data} has no labels: not scored")
     elif source.classes == weights.classes:
-        scores = scoring.score(net, source, source.test, options)[0]
+        scores = scoring.score(asked, source, source.test, options)[0]
         lines.append(f"{len(source.test):,} test samples: {scoring.describe(scores, source.task)}")
     else:
         lines.append(f"{config.data} has other classes than the network: not scored")

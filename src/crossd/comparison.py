@@ -1,5 +1,6 @@
 """`crossd evaluate --protocol`: a network against baselines, with intervals and tests."""
 
+import copy
 import dataclasses
 import functools
 import json
@@ -23,7 +24,7 @@ from crossd.metrics import MAIN
 from crossd.options import counts, names
 from crossd.outputs import LEFTOVERS, claim_folder, remove
 from crossd.progress import Progress
-from crossd.slicenet import SliceNet
+from crossd.slicenet import answering
 
 
 def comparison(config: EvaluateConfig, progress: Progress) -> str:
@@ -104,13 +105,17 @@ def open_contest(config: EvaluateConfig, progress: Progress | None = None) -> Co
     arms: dict[str, Arm] = {}
     if weights.form == "cross":
         net = load(path)
-        arms[weights.kernel_mode] = _arm(lambda: to_3d(net), weights, source.classes)
+        how = config.answer or weights.answer
+        name = weights.kernel_mode if how == "volume" else f"{weights.kernel_mode}-{how}"
+        ready = to_3d(net) if how == "volume" else answering(net, how, weights.task)
+        arms[name] = _arm(lambda: ready, weights, source.classes)
     for name in wanted or (() if arms else ("slices", "center")):
         pretraining, make = ARMS[name]
         if pretraining is None:
             arms[name] = Arm(functools.partial(_scratch, weights, source.classes), False, True)
         else:
-            arms[name] = _arm(functools.partial(make, plain), weights, source.classes)
+            start = functools.partial(make, plain, weights.task)
+            arms[name] = _arm(start, weights, source.classes)
     if not same:
         arms = {name: dataclasses.replace(arm, answers=False) for name, arm in arms.items()}
     return Contest(source, arms, train.for_volumes(config, source.task), config.folds or 0)
@@ -120,9 +125,7 @@ def _arm(make: Any, weights: WeightsConfig, classes: tuple[str, ...]) -> Arm:
     """Make an arm of pretrained weights, with a new head where the classes are others."""
 
     def ready(seed: int) -> nn.Module:
-        net: nn.Module = make()
-        if isinstance(net, SliceNet) and weights.task == "segmentation":
-            net.count = 0
+        net: nn.Module = copy.deepcopy(make())
         if classes != weights.classes:
             device.seed_everything(seed)
             heads.new_classifier(net, len(weights.classes), len(classes))
@@ -134,7 +137,7 @@ def _arm(make: Any, weights: WeightsConfig, classes: tuple[str, ...]) -> Arm:
 def _scratch(weights: WeightsConfig, classes: tuple[str, ...], seed: int) -> nn.Module:
     device.seed_everything(seed)
     net = models.build(weights.model, weights.task, weights.in_channels, len(classes))
-    return ARMS["scratch"][1](net)
+    return ARMS["scratch"][1](net, weights.task)
 
 
 def _plain(config: EvaluateConfig, weights: WeightsConfig) -> nn.Module:

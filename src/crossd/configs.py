@@ -4,7 +4,10 @@ from dataclasses import dataclass, field
 
 PROTOCOLS = ("zero", "probe", "finetune")
 ALL_PROTOCOLS = ("zero", "knn", "linear", "probe", "unfreeze", "finetune")
-DEFAULT_ARMS = ("scratch", "slices", "inflate", "acs", "triplanar", "fourier", "projection")
+DEFAULT_ARMS = (
+    *("scratch", "slices", "inflate", "acs", "triplanar", "fourier"),
+    *("projection", "projection-both"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +76,7 @@ class TransferConfig:
         limit: Labelled volumes to train on. Default: 4 with masks, otherwise ten a class.
         model: A name of a 2D network. Default: a small ResNet or SegResNet.
         arms: What to compare, separated by commas: scratch, slices, center, inflate, acs,
-            triplanar, fourier, fourier-aligned, projection.
+            triplanar, fourier, fourier-aligned, projection, projection-slices, projection-both.
         protocols: zero (no labelled volume), probe (convolutions frozen), finetune.
         size: Size of the training volumes (one number, or depth,height,width).
         epochs: Passes over the images. Default: 8, for masks 2 and at least 600 steps.
@@ -288,6 +291,8 @@ class PredictConfig:
         input: Files, folders of them (at any depth), folders of DICOM series, or a csv with the
             column image (and more that begin so, one a modality).
         out: Folder for the masks or predictions.csv.
+        answer: On volumes, by their own 3D kernels (volume), by 2D kernels on slices of all three
+            views (slices), or the mean of these (both). Default: what the weights say.
         flips: Average over mirrored volumes: eight times slower, a little better.
         dicom_seg: Write masks of DICOM series as DICOM SEG too (pip install 'crossd[dicom]').
         precision: 32-true, bf16-mixed or 16-mixed.
@@ -297,6 +302,7 @@ class PredictConfig:
     weights: str
     input: list[str]
     out: str = "runs/predict"
+    answer: str | None = None
     flips: bool = False
     dicom_seg: bool = False
     precision: str = "32-true"
@@ -318,6 +324,8 @@ class EvaluateConfig:
         predictions: Instead of weights, the folder that crossd predict wrote.
         part: What to score: test, val or train.
         tolerance: Distance of surfaces that counts as none [mm].
+        answer: On volumes, by their own 3D kernels (volume), by 2D kernels on slices of all three
+            views (slices), or the mean of these (both). Default: what the weights say.
         flips: Average over mirrored volumes.
         protocol: How to fit to labelled volumes before scoring, separated by commas: zero, knn,
             linear, probe, unfreeze, finetune.
@@ -346,6 +354,7 @@ class EvaluateConfig:
     predictions: str | None = None
     part: str = "test"
     tolerance: float = 1.0
+    answer: str | None = None
     flips: bool = False
     protocol: str | None = None
     baselines: str | None = None
@@ -375,6 +384,8 @@ class RecalibrateConfig:
         data: Source of volumes or images; the labels of its training samples are not used. Also
             an .npz with images alone, or a folder of NIfTI or image files.
         out: The weights file to write.
+        answer: On volumes, by their own 3D kernels (volume), by 2D kernels on slices of all three
+            views (slices), or the mean of these (both). Default: what the weights say.
         align: Move the kernels of the fourier mode by their mean displacement first.
         size: Size of the volumes (one number, or depth,height,width).
         batch_size: Samples a step. Default: 8, for masks 2.
@@ -387,6 +398,7 @@ class RecalibrateConfig:
     weights: str
     out: str
     data: str = "brain"
+    answer: str | None = None
     align: bool = False
     size: str | None = None
     batch_size: int | None = None

@@ -27,6 +27,7 @@ from crossd.files import atomic
 from crossd.options import check, choice, unused
 from crossd.outputs import claim_folder
 from crossd.progress import Progress
+from crossd.slicenet import answering
 
 WORST = 3
 """Cases that are pictured."""
@@ -74,7 +75,7 @@ def evaluate(config: EvaluateConfig, progress: Progress) -> str:
         net, weights = None, None
     else:
         weights = read_config(config.weights)
-        net = load(config.weights)
+        net = answering(load(config.weights), config.answer or weights.answer, weights.task)
         given = dataclasses.replace(
             known(weights),
             statistics=(weights.mean, weights.std),

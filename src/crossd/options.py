@@ -11,6 +11,9 @@ PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 TRAINED = ("bf16-true", "64-true")
 """Precisions of weights that training alone knows."""
 
+ANSWERS = ("volume", "slices", "both")
+"""How a network answers on volumes, see `crossd.slicenet.answering`."""
+
 LOGGERS = ("csv", "tensorboard", "wandb", "mlflow")
 LEAST = {
     **dict.fromkeys(("seed", "workers"), 0),
@@ -24,6 +27,7 @@ LEAST = {
 
 POSITIVE = ("lr", "volume_lr", "seconds", "std", "clip", "checkpoint_minutes")
 CHOICES = {
+    "answer": ANSWERS,
     "strategy": ("auto", "ddp", "fsdp"),
     "on_nan": ("stop", "skip"),
     "on_bad_sample": ("stop", "skip"),

@@ -25,6 +25,7 @@ from crossd.errors import InputError
 from crossd.files import atomic
 from crossd.options import check
 from crossd.progress import Progress
+from crossd.slicenet import answering
 
 TABLE = "predictions.csv"
 KEEP_EVERY = 200
@@ -40,7 +41,8 @@ def predict(config: PredictConfig, progress: Progress) -> str:
     check(config)
     weights = read_config(config.weights)
     fabric = device.alone(config.precision)
-    net = load(config.weights).to(fabric.device)
+    answer = config.answer or weights.answer
+    net = answering(load(config.weights), answer, weights.task).to(fabric.device)
     found = inputs(config.input, weights.in_channels)
     folder = Path(config.out)
     if folder.exists() and not folder.is_dir():

@@ -30,7 +30,6 @@ from crossd.files import atomic
 from crossd.options import check, names, sizes
 from crossd.outputs import LEFTOVERS, claim_folder, remove
 from crossd.progress import Progress
-from crossd.slicenet import SliceNet
 
 
 class Run:
@@ -148,13 +147,11 @@ class Run:
         """Make the arm's network for volumes, its BatchNorm recalibrated like every arm's."""
         pretraining, make = ARMS[arm]
         if pretraining is None:
-            net = make(self.fresh(len(self.volumes.classes)))
+            net = make(self.fresh(len(self.volumes.classes)), self.volumes.task)
         else:
             if pretraining not in self.nets:
                 self.nets[pretraining] = self.pretrain(pretraining)
-            net = make(copy.deepcopy(self.nets[pretraining]))
-            if isinstance(net, SliceNet) and self.volumes.task == "segmentation":
-                net.count = 0
+            net = make(copy.deepcopy(self.nets[pretraining]), self.volumes.task)
             if not self.same_classes:
                 device.seed_everything(self.config.seed)
                 before, after = len(self.images.classes), len(self.volumes.classes)
