@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from arms import ARMS, RIVALS
 
 from crossd import plots, report, standings
+from crossd.configs import ALL_PROTOCOLS
 from crossd.metrics import MAIN
 
 HERE = Path(__file__).parent
 DOCS = HERE.parents[1] / "docs"
-RIVALS = ("scratch", "center", "inflate", "triplanar", "acs", "slices")
 OURS = "projection both"
 NAMES = {
     "organ": "OrganMNIST3D (CT, 28 voxels a side, 11 organs, 610 test volumes)",
@@ -34,13 +35,36 @@ PUBLISHED = {
     "with ACS (recalled; the paper was not at hand).",
 }
 
+HEAD = """\
+Does training in 2D help in 3D, and which way of doing it? Made by `python
+benchmarks/study/write.py` from the raw results in `benchmarks/study/results`; any number of it is
+made anew by `python benchmarks/study/study.py --data FOLDER --row SET,ARM,PROTOCOL,LABELLED,SEED`.
+
+Small networks on two CPU cores. Each seed has a 2D training, a choice of labelled volumes and an
+order of its own, shared by all arms, as are the budget, the augmentation and the recalibration of
+BatchNorm on the unlabelled training volumes. `projection both` is crossd's default: trained on
+slices with their own views mixed in every batch, and asked about the volume and its slices. The
+rivals are `slices` (the plain 2D network on slices, averaged), its lifts `center`, `inflate` (I3D)
+and `triplanar`, `acs`, and `scratch`. Runs of seeds 0 to 2 before the default was chosen were made
+in bfloat16, all later ones in float32 (`precision` in the raw results)."""
+TABLES = """\
+±: half of the 95 % interval of the mean over seeds. †: differs from the first line (paired t-test
+over seeds, Holm over the table's arms, p < 0.05). The lines below a table test against the rivals
+alone."""
+WAYS = """\
+`one view`: batches of images of one view. `batch`, `sample`, `layer`: the view is drawn for each,
+whatever the slice's own. `oblique`: half of the images are planes at any angle. `fresh`: new 3D
+kernels instead of the 2D start. `lifted`: half of the epochs as a plain network. `decay`: a
+penalty on taps off the centre. `slices`, `both`: who answers. `fourier` is the paper's mode,
+`aligned` moved by its mean displacement, `centred` without offset."""
+
 
 def load(path: Path) -> dict[str, Any]:
     """Read the raw results of a set as a record of `crossd.standings`, ours first."""
     raw = json.loads(path.read_text())
     rows = raw["rows"]
     present = list(dict.fromkeys(row["arm"] for row in rows))
-    order = [OURS, *RIVALS]
+    order = [OURS, "projection", *RIVALS]
     arms = sorted(present, key=lambda a: (order.index(a) if a in order else len(order), a))
     masks = "dice" in rows[0]["metrics"]
     metric = MAIN["segmentation" if masks else "classification"]
@@ -48,26 +72,52 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def section(name: str, results: dict[str, Any], out: Path) -> list[str]:
-    """Write what one set has shown."""
+    """Write what one set has shown: ours and the rivals, one table a protocol."""
     base, _, images = name.partition("-")
     title = NAMES[base] + KINDS[images]
-    lines = ["", f"## {title}", ""]
+    lines = ["", f"### {title}", ""]
     if base in PUBLISHED and not images:
         lines += [PUBLISHED[base], ""]
-    for protocol in dict.fromkeys(key[0] for key in standings.keys(results)):
-        keys = [key for key in sorted(standings.keys(results)) if key[0] == protocol]
-        part = {**results, "rows": [r for r in results["rows"] if r["protocol"] == protocol]}
-        header, body = standings.table(
-            {**part, "rows": sorted(part["rows"], key=lambda r: r["limit"])}
-        )
-        body = [line for line in body if any(cell != standings.MISSING for cell in line[1:])]
-        lines += [f"### {protocol}", "", *report.grid(header, body), ""]
-        for key in keys:
-            lines.append(f"- {against_best(results, key)}")
-        lines.append("")
-    picture = f"images/results-{name}.png"
-    plots.efficiency(results, out / picture)
-    return [*lines, f"![{title}]({picture})"]
+    main = only(results, (OURS, "projection", *RIVALS))
+    for protocol in sorted({key[0] for key in standings.keys(main)}, key=ALL_PROTOCOLS.index):
+        part = {**main, "rows": [r for r in main["rows"] if r["protocol"] == protocol]}
+        part["rows"].sort(key=lambda row: row["limit"])
+        lines += [f"**{protocol}**", "", *report.grid(*shown(part)), ""]
+        lines += [f"- {against_best(part, key)}" for key in standings.keys(part)] + [""]
+    if any(row["limit"] for row in main["rows"]):
+        picture = f"images/results-{name}.png"
+        plots.efficiency(main, out / picture)
+        lines.append(f"![{title}]({picture})")
+    return lines
+
+
+def only(results: dict[str, Any], arms: tuple[str, ...]) -> dict[str, Any]:
+    """Keep some of the arms."""
+    rows = [row for row in results["rows"] if row["arm"] in arms]
+    return {**results, "arms": [arm for arm in results["arms"] if arm in arms], "rows": rows}
+
+
+def shown(results: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Return the table of the arms that were run at all."""
+    header, body = standings.table(results)
+    return header, [line for line in body if any(cell != standings.MISSING for cell in line[1:])]
+
+
+def configurations(sets: dict[str, dict[str, Any]]) -> list[str]:
+    """Compare what was tried of ours, without labelled volumes: a line a way, a column a set."""
+    lines = ["", "## Which configuration", "", WAYS, ""]
+    parts = {name: r for name, r in sets.items() if "-" not in name}
+    known = {row["arm"] for r in parts.values() for row in r["rows"] if row["protocol"] == "zero"}
+    order = [arm for arm in ARMS if arm in known and arm not in RIVALS]
+    body = []
+    for arm in order:
+        cells = []
+        for results in parts.values():
+            found = standings.summaries(results, ("zero", 0)).get(arm)
+            spread = "" if found is None or found.high is None else f" ± {found.sd:.3f}"
+            cells.append(standings.MISSING if found is None else f"{found.mean:.3f}{spread}")
+        body.append([arm, *cells])
+    return [*lines, *report.grid(["way (zero; ±: standard deviation)", *parts], body)]
 
 
 def against_best(results: dict[str, Any], key: standings.Key) -> str:
@@ -77,7 +127,7 @@ def against_best(results: dict[str, Any], key: standings.Key) -> str:
 
 
 def goal(sets: dict[str, dict[str, Any]]) -> list[str]:
-    """Count where ours is significantly better than the best rival, and where worse."""
+    """Show ours beside the best rival, with the test against it, everywhere."""
     header = ["set", "labelled volumes", "protocol", "ours", "best rival", "difference", "Holm p"]
     body = []
     for name, results in sets.items():
@@ -94,7 +144,15 @@ def goal(sets: dict[str, dict[str, Any]]) -> list[str]:
                 [name, f"{key[1]}", key[0], f"{found[OURS].mean:.3f}",
                  f"{rival} {found[rival].mean:.3f}", f"{one['difference']:+.3f}", p]
             )  # fmt: skip
-    return ["", "## Ours against the best rival, everywhere", "", *report.grid(header, body)]
+    sure = [line for line in body if line[6] != "–" and float(line[6]) < standings.ALPHA]
+    won = [line for line in sure if float(line[5]) > 0]
+    among = sorted({line[0] for line in won})
+    text = (
+        f"`{OURS}` is significantly better than the best of the rivals in {len(won)} of "
+        f"{len(body)} comparisons ({', '.join(among) or 'no set'}), and significantly worse in "
+        f"{len(sure) - len(won)}."
+    )
+    return ["", "## Ours against the best rival", "", text, "", *report.grid(header, body)]
 
 
 def quality(sets: dict[str, dict[str, Any]]) -> list[str]:
@@ -135,20 +193,10 @@ def main() -> None:
     sets = {path.stem: load(path) for path in paths}
     order = [f"{name}-{kind}".removesuffix("-") for kind in KINDS for name in NAMES]
     sets = {name: sets[name] for name in order if name in sets}
-    lines = [
-        "# Results",
-        "",
-        "Made by `python benchmarks/study/write.py` from the raw results in",
-        "`benchmarks/study/results`; any row is made anew by",
-        "`python benchmarks/study/study.py --data FOLDER --row SET,ARM,PROTOCOL,LABELLED,SEED`.",
-        "Small networks, two CPU cores; each seed has a 2D training, a choice of labelled volumes",
-        "and an order of its own, shared by all arms. ±: 95 % interval of the mean over seeds.",
-        "†: differs from `projection both` (paired t-test over seeds, Holm over all arms of the",
-        "table, p < 0.05). The lines under a table test against the six rivals alone.",
-    ]
+    lines = ["# Results", "", *HEAD.splitlines(), *goal(sets), "", "## Set by set", "", TABLES]
     for name, results in sets.items():
         lines += section(name, results, args.out)
-    lines += goal(sets) + quality(sets)
+    lines += configurations(sets) + quality(sets)
     (args.out / "results.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
