@@ -36,8 +36,8 @@ def draw(found: Survey, path: str | Path) -> None:
     width, height = COLUMNS * (side + 0.1) + 1.5, above + charts
     drawn = Figure(figsize=(width, height), dpi=130, facecolor="white")
     more = "" if len(found.looks) == found.total else f", {len(found.looks):,} of them looked at"
-    drawn.text(0.5, 1 - 0.28 / height, f"{_short(Path(found.name).name)}: {found.total:,} samples{more}",
-               ha="center", va="center", fontsize=12, color=INK)  # fmt: skip
+    title = f"{_short(Path(found.name).name)}: {found.total:,} samples{more}"
+    drawn.text(0.5, 1 - 0.28 / height, title, ha="center", va="center", fontsize=12, color=INK)
     for row, (name, looks) in enumerate(rows):
         bottom = height - head - row * (side + 0.22) - side
         drawn.text(1.15 / width, (bottom + side / 2) / height, _wrapped(name), ha="right",
@@ -50,7 +50,8 @@ def draw(found: Survey, path: str | Path) -> None:
                                bottom=0.85 / height, top=(charts - 0.55) / height)  # fmt: skip
     parts = [(p, COLOURS[p]) for p in found.counts]
     drawn.legend([Patch(color=c) for _, c in parts], [p for p, _ in parts], ncols=3, fontsize=9,
-                 loc="center", bbox_to_anchor=(0.5, (charts - 0.08) / height), frameon=False)  # fmt: skip
+                 loc="center", bbox_to_anchor=(0.5, (charts - 0.08) / height),
+                 frameon=False)  # fmt: skip
     panels = [drawn.add_subplot(below[0, i]) for i in range(3)]
     _counts(panels[0], found)
     _intensities(panels[1], found.looks)

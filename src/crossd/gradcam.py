@@ -19,7 +19,7 @@ from crossd.kernels import VIEWS
 from crossd.pictures import INK, SOFT, figure, save
 
 HEAT = LinearSegmentedColormap.from_list(
-    "heat", [(0.9, 0.62, 0, 0.0), (0.9, 0.62, 0, 0.35), (0.95, 0.9, 0.25, 0.75)]
+    "heat", [(0.9, 0.62, 0, 0), (0.9, 0.62, 0, 0.12), (0.9, 0.62, 0, 0.5), (0.95, 0.9, 0.25, 0.8)]
 )
 """Transparent, then orange, then yellow: readable on grey for colour-blind readers too."""
 

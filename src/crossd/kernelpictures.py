@@ -112,8 +112,8 @@ def _flat(layer: Layer, path: str | Path) -> None:
     size = (0.9 * max(columns, 4) + 0.4, 0.9 * rows + 1.1)
     drawn, axes = figure(rows, columns, size)
     shape = "x".join(map(str, layer.weight.shape[2:]))
-    drawn.suptitle(f"The {len(chosen)} strongest 2D kernels ({shape}) of layer {_short(layer.name)}",
-                   fontsize=11, color=INK)  # fmt: skip
+    title = f"The {len(chosen)} strongest 2D kernels ({shape}) of layer {_short(layer.name)}"
+    drawn.suptitle(title, fontsize=11, color=INK)
     for ax in axes.flat:
         ax.set_axis_off()
     for ax, kernel in zip(axes.flat, chosen, strict=False):
@@ -206,7 +206,7 @@ def similarities(records: Sequence[dict[str, Any]], path: str | Path) -> None:
     save(drawn, path)
 
 
-def pose_path(frames: int = FRAMES) -> tuple[torch.Tensor, torch.Tensor]:
+def pose_path(frames: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Return a round trip of poses: the axis turns from z to y to x and back, the angle swings.
 
     Args:
@@ -229,17 +229,17 @@ def pose_path(frames: int = FRAMES) -> tuple[torch.Tensor, torch.Tensor]:
     return axes.float(), angles.float()
 
 
-def animate(layer: Layer, path: str | Path, frames: int = FRAMES) -> None:
+def animate(layer: Layer, path: str | Path) -> None:
     """Write a GIF of the 2D kernels of the fourier mode along a path of axes and angles.
 
     Args:
         layer: In the fourier mode.
         path: The GIF to write.
-        frames: Steps of the path.
 
     Source: Yavuz & Yang, arXiv 2411.02441, who show such kernels.
     """
     assert isinstance(layer.mode, Fourier)
+    frames = FRAMES
     axes, angles = pose_path(frames)
     shifts = displacement(axes, angles, layer.mode.offset)
     chosen = torch.from_numpy(strongest(layer.stored, 8))[:, None]
@@ -247,8 +247,8 @@ def animate(layer: Layer, path: str | Path, frames: int = FRAMES) -> None:
     drawn = Figure(figsize=(6.4, 4.5), dpi=90, facecolor="white")
     canvas = FigureCanvasAgg(drawn)
     title = drawn.text(0.5, 0.965, "", ha="center", va="top", fontsize=10.5, color=INK)
-    drawn.text(0.5, 0.905, f"2D kernels of layer {_short(layer.name)}, as one image or another would "
-               "choose them", ha="center", va="top", fontsize=8.5, color=SOFT)  # fmt: skip
+    what = f"2D kernels of layer {_short(layer.name)}, as one image or another would choose them"
+    drawn.text(0.5, 0.905, what, ha="center", va="top", fontsize=8.5, color=SOFT)
     tiles = []
     for number in range(planes.shape[1]):
         ax = drawn.add_axes((0.05 + 0.2275 * (number % 4), 0.58 - 0.27 * (number // 4), 0.21, 0.25))

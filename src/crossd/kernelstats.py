@@ -1,5 +1,6 @@
-"""What the kernels of a network are like, in numbers: energy by slice, views, distance of a lift."""
+"""What the kernels of a network are like, in numbers: energy by slice, views, and lifts."""
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -70,7 +71,7 @@ def layers_of(net: nn.Module) -> list[Layer]:
             continue
         weight = stored
         if isinstance(mode, Fourier) and mode.predictor is not None:
-            weight = mode.cpu().float().aligned(stored)
+            weight = copy.deepcopy(mode).cpu().float().aligned(stored)
         found.append(Layer(name or type(module).__name__, weight, stored, mode))
     return found
 
@@ -180,10 +181,10 @@ depth is hardly used. (In the plane, the central row or column holds 33 %.)
     plane = (held["y"] + held["x"]) / 2
     over = "" if len(odd) == 1 else f", on average over {len(odd)} layers"
     return (
-        f"{held['z']:.0%} of the energy lies in the central slice{over}, where an even spread would "
-        f"put {even:.0%}: the depth is {use}. (In the plane, the central row or column holds "
-        f"{plane:.0%}.)"
-    ).replace("%", " %")
+        f"{100 * held['z']:.0f} % of the energy lies in the central slice{over}, where an even "
+        f"spread would put {100 * even:.0f} %: the depth is {use}. (In the plane, the central row "
+        f"or column holds {100 * plane:.0f} %.)"
+    )
 
 
 def _is_odd(shares: Sequence[float]) -> bool:

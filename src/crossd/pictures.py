@@ -313,7 +313,9 @@ def _validated(curves: Sequence[tuple[str, Sequence[Mapping[str, Any]]]]) -> str
     return next((name for name in METRICS if name in names), None)
 
 
-def region(ax: Axes, mask: np.ndarray, colour: str, origin: Literal["lower", "upper"] = "lower") -> None:
+def region(
+    ax: Axes, mask: np.ndarray, colour: str, origin: Literal["lower", "upper"] = "lower"
+) -> None:
     """Fill a mask and draw its edge."""
     if mask.any():
         fill = np.zeros((*mask.shape, 4))

@@ -31,12 +31,13 @@ class Watch:
         net: A network in the fourier mode.
 
     Attributes:
+        places: The layers that have a predictor, and their modes; none in other modes.
         found: Layer to the poses of each batch so far, in the order of the images.
     """
 
     def __init__(self, net: nn.Module) -> None:
         self.found: dict[str, list[NDArray[np.float64]]] = {}
-        self._places = [
+        self.places = [
             (name.removesuffix(".mode") or "the network", module)
             for name, module in net.named_modules()
             if isinstance(module, Fourier) and module.predictor is not None
@@ -44,7 +45,7 @@ class Watch:
         self._handles: list[Any] = []
 
     def __enter__(self) -> "Watch":
-        for name, mode in self._places:
+        for name, mode in self.places:
             assert mode.predictor is not None
             self._handles.append(mode.predictor.register_forward_hook(self._hook(name, mode)))
         return self
@@ -55,7 +56,7 @@ class Watch:
 
     def _hook(self, name: str, mode: Fourier) -> Any:
         def keep(module: PosePredictor, given: Any, output: Any) -> None:
-            axis, angle = (part.detach().double().cpu() for part in output)
+            axis, angle = (part.detach().cpu().double() for part in output)
             shift = displacement(axis, angle, mode.offset)
             rows = torch.cat((angle.rad2deg()[:, None], shift, axis), 1)
             self.found.setdefault(name, []).append(rows.numpy())
@@ -126,9 +127,7 @@ def reading(records: Sequence[dict[str, Any]], kind: str) -> str:
     if share is None:
         return first
     how = "mostly by other things" if share < SAME else "in good part by them"
-    return (
-        f"{first} {100 * share:.0f} % of that movement lies between {kind}: it is told {how}."
-    )
+    return f"{first} {100 * share:.0f} % of that movement lies between {kind}: it is told {how}."
 
 
 def layers(poses: Poses, path: str | Path) -> None:
@@ -162,7 +161,7 @@ def layers(poses: Poses, path: str | Path) -> None:
 
 def classes(
     rows: NDArray[np.float64], groups: NDArray[Any], names: Mapping[int, str], layer: str,
-    path: str | Path,
+    kind: str, path: str | Path,
 ) -> None:  # fmt: skip
     """Draw the histograms of one layer, a line a class.
 
@@ -171,17 +170,17 @@ def classes(
         groups: Class of each image, ``(N,)``.
         names: Of the classes; the seven most frequent are drawn.
         layer: Its name.
+        kind: What the groups are: classes, or views.
         path: The picture to write.
     """
     present, counts = np.unique(groups, return_counts=True)
     shown = sorted(present[np.argsort(-counts, kind="stable")][:MOST_CLASSES].tolist())
     drawn, axes = figure(2, 4, (11.0, 5.0))
-    order = (0, 1, 2, 3, 4, 5, 6)
     places = [axes[0, 0], *axes[0, 1:], *axes[1, 1:]]
     handles: dict[str, Any] = {}
-    for column, ax in zip(order, places, strict=True):
+    for column, ax in enumerate(places):
         low, high = _limits(column, rows[:, column])
-        dress(ax, QUANTITIES[column], _unit(column), "share of the class" if column == 0 else "")
+        dress(ax, QUANTITIES[column], _unit(column), "share of the images" if column == 0 else "")
         for group in shown:
             own = rows[groups == group, column]
             edges = np.linspace(low, high, 25)
@@ -196,7 +195,7 @@ def classes(
     axes[1, 0].legend(handles.values(), handles.keys(), loc="center", frameon=False, fontsize=9,
                       title=f"layer {layer}{note}", title_fontsize=9)  # fmt: skip
     axes[1, 0].get_legend().get_title().set_color(SOFT)
-    drawn.suptitle("Do the predicted poses differ between classes?", fontsize=11, color=INK)
+    drawn.suptitle(f"Do the predicted poses differ between {kind}?", fontsize=11, color=INK)
     save(drawn, path)
 
 

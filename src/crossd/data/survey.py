@@ -181,9 +181,7 @@ def _parts(found: Sequence[Case], spec: str, seed: int) -> tuple[list[str], list
     return parts.tolist(), notes
 
 
-def _halved(
-    found: Sequence[Case], labels: NDArray[np.int64], seed: int, where: str
-) -> list[str]:
+def _halved(found: Sequence[Case], labels: NDArray[np.int64], seed: int, where: str) -> list[str]:
     """Halve the validation images of a folder without ``test/``, as `crossd.data.images` does."""
     val = np.flatnonzero([case.split == "val" for case in found])
     parts = np.array([case.split for case in found], object)
@@ -212,8 +210,10 @@ def _look(case: Case, part: str) -> Look:
     path = case.images[0]
     mask: NDArray[np.int64] | None = None
     try:
-        if path.is_dir() or (is_dicom(path) and read_header(path).shape[2] > 1) or (
-            is_volume(path) and not is_dicom(path)
+        if (
+            path.is_dir()
+            or (is_dicom(path) and read_header(path).shape[2] > 1)
+            or (is_volume(path) and not is_dicom(path))
         ):
             entry = volumes.read_entry(case)
             array = volumes.read_image(entry)
