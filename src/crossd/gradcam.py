@@ -107,6 +107,7 @@ def look(net: nn.Module, x: Tensor, layer: str) -> tuple[NDArray[np.float32], Te
         probabilities = net(x).float().softmax(1)[0].cpu()
     best = int(probabilities.argmax())
     # Its own postprocessing turns the map over.
+    x = x.detach().requires_grad_()  # for hooks of the first layer, too
     cam: Any = GradCAM(nn_module=net, target_layers=layer, postprocessing=lambda heat: heat)
     found = cam(x, class_idx=best)[0, 0].detach().float().cpu().numpy()
     most = float(found.max())

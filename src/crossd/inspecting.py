@@ -1,6 +1,5 @@
 """`crossd inspect`: what weights hold, what they look at, and what data are like, in pictures."""
 
-import contextlib
 import dataclasses
 import json
 import time
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import nn
 
@@ -35,8 +35,9 @@ from crossd.data.patches import Patches
 from crossd.data.source import Subset
 from crossd.data.survey import survey
 from crossd.errors import InputError
+from crossd.feeding import view_of
 from crossd.files import atomic
-from crossd.kernels import VIEWS, view
+from crossd.kernels import VIEWS
 from crossd.kernelstats import Layer
 from crossd.options import check, choice, unused
 from crossd.outputs import claim_folder
@@ -188,8 +189,8 @@ def _kernel_sections(out: Findings, listed: Sequence[Layer], layer: Layer) -> No
     own = [one for one in records if one["layer"] == layer.name]
     first = kernelstats.depth_reading(own) if layer.solid else "Its 2D kernels, strongest first."
     how = (
-        "A 2D kernel of the projection is the sum along the axis of the view, one of the slice mode "
-        "the central slice; the fourier mode shifts the 3D kernel first."
+        "A 2D kernel of the projection is the sum along the axis of the view, one of the slice "
+        "mode the central slice; the fourier mode shifts the 3D kernel first."
     )
     path = out.section(
         f"The kernels of layer {layer.name}", "kernels.png", first, how if layer.solid else ""
@@ -276,7 +277,8 @@ def _cam_section(
     for place in _one_of_each(samples.labels, SEEN):
         sample = whole[place]
         x = fabric.to_device(sample["image"][None].to(device.dtype_of(net)))
-        with fabric.autocast(), _view(sample):
+        batch: Any = {"image": x, "view": torch.tensor([sample.get("view", -1)])}
+        with fabric.autocast(), view_of(batch, net):
             layer = layer or gradcam.last_map(net, x)
             heat, probabilities = gradcam.look(net, x, layer)
         best = int(probabilities.argmax())
@@ -303,11 +305,6 @@ def _cam_section(
         "most for the answer. It is as coarse as that layer.",
     )  # fmt: skip
     gradcam.draw(seen, layer, path, source.spacing)
-
-
-def _view(sample: Any) -> Any:
-    known_view = int(sample.get("view", -1))
-    return view(known_view) if known_view >= 0 else contextlib.nullcontext()
 
 
 def _maximum(heat: NDArray[Any]) -> list[int]:

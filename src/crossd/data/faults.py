@@ -104,6 +104,8 @@ def _twice(looks: Sequence[Look]) -> list[Fault | None]:
 
 def _patients(looks: Iterable[Look]) -> list[Fault | None]:
     groups = _grouped(looks, lambda one: one.group)
+    if len(groups) < 2:  # one name for all is what anonymisation leaves
+        return []
     torn = [
         f"{name} ({', '.join(sorted({one.part for one in group}))})"
         for name, group in groups.items()
