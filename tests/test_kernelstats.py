@@ -12,8 +12,11 @@ from crossd.kernelstats import Layer, describe, energy, layers_of, similarity
 
 def net(mode: str, lift: str | None = "center") -> nn.Module:
     plain = nn.Sequential(
-        nn.Conv2d(1, 24, 3, padding=1), nn.ReLU(), nn.Conv2d(24, 48, 3, padding=1), nn.Conv2d(48, 2, 1)
-    )  # fmt: skip
+        nn.Conv2d(1, 24, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(24, 48, 3, padding=1),
+        nn.Conv2d(48, 2, 1),
+    )
     return crossd.convert(plain, mode, lift, check=False)
 
 

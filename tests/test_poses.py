@@ -11,7 +11,6 @@ from torch import nn
 import crossd
 from crossd import poses
 
-
 PLAIN = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 4, 3), nn.Conv2d(4, 2, 1))
 
 
@@ -56,7 +55,7 @@ def test_pictures(tmp_path: Path) -> None:
     poses.layers({"a": rows, "b": rows}, tmp_path / "layers.png")
     names = {k: f"class {k}" for k in range(9)}
     path = tmp_path / "classes.png"
-    poses.classes(rows, np.arange(60) % 9, names, "a", "classes", path)
+    poses.classes(rows, np.arange(60) % 9, names, "Poses", path)
     for file in tmp_path.iterdir():
         with Image.open(file) as image:
             assert image.format == "PNG" and np.ptp(np.asarray(image.convert("L"))) > 200

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from files import dicom, nifti
 from PIL import Image
 
 from crossd import datasheet
@@ -12,7 +13,6 @@ from crossd.data.faults import Fault, faults
 from crossd.data.survey import Look, Survey, survey
 from crossd.errors import InputError
 from crossd.progress import Progress
-from files import dicom, nifti
 
 QUIET = Progress(quiet=True)
 

@@ -20,6 +20,9 @@ ROWS, COLUMNS = 8, 6
 """Classes, and samples of each, that are drawn."""
 
 MOST_BARS = 24
+NAMED = 3
+"""Samples that the table of faults names; `metrics.json` names all."""
+
 COLOURS = {"train": COOL, "val": "#56b4e9", "test": WARM, NO_PART: COOL}
 
 
@@ -203,7 +206,7 @@ def markdown(found: Survey, listed: Sequence[Fault]) -> list[str]:
         lines += ["### What is wrong or odd", ""]
         lines += grid(
             ["what", "grave", "how many", "the first"],
-            [[one.what, "yes" if one.grave else "no", f"{one.count:,}", "; ".join(one.which)]
+            [[one.what, "yes" if one.grave else "no", f"{one.count:,}", _first(one.which)]
              for one in listed],
         )  # fmt: skip
         lines += [""]
@@ -212,6 +215,10 @@ def markdown(found: Survey, listed: Sequence[Fault]) -> list[str]:
             for label in labels]  # fmt: skip
     lines += [*grid(["class" if labels != [""] else "", *parts], body), ""]
     return [*lines, *(f"- {note}." for note in found.notes)]
+
+
+def _first(which: Sequence[str]) -> str:
+    return "; ".join(which[:NAMED]) + ("; ..." if len(which) > NAMED else "")
 
 
 def reading(found: Survey, listed: Sequence[Fault]) -> str:
@@ -242,7 +249,7 @@ def record(found: Survey, listed: Sequence[Fault]) -> dict[str, Any]:
         "looked_at": len(found.looks),
         "counts": found.counts,
         "faults": [
-            {"what": one.what, "count": one.count, "grave": one.grave, "first": list(one.which)}
+            {"what": one.what, "count": one.count, "grave": one.grave, "which": list(one.which)}
             for one in listed
         ],
         "median_size": np.median(sizes, axis=0).tolist() if len(sizes) else None,

@@ -253,7 +253,8 @@ def _pose_sections(
     )
     names = dict(enumerate(VIEWS if masks else source.classes))
     path = out.section(f"Poses and {kind}", "poses-classes.png", text)
-    poses.classes(found[name], told, {**names, -1: "unknown"}, name, kind, path)
+    title = f"What layer {name} predicts for images of different {kind}"
+    poses.classes(found[name], told, {**names, -1: "unknown"}, title, path)
 
 
 def _some(samples: Samples, count: int) -> Samples:

@@ -6,15 +6,17 @@ from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from torch import nn
 
 from crossd.functional import displacement
 from crossd.kernels import Fourier, PosePredictor
-from crossd.pictures import COUNTS, INK, LABELS, SOFT, dress, figure, save
+from crossd.pictures import COUNTS, INK, SOFT, WARM, dress, figure, save
 
 BINS = 48
-MOST_CLASSES = len(LABELS)
+MOST_CLASSES = 24
+NAMED = 34
 QUANTITIES = ("angle", "shift z", "shift y", "shift x", "axis z", "axis y", "axis x")
 STILL, SAME = 0.05, 0.3
 """Standard deviation [voxels] below which kernels count as still, and share of the variance between
@@ -137,11 +139,39 @@ def layers(poses: Poses, path: str | Path) -> None:
         poses: Of images.
         path: The picture to write.
     """
-    names = list(poses)
-    drawn, axes = figure(1, len(QUANTITIES), (13.0, 0.27 * len(names) + 1.6), sharey=True)
-    for column, (ax, title) in enumerate(zip(axes[0], QUANTITIES, strict=True)):
+    count = len(next(iter(poses.values())))
+    _lines(poses, f"What each layer predicts for {count:,} images (darker: more of them)", path)
+
+
+def classes(
+    rows: NDArray[np.float64],
+    groups: NDArray[Any],
+    names: Mapping[int, str],
+    title: str,
+    path: str | Path,
+) -> None:
+    """Draw the histograms of one layer, a line of colour a class.
+
+    Args:
+        rows: Poses of the layer, ``(N, 7)``.
+        groups: Class of each image, ``(N,)``.
+        names: Of the classes; the most frequent are drawn.
+        title: Above all.
+        path: The picture to write.
+    """
+    present, counts = np.unique(groups, return_counts=True)
+    shown = sorted(present[np.argsort(-counts, kind="stable")][:MOST_CLASSES].tolist())
+    note = "" if len(shown) == len(present) else f" ({len(shown)} of {len(present)} are shown)"
+    _lines({str(names.get(g, g)): rows[groups == g] for g in shown}, title + note, path)
+
+
+def _lines(poses: Poses, title: str, path: str | Path) -> None:
+    names = [name if len(name) <= NAMED else "…" + name[1 - NAMED :] for name in poses]
+    size = (13.0, 0.27 * len(names) + 1.6)
+    drawn, axes = figure(1, len(QUANTITIES), size, sharey=True)
+    for column, (ax, name) in enumerate(zip(axes[0], QUANTITIES, strict=True)):
         low, high = _limits(column, np.concatenate([rows[:, column] for rows in poses.values()]))
-        dress(ax, title, _unit(column), "")
+        dress(ax, name, _unit(column), "")
         ax.grid(visible=False)
         counts = np.array(
             [np.histogram(rows[:, column], BINS, (low, high))[0] for rows in poses.values()]
@@ -149,53 +179,14 @@ def layers(poses: Poses, path: str | Path) -> None:
         shares = counts / np.maximum(counts.max(1, keepdims=True), 1)
         ax.imshow(shares, cmap=COUNTS, vmin=0, vmax=1, aspect="auto", interpolation="nearest",
                   extent=(low, high, len(names) - 0.5, -0.5))  # fmt: skip
+        means = [rows[:, column].mean() for rows in poses.values()]
+        ax.plot(means, range(len(names)), "|", color=WARM, ms=9, mew=1.8)
         for line in range(1, len(names)):
             ax.axhline(line - 0.5, color="white", lw=2)
+        ax.xaxis.set_major_locator(MaxNLocator(4))
     axes[0, 0].set_yticks(range(len(names)), names, fontsize=8)
-    drawn.suptitle(
-        f"What each layer predicts for {len(next(iter(poses.values()))):,} images (darker: more "
-        "of them)", fontsize=11, color=INK,
-    )  # fmt: skip
-    save(drawn, path)
-
-
-def classes(
-    rows: NDArray[np.float64], groups: NDArray[Any], names: Mapping[int, str], layer: str,
-    kind: str, path: str | Path,
-) -> None:  # fmt: skip
-    """Draw the histograms of one layer, a line a class.
-
-    Args:
-        rows: Poses of the layer, ``(N, 7)``.
-        groups: Class of each image, ``(N,)``.
-        names: Of the classes; the seven most frequent are drawn.
-        layer: Its name.
-        kind: What the groups are: classes, or views.
-        path: The picture to write.
-    """
-    present, counts = np.unique(groups, return_counts=True)
-    shown = sorted(present[np.argsort(-counts, kind="stable")][:MOST_CLASSES].tolist())
-    drawn, axes = figure(2, 4, (11.0, 5.0))
-    places = [axes[0, 0], *axes[0, 1:], *axes[1, 1:]]
-    handles: dict[str, Any] = {}
-    for column, ax in enumerate(places):
-        low, high = _limits(column, rows[:, column])
-        dress(ax, QUANTITIES[column], _unit(column), "share of the images" if column == 0 else "")
-        for group in shown:
-            own = rows[groups == group, column]
-            edges = np.linspace(low, high, 25)
-            share = np.histogram(own, edges)[0] / len(own)
-            place = shown.index(group)
-            (line,) = ax.plot((edges[1:] + edges[:-1]) / 2, share, color=LABELS[place], lw=1.7,
-                              drawstyle="steps-mid")  # fmt: skip
-            handles.setdefault(str(names.get(group, group)), line)
-        ax.set_ylim(0, None)
-    axes[1, 0].set_axis_off()
-    note = "" if len(shown) == len(present) else f"\n{len(shown)} of {len(present)} are shown"
-    axes[1, 0].legend(handles.values(), handles.keys(), loc="center", frameon=False, fontsize=9,
-                      title=f"layer {layer}{note}", title_fontsize=9)  # fmt: skip
-    axes[1, 0].get_legend().get_title().set_color(SOFT)
-    drawn.suptitle(f"Do the predicted poses differ between {kind}?", fontsize=11, color=INK)
+    drawn.suptitle(title, fontsize=11, color=INK)
+    drawn.supxlabel("orange: the mean of a line", fontsize=8, color=SOFT)
     save(drawn, path)
 
 

@@ -21,8 +21,6 @@ FEW = 10
 RANGE = 20.0
 """Times the median range of values from which a range is odd."""
 
-NAMED = 3
-
 
 @dataclass(frozen=True)
 class Fault:
@@ -31,7 +29,7 @@ class Fault:
     Attributes:
         what: In words.
         count: How many samples (or classes, or patients) have it.
-        which: The first of them.
+        which: All of them.
         grave: Whether it stops a training, or makes its scores worth little.
     """
 
@@ -70,7 +68,7 @@ def faults(found: Survey) -> list[Fault]:
 
 
 def _fault(what: str, which: Sequence[str], grave: bool = False) -> Fault | None:
-    return Fault(what, len(which), tuple(which[:NAMED]), grave) if which else None
+    return Fault(what, len(which), tuple(which), grave) if which else None
 
 
 def _names(looks: Iterable[Look]) -> list[str]:
@@ -90,7 +88,7 @@ def _twice(looks: Sequence[Look]) -> list[Fault | None]:
     same = [group for group in _grouped(looks, lambda one: one.digest).values() if len(group) > 1]
 
     def shown(groups: Iterable[list[Look]]) -> list[str]:
-        return [" = ".join(look.name for look in group[:NAMED]) for group in groups]
+        return [" = ".join(look.name for look in group) for group in groups]
 
     leaks = [group for group in same if len({one.part for one in group}) > 1]
     torn = [group for group in same if len({one.label for one in group}) > 1]
