@@ -10,7 +10,6 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from torch import nn
 
@@ -43,12 +42,14 @@ def masking(channels: int, classes: int) -> nn.Module:
     )
 
 
-def weights(mode: str = "projection", form: str = "cross", **change: Any) -> list[str]:
+def weights(
+    mode: str = "projection", form: str = "cross", path: str = "net.safetensors", **change: Any
+) -> list[str]:
     """Write new weights; returns the option."""
     given = {"model": "resnet-small", "task": "classification", "classes": ("0", "1")} | change
     config = WeightsConfig(in_channels=1, form=form, kernel_mode=mode, size=(8, 8), **given)
-    save(config.build(), "net.safetensors", config)
-    return ["--weights", "net.safetensors"]
+    save(config.build(), path, config)
+    return ["--weights", path]
 
 
 def labelled(rank: int) -> list[str]:
@@ -126,32 +127,25 @@ def test_other_forms_say_what_is_not_there(form: str, rank: int) -> None:
     assert all(("energy" in one) == (form == "3d") for one in found["layers"])
 
 
-def test_as_processes_without_warnings(tmp_path: Path) -> None:
-    """The fourier mode with the default GIF and the real network, then data alone."""
+def test_as_processes_without_warnings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A real network in the fourier mode, then data alone."""
     source = str(Path(crossd.__file__).parents[1])
     environment = os.environ | {"PYTHONPATH": source, "OMP_NUM_THREADS": "1"}
-    torch.set_num_threads(1)
-    real = Path(tmp_path / "real.py")
-    real.write_text(
-        "from crossd import WeightsConfig\nfrom crossd.checkpoint import save\n"
-        "config = WeightsConfig('resnet-small', 'classification', 1, ('0', '1'),"
-        " kernel_mode='fourier', size=(12, 12))\nsave(config.build(), 'net.safetensors', config)\n"
-    )
 
-    def run(*command: str) -> str:
+    def run(*options: str) -> str:
         done = subprocess.run(
-            [sys.executable, "-W", "error", *command], env=environment, capture_output=True,
-            text=True, check=True, cwd=tmp_path,
+            [sys.executable, "-W", "error", "-m", "crossd", "inspect", *options],
+            env=environment, capture_output=True, text=True, check=True, cwd=tmp_path,
         )  # fmt: skip
         return done.stdout
 
-    run(str(real))
-    data = labelled(3)
-    said = run("-m", "crossd", "inspect", "--weights", "net.safetensors", *data, "--out", "a")
-    assert "hardly depend on the image" in said and said.endswith("metrics.json and pictures\n")
-    with Image.open("a/kernels.gif") as image:
-        assert getattr(image, "n_frames", 1) == 36
-    said = run("-m", "crossd", "inspect", *data, "--out", "b")
+    monkeypatch.undo()
+    said = run(*weights("fourier", path=str(tmp_path / "net.safetensors")), "--out", "a")
+    assert "a shift, not a rotation" in said and said.endswith("metrics.json and pictures\n")
+    with Image.open(tmp_path / "a" / "kernels.gif") as image:
+        assert getattr(image, "n_frames", 1) == kernelpictures.FRAMES
+    monkeypatch.chdir(tmp_path)
+    said = run(*labelled(3), "--out", "b")
     assert said.startswith("30 of 30 samples were looked at: nothing is wrong or odd.")
     assert {path.name for path in Path("b").iterdir()} == {
         *("data.png", "report.md", "metrics.json", "config.yaml")

@@ -101,13 +101,13 @@ def test_faults_of_images_and_the_same_parts_as_a_training(tmp_path: Path) -> No
                     0, 256, (12, 10), dtype=np.uint8
                 )
                 Image.fromarray(pixels).save(path)
+    source = open_source(str(root))
     (root / "train" / "cat" / "13.png").write_bytes(b"\x89PNG broken")
     Image.new("RGB", (10, 12), (9, 200, 9)).save(root / "val" / "dog" / "0.png")
     found, by_name = look_at(root)
     assert by_name["cannot be read"].which[0].startswith("train/cat/13.png")
     assert by_name["other channels than most"].which == ("val/dog/0.png (3)",)
     assert by_name["the same sample with two labels"].count > 0  # cat and dog have equal seeds
-    source = open_source(str(root))
     for part in ("train", "val", "test"):
         labels = getattr(source, part).labels
         expected = dict(zip(source.classes, np.bincount(labels).tolist(), strict=True))

@@ -27,7 +27,7 @@ SHOWN = 6
 FLAT = (4, 8)
 """Rows and columns of 2D kernels, at most."""
 
-FRAMES = 36
+FRAMES = 24
 NAMED = 34
 """Letters of a layer's name that are drawn."""
 
@@ -273,4 +273,4 @@ def animate(layer: Layer, path: str | Path) -> None:
     palette = pictures[frames // 2].quantize(128, dither=Image.Dither.NONE)
     flat = [one.quantize(palette=palette, dither=Image.Dither.NONE) for one in pictures]
     with atomic(path) as temporary:
-        flat[0].save(temporary, save_all=True, append_images=flat[1:], duration=120, loop=0)
+        flat[0].save(temporary, save_all=True, append_images=flat[1:], duration=160, loop=0)
