@@ -109,7 +109,11 @@ def test_slice_of_another_layer_on_images() -> None:
 
 
 def test_fourier_with_masks() -> None:
-    change = {"model": "segresnet-small", "task": "segmentation", "classes": ("background", "1")}
+    change: dict[str, Any] = {
+        "model": "segresnet-small",
+        "task": "segmentation",
+        "classes": ("background", "1"),
+    }
     found, text, shown = seen(*weights("fourier", **change, values=(0, 1)), *masked())
     assert shown == KERNELS | {"kernels.gif", "poses.png", "poses-classes.png", "answer.png"}
     assert found["poses"]["groups"] == "views" and len(found["poses"]["layers"]) == 2

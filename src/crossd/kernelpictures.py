@@ -263,8 +263,8 @@ def animate(layer: Layer, path: str | Path) -> None:
     marker = below.axvline(0, color=INK, lw=1)
     pictures = []
     for step in range(frames):
-        axis = ", ".join(f"{value:.2f}" for value in axes[step].tolist())
-        title.set_text(f"axis (z, y, x) = ({axis}), angle {math.degrees(angles[step]):+.0f}°")
+        where = ", ".join(f"{value:.2f}" for value in axes[step].tolist())
+        title.set_text(f"axis (z, y, x) = ({where}), angle {math.degrees(angles[step]):+.0f}°")
         for tile, plane in zip(tiles, planes[step], strict=True):
             tile.set_data(plane)
         marker.set_xdata([step, step])
