@@ -150,7 +150,7 @@ def _run(command: str, given: list[str]) -> int:
     try:
         from jsonargparse import ArgumentError
     except ImportError:
-        return _without_extras(command)
+        return _without_extras(command, given)
     from crossd import configs
     from crossd.allocator import keep_freed_memory
     from crossd.errors import InputError
@@ -174,7 +174,7 @@ def _run(command: str, given: list[str]) -> int:
     return 0
 
 
-def _without_extras(command: str) -> int:
+def _without_extras(command: str, given: Sequence[str]) -> int:
     """Let the doctor say what is missing where even the command line is."""
     if command != "doctor":
         return _complain(LACKING)
@@ -183,7 +183,7 @@ def _without_extras(command: str) -> int:
     from crossd.errors import InputError
 
     try:
-        print(doctor(DoctorConfig()))
+        print(doctor(DoctorConfig(json="--json" in given)))
     except InputError as error:
         return _complain(str(error))
     return 0
