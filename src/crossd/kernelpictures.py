@@ -216,7 +216,7 @@ def pose_path(frames: int) -> tuple[torch.Tensor, torch.Tensor]:
         Unit axes ``(frames, 3)`` and angles ``(frames,)`` [rad].
 
     Example:
-        >>> axes, angles = pose_path(6)
+        >>> axes, angles = pose_path(12)
         >>> axes[0].tolist(), round(float(angles.abs().max()), 3)
         ([1.0, 0.0, 0.0], 0.785)
     """

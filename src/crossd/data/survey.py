@@ -195,7 +195,7 @@ def _counts(pairs: Iterable[tuple[str, str]]) -> dict[str, dict[str, int]]:
     for part, label in pairs:
         own = counts.setdefault(part, {})
         own[label] = own.get(label, 0) + 1
-    return {part: counts[part] for part in (*SPLITS, NO_PART)
+    return {part: dict(sorted(counts[part].items())) for part in (*SPLITS, NO_PART)
             if part in counts}  # fmt: skip
 
 
