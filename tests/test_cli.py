@@ -40,6 +40,8 @@ CONFIGS = {
     "evaluate": configs.EvaluateConfig,
     "plan": configs.PlanConfig,
     "status": configs.StatusConfig,
+    "inspect": configs.InspectConfig,
+    "doctor": configs.DoctorConfig,
 }
 PATIENCE = 120.0
 """Seconds that a process may take to start and do one epoch, on the slowest machine."""

@@ -5,7 +5,7 @@ import importlib
 import re
 import sys
 from collections.abc import Sequence
-from typing import Any, get_type_hints
+from typing import Any
 
 from crossd.launched import is_first
 from crossd.signals import INTERRUPTED, Stopped
@@ -79,6 +79,18 @@ COMMANDS = {
         "ExportConfig",
         "crossd export --weights ready.safetensors --to 3d --out net.onnx",
     ),
+    "inspect": (
+        "inspecting",
+        "inspect",
+        "InspectConfig",
+        "crossd inspect --weights runs/3d/weights.safetensors --data volumes.npz --out runs/seen",
+    ),
+    "doctor": (
+        "doctor",
+        "doctor",
+        "DoctorConfig",
+        "crossd doctor --json",
+    ),
     "bench": (
         "bench",
         "bench",
@@ -91,6 +103,7 @@ CONTINUED = ("predict",)
 
 KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false"}
 USAGE_ERROR = 2
+LACKING = "the command line needs more libraries: pip install 'crossd[all]' (see crossd doctor)"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -112,6 +125,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         print(f"crossd {__version__}")
         return 0
+    if given[0] == "--print_completion":
+        return _completion(given[1] if len(given) == 2 else "")
     if given[0] not in COMMANDS:
         known = ", ".join(COMMANDS)
         return _complain(f"no command {given[0]!r}: the commands are {known}; see crossd --help")
@@ -135,7 +150,7 @@ def _run(command: str, given: list[str]) -> int:
     try:
         from jsonargparse import ArgumentError
     except ImportError:
-        return _complain("the command line needs more libraries: pip install 'crossd[all]'")
+        return _without_extras(command, given)
     from crossd import configs
     from crossd.allocator import keep_freed_memory
     from crossd.errors import InputError
@@ -159,41 +174,47 @@ def _run(command: str, given: list[str]) -> int:
     return 0
 
 
-def _parse(command: str, kind: Any, given: list[str]) -> Any:
-    """Read options of a command into its dataclass, whose docstring is the help."""
-    from docstring_parser import parse
-    from jsonargparse import ArgumentParser
+def _without_extras(command: str, given: Sequence[str]) -> int:
+    """Let the doctor say what is missing where even the command line is."""
+    if command != "doctor":
+        return _complain(LACKING)
+    from crossd.configs import DoctorConfig
+    from crossd.doctor import doctor
+    from crossd.errors import InputError
 
-    texts = [parse(one.__doc__) for one in kind.__mro__[:-1]]
-    parser = ArgumentParser(
-        prog=f"crossd {command}",
-        description=f"{texts[0].short_description} Example: {COMMANDS[command][3]}",
-        exit_on_error=False,
-        default_env=False,
-    )
-    parser.add_argument("--config", action="config", help="Read options from a YAML file.")
-    hints = get_type_hints(kind)
-    helps = {
-        entry.arg_name: " ".join((entry.description or "").split())
-        for text in texts
-        for entry in text.params
-    }
-    for field in sorted(dataclasses.fields(kind), key=lambda field: list(helps).index(field.name)):
-        name = f"--{field.name.replace('_', '-')}"
-        if field.metadata.get("positional"):
-            parser.add_argument(field.name, type=hints[field.name], help=helps[field.name])
-        elif hints[field.name] == list[str]:
-            parser.add_argument(name, nargs="+", required=True, help=helps[field.name])
-        elif field.default is dataclasses.MISSING:
-            parser.add_argument(name, type=hints[field.name], required=True, help=helps[field.name])
-        elif hints[field.name] is bool:
-            parser.add_argument(name, action="store_true", help=helps[field.name])
-        else:
-            parser.add_argument(
-                name, type=hints[field.name], default=field.default, help=helps[field.name]
-            )
-    values = parser.parse_args(given).as_dict()
+    try:
+        print(doctor(DoctorConfig(json="--json" in given)))
+    except InputError as error:
+        return _complain(str(error))
+    return 0
+
+
+def _parse(command: str, kind: Any, given: list[str]) -> Any:
+    """Read options of a command into its dataclass."""
+    from crossd.parsers import build
+
+    values = build(command, kind, COMMANDS[command][3]).parse_args(given).as_dict()
     return kind(**{field.name: values[field.name] for field in dataclasses.fields(kind)})
+
+
+def _completion(shell: str) -> int:
+    """Print the script that lets a shell complete commands and options."""
+    from crossd import configs
+    from crossd.errors import InputError
+
+    try:
+        from crossd.parsers import completion
+
+        commands = {
+            name: (getattr(configs, kind), example)
+            for name, (_, _, kind, example) in COMMANDS.items()
+        }
+        print(completion(shell, commands))
+    except ImportError:
+        return _complain(LACKING)
+    except InputError as error:
+        return _complain(str(error))
+    return 0
 
 
 def _readable(message: str) -> str:
@@ -233,7 +254,11 @@ def _overview() -> str:
     lines = ["crossd: train 3D kernels on images, use them on volumes", ""]
     for name, (*_, example) in COMMANDS.items():
         lines += [f"  {name}", f"      {example}"]
-    lines += ["", "crossd COMMAND --help lists the options; `crossd transfer` alone is a demo."]
+    lines += [
+        "",
+        "crossd COMMAND --help lists the options; `crossd transfer` alone is a demo.",
+        "crossd --print_completion bash (or zsh, fish) writes the script that completes them.",
+    ]
     return "\n".join(lines)
 
 

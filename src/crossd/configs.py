@@ -483,6 +483,53 @@ class ExportConfig:
 
 
 @dataclass(frozen=True)
+class InspectConfig:
+    """Look at data before a training, or at weights after it: pictures, and what they say.
+
+    With --data alone: samples of each class, counts, sizes, intensities, and what is wrong (files
+    that cannot be read, samples or patients in two parts, rare classes). With --weights: the
+    kernels of a layer, how the energy lies over depth, how alike the views are. With both: what
+    the answers rest on (Grad-CAM, or the mask), and the poses of the fourier mode.
+
+    Attributes:
+        weights: A weights file of crossd.
+        data: Source of images or volumes.
+        layer: The layer whose kernels are drawn, by its path. Default: the first.
+        part: Whose samples the network is shown: test, val or train.
+        limit: Samples to look at, at most.
+        seed: Of the split, where the data has none.
+        precision: 32-true, bf16-mixed or 16-mixed.
+        out: Folder for report.md, metrics.json and the pictures.
+        overwrite: Replace a result that is there.
+    """
+
+    weights: str | None = None
+    data: str | None = None
+    layer: str | None = None
+    part: str = "test"
+    limit: int = 1000
+    seed: int = 0
+    precision: str = "32-true"
+    out: str = "runs/inspect"
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class DoctorConfig:
+    """Say what this machine and this installation can do, and what is missing for more.
+
+    The exit code is 2 when something that everything needs is missing.
+
+    Attributes:
+        json: Print JSON, for machines.
+        out: The folder that results would be written to; whether that works is looked at.
+    """
+
+    json: bool = False
+    out: str = "runs"
+
+
+@dataclass(frozen=True)
 class BenchConfig:
     """Measure what Cross-D costs on this machine, beside the plain network and the rivals.
 

@@ -30,6 +30,8 @@ OUTPUTS = (
     *(LOG, STATUS, BAD_BATCHES, "tensorboard/events.*"),
     *("efficiency.png", "differences.png", "ranks.png"),
     *("scores.png", "curves.png", "confusion.png", "answers.png", "bench.png"),
+    *("data.png", "kernels.png", "kernels.gif", "energy.png", "similarity.png"),
+    *("poses.png", "poses-classes.png", "grad-cam.png", "answer.png"),
 )
 """What a run that ended leaves."""
 

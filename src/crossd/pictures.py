@@ -6,7 +6,7 @@ Ito, which colour-blind readers can tell apart: Cross-D is warm, its rivals are 
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -229,7 +229,7 @@ def answers(
                 continue
             for label in seen:
                 chosen = np.take(labels, place, axis) == label
-                _region(ax, chosen, LABELS[(label - 1) % len(LABELS)])
+                region(ax, chosen, LABELS[(label - 1) % len(LABELS)])
             if name != "truth":
                 _edge(ax, outline, "white", 0.7)
     names = list(classes)[1:] if list(classes[:1]) == ["background"] else list(classes)
@@ -313,12 +313,14 @@ def _validated(curves: Sequence[tuple[str, Sequence[Mapping[str, Any]]]]) -> str
     return next((name for name in METRICS if name in names), None)
 
 
-def _region(ax: Axes, mask: np.ndarray, colour: str) -> None:
+def region(
+    ax: Axes, mask: np.ndarray, colour: str, origin: Literal["lower", "upper"] = "lower"
+) -> None:
     """Fill a mask and draw its edge."""
     if mask.any():
         fill = np.zeros((*mask.shape, 4))
         fill[mask] = (*to_rgb(colour), 0.5)
-        ax.imshow(fill, origin="lower", interpolation="nearest")
+        ax.imshow(fill, origin=origin, interpolation="nearest", aspect=ax.get_aspect())
     _edge(ax, mask, colour, 1.0)
 
 

@@ -184,7 +184,7 @@ def markdown(results: Results, pictures: Mapping[str, str | Path] | None = None)
     lines += _notes(results) + _per_class(results)
     for title, path in (pictures or {}).items():
         lines += ["", f"## {title}", "", f"![{title}]({quote(Path(path).as_posix())})"]
-    lines += _pretraining(results) + _cost(results) + _repeat(results)
+    lines += _pretraining(results) + _cost(results) + repeat(results)
     lines += ["", "## Versions", ""]
     lines += grid(["library", "version"], list((results.get("versions") or {}).items()))
     return "\n".join(lines) + "\n"
@@ -239,7 +239,7 @@ def training(results: Results) -> str:
         "## Training",
         "",
         *grid(["epoch", "loss", *(f"validation {name}" for name in checked)], body),
-        *_repeat(results),
+        *repeat(results),
         "",
         "## Versions",
         "",
@@ -282,7 +282,7 @@ def evaluation(results: Results) -> str:
         for one in results["worst"]:
             lines += [f"![{one['case']}]({one['picture']})", ""]
             lines += [f"{one['case']}: mean Dice {_number(one['dice'])}.", ""]
-    lines += [*_repeat(results), "", "## Versions", ""]
+    lines += [*repeat(results), "", "## Versions", ""]
     lines += grid(["library", "version"], list(results["versions"].items()))
     return "\n".join(lines) + "\n"
 
@@ -339,7 +339,7 @@ def comparison(results: Results, pictures: Mapping[str, str]) -> str:
     lines += grid(["arm", "protocol", *(METRICS.get(n, n) for n in scores)], means)
     for name, path in pictures.items():
         lines += ["", f"## {name}", "", f"![{name}]({path})"]
-    lines += [*_repeat(results), "", "## Versions", ""]
+    lines += [*repeat(results), "", "## Versions", ""]
     lines += grid(["library", "version"], list(results["versions"].items()))
     return "\n".join(lines) + "\n"
 
@@ -462,7 +462,7 @@ def _cost(results: Results) -> list[str]:
     return ["", "## Cost", "", *grid(["arm", "parameters", *(f"{p}: s" for p in protocols)], body)]
 
 
-def _repeat(results: Results) -> list[str]:
+def repeat(results: Results) -> list[str]:
     """Return the configuration and the command that repeats the run."""
     lines = ["", "## How to repeat", ""]
     if results.get("config"):

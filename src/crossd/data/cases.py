@@ -44,7 +44,7 @@ class Case:
     spacing: tuple[float, float, float] | None = None
 
 
-def read_table(path: Path, labels: bool = True) -> list[Case]:
+def read_table(path: Path, labels: bool = True, strict: bool = True) -> list[Case]:
     """Read a csv with the columns ``image`` and ``label`` or ``mask``.
 
     Further columns whose names begin with ``image`` are further modalities, each one channel.
@@ -54,6 +54,7 @@ def read_table(path: Path, labels: bool = True) -> list[Case]:
     Args:
         path: The file.
         labels: Whether a column of labels or masks is needed; else there need be none.
+        strict: Refuse files that do not exist, and patients in two splits.
 
     Returns:
         The cases, in the order of the lines.
@@ -85,11 +86,11 @@ def read_table(path: Path, labels: bool = True) -> list[Case]:
         if row.get("") or any(value is None for value in row.values()):
             raise InputError(f"{where}: has more or fewer fields than the first line")
         cells = {name: value.strip() for name, value in row.items() if name}
-        files = tuple(_path(path, cells[name], where, name) for name in columns)
+        files = tuple(_path(path, cells[name], where, name, strict) for name in columns)
         if labels and not cells[kinds[0]]:
             raise InputError(f"{where}: the field {kinds[0]} is empty")
         masks = labels and kinds == ["mask"]
-        mask = _path(path, cells["mask"], where, "mask") if masks else None
+        mask = _path(path, cells["mask"], where, "mask", strict) if masks else None
         part = cells.get("split", "")
         if part not in (*SPLITS, ""):
             raise InputError(f"{where}: split is {part!r}; expected train, val or test")
@@ -104,7 +105,8 @@ def read_table(path: Path, labels: bool = True) -> list[Case]:
                 _spacing(cells.get("spacing", ""), where),
             )
         )
-    _check_splits(path, cases)
+    if strict:
+        _check_splits(path, cases)
     return _named(cases)
 
 
@@ -115,7 +117,7 @@ def _lacks(text: str, column: str) -> str:
     return f"lacks the column {column} (it has {first[:100]})"
 
 
-def _path(table: Path, text: str, where: str, column: str) -> Path:
+def _path(table: Path, text: str, where: str, column: str, strict: bool) -> Path:
     """Return the file that a cell names, which must lie at or below the folder of the csv."""
     absolute = PurePosixPath(text).is_absolute() or PureWindowsPath(text).is_absolute()
     if absolute or ".." in Path(text).parts:
@@ -124,7 +126,7 @@ def _path(table: Path, text: str, where: str, column: str) -> Path:
             "write paths relative to it, and put it above the files"
         )
     found = table.parent / text
-    if "\0" in text or not text or not found.exists():
+    if "\0" in text or not text or (strict and not found.exists()):
         raise InputError(f"{where}: the {column} {text!r} does not exist in {table.parent}")
     return found
 

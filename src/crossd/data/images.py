@@ -164,6 +164,17 @@ def raw_mask(path: Path) -> NDArray[np.int64]:
     return np.asarray(image).astype(np.int64)
 
 
+def pixels(path: Path) -> NDArray[np.float32]:
+    """Read an image file as it is, ``(C, H, W)``: one channel unless it has colours."""
+    image = _load(path)
+    if image.mode not in GREY | DEEP | {"F"}:
+        image = image.convert("RGB")
+    elif image.mode == "LA":
+        image = image.convert("L")
+    array = np.atleast_3d(np.asarray(image, np.float32))
+    return np.ascontiguousarray(np.moveaxis(array, -1, 0))
+
+
 def open_images(root: Path, size: tuple[int, ...] | None, seed: int) -> Source:
     """Open class folders, or ``train/`` and ``val/`` (and ``test/``) of class folders.
 

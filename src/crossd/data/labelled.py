@@ -162,7 +162,8 @@ def _open_volumes(
     entries = [volumes.read_entry(case) for case in found]
     wanted = None if size is None else full_size(size, 3, name)
     facts: list[Facts] = []
-    if given.statistics is None:  # all, as a fault is better found before training than after it
+    # All, as a fault is better found before training than after it; or to make a plan.
+    if given.statistics is None or given.plan is None:
         whole = volumes.scan(entries, progress)
         facts = [whole[i] for i in divided[0]]
     made = given.plan or plan.decide(facts, labels is None, wanted)
