@@ -23,7 +23,7 @@ BUDGET = train.TrainConfig(epochs=1, batch_size=4, augment="none")
 
 def network(arm: str, seed: int) -> nn.Module:
     device.seed_everything(seed)
-    return ARMS[arm][1](models.build("resnet-small", "classification", 1, 2))
+    return ARMS[arm][1](models.build("resnet-small", "classification", 1, 2), "classification")
 
 
 def make(path: str, folds: int = 0) -> Contest:
@@ -117,7 +117,9 @@ def test_two_processes_find_what_one_does_and_nothing_is_done_twice(
 def test_masks_are_compared_by_dice() -> None:
     def net(seed: int) -> nn.Module:
         device.seed_everything(seed)
-        return ARMS["inflate"][1](models.build("segresnet-small", "segmentation", 1, 4))
+        return ARMS["inflate"][1](
+            models.build("segresnet-small", "segmentation", 1, 4), "segmentation"
+        )
 
     source = open_source("brain:8")
     contest = Contest(source, {"inflate": Arm(net)}, dataclasses.replace(BUDGET, batch_size=2))

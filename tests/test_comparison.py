@@ -43,15 +43,15 @@ def test_tables_plots_and_a_report(
     more = ["--baselines", "scratch,center,slices", "--protocol", "zero,linear,finetune"]
     assert run(*options, *more, "--trials", "2", "--workers", "1", "--out", str(out)) == 0
     said = capsys.readouterr().out
-    assert "finetune, 8 labelled: projection-both" in said and "report.md" in said
+    assert "finetune, 8 labelled: projection" in said and "report.md" in said
     results = json.loads((out / "metrics.json").read_text())
-    assert results["arms"] == ["projection-both", "scratch", "center", "slices"]
+    assert results["arms"] == ["projection", "scratch", "center", "slices"]
     assert len(results["rows"]) == 3 + 4 * 2 * 2 * 2
     names = {"report.md", "runs.csv", "table.tex", "metrics.json", "config.yaml"}
     pictures = {"efficiency.png", "differences.png", "ranks.png"}
     assert {p.name for p in out.iterdir()} == names | pictures
     report = (out / "report.md").read_text()
-    for text in ("# projection-both against scratch, center and slices", "balanced", "Holm", "±"):
+    for text in ("# projection against scratch, center and slices", "balanced", "Holm", "±"):
         assert text in report
     assert run(*options, *more, "--out", str(out)) == 2  # not overwritten unasked
 

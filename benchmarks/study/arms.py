@@ -64,6 +64,7 @@ class Kind:
         way: Of 2D training; None for a new network.
         make: A network for volumes, of the trained one and its task.
         learn: How it is fitted to labelled volumes in place of what the protocol does.
+        fitted: What is fitted to labelled volumes, where it is another network than `make`'s.
         more: Whether `make` wants the study and the seed in place of the task.
     """
 
@@ -71,6 +72,7 @@ class Kind:
     make: Callable[..., nn.Module]
     learn: Callable[..., None] | None = None
     more: bool = False
+    fitted: Callable[..., nn.Module] | None = None
 
 
 def _answer(answer: str) -> Callable[..., nn.Module]:
@@ -87,7 +89,8 @@ def _aligned(net: nn.Module, task: str) -> nn.Module:
 
 ARMS: dict[str, Kind] = {
     **{name: Kind(*KNOWN[name]) for name in RIVALS},
-    "projection": Kind("projection", _solid),
+    "projection": Kind("projection", _answer("both"), fitted=_solid),
+    "projection volume": Kind("projection", _solid),
     "projection slices": Kind("projection", _answer("slices")),
     "projection both": Kind("projection", _answer("both")),
     "projection one view": Kind("one-view", _solid),
@@ -110,9 +113,11 @@ ARMS: dict[str, Kind] = {
 }
 
 
-def start(study: Study, name: str, seed: int) -> nn.Module:
+def start(study: Study, name: str, seed: int, fitted: bool = False) -> nn.Module:
     """Make an arm's network for volumes, with a new last layer where the classes are others."""
     kind, source = ARMS[name], study.volumes()
+    if fitted:
+        kind = dataclasses.replace(kind, make=kind.fitted)
     task, classes = source.task, len(source.classes)
     device.seed_everything(seed)
     if kind.way is None:
@@ -134,7 +139,9 @@ def contest(study: Study, names: tuple[str, ...]) -> Contest:
         kind = ARMS[name]
         learn = None if kind.learn is None else functools.partial(kind.learn, study=study)
         answers = kind.way is not None and study.kind != "mednist"
-        made[name] = Arm(functools.partial(start, study, name), answers, drawn=True, learn=learn)
+        make = functools.partial(start, study, name)
+        fitted = functools.partial(make, fitted=True) if kind.fitted else None
+        made[name] = Arm(make, answers, drawn=True, learn=learn, fitted=fitted)
     return Contest(source, made, budget_of(source))
 
 

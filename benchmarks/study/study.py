@@ -1,8 +1,8 @@
 """Which way from images to volumes is best: every way, set, protocol and number of labels, thrice.
 
     python benchmarks/study/study.py --data FOLDER               all of it (hours; it goes on)
-    python benchmarks/study/study.py --data FOLDER --sets organ --arms "projection both,slices"
-    python benchmarks/study/study.py --data FOLDER --row "organ,projection both,zero,0,0"
+    python benchmarks/study/study.py --data FOLDER --sets organ --arms projection,slices
+    python benchmarks/study/study.py --data FOLDER --row organ,projection,zero,0,0
 
 FOLDER holds `medmnist3d/NAME.npz` (organmnist3d, fracturemnist3d, adrenalmnist3d), `hippocampus/`
 with `images` and `labels` (Medical Segmentation Decathlon, Task04) and `mednist/mednist_64.npz`;
@@ -37,7 +37,7 @@ RESULTS = Path(__file__).parent / "results"
 def study_set(study: Study, args: argparse.Namespace) -> None:
     """Do what is asked of one set and is not among its raw results yet, and add it to them."""
     progress = Progress()
-    arms = tuple(args.arms.split(",") if args.arms else ("projection both", "projection", *RIVALS))
+    arms = tuple(args.arms.split(",") if args.arms else ("projection", *RIVALS))
     limits = [int(n) for n in args.limits.split(",")] if args.limits else LIMITS[study.name]
     make = functools.partial(contest, study, arms)
     ready = make()

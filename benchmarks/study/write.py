@@ -17,7 +17,7 @@ from crossd.metrics import MAIN
 
 HERE = Path(__file__).parent
 DOCS = HERE.parents[1] / "docs"
-OURS = "projection both"
+OURS = "projection"
 NAMES = {
     "organ": "OrganMNIST3D (CT, 28 voxels a side, 11 organs, 610 test volumes)",
     "fracture": "FractureMNIST3D (CT, 28 voxels, 3 kinds of fracture, 240 test volumes)",
@@ -42,10 +42,11 @@ made anew by `python benchmarks/study/study.py --data FOLDER --row SET,ARM,PROTO
 
 Small networks on two CPU cores. Each seed has a 2D training, a choice of labelled volumes and an
 order of its own, shared by all arms, as are the budget, the augmentation and the recalibration of
-BatchNorm on the unlabelled training volumes. `projection both` is crossd's default: trained on
-slices with their own views mixed in every batch, and asked about the volume and its slices. The
-rivals are `slices` (the plain 2D network on slices, averaged), its lifts `center`, `inflate` (I3D)
-and `triplanar`, `acs`, and `scratch`. Runs of seeds 0 to 2 before the default was chosen were made
+BatchNorm on the unlabelled training volumes. `projection` is crossd's default: trained on slices
+with their own views mixed in every batch, asked about the volume and its slices until labelled
+volumes are there, and fitted to those as a 3D network. The rivals are `slices` (the plain 2D
+network on slices, averaged), its lifts `center`, `inflate` (I3D) and `triplanar`, `acs`, and
+`scratch`. Runs of seeds 0 to 2 before the default was chosen were made
 in bfloat16, all later ones in float32 (`precision` in the raw results)."""
 TABLES = """\
 ±: half of the 95 % interval of the mean over seeds. †: differs from the first line (paired t-test
@@ -64,7 +65,7 @@ def load(path: Path) -> dict[str, Any]:
     raw = json.loads(path.read_text())
     rows = raw["rows"]
     present = list(dict.fromkeys(row["arm"] for row in rows))
-    order = [OURS, "projection", *RIVALS]
+    order = [OURS, *RIVALS]
     arms = sorted(present, key=lambda a: (order.index(a) if a in order else len(order), a))
     masks = "dice" in rows[0]["metrics"]
     metric = MAIN["segmentation" if masks else "classification"]
@@ -78,7 +79,7 @@ def section(name: str, results: dict[str, Any], out: Path) -> list[str]:
     lines = ["", f"### {title}", ""]
     if base in PUBLISHED and not images:
         lines += [PUBLISHED[base], ""]
-    main = only(results, (OURS, "projection", *RIVALS))
+    main = only(results, (OURS, *RIVALS))
     for protocol in sorted({key[0] for key in standings.keys(main)}, key=ALL_PROTOCOLS.index):
         part = {**main, "rows": [r for r in main["rows"] if r["protocol"] == protocol]}
         part["rows"].sort(key=lambda row: row["limit"])
@@ -166,10 +167,10 @@ def quality(sets: dict[str, dict[str, Any]]) -> list[str]:
             (flat[("projection", row["trial"])], row["metrics"][metric])
             for row in results["rows"]
             if row["protocol"] == "zero"
-            and row["arm"] == "projection"
+            and row["arm"] == "projection volume"
             and ("projection", row["trial"]) in flat
         ]
-        ways = {"plain": "slices", "projection": "projection", "fourier": "fourier"}
+        ways = {"plain": "slices", "projection": "projection volume", "fourier": "fourier"}
         across = [
             (np.mean([v for (w, _), v in flat.items() if w == way]),
              standings.summaries(results, ("zero", 0))[arm].mean)

@@ -49,12 +49,15 @@ class Arm:
         drawn: Whether another seed makes another network.
         learn: Fits the network, in place, to the labelled samples of a source within a budget,
             where the protocol is ``finetune`` and the arm has a way of its own to do so.
+        fitted: Makes the network that is fitted to labelled volumes, where that is another than
+            the one that answers without them.
     """
 
     make: Callable[[int], nn.Module]
     answers: bool = True
     drawn: bool = False
     learn: protocols.Learn | None = None
+    fitted: Callable[[int], nn.Module] | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -141,10 +144,11 @@ def part(contest: Contest, fold: int) -> Source:
 
 
 @functools.lru_cache(maxsize=2)
-def _start(contest: Contest, arm: str, fold: int, seed: int) -> nn.Module:
+def _start(contest: Contest, arm: str, fold: int, seed: int, fitted: bool) -> nn.Module:
     """Make an arm's network, its BatchNorm recalibrated like every arm's."""
     device.seed_everything(seed)
-    net = contest.arms[arm].make(seed)
+    one = contest.arms[arm]
+    net = one.fitted(seed) if fitted and one.fitted is not None else one.make(seed)
     if contest.warm:
         scoring.recalibrate(net, part(contest, fold).train, contest.budget)
     return net
@@ -155,7 +159,8 @@ def perform(contest: Contest, run: Run) -> dict[str, Any]:
     start = time.perf_counter()
     seed = contest.budget.seed + run.trial
     arm = contest.arms[run.arm]
-    net = _start(contest, run.arm, run.fold, seed if arm.drawn else contest.budget.seed)
+    fitted = arm.fitted is not None and run.protocol not in FREE
+    net = _start(contest, run.arm, run.fold, seed if arm.drawn else contest.budget.seed, fitted)
     source = part(contest, run.fold)
     if run.limit:
         source = limit(source, run.limit, seed)

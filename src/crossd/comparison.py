@@ -105,10 +105,7 @@ def open_contest(config: EvaluateConfig, progress: Progress | None = None) -> Co
     arms: dict[str, Arm] = {}
     if weights.form == "cross":
         net = load(path)
-        how = config.answer or weights.answer
-        name = weights.kernel_mode if how == "volume" else f"{weights.kernel_mode}-{how}"
-        ready = to_3d(net) if how == "volume" else answering(net, how, weights.task)
-        arms[name] = _arm(lambda: ready, weights, source.classes)
+        arms[weights.kernel_mode] = _own(net, config.answer, weights, source.classes)
     for name in wanted or (() if arms else ("slices", "center")):
         pretraining, make = ARMS[name]
         if pretraining is None:
@@ -119,6 +116,22 @@ def open_contest(config: EvaluateConfig, progress: Progress | None = None) -> Co
     if not same:
         arms = {name: dataclasses.replace(arm, answers=False) for name, arm in arms.items()}
     return Contest(source, arms, train.for_volumes(config, source.task), config.folds or 0)
+
+
+def _own(
+    net: nn.Module, answer: str | None, weights: WeightsConfig, classes: tuple[str, ...]
+) -> Arm:
+    """Make the arm of a Cross-D network.
+
+    Unless asked otherwise it answers as the weights say, and is fitted as a network for volumes,
+    which is the better one to fit (docs/results).
+    """
+    how = answer or weights.answer
+    asked = to_3d(net) if how == "volume" else answering(net, how, weights.task)
+    arm = _arm(lambda: asked, weights, classes)
+    if answer is not None or how == "volume":
+        return arm
+    return dataclasses.replace(arm, fitted=_arm(lambda: to_3d(net), weights, classes).make)
 
 
 def _arm(make: Any, weights: WeightsConfig, classes: tuple[str, ...]) -> Arm:
