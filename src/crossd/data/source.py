@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from crossd.data.plan import Plan
+from crossd.data.shared import share
 from crossd.data.splits import pick
 from crossd.errors import InputError
 from crossd.progress import Progress
@@ -114,10 +115,10 @@ class Subset(Wrapped):
 
     def __init__(self, samples: Samples, indices: NDArray[np.int64]) -> None:
         super().__init__(samples)
-        self.indices = indices
-        self.labels = None if samples.labels is None else samples.labels[indices]
-        self.views = None if samples.views is None else samples.views[indices]
-        self.groups = None if samples.groups is None else samples.groups[indices]
+        self.indices = share(indices)
+        for name in ("labels", "views", "groups"):
+            known = getattr(samples, name)
+            setattr(self, name, None if known is None else share(known[indices]))
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -293,21 +294,21 @@ def _open(
         if bare is not None:
             return bare
     if path.is_dir() or path.suffix.lower() == ".csv":
-        from crossd.data import cases
+        from crossd.data import cases, index
+        from crossd.data.images import open_images
         from crossd.data.labelled import open_cases
 
         root = path if path.is_dir() else path.parent
         if not path.is_dir():
-            found: list[cases.Case] | None = cases.read_table(path)
+            found = cases.read_table(path)
         elif pair := cases.pair_folders(path):
             found = cases.read_pairs(*pair)
         else:
-            found = cases.read_classes(path)
-        if found:
-            return open_cases(spec, root, found, size, seed, given, progress)
-        from crossd.data.images import open_images
-
-        return open_images(path, size, seed)
+            parts = index.scan(path, progress)
+            found = cases.read_classes(path, parts) or []
+            if not found:
+                return open_images(path, size, seed, parts)
+        return open_cases(spec, root, found, size, seed, given, progress)
     if path.suffix.lower() == ".npz":
         from crossd.data.arrays import open_npz
 
