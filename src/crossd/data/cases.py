@@ -255,6 +255,16 @@ def _named(cases: Iterable[Case]) -> list[Case]:
     ]
 
 
+def in_order(classes: Iterable[str]) -> list[str]:
+    """Sort names of classes: numbers by their value, then other names by the alphabet.
+
+    Example:
+        >>> in_order({"10", "9", "cat"})
+        ['9', '10', 'cat']
+    """
+    return sorted(classes, key=lambda t: (not t.isdecimal(), int(t) if t.isdecimal() else 0, t))
+
+
 def groups_of(cases: Sequence[Case]) -> NDArray[np.str_] | None:
     """Return the group of every case, alone where it has none; None where none is said."""
     if not any(case.group for case in cases):

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import IO, Protocol
 
 import numpy as np
 import torch
@@ -84,6 +85,20 @@ class ImageSamples(Samples):
         """Return the first file of a sample."""
         return str(self.path(index))
 
+    def stamp(self, index: int) -> str | None:
+        """Tell the files of a sample, with their sizes and times."""
+        try:
+            states = [(self.root / names[index]).stat() for names in self.names]
+        except OSError:
+            return None
+        times = [(state.st_size, state.st_mtime_ns) for state in states]
+        crop = self.labels is not None
+        return f"{self.name(index)} {times} {self.shape} {self.channels} {crop}"
+
+    def load(self, index: int) -> Image.Image:
+        """Read the first image of a sample as it is."""
+        return _load(self.path(index))
+
     def path(self, index: int) -> Path:
         """Return the first file of a sample."""
         return self.root / self.names[0][index]
@@ -112,15 +127,22 @@ def read_image(path: Path, channels: int, size: tuple[int, ...], crop: bool = Tr
         tensor([1., 1., 1., 1.])
     """
     image = _load(path)
+    if image.mode == "F" and not is_dicom(path):
+        raise InputError(
+            f"{path}: holds floating-point numbers of unknown range; expected 8 or 16 bits"
+        )
+    return prepared(image, channels, size, crop)
+
+
+def prepared(
+    image: Image.Image, channels: int, size: tuple[int, ...], crop: bool = True
+) -> torch.Tensor:
+    """Resize an image and scale its values to [0, 1]; see `read_image`."""
     top = 255.0
     if image.mode in DEEP:
         top = 65_535.0
         image = Image.fromarray(np.asarray(image).astype(np.float32))
     elif image.mode == "F":
-        if not is_dicom(path):
-            raise InputError(
-                f"{path}: holds floating-point numbers of unknown range; expected 8 or 16 bits"
-            )
         top = 1.0
     elif image.mode != ("L" if channels == 1 else "RGB"):
         image = image.convert("L" if channels == 1 else "RGB")
@@ -253,11 +275,20 @@ def _list(
     return ImageSamples(root, [part.images.names], numbers[part.images.labels], size)
 
 
-def channels_of(samples: ImageSamples) -> int:
+class Loads(Protocol):
+    """Samples whose images can be read as they are."""
+
+    def __len__(self) -> int: ...
+
+    def load(self, index: int) -> Image.Image:
+        """Read the image of a sample."""
+
+
+def channels_of(samples: Loads) -> int:
     """Return 3 when one of a few files has colours, else 1."""
     step = max(1, len(samples) // LOOK_AT)
     for index in range(0, len(samples), step):
-        image = _load(samples.path(index))
+        image = samples.load(index)
         if image.mode in GREY | DEEP | {"F"}:
             continue
         # Grey pictures are often stored as three equal channels.
@@ -284,8 +315,13 @@ def _load(path: Path) -> Image.Image:
     """Read a whole image file, turned the way its camera says."""
     if is_dicom(path):
         return Image.fromarray(flat(path))
+    return decode(path, str(path))
+
+
+def decode(file: Path | IO[bytes], where: str) -> Image.Image:
+    """Read a whole image, turned the way its camera says; `where` names it in messages."""
     try:
-        with Image.open(path) as file:
-            return ImageOps.exif_transpose(file)
+        with Image.open(file) as image:
+            return ImageOps.exif_transpose(image)
     except DAMAGED as error:
-        raise InputError(f"{path}: cannot be read as an image; replace or remove it") from error
+        raise InputError(f"{where}: cannot be read as an image; replace or remove it") from error

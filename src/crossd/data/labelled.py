@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crossd.data import cases as lists
-from crossd.data import images, plan, volumes
+from crossd.data import images, plan, shards, volumes
 from crossd.data.cases import Case
 from crossd.data.formats import is_dicom, is_volume, read_header
 from crossd.data.names import Names
@@ -118,6 +118,8 @@ def names_of(samples: Samples) -> Sequence[str]:
         return [entry.case.name for entry in entries]
     if isinstance(samples, images.ImageSamples):
         return samples.names[0]
+    if isinstance(samples, shards.ShardSamples):
+        return samples.names
     if isinstance(samples, Subset):
         inside = names_of(samples.samples)
         if isinstance(inside, Names):
@@ -133,9 +135,9 @@ def names_of(samples: Samples) -> Sequence[str]:
 def _classes(
     found: Sequence[Case], given: Given, name: str
 ) -> tuple[NDArray[np.int64], tuple[str, ...]]:
-    """Number the classes: numbers by their value, other names by the alphabet."""
+    """Number the classes."""
     present = {str(case.label) for case in found}
-    ordered = sorted(present, key=lambda t: (not t.isdecimal(), int(t) if t.isdecimal() else 0, t))
+    ordered = lists.in_order(present)
     if given.labels and present <= set(given.labels):
         ordered = list(given.labels)
     if len(ordered) < 2:

@@ -21,10 +21,15 @@ class Unlabelled(Samples):
 
     def __init__(self, samples: Samples) -> None:
         self.samples = samples
-        self.patch = samples.patch
+        self.patch, self.channels = samples.patch, samples.channels
+        self.in_memory = samples.in_memory
 
     def __len__(self) -> int:
         return len(self.samples)
+
+    def size(self, index: int) -> tuple[int, ...]:
+        """Return the spatial size of a sample."""
+        return self.samples.size(index)
 
     def __getitem__(self, index: int) -> Sample:
         return {"image": self.samples[index]["image"]}
