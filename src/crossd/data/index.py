@@ -28,6 +28,7 @@ FORM = "1"
 """Of the index, to be counted up when it changes."""
 
 IMAGE, VOLUME, SERIES = 1, 2, 3
+Look = tuple[int, tuple[int, int], list[os.DirEntry[str]]]
 ENDINGS = {*SUFFIXES, ".gz"}
 
 
@@ -122,7 +123,7 @@ class _Walk:
         return SERIES if bare and entry.is_file() and is_dicom(Path(entry.path)) else 0
 
 
-def _look(path: str) -> tuple[int, tuple[int, int], list[os.DirEntry[str]]]:
+def _look(path: str) -> Look:
     """Return when a folder changed [ns], which one it is, and what it holds by name."""
     try:
         state = Path(path).stat()  # before its files, so that no change is missed
@@ -174,28 +175,31 @@ def _scanned(key: str, top: Path, progress: Progress) -> dict[str, Part]:
     """Look through the folder, and keep what is found."""
     start = time.time_ns()
     parts: dict[str, Part] = {}
-    changed, _, entries = _look(str(top))
+    changed, _, entries = whole = _look(str(top))
     visited = [(str(top), changed)]
     fixed = [name for name in SPLITS if any(e.name == name and e.is_dir() for e in entries)]
     with progress.task(f"scanning {top}", total=None) as bar:
-        for name in fixed or [""]:
-            parts[name] = _part(str(top / name), visited, bar)
+        for name in fixed:
+            look = _look(str(top / name))
+            visited.append((str(top / name), look[0]))
+            parts[name] = _part(look, visited, bar)
+        if not fixed:
+            parts[""] = _part(whole, visited, bar)
     newest = max(changed for _, changed in visited)
     if _count(parts) >= KEEP_FROM and newest < start - CLOCK:
         _keep(key, top, parts, visited)
     return parts
 
 
-def _part(path: str, visited: list[tuple[str, int]], bar: Bar) -> Part:
+def _part(look: Look, visited: list[tuple[str, int]], bar: Bar) -> Part:
     """Look through the class folders that lie in a folder."""
     walk = _Walk(bar)
-    changed, _, entries = _look(path)
-    visited.append((path, changed))
+    _, this, entries = look
     folders = [entry for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
     counts = []
     for folder in folders:
         before = len(walk.images), len(walk.volumes)
-        walk.visit(folder.path, folder.name + os.sep, True, True)
+        walk.visit(folder.path, folder.name + os.sep, True, True, (this,))
         counts.append((len(walk.images) - before[0], len(walk.volumes) - before[1]))
     visited += walk.visited
     images, volumes = np.array(counts, np.int64).reshape(-1, 2).T.copy()
