@@ -136,13 +136,13 @@ def open_shards(
     shape = DEFAULT_SIZE if size is None else full_size(size, 2, spec)
     members = scan(paths, progress)
     if not len(members.names):
-        raise InputError(f"{spec}: no images in {len(paths)} archives; expected key.jpg or key.png")
+        raise InputError(f"{spec}: holds no images; expected members like key.jpg or key.png")
     if len(members.classes) < 2:
         raise InputError(f"{spec}: has one class, {members.classes[0]}; expected two or more")
     said = [_part(path) for path in paths]
     if len(set(said)) < 2:
         said = ["train"] * len(said)
-    if not {"train", "val"} <= set(said) or "" in said:
+    elif not {"train", "val"} <= set(said) or "" in said:
         known = ", ".join(sorted({part or "others" for part in said}))
         raise InputError(
             f"{spec}: has archives of {known}; expected train and val (and test), or name none so"

@@ -224,6 +224,8 @@ def _members(path: Path) -> Iterator[tuple[tarfile.TarInfo, bytes]]:
                 if _split(member.name)[1] in LABELS:
                     file.seek(member.offset_data)
                     content = file.read(member.size)
+                    if len(content) < member.size:
+                        raise EOFError("it is cut off")
                 yield member, content
             # tarfile takes whatever is no header for the end.
             file.seek(tar.offset)
