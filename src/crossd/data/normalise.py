@@ -28,7 +28,7 @@ class Normalised(Wrapped):
 
     def _changed(self, sample: Sample) -> Sample:
         image = adapt(sample["image"], self.channels)
-        sample["image"] = (image - self.mean) / self.std
+        sample["image"] = (image - self.mean).div_(self.std)
         return sample
 
 
