@@ -41,7 +41,7 @@ def picture(side: int, rng: np.random.Generator) -> Image.Image:
     """Draw an image with structure of several scales, so that it compresses as photographs do."""
     image = np.zeros((side, side, 3), np.float32)
     for scale in (4, 16, side):
-        noise = rng.normal(0, 60 / scale**0.5, (min(scale, side),) * 2 + (3,)).astype(np.float32)
+        noise = rng.normal(0, 60 / scale**0.25, (min(scale, side),) * 2 + (3,)).astype(np.float32)
         for channel in range(3):
             plane = Image.fromarray(noise[:, :, channel]).resize(
                 (side, side), Image.Resampling.BICUBIC

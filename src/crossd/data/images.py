@@ -64,7 +64,8 @@ class ImageSamples(Samples):
         paths = [self.root / names[index] for names in self.names]
         crop, channels = self.labels is not None, self.channels // len(paths)
         planes = [read_image(path, channels, self.shape, crop) for path in paths]
-        sample: Sample = {"image": torch.cat(planes), "view": -1}
+        image = planes[0] if len(planes) == 1 else torch.cat(planes)
+        sample: Sample = {"image": image, "view": -1}
         if self.labels is not None:
             sample["label"] = torch.tensor(self.labels[index])
         elif self.masks is not None:
