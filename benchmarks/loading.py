@@ -89,7 +89,7 @@ def alone(files: list[Path], size: tuple[int, ...], processes: int) -> float:
         begin = time.perf_counter()
         decode(files, size, multiprocessing.Barrier(1))
         return len(files) / (time.perf_counter() - begin)
-    context = multiprocessing.get_context("fork" if "fork" in methods() else "spawn")
+    context: Any = multiprocessing.get_context("fork" if "fork" in methods() else "spawn")
     start = context.Barrier(processes + 1)
     running = [
         context.Process(target=decode, args=(files[i::processes], size, start))

@@ -10,7 +10,7 @@ import psutil
 import pytest
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from crossd.data import Sample, Samples, index, kept, open_source
 from crossd.data.normalise import Normalised
@@ -211,11 +211,11 @@ def test_an_index_in_use_may_be_replaced(tmp_path: Path, remembering: list[str])
     (root / "a" / "0.png").touch()
     aged(root)
     assert len(images(root)) == 4001
-    loader = DataLoader(Named(names), num_workers=1, multiprocessing_context="forkserver")
+    loader: Any = DataLoader(Named(names), num_workers=1, multiprocessing_context="forkserver")
     assert [name for (name,) in loader] == [names[0], names[1]]
 
 
-class Named:
+class Named(Dataset[str]):
     def __init__(self, names: Any) -> None:
         self.names = names
 
@@ -231,11 +231,11 @@ def test_processes_that_start_together_scan_once(
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     root = aged(tree(tmp_path))
-    loader = DataLoader(Scanning(root), num_workers=2, multiprocessing_context="fork")
+    loader: Any = DataLoader(Scanning(root), num_workers=2, multiprocessing_context="fork")
     assert sorted(int(count) for count in loader) == [0, 4]
 
 
-class Scanning:
+class Scanning(Dataset[int]):
     """Counts the folders that are looked through, in several processes at once."""
 
     def __init__(self, root: Path) -> None:
@@ -253,7 +253,7 @@ class Scanning:
             count += 1
             return look(path)
 
-        index._look = counted  # type: ignore[assignment]
+        index._look = counted
         assert len(images(self.root)) == 4
         return count
 
@@ -292,9 +292,10 @@ def test_statistics_are_measured_once(tmp_path: Path, monkeypatch: pytest.Monkey
     assert len(read) == 8
     again = open_source(str(tmp_path))
     assert len(read) == 8 and (again.mean, again.std) == (first.mean, first.std)
-    for options in ({"size": (16,)}, {"seed": 1}, {"channels": 3}):
+    changes: list[dict[str, Any]] = [{"size": (16,)}, {"seed": 1}, {"channels": 3}]
+    for options in changes:
         read.clear()
-        open_source(str(tmp_path), **options)  # type: ignore[arg-type]
+        open_source(str(tmp_path), **options)
         assert len(read) == 8
     os.utime(next(tmp_path.rglob("*.png")), ns=(0, 0))
     read.clear()
@@ -307,11 +308,11 @@ class Weighed(Wrapped):
 
     def __getitem__(self, number: int) -> Sample:
         sample: Any = self.samples[number]
-        own = 0
-        if number % 5 == 0:
-            info = psutil.Process().memory_full_info()
-            own = info.uss
-        return {**sample, "own": own}
+        sample["own"] = 0
+        if number % 25 == 0:
+            sample["own"] = psutil.Process().memory_full_info().uss
+        weighed: Sample = sample
+        return weighed
 
 
 def weigh(samples: Samples, way: str) -> list[float]:

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 
 from crossd.data import Samples, Source, kept, open_source, shards, tars
 from crossd.data.images import read_image
+from crossd.data.index import CLOCK
 from crossd.data.labelled import names_of
 from crossd.errors import InputError
 from crossd.progress import Progress
@@ -137,7 +138,7 @@ def test_the_scan_is_kept_until_an_archive_changes(
     path = archive(tmp_path / "x.tar", numbered(0, 12))
     tars.scan([path], QUIET)
     assert not kept.folder().exists()  # too new to be trusted
-    old = time.time_ns() - 2 * tars.CLOCK
+    old = time.time_ns() - 2 * CLOCK
     os.utime(path, ns=(old, old))
     first = tars.scan([path], QUIET)
     assert len(scanned) == 2

@@ -30,7 +30,7 @@ def large(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(16)), raising=False)
     monkeypatch.setattr(workers, "available", lambda: 2**40)
-    monkeypatch.setattr(workers.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 2**40}))
+    monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 2**40}))
     monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
 
 
@@ -55,7 +55,7 @@ def test_as_many_as_memory_and_shared_memory_hold(
     monkeypatch.setattr(workers, "available", lambda: 2**32)  # half of it: 4 processes at most
     assert workers.choose(None, Read(), 1) == 3
     monkeypatch.setattr(workers, "available", lambda: 2**40)
-    monkeypatch.setattr(workers.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 2**26}))
+    monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 2**26}))
     assert workers.choose(None, Read(), 64) == (1 if Path("/dev/shm").is_dir() else 15)
     assert workers.choose(None, Read(), 640) == (0 if Path("/dev/shm").is_dir() else 15)
 
