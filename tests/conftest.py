@@ -15,3 +15,9 @@ def _repeatable() -> Iterator[None]:
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep what tests cache away from the user's own folder, and from other tests."""
+    monkeypatch.setenv("CROSSD_CACHE", str(tmp_path_factory.mktemp("cache") / "crossd"))

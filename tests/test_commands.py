@@ -115,7 +115,7 @@ def stops(steps: int) -> Progress:
             bar.advance = count  # type: ignore[method-assign]
             yield bar
 
-    progress.task = stopping  # type: ignore[method-assign]
+    progress.task = stopping  # type: ignore[method-assign, assignment]
     return progress
 
 
@@ -277,8 +277,8 @@ def test_limits_count_volumes(data: dict[str, str], tmp_path: Path) -> None:
     class Counting(Progress):
         total = 0
 
-        def task(self, name: str, total: int, done: int = 0) -> Any:
-            self.total = total
+        def task(self, name: str, total: int | None, done: int = 0) -> Any:
+            self.total = total or 0
             return super().task(name, total, done)
 
     progress = Counting(quiet=True)

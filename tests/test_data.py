@@ -522,7 +522,7 @@ def test_pairs_of_images(tmp_path: Path) -> None:
 def test_bad_pairs_of_images(tmp_path: Path) -> None:
     image_pairs(tmp_path)
     source = open_source(str(tmp_path))
-    name = Path(source.train.samples.samples.masks[source.train.samples.indices[0]].decode()).name  # type: ignore[attr-defined]
+    name = Path(source.train.samples.samples.masks[source.train.samples.indices[0]]).name  # type: ignore[attr-defined]
     mask = tmp_path / "masks" / name
     Image.new("L", (30, 44)).save(mask)
     assert "has the shape (44, 30)" in raised(lambda: open_source(str(tmp_path)))

@@ -127,7 +127,7 @@ class Stopping(Progress):
         self.steps = steps
 
     @contextmanager
-    def task(self, name: str, total: int, done: int = 0) -> Iterator[Bar]:
+    def task(self, name: str, total: int | None, done: int = 0) -> Iterator[Bar]:
         with super().task(name, total, done) as bar:
             advance = bar.advance
 

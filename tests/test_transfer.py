@@ -54,7 +54,7 @@ class Watching(Progress):
         self.lines.append(text)
 
     @contextmanager
-    def task(self, name: str, total: int, done: int = 0) -> Iterator[Bar]:
+    def task(self, name: str, total: int | None, done: int = 0) -> Iterator[Bar]:
         if name == self.stop:
             raise KeyboardInterrupt
         self.tasks.append(name)

@@ -25,7 +25,7 @@ class RunOptions:
         precision: 32-true, bf16-mixed, 16-mixed, bf16-true or 64-true.
         compile: Compile the network by torch.compile.
         checkpointing: Recompute activations in the backward pass: less memory, more time.
-        workers: Processes that read data, for each device.
+        workers: Processes that read data, for each device. Default: by cores and memory; 0 on CPU.
         on_nan: When a loss is not a number: stop, or skip the step. The samples are written down.
         on_bad_sample: When a sample cannot be read: stop, or skip it (one in a hundred at most).
         checkpoint_minutes: Longest time between two checkpoints; one is written every epoch.
@@ -41,7 +41,7 @@ class RunOptions:
     precision: str = "32-true"
     compile: bool = False
     checkpointing: bool = False
-    workers: int = 0
+    workers: int | None = None
     on_nan: str = "stop"
     on_bad_sample: str = "stop"
     checkpoint_minutes: float = 10.0
@@ -88,7 +88,7 @@ class TransferConfig:
         lr: Highest learning rate in 2D. Default: 0.01, for masks 0.003.
         volume_lr: Highest learning rate on the labelled volumes.
         seed: Of everything that is drawn.
-        workers: Processes that read data.
+        workers: Processes that read data. Default: by cores and memory; 0 on CPU.
         precision: 32-true, bf16-mixed or 16-mixed.
         checkpointing: Recompute activations in the backward pass: less memory, more time.
         out: Folder for the table, the pictures and the weights.
@@ -113,7 +113,7 @@ class TransferConfig:
     lr: float | None = None
     volume_lr: float = 1e-3
     seed: int = 0
-    workers: int = 0
+    workers: int | None = None
     precision: str = "32-true"
     checkpointing: bool = False
     out: str = "runs/transfer"
@@ -390,7 +390,7 @@ class RecalibrateConfig:
         size: Size of the volumes (one number, or depth,height,width).
         batch_size: Samples a step. Default: 8, for masks 2.
         seed: Of the split, where the data has none.
-        workers: Processes that read data.
+        workers: Processes that read data. Default: by cores and memory; 0 on CPU.
         precision: 32-true, bf16-mixed or 16-mixed.
         overwrite: Replace a file that is there.
     """
@@ -403,7 +403,7 @@ class RecalibrateConfig:
     size: str | None = None
     batch_size: int | None = None
     seed: int = 0
-    workers: int = 0
+    workers: int | None = None
     precision: str = "32-true"
     overwrite: bool = False
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,6 +21,7 @@ from crossd.errors import InputError
 from crossd.kernels import view
 from crossd.nn import has_views, mixes_views
 from crossd.progress import Progress
+from crossd.workers import choose
 
 Batch = dict[str, Tensor]
 
@@ -133,13 +135,13 @@ def batches(
     sampler = ViewBatches(views, size, config.seed if train else None, share, apart)
     # A generator of its own: starting to read draws nothing from the one that training draws from.
     own = torch.Generator().manual_seed(config.seed)
-    patience = PATIENCE if config.workers else 0
+    workers = choose(config.workers, samples, size)
     return DataLoader(
         samples,
         batch_sampler=sampler,
-        num_workers=config.workers,
+        num_workers=workers,
         generator=own,
-        timeout=patience,
+        timeout=PATIENCE if workers else 0,
     )
 
 
@@ -259,9 +261,10 @@ class Feed:
         self.progress = progress or Progress(quiet=True)
         full = config.augment == "full"
         skip = config.on_bad_sample == "skip"
-        self.watched = Watched(source.train, skip, config.workers)
+        workers = choose(config.workers, source.train, config.batch_size, busy=full)
+        self.watched = Watched(source.train, skip, workers)
         self.drawn = Patches(self.watched, source.train.patch, config.seed, full, source.spacing)
-        self.loader = batches(self.drawn, net, config, train=True)
+        self.loader = batches(self.drawn, net, replace(config, workers=workers), train=True)
         self.ready: Any = self.loader
         self.criterion = loss_of(source.task)
         self.rows = slice(None)

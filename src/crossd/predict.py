@@ -17,7 +17,7 @@ from crossd import device, masks, segmenting
 from crossd.checkpoint import WeightsConfig, load, read_config
 from crossd.configs import PredictConfig
 from crossd.data import cases as lists
-from crossd.data import images
+from crossd.data import images, index
 from crossd.data.cases import Case
 from crossd.data.formats import is_dicom, is_volume, read_header, stem
 from crossd.data.volumes import read_entry
@@ -111,7 +111,7 @@ def inputs(paths: Sequence[str], channels: int) -> list[Case]:
             found += lists.read_table(path, labels=False)
         elif path.is_dir():
             found += _below(path, channels)
-        elif is_volume(path) or path.suffix.lower() in images.suffixes():
+        elif is_volume(path) or path.suffix.lower() in index.suffixes():
             found.append(Case(stem(path), (path,)))
         else:
             raise InputError(
@@ -131,7 +131,7 @@ def inputs(paths: Sequence[str], channels: int) -> list[Case]:
 
 def _below(folder: Path, channels: int) -> list[Case]:
     """List the images and volumes below a folder."""
-    paths = lists.volumes_below(folder) or images.files(folder)
+    paths = index.volumes_below(folder) or index.files(folder)
     if not paths:
         raise InputError(f"{folder}: holds no image or volume that can be read")
     if paths == [folder]:

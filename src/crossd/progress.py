@@ -31,8 +31,14 @@ class Progress:
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     @contextmanager
-    def task(self, name: str, total: int, done: int = 0) -> Iterator["Bar"]:
-        """Show a bar while the block runs, and a line with the time it took when it ends."""
+    def task(self, name: str, total: int | None, done: int = 0) -> Iterator["Bar"]:
+        """Show a bar while the block runs, and a line with the time it took when it ends.
+
+        Args:
+            name: What is done.
+            total: Steps until it is; None where that is not known.
+            done: Steps that were done before.
+        """
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
@@ -60,7 +66,7 @@ class Bar:
         note: What is shown beside the bar.
     """
 
-    def __init__(self, rich: RichProgress, name: str, total: int, done: int) -> None:
+    def __init__(self, rich: RichProgress, name: str, total: int | None, done: int) -> None:
         self.rich = rich
         self.note = ""
         self.samples = 0

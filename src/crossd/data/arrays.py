@@ -30,6 +30,8 @@ UNREADABLE = (
 class ArraySamples(Samples):
     """Images of one array, kept in the dtype of the file and converted one by one."""
 
+    in_memory = True
+
     def __init__(
         self,
         images: Array,
@@ -49,6 +51,7 @@ class ArraySamples(Samples):
         self.labels = labels
         self.span = span
         self.shape = size
+        self.channels = images.shape[-1]
 
     def __len__(self) -> int:
         return len(self.images)

@@ -3,17 +3,18 @@
 import csv
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import numpy as np
 from numpy.typing import NDArray
 
-from crossd.data import images
 from crossd.data.formats import is_dicom, is_volume, stem
+from crossd.data.index import Part, scan, suffixes
 from crossd.data.splits import FRACTIONS, SPLITS, split
 from crossd.errors import InputError
+from crossd.progress import Progress
 
 IMAGE_FOLDERS = ("images", "imagesTr")
 MASK_FOLDERS = ("labels", "masks", "labelsTr")
@@ -209,7 +210,7 @@ def entries(folder: Path) -> dict[str, Path]:
     Raises:
         InputError: When two files differ in their suffix only.
     """
-    readable = images.suffixes()
+    readable = suffixes()
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
         if path.name.startswith("."):
@@ -223,37 +224,24 @@ def entries(folder: Path) -> dict[str, Path]:
     return found
 
 
-def read_classes(root: Path) -> list[Case] | None:
+def read_classes(root: Path, found: Mapping[str, Part] | None = None) -> list[Case] | None:
     """List the volumes of class folders, or of ``train/``, ``val/`` and ``test/`` of such.
+
+    Args:
+        root: The folder.
+        found: What lies in the class folders, where it is known already.
 
     Returns:
         The cases, by name; None where the class folders hold no volumes.
     """
-    fixed = [part for part in SPLITS if (root / part).is_dir()]
+    found = scan(root, Progress(quiet=True)) if found is None else found
     cases = []
-    for part in fixed or [""]:
-        for folder in sorted(p for p in (root / part).iterdir() if p.is_dir()):
-            if folder.name.startswith("."):
-                continue
-            cases += [
-                Case(str(path.relative_to(root)), (path,), label=folder.name, split=part)
-                for path in volumes_below(folder)
-            ]
+    for split_name, part in found.items():
+        for label, name in zip(part.volumes.labels.tolist(), part.volumes.names, strict=True):
+            inside = Path(split_name, name)
+            folder = part.folders[label]
+            cases.append(Case(str(inside), (root / inside,), label=folder, split=split_name))
     return _named(cases) if cases else None
-
-
-def volumes_below(folder: Path) -> list[Path]:
-    """List the volumes at any depth below a folder: files, and folders that hold a DICOM series."""
-    found = []
-    inside = sorted(p for p in folder.iterdir() if not p.name.startswith("."))
-    if any(p.is_file() and is_dicom(p) for p in inside):
-        return [folder]
-    for path in inside:
-        if path.is_dir():
-            found += volumes_below(path)
-        elif is_volume(path):
-            found.append(path)
-    return found
 
 
 def _named(cases: Iterable[Case]) -> list[Case]:
@@ -267,6 +255,16 @@ def _named(cases: Iterable[Case]) -> list[Case]:
         replace(case, name=f"{case.name}_{index}") if counts[case.name] > 1 else case
         for index, case in enumerate(named)
     ]
+
+
+def in_order(classes: Iterable[str]) -> list[str]:
+    """Sort names of classes: numbers by their value, then other names by the alphabet.
+
+    Example:
+        >>> in_order({"10", "9", "cat"})
+        ['9', '10', 'cat']
+    """
+    return sorted(classes, key=lambda t: (not t.isdecimal(), int(t) if t.isdecimal() else 0, t))
 
 
 def groups_of(cases: Sequence[Case]) -> NDArray[np.str_] | None:

@@ -1,8 +1,8 @@
 """Class folders of images, read when they are asked for."""
 
-import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import IO, Protocol
 
 import numpy as np
 import torch
@@ -10,7 +10,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from crossd.data.formats import flat, is_dicom, read_header
+from crossd.data.index import Part, suffixes
+from crossd.data.names import Names
 from crossd.data.shapes import full_size
+from crossd.data.shared import share
 from crossd.data.source import Sample, Samples, Source, Subset
 from crossd.data.splits import FRACTIONS, split
 from crossd.errors import InputError
@@ -27,12 +30,9 @@ DEEP = {"I", "I;16", "I;16B", "I;16L"}
 class ImageSamples(Samples):
     """Image files, with the classes of the images or with masks.
 
-    The names are kept as one array of bytes, which costs a tenth of a list of paths and is not
-    copied into the workers of a loader.
-
     Args:
         root: Folder that the names are relative to.
-        names: Files of every sample, one a modality.
+        names: Files of the samples, for each modality.
         labels: Class of every sample; empty for masks.
         size: Height and width.
         masks: File of every mask; images are then resized whole, never cropped.
@@ -42,33 +42,34 @@ class ImageSamples(Samples):
     def __init__(
         self,
         root: Path,
-        names: Sequence[Sequence[str]],
-        labels: Sequence[int],
+        names: Sequence[Names],
+        labels: Sequence[int] | NDArray[np.int64],
         size: tuple[int, ...],
-        masks: Sequence[str] = (),
+        masks: Names | None = None,
         values: Sequence[int] = (),
     ) -> None:
         self.root = root
-        self.names = np.array([[os.fsencode(name) for name in each] for each in names])
-        if not masks:
-            self.labels = np.array(labels, np.int64)
-        self.masks = np.array([os.fsencode(name) for name in masks])
+        self.names = tuple(names)
+        if masks is None:
+            self.labels = share(np.asarray(labels, np.int64))
+        self.masks = masks
         self.shape = size
         self.values = values
         self.channels = 1
 
     def __len__(self) -> int:
-        return len(self.names)
+        return len(self.names[0])
 
     def __getitem__(self, index: int) -> Sample:
-        paths = [self.root / os.fsdecode(name.item()) for name in self.names[index]]
+        paths = [self.root / names[index] for names in self.names]
         crop, channels = self.labels is not None, self.channels // len(paths)
         planes = [read_image(path, channels, self.shape, crop) for path in paths]
-        sample: Sample = {"image": torch.cat(planes), "view": -1}
+        image = planes[0] if len(planes) == 1 else torch.cat(planes)
+        sample: Sample = {"image": image, "view": -1}
         if self.labels is not None:
             sample["label"] = torch.tensor(self.labels[index])
-        else:
-            path = self.root / os.fsdecode(self.masks[index].item())
+        elif self.masks is not None:
+            path = self.root / self.masks[index]
             if shape_of(path) != shape_of(paths[0]):
                 raise InputError(
                     f"{path}: has the shape {shape_of(path)}, but {paths[0]} "
@@ -85,9 +86,23 @@ class ImageSamples(Samples):
         """Return the first file of a sample."""
         return str(self.path(index))
 
+    def stamp(self, index: int) -> str | None:
+        """Tell the files of a sample, with their sizes and times."""
+        try:
+            states = [(self.root / names[index]).stat() for names in self.names]
+        except OSError:
+            return None
+        times = [(state.st_size, state.st_mtime_ns) for state in states]
+        crop = self.labels is not None
+        return f"{self.name(index)} {times} {self.shape} {self.channels} {crop}"
+
+    def load(self, index: int) -> Image.Image:
+        """Read the first image of a sample as it is."""
+        return _load(self.path(index))
+
     def path(self, index: int) -> Path:
         """Return the first file of a sample."""
-        return self.root / os.fsdecode(self.names[index, 0].item())
+        return self.root / self.names[0][index]
 
 
 def read_image(path: Path, channels: int, size: tuple[int, ...], crop: bool = True) -> torch.Tensor:
@@ -113,15 +128,22 @@ def read_image(path: Path, channels: int, size: tuple[int, ...], crop: bool = Tr
         tensor([1., 1., 1., 1.])
     """
     image = _load(path)
+    if image.mode == "F" and not is_dicom(path):
+        raise InputError(
+            f"{path}: holds floating-point numbers of unknown range; expected 8 or 16 bits"
+        )
+    return prepared(image, channels, size, crop)
+
+
+def prepared(
+    image: Image.Image, channels: int, size: tuple[int, ...], crop: bool = True
+) -> torch.Tensor:
+    """Resize an image and scale its values to [0, 1]; see `read_image`."""
     top = 255.0
     if image.mode in DEEP:
         top = 65_535.0
         image = Image.fromarray(np.asarray(image).astype(np.float32))
     elif image.mode == "F":
-        if not is_dicom(path):
-            raise InputError(
-                f"{path}: holds floating-point numbers of unknown range; expected 8 or 16 bits"
-            )
         top = 1.0
     elif image.mode != ("L" if channels == 1 else "RGB"):
         image = image.convert("L" if channels == 1 else "RGB")
@@ -175,7 +197,9 @@ def pixels(path: Path) -> NDArray[np.float32]:
     return np.ascontiguousarray(np.moveaxis(array, -1, 0))
 
 
-def open_images(root: Path, size: tuple[int, ...] | None, seed: int) -> Source:
+def open_images(
+    root: Path, size: tuple[int, ...] | None, seed: int, found: dict[str, Part]
+) -> Source:
     """Open class folders, or ``train/`` and ``val/`` (and ``test/``) of class folders.
 
     Class folders alone are split 70/10/20 by `seed`. Without ``test/`` the validation images
@@ -185,6 +209,7 @@ def open_images(root: Path, size: tuple[int, ...] | None, seed: int) -> Source:
         root: The folder.
         size: Height and width; 64 by 64 where None.
         seed: Decides on the splits that the folder does not fix.
+        found: What lies in the class folders, by `crossd.data.index.scan`.
 
     Returns:
         The source, its images in [0, 1]: grey unless the first files are coloured.
@@ -193,75 +218,89 @@ def open_images(root: Path, size: tuple[int, ...] | None, seed: int) -> Source:
         InputError: When there are no images, fewer than two classes, or an unknown class.
     """
     shape = DEFAULT_SIZE if size is None else full_size(size, 2, str(root))
-    fixed = [part for part in ("train", "val", "test") if (root / part).is_dir()]
+    fixed = [part for part in found if part]
     if fixed and not {"train", "val"} <= set(fixed):
         raise InputError(
             f"{root}: has {fixed[0]}/ but not both train/ and val/; add the other, or give the "
             f"class folders alone"
         )
-    classes = _folders(root / "train" if fixed else root)
-    if not classes or (not fixed and not any(files(root / name) for name in classes)):
+    first = found["train" if fixed else ""]
+    classes = first.folders
+    if not classes or (not fixed and not len(first.images.names)):
         readable = suffixes()
-        loose = any(_suffix(entry.name) in readable for entry in root.iterdir())
+        loose = any(entry.suffix.lower() in readable for entry in root.iterdir())
         hint = "images must lie in class folders" if loose else f"no images in {root}"
         raise InputError(
             f"{root}: {hint}; expected train/ and val/ of class folders, or class folders alone"
         )
     if len(classes) < 2:
         raise InputError(f"{root}: has one class folder, {classes[0]}; expected two or more")
-    if fixed:
-        found = {
-            part: _list(root / part, classes, shape, complete=part == "train") for part in fixed
-        }
-    else:
-        found = {"train": _list(root, classes, shape, complete=True)}
-    channels = channels_of(found["train"])
-    for samples in found.values():
+    listed = {
+        name or "train": _list(root / name, part, classes, shape, complete=part is first)
+        for name, part in found.items()
+    }
+    channels = channels_of(listed["train"])
+    for samples in listed.values():
         samples.channels = channels
-    train, val, test = _parts(found, root, seed)
-    return Source(str(root), 2, "classification", channels, tuple(classes), shape, train, val, test)
+    train, val, test = divided(listed, str(root), seed)
+    return Source(str(root), 2, "classification", channels, classes, shape, train, val, test)
 
 
-def _parts(
-    found: dict[str, ImageSamples], root: Path, seed: int
+def divided(
+    found: Mapping[str, Samples], where: str, seed: int
 ) -> tuple[Samples, Samples, Samples]:
-    """Return training, validation and test samples, splitting what the folder does not."""
+    """Return training, validation and test samples, splitting what the data do not.
+
+    Args:
+        found: By part: "train" alone, or with "val", or with "val" and "test".
+        where: The source, for messages.
+        seed: Decides.
+    """
     train = found["train"]
     assert train.labels is not None
     if "val" not in found:
-        a, b, c = split(train.labels, FRACTIONS, seed, str(root))
+        a, b, c = split(train.labels, FRACTIONS, seed, where)
         return Subset(train, a), Subset(train, b), Subset(train, c)
     val = found["val"]
     if "test" in found:
         return train, val, found["test"]
     assert val.labels is not None
-    a, b = split(val.labels, (0.5, 0.5), seed, str(root / "val"))
+    a, b = split(val.labels, (0.5, 0.5), seed, str(Path(where) / "val"))
     return train, Subset(val, a), Subset(val, b)
 
 
-def _list(root: Path, classes: list[str], size: tuple[int, ...], *, complete: bool) -> ImageSamples:
-    """List the images of the class folders of `root`, where every class must be if `complete`."""
-    unknown = sorted(set(_folders(root)) - set(classes))
+def _list(
+    root: Path, part: Part, classes: Sequence[str], size: tuple[int, ...], *, complete: bool
+) -> ImageSamples:
+    """Take the images of a part, which must have some of every class if `complete`."""
+    unknown = sorted(set(part.folders) - set(classes))
     if unknown:
         raise InputError(f"{root / unknown[0]}: this class is not in train/; remove or add it")
-    names: list[str] = []
-    labels: list[int] = []
-    for label, name in enumerate(classes):
-        paths = files(root / name)
-        if not paths and complete:
-            raise InputError(f"{root / name}: no images in this class folder; fill or remove it")
-        names += [os.path.relpath(file, root) for file in paths]
-        labels += [label] * len(paths)
-    if not names:
+    empty = [
+        name for name, n in zip(part.folders, part.images.counts, strict=True) if complete and not n
+    ]
+    if empty:
+        raise InputError(f"{root / empty[0]}: no images in this class folder; fill or remove it")
+    if not len(part.images.names):
         raise InputError(f"{root}: no images in its class folders")
-    return ImageSamples(root, [[name] for name in names], labels, size)
+    numbers = np.array([classes.index(name) for name in part.folders], np.int64)
+    return ImageSamples(root, [part.images.names], numbers[part.images.labels], size)
 
 
-def channels_of(samples: ImageSamples) -> int:
+class Loads(Protocol):
+    """Samples whose images can be read as they are."""
+
+    def __len__(self) -> int: ...
+
+    def load(self, index: int) -> Image.Image:
+        """Read the image of a sample."""
+
+
+def channels_of(samples: Loads) -> int:
     """Return 3 when one of a few files has colours, else 1."""
     step = max(1, len(samples) // LOOK_AT)
     for index in range(0, len(samples), step):
-        image = _load(samples.path(index))
+        image = samples.load(index)
         if image.mode in GREY | DEEP | {"F"}:
             continue
         # Grey pictures are often stored as three equal channels.
@@ -288,32 +327,13 @@ def _load(path: Path) -> Image.Image:
     """Read a whole image file, turned the way its camera says."""
     if is_dicom(path):
         return Image.fromarray(flat(path))
+    return decode(path, str(path))
+
+
+def decode(file: Path | IO[bytes], where: str) -> Image.Image:
+    """Read a whole image, turned the way its camera says; `where` names it in messages."""
     try:
-        with Image.open(path) as file:
-            return ImageOps.exif_transpose(file)
+        with Image.open(file) as image:
+            return ImageOps.exif_transpose(image)
     except DAMAGED as error:
-        raise InputError(f"{path}: cannot be read as an image; replace or remove it") from error
-
-
-def _folders(root: Path) -> list[str]:
-    return sorted(e.name for e in root.iterdir() if e.is_dir() and not e.name.startswith("."))
-
-
-def files(root: Path) -> list[Path]:
-    """List the image files below a folder, none where it is missing; hidden ones do not count."""
-    readable = suffixes()
-    return sorted(
-        Path(folder) / name
-        for folder, _, names in os.walk(root)
-        for name in names
-        if _suffix(name) in readable and not name.startswith(".")
-    )
-
-
-def _suffix(name: str) -> str:
-    return Path(name).suffix.lower()
-
-
-def suffixes() -> set[str]:
-    """Return the suffixes that PIL reads, in lower case."""
-    return {end for end, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+        raise InputError(f"{where}: cannot be read as an image; replace or remove it") from error

@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crossd.data import cases as lists
-from crossd.data import images, plan, volumes
+from crossd.data import images, plan, shards, volumes
 from crossd.data.cases import Case
 from crossd.data.formats import is_dicom, is_volume, read_header
+from crossd.data.names import Names
 from crossd.data.normalise import Normalised
 from crossd.data.plan import Facts, Plan
 from crossd.data.shapes import full_size, round_up
@@ -110,15 +111,19 @@ def entries_of(samples: Samples) -> list[Entry] | None:
     return [inside[int(index)] for index in samples.indices]
 
 
-def names_of(samples: Samples) -> list[str]:
+def names_of(samples: Samples) -> Sequence[str]:
     """Return the names of samples, in their order: of cases, of image files, or their numbers."""
     entries = entries_of(samples)
     if entries is not None:
         return [entry.case.name for entry in entries]
     if isinstance(samples, images.ImageSamples):
-        return [os.fsdecode(each[0]) for each in samples.names]
+        return samples.names[0]
+    if isinstance(samples, shards.ShardSamples):
+        return samples.names
     if isinstance(samples, Subset):
         inside = names_of(samples.samples)
+        if isinstance(inside, Names):
+            return inside.take(samples.indices)
         return [inside[int(index)] for index in samples.indices]
     return (
         names_of(samples.samples)
@@ -130,9 +135,9 @@ def names_of(samples: Samples) -> list[str]:
 def _classes(
     found: Sequence[Case], given: Given, name: str
 ) -> tuple[NDArray[np.int64], tuple[str, ...]]:
-    """Number the classes: numbers by their value, other names by the alphabet."""
+    """Number the classes."""
     present = {str(case.label) for case in found}
-    ordered = sorted(present, key=lambda t: (not t.isdecimal(), int(t) if t.isdecimal() else 0, t))
+    ordered = lists.in_order(present)
     if given.labels and present <= set(given.labels):
         ordered = list(given.labels)
     if len(ordered) < 2:
@@ -236,8 +241,11 @@ def _open_images(
     given: Given,
     progress: Progress,
 ) -> Source:
-    names = [[os.path.relpath(path, root) for path in case.images] for case in found]
-    masks = [os.path.relpath(case.mask, root) for case in found if case.mask is not None]
+    names = [
+        Names.of(os.path.relpath(path, root) for path in paths)
+        for paths in zip(*(case.images for case in found), strict=True)
+    ]
+    masks = Names.of(os.path.relpath(case.mask, root) for case in found if case.mask is not None)
     some = [found[i] for i in divided[0][:: max(1, len(divided[0]) // LOOK_AT)]]
     values: tuple[int, ...] = ()
     classes: tuple[str, ...] = ()
@@ -257,8 +265,8 @@ def _open_images(
     else:
         shape = images.DEFAULT_SIZE
     own = [] if labels is None else labels.tolist()
-    whole = images.ImageSamples(root, names, own, shape, masks, values)
-    whole.channels = images.channels_of(whole) * len(names[0])
+    whole = images.ImageSamples(root, names, own, shape, masks or None, values)
+    whole.channels = images.channels_of(whole) * len(names)
     whole.groups = lists.groups_of(found)
     train, val, test = (Subset(whole, indices) for indices in divided)
     return Source(

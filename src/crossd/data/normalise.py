@@ -3,13 +3,18 @@
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
+from crossd.data import kept
 from crossd.data.source import Sample, Samples, Source, Wrapped
 from crossd.errors import InputError
 
 ENOUGH = 2_000
 """Training images that the mean and the standard deviation are taken from, at most."""
+
+FORM = "1"
+"""Of what is kept of them, to be counted up when images are prepared in another way."""
 
 
 class Normalised(Wrapped):
@@ -23,7 +28,7 @@ class Normalised(Wrapped):
 
     def _changed(self, sample: Sample) -> Sample:
         image = adapt(sample["image"], self.channels)
-        sample["image"] = (image - self.mean) / self.std
+        sample["image"] = (image - self.mean).div_(self.std)
         return sample
 
 
@@ -87,8 +92,25 @@ def normalise(
 def _statistics(samples: Samples, channels: int, seed: int) -> tuple[float, float]:
     """Return the mean and the standard deviation over up to ENOUGH images."""
     indices = np.arange(len(samples))
-    if len(indices) > ENOUGH:
-        indices = np.sort(np.random.default_rng(seed).choice(indices, ENOUGH, replace=False))
+    if len(indices) <= ENOUGH:
+        return _measured(samples, indices, channels)
+    indices = np.sort(np.random.default_rng(seed).choice(indices, ENOUGH, replace=False))
+    stamps = [samples.stamp(int(index)) for index in indices]
+    known = [stamp for stamp in stamps if stamp is not None]
+    if len(known) < len(stamps):
+        return _measured(samples, indices, channels)
+    key = kept.key_of("statistics", FORM, str(channels), *known)
+    with kept.alone(key):
+        found = kept.load(key)
+        if found is None:
+            mean, std = _measured(samples, indices, channels)
+            kept.save(key, {"statistics": np.array([mean, std])}, {})
+        else:
+            mean, std = found.arrays["statistics"].tolist()
+    return mean, std
+
+
+def _measured(samples: Samples, indices: NDArray[np.int64], channels: int) -> tuple[float, float]:
     total, squares, count = 0.0, 0.0, 0
     for index in indices:
         image = adapt(samples[int(index)]["image"], channels).double()

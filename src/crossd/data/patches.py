@@ -58,6 +58,8 @@ class Patches(Wrapped):
 
     def __getitem__(self, index: int) -> Sample:
         sample: Sample = {**self.samples[index]}
+        if self.patch_size is None and not self.augment:
+            return sample
         rng = np.random.default_rng((self.seed, self.epoch, index))
         if self.patch_size is not None:
             image, mask = sample["image"], sample.get("mask")

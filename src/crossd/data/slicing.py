@@ -39,11 +39,16 @@ class Slices(Samples):
         self.index = index
         self.side = side
         self.padding = padding
+        self.channels, self.in_memory = volumes.channels, volumes.in_memory
         self.views = index[:, 1]
         self.labels = None if volumes.labels is None else volumes.labels[index[:, 0]]
 
     def __len__(self) -> int:
         return len(self.index)
+
+    def size(self, number: int) -> tuple[int, ...]:
+        """Return the size that all slices have."""
+        return self.side, self.side
 
     def name(self, number: int) -> str:
         """Return the volume, the view and the position of a slice."""

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from crossd.data.plan import Plan
+from crossd.data.shared import share
 from crossd.data.splits import pick
 from crossd.errors import InputError
 from crossd.progress import Progress
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 KINDS = (
     "brain, medmnist:NAME, an .npz or .csv file, a folder of class folders, "
-    "or a folder with images/ and labels/"
+    "a folder with images/ and labels/, or .tar archives"
 )
 RANKS = {2: "images", 3: "volumes"}
 
@@ -51,12 +52,16 @@ class Samples(Dataset[Sample]):
         views: Views, int64, ``(N,)``, of slices with a known orientation; None otherwise.
         groups: Patient of every sample, ``(N,)``, where it is known; folds never split one.
         patch: Voxels that training takes of each, where they differ in size; None otherwise.
+        channels: Channels of every image, where they are known.
+        in_memory: Whether nothing has to be read to have one.
     """
 
     labels: NDArray[np.int64] | None = None
     views: NDArray[np.int64] | None = None
     groups: NDArray[np.str_] | None = None
     patch: tuple[int, ...] | None = None
+    channels: int = 1
+    in_memory: bool = False
 
     def __len__(self) -> int:
         """Return the number of samples."""
@@ -69,6 +74,10 @@ class Samples(Dataset[Sample]):
     def name(self, index: int) -> str:
         """Return what a sample is called: its file, or its number."""
         return f"sample {index}"
+
+    def stamp(self, index: int) -> str | None:
+        """Tell what a sample is made of and how, without reading it; None where that is unknown."""
+        return None
 
     def plane(self, index: int, axis: int, position: int) -> Sample:
         """Return one slice of a volume, at a position across an axis (0 is z)."""
@@ -86,6 +95,7 @@ class Wrapped(Samples):
         self.samples = samples
         self.labels, self.views = samples.labels, samples.views
         self.groups, self.patch = samples.groups, samples.patch
+        self.channels, self.in_memory = samples.channels, samples.in_memory
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -114,10 +124,10 @@ class Subset(Wrapped):
 
     def __init__(self, samples: Samples, indices: NDArray[np.int64]) -> None:
         super().__init__(samples)
-        self.indices = indices
-        self.labels = None if samples.labels is None else samples.labels[indices]
-        self.views = None if samples.views is None else samples.views[indices]
-        self.groups = None if samples.groups is None else samples.groups[indices]
+        self.indices = share(indices)
+        for name in ("labels", "views", "groups"):
+            known = getattr(samples, name)
+            setattr(self, name, None if known is None else share(known[indices]))
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -133,6 +143,10 @@ class Subset(Wrapped):
         """Return what a sample is called."""
         return self.samples.name(int(self.indices[index]))
 
+    def stamp(self, index: int) -> str | None:
+        """Tell what a sample holds."""
+        return self.samples.stamp(int(self.indices[index]))
+
     def plane(self, index: int, axis: int, position: int) -> Sample:
         """Return one slice of a volume."""
         return self.samples.plane(int(self.indices[index]), axis, position)
@@ -144,7 +158,8 @@ class Joined(Samples):
     def __init__(self, parts: Sequence[Samples]) -> None:
         self.parts = tuple(parts)
         self.ends = np.cumsum([len(part) for part in parts])
-        self.patch = parts[0].patch
+        self.patch, self.channels = parts[0].patch, parts[0].channels
+        self.in_memory = all(part.in_memory for part in parts)
         for name in ("labels", "views", "groups"):
             known = [getattr(part, name) for part in parts]
             if all(one is not None for one in known):
@@ -228,8 +243,9 @@ def open_source(
 
     Args:
         spec: ``brain`` or ``brain:MM`` (synthetic, of the bundled atlas), ``medmnist:NAME`` or
-            ``medmnist:NAME:SIZE``, an ``.npz`` file, a ``.csv``, a folder of class folders, or a
-            folder with ``images/`` and ``labels/`` or ``masks/``.
+            ``medmnist:NAME:SIZE``, an ``.npz`` file, a ``.csv``, a folder of class folders, a
+            folder with ``images/`` and ``labels/`` or ``masks/``, or ``.tar`` archives: one, a
+            folder of them, or a pattern such as ``train-{000..099}.tar``.
         size: Spatial size of the training samples; one number stands for all axes. Images and
             volumes with a label are resized. Of volumes with a mask, patches of it are taken.
         seed: Decides on splits that the source does not fix, and on what `brain` draws.
@@ -284,6 +300,14 @@ def _open(
 
         return open_medmnist(spec, size, seed)
     path = Path(spec).expanduser()
+    if path.suffix.lower() not in (".npz", ".csv"):
+        from crossd.data import tars
+
+        archives = tars.find(spec)
+        if archives:
+            from crossd.data.shards import open_shards
+
+            return open_shards(spec, archives, size, seed, progress)
     if not spec or not path.exists():
         raise InputError(f"{spec or 'empty name'}: no such file or folder; give {KINDS}")
     if not labels:
@@ -293,21 +317,21 @@ def _open(
         if bare is not None:
             return bare
     if path.is_dir() or path.suffix.lower() == ".csv":
-        from crossd.data import cases
+        from crossd.data import cases, index
+        from crossd.data.images import open_images
         from crossd.data.labelled import open_cases
 
         root = path if path.is_dir() else path.parent
         if not path.is_dir():
-            found: list[cases.Case] | None = cases.read_table(path)
+            found = cases.read_table(path)
         elif pair := cases.pair_folders(path):
             found = cases.read_pairs(*pair)
         else:
-            found = cases.read_classes(path)
-        if found:
-            return open_cases(spec, root, found, size, seed, given, progress)
-        from crossd.data.images import open_images
-
-        return open_images(path, size, seed)
+            parts = index.scan(path, progress)
+            found = cases.read_classes(path, parts) or []
+            if not found:
+                return open_images(path, size, seed, parts)
+        return open_cases(spec, root, found, size, seed, given, progress)
     if path.suffix.lower() == ".npz":
         from crossd.data.arrays import open_npz
 

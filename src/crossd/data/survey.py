@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crossd.data import cases as lists
-from crossd.data import images, volumes
+from crossd.data import images, index, volumes
 from crossd.data.cases import Case
 from crossd.data.formats import is_dicom, is_volume, read_header
 from crossd.data.source import Source, open_source
@@ -154,7 +154,7 @@ def _image_classes(root: Path) -> list[Case]:
         for part in fixed or [""]
         for folder in sorted(p for p in (root / part).iterdir() if p.is_dir())
         if not folder.name.startswith(".")
-        for file in images.files(folder)
+        for file in index.files(folder)
     ]
 
 

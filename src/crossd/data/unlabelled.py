@@ -8,7 +8,9 @@ import numpy as np
 
 from crossd.data.cases import Case, entries
 from crossd.data.formats import is_volume
+from crossd.data.index import files
 from crossd.data.labelled import Given
+from crossd.data.names import Names
 from crossd.data.shapes import full_size
 from crossd.data.source import Sample, Samples, Source
 from crossd.progress import Progress
@@ -19,10 +21,15 @@ class Unlabelled(Samples):
 
     def __init__(self, samples: Samples) -> None:
         self.samples = samples
-        self.patch = samples.patch
+        self.patch, self.channels = samples.patch, samples.channels
+        self.in_memory = samples.in_memory
 
     def __len__(self) -> int:
         return len(self.samples)
+
+    def size(self, index: int) -> tuple[int, ...]:
+        """Return the spatial size of a sample."""
+        return self.samples.size(index)
 
     def __getitem__(self, index: int) -> Sample:
         return {"image": self.samples[index]["image"]}
@@ -87,11 +94,11 @@ def _arrays(path: Path, size: tuple[int, ...] | None) -> Source | None:
 def _images(path: Path, size: tuple[int, ...] | None) -> Source | None:
     from crossd.data import images
 
-    names = [file.name for file in images.files(path)]
+    names = [file.name for file in files(path)]
     if not names:
         return None
     shape = images.DEFAULT_SIZE if size is None else full_size(size, 2, str(path))
-    samples = images.ImageSamples(path, [[name] for name in names], [0] * len(names), shape)
+    samples = images.ImageSamples(path, [Names.of(names)], [0] * len(names), shape)
     samples.channels = images.channels_of(samples)
     return _source(path, 2, samples.channels, shape, samples)
 

@@ -1,5 +1,6 @@
 """Files of volumes, prepared as a plan says and kept in memory while there is room."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -205,6 +206,9 @@ class VolumeSamples(Samples):
         self.labels = labels
         self.cache = cache
         self.patch = plan.patch
+        self.channels = len(plan.intensity)
+        voxels = sum(math.prod(self.size(index)) for index in range(len(entries)))
+        self.in_memory = 4 * voxels * self.channels < cache.left  # after the first time
         self.groups = groups_of([entry.case for entry in entries])
         self._limits: dict[int, NDArray[np.float64]] = {}
 
@@ -292,6 +296,8 @@ class TensorVolumes(Samples):
         self.images = images
         self.masks = masks
         self.patch = patch
+        self.in_memory = True
+        self.channels = images[0].shape[0]
 
     def __len__(self) -> int:
         return len(self.images)
