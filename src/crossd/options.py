@@ -22,7 +22,7 @@ LEAST = {
 """The smallest value of every whole number among the options."""
 
 
-POSITIVE = ("lr", "volume_lr", "seconds", "std", "clip", "checkpoint_minutes")
+POSITIVE = ("lr", "volume_lr", "seconds", "std", "clip", "checkpoint_minutes", "cache_gb")
 CHOICES = {
     "strategy": ("auto", "ddp", "fsdp"),
     "on_nan": ("stop", "skip"),

@@ -19,6 +19,7 @@ from crossd.budget import TrainConfig, for_images, for_volumes
 from crossd.data import Source
 from crossd.errors import InputError
 from crossd.feeding import Feed, Piece, augment, in_turn, is_of_a_reader, reporting, view_of
+from crossd.files import naming
 from crossd.heads import NORMS
 from crossd.kernels import PosePredictor
 from crossd.launched import is_first
@@ -259,7 +260,7 @@ class _Run:
             return ", ".join(samples[:3]) + (" ..." if len(samples) > 3 else "")
         path = self.folder / BAD_BATCHES
         if is_first():
-            with path.open("a", encoding="utf-8") as file:
+            with naming(path), path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
         return f"the samples listed in {path}"
 
