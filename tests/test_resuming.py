@@ -20,7 +20,7 @@ from crossd import resuming
 from crossd.errors import InputError
 from crossd.outputs import CHECKPOINT, EARLIER_CHECKPOINT, RESULT
 
-PATIENCE = 120
+PATIENCE = 600
 posix = pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 
 

@@ -42,8 +42,8 @@ def fingerprint(files: Sequence[Path], *options: Any) -> str:
         >>> one == fingerprint([Path(__file__)], 1.0), one == fingerprint([Path(__file__)], 2.0)
         (True, False)
     """
-    stats = [(os.path.abspath(file), file.stat()) for file in files]
-    read = [(os.fsencode(name).hex(), stat.st_size, stat.st_mtime_ns) for name, stat in stats]
+    stats = [(os.fsencode(file.absolute()).hex(), file.stat()) for file in files]
+    read = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
     versions = (PREPARATION, torch.__version__, np.__version__)
     text = json.dumps([read, options, versions])
     return hashlib.sha256(text.encode()).hexdigest()[:40]
@@ -52,9 +52,9 @@ def fingerprint(files: Sequence[Path], *options: Any) -> str:
 class Stored:
     """Tensors in files of a folder, which are mapped: reading a part reads its pages only.
 
-    What was used longest ago makes room for what is new. What was used since this run began is kept,
-    as else a run over more than fits would find nothing of its last epoch. Any number of processes
-    may share the folder.
+    What was used longest ago makes room for what is new. What was used since this run began is
+    kept, as else a run over more than fits would find nothing of its last epoch. Any number of
+    processes may share the folder.
 
     Args:
         folder: Made when missing. Other files in it are left alone.
