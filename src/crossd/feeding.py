@@ -134,11 +134,13 @@ def batches(
     )
 
 
-def view_of(batch: Batch, net: nn.Module) -> AbstractContextManager[None]:
-    """Set the view of a batch where it is known."""
+def view_of(batch: Batch, net: nn.Module, draw: bool = False) -> AbstractContextManager[None]:
+    """Set the view of a batch where it is known; else leave it to the network, or draw it."""
     views = batch.get("view")
-    if views is None or int(views[0]) < 0 or batch["image"].dim() != 4 or not has_views(net):
+    if batch["image"].dim() != 4 or not has_views(net):
         return nullcontext()
+    if views is None or int(views[0]) < 0:
+        return view("random") if draw else nullcontext()
     return view(views.tolist())
 
 

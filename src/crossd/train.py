@@ -232,7 +232,7 @@ class _Run:
         image = image.to(self.dtype)
         if feed.config.augment == "light":
             image, mask = augment(image, mask, piece.start, len(piece.indices))
-        with view_of(piece.batch, self.net):
+        with view_of(piece.batch, self.net, draw=self.config.compile):  # compiled, it cannot itself
             logits = _rows(_logits(self.model, image), feed.rows)
             loss = feed.criterion(logits, piece.batch["label"] if mask is None else mask)
             self.fabric.backward(loss * (piece.weight / together))

@@ -19,6 +19,9 @@ COLUMNS = ("batch", "epoch", "loss", "lr", "samples_per_second", "data_wait", "m
 EVERY = 20
 """Batches between two lines of the log."""
 
+RECENT = 10
+"""Epochs whose records the status holds; a checkpoint and the result hold all."""
+
 PULSE = 5.0
 """Seconds between two writings of the status."""
 
@@ -213,7 +216,7 @@ class Watch:
     def epoch(self, record: Mapping[str, Any]) -> None:
         """Note the record of an epoch."""
         scores = {f"val_{name}": value for name, value in record.get("val", {}).items()}
-        self.state["history"] = [*self.state.get("history", []), dict(record)]
+        self.state["history"] = [*self.state.get("history", []), dict(record)][-RECENT:]
         if self.log is not None and scores:
             self.log.write(self.before + self.seen, scores)
         self._write()

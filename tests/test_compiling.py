@@ -1,0 +1,60 @@
+"""Training by torch.compile: the same weights, and soon nothing more to compile."""
+
+import functools
+from typing import Any
+
+import pytest
+import torch
+from test_train import labelled, tiny
+from torch._dynamo.testing import CompileCounter
+
+from crossd import train
+from crossd.train import TrainConfig
+
+EPOCHS = 6
+
+
+@pytest.fixture(autouse=True)
+def _fresh() -> None:
+    torch.compiler.reset()
+
+
+def fitted(
+    rank: int, views: bool, mode: str, compiled: bool, counter: Any = None
+) -> tuple[dict[str, Any], list[int]]:
+    """Train on batches of two sizes; returns the weights, and the graphs before every epoch."""
+    graphs: list[int] = []
+
+    def note(epoch: int, epochs: int) -> None:
+        graphs.append(0 if counter is None else counter.frame_count)
+
+    net = tiny(mode, dropout=0.2)
+    source = labelled(rank, 26, views)
+    config = TrainConfig(epochs=EPOCHS, batch_size=5, lr=0.01, compile=compiled)
+    train.fit(net, source, config, on_epoch=note)
+    return net.state_dict(), graphs
+
+
+CASES = [(2, False, "projection"), (2, True, "projection"), (2, False, "fourier")]
+CASES += [(3, False, "projection")]
+
+
+@pytest.mark.parametrize(("rank", "views", "mode"), CASES)
+def test_graphs_are_few_and_give_the_same(
+    rank: int, views: bool, mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = fitted(rank, views, mode, False)[0]
+    counter = CompileCounter()
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=counter))
+    found, graphs = fitted(rank, views, mode, True, counter)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    assert 0 < graphs[-1] == graphs[2] <= 6, graphs  # a graph a view, and one for any size of batch
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of the compiler
+@pytest.mark.parametrize(("rank", "views", "mode"), CASES)
+def test_compiled_code_trains_alike(rank: int, views: bool, mode: str) -> None:
+    expected = fitted(rank, views, mode, False)[0]
+    found = fitted(rank, views, mode, True)[0]
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
