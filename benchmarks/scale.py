@@ -1,4 +1,4 @@
-"""Measure what docs/scale.md starts from: speed on one and two cores, gradients, the order of samples.
+"""Measure what docs/scale.md starts from: speed on two cores, gradients, the order of samples.
 
 Other work on the machine slows the wall clock, not the time of the processor: both are written.
 """

@@ -280,8 +280,8 @@ class _Run:
 
     def look_up(self, code: int, here: Position, epoch_ended: bool = False) -> None:
         """Keep a checkpoint when it is time, and stop when some process was asked to."""
-        if here.batches % len(self.feeds):
-            return  # within a turn
+        if here.batches % len(self.feeds) or self.unsettled:
+            return  # within a turn, or a GPU has work ahead: asking the others would wait for it
         late = time.monotonic() - self.kept_at > 60 * self.config.checkpoint_minutes
         code, due = (int(value) for value in device.agreed([code, late]))
         if code or due or epoch_ended:
