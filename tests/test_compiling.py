@@ -30,7 +30,7 @@ def counting(graph: Any, examples: Any) -> Any:
 def fitted(rank: int, views: bool, mode: str, compiled: bool) -> tuple[Any, list[int]]:
     """Train on batches of two sizes; returns what came of it, and the graphs before every epoch.
 
-    Not the weights: a bias before BatchNorm has no gradient but rounding, of which Adam makes steps.
+    Not the weights: a bias before BatchNorm has no gradient but rounding, which Adam magnifies.
     """
     graphs: list[int] = []
 
