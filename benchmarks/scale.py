@@ -24,7 +24,7 @@ from crossd.launched import is_first
 from crossd.resuming import keep
 from crossd.train import TrainConfig
 
-IMAGES, SIDE, BATCH = 768, 64, 32
+IMAGES, SIDE, BATCH = 400, 64, 32
 RADIMAGENET = 1_350_000
 
 
@@ -75,9 +75,10 @@ def speed(file: str, sync: bool) -> dict[str, Any]:
         marks.append((time.perf_counter(), time.process_time()))
 
     net = convert(models.build("resnet18", "classification", 1, 3), "projection")
-    config = TrainConfig(epochs=3, batch_size=BATCH, devices=1, sync_bn=sync)
+    config = TrainConfig(epochs=2, batch_size=BATCH, devices=1, sync_bn=sync)
     source = open_source(file)
     train.fit(net, source, config, on_epoch=mark, validate=False)
+    mark(2, 2)
     wall, used = (marks[2][i] - marks[1][i] for i in (0, 1))
     count = len(source.train)
     ranks = device.share()[1]

@@ -39,7 +39,7 @@ def fitted(rank: int, views: bool, mode: str, compiled: bool) -> tuple[Any, list
 
     net = tiny(mode, dropout=0.2)
     source = labelled(rank, 26, views)
-    config = TrainConfig(epochs=EPOCHS, batch_size=5, lr=0.01, compile=compiled)
+    config = TrainConfig(epochs=EPOCHS, batch_size=5, compile=compiled, precision="64-true")
     losses = [record["loss"] for record in train.fit(net, source, config, on_epoch=note).history]
     answers = [answer for answer, _ in scoring.answers(net, source.test, config)]
     return (losses, answers), graphs
@@ -57,7 +57,7 @@ def test_graphs_are_few_and_give_the_same(
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=counting))
     GRAPHS.clear()
     found, graphs = fitted(rank, views, mode, True)
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
     assert 0 < graphs[-1] == graphs[2] <= 6, graphs  # a graph a view, and one for any size of batch
 
 
@@ -67,4 +67,4 @@ def test_graphs_are_few_and_give_the_same(
 def test_compiled_code_trains_alike(rank: int, views: bool, mode: str) -> None:
     expected = fitted(rank, views, mode, False)[0]
     found = fitted(rank, views, mode, True)[0]
-    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
