@@ -2,13 +2,14 @@
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
+MINUTES ?= 30
 
 BIN := $(VENV)/bin
 # One torch thread in each of two workers: faster than two threads in one, and the sums repeat.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-slow lint format bench docs clean
+.PHONY: help run test test-slow soak lint format bench docs clean
 
 help: ## list the targets
 	@echo "crossd: make TARGET [ARGS='...'] [PYTHON=python3.12] [VENV=.venv]"
@@ -22,6 +23,9 @@ test: $(VENV)/.installed ## run the tests and the docstring examples
 
 test-slow: $(VENV)/.installed ## run the tests that take minutes
 	$(PYTEST) -m slow $(ARGS)
+
+soak: $(VENV)/.installed ## train for MINUTES (30) and see that memory and open files stay
+	CROSSD_SOAK_MINUTES=$(MINUTES) $(PYTEST) -n 0 -rA -m slow tests/test_soak.py $(ARGS)
 
 lint: $(VENV)/.installed ## check style, format and types
 	$(BIN)/ruff check .

@@ -1,15 +1,20 @@
 """Several processes that train together equal one, however they were started."""
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from files import shaded
+from files import SHARED, real_data, shaded
+from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
+
+from crossd.outputs import STATUS
 
 RUN = [sys.executable, "-m", "crossd", "pretrain", "--seed", "3", "--epochs", "3", "--lr", "0.02"]
 RUN += ["--precision", "64-true"]  # in which no rounding turns the sign of what a ReLU gets
@@ -58,3 +63,29 @@ def test_shared_parameters_equal_whole_ones(tmp_path: Path, data: str) -> None:
     whole = trained(RUN, tmp_path / "ddp", data, *how)
     shared = trained(RUN, tmp_path / "fsdp", data, *how, "--strategy", "fsdp")
     assert_alike(shared, whole, 1e-5)
+
+
+def class_folders(root: Path, train: int, val: int) -> str:
+    """Write so many real images of each class as PNG."""
+    with np.load(SHARED / "mednist" / "mednist_64.npz") as arrays:
+        for part, count in (("train", train), ("val", val)):
+            images, labels = arrays[f"{part}_images"], arrays[f"{part}_labels"].ravel()
+            for label in np.unique(labels):
+                folder = root / part / str(label)
+                folder.mkdir(parents=True)
+                for number in np.flatnonzero(labels == label)[:count]:
+                    Image.fromarray(images[number]).save(folder / f"{number}.png")
+    return str(root)
+
+
+@real_data
+@pytest.mark.slow
+def test_torchrun_equals_one_process_after_twenty_steps_on_real_images(tmp_path: Path) -> None:
+    data = class_folders(tmp_path / "data", 110, 5)
+    how = ["--size", "64", "--limit", "640", "--epochs", "1"]  # 20 batches of 32
+    one = trained(RUN, tmp_path / "one", data, *how, "--batch-size", "32")
+    torchrun = [*TWO, *RUN[1:]]
+    two = trained(torchrun, tmp_path / "two", data, *how, "--batch-size", "16", "--sync-bn")
+    for folder in (tmp_path / "one", tmp_path / "two"):
+        assert json.loads((folder / STATUS).read_text())["done"] == 20
+    assert_alike(two, one, 1e-5)

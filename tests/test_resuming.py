@@ -1,6 +1,7 @@
 """Checkpoints: whole or not used, and a training that goes on from one as if undisturbed."""
 
 import errno
+import json
 import os
 import random
 import signal
@@ -17,9 +18,9 @@ from safetensors.torch import load_file
 
 from crossd import resuming
 from crossd.errors import InputError
-from crossd.outputs import CHECKPOINT, EARLIER_CHECKPOINT
+from crossd.outputs import CHECKPOINT, EARLIER_CHECKPOINT, RESULT
 
-PATIENCE = 120
+PATIENCE = 600
 posix = pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 
 
@@ -77,7 +78,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> str:
 def command(data: str, out: Path, *more: str) -> list[str]:
     return [
         *(sys.executable, "-m", "crossd", "pretrain", "--data", data, "--out", str(out)),
-        *("--epochs", "12", "--batch-size", "8", "--checkpoint-minutes", "0.00001", *more),
+        *("--epochs", "16", "--batch-size", "8", "--checkpoint-minutes", "0.00001", *more),
     ]
 
 
@@ -91,52 +92,71 @@ def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
     return process.returncode, err
 
 
+SAID = {
+    signal.SIGTERM: (143, "crossd: stopped by a signal"),
+    signal.SIGUSR1: (143, "crossd: stopped by a signal"),
+    signal.SIGINT: (130, "crossd: interrupted"),
+}
+
+
 def disturbed(data: str, out: Path, signals: list[int], *more: str) -> None:
-    """Send signals to one run after the other, each once the run has written something new."""
+    """Send signals to one run after the other, each at some moment after it got on."""
     draw = random.Random(0)
+    path = out / CHECKPOINT
     for number in signals:
-        path = out / CHECKPOINT
-        before = path.stat().st_mtime_ns if path.is_file() else 0
-        resume = ["--resume"] if before else []
-        process = start(command(data, out, *more, *resume))
-        deadline = time.monotonic() + PATIENCE
-        steps = draw.randrange(1, 12)
-        while steps:
-            assert process.poll() is None, process.communicate()[1]
-            assert time.monotonic() < deadline
-            now = path.stat().st_mtime_ns if path.is_file() else 0
-            steps -= now != before
-            before = now
+        process = start(command(data, out, *more, *(["--resume"] if path.is_file() else [])))
+        written(process, path, draw.randrange(1, 12))
+        moment = draw.uniform(0, 0.3)  # of a step, a checkpoint or a validation
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(moment)
         process.send_signal(number)
         code, err = finish(process)
         if number == signal.SIGKILL:
             assert code == -signal.SIGKILL
         else:
-            assert (code, err.splitlines()[-1]) == (
-                143,
-                "crossd: stopped by a signal; what was finished is kept, see --resume",
-            )
+            expected, said = SAID[signal.Signals(number)]
+            said += "; what was finished is kept, see --resume"
+            assert (code, err.splitlines()[-1]) == (expected, said)
+            assert not resuming.fault(path)
     assert finish(start(command(data, out, *more, "--resume")))[0] == 0
 
 
+def written(process: subprocess.Popen[str], path: Path, times: int) -> None:
+    """Wait until a process has written a file so many times."""
+    deadline = time.monotonic() + PATIENCE
+    before = path.stat().st_mtime_ns if path.is_file() else 0
+    while times:
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(0.005)
+        assert time.monotonic() < deadline
+        now = path.stat().st_mtime_ns if path.is_file() else 0
+        times -= now != before
+        before = now
+
+
 def assert_equal(first: Path, second: Path) -> None:
+    """Compare the weights, the scores and the records of all epochs, bit for bit."""
     one, two = (load_file(folder / "weights.safetensors") for folder in (first, second))
     assert one.keys() == two.keys()
     for name, value in one.items():
         assert torch.equal(value, two[name]), name
+    told, again = (json.loads((folder / RESULT).read_text()) for folder in (first, second))
+    assert told["metrics"] == again["metrics"]
+    assert told["history"] == again["history"]
 
 
 @posix
 def test_killed_and_stopped_anywhere_equals_undisturbed(tmp_path: Path, data: str) -> None:
     assert finish(start(command(data, tmp_path / "whole")))[0] == 0
-    disturbed(data, tmp_path / "cut", [signal.SIGKILL, signal.SIGTERM, signal.SIGUSR1])
+    signals = [signal.SIGKILL, signal.SIGTERM, signal.SIGUSR1, signal.SIGINT]
+    disturbed(data, tmp_path / "cut", signals)
     assert_equal(tmp_path / "whole", tmp_path / "cut")
 
 
 @posix
 @pytest.mark.slow
 def test_killed_ten_times_equals_undisturbed(tmp_path: Path, data: str) -> None:
-    more = ["--epochs", "30", "--model", "lcnet_035", "--workers", "1"]  # with dropout
+    more = ["--epochs", "40", "--model", "lcnet_035", "--workers", "1"]  # with dropout
     assert finish(start(command(data, tmp_path / "whole", *more)))[0] == 0
     disturbed(data, tmp_path / "cut", [*[signal.SIGKILL] * 10, signal.SIGTERM], *more)
     assert_equal(tmp_path / "whole", tmp_path / "cut")

@@ -62,6 +62,23 @@ def test_what_came_after_the_checkpoint_is_logged_once(tmp_path: Path) -> None:
     assert batches == sorted(set(batches)) and batches[-1] >= 15
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no disk that is always full")
+def test_a_log_on_a_full_disk_says_where(tmp_path: Path) -> None:
+    log = watching.Log(["csv"], tmp_path, 0)
+    (tmp_path / LOG).unlink()
+    (tmp_path / LOG).symlink_to("/dev/full")
+    with pytest.raises(OSError, match=f"No space left on device: '{tmp_path / LOG}'"):
+        log.write(1, {"loss": 1.0})
+
+
+def test_a_line_that_a_full_disk_cut_is_left_out(tmp_path: Path) -> None:
+    watching.Log(["csv"], tmp_path, 0).write(20, {"epoch": 1, "loss": 0.5})
+    with (tmp_path / LOG).open("a") as file:
+        file.write("4")  # of "40,1,0.4,,,,"
+    watching.Log(["csv"], tmp_path, 60)
+    assert [row["batch"] for row in logged(tmp_path)] == ["20"]
+
+
 @pytest.mark.parametrize(
     ("state", "expected"),
     [

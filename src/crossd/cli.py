@@ -1,6 +1,7 @@
 """The command line: parses, calls, prints. Heavy modules are imported by the command chosen."""
 
 import dataclasses
+import errno
 import importlib
 import re
 import sys
@@ -104,6 +105,7 @@ CONTINUED = ("predict",)
 KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false"}
 USAGE_ERROR = 2
 LACKING = "the command line needs more libraries: pip install 'crossd[all]' (see crossd doctor)"
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -168,8 +170,7 @@ def _run(command: str, given: list[str]) -> int:
     except ArgumentError as error:
         return _complain(_readable(str(error)))
     except OSError as error:
-        where = f" {error.filename}" if error.filename else ""
-        return _complain(f"{error.strerror or error}{where}")
+        return _complain(_fault(error, hasattr(getattr(configs, kind), "resume")))
     _show(outcome, options)
     return 0
 
@@ -225,6 +226,15 @@ def _readable(message: str) -> str:
         return message
     option, kind, value = found.groups()
     return f"--{option.replace('_', '-')} (={value!r}) must be {KINDS.get(kind, kind)}"
+
+
+def _fault(error: OSError, resumes: bool) -> str:
+    """Say what the system refused, and what to do about it where that is known."""
+    where = f" {error.filename}" if error.filename else ""
+    if error.errno not in FULL:
+        return f"{error.strerror or error}{where}"
+    way = "go on with --resume" if resumes else "try again"
+    return f"no room left on the disk for{where or ' a file'}: make room and {way}"
 
 
 def _show(outcome: Any, options: Any) -> None:

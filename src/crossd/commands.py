@@ -23,6 +23,7 @@ from crossd.conversion import convert as convert_network
 from crossd.data import Source, as_images, limit, open_source
 from crossd.data import plan as plans
 from crossd.data.labelled import Given
+from crossd.data.stored import open_stored
 from crossd.errors import InputError
 from crossd.exporting import export as export_network
 from crossd.files import atomic
@@ -78,7 +79,7 @@ def finetune(config: FinetuneConfig, progress: Progress) -> str:
     choice(config.protocol, ("finetune", "probe"), "--protocol")
     weights = read_config(config.weights)
     net = load(config.weights)
-    given = known(weights, config.plan)
+    given = known(weights, config.plan, config)
     source = fitting(
         config.data, weights, config.size, config.seed, config.weights, given, progress
     )
@@ -256,13 +257,14 @@ def _write_plan(source: Source, path: Path) -> None:
     plans.write(source.plan, path, source.values, names, [f"{source.name}: {counts}"])
 
 
-def known(weights: WeightsConfig | None, path: str | None = None) -> Given:
-    """Gather what weights or a plan that the user edited decide on."""
-    given = Given()
+def known(weights: WeightsConfig | None, path: str | None = None, config: Any = None) -> Given:
+    """Gather what weights, a plan that the user edited or options for a cache decide on."""
+    given = Given(stored=None if config is None else open_stored(config))
     if weights is not None:
         own = plans.from_record(weights.plan, "the weights' plan") if weights.plan else None
         masks = dict(zip(weights.values, weights.classes, strict=False))
-        given = Given(own, None, () if masks else weights.classes)
+        labels = () if masks else weights.classes
+        given = dataclasses.replace(given, plan=own, labels=labels)
     if path is not None:
         if not Path(path).is_file():
             raise InputError(f"--plan {path}: no such file; crossd plan writes one")
@@ -276,7 +278,7 @@ def _images(config: PretrainConfig, progress: Progress) -> Source:
         config.data,
         size=sizes(config.size),
         seed=config.seed,
-        given=known(None, config.plan),
+        given=known(None, config.plan, config),
         progress=progress,
     )
     if config.plan is not None and source.plan is None:

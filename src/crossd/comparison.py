@@ -95,7 +95,15 @@ def open_contest(config: EvaluateConfig, progress: Progress | None = None) -> Co
     progress = progress or Progress(quiet=True)
     path = str(config.weights)
     weights = read_config(path)
-    source = fitting(config.data, weights, config.size, config.seed, path, known(weights), progress)
+    source = fitting(
+        config.data,
+        weights,
+        config.size,
+        config.seed,
+        path,
+        known(weights, config=config),
+        progress,
+    )
     if source.rank == 2 or weights.form == "3d":
         what = f"{config.data} holds images" if source.rank == 2 else f"{path} is for volumes only"
         raise InputError(f"--protocol compares ways from images to volumes, but {what}")

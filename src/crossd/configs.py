@@ -23,7 +23,7 @@ class RunOptions:
         accumulate: Add up the gradients of so many batches for a step.
         clip: Largest norm of the gradient.
         precision: 32-true, bf16-mixed, 16-mixed, bf16-true or 64-true.
-        compile: Compile the network by torch.compile.
+        compile: Compile the network by torch.compile; batches then have images of one view each.
         checkpointing: Recompute activations in the backward pass: less memory, more time.
         workers: Processes that read data, for each device. Default: by cores and memory; 0 on CPU.
         on_nan: When a loss is not a number: stop, or skip the step. The samples are written down.
@@ -49,7 +49,21 @@ class RunOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingOptions(RunOptions):
+class CacheOptions:
+    """Where volumes that come as files are kept once they are prepared.
+
+    Attributes:
+        cache: Folder where prepared volumes stay for later runs; several may share it. Default:
+            they are kept in memory only, while there is room.
+        cache_gb: Most that this folder may hold [GB]; what was used longest ago makes room.
+    """
+
+    cache: str | None = None
+    cache_gb: float = 100.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingOptions(CacheOptions, RunOptions):
     """What all commands that train can be told.
 
     Attributes:
@@ -64,7 +78,7 @@ class TrainingOptions(RunOptions):
 
 
 @dataclass(frozen=True)
-class TransferConfig:
+class TransferConfig(CacheOptions):
     """Train in 2D, use in 3D, and compare with the other ways of doing it.
 
     Attributes:
@@ -310,7 +324,7 @@ class PredictConfig:
 
 
 @dataclass(frozen=True)
-class EvaluateConfig:
+class EvaluateConfig(CacheOptions):
     """Score a network, or masks that were made before; or compare ways from images to volumes.
 
     With masks: Dice, the 95th percentile of the Hausdorff distance [mm], the normalised surface

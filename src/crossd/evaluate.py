@@ -71,13 +71,14 @@ def evaluate(config: EvaluateConfig, progress: Progress) -> str:
         raise InputError(f"--tolerance (={config.tolerance}) must be at least 0 mm")
     start = time.perf_counter()
     if config.weights is None:
-        source = open_source(config.data, seed=config.seed, progress=progress)
+        given = known(None, config=config)
+        source = open_source(config.data, seed=config.seed, given=given, progress=progress)
         net, weights = None, None
     else:
         weights = read_config(config.weights)
         net = answering(load(config.weights), config.answer or weights.answer, weights.task)
         given = dataclasses.replace(
-            known(weights),
+            known(weights, config=config),
             statistics=(weights.mean, weights.std),
             classes=dict(zip(weights.values, weights.classes, strict=False)),
         )

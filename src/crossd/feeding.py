@@ -131,7 +131,8 @@ def batches(
     share = device.share()
     if train:
         size *= share[1]
-    apart = config.one_view or not mixes_views(net)
+    # Compiled, a network is compiled anew for every mixture, but once for each of three views.
+    apart = config.one_view or config.compile or not mixes_views(net)
     sampler = ViewBatches(views, size, config.seed if train else None, share, apart)
     # A generator of its own: starting to read draws nothing from the one that training draws from.
     own = torch.Generator().manual_seed(config.seed)
@@ -145,11 +146,13 @@ def batches(
     )
 
 
-def view_of(batch: Batch, net: nn.Module) -> AbstractContextManager[None]:
-    """Set the views of a batch where they are known."""
+def view_of(batch: Batch, net: nn.Module, draw: bool = False) -> AbstractContextManager[None]:
+    """Set the views of a batch where they are known; else leave it to the network, or draw one."""
     views = batch.get("view")
-    if views is None or int(views[0]) < 0 or batch["image"].dim() != 4 or not has_views(net):
+    if batch["image"].dim() != 4 or not has_views(net):
         return nullcontext()
+    if views is None or int(views[0]) < 0:
+        return view("random") if draw else nullcontext()
     each = views.tolist()
     return view(each if len(set(each)) > 1 else each[0])
 

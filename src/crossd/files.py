@@ -34,13 +34,36 @@ def atomic(path: str | Path) -> Iterator[Path]:
     temporary = Path(name)
     temporary.chmod(0o666 & ~_umask())
     try:
-        yield temporary
-        with temporary.open("rb") as stream:
-            os.fsync(stream.fileno())
-        temporary.replace(path)
+        with naming(path, temporary):
+            yield temporary
+            with temporary.open("rb") as stream:
+                os.fsync(stream.fileno())
+            temporary.replace(path)
         _sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def naming(path: Path, instead_of: Path | None = None) -> Iterator[None]:
+    """Name a file in errors of the block that name none, such as that the disk is full.
+
+    Args:
+        path: The file.
+        instead_of: Another, whose name is replaced by this one.
+
+    Example:
+        >>> with naming(Path("log.csv")):
+        ...     raise OSError(28, "No space left on device")
+        Traceback (most recent call last):
+        OSError: [Errno 28] No space left on device: 'log.csv'
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None or str(error.filename) == str(instead_of):
+            error.filename = str(path)
+        raise
 
 
 def _sync_folder(folder: Path) -> None:

@@ -78,14 +78,18 @@ def _open(
     channels = None if start is None else start.in_channels
     volumes = open_source(
         config.volumes, size=sizes(config.size), seed=config.seed, channels=channels,
-        given=known(start), progress=progress,
+        given=known(start, config=config), progress=progress,
     )  # fmt: skip
     volumes = require_rank(volumes, 3, "--volumes")
     if config.images == config.volumes:
         images = volumes
     else:
         images = open_source(
-            config.images, seed=config.seed, channels=volumes.channels, progress=progress
+            config.images,
+            seed=config.seed,
+            channels=volumes.channels,
+            given=known(None, config=config),
+            progress=progress,
         )
     images = as_images(images, config.slices, config.slice_step)
     if images.task != volumes.task:

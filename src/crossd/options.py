@@ -25,7 +25,7 @@ LEAST = {
 """The smallest value of every whole number among the options."""
 
 
-POSITIVE = ("lr", "volume_lr", "seconds", "std", "clip", "checkpoint_minutes")
+POSITIVE = ("lr", "volume_lr", "seconds", "std", "clip", "checkpoint_minutes", "cache_gb")
 CHOICES = {
     "answer": ANSWERS,
     "strategy": ("auto", "ddp", "fsdp"),

@@ -35,7 +35,7 @@ OUTPUTS = (
 )
 """What a run that ended leaves."""
 
-_NOT_COMPARED = ("out", "overwrite", "resume", "workers")
+_NOT_COMPARED = ("out", "overwrite", "resume", "workers", "cache", "cache_gb")
 
 
 def claim_folder(config: Any, resumable: bool | None = None) -> Path:

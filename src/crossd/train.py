@@ -19,6 +19,7 @@ from crossd.budget import TrainConfig, for_images, for_volumes
 from crossd.data import Source
 from crossd.errors import InputError
 from crossd.feeding import Feed, Piece, augment, in_turn, is_of_a_reader, reporting, view_of
+from crossd.files import naming
 from crossd.heads import NORMS
 from crossd.kernels import PosePredictor
 from crossd.launched import is_first
@@ -231,7 +232,7 @@ class _Run:
         image = image.to(self.dtype)
         if feed.config.augment == "light":
             image, mask = augment(image, mask, piece.rows, len(piece.indices))
-        with view_of(piece.batch, self.net):
+        with view_of(piece.batch, self.net, draw=self.config.compile):  # compiled, it cannot itself
             logits = _rows(_logits(self.model, image), feed.rows)
             loss = feed.criterion(logits, piece.batch["label"] if mask is None else mask)
             self.fabric.backward(loss * (piece.weight / together))
@@ -259,7 +260,7 @@ class _Run:
             return ", ".join(samples[:3]) + (" ..." if len(samples) > 3 else "")
         path = self.folder / BAD_BATCHES
         if is_first():
-            with path.open("a", encoding="utf-8") as file:
+            with naming(path), path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
         return f"the samples listed in {path}"
 
@@ -279,8 +280,8 @@ class _Run:
 
     def look_up(self, code: int, here: Position, epoch_ended: bool = False) -> None:
         """Keep a checkpoint when it is time, and stop when some process was asked to."""
-        if here.batches % len(self.feeds):
-            return  # within a turn
+        if here.batches % len(self.feeds) or self.unsettled:
+            return  # within a turn, or a GPU has work ahead: asking the others would wait for it
         late = time.monotonic() - self.kept_at > 60 * self.config.checkpoint_minutes
         code, due = (int(value) for value in device.agreed([code, late]))
         if code or due or epoch_ended:

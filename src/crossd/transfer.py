@@ -23,8 +23,10 @@ from crossd.checkpoint import WeightsConfig, load, save
 from crossd.configs import PROTOCOLS, TransferConfig
 from crossd.conversion import convert
 from crossd.data import Source, as_images, limit, open_source, require_rank
+from crossd.data.labelled import Given
 from crossd.data.plan import to_record
 from crossd.data.source import Subset
+from crossd.data.stored import open_stored
 from crossd.errors import InputError
 from crossd.files import atomic
 from crossd.options import check, names, sizes
@@ -48,8 +50,13 @@ class Run:
         check(config)
         self.arms = names(config.arms, list(ARMS), "--arms")
         self.protocols = names(config.protocols, PROTOCOLS, "--protocols")
+        self.given = Given(stored=open_stored(config))
         volumes = open_source(
-            config.volumes, size=sizes(config.size), seed=config.seed, progress=progress
+            config.volumes,
+            size=sizes(config.size),
+            seed=config.seed,
+            given=self.given,
+            progress=progress,
         )
         self.volumes = require_rank(volumes, 3, "--volumes")
         self.images = self._open_images()
@@ -92,7 +99,11 @@ class Run:
         else:
             channels = self.volumes.channels
             source = open_source(
-                config.images, seed=config.seed, channels=channels, progress=self.progress
+                config.images,
+                seed=config.seed,
+                channels=channels,
+                given=self.given,
+                progress=self.progress,
             )
         return as_images(source, config.slices, config.slice_step)
 

@@ -11,13 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from crossd.errors import InputError
-from crossd.files import atomic
+from crossd.files import atomic, naming
 from crossd.outputs import LOG, STATUS
 from crossd.signals import Stopped
 
 COLUMNS = ("batch", "epoch", "loss", "lr", "samples_per_second", "data_wait", "memory_gib")
 EVERY = 20
 """Batches between two lines of the log."""
+
+RECENT = 10
+"""Epochs whose records the status holds; a checkpoint and the result hold all."""
 
 PULSE = 5.0
 """Seconds between two writings of the status."""
@@ -58,33 +61,56 @@ def _open_csv(folder: Path, done: int) -> Any:
     rows: list[dict[str, str]] = []
     if done and path.is_file():
         with path.open(newline="", encoding="utf-8") as file:
-            rows = [row for row in csv.DictReader(file) if int(row["batch"] or 0) <= done]
+            rows = [row for row in csv.DictReader(file) if _is_of(row, done)]
     with atomic(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
         writer.writerows(rows)
 
     def write(batch: int, values: Mapping[str, float]) -> None:
-        with path.open("a", newline="", encoding="utf-8") as file:
+        with naming(path), path.open("a", newline="", encoding="utf-8") as file:
             row = {name: f"{values[name]:.6g}" for name in COLUMNS if name in values}
             csv.DictWriter(file, COLUMNS).writerow({"batch": batch, **row})
 
     return write, lambda: None
 
 
+def _is_of(row: Mapping[str, str | None], done: int) -> bool:
+    """Tell whether a row is of the batches that are done; one that a full disk cut is not."""
+    return None not in row.values() and int(row["batch"] or 0) <= done
+
+
 def _open_tensorboard(folder: Path, done: int) -> Any:
     try:
-        from torch.utils.tensorboard import SummaryWriter
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+        from tensorboard.summary.writer.record_writer import RecordWriter
+        from torch.utils.tensorboard.summary import scalar
     except ImportError as error:
         raise InputError("--loggers tensorboard needs pip install tensorboard") from error
-    board = SummaryWriter(str(folder / "tensorboard"), purge_step=done or None)
+    # Not by SummaryWriter, whose thread would meet the errors of a full disk instead of us.
+    number = len(list(folder.glob("tensorboard/events.*")))
+    name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}.{os.getpid()}.{number}"
+    path = folder / "tensorboard" / name
+    path.parent.mkdir(exist_ok=True)
+    records = RecordWriter(path.open("ab"))
+
+    def put(**content: Any) -> None:
+        records.write(Event(wall_time=time.time(), **content).SerializeToString())
 
     def write(batch: int, values: Mapping[str, float]) -> None:
-        for name, value in values.items():
-            board.add_scalar(name, value, batch)
-        board.flush()
+        with naming(path):
+            for name, value in values.items():
+                put(step=batch, summary=scalar(name, value))
+            records.flush()
 
-    return write, board.close
+    def close() -> None:
+        with naming(path):
+            records.close()
+
+    put(file_version="brain.Event:2")
+    if done:  # what an interrupted run logged after this is hidden
+        put(step=done, session_log=SessionLog(status=SessionLog.START))
+    return write, close
 
 
 def _open_wandb(folder: Path, done: int) -> Any:
@@ -190,7 +216,7 @@ class Watch:
     def epoch(self, record: Mapping[str, Any]) -> None:
         """Note the record of an epoch."""
         scores = {f"val_{name}": value for name, value in record.get("val", {}).items()}
-        self.state["history"] = [*self.state.get("history", []), dict(record)]
+        self.state["history"] = [*self.state.get("history", []), dict(record)][-RECENT:]
         if self.log is not None and scores:
             self.log.write(self.before + self.seen, scores)
         self._write()

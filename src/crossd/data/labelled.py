@@ -17,6 +17,7 @@ from crossd.data.normalise import Normalised
 from crossd.data.plan import Facts, Plan
 from crossd.data.shapes import full_size, round_up
 from crossd.data.source import Samples, Source, Subset
+from crossd.data.stored import Stored
 from crossd.data.volumes import Entry
 from crossd.errors import InputError
 from crossd.progress import Progress
@@ -37,12 +38,14 @@ class Given:
         classes: Names of the classes by their values in masks; empty takes those that are found.
         labels: Names of the classes of labels; empty takes those that are found.
         statistics: Mean and standard deviation to normalise by; None measures them.
+        stored: Where prepared volumes are kept between runs; None keeps them nowhere.
     """
 
     plan: Plan | None = None
     classes: dict[int, str] | None = None
     labels: tuple[str, ...] = ()
     statistics: tuple[float, float] | None = None
+    stored: Stored | None = None
 
 
 def open_cases(
@@ -169,7 +172,7 @@ def _open_volumes(
     facts: list[Facts] = []
     # All, as a fault is better found before training than after it; or to make a plan.
     if given.statistics is None or given.plan is None:
-        whole = volumes.scan(entries, progress)
+        whole = volumes.scan(entries, progress, given.stored)
         facts = [whole[i] for i in divided[0]]
     made = given.plan or plan.decide(facts, labels is None, wanted)
     if facts and len(made.intensity) != len(facts[0].ranges):  # other channels than the weights'
@@ -192,6 +195,7 @@ def _open_volumes(
             values,
             None if labels is None else labels[indices],
             cache,
+            given.stored,
         )
         for indices in divided
     )

@@ -1,8 +1,8 @@
-"""Files of volumes, prepared as a plan says and kept in memory while there is room."""
+"""Files of volumes, prepared as a plan says and kept while there is room."""
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from crossd.data.cases import Case, groups_of
 from crossd.data.formats import Header
 from crossd.data.plan import Facts, Plan
 from crossd.data.source import Sample, Samples
+from crossd.data.stored import Stored, fingerprint
 from crossd.errors import InputError
 from crossd.progress import Progress
 
@@ -43,6 +44,12 @@ class Entry:
     def where(self) -> str:
         """The first file, for messages."""
         return str(self.case.images[0])
+
+    def fingerprint(self, *options: Any) -> str:
+        """Name what is made of the files (see `crossd.data.stored.fingerprint`)."""
+        headers = [*self.images, *([self.mask] if self.mask else [])]
+        files = [file for header in headers for file in header.files or (header.path,)]
+        return fingerprint(files, len(self.images), self.case.spacing, *options)
 
 
 def read_entry(case: Case) -> Entry:
@@ -121,8 +128,13 @@ def whole_mask(header: Header, planes: tuple[int, slice] | None = None) -> NDArr
     return mask.astype(np.uint8)
 
 
-def scan(entries: Sequence[Entry], progress: Progress) -> list[Facts]:
+def scan(entries: Sequence[Entry], progress: Progress, stored: Stored | None = None) -> list[Facts]:
     """Look at every volume of a training set.
+
+    Args:
+        entries: The volumes.
+        progress: Where to show how far it is.
+        stored: Where it is kept what was found.
 
     Raises:
         InputError: When a file is damaged, shows nothing, or the channels differ.
@@ -130,19 +142,35 @@ def scan(entries: Sequence[Entry], progress: Progress) -> list[Facts]:
     facts: list[Facts] = []
     with progress.task("scanning volumes", total=len(entries)) as bar:
         for entry in entries:
-            image = read_image(entry)
-            if facts and len(image) != len(facts[0].ranges):
+            ranges, values = _seen(entry, stored)
+            if facts and len(ranges) != len(facts[0].ranges):
                 raise InputError(
-                    f"{entry.where}: has {len(image)} channels, but {entries[0].where} has "
+                    f"{entry.where}: has {len(ranges)} channels, but {entries[0].where} has "
                     f"{len(facts[0].ranges)}; all volumes must agree"
                 )
-            mask = None if entry.mask is None else whole_mask(entry.mask)
-            facts.append(_facts(entry, image, mask))
+            first = entry.images[0]
+            facts.append(Facts(first.spacing, first.size, first.modality, ranges, values))
             bar.advance(1)
     return facts
 
 
-def _facts(entry: Entry, image: NDArray[np.float32], mask: NDArray[np.uint8] | None) -> Facts:
+def _seen(entry: Entry, stored: Stored | None) -> tuple[NDArray[np.float64], tuple[int, ...]]:
+    """Return the ranges of the values of a volume, and the values of its mask."""
+    name = "" if stored is None else entry.fingerprint("scan", plan.CLIP, plan.ENOUGH)
+    kept = None if stored is None else stored.get(name)
+    if kept is not None:
+        return kept[0].numpy().copy(), tuple(kept[1].tolist())
+    mask = None if entry.mask is None else whole_mask(entry.mask)
+    ranges = _ranges(entry, read_image(entry), mask)
+    values = () if mask is None else tuple(int(value) for value in np.unique(mask))
+    if stored is not None:
+        stored.keep(name, (torch.from_numpy(ranges), torch.tensor(values, dtype=torch.int64)))
+    return ranges, values
+
+
+def _ranges(
+    entry: Entry, image: NDArray[np.float32], mask: NDArray[np.uint8] | None
+) -> NDArray[np.float64]:
     ranges = []
     for channel in image:
         least, most = float(channel.min()), float(channel.max())
@@ -151,9 +179,7 @@ def _facts(entry: Entry, image: NDArray[np.float32], mask: NDArray[np.uint8] | N
         inside = channel[mask > 0] if mask is not None and mask.any() else channel
         low, high = np.percentile(plan.thinned(inside), plan.CLIP)
         ranges.append((least, low, high))
-    first = entry.images[0]
-    values = () if mask is None else tuple(int(value) for value in np.unique(mask))
-    return Facts(first.spacing, first.size, first.modality, np.array(ranges), values)
+    return np.array(ranges, np.float64)
 
 
 class Cache:
@@ -189,7 +215,8 @@ class VolumeSamples(Samples):
         plan: How they are prepared.
         values: What stands for each class in masks.
         labels: Class of each case, ``(N,)``; None for masks, or without labels.
-        cache: Where prepared volumes are kept.
+        cache: Where prepared volumes are kept in memory.
+        stored: Where they are kept on disk.
     """
 
     def __init__(
@@ -199,12 +226,14 @@ class VolumeSamples(Samples):
         values: Sequence[int],
         labels: NDArray[np.int64] | None,
         cache: Cache,
+        stored: Stored | None = None,
     ) -> None:
         self.entries = entries
         self.plan = plan
         self.values = values
         self.labels = labels
         self.cache = cache
+        self.stored = stored
         self.patch = plan.patch
         self.channels = len(plan.intensity)
         voxels = sum(math.prod(self.size(index)) for index in range(len(entries)))
@@ -220,21 +249,33 @@ class VolumeSamples(Samples):
         return self.entries[index].case.name
 
     def __getitem__(self, index: int) -> Sample:
-        key = self.entries[index].case.name
-        kept = self.cache.get(key)
-        if kept is None:
-            kept = self._prepare(index)
-            self.cache.keep(key, kept)
-        sample: Sample = {"image": kept[0]}
+        return self._sample(index, *self._prepared(index))
+
+    def _sample(self, index: int, image: Tensor, mask: Tensor | None = None) -> Sample:
+        sample: Sample = {"image": image}
         if self.labels is not None:
             sample["label"] = torch.tensor(self.labels[index])
-        elif len(kept) > 1:
-            sample["mask"] = kept[1].long()
+        elif mask is not None:
+            sample["mask"] = mask.long()
         return sample
 
     def size(self, index: int) -> tuple[int, int, int]:
         """Voxels of a volume at the spacing of the plan, known without reading it."""
         return resample.target_size(self.entries[index].images[0], self.plan.spacing)
+
+    def _prepared(self, index: int) -> tuple[Tensor, ...]:
+        """Take a volume from memory, from the disk or from its files."""
+        entry, name = self.entries[index], ""
+        kept = self.cache.get(entry.case.name)
+        if kept is None and self.stored is not None:
+            how = [asdict(one) for one in self.plan.intensity]
+            name = entry.fingerprint(self.plan.spacing, how, tuple(self.values))
+            kept = self.stored.get(name)
+        if kept is None:
+            kept = self._prepare(index)
+            if self.stored is None or not self.stored.keep(name, kept):
+                self.cache.keep(entry.case.name, kept)
+        return kept
 
     def _prepare(self, index: int) -> tuple[Tensor, ...]:
         entry = self.entries[index]
@@ -260,8 +301,11 @@ class VolumeSamples(Samples):
         """
         entry, length = self.entries[index], self.size(index)[axis]
         lazy = all(h.path.name.lower().endswith((".nii", *formats.ITK)) for h in entry.images)
-        if index not in self._limits or not lazy or self.cache.get(entry.case.name) is not None:
-            return super().plane(index, axis, position)
+        kept = self.stored is not None or self.cache.get(entry.case.name) is not None
+        if index not in self._limits or not lazy or kept:
+            whole, *masks = self._prepared(index)
+            cut = [mask.select(axis, position) for mask in masks]
+            return self._sample(index, whole.select(axis + 1, position), *cut)
         sides = tuple(n for i, n in enumerate(self.size(index)) if i != axis)
         source = entry.images[0].size[axis]
         start, weights = resample.taps(source, length, position)
@@ -270,15 +314,13 @@ class VolumeSamples(Samples):
         mixed = torch.tensordot(
             torch.from_numpy(image), torch.tensor(weights, dtype=torch.float32), ([axis + 1], [0])
         )
-        sample: Sample = {"image": resample.image(mixed, sides)}
-        if self.labels is not None:
-            sample["label"] = torch.tensor(self.labels[index])
-        if entry.mask is not None:
-            nearest = resample.nearest(source, length, position)
-            mask = read_mask(entry, self.values, (axis, slice(nearest, nearest + 1)))
-            flat = torch.from_numpy(mask).select(axis, 0)
-            sample["mask"] = resample.mask(flat, sides).long()
-        return sample
+        plane = resample.image(mixed, sides)
+        if entry.mask is None:
+            return self._sample(index, plane)
+        nearest = resample.nearest(source, length, position)
+        mask = read_mask(entry, self.values, (axis, slice(nearest, nearest + 1)))
+        flat = torch.from_numpy(mask).select(axis, 0)
+        return self._sample(index, plane, resample.mask(flat, sides))
 
 
 class TensorVolumes(Samples):

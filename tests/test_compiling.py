@@ -1,0 +1,70 @@
+"""Training by torch.compile: the same network, and soon nothing more to compile."""
+
+import functools
+from typing import Any
+
+import pytest
+import torch
+from test_train import labelled, tiny
+
+from crossd import scoring, train
+from crossd.train import TrainConfig
+
+EPOCHS = 6
+
+
+@pytest.fixture(autouse=True)
+def _fresh() -> None:
+    torch.compiler.reset()
+
+
+GRAPHS: list[Any] = []
+
+
+def counting(graph: Any, examples: Any) -> Any:
+    """Count, and compile nothing. (A function, as Lightning copies what torch.compile is given.)"""
+    GRAPHS.append(graph)
+    return graph.forward
+
+
+def fitted(rank: int, views: bool, mode: str, compiled: bool) -> tuple[Any, list[int]]:
+    """Train on batches of two sizes; returns what came of it, and the graphs before every epoch.
+
+    Not the weights: a bias before BatchNorm has no gradient but rounding, which Adam magnifies.
+    """
+    graphs: list[int] = []
+
+    def note(epoch: int, epochs: int) -> None:
+        graphs.append(len(GRAPHS))
+
+    net = tiny(mode, dropout=0.2)
+    source = labelled(rank, 26, views)
+    config = TrainConfig(epochs=EPOCHS, batch_size=5, compile=compiled, precision="64-true")
+    losses = [record["loss"] for record in train.fit(net, source, config, on_epoch=note).history]
+    answers = [answer for answer, _ in scoring.answers(net, source.test, config)]
+    return (losses, answers), graphs
+
+
+CASES = [(2, False, "projection"), (2, True, "projection"), (2, False, "fourier")]
+CASES += [(3, False, "projection")]
+
+
+@pytest.mark.parametrize(("rank", "views", "mode"), CASES)
+def test_graphs_are_few_and_give_the_same(
+    rank: int, views: bool, mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = fitted(rank, views, mode, False)[0]
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=counting))
+    GRAPHS.clear()
+    found, graphs = fitted(rank, views, mode, True)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+    assert 0 < graphs[-1] == graphs[2] <= 6, graphs  # a graph a view, and one for any size of batch
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of the compiler
+@pytest.mark.parametrize(("rank", "views", "mode"), CASES)
+def test_compiled_code_trains_alike(rank: int, views: bool, mode: str) -> None:
+    expected = fitted(rank, views, mode, False)[0]
+    found = fitted(rank, views, mode, True)[0]
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
