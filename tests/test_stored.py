@@ -87,7 +87,7 @@ def test_what_was_prepared_otherwise_is_not_used(
     volume_folder: Path, preparations: list[int], change: str
 ) -> None:
     stored = Stored(volume_folder / "cache", 1e9)
-    before = samples(volume_folder, stored)[0]
+    before: dict[str, Any] = {**samples(volume_folder, stored)[0]}
     changed = samples(volume_folder, stored)
     if change in ("image", "mask"):
         image, mask = files.scan((9, 10, 12), seed=5)
@@ -100,7 +100,7 @@ def test_what_was_prepared_otherwise_is_not_used(
         changed = samples(volume_folder, stored, spacing=(2.0, 1.0, 1.0))
     else:
         changed.values = (0, 2, 1)
-    after = changed[0]
+    after: dict[str, Any] = {**changed[0]}
     assert preparations == [0, 0]
     part: Any = "image" if change in ("image", "plan", "spacing") else "mask"
     assert not torch.equal(after[part], before[part])

@@ -203,7 +203,7 @@ def test_batches_have_one_view_where_asked_or_where_the_network_needs_it(
 ) -> None:
     samples = labelled(2, views=True).train
     config = TrainConfig(batch_size=12, one_view=one_view)
-    net = tiny(mode)
+    net: Any = tiny(mode)
     assert has_views(net) == (mode != "fourier")
     if flat:
         net.append(CrossDConv(2, 2, (1, 3), depth_kernel_size=3, kernel_mode=mode))

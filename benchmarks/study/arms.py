@@ -116,7 +116,7 @@ ARMS: dict[str, Kind] = {
 def start(study: Study, name: str, seed: int, fitted: bool = False) -> nn.Module:
     """Make an arm's network for volumes, with a new last layer where the classes are others."""
     kind, source = ARMS[name], study.volumes()
-    if fitted:
+    if fitted and kind.fitted is not None:
         kind = dataclasses.replace(kind, make=kind.fitted)
     task, classes = source.task, len(source.classes)
     device.seed_everything(seed)

@@ -41,8 +41,8 @@ def predict(config: PredictConfig, progress: Progress) -> str:
     check(config)
     weights = read_config(config.weights)
     fabric = device.alone(config.precision)
-    answer = config.answer or weights.answer
-    net = answering(load(config.weights), answer, weights.task).to(fabric.device)
+    how = config.answer or weights.answer
+    net = answering(load(config.weights), how, weights.task).to(fabric.device)
     found = inputs(config.input, weights.in_channels)
     folder = Path(config.out)
     if folder.exists() and not folder.is_dir():
