@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -65,17 +66,17 @@ def test_memory_and_open_files_stay(tmp_path: Path) -> None:
     assert run.returncode == 143, said
     warm = looks[len(looks) // 4 :]
     third = len(warm) // 3
-    told: dict[str, object] = {"minutes": MINUTES, "looks": len(looks)}
+    told: dict[str, Any] = {"minutes": MINUTES, "looks": len(looks)}
     told["epochs"] = json.loads((out / STATUS).read_text())["done"] // 12
     told["log [bytes]"] = (out / LOG).stat().st_size
     told["status [bytes]"] = (out / STATUS).stat().st_size
     for name in warm[0]:
-        before, after = ([one[name] for one in part] for part in (warm[:third], warm[-third:]))
-        middle = statistics.median if name != "files" else max
-        told[name] = [middle(before), middle(after)]
+        middle: Any = statistics.median if name != "files" else max
+        parts = (warm[:third], warm[-third:])
+        told[name] = [middle([one[name] for one in part]) for part in parts]
     print(json.dumps(told))
     for name in ("rss", "uss", "children"):
-        before, after = told[name]  # type: ignore[misc]
+        before, after = told[name]
         assert after <= (1 + GROWTH) * before, told
-    before, after = told["files"]  # type: ignore[misc]
+    before, after = told["files"]
     assert after <= before, told

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crossd.data import cases as lists
-from crossd.data import images, plan, volumes
+from crossd.data import images, plan, scanning, volumes
 from crossd.data.cases import Case
 from crossd.data.formats import is_dicom, is_volume, read_header
 from crossd.data.normalise import Normalised
@@ -166,7 +166,7 @@ def _open_volumes(
     wanted = None if size is None else full_size(size, 3, name)
     facts: list[Facts] = []
     if given.statistics is None:  # all, as a fault is better found before training than after it
-        whole = volumes.scan(entries, progress, given.stored)
+        whole = scanning.scan(entries, progress, given.stored)
         facts = [whole[i] for i in divided[0]]
     made = given.plan or plan.decide(facts, labels is None, wanted)
     if facts and len(made.intensity) != len(facts[0].ranges):  # other channels than the weights'
