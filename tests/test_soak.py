@@ -71,9 +71,9 @@ def test_memory_and_open_files_stay(tmp_path: Path) -> None:
     told["log [bytes]"] = (out / LOG).stat().st_size
     told["status [bytes]"] = (out / STATUS).stat().st_size
     for name in warm[0]:
-        before, after = ([one[name] for one in part] for part in (warm[:third], warm[-third:]))
-        middle = statistics.median if name != "files" else max
-        told[name] = [middle(before), middle(after)]
+        middle: Any = statistics.median if name != "files" else max
+        parts = (warm[:third], warm[-third:])
+        told[name] = [middle([one[name] for one in part]) for part in parts]
     print(json.dumps(told))
     for name in ("rss", "uss", "children"):
         before, after = told[name]

@@ -171,7 +171,8 @@ def _run(command: str, given: list[str]) -> int:
         return _complain(_readable(str(error)))
     except OSError as error:
         return _complain(_fault(error, hasattr(getattr(configs, kind), "resume")))
-    _show(outcome, options)
+    if is_first():
+        _show(outcome, options)
     return 0
 
 

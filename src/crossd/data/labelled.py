@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crossd.data import cases as lists
-from crossd.data import images, plan, shards, volumes
+from crossd.data import images, plan, scanning, shards, volumes
 from crossd.data.cases import Case
 from crossd.data.formats import is_dicom, is_volume, read_header
 from crossd.data.names import Names
@@ -172,7 +172,7 @@ def _open_volumes(
     facts: list[Facts] = []
     # All, as a fault is better found before training than after it; or to make a plan.
     if given.statistics is None or given.plan is None:
-        whole = volumes.scan(entries, progress, given.stored)
+        whole = scanning.scan(entries, progress, given.stored)
         facts = [whole[i] for i in divided[0]]
     made = given.plan or plan.decide(facts, labels is None, wanted)
     if facts and len(made.intensity) != len(facts[0].ranges):  # other channels than the weights'

@@ -104,11 +104,11 @@ def _images(path: Path, size: tuple[int, ...] | None) -> Source | None:
 
 
 def _volumes(path: Path, given: Given, progress: Progress) -> Source:
-    from crossd.data import plan, volumes
+    from crossd.data import plan, scanning, volumes
 
     found = [Case(name, (file,)) for name, file in entries(path).items()]
     opened = [volumes.read_entry(case) for case in found]
-    made = given.plan or plan.decide(volumes.scan(opened, progress, given.stored), masks=True)
+    made = given.plan or plan.decide(scanning.scan(opened, progress, given.stored), masks=True)
     samples = volumes.VolumeSamples(opened, made, (), None, volumes.Cache(), given.stored)
     source = _source(path, 3, len(made.intensity), made.patch, samples)
     return replace(source, plan=made, spacing=made.spacing)
