@@ -427,7 +427,7 @@ def train_and_write(
     if not is_first():
         return told
     save(kept, path, weights)
-    results = {
+    results: dict[str, Any] = {
         "command": type(config).__name__.removesuffix("Config").lower(),
         "data": source.name,
         "model": weights.model,

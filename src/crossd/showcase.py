@@ -25,6 +25,11 @@ CLASSES = 5
 WORST, BEST = "The worst", "The best"
 
 
+def titled(samples: Samples) -> list[str]:
+    """Return what samples are called, in their order; a number alone says too little."""
+    return [f"sample {name}" if name.isdecimal() else name for name in names_of(samples)]
+
+
 def extremes(values: ArrayLike, count: int = COUNT) -> list[tuple[int, str]]:
     """Choose the worst and the best, each sample once.
 
@@ -72,7 +77,7 @@ def of_scored(
         return _masks(net, source, samples, chosen, options)
     probabilities, truth = (np.asarray(one) for one in outputs)
     own = probabilities[np.arange(len(truth)), truth]
-    names = names_of(samples)
+    names = titled(samples)
     return [
         labelled(
             names[int(order[i])],
@@ -141,15 +146,16 @@ def segmented(
         for arm, mask in answers.items()
     }
     means = {arm: _mean(dices) for arm, dices in scores.items()}
-    made = sheets(image, truth, answers, spacing)
+    ranked = sorted(answers, key=lambda arm: -np.nan_to_num(means[arm]))  # the best is shown first
+    made = sheets(image, truth, {arm: answers[arm] for arm in ranked}, spacing)
     if len(answers) == 1:
         (arm,) = answers
         rows = [(n, _text(d)) for n, d in zip(classes[1:], scores[arm], strict=True)]
         said = f"Mean Dice {_text(means[arm])}."
         return Case(name, said, group, made, classes, ("class", "Dice"), rows)
-    best = max(means, key=lambda arm: np.nan_to_num(means[arm]))
-    said = f"Mean Dice from {_text(min(means.values()))} to {_text(means[best])} ({best})."
-    rows = [(arm, _text(value)) for arm, value in means.items()]
+    best, last = ranked[0], ranked[-1]
+    said = f"Mean Dice from {_text(means[last])} ({last}) to {_text(means[best])} ({best})."
+    rows = [(arm, _text(means[arm])) for arm in ranked]
     return Case(name, said, group, made, classes, ("arm", "mean Dice"), rows)
 
 
@@ -165,7 +171,7 @@ def compared(results: Mapping[str, Any], source: Source) -> list[Case]:
     scores = {arm: standings.case_scores(results, key, arm) for arm in (first, *others)}
     rival = standings.best(results, key, others)
     values = scores[first] - scores[rival] if rival else scores[first]
-    named = names_of(source.test)
+    named = titled(source.test)
     title = standings.title(key)
     header = ("arm", "mean Dice" if source.task == "segmentation" else "share right")
     cases = []
@@ -198,7 +204,7 @@ def _masks(
         [answer[0].to(torch.uint8).cpu().numpy() for answer, _ in scoring.answers(net, part, one)]
     )
     found = dict(zip(scoring.order(net, part, one).tolist(), guesses, strict=False))
-    names = names_of(samples)
+    names = titled(samples)
     cases = []
     for place, (i, group) in enumerate(chosen):
         sample = samples[i]

@@ -23,7 +23,6 @@ from crossd.checkpoint import WeightsConfig, load, save
 from crossd.configs import PROTOCOLS, TransferConfig
 from crossd.conversion import convert
 from crossd.data import Source, as_images, limit, open_source, require_rank
-from crossd.data.labelled import names_of
 from crossd.data.plan import to_record
 from crossd.data.source import Subset
 from crossd.errors import InputError
@@ -296,7 +295,7 @@ def _cases(run: Run) -> list[Case]:
     from crossd import showcase
 
     source, test = run.volumes, run.volumes.test
-    named, found = names_of(test), {arm: run.answers(arm) for arm in run.arms}
+    named, found = showcase.titled(test), {arm: run.answers(arm) for arm in run.arms}
     after = f", {run.protocols[0]}"
     if source.task == "segmentation":
         count = len(next(iter(found.values())))
