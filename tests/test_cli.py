@@ -650,7 +650,7 @@ def test_transfer_prints_its_table(capsys: pytest.CaptureFixture[str]) -> None:
     shown = capsys.readouterr()
     assert "Transfer from images to volumes" in shown.out
     assert "projection" in shown.out and "zero" in shown.out
-    assert "written: run/report.md, metrics.json and pictures" in shown.out
+    assert "written: run/report.html, report.md, metrics.json and pictures" in shown.out
     assert "2D training, projection: " in shown.err
     assert "resnet-small: 2D training on 108 images of volumes.npz" in shown.err
 

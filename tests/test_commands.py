@@ -167,7 +167,8 @@ def test_from_slices_to_volumes(
     for folder, command in ((tmp_path / "2d", "pretrain"), (out, "finetune")):
         names = {path.name for path in folder.iterdir()}
         assert names - {"earlier.ckpt"} == {  # which one epoch has not
-            *("config.yaml", "metrics.json", "report.md", "weights.safetensors"),
+            *("config.yaml", "metrics.json", "report.md", "report.html", "curves.png"),
+            "weights.safetensors",
             *("last.ckpt", "log.csv", "status.json", "tensorboard"),
             *(["plan.yaml"] if scores == "dice " else []),
         }

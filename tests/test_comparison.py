@@ -47,7 +47,7 @@ def test_tables_plots_and_a_report(
     results = json.loads((out / "metrics.json").read_text())
     assert results["arms"] == ["projection", "scratch", "center", "slices"]
     assert len(results["rows"]) == 3 + 4 * 2 * 2 * 2
-    names = {"report.md", "runs.csv", "table.tex", "metrics.json", "config.yaml"}
+    names = {"report.html", "report.md", "runs.csv", "table.tex", "metrics.json", "config.yaml"}
     pictures = {"efficiency.png", "differences.png", "ranks.png"}
     assert {p.name for p in out.iterdir()} == names | pictures
     report = (out / "report.md").read_text()

@@ -24,3 +24,11 @@ def test_what_does_not_fit_is_refused() -> None:
     memory.require(2**20, "small")
     with pytest.raises(InputError, match=r"a.nii: needs 1,048,576.0 GiB of memory, but .* free"):
         memory.require(2**50, "a.nii")
+
+
+def test_the_peak_is_of_this_process() -> None:
+    import psutil
+
+    peak = memory.peaks()["peak_memory_gib"] * 2**30
+    now = psutil.Process().memory_info().rss
+    assert 0.5 * now < peak < psutil.virtual_memory().total

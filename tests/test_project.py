@@ -18,6 +18,7 @@ EXTRAS = (
     "huggingface_hub",
     "jsonargparse",
     "lightning_fabric",
+    "markdown_it",
     "matplotlib",
     "medmnist",
     "monai",

@@ -216,7 +216,7 @@ def test_a_bar_in_a_name_does_not_break_the_table() -> None:
     assert "| a\\|b | **0.500** |" in text
 
 
-def test_write_makes_json_without_nan_and_relative_pictures(tmp_path: Path) -> None:
+def test_write_makes_json_without_nan_beside_the_texts(tmp_path: Path) -> None:
     folder = tmp_path / "new" / "run"
     results = simple(acs=math.nan, slices=0.5) | {
         "score": np.float32(0.25),
@@ -224,19 +224,20 @@ def test_write_makes_json_without_nan_and_relative_pictures(tmp_path: Path) -> N
         "out": folder,
         "size": (2, 3),
     }
-    report.write(results, folder, {"Scores": folder / "pictures" / "scores.png"})
+    report.write(results, folder, "# Text\n", {"more.csv": "a,b\n"})
     text = (folder / "metrics.json").read_text()
     saved = json.loads(text, parse_constant=pytest.fail)
     assert [row["metrics"]["dice"] for row in saved["rows"]] == [None, 0.5]
     assert saved["history"] == [1.0, None] and saved["score"] == 0.25
     assert saved["out"] == str(folder) and saved["size"] == [2, 3]
-    assert "![Scores](pictures/scores.png)" in (folder / "report.md").read_text()
-    assert sorted(path.name for path in folder.iterdir()) == ["metrics.json", "report.md"]
+    assert (folder / "report.md").read_text() == "# Text\n"
+    assert (folder / "more.csv").read_text() == "a,b\n"
+    assert len(list(folder.iterdir())) == 3
 
 
 def test_write_leaves_nothing_behind_when_a_value_is_not_json(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="not JSON serializable"):
-        report.write({"net": object()}, tmp_path)
+        report.write({"net": object()}, tmp_path, "# Text")
     assert not list(tmp_path.iterdir())
 
 

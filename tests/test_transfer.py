@@ -135,6 +135,7 @@ def test_every_arm_under_every_protocol(
         "config.yaml",
         "metrics.json",
         "report.md",
+        "report.html",
         "scores.png",
         "curves.png",
         picture,

@@ -250,7 +250,7 @@ def _show(outcome: Any, options: Any) -> None:
     console.print(report.table(outcome))
     for line in report.headline(outcome):
         console.print(line, highlight=False)
-    print(f"written: {options.out}/report.md, metrics.json and pictures")
+    print(f"written: {options.out}/report.html, report.md, metrics.json and pictures")
 
 
 def _complain(message: str) -> int:

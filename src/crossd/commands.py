@@ -1,7 +1,6 @@
 """The commands for one network: train, adapt, convert, export; `crossd.transfer` compares many."""
 
 import dataclasses
-import json
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -26,7 +25,6 @@ from crossd.data.labelled import Given
 from crossd.data.stored import open_stored
 from crossd.errors import InputError
 from crossd.exporting import export as export_network
-from crossd.files import atomic
 from crossd.graphfiles import SUFFIXES
 from crossd.kernels import KERNEL_MODES, VIEWS
 from crossd.launched import is_first
@@ -401,7 +399,7 @@ def train_and_write(
     Returns:
         What to print.
     """
-    from crossd import report
+    from crossd import page, plots, report, showcase
 
     folder = Path(config.out)
     if is_first():
@@ -425,12 +423,13 @@ def train_and_write(
     if fit.state is not None:
         net.load_state_dict(fit.state)
     kept = keep(net).float()
-    scores = scoring.score(kept, source, source.test, options)[0]
+    scores, outputs = scoring.score(kept, source, source.test, options)
     told = f"{len(source.test):,} test samples: {scoring.describe(scores, source.task)}"
+    cases = showcase.of_scored(kept, source, source.test, outputs, options)
     if not is_first():
         return told
     save(kept, path, weights)
-    results = {
+    results: dict[str, Any] = {
         "command": type(config).__name__.removesuffix("Config").lower(),
         "data": source.name,
         "model": weights.model,
@@ -442,8 +441,10 @@ def train_and_write(
         "config": dataclasses.asdict(config),
         "versions": report.versions(),
     }
-    with atomic(folder / "report.md") as temporary:
-        temporary.write_text(report.training(results))
-    with atomic(folder / "metrics.json") as temporary:
-        temporary.write_text(json.dumps(report.plain(results), indent=2))
-    return f"{told}\nwritten: {path}"
+    plots.training(results, folder / "curves.png")
+    text = report.training(results)
+    cost = report.cost(results["seconds"], "training samples", fit.samples, fit.seconds)
+    curves = {"Curves": "curves.png"}
+    shown = page.render(text, report.sentence(results), folder, cases, cost, more=curves)
+    report.write(results, folder, text, {"report.html": shown})
+    return f"{told}\nwritten: {path} and {folder}/report.html"

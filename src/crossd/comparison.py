@@ -3,7 +3,6 @@
 import copy
 import dataclasses
 import functools
-import json
 import os
 import time
 from pathlib import Path
@@ -18,8 +17,8 @@ from crossd.commands import fitting, known
 from crossd.compare import Arm, Contest
 from crossd.configs import ALL_PROTOCOLS, EvaluateConfig
 from crossd.conversion import to_2d, to_3d
+from crossd.data import Source
 from crossd.errors import InputError
-from crossd.files import atomic
 from crossd.metrics import MAIN
 from crossd.options import counts, names
 from crossd.outputs import LEFTOVERS, claim_folder, remove
@@ -79,10 +78,12 @@ def comparison(config: EvaluateConfig, progress: Progress) -> str:
         "config": dataclasses.asdict(config),
         "versions": report.versions(),
     }
-    write(results, folder)
+    write(results, folder, contest.source)
     remove(folder, LEFTOVERS)
     verdicts = [standings.verdict(results, key) for key in standings.keys(results)]
-    written = f"written: {folder}/report.md, runs.csv, table.tex, metrics.json and plots"
+    written = (
+        f"written: {folder}/report.html, report.md, runs.csv, table.tex, metrics.json and plots"
+    )
     return "\n".join([*verdicts, written])
 
 
@@ -194,9 +195,15 @@ def _notes(config: EvaluateConfig) -> list[str]:
     return notes
 
 
-def write(results: dict[str, Any], folder: Path) -> None:
-    """Write `metrics.json`, the report, the tables and the plots of a comparison."""
-    from crossd import plots
+def write(results: dict[str, Any], folder: Path, source: Source | None = None) -> None:
+    """Write `metrics.json`, the reports, the tables and the plots of a comparison.
+
+    Args:
+        results: The record.
+        folder: Where to write.
+        source: What was compared on, to show cases of it.
+    """
+    from crossd import page, plots, showcase
 
     pictures = {"Differences": "differences.png"}
     plots.differences(results, folder / "differences.png")
@@ -206,12 +213,13 @@ def write(results: dict[str, Any], folder: Path) -> None:
         pictures = {"Over labelled volumes": "efficiency.png", **pictures}
     if plots.ranks(results, folder / "ranks.png"):
         pictures["Mean ranks"] = "ranks.png"
-    texts = {
-        "report.md": report.comparison(results, pictures),
+    text = report.comparison(results, pictures)
+    headline = standings.verdict(results, standings.keys(results)[-1])
+    cases = showcase.compared(results, source) if source else []
+    cost = report.cost(results["seconds"]) if source else None
+    more = {
+        "report.html": page.render(text, headline, folder, cases, cost),
         "runs.csv": standings.runs_csv(results),
         "table.tex": standings.latex(results),
-        "metrics.json": json.dumps(report.plain(results), indent=1),
     }
-    for name, text in texts.items():
-        with atomic(folder / name) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+    report.write(results, folder, text, more)

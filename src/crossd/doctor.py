@@ -21,6 +21,7 @@ LIBRARIES = (
     *ESSENTIAL,
     *("lightning-fabric", "monai", "timm", "torchvision", "torchmetrics", "scikit-learn", "scipy"),
     *("nibabel", "SimpleITK", "pydicom", "pillow", "medmnist", "nilearn", "matplotlib"),
+    "markdown-it-py",
     *("jsonargparse", "rich", "PyYAML", "psutil", "tensorboard", "huggingface_hub", "shtab"),
     *("onnx", "onnxruntime", "onnxscript", "highdicom", "wandb", "mlflow"),
 )
@@ -33,7 +34,7 @@ FEATURES = (
     ),
     ("networks by name", ("timm", "torchvision", "monai"), "crossd[all]"),
     ("the command line", ("jsonargparse", "docstring_parser", "rich", "yaml"), "crossd[all]"),
-    ("reports with pictures", ("matplotlib",), "crossd[all]"),
+    ("reports with pictures", ("matplotlib", "markdown_it", "PIL"), "crossd[all]"),
     ("the brain source", ("nilearn",), "crossd[all]"),
     ("MedMNIST", ("medmnist",), "crossd[all]"),
     ("shell completion", ("shtab",), "crossd[all]"),

@@ -3,7 +3,6 @@
 import csv
 import dataclasses
 import io
-import json
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from crossd import device, masks, metrics, scoring, segmenting, train
+from crossd import device, masks, metrics, scoring, segmenting, showcase, train
 from crossd.checkpoint import WeightsConfig, load, read_config
 from crossd.commands import fitting, known
 from crossd.configs import EvaluateConfig
@@ -28,6 +27,7 @@ from crossd.options import check, choice, unused
 from crossd.outputs import claim_folder
 from crossd.progress import Progress
 from crossd.slicenet import answering
+from crossd.viewer import Case
 
 WORST = 3
 """Cases that are pictured."""
@@ -112,32 +112,42 @@ def _masks(
     samples = getattr(source, config.part)
     folder = claim_folder(config, resumable=False)
     rows: list[dict[str, Any]] = []
-    worst: list[tuple[float, Pair]] = []
+    worst: list[tuple[float, Pair, list[dict[str, Any]]]] = []
+    best: list[tuple[float, Case]] = []
+    begun = time.perf_counter()
     with progress.task("evaluating", total=len(samples)) as bar:
         for pair in _pairs(config, source, net, weights):
             scored = score(pair, source.classes, config.tolerance)
             rows += scored
             found = [row["dice"] for row in scored if row["dice"] is not None]
-            worst.append((float(np.mean(found)) if found else 1.0, pair))
+            value = float(np.mean(found)) if found else 1.0
+            worst.append((value, pair, scored))
             worst = sorted(worst, key=lambda one: one[0])[:WORST]
+            if len(best) < WORST or best[-1][0] < value:
+                best.append((value, _case(pair, source.classes, scored, showcase.BEST)))
+                best = sorted(best, key=lambda one: -one[0])[:WORST]
             bar.advance(1)
+    spent = time.perf_counter() - begun
     from crossd import pictures
 
-    for number, (value, pair) in enumerate(worst, start=1):
+    for number, (value, pair, _) in enumerate(worst, start=1):
         _draw(pictures, pair, source.classes, value, folder / f"worst-{number}.png")
     summary = summarise(rows, source.classes)
     _write_rows(folder / "cases.csv", rows)
     results = _results(config, source, len(samples), summary, start)
     results["worst"] = [
         {"case": pair.name, "dice": value, "picture": f"worst-{number}.png"}
-        for number, (value, pair) in enumerate(worst, start=1)
+        for number, (value, pair, _) in enumerate(worst, start=1)
     ]
-    _write(results, folder)
+    cases = [_case(pair, source.classes, scored, showcase.WORST) for _, pair, scored in worst]
+    shown = {case.name for case in cases}
+    cases += [case for _, case in best if case.name not in shown]
+    _write(results, folder, cases, spent)
     first = summary["mean"]
     return (
         f"{len(samples):,} {config.part} samples: dice {_text(first['dice'])}, "
         f"HD95 {_text(first['hd95'])} mm, NSD {_text(first['nsd'])}\n"
-        f"written: {folder}/report.md, cases.csv, metrics.json and pictures of the worst"
+        f"written: {folder}/report.html, report.md, cases.csv, metrics.json and pictures"
     )
 
 
@@ -259,13 +269,23 @@ def _draw(pictures: Any, pair: Pair, classes: Sequence[str], value: float, path:
     )
 
 
+def _case(pair: Pair, classes: Sequence[str], scored: Sequence[dict[str, Any]], group: str) -> Case:
+    dices = np.array([row["dice"] for row in scored], float)  # None becomes NaN
+    return showcase.segmented(
+        pair.name, group, pair.image, pair.truth, {"prediction": pair.guess}, classes,
+        pair.spacing, {"prediction": dices},
+    )  # fmt: skip
+
+
 def _labels(
     config: EvaluateConfig, source: Source, net: nn.Module, progress: Progress, start: float
 ) -> str:
     samples = getattr(source, config.part)
     folder = claim_folder(config, resumable=False)
     options = train.TrainConfig(batch_size=8, precision=config.precision)
+    begun = time.perf_counter()
     scores, outputs = scoring.score(net, source, samples, options)
+    spent = time.perf_counter() - begun
     rows = [
         {
             "case": name,
@@ -277,10 +297,11 @@ def _labels(
     ]
     _write_rows(folder / "cases.csv", rows)
     results = _results(config, source, len(samples), scores, start)
-    _write(results, folder)
+    cases = showcase.of_scored(net, source, samples, outputs, options)
+    _write(results, folder, cases, spent)
     return (
         f"{len(samples):,} {config.part} samples: {scoring.describe(scores, source.task)}\n"
-        f"written: {folder}/report.md, cases.csv and metrics.json"
+        f"written: {folder}/report.html, report.md, cases.csv and metrics.json"
     )
 
 
@@ -303,13 +324,13 @@ def _results(
     }
 
 
-def _write(results: dict[str, Any], folder: Path) -> None:
-    from crossd import report
+def _write(results: dict[str, Any], folder: Path, cases: Sequence[Case], spent: float) -> None:
+    from crossd import page, report
 
-    with atomic(folder / "report.md") as temporary:
-        temporary.write_text(report.evaluation(results), encoding="utf-8")
-    with atomic(folder / "metrics.json") as temporary:
-        temporary.write_text(json.dumps(report.plain(results), indent=2))
+    text, headline = report.evaluation(results), report.sentence(results)
+    cost = report.cost(results["seconds"], "samples", results["samples"], spent)
+    shown = page.render(text, headline, folder, cases, cost, without=["The worst cases"])
+    report.write(results, folder, text, {"report.html": shown})
 
 
 def _write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:

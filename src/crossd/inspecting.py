@@ -1,7 +1,6 @@
 """`crossd inspect`: what weights hold, what they look at, and what data are like, in pictures."""
 
 import dataclasses
-import json
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -36,7 +35,6 @@ from crossd.data.source import Subset
 from crossd.data.survey import survey
 from crossd.errors import InputError
 from crossd.feeding import view_of
-from crossd.files import atomic
 from crossd.kernels import VIEWS
 from crossd.kernelstats import Layer
 from crossd.options import check, choice, unused
@@ -366,8 +364,5 @@ def _written(out: Findings, config: InspectConfig, start: float) -> str:
         "",
     ]
     lines += report.grid(["library", "version"], list(results["versions"].items()))
-    with atomic(out.folder / "report.md") as temporary:
-        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    with atomic(out.folder / "metrics.json") as temporary:
-        temporary.write_text(json.dumps(report.plain(results), indent=2), encoding="utf-8")
+    report.write(results, out.folder, "\n".join(lines) + "\n")
     return "\n".join([*out.said, f"written: {out.folder}/report.md, metrics.json and pictures"])

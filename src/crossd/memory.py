@@ -1,6 +1,7 @@
 """How much memory there is, and refusing what does not fit before it is allocated."""
 
 import re
+import sys
 from pathlib import Path
 
 from crossd.errors import InputError
@@ -40,6 +41,48 @@ def available(root: Path = Path("/sys/fs/cgroup")) -> int:
         cache = re.search(rf"^{spare} (\d+)$", stat, re.MULTILINE)
         found.append(max(0, most - now + (int(cache[1]) if cache else 0)))
     return min(found)
+
+
+def peaks() -> dict[str, float]:
+    """Return the most memory that this process, or one that it started, and its GPU held [GiB].
+
+    Example:
+        >>> peaks()["peak_memory_gib"] > 0
+        True
+    """
+    import torch
+
+    found = {"peak_memory_gib": _resident() / 2**30}
+    if torch.cuda.is_available():
+        found["peak_gpu_memory_gib"] = torch.cuda.max_memory_allocated() / 2**30
+    return {name: round(value, 3) for name, value in found.items()}
+
+
+def _resident() -> float:
+    import psutil
+
+    info = psutil.Process().memory_info()
+    if sys.platform == "win32":
+        return float(info.peak_wset)
+    import resource
+
+    who = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    most = max(resource.getrusage(one).ru_maxrss for one in who)
+    return float(most if sys.platform == "darwin" else most * 1024)
+
+
+def device() -> str:
+    """Return the name of the GPU, or how many cores torch uses.
+
+    Example:
+        >>> isinstance(device(), str)
+        True
+    """
+    import torch
+
+    if torch.cuda.is_available():
+        return str(torch.cuda.get_device_name())
+    return f"CPU, {torch.get_num_threads()} threads"
 
 
 def require(needed: float, what: str) -> None:

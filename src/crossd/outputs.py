@@ -19,13 +19,13 @@ BAD_BATCHES = "bad-batches.jsonl"
 """Where it is written which samples gave a loss that is no number."""
 
 LEFTOVERS = (
-    *("arm-*.json", "answer-*.npy", "pretrained-*.json", "run-*.json"),
+    *("arm-*.json", "answer-*.npz", "pretrained-*.json", "run-*.json"),
     *(CHECKPOINT, EARLIER_CHECKPOINT),
 )
 """What an interrupted run leaves, to be resumed."""
 
 OUTPUTS = (
-    *(RESULT, "report.md", "weights.safetensors", "pretrained-*.safetensors", PLAN),
+    *(RESULT, "report.md", "report.html", "weights.safetensors", "pretrained-*.safetensors", PLAN),
     *("cases.csv", "worst-*.png", "runs.csv", "table.tex"),
     *(LOG, STATUS, BAD_BATCHES, "tensorboard/events.*"),
     *("efficiency.png", "differences.png", "ranks.png"),

@@ -4,11 +4,40 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.ticker import MaxNLocator
 
 from crossd import standings, stats
-from crossd.pictures import INK, LABELS, SOFT, STYLES, WARM, dress, figure, save
+from crossd.pictures import COOL, INK, LABELS, SOFT, STYLES, WARM, dress, figure, save
 from crossd.report import METRICS
 from crossd.standings import Results
+
+
+def training(results: Results, path: str | Path) -> None:
+    """Draw the losses of one training by epoch and, where there was validation, its main score.
+
+    Args:
+        results: The record that `crossd pretrain` and its like write to `metrics.json`.
+        path: The picture to write.
+    """
+    history = results["history"]
+    losses = [name for name in history[-1] if name.startswith("loss")]
+    checked = [one for one in history if one.get("val")]
+    main = next((name for name in METRICS if checked and name in checked[0]["val"]), None)
+    drawn, axes = figure(1, 1 + (main is not None), (4.6 * (1 + (main is not None)), 3.1))
+    epochs = [one["epoch"] for one in history]
+    dress(axes[0, 0], "Loss in training", "epoch", "loss")
+    for name, colour in zip(losses, (WARM, COOL), strict=False):
+        values = np.array([one.get(name) for one in history], float)  # None becomes a gap
+        axes[0, 0].plot(epochs, values, "o-", color=colour, ms=3, label=name)
+    if len(losses) > 1:
+        axes[0, 0].legend(frameon=False, fontsize=9)
+    if main is not None:
+        dress(axes[0, 1], "On validation samples", "epoch", METRICS[main])
+        scores = [one["val"][main] for one in checked]
+        axes[0, 1].plot([one["epoch"] for one in checked], scores, "o-", color=WARM, ms=3)
+    for ax in axes.flat:
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    save(drawn, path)
 
 
 def efficiency(results: Results, path: str | Path) -> None:

@@ -8,7 +8,6 @@ All functions read the same record, `results`: a plain dict with `task`, `images
 
 import json
 import math
-import os
 import platform
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,6 +20,7 @@ import numpy as np
 from rich.table import Table
 from rich.text import Text
 
+from crossd import memory
 from crossd.files import atomic
 
 Results = Mapping[str, Any]
@@ -190,29 +190,60 @@ def markdown(results: Results, pictures: Mapping[str, str | Path] | None = None)
     return "\n".join(lines) + "\n"
 
 
-def write(results: Results, folder: str | Path, pictures: Mapping[str, Path] | None = None) -> None:
-    """Write `metrics.json` and `report.md` into a folder.
+def write(
+    results: Results, folder: str | Path, text: str, more: Mapping[str, str] | None = None
+) -> None:
+    """Write `metrics.json`, `report.md` and other files into a folder, the record last.
 
     Args:
         results: The record of a run. Numbers that are not finite become null in the JSON.
         folder: Where to write; made when missing.
-        pictures: Title to file. The report names the files relative to the folder.
+        text: The report.
+        more: Name to content of other files.
 
     Example:
         >>> import tempfile
         >>> folder = Path(tempfile.mkdtemp())
-        >>> write({"seconds": float("nan")}, folder)
+        >>> write({"seconds": float("nan")}, folder, "# Nothing")
         >>> json.loads((folder / "metrics.json").read_text())
         {'seconds': None}
     """
-    near = {title: os.path.relpath(path, folder) for title, path in (pictures or {}).items()}
-    texts = {
-        "metrics.json": json.dumps(plain(results), indent=2, allow_nan=False) + "\n",
-        "report.md": markdown(results, near),
-    }
-    for name, text in texts.items():
+    record = json.dumps(plain(results), indent=2, allow_nan=False) + "\n"
+    for name, content in {"report.md": text, **(more or {}), "metrics.json": record}.items():
         with atomic(Path(folder) / name) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+            temporary.write_text(content, encoding="utf-8")
+
+
+def cost(seconds: float, of: str = "", count: int = 0, spent: float = 0.0) -> dict[str, Any]:
+    """Return what a run took, as the page of its report shows it.
+
+    Args:
+        seconds: Of the whole run.
+        of: What was counted, such as "training images".
+        count: How many of them.
+        spent: In this time [s].
+    """
+    found = {"seconds": round(seconds, 1), **memory.peaks(), "device": memory.device()}
+    if count and spent > 0:
+        found |= {"of": of, "images_per_second": round(count / spent, 2)}
+    return found
+
+
+def sentence(results: Results) -> str:
+    """Return the result of one training or one evaluation in a sentence.
+
+    Example:
+        >>> sentence({"command": "evaluate", "metrics": {"mean": {"dice": 0.7}}, "samples": 5,
+        ...           "part": "val"})
+        'Dice 0.700 on 5 val samples.'
+    """
+    found = results["metrics"]
+    found = found.get("mean", found)  # of masks that were evaluated case by case
+    shown = [f"{METRICS[name]} {_number(found[name])}" for name in METRICS if name in found]
+    count = results.get("samples", results.get("test_samples", 0))
+    never = ", never trained on" if "history" in results else ""
+    text = f"{_and(shown)} on {count:,} {results.get('part', 'test')} samples{never}."
+    return text[:1].upper() + text[1:]
 
 
 def training(results: Results) -> str:

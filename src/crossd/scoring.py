@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from crossd import device, metrics, windows
@@ -85,6 +86,18 @@ def answers(
             continue
         yield logits.softmax(1) if logits.dim() == 2 else logits.argmax(1), batch
     net.train(training)
+
+
+def order(net: nn.Module, samples: Samples, config: TrainConfig) -> NDArray[np.int64]:
+    """Return the places of samples in the order in which `score` and `answers` take them.
+
+    Slices whose views are known are sorted by view within their batches.
+    """
+    if samples.labels is not None:
+        samples = Patches(samples, samples.patch, config.seed, center=True)
+    sampler: Any = batches(samples, net, config).batch_sampler
+    places: NDArray[np.int64] = np.concatenate(sampler.plan())
+    return places
 
 
 @torch.no_grad()

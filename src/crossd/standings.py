@@ -72,7 +72,7 @@ def comparisons(results: Results, key: Key, first: str | None = None) -> list[di
         pair = stats.paired([own[k] for k in both], [other[k] for k in both], _ratio(results, key))
         record: dict[str, Any] = {"arm": arm, **vars(pair)}
         if not results.get("folds") and results["metric"] in ("accuracy", "dice"):
-            cases = _cases(results, key, first), _cases(results, key, arm)
+            cases = case_scores(results, key, first), case_scores(results, key, arm)
             if all(len(one) for one in cases):
                 record["case_low"], record["case_high"] = stats.case_interval(*cases)
         found.append(record)
@@ -90,7 +90,8 @@ def _ratio(results: Results, key: Key) -> float:
     return float(np.mean([row["test"] / row["train"] for row in rows]))
 
 
-def _cases(results: Results, key: Key, arm: str) -> Any:
+def case_scores(results: Results, key: Key, arm: str) -> Any:
+    """Return an arm's score of every test case, the mean over its runs."""
     rows = [
         row.get("cases", ())
         for row in results["rows"]

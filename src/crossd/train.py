@@ -50,6 +50,8 @@ class Fit:
         best: The best validation score, -inf without validation.
         state: The weights of that score, None without validation.
         skipped: Steps that were not taken, since a loss was not a number.
+        samples: That were trained on, each time counted.
+        seconds: Spent on them, without validation [s].
     """
 
     net: nn.Module
@@ -57,6 +59,8 @@ class Fit:
     best: float = -math.inf
     state: dict[str, Tensor] | None = None
     skipped: int = 0
+    samples: int = 0
+    seconds: float = 0.0
 
 
 @dataclass
@@ -132,6 +136,7 @@ def fit(
         for epoch in range(start.epoch, run.epochs):
             here = start if epoch == start.epoch else Position(epoch)
             run.model.train()
+            tick = time.perf_counter()
             if on_epoch is not None:
                 on_epoch(epoch, run.epochs)
             for pieces, waited in run.groups(here):
@@ -139,6 +144,9 @@ def fit(
                 losses = run.step(pieces, here)
                 count = sum(len(piece.indices) for piece in pieces)
                 bar.advance(count, loss=losses[-1], waited=waited)
+                run.result.samples += count
+                run.result.seconds += time.perf_counter() - tick
+                tick = time.perf_counter()
                 watch.step(epoch, len(pieces), count, waited, here.losses, rate)
                 run.look_up(asked.code, here)
             run.end_epoch(here, validate, on_best)

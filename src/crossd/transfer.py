@@ -32,6 +32,10 @@ from crossd.files import atomic
 from crossd.options import check, names, sizes
 from crossd.outputs import LEFTOVERS, claim_folder, remove
 from crossd.progress import Progress
+from crossd.viewer import Case
+
+SHOWN = 3
+"""Test volumes whose masks the report shows."""
 
 
 class Run:
@@ -189,15 +193,24 @@ class Run:
         }
         if task == "classification":
             row["confusion"] = metrics.confusion(*outcome.outputs).tolist()
-        elif protocol == self.protocols[0]:
-            np.save(self.folder / f"answer-{arm}.npy", self.answer(outcome.net))
+        if protocol == self.protocols[0]:
+            masks = task == "segmentation"
+            kept = self.masks(outcome.net) if masks else [outcome.outputs[0].numpy()]
+            with atomic(self.folder / f"answer-{arm}.npz") as temporary:
+                np.savez_compressed(temporary, *kept)
         return row
 
-    def answer(self, net: nn.Module) -> NDArray[np.uint8]:
-        """Give the mask of the first test volume, for the picture."""
-        first = Subset(self.volumes.test, np.zeros(1, np.int64))
-        classes, _ = next(scoring.answers(net, first, self.budget))
-        return classes[0].to(torch.uint8).cpu().numpy()
+    def masks(self, net: nn.Module) -> list[NDArray[np.uint8]]:
+        """Give the masks of the first test volumes, for the pictures."""
+        first = Subset(self.volumes.test, np.arange(min(SHOWN, len(self.volumes.test))))
+        one = dataclasses.replace(self.budget, batch_size=1)
+        found = scoring.answers(net, first, one)
+        return [classes[0].to(torch.uint8).cpu().numpy() for classes, _ in found]
+
+    def answers(self, arm: str) -> list[NDArray[Any]]:
+        """Read what an arm said under the first protocol: masks, or all probabilities."""
+        with np.load(self.folder / f"answer-{arm}.npz") as kept:
+            return [kept[name] for name in kept.files]
 
 
 def _write_json(path: Path, value: Any) -> None:
@@ -218,8 +231,6 @@ def transfer(config: TransferConfig, progress: Progress | None = None) -> dict[s
     Raises:
         InputError: with one line on what is wrong with the options or the data.
     """
-    from crossd import report
-
     progress = progress or Progress(quiet=True)
     start = time.perf_counter()
     run = Run(config, progress)
@@ -240,7 +251,7 @@ def transfer(config: TransferConfig, progress: Progress | None = None) -> dict[s
         _write_json(path, rows)
         run.rows += rows
     results = _results(run, time.perf_counter() - start)
-    report.write(results, run.folder, _draw(run, results))
+    _write(run, results)
     remove(run.folder, LEFTOVERS)
     return results
 
@@ -270,6 +281,57 @@ def _results(run: Run, seconds: float) -> dict[str, Any]:
     }
 
 
+def _write(run: Run, results: dict[str, Any]) -> None:
+    """Write the reports, the pictures and the record."""
+    from crossd import page, report
+
+    pictures = _draw(run, results)
+    text = report.markdown(results, {title: path.name for title, path in pictures.items()})
+    images = sum(len(one["history"]) for one in run.pretrained) * len(run.images.train)
+    spent = sum(one["seconds"] for one in run.pretrained)
+    cost = report.cost(results["seconds"], "images of the 2D training", images, spent)
+    shown = page.render(
+        text,
+        report.headline(results)[0],
+        run.folder,
+        _cases(run),
+        cost,
+        without=[title for title, path in pictures.items() if path.name == "answers.png"],
+    )
+    report.write(results, run.folder, text, {"report.html": shown})
+
+
+def _cases(run: Run) -> list[Case]:
+    """Show what all arms say, of the test volumes that they find hardest and easiest."""
+    from crossd import showcase
+
+    source, test = run.volumes, run.volumes.test
+    named, found = showcase.titled(test), {arm: run.answers(arm) for arm in run.arms}
+    after = f", {run.protocols[0]}"
+    if source.task == "segmentation":
+        count = len(next(iter(found.values())))
+        samples = [test[i] for i in range(count)]
+        return [
+            showcase.segmented(
+                named[i], f"The first test volumes{after}", sample["image"][0].numpy(),
+                sample["mask"].to(torch.uint8).numpy(), {arm: one[i] for arm, one in found.items()},
+                source.classes, source.spacing,
+            )
+            for i, sample in enumerate(samples)
+        ]  # fmt: skip
+    assert test.labels is not None
+    truth = test.labels
+    chances = {arm: one[0] for arm, one in found.items()}
+    means = np.mean([p[np.arange(len(truth)), truth] for p in chances.values()], axis=0)
+    return [
+        showcase.labelled(
+            named[i], f"{group} over all arms{after}", test[i]["image"][0].numpy(),
+            {arm: p[i] for arm, p in chances.items()}, int(truth[i]), source,
+        )
+        for i, group in showcase.extremes(means)
+    ]  # fmt: skip
+
+
 def _draw(run: Run, results: dict[str, Any]) -> dict[str, Path]:
     """Draw the pictures that go into the report."""
     from crossd import pictures
@@ -289,7 +351,7 @@ def _draw(run: Run, results: dict[str, Any]) -> dict[str, Path]:
         pictures.answers(
             sample["image"][0].numpy(),
             sample["mask"].numpy(),
-            {arm: np.load(run.folder / f"answer-{arm}.npy") for arm in rows},
+            {arm: run.answers(arm)[0] for arm in rows},
             run.volumes.classes,
             path,
             {arm: row["metrics"]["dice"] for arm, row in rows.items()},
