@@ -115,7 +115,9 @@ def _cost(cost: Mapping[str, Any]) -> str:
         for name, (words, form) in known.items()
         if isinstance(cost.get(name), float | int) and math.isfinite(cost[name])
     ]
-    return "\n".join(["| | |", "| :-- | --: |", *rows, f"| device | {cost['device']} |"])
+    return "\n".join(
+        ["| measure | value |", "| :-- | --: |", *rows, f"| device | {cost['device']} |"]
+    )
 
 
 def _rendered(text: str, folder: Path) -> str:
