@@ -39,9 +39,9 @@ def test_a_unet_segments_files() -> None:
 
 
 def test_3d_weights_answer_on_images() -> None:
-    gaps = example("back").main(size=16)
-    assert gaps["volumes"] < 1e-4
-    assert set(gaps) == {"volumes", "axial", "coronal", "sagittal"}
+    on_volumes, found = example("back").main(size=24, count=4)
+    assert on_volumes < 1e-4
+    assert all(count >= 3 for count in found.values()), found  # one by chance
 
 
 def test_a_loop_of_ones_own() -> None:
