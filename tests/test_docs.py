@@ -115,7 +115,7 @@ def namespace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]
     }
 
 
-@pytest.mark.parametrize("page", filter(with_code, PAGES), ids=NAMES.get)
+@pytest.mark.parametrize("page", [page for page in PAGES if with_code(page)], ids=NAMES.get)
 def test_code_runs(page: Path, namespace: dict[str, Any]) -> None:
     STANDINS.get(NAMES[page], lambda names: None)(namespace)
     text = page.read_text(encoding="utf-8")

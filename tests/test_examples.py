@@ -20,7 +20,7 @@ def example(name: str) -> Any:
 
 
 def test_slices_teach_a_classifier_about_volumes(capsys: pytest.CaptureFixture[str]) -> None:
-    accuracy = example("classify").main("test_resnet", size=16, count=60, steps=40)
+    accuracy = example("classify").main("test_resnet", size=32, count=60, steps=40)
     assert accuracy > 0.6  # a third by chance
     assert f"right on {accuracy:.0%} of 60 new volumes" in capsys.readouterr().out
 
@@ -34,7 +34,7 @@ def test_lifts_keep_what_they_say() -> None:
 
 
 def test_a_unet_segments_files() -> None:
-    options = "--epochs 3 --batch-size 8 --lr 0.01 --augment light"
+    options = "--epochs 8 --batch-size 8 --lr 0.01 --augment light"
     assert example("segment").main("unet", (24, 20, 12), options) > 0.4
 
 
@@ -45,7 +45,7 @@ def test_3d_weights_answer_on_images() -> None:
 
 
 def test_a_loop_of_ones_own() -> None:
-    assert example("own_loop").main(size=16, count=6, epochs=2, accelerator="cpu") > 0.4
+    assert example("own_loop").main(size=16, count=8, epochs=6, accelerator="cpu") > 0.4
 
 
 def test_the_notebook_runs_from_top_to_bottom(
