@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import timm
 import torch
-from files import npz
 from torch import nn
 
 import crossd
@@ -61,6 +61,7 @@ def own_network(names: dict[str, Any]) -> None:
         *(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.AdaptiveAvgPool2d(1), nn.Flatten()),
         nn.Linear(3, 2),
     )
+    names["batches"] = names["volumes"].split(1)
 
 
 def exported(names: dict[str, Any]) -> None:
@@ -71,7 +72,11 @@ def exported(names: dict[str, Any]) -> None:
 
 
 def arms(names: dict[str, Any]) -> None:
-    npz(Path("volumes.npz"), (8, 8, 8))
+    labels = np.arange(90) % 2
+    values = (
+        np.random.default_rng(0).integers(0, 60, (90, 8, 8, 8)) + 90 * labels[:, None, None, None]
+    )
+    np.savez("volumes.npz", images=values.astype(np.uint8), labels=labels)
 
     def network(seed: int) -> nn.Module:
         torch.manual_seed(seed)
@@ -103,7 +108,7 @@ def namespace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]
     monkeypatch.setattr(timm, "create_model", small)
     monkeypatch.setattr(crossd, "push_to_hub", push)
     monkeypatch.chdir(tmp_path)
-    images, volumes = torch.randn(2, 1, 32, 32), torch.randn(2, 1, 16, 16, 16)
+    images, volumes = torch.randn(2, 1, 32, 32), torch.randn(2, 1, 32, 32, 32)
     return {
         "images": images,
         "volumes": volumes,
@@ -140,7 +145,7 @@ def commands(text: str) -> Iterator[str]:
 def parsed(line: str) -> tuple[str, Any]:
     """Parse a command line as the program does, as far as it needs no file."""
     name, *arguments = shlex.split(line, comments=True)
-    arguments = arguments[: next((i for i, a in enumerate(arguments) if a in "|>"), None)]
+    arguments = arguments[: next((i for i, a in enumerate(arguments) if a in ("|", ">")), None)]
     kind = getattr(configs, cli.COMMANDS[name][2])
     return name, build(name, kind, "").parse_args(arguments)
 

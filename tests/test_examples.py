@@ -34,7 +34,7 @@ def test_lifts_keep_what_they_say() -> None:
 
 
 def test_a_unet_segments_files() -> None:
-    options = "--epochs 8 --batch-size 8 --lr 0.01 --augment light"
+    options = "--epochs 6 --batch-size 8 --lr 0.01 --augment light"
     assert example("segment").main("unet", (24, 20, 12), options) > 0.4
 
 
@@ -59,7 +59,7 @@ def test_the_notebook_runs_from_top_to_bottom(
     names: dict[str, Any] = {}
     exec(cells[0], names)
     assert set(names) - {"__builtins__"} == {"DATA", "STEPS", "BATCH"}
-    names |= {"DATA": "brain:8", "STEPS": 30}
+    names |= {"DATA": "brain:8", "STEPS": 20}
     try:
         for number, cell in enumerate(cells[1:], start=1):
             exec(compile(cell, f"cell {number}", "exec"), names)
