@@ -159,7 +159,14 @@ def recalibrate(config: RecalibrateConfig, progress: Progress) -> str:
         lines.append(f"{len(source.test):,} test samples: {scoring.describe(scores, source.task)}")
     else:
         lines.append(f"{config.data} has other classes than the network: not scored")
-    save(net, out, dataclasses.replace(weights, mean=source.mean, std=source.std))
+    weights = dataclasses.replace(weights, mean=source.mean, std=source.std)
+    if source.rank == 3 and weights.plan is None and weights.spacing is None:
+        # Slices told nothing of depth. From now on files of volumes can be prepared alike.
+        plan_record = plans.to_record(source.plan)
+        weights = dataclasses.replace(
+            weights, size=source.size, spacing=source.spacing, plan=plan_record
+        )
+    save(net, out, weights)
     return "\n".join([*lines, f"written: {out}"])
 
 
