@@ -212,17 +212,8 @@ def test_the_plan_on_the_page_is_one(tmp_path: Path) -> None:
     assert classes == {0: "background", 1: "anterior", 2: "posterior"}
 
 
-SHORT = {
-    "pretrain": {"--limit": "2"},
-    "transfer": {
-        **{"--limit": "2", "--epochs": "1", "--volume-epochs": "1", "--protocols": "zero"},
-        **{"--arms": "slices,projection", "--images": "brain:8", "--volumes": "brain:8"},
-    },
-}
-
-
 def test_the_quickstart_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All of the page, in order, on coarser brains and with fewer steps."""
+    """All of the page but the comparison, in order, on coarser brains and fewer of them."""
     monkeypatch.chdir(tmp_path)
     text = (ROOT / "docs" / "quickstart.md").read_text(encoding="utf-8")
     for _, code in blocks(text, "python"):
@@ -231,12 +222,10 @@ def test_the_quickstart_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     for line in commands(text):
         name, *given = shlex.split(line, comments=True)
         given = ["brain:8" if one == "brain" else one for one in given]
-        for option, value in SHORT.get(name, {}).items():
-            if option in given:
-                given[given.index(option) + 1] = value
-            else:
-                given += [option, value]
+        if name == "transfer":  # its own tests run it
+            continue
+        given += ["--limit", "2"] if name == "pretrain" else []
         assert main([name, *given]) == 0, line
         ran.append(name)
-    assert ran == ["doctor", "pretrain", "recalibrate", "predict", "inspect", "transfer"]
+    assert ran == ["doctor", "pretrain", "recalibrate", "predict", "inspect"]
     assert (tmp_path / "runs" / "masks" / "t1.nii.gz").is_file()

@@ -160,12 +160,10 @@ def recalibrate(config: RecalibrateConfig, progress: Progress) -> str:
     else:
         lines.append(f"{config.data} has other classes than the network: not scored")
     weights = dataclasses.replace(weights, mean=source.mean, std=source.std)
-    if source.rank == 3 and weights.plan is None and weights.spacing is None:
+    if source.rank == 3 and source.spacing and not (weights.plan or weights.spacing):
         # Slices told nothing of depth. From now on files of volumes can be prepared alike.
-        plan_record = plans.to_record(source.plan)
-        weights = dataclasses.replace(
-            weights, size=source.size, spacing=source.spacing, plan=plan_record
-        )
+        how: Any = {"spacing": source.spacing, "plan": plans.to_record(source.plan)}
+        weights = dataclasses.replace(weights, size=source.size, **how)
     save(net, out, weights)
     return "\n".join([*lines, f"written: {out}"])
 
