@@ -1,5 +1,6 @@
 """What the package promises as a whole: light imports, public names, one version."""
 
+import ast
 import re
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 import crossd
 
 ROOT = Path(__file__).parent.parent
+SOURCE = ROOT / "src" / "crossd"
 CORE = ("functional", "kernels", "nn", "conversion", "checkpoint", "foreign", "hub", "exporting")
 EXTRAS = (
     "SimpleITK",
@@ -85,3 +87,40 @@ def test_one_version() -> None:
     assert version("crossd") == crossd.__version__
     citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
     assert f"\nversion: {crossd.__version__}\n" in citation
+
+
+def listed_modules() -> list[str]:
+    """Return the modules of the map of the code, in its order."""
+    text = (ROOT / "docs" / "contributors.md").read_text(encoding="utf-8")
+    cells = re.findall(r"^\| (`.*?) \|", text, re.MULTILINE)
+    return [name for cell in cells for name in re.findall(r"`([\w.]+)`", cell)]
+
+
+def imported_modules(name: str) -> set[str]:
+    """Return what of crossd a module imports when it is imported itself."""
+    path = SOURCE / f"{name.replace('.', '/')}.py"
+    found = set()
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "crossd":
+            base = str(node.module).removeprefix("crossd").strip(".")
+            inner = {f"{base}.{alias.name}".strip(".") for alias in node.names}
+            found |= {one for one in inner if one in listed_modules()} or {base or "crossd"}
+    return found - {"crossd"}
+
+
+def test_the_map_of_the_code_has_every_module_once() -> None:
+    modules = {
+        ".".join(path.relative_to(SOURCE).with_suffix("").parts)
+        for path in SOURCE.rglob("*.py")
+        if not path.name.startswith("__")
+    }
+    assert sorted(listed_modules()) == sorted(modules)
+
+
+def test_imports_point_upwards_on_the_map() -> None:
+    order = {name: place for place, name in enumerate(listed_modules())}
+    order["data"] = order["data.source"]
+    for name in listed_modules():
+        for other in imported_modules(name):
+            together = name.startswith("data.") and other.startswith("data.")
+            assert together or order[other] < order[name], f"{name} imports {other}, below it"

@@ -158,7 +158,12 @@ def recalibrate(config: RecalibrateConfig, progress: Progress) -> str:
         lines.append(f"{len(source.test):,} test samples: {scoring.describe(scores, source.task)}")
     else:
         lines.append(f"{config.data} has other classes than the network: not scored")
-    save(net, out, dataclasses.replace(weights, mean=source.mean, std=source.std))
+    weights = dataclasses.replace(weights, mean=source.mean, std=source.std)
+    if source.rank == 3 and source.spacing and not (weights.plan or weights.spacing):
+        # Slices told nothing of depth. From now on files of volumes can be prepared alike.
+        how: Any = {"spacing": source.spacing, "plan": plans.to_record(source.plan)}
+        weights = dataclasses.replace(weights, size=source.size, **how)
+    save(net, out, weights)
     return "\n".join([*lines, f"written: {out}"])
 
 

@@ -1,0 +1,231 @@
+"""What README and the documentation show works: code runs, commands parse, links lead somewhere.
+
+The python blocks of a page run in order in one namespace, in an empty folder. What a page takes
+for granted (images, weights files of others, a hub) is small here.
+"""
+
+import re
+import shlex
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+from torch import nn
+
+import crossd
+from crossd import cli, configs
+from crossd.cli import main
+from crossd.data import plan
+from crossd.parsers import build
+
+ROOT = Path(__file__).parent.parent
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+NAMES = {path: str(path.relative_to(ROOT)) for path in PAGES}
+OF_OTHERS = {
+    *("--help", "--version", "--print_completion", "--print_config", "--config"),
+    *("--nproc-per-node", "--ntasks-per-node", "--nodes", "--signal"),  # of torchrun and Slurm
+}
+
+
+def blocks(text: str, kinds: str) -> Iterator[tuple[int, str]]:
+    """Yield the line and the content of fenced blocks of some kinds."""
+    for found in re.finditer(rf"^```(?:{kinds})\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
+        yield text.count("\n", 0, found.start(1)) + 1, found[1]
+
+
+def with_code(page: Path) -> bool:
+    return any(blocks(page.read_text(encoding="utf-8"), "python"))
+
+
+def plain(channels: int = 1, classes: int = 11) -> nn.Module:
+    net: nn.Module = timm.create_model("resnet18", num_classes=classes, in_chans=channels)
+    return net
+
+
+def a_tiny_net(names: dict[str, Any]) -> None:
+    names["net"] = crossd.convert(nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.ReLU())).eval()
+
+
+def others(names: dict[str, Any]) -> None:
+    """Weights of others, and a hub that is a folder."""
+    net = crossd.convert(plain())
+    torch.save({"state_dict": crossd.to_3d(net).state_dict()}, "resnet_50_23dataset.pth")
+
+
+def own_network(names: dict[str, Any]) -> None:
+    names["model"] = names["the_2d_network"] = nn.Sequential(
+        *(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+        nn.Linear(3, 2),
+    )
+    names["batches"] = names["volumes"].split(1)
+
+
+def exported(names: dict[str, Any]) -> None:
+    a_tiny_net(names)
+    names["net"].config = crossd.WeightsConfig("custom", "classification", 1, ("a", "b"))
+    crossd.export(names["net"], "net.onnx", to="2d", size=16)
+    names["image"] = torch.randn(1, 1, 64, 64)
+
+
+def arms(names: dict[str, Any]) -> None:
+    labels = np.arange(90) % 2
+    values = (
+        np.random.default_rng(0).integers(0, 60, (90, 8, 8, 8)) + 90 * labels[:, None, None, None]
+    )
+    np.savez("volumes.npz", images=values.astype(np.uint8), labels=labels)
+
+    def network(seed: int) -> nn.Module:
+        torch.manual_seed(seed)
+        return nn.Sequential(nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(1, 2))
+
+    names["my_network"] = names["their_network"] = network
+
+
+STANDINS: dict[str, Callable[[dict[str, Any]], None]] = {
+    "README.md": others,
+    "docs/compare.md": arms,
+    "docs/export.md": exported,
+    "docs/networks.md": own_network,
+}
+"""What a page takes for granted, beside images, volumes and labels."""
+
+
+@pytest.fixture
+def namespace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Names that any page may use; a ResNet18 is a small one, and the hub a folder."""
+    create = timm.create_model
+
+    def small(name: str, **options: Any) -> Any:
+        return create("test_resnet" if name == "resnet18" else name, **options)
+
+    def push(net: nn.Module, repo_id: str, **card: Any) -> None:
+        crossd.save_pretrained(net, repo_id, **card)
+
+    monkeypatch.setattr(timm, "create_model", small)
+    monkeypatch.setattr(crossd, "push_to_hub", push)
+    monkeypatch.chdir(tmp_path)
+    images, volumes = torch.randn(2, 1, 32, 32), torch.randn(2, 1, 32, 32, 32)
+    return {
+        "images": images,
+        "volumes": volumes,
+        "coronal_slices": images,
+        "labels": torch.tensor([0, 1]),
+        "criterion": nn.CrossEntropyLoss(),
+        "class_names": tuple(map(str, range(11))),
+        "crossd": crossd,
+    }
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if with_code(page)], ids=NAMES.get)
+def test_code_runs(page: Path, namespace: dict[str, Any]) -> None:
+    STANDINS.get(NAMES[page], lambda names: None)(namespace)
+    text = page.read_text(encoding="utf-8")
+    for line, code in blocks(text, "python"):
+        exec(compile("\n" * (line - 1) + code, NAMES[page], "exec"), namespace)
+
+
+def commands(text: str) -> Iterator[str]:
+    """Yield the crossd commands of fenced and indented blocks, continued lines joined."""
+    shown = [block for _, block in blocks(text, "console|bash|sh|text|")]
+    bare = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
+    shown += re.findall(r"(?<=\n\n)(?:(?: {4}|\t).*\n)+", bare)
+    for block in shown:
+        for line in block.replace("\\\n", " ").splitlines():
+            found = re.match(
+                r"\s*(?:\$ )?(?:(?:torchrun|srun) .*?)?\bcrossd +([a-z]+ .*|[a-z]+)$", line
+            )
+            if found:
+                yield found[1]
+
+
+def parsed(line: str) -> tuple[str, Any]:
+    """Parse a command line as the program does, as far as it needs no file."""
+    name, *arguments = shlex.split(line, comments=True)
+    arguments = arguments[: next((i for i, a in enumerate(arguments) if a in ("|", ">")), None)]
+    kind = getattr(configs, cli.COMMANDS[name][2])
+    return name, build(name, kind, "").parse_args(arguments)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMES.get)
+def test_commands_parse(page: Path) -> None:
+    for line in commands(page.read_text(encoding="utf-8")):
+        try:
+            parsed(line)
+        except Exception as error:
+            pytest.fail(f"{NAMES[page]} shows `crossd {line}`: {error}")
+
+
+def test_commands_are_found() -> None:
+    shown = "\n".join(path.read_text(encoding="utf-8") for path in PAGES)
+    found = {shlex.split(line, comments=True)[0] for line in commands(shown)}
+    assert found >= {"pretrain", "finetune", "predict", "evaluate", "inspect", "status", "joint"}
+    with pytest.raises(Exception, match="no-such-option"):
+        parsed("pretrain --no-such-option 3")
+
+
+def options(command: str) -> set[str]:
+    parser = build(command, getattr(configs, cli.COMMANDS[command][2]), "")
+    return {name for action in parser._actions for name in action.option_strings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMES.get)
+def test_options_in_the_text_exist(page: Path) -> None:
+    known = OF_OTHERS.union(*map(options, cli.COMMANDS))
+    bare = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+    for span in re.findall(r"`([^`]+)`", bare):
+        command = re.match(r"crossd ([a-z]+)", span)
+        allowed = OF_OTHERS | options(command[1]) if command else known
+        for name in re.findall(r"(?<!\S)--[a-z][\w-]*", span):
+            assert name in allowed, f"{NAMES[page]} names {name} in `{span}`"
+
+
+def anchors(path: Path) -> set[str]:
+    """Return the places of a page that a link may name."""
+    text = path.read_text(encoding="utf-8")
+    titles = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    slugs = {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+    return slugs | set(re.findall(r"^\((\S+)\)=$", text, re.MULTILINE))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMES.get)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        if re.match(r"[a-z]+:", target):
+            continue
+        name, _, anchor = target.partition("#")
+        path = (page.parent / name).resolve() if name else page
+        assert path.exists() or path == ROOT / "docs" / "results.md", f"{NAMES[page]}: {target}"
+        assert not anchor or anchor in anchors(path), f"{NAMES[page]}: {target}"
+
+
+def test_the_plan_on_the_page_is_one(tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
+    (_, shown), *_ = blocks(text, "yaml")
+    path = tmp_path / "plan.yaml"
+    path.write_text(shown)
+    read, classes = plan.read(path)
+    assert read.patch == (24, 312, 280)
+    assert classes == {0: "background", 1: "anterior", 2: "posterior"}
+
+
+def test_the_quickstart_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of the page but the comparison, in order, on coarser brains and fewer of them."""
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / "docs" / "quickstart.md").read_text(encoding="utf-8")
+    for _, code in blocks(text, "python"):
+        exec(code, {})
+    ran = []
+    for line in commands(text):
+        name, *given = shlex.split(line, comments=True)
+        given = ["brain:8" if one == "brain" else one for one in given]
+        if name == "transfer":  # its own tests run it
+            continue
+        given += ["--limit", "2"] if name == "pretrain" else []
+        assert main([name, *given]) == 0, line
+        ran.append(name)
+    assert ran == ["doctor", "pretrain", "recalibrate", "predict", "inspect"]
+    assert (tmp_path / "runs" / "masks" / "t1.nii.gz").is_file()
