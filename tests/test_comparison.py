@@ -65,7 +65,7 @@ def test_killed_and_resumed_it_repeats_nothing(ready: tuple[str, str, str], tmp_
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
     )
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not list(out.glob("run-*.json")):
         assert process.poll() is None and time.monotonic() < deadline
         os.sched_yield()

@@ -39,7 +39,9 @@ def fitted(rank: int, views: bool, mode: str, compiled: bool) -> tuple[Any, list
 
     net = tiny(mode, dropout=0.2)
     source = labelled(rank, 26, views)
-    config = TrainConfig(epochs=EPOCHS, batch_size=5, compile=compiled, precision="64-true")
+    config = TrainConfig(
+        epochs=EPOCHS, batch_size=5, compile=compiled, precision="64-true", one_view=True
+    )
     losses = [record["loss"] for record in train.fit(net, source, config, on_epoch=note).history]
     answers = [answer for answer, _ in scoring.answers(net, source.test, config)]
     return (losses, answers), graphs

@@ -61,7 +61,8 @@ def naming(path: Path, instead_of: Path | None = None) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.filename is None or str(error.filename) == str(instead_of):
+        known = error.errno is not None  # without a number the text is the error's own
+        if known and (error.filename is None or str(error.filename) == str(instead_of)):
             error.filename = str(path)
         raise
 

@@ -34,6 +34,8 @@ class Progress:
     def task(self, name: str, total: int | None, done: int = 0) -> Iterator["Bar"]:
         """Show a bar while the block runs, and a line with the time it took when it ends.
 
+        A task of unknown length that took less than a second leaves no line.
+
         Args:
             name: What is done.
             total: Steps until it is; None where that is not known.
@@ -54,6 +56,8 @@ class Progress:
             bar = Bar(rich, name, total, done)
             yield bar
         seconds = time.perf_counter() - start
+        if total is None and seconds < 1:
+            return
         rate = f", {bar.samples / seconds:,.0f} samples/s" if bar.samples else ""
         self.say(f"{name}: {bar.note or 'done'} in {seconds:.1f} s{rate}")
 
