@@ -36,9 +36,13 @@ PUBLISHED = {
 }
 
 HEAD = """\
-Does training in 2D help in 3D, and which way of doing it? Made by `python
-benchmarks/study/write.py` from the raw results in `benchmarks/study/results`; any number of it is
-made anew by `python benchmarks/study/study.py --data FOLDER --row SET,ARM,PROTOCOL,LABELLED,SEED`.
+Does training in 2D help in 3D, and which way of doing it? This page is made from the raw results
+in `benchmarks/study/results`, and any number of it from scratch, by
+
+```console
+$ python benchmarks/study/write.py
+$ python benchmarks/study/study.py --data FOLDER --row SET,ARM,PROTOCOL,LABELLED,SEED
+```
 
 Small networks on two CPU cores. Each seed has a 2D training, a choice of labelled volumes and an
 order of its own, shared by all arms, as are the budget, the augmentation and the recalibration of
