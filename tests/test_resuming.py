@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +100,7 @@ SAID = {
 }
 
 
-def disturbed(data: str, out: Path, signals: list[int], *more: str) -> None:
+def disturbed(data: str, out: Path, signals: Sequence[int], *more: str) -> None:
     """Send signals to one run after the other, each at some moment after it got on."""
     draw = random.Random(0)
     path = out / CHECKPOINT
