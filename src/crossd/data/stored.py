@@ -148,7 +148,7 @@ def _crc(tensors: Sequence[Tensor]) -> str:
     """Return a checksum of the shapes and the values of tensors."""
     value = zlib.crc32(repr([(str(t.dtype), tuple(t.shape)) for t in tensors]).encode())
     for tensor in tensors:
-        value = zlib.crc32(memoryview(tensor.numpy()), value)
+        value = zlib.crc32(tensor.numpy().data, value)
     return f"{value:08x}"
 
 
