@@ -91,7 +91,7 @@ def test_fabric_run(tmp_path: Path, data: str) -> None:
     script = tmp_path / "crossd"  # as pip installs it
     script.write_text("import sys\nfrom crossd.cli import main\nsys.exit(main())\n")
     fabric = [sys.executable, "-m", "lightning_fabric.cli", "--accelerator", "cpu"]
-    command = [*fabric, "--devices", "2", "--main-port", free_port(), str(script), *RUN[3:]]
+    command = [*fabric, "--devices", "2", "--main-port", free_port(), "--", str(script), *RUN[3:]]
     two = trained(command, tmp_path / "two", data, *HALF)
     one = trained(RUN, tmp_path / "one", data, "--batch-size", "16")
     assert_alike(two, one, 1e-5)

@@ -75,7 +75,8 @@ def join(config: Any, unused: bool = False) -> Any:
             strategy=_strategy(config.strategy, devices * nodes, unused),
             precision=config.precision,
         )
-        fabric.launch()
+        if os.environ.get("LT_CLI_USED", "0") == "0":  # fabric run has joined the processes already
+            fabric.launch()
     except Exception as error:  # of torch and Lightning, by many names
         why = " ".join(str(error).split())[:200]
         raise InputError(
