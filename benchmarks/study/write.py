@@ -64,6 +64,7 @@ penalty on taps off the centre. `slices`, `both`: who answers. `fourier` is the 
 `aligned` moved by its mean displacement, `centred` without offset."""
 
 MISSING = """\
+- Apart, `acs` has one seed and `scratch` none.
 - Training on all labelled volumes, the ceiling, is not measured: only the published figures stand.
 - `probe` and `finetune` are measured in part, on the hippocampus; `brain` and MedNIST as the source
   of images not at all; joint training and distillation neither.
@@ -194,7 +195,8 @@ def quality(sets: dict[str, dict[str, Any]]) -> list[str]:
             if any(w == way for w, _ in flat) and arm in standings.summaries(results, ("zero", 0))
         ]  # fmt: skip
         shown = "; ".join(f"{a:.3f} → {b:.3f}" for a, b in across)
-        body.append([name, shown, "; ".join(f"{a:.3f} → {b:.3f}" for a, b in pairs)])
+        each = "; ".join(f"{a:.3f} → {b:.3f}" for a, b in pairs)
+        body += [[name, shown, each]] if shown else []
     header = ["set", "plain (as slices), projection, fourier: 2D → 3D", "projection, each seed"]
     return [*lines, *report.grid(header, body)]
 
