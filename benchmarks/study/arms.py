@@ -38,11 +38,10 @@ def distilled(net: Any, study: Study, seed: int) -> nn.Module:
         loader.batch_sampler.set_epoch(epoch)  # type: ignore[union-attr]
         for batch in loader:
             image = batch["image"]
-            with torch.autocast("cpu", torch.bfloat16):
-                with torch.no_grad():
-                    target = teacher.eval()(image)
-                said = student.train()(feeding.augment(image, None)[0])
-            loss = F.kl_div(said.float().log_softmax(1), target.float(), log_target=True)
+            with torch.no_grad():
+                target = teacher.eval()(image)
+            said = student.train()(feeding.augment(image, None)[0])
+            loss = F.kl_div(said.log_softmax(1), target, log_target=True)
             loss.backward()
             optimizer.step()
             optimizer.zero_grad()
