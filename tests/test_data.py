@@ -20,12 +20,15 @@ from files import SHARED, nifti, real_data
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from torch import nn
 from torch.utils.data import DataLoader
 
 from crossd.data import Sample, Samples, Source, limit, open_source, require_rank, slices
 from crossd.data.splits import pick, split
 from crossd.errors import InputError
+from crossd.feeding import Feed
 from crossd.progress import Progress
+from crossd.train import TrainConfig
 
 RNG = np.random.default_rng(0)
 
@@ -860,3 +863,32 @@ def test_training_cases_that_must_test_are_announced(
     open_source(str(path), progress=Progress())
     said = " ".join(capsys.readouterr().err.split())
     assert "no case is said to be for val or test: 1 validate and 2 test, drawn by --seed 0" in said
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("kinds", [("L",), ("RGB",), ("L", "I;16"), ("RGB", "L")])
+def test_images_finished_in_batches_are_those_finished_one_by_one(
+    tmp_path: Path, kinds: tuple[str, ...], channels: int
+) -> None:
+    """Training normalises whole batches of 8 bits: to the last bit what each sample is."""
+    rng = np.random.default_rng(0)
+    for number in range(12):
+        path = tmp_path / f"class_{number % 2}" / f"{number}.png"
+        path.parent.mkdir(exist_ok=True)
+        kind = kinds[number % len(kinds)]
+        values = rng.integers(0, 2**16 if kind == "I;16" else 2**8, (9, 7, 3))
+        if kind == "I;16":
+            Image.fromarray(values[..., 0].astype(np.uint16)).save(path)
+        else:
+            Image.fromarray(values.astype(np.uint8)).convert(kind).save(path)
+    source = open_source(str(tmp_path), size=(8, 8), channels=channels)
+    feed = Feed(source, TrainConfig(batch_size=3, workers=0), nn.Conv2d(channels, 1, 1))
+    seen = 0
+    for piece in feed.take(0, len(feed.loader)):
+        expected = torch.stack([source.train[int(i)]["image"] for i in piece.indices])
+        assert piece.batch["image"].dtype == torch.float32
+        assert torch.equal(piece.batch["image"], expected)
+        seen += len(piece.indices)
+    assert seen == len(source.train)
+    if kinds in {("L",), ("RGB",)}:
+        assert next(iter(feed.loader))["image"].dtype == torch.uint8

@@ -280,13 +280,13 @@ def test_statistics_are_measured_once(tmp_path: Path, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(normalise, "ENOUGH", 8)
     read: list[Path] = []
-    real = reading.read_image
+    real = reading.read_pixels
 
     def noted(path: Path, *rest: Any) -> torch.Tensor:
         read.append(path)
         return real(path, *rest)
 
-    monkeypatch.setattr(reading, "read_image", noted)
+    monkeypatch.setattr(reading, "read_pixels", noted)
     pictures(tmp_path, 24)
     first = open_source(str(tmp_path))
     assert len(read) == 8

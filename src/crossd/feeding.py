@@ -10,12 +10,13 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Sampler, default_collate
 
 from crossd import device
 from crossd.budget import TrainConfig
 from crossd.data import Samples, Source
 from crossd.data.patches import Patches
+from crossd.data.source import Finish, Sample, in_floats
 from crossd.data.watched import PATIENCE, Watched
 from crossd.errors import InputError
 from crossd.kernels import view
@@ -141,9 +142,17 @@ def batches(
         samples,
         batch_sampler=sampler,
         num_workers=workers,
+        collate_fn=together,
         generator=own,
         timeout=PATIENCE if workers else 0,
     )
+
+
+def together(samples: list[Sample]) -> Any:
+    """Make a batch; of images of 8 bits and others one of float32."""
+    if len({sample["image"].dtype for sample in samples}) > 1:
+        samples = [{**sample, "image": in_floats(sample["image"])} for sample in samples]
+    return default_collate(samples)
 
 
 def view_of(batch: Batch, net: nn.Module, draw: bool = False) -> AbstractContextManager[None]:
@@ -266,7 +275,11 @@ class Feed:
         skip = config.on_bad_sample == "skip"
         workers = choose(config.workers, source.train, config.batch_size, busy=full)
         self.watched = Watched(source.train, skip, workers)
-        self.drawn = Patches(self.watched, source.train.patch, config.seed, full, source.spacing)
+        read: Samples = self.watched
+        self.finish: Finish = in_floats
+        if not full and source.train.patch is None:
+            read, self.finish = read.late()
+        self.drawn = Patches(read, source.train.patch, config.seed, full, source.spacing)
         self.loader = batches(self.drawn, net, replace(config, workers=workers), train=True)
         self.ready: Any = self.loader
         self.criterion = loss_of(source.task)
@@ -291,6 +304,7 @@ class Feed:
             rest = sampler.plan()[sampler.skip : count - number * each]
             for indices, batch in zip(rest, self.ready, strict=False):
                 self._note(batch)
+                batch["image"] = self.finish(batch["image"])
                 yield Piece(self, batch, part_of(len(indices), sampler.share), indices)
 
     def _note(self, batch: Batch) -> None:

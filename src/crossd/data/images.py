@@ -14,7 +14,7 @@ from crossd.data.index import Part, suffixes
 from crossd.data.names import Names
 from crossd.data.shapes import full_size
 from crossd.data.shared import share
-from crossd.data.source import Sample, Samples, Source, Subset
+from crossd.data.source import Sample, Samples, Source, Subset, in_floats
 from crossd.data.splits import FRACTIONS, split
 from crossd.errors import InputError
 
@@ -61,13 +61,21 @@ class ImageSamples(Samples):
         return len(self.names[0])
 
     def __getitem__(self, index: int) -> Sample:
+        sample = self.pixels(index)
+        sample["image"] = in_floats(sample["image"])
+        return sample
+
+    def pixels(self, index: int) -> Sample:
+        """Return a sample whose image has its 8 bits still, where it has no more."""
         paths = [self.root / names[index] for names in self.names]
         crop, channels = self.labels is not None, self.channels // len(paths)
-        planes = [read_image(path, channels, self.shape, crop) for path in paths]
+        planes = [read_pixels(path, channels, self.shape, crop) for path in paths]
+        if len({plane.dtype for plane in planes}) > 1:
+            planes = [in_floats(plane) for plane in planes]
         image = planes[0] if len(planes) == 1 else torch.cat(planes)
         sample: Sample = {"image": image, "view": -1}
         if self.labels is not None:
-            sample["label"] = torch.tensor(self.labels[index])
+            sample["label"] = torch.tensor(self.labels.item(index))
         elif self.masks is not None:
             path = self.root / self.masks[index]
             if shape_of(path) != shape_of(paths[0]):
@@ -127,6 +135,13 @@ def read_image(path: Path, channels: int, size: tuple[int, ...], crop: bool = Tr
         >>> read_image(file, 1, (2, 2)).flatten()
         tensor([1., 1., 1., 1.])
     """
+    return in_floats(read_pixels(path, channels, size, crop))
+
+
+def read_pixels(
+    path: Path, channels: int, size: tuple[int, ...], crop: bool = True
+) -> torch.Tensor:
+    """Do what `read_image` does, but leave images of 8 bits in them."""
     image = _load(path)
     if image.mode == "F" and not is_dicom(path):
         raise InputError(
@@ -138,21 +153,21 @@ def read_image(path: Path, channels: int, size: tuple[int, ...], crop: bool = Tr
 def prepared(
     image: Image.Image, channels: int, size: tuple[int, ...], crop: bool = True
 ) -> torch.Tensor:
-    """Resize an image and scale its values to [0, 1]; see `read_image`."""
-    top = 255.0
+    """Resize an image, in its 8 bits or, where there are more, scaled to [0, 1]."""
+    top = 1.0
     if image.mode in DEEP:
         top = 65_535.0
         image = Image.fromarray(np.asarray(image).astype(np.float32))
-    elif image.mode == "F":
-        top = 1.0
-    elif image.mode != ("L" if channels == 1 else "RGB"):
+    elif image.mode != "F" and image.mode != ("L" if channels == 1 else "RGB"):
         image = image.convert("L" if channels == 1 else "RGB")
     height, width = size
     fit = ImageOps.fit if crop else Image.Image.resize
     fitted = fit(image, (width, height), Image.Resampling.BILINEAR)
-    array = np.atleast_3d(np.asarray(fitted, np.float32)) / np.float32(top)
-    # (h, w, c) -> (c, h, w)
-    tensor = torch.from_numpy(np.ascontiguousarray(array.transpose(2, 0, 1)))
+    array = np.atleast_3d(np.asarray(fitted))
+    if array.dtype != np.uint8:
+        array = array / np.float32(top)
+    # (h, w, c) -> (c, h, w), a copy: what PIL gives cannot be written to
+    tensor = torch.from_numpy(array.transpose(2, 0, 1).copy())
     return tensor.expand(channels, height, width)
 
 

@@ -21,7 +21,7 @@ from PIL import Image
 from crossd.data.images import DEFAULT_SIZE, channels_of, decode, divided, prepared
 from crossd.data.shapes import full_size
 from crossd.data.shared import Handle, share
-from crossd.data.source import Sample, Samples, Source, Subset
+from crossd.data.source import Sample, Samples, Source, Subset, in_floats
 from crossd.data.splits import SPLITS
 from crossd.data.tars import Members, scan
 from crossd.errors import InputError
@@ -71,9 +71,15 @@ class ShardSamples(Samples):
         return len(self.names)
 
     def __getitem__(self, index: int) -> Sample:
+        sample = self.pixels(index)
+        sample["image"] = in_floats(sample["image"])
+        return sample
+
+    def pixels(self, index: int) -> Sample:
+        """Return a sample whose image has its 8 bits still, where it has no more."""
         image = prepared(self.load(index), self.channels, self.shape)
         assert self.labels is not None
-        return {"image": image, "view": -1, "label": torch.tensor(self.labels[index])}
+        return {"image": image, "view": -1, "label": torch.tensor(self.labels.item(index))}
 
     def load(self, index: int) -> Image.Image:
         """Read the image of a sample as it is."""

@@ -1,11 +1,13 @@
 """What a source of data is, how one is opened, and how its training part is cut."""
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypedDict
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -87,6 +89,27 @@ class Samples(Dataset[Sample]):
             sample["mask"] = sample["mask"].select(axis, position)
         return sample
 
+    def late(self) -> tuple["Samples", "Finish"]:
+        """Give the same samples with images that are to be finished, and what finishes a batch.
+
+        What fits into 8 bits passes between processes, and to the accelerator, as a quarter of the
+        bytes, and is made float32 and normalised for a whole batch at once, where it is used.
+        """
+        return Pixels(self), in_floats
+
+    def pixels(self, index: int) -> Sample:
+        """Return a sample; in [0, 255], uint8, where its image has 8 bits and that is no work."""
+        return self[index]
+
+
+Finish = Callable[[Tensor], Tensor]
+"""Makes of a batch of images what they would be otherwise, in place where that can be."""
+
+
+def in_floats(image: Tensor) -> Tensor:
+    """Scale what has 8 bits to [0, 1], float32, and leave anything else as it is."""
+    return image.float().div_(255) if image.dtype == torch.uint8 else image
+
 
 class Wrapped(Samples):
     """Other samples, changed: what is known of them stays, `_changed` makes each what it is."""
@@ -115,8 +138,21 @@ class Wrapped(Samples):
         """Return one slice of a volume."""
         return self._changed(self.samples.plane(index, axis, position))
 
+    def late(self) -> tuple[Samples, Finish]:
+        """See `Samples.late`; for those whose `_changed` does not look at images."""
+        changed = copy.copy(self)
+        changed.samples, finish = self.samples.late()
+        return changed, finish
+
     def _changed(self, sample: Sample) -> Sample:
         return sample
+
+
+class Pixels(Wrapped):
+    """Samples with the pixels that they have: see `Samples.pixels`."""
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.samples.pixels(index)
 
 
 class Subset(Wrapped):
