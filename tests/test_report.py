@@ -128,7 +128,9 @@ def test_headline_says_behind_when_crossd_loses() -> None:
 
 @pytest.mark.parametrize("arm", ["projection-both", "projection-slices", "fourier-aligned"])
 def test_every_way_of_using_crossd_is_crossd(arm: str) -> None:
-    first, _ = report.headline(simple(**{arm: 0.955}, projection=0.8, slices=0.935))
+    first, _ = report.headline(
+        simple("zero", "dice", **{arm: 0.955, "projection": 0.8, "slices": 0.935})
+    )
     assert first == "Cross-D is ahead of the best other arm with no labelled volume."
 
 

@@ -26,9 +26,7 @@ from crossd.files import atomic
 Results = Mapping[str, Any]
 
 ARMS = ("scratch", "slices", "center", "inflate", "acs", "triplanar")
-CROSSD = (
-    *("fourier", "fourier-aligned", "projection", "projection-slices", "projection-both"),
-)
+CROSSD = (*("fourier", "fourier-aligned", "projection", "projection-slices", "projection-both"),)
 METRICS = {"accuracy": "accuracy", "auc": "AUC", "dice": "Dice"}
 WHEN = {
     "zero": "with no labelled volume",
