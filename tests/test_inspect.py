@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -80,7 +81,9 @@ def seen(*options: str) -> tuple[dict[str, Any], str, set[str]]:
     text = Path("out/report.md").read_text()
     shown = {line.rpartition("(")[2][:-1] for line in text.splitlines() if line.startswith("![")}
     files = {path.name for path in Path("out").iterdir()}
-    assert files == shown | {"report.md", "metrics.json", "config.yaml"}
+    assert files == shown | {"report.html", "report.md", "metrics.json", "config.yaml"}
+    page = Path("out/report.html").read_text()
+    assert page.count("<img") == page.count('src="data:image/') == len(shown)
     for name in shown:
         with Image.open(Path("out") / name) as image:
             assert image.format == ("GIF" if name.endswith("gif") else "PNG")
@@ -97,6 +100,9 @@ def test_projection_on_volumes() -> None:
     assert [one["layer"] for one in found["layers"]] == ["0", "3"]
     assert found["layers"][0]["energy"]["z"] == pytest.approx([0, 1, 0])
     assert "100 % of the energy lies in the central slice" in text and "hardly used" in text
+    page = Path("out/report.html").read_text()
+    assert re.search('<p class="headline">100 % of .*: the depth is hardly used.</p>', page)
+    assert page.count('<img class="scan"') == 2  # kernels and Grad-CAM keep their colours
     cam = found["grad_cam"]
     assert cam["layer"] == "4" and [one["truth"] for one in cam["samples"]] == ["0", "1"]
     assert all(len(one["maximum"]) == 3 for one in cam["samples"])
@@ -152,9 +158,10 @@ def test_as_processes_without_warnings(tmp_path: Path, monkeypatch: pytest.Monke
     said = run(*labelled(3), "--out", "b")
     assert said.startswith("30 of 30 samples were looked at: nothing is wrong or odd.")
     assert {path.name for path in Path("b").iterdir()} == {
-        *("data.png", "report.md", "metrics.json", "config.yaml")
+        *("data.png", "report.html", "report.md", "metrics.json", "config.yaml")
     }
     assert json.loads(Path("b/metrics.json").read_text())["data_sheet"]["samples"] == 30
+    assert Path("b/report.html").read_text().count("nothing is wrong or odd") == 1
 
 
 @pytest.mark.parametrize(

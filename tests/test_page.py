@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from crossd import page, plots, report, showcase
 from crossd.viewer import Case
@@ -179,6 +180,15 @@ def test_pictures_of_other_folders_stay_out(tmp_path: Path) -> None:
     plots.training(record(), tmp_path / "secret.png")
     shown = page.render("# t\n\n## s\n\n![a](../secret.png)", "h", tmp_path / "run")
     assert "<img" not in shown and ">a<" in shown
+
+
+def test_scans_stay_as_they_are_on_a_dark_page(tmp_path: Path) -> None:
+    plots.training(record(), tmp_path / "scan.png")
+    Image.new("L", (8, 8)).save(tmp_path / "moves.gif")
+    text = "# t\n\n## s\n\n![a](scan.png)\n\n![b](moves.gif)"
+    first, second = Outline(page.render(text, "h", tmp_path, scans=["scan.png"])).all("img")
+    assert first["class"] == "scan" and "class" not in second
+    assert str(second["src"]).startswith("data:image/gif;base64,")
 
 
 BROWSER = next(

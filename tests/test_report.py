@@ -89,6 +89,11 @@ def test_what_looks_equal_is_bold_together() -> None:
     ]
 
 
+def test_nothing_is_bold_where_all_are_equal() -> None:
+    shown = rows_of(report.markdown(simple(slices=0.0, acs=0.0)), "Results")
+    assert [shown[arm][0] for arm in ("slices", "acs")] == ["0.000", "0.000"]
+
+
 def test_terminal_table_has_the_same_cells_in_bold() -> None:
     drawn = report.table(record(ORGANS, test_samples=610, limit=110))
     cells = {str(column.header): [*column.cells] for column in drawn.columns}
@@ -104,7 +109,7 @@ def test_terminal_table_has_the_same_cells_in_bold() -> None:
 
 def test_headline_says_by_how_much_crossd_is_ahead() -> None:
     first, zero = report.headline(simple(projection=0.955, acs=0.9, slices=0.935))
-    assert first == "Cross-D is ahead of the best other arm under zero."
+    assert first == "Cross-D is ahead of the best other arm with no labelled volume."
     assert zero == "zero: projection is first with Dice 0.955, 0.020 ahead of the second, slices."
 
 
@@ -116,14 +121,22 @@ def test_headline_compares_with_a_rival_when_the_second_is_crossd_too() -> None:
 
 def test_headline_says_behind_when_crossd_loses() -> None:
     first, zero = report.headline(simple(projection=0.9, fourier=0.2, slices=0.935, acs=0.91))
-    assert first == "Cross-D is behind the best other arm under zero."
+    assert first == "Cross-D is behind the best other arm with no labelled volume."
     assert zero.startswith("zero: slices is first with Dice 0.935, 0.025 ahead of the second, acs.")
     assert zero.endswith("projection, is 0.035 behind slices, the best other arm.")
 
 
+@pytest.mark.parametrize("arm", ["projection-both", "projection-slices", "fourier-aligned"])
+def test_every_way_of_using_crossd_is_crossd(arm: str) -> None:
+    first, _ = report.headline(
+        simple("zero", "dice", **{arm: 0.955, "projection": 0.8, "slices": 0.935})
+    )
+    assert first == "Cross-D is ahead of the best other arm with no labelled volume."
+
+
 def test_headline_names_ties() -> None:
     first, zero = report.headline(simple(projection=0.9001, slices=0.8999, acs=0.5))
-    assert first == "Cross-D is level with the best other arm under zero."
+    assert first == "Cross-D is level with the best other arm with no labelled volume."
     assert zero.startswith("zero: slices and projection are tied first with Dice 0.900.")
     assert "projection, is level with slices" in zero
 
@@ -138,8 +151,8 @@ def test_headline_sums_up_protocols_that_differ() -> None:
         },
     }
     assert report.headline(record(numbers))[0] == (
-        "Cross-D is ahead of the best other arm under zero and probe; "
-        "behind the best other arm under finetune."
+        "Cross-D is ahead of the best other arm with no labelled volume and with frozen "
+        "convolutions; behind the best other arm after fine-tuning."
     )
 
 

@@ -513,7 +513,7 @@ class InspectConfig:
         limit: Samples to look at, at most.
         seed: Of the split, where the data has none.
         precision: 32-true, bf16-mixed or 16-mixed.
-        out: Folder for report.md, metrics.json and the pictures.
+        out: Folder for report.html, report.md, metrics.json and the pictures.
         overwrite: Replace a result that is there.
     """
 

@@ -203,14 +203,14 @@ def markdown(found: Survey, listed: Sequence[Fault]) -> list[str]:
     parts = list(found.counts)
     lines = ["![A contact sheet of the data](data.png)", "", reading(found, listed), ""]
     if listed:
-        lines += ["### What is wrong or odd", ""]
+        lines += ["## What is wrong or odd", ""]
         lines += grid(
             ["what", "grave", "how many", "the first"],
             [[one.what, "yes" if one.grave else "no", f"{one.count:,}", _first(one.which)]
              for one in listed],
         )  # fmt: skip
         lines += [""]
-    lines += ["### Samples", ""]
+    lines += ["## Samples", ""]
     body = [[label or "samples", *(f"{found.counts[p].get(label, 0):,}" for p in parts)]
             for label in labels]  # fmt: skip
     lines += [*grid(["class" if labels != [""] else "", *parts], body), ""]

@@ -200,7 +200,8 @@ def _lines(found: dict[str, Any]) -> list[str]:
         "devices",
     ]
     for one in found["devices"]:
-        more = [one["model"]] if "model" in one else [f"{one['threads']} threads"]
+        count = one.get("threads", 0)
+        more = [one["model"]] if "model" in one else [f"{count} thread{'s' * (count > 1)}"]
         more += [f"{one['memory_gib']} GiB"] if "memory_gib" in one else []
         lines.append(f"  {one['name']}: {', '.join(more)}")
     if len(found["devices"]) == 1:

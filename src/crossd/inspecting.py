@@ -20,6 +20,7 @@ from crossd import (
     kernelpictures,
     kernelstats,
     metrics,
+    page,
     pictures,
     poses,
     report,
@@ -47,6 +48,9 @@ SEEN = 4
 IMAGES = 600
 """Images whose poses are collected, at most."""
 
+SCANS = ("data.png", "grad-cam.png", "answer.png", "kernels.png", "kernels.gif")
+"""Pictures of samples, or whose text names colours, which a dark page leaves as they are."""
+
 
 @dataclass
 class Findings:
@@ -56,12 +60,14 @@ class Findings:
         folder: Where the pictures are.
         lines: Of Markdown.
         said: One sentence or two of each section, for the terminal.
+        headline: What matters most, for the page.
         results: For machines.
     """
 
     folder: Path
     lines: list[str] = field(default_factory=list)
     said: list[str] = field(default_factory=list)
+    headline: str = ""
     results: dict[str, Any] = field(default_factory=dict)
 
     def section(self, title: str, picture: str, reading: str, explanation: str = "") -> Path:
@@ -112,7 +118,8 @@ def _data_section(out: Findings, found: Any) -> None:
     listed = faults(found)
     datasheet.draw(found, out.folder / "data.png")
     out.lines += ["", "## The data", "", *datasheet.markdown(found, listed)]
-    out.said.append(datasheet.reading(found, listed))
+    out.headline = datasheet.reading(found, listed)
+    out.said.append(out.headline)
     out.results["data_sheet"] = datasheet.record(found, listed)
 
 
@@ -211,6 +218,7 @@ def _kernel_sections(out: Findings, listed: Sequence[Layer], layer: Layer) -> No
         "the mean displacement of training, to where 2D training used them.",
     )  # fmt: skip
     kernelpictures.energies(solid, path)
+    out.headline = kernelstats.depth_reading(solid).partition(" (In the plane")[0]
     path = out.section("Are the views alike?", "similarity.png", kernelstats.view_reading(solid))
     kernelpictures.similarities(solid, path)
 
@@ -364,5 +372,10 @@ def _written(out: Findings, config: InspectConfig, start: float) -> str:
         "",
     ]
     lines += report.grid(["library", "version"], list(results["versions"].items()))
-    report.write(results, out.folder, "\n".join(lines) + "\n")
-    return "\n".join([*out.said, f"written: {out.folder}/report.md, metrics.json and pictures"])
+    text = "\n".join(lines) + "\n"
+    headline = out.headline or out.said[0]
+    rest = text.replace(f"\n{headline}\n", "\n", 1)  # the page has it on top
+    shown = page.render(rest, headline, out.folder, scans=SCANS)
+    report.write(results, out.folder, text, {"report.html": shown})
+    written = f"written: {out.folder}/report.html, report.md, metrics.json and pictures"
+    return "\n".join([*out.said, written])

@@ -43,6 +43,7 @@ def render(
     cost: Mapping[str, Any] | None = None,
     without: Sequence[str] = (),
     more: Mapping[str, str] | None = None,
+    scans: Sequence[str] = (),
 ) -> str:
     r"""Return the page of a report.
 
@@ -54,12 +55,14 @@ def render(
         cost: Time, images a second and peak memory; see `crossd.report.cost`.
         without: Titles of sections to leave out, as the cases show the same.
         more: Title to file name of pictures that the text does not have.
+        scans: File names of pictures that show samples: they stay as they are on a dark page.
 
     Example:
         >>> page = render("# On <b>\n\n## Results\n\n| a |\n| :-- |\n| 1 |", "It works.", Path())
         >>> "<h1>On &lt;b&gt;</h1>" in page, "<td" in page
         (True, True)
     """
+    env = {"folder": folder, "scans": scans}
     first, *parts = f"\n{text}".split("\n## ")
     title, _, lead = first.strip().partition("\n")
     lead = lead.replace(f"**{headline}**", "", 1)
@@ -67,13 +70,13 @@ def render(
     for part in parts:
         name, _, body = part.partition("\n")
         if name not in without:
-            sections.append((name, _rendered(body, folder)))
+            sections.append((name, _rendered(body, env)))
     for name, file in (more or {}).items():
-        sections.append((name, _picture(folder, file, name)))
+        sections.append((name, _picture(env, file, name)))
     if cases:
         sections.append(("Cases", cases_html(cases)))
     if cost:
-        sections.append(("Time and memory", _rendered(_cost(cost), folder)))
+        sections.append(("Time and memory", _rendered(_cost(cost), env)))
     sections.sort(key=lambda section: section[0] in LATE)  # stable
     names = [name for name, _ in sections]
     script = _part("report.js")
@@ -85,7 +88,7 @@ def render(
         hash=_hash("\n" + script),
         links="".join(f'<li><a href="#s{i}">{escape(n)}</a></li>' for i, n in enumerate(names)),
         body="\n".join(
-            [_rendered(lead, folder)]
+            [_rendered(lead, env)]
             + [f'<section id="s{i}"><h2>{escape(name)}</h2>\n{body}</section>'
                for i, (name, body) in enumerate(sections)]
         ),
@@ -120,8 +123,8 @@ def _cost(cost: Mapping[str, Any]) -> str:
     )
 
 
-def _rendered(text: str, folder: Path) -> str:
-    return str(_parser().render(text, {"folder": folder}))
+def _rendered(text: str, env: dict[str, Any]) -> str:
+    return str(_parser().render(text, dict(env)))
 
 
 @cache
@@ -148,17 +151,18 @@ def _fence(self: Any, tokens: Sequence[Any], index: int, options: Any, env: Any)
 def _image(self: Any, tokens: Sequence[Any], index: int, options: Any, env: Any) -> str:
     token = tokens[index]
     alt = self.renderInlineAsText(token.children, options, env)
-    return _picture(env["folder"], unquote(str(token.attrs["src"])), alt)
+    return _picture(env, unquote(str(token.attrs["src"])), alt)
 
 
-def _picture(folder: Path, name: str, alt: str) -> str:
+def _picture(env: Mapping[str, Any], name: str, alt: str) -> str:
     """Put a picture of the report's own folder into the page; of others the name alone."""
-    path = folder / name
-    if name != path.name or path.suffix != ".png" or not path.is_file():
+    path = env["folder"] / name
+    if name != path.name or path.suffix not in (".png", ".gif") or not path.is_file():
         return escape(alt)
     held = path.read_bytes()
     width, height = (round(side / DOTS) for side in Image.open(io.BytesIO(held)).size)
+    kind = ' class="scan"' if name in env["scans"] else ""
     return (
-        f'{_SCROLL.format(escape(alt))}<img src="{data_uri(held)}" alt="{escape(alt)}" '
+        f'{_SCROLL.format(escape(alt))}<img{kind} src="{data_uri(held)}" alt="{escape(alt)}" '
         f'width="{width}" height="{height}"></div>'
     )

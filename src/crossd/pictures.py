@@ -29,6 +29,7 @@ STYLES = {
     "scratch": ("#8a949e", ":"), "slices": (COOL, "-"), "center": ("#56b4e9", "--"),
     "inflate": ("#009e73", "-"), "acs": ("#6a51a3", "-."), "triplanar": ("#7a9a01", "--"),
     "fourier": ("#e69f00", "-"), "fourier-aligned": ("#cc79a7", "-"), "projection": (WARM, "-"),
+    "projection-slices": (WARM, ":"), "projection-both": (WARM, "--"),
 }  # fmt: skip
 
 
@@ -60,7 +61,7 @@ def learning_curves(results: Results, path: str | Path) -> None:
     handles: dict[str, Any] = {}
     for ax, (title, curves, name) in zip(axes.flat, panels, strict=False):
         dress(ax, title, "epoch", METRICS.get(name, name))
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         for position, (label, history) in enumerate(curves):
             values = [{**(entry.get("val") or {}), "loss": entry.get("loss")}.get(name)
                       for entry in history]  # fmt: skip

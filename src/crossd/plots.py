@@ -36,7 +36,7 @@ def training(results: Results, path: str | Path) -> None:
         scores = [one["val"][main] for one in checked]
         axes[0, 1].plot([one["epoch"] for one in checked], scores, "o-", color=WARM, ms=3)
     for ax in axes.flat:
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     save(drawn, path)
 
 

@@ -26,8 +26,13 @@ from crossd.files import atomic
 Results = Mapping[str, Any]
 
 ARMS = ("scratch", "slices", "center", "inflate", "acs", "triplanar")
-CROSSD = ("fourier", "fourier-aligned", "projection")
+CROSSD = (*("fourier", "fourier-aligned", "projection", "projection-slices", "projection-both"),)
 METRICS = {"accuracy": "accuracy", "auc": "AUC", "dice": "Dice"}
+WHEN = {
+    "zero": "with no labelled volume",
+    "probe": "with frozen convolutions",
+    "finetune": "after fine-tuning",
+}
 PROTOCOLS = {
     "zero": "no labelled volume; the 2D head is kept, BatchNorm statistics are recalibrated on "
     "the unlabelled training volumes",
@@ -133,7 +138,7 @@ def headline(results: Results) -> list[str]:
         ...         "rows": [{"arm": "slices", "protocol": "zero", "metrics": {"dice": 0.9}},
         ...                  {"arm": "projection", "protocol": "zero", "metrics": {"dice": 0.8}}]}):
         ...     print(sentence)
-        Cross-D is behind the best other arm under zero.
+        Cross-D is behind the best other arm with no labelled volume.
         zero: slices is first with Dice 0.900, 0.100 ahead of the second, projection. \
 Cross-D's best arm, projection, is 0.100 behind slices, the best other arm.
     """
@@ -147,7 +152,7 @@ Cross-D's best arm, projection, is 0.100 behind slices, the best other arm.
         for (arm, value), (rival, other) in zip(ours, others, strict=False):
             gap = round(value - other, 3)
             verdict = "ahead of" if gap > 0 else "behind" if gap < 0 else "level with"
-            verdicts[verdict].append(protocol)
+            verdicts[verdict].append(WHEN.get(protocol, f"under {protocol}"))
             size = f"{abs(gap):.3f} " if gap else ""
             if order[:2] != [*ours, *others] or not gap:  # else it has just been said
                 sentence += f" Cross-D's best arm, {arm}, is {size}{verdict} {rival}"
@@ -156,7 +161,7 @@ Cross-D's best arm, projection, is 0.100 behind slices, the best other arm.
     found = {verdict: names for verdict, names in verdicts.items() if names}
     first = "Cross-D was not compared with other arms."
     if found:
-        parts = [f"{verdict} the best other arm under {_and(found[verdict])}" for verdict in found]
+        parts = [f"{verdict} the best other arm {_and(found[verdict])}" for verdict in found]
         first = f"Cross-D is {'; '.join(parts)}."
     return [first, *sentences]
 
@@ -406,7 +411,10 @@ def versions() -> dict[str, str]:
 def _scores(
     results: Results, names: Sequence[str] | None = None, protocols: Sequence[str] | None = None
 ) -> tuple[list[str], list[list[str]], list[list[bool]]]:
-    """Return header, lines and, cell for cell, whether it is its column's best."""
+    """Return header, lines and, cell for cell, whether it is its column's best.
+
+    Where several arms are all equal, none is.
+    """
     names = [n for n in metric_names(results) if n in METRICS] if names is None else names
     protocols = results.get("protocols") or [] if protocols is None else protocols
     columns = [(protocol, name) for protocol in protocols for name in names]
@@ -414,6 +422,9 @@ def _scores(
     body = [[arm, *(_number(found.get((arm, *column))) for column in columns)] for arm in run]
     tops = [max((line[1 + i] for line in body if line[1 + i] != MISSING), key=float, default=None)
             for i in range(len(columns))]  # fmt: skip
+    for i in range(len(columns)):
+        if len(body) > 1 and {line[1 + i] for line in body} == {tops[i]}:
+            tops[i] = None
     best = [[False, *(c == top for c, top in zip(line[1:], tops, strict=True))] for line in body]
     labels = [f"{protocol}: {METRICS.get(name, name)}" for protocol, name in columns]
     return ["arm", *labels], body, best
@@ -426,7 +437,7 @@ def _explanation(results: Results) -> list[str]:
     run = results.get("protocols") or []
     lines = [f"{name}: {PROTOCOLS[name].format(volumes)}." for name in run if name in PROTOCOLS]
     count = results.get("test_samples")
-    tested = f"{count} test volumes; one" if count else "One"
+    tested = f"{count} test volume{'s' if count > 1 else ''}; one" if count else "One"
     return [*lines, f"{tested} seed, so the spread between seeds is not shown. Bold: best."]
 
 

@@ -311,9 +311,10 @@ def _cases(run: Run) -> list[Case]:
     if source.task == "segmentation":
         count = len(next(iter(found.values())))
         samples = [test[i] for i in range(count)]
+        group = f"The first test volume{'s' if count > 1 else ''}{after}"
         return [
             showcase.segmented(
-                named[i], f"The first test volumes{after}", sample["image"][0].numpy(),
+                named[i], group, sample["image"][0].numpy(),
                 sample["mask"].to(torch.uint8).numpy(), {arm: one[i] for arm, one in found.items()},
                 source.classes, source.spacing,
             )

@@ -203,8 +203,9 @@ def _png(labels: NDArray[np.uint8], size: Sequence[int], filled: bool) -> bytes:
 
 
 def data_uri(picture: bytes) -> str:
-    """Return a PNG or a JPEG as an address that holds it."""
-    kind = "png" if picture.startswith(b"\x89PNG") else "jpeg"
+    """Return a PNG, a GIF or a JPEG as an address that holds it."""
+    kinds = {b"\x89PNG": "png", b"GIF8": "gif"}
+    kind = kinds.get(picture[:4], "jpeg")
     return f"data:image/{kind};base64,{base64.b64encode(picture).decode()}"
 
 
