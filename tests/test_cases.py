@@ -51,7 +51,21 @@ def test_a_table_of_masks(tmp_path: Path) -> None:
         ("image,label\n../../v0.nii.gz,1\n", "leads out of the folder of the csv"),
         ("image,label\nC:\\v0.nii.gz,1\n", "leads out"),
         ("image,label\nv0.nii.gz,\n", "line 2: the field label is empty"),
-        ("image,label\nv0.nii.gz,1,2\n", "line 2: has more or fewer fields"),
+        ("image,label\n\nv0.nii.gz,1\n\n\nv1.nii.gz,\n", "line 6: the field label is empty"),
+        (
+            'image,label,note\nv0.nii.gz,1,"two\nlines"\nv9.nii.gz,"a\n\nb",x\n',
+            "line 4: the image 'v9.nii.gz' does not exist",
+        ),
+        ("image,label,note\nv0.nii.gz,1,a\u2028b\x0cc\nv1.nii.gz,,x\n", "line 3: the field label"),
+        (
+            "image,label,split\nv0.nii.gz,1,train\n\nv1.nii.gz,1,\n",
+            "line 4: its split is empty, others are not; fill in every split, or none",
+        ),
+        (
+            "image,label,split,group\n\nv0.nii.gz,1,train,p\n\nv1.nii.gz,1,test,p\n",
+            "line 5: the group p",
+        ),
+        ("image,label\nv0.nii.gz,1,2\n", "line 2: has more fields"),
         ("image,label,split\nv0.nii.gz,1,valid\n", "split is 'valid'"),
         ("image,label,split\nv0.nii.gz,1,train\nv1.nii.gz,1,\n", "line 3: its split is empty"),
         ("image,label,split\nv0.nii.gz,1,test\n", "no line has the split train"),
@@ -74,6 +88,18 @@ def test_bad_tables(tmp_path: Path, text: str, words: str) -> None:
         cases.read_table(path)
     message = str(caught.value)
     assert words in message and str(path) in message and "\n" not in message
+
+
+def test_what_spreadsheets_and_pandas_write_is_read(tmp_path: Path) -> None:
+    path = table(tmp_path, ",image,label,\r\n0,v0.nii.gz,1,\r\n\r\n1,v1.nii.gz,2,\r\n")
+    assert [case.label for case in cases.read_table(path)] == ["1", "2"]
+    path.write_text('image,label\nv0.nii.gz,"of two\nlines"\nv1.nii.gz,2\n')
+    assert [case.label for case in cases.read_table(path)] == ["of two\nlines", "2"]
+
+
+def test_splits_do_not_matter_without_labels(tmp_path: Path) -> None:
+    path = table(tmp_path, "image,split\nv0.nii.gz,test\nv1.nii.gz,\n")
+    assert len(cases.read_table(path, labels=False)) == 2
 
 
 def test_a_table_in_another_encoding(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import nn
 
 import crossd
-from crossd import WeightsConfig, kernelpictures, models
+from crossd import WeightsConfig, inspecting, kernelpictures, models
 from crossd.checkpoint import save
 from crossd.cli import main
 
@@ -126,6 +126,23 @@ def test_fourier_with_masks() -> None:
     assert set(found["answer"]["dice"]) == {"1"} and "hardly depend on the image" in text
     with Image.open("out/kernels.gif") as image:
         assert getattr(image, "n_frames", 1) == 3
+
+
+def test_where_no_label_is_there_is_no_dice(monkeypatch: pytest.MonkeyPatch) -> None:
+    def undefined(*given: Any) -> Any:
+        return np.array([np.nan])
+
+    monkeypatch.setattr(inspecting.metrics, "dice", undefined)
+    change: dict[str, Any] = {
+        "model": "segresnet-small",
+        "task": "segmentation",
+        "classes": ("background", "1"),
+    }
+    found, text, _ = seen(*weights(**change, values=(0, 1)), *masked())
+    assert "no Dice, as no label is in it" in text and "Dice 0.00" not in text
+    assert (
+        found["answer"]["dice"] == {"1": None} and "NaN" not in Path("out/metrics.json").read_text()
+    )
 
 
 @pytest.mark.parametrize(("form", "rank"), [("3d", 3), ("2d", 3), ("acs", 2)])

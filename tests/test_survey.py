@@ -71,6 +71,18 @@ def test_faults_of_volumes(tmp_path: Path) -> None:
     assert "| a | 9 | 3 | 6 |" in text
 
 
+def test_a_csv_whose_splits_are_empty_in_part(tmp_path: Path) -> None:
+    for i in range(4):
+        nifti(tmp_path / f"v{i}.nii.gz", volume(i))
+    lines = [f"v{i}.nii.gz,{i % 2},{part}," for i, part in enumerate(("train", "val", "test", ""))]
+    found, _ = look_at(table(tmp_path, lines))
+    assert found.notes == [
+        "the split of 1 samples is empty, of others not: a training refuses that"
+    ]
+    assert sum(sum(own.values()) for own in found.counts.values()) == 4
+    datasheet.draw(found, tmp_path / "data.png")
+
+
 def test_faults_of_masks(tmp_path: Path) -> None:
     for i in range(10):
         mask = np.zeros((8, 9, 10), np.uint8)

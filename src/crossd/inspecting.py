@@ -336,7 +336,8 @@ def _mask_section(
     guess, truth = answer[0].cpu(), batch["mask"][0].cpu()
     dices = metrics.dice(guess, truth, len(source.classes))
     known_dices = [float(d) for d in dices if np.isfinite(d)]
-    mean = float(np.mean(known_dices)) if known_dices else 0.0
+    scores = {"answer": float(np.mean(known_dices))} if known_dices else {}
+    said = f"mean Dice {scores['answer']:.2f}" if scores else "no Dice, as no label is in it"
     image, spacing = batch["image"][0, 0].cpu().numpy(), source.spacing
     arrays = [image, truth.numpy(), guess.numpy()]
     if image.ndim == 2:
@@ -346,12 +347,12 @@ def _mask_section(
     )}  # fmt: skip
     path = out.section(
         "What the network answers", "answer.png",
-        f"{samples.name(0)}: mean Dice {mean:.2f}.",
+        f"{samples.name(0)}: {said}.",
         "The slices with most foreground in each view; the white line is the outline of the truth. "
         "`crossd evaluate` scores all samples.",
     )  # fmt: skip
     pictures.answers(arrays[0], arrays[1], {"answer": arrays[2]}, source.classes, path,
-                     {"answer": mean}, spacing)  # fmt: skip
+                     scores, spacing)  # fmt: skip
 
 
 def _written(out: Findings, config: InspectConfig, start: float) -> str:

@@ -1,6 +1,7 @@
 """Lists of labelled files: a csv, two folders with equal names, or class folders of volumes."""
 
 import csv
+import io
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -64,17 +65,13 @@ def read_table(path: Path, labels: bool = True, strict: bool = True) -> list[Cas
         InputError: With file and line, when a column is missing, a path is absolute or leads out
             of the folder, or a patient is in two splits.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        reader = csv.DictReader(text.splitlines(), strict=True, restkey="", restval="")
-        reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
-        rows = list(reader)
-    except (OSError, ValueError, csv.Error) as error:
-        raise InputError(f"{path}: cannot be read as csv ({error}); write it in UTF-8") from error
-    names = [name for name in (rows[0] if rows else ()) if name]
+    heads, rows = _lines(path)
+    names = [name for name in heads if name]
     columns = [name for name in names if name.startswith("image")]
     if not rows or "image" not in names:
-        raise InputError(f"{path}: {_lacks(text, 'image')}; expected image and label or mask")
+        lack = f"lacks the column image (it has {','.join(heads)[:100]})"
+        lack = lack if rows else "holds no lines below the names of the columns"
+        raise InputError(f"{path}: {lack}; expected image and label or mask")
     kinds = [name for name in ("label", "mask") if name in names]
     if labels and len(kinds) != 1:
         what = "has both label and mask" if kinds else "has neither label nor mask"
@@ -82,11 +79,11 @@ def read_table(path: Path, labels: bool = True, strict: bool = True) -> list[Cas
             f"{path}: {what}; expected the column image and one of them, found {', '.join(names)}"
         )
     cases = []
-    for number, row in enumerate(rows, start=2):
+    for number, row in rows:
         where = f"{path}, line {number}"
-        if row.get("") or any(value is None for value in row.values()):
-            raise InputError(f"{where}: has more or fewer fields than the first line")
-        cells = {name: value.strip() for name, value in row.items() if name}
+        if len(row) > len(heads):
+            raise InputError(f"{where}: has more fields than the first line")
+        cells = dict.fromkeys(names, "") | dict(zip(heads, map(str.strip, row), strict=False))
         files = tuple(_path(path, cells[name], where, name, strict) for name in columns)
         if labels and not cells[kinds[0]]:
             raise InputError(f"{where}: the field {kinds[0]} is empty")
@@ -106,16 +103,28 @@ def read_table(path: Path, labels: bool = True, strict: bool = True) -> list[Cas
                 _spacing(cells.get("spacing", ""), where),
             )
         )
-    if strict:
-        _check_splits(path, cases)
+    if strict and labels:
+        _check_splits(path, cases, [number for number, _ in rows])
     return _named(cases)
 
 
-def _lacks(text: str, column: str) -> str:
-    first = (text.splitlines() or [""])[0]
-    if len(text.splitlines()) < 2:
-        return "holds no lines below the names of the columns"
-    return f"lacks the column {column} (it has {first[:100]})"
+def _lines(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """Read a csv: the names of its columns, then each row with the line where it begins.
+
+    Blank lines do not count as rows, and a quoted field may hold line breaks.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+        start, rows = 1, []
+        for row in reader:
+            if row:
+                rows.append((start, row))
+            start = reader.line_num + 1
+    except (OSError, ValueError, csv.Error) as error:
+        raise InputError(f"{path}: cannot be read as csv ({error}); write it in UTF-8") from error
+    heads = [name.strip() for name in rows[0][1]] if rows else []
+    return heads, rows[1:]
 
 
 def _path(table: Path, text: str, where: str, column: str, strict: bool) -> Path:
@@ -144,14 +153,15 @@ def _spacing(text: str, where: str) -> tuple[float, float, float] | None:
     return z, y, x
 
 
-def _check_splits(path: Path, cases: Sequence[Case]) -> None:
+def _check_splits(path: Path, cases: Sequence[Case], lines: Sequence[int]) -> None:
     said = [bool(case.split) for case in cases]
     if any(said) and not all(said):
         raise InputError(
-            f"{path}, line {said.index(False) + 2}: its split is empty, others are not"
+            f"{path}, line {lines[said.index(False)]}: its split is empty, others are not; "
+            "fill in every split, or none"
         )
     parts: dict[str, str] = {}
-    for number, case in enumerate(cases, start=2):
+    for number, case in zip(lines, cases, strict=True):
         group = case.group or str(case.images[0])
         what = f"group {case.group}" if case.group else f"image {case.images[0].name}"
         if parts.setdefault(group, case.split) != case.split:

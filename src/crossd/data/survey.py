@@ -165,6 +165,10 @@ def _parts(found: Sequence[Case], spec: str, seed: int) -> tuple[list[str], list
     names = sorted({case.label or "" for case in found})
     labels = np.array([names.index(case.label or "") for case in found], np.int64)
     said = {case.split for case in found}
+    if "" in said and len(said) > 1:  # a csv, which a training refuses
+        count = sum(not case.split for case in found)
+        note = f"the split of {count:,} samples is empty, of others not: a training refuses that"
+        return [case.split or NO_PART for case in found], [note]
     try:
         if said == {"train", "val"} and not is_volume(found[0].images[0]) and Path(spec).is_dir():
             return _halved(found, labels, seed, spec), []
