@@ -244,7 +244,7 @@ def _show(outcome: Any, options: Any) -> None:
         return
     from rich.console import Console
 
-    from crossd import report
+    from crossd import transfer_report as report
 
     console = Console(width=None if sys.stdout.isatty() else 120)
     console.print(report.table(outcome))

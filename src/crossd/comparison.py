@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from crossd import compare, device, heads, models, report, standings, train
+from crossd import compare, comparison_report, device, heads, models, report, standings, train
 from crossd.arms import ARMS, RIVALS
 from crossd.checkpoint import WeightsConfig, load, read_config
 from crossd.commands import fitting, known
@@ -213,7 +213,7 @@ def write(results: dict[str, Any], folder: Path, source: Source | None = None) -
         pictures = {"Over labelled volumes": "efficiency.png", **pictures}
     if plots.ranks(results, folder / "ranks.png"):
         pictures["Mean ranks"] = "ranks.png"
-    text = report.comparison(results, pictures)
+    text = comparison_report.markdown(results, pictures)
     headline = standings.verdict(results, standings.keys(results)[-1])
     cases = showcase.compared(results, source) if source else []
     cost = report.cost(results["seconds"]) if source else None

@@ -17,7 +17,8 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from crossd.files import atomic
-from crossd.report import CROSSD, METRICS, MISSING, Results, arms, cells, metric_names
+from crossd.report import METRICS, MISSING, Results
+from crossd.transfer_report import CROSSD, arms, cells, metric_names
 
 INK, SOFT, GREY = "#22303c", "#6b7783", "#b4bcc4"
 WARM, COOL = "#d55e00", "#0072b2"

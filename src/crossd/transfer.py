@@ -283,16 +283,16 @@ def _results(run: Run, seconds: float) -> dict[str, Any]:
 
 def _write(run: Run, results: dict[str, Any]) -> None:
     """Write the reports, the pictures and the record."""
-    from crossd import page, report
+    from crossd import page, report, transfer_report
 
     pictures = _draw(run, results)
-    text = report.markdown(results, {title: path.name for title, path in pictures.items()})
+    text = transfer_report.markdown(results, {title: path.name for title, path in pictures.items()})
     images = sum(len(one["history"]) for one in run.pretrained) * len(run.images.train)
     spent = sum(one["seconds"] for one in run.pretrained)
     cost = report.cost(results["seconds"], "images of the 2D training", images, spent)
     shown = page.render(
         text,
-        report.headline(results)[0],
+        transfer_report.headline(results)[0],
         run.folder,
         _cases(run),
         cost,
