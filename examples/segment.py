@@ -1,7 +1,7 @@
 """A U-Net learns on slices of NIfTI files and writes masks for new ones.
 
-Run it by `python examples/segment.py`; it takes two minutes on one core. The files are made on the fly. The commands are those of
-the shell: put your own folder in the place of `data`.
+Run it by `python examples/segment.py`; it takes two minutes on one core. The files are made on the
+fly. The commands are those of the shell: put your own folder in the place of `data`.
 """
 
 import shlex
