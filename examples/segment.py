@@ -1,7 +1,7 @@
 """A U-Net learns on slices of NIfTI files and writes masks for new ones.
 
-Run it by `python examples/segment.py`. The files are made on the fly. The commands are those of
-the shell: put your own folder in the place of `data`.
+Run it by `python examples/segment.py`; it takes two minutes on one core. The files are made on the
+fly. The commands are those of the shell: put your own folder in the place of `data`.
 """
 
 import shlex
@@ -48,7 +48,7 @@ def dice(guess: Path, truth: Path, label: int) -> float:
 def main(
     model: str = "unet",
     shape: tuple[int, int, int] = (48, 40, 24),
-    options: str = "--epochs 12 --lr 0.01",
+    options: str = "--epochs 24 --lr 0.01",
 ) -> float:
     """Train on slices, recalibrate, predict; returns the mean Dice on new scans."""
     with tempfile.TemporaryDirectory() as folder:
