@@ -55,6 +55,12 @@ def beside_slices(net: nn.Module, source: Source, budget: Any, study: Study) -> 
     train.fit(net, source, budget, beside=[(images, options)], validate=False)
 
 
+def as_volumes(net: Any, source: Source, budget: Any, study: Study) -> None:
+    """Fine-tune the 3D kernels on labelled volumes, of a network that answers by slices too."""
+    train.fit(net.net, source, budget, validate=False)
+    scoring.recalibrate(net, source.train, budget)
+
+
 @dataclasses.dataclass(frozen=True)
 class Kind:
     """An arm.
@@ -92,6 +98,7 @@ ARMS: dict[str, Kind] = {
     "projection volume": Kind("projection", _solid),
     "projection slices": Kind("projection", _answer("slices")),
     "projection both": Kind("projection", _answer("both")),
+    "projection asked both": Kind("projection", _answer("both"), as_volumes),
     "projection one view": Kind("one-view", _solid),
     "projection one view slices": Kind("one-view", _answer("slices")),
     "projection one view both": Kind("one-view", _answer("both")),
