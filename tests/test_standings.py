@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from crossd import standings, stats
+from crossd import report, standings, stats
 
 SCORES = {"ours": [0.9, 0.92, 0.91, 0.93], "acs": [0.8, 0.83, 0.8, 0.84], "scratch": [0.9] * 4}
 
@@ -52,7 +52,7 @@ def test_the_table_marks_what_differs() -> None:
     half = stats.summarise(SCORES["ours"])
     assert half.high is not None
     assert lines["ours"] == [f"0.915 ± {half.high - half.mean:.3f}", "0.700"]
-    assert lines["acs"][0].endswith("†") and lines["acs"][1] == standings.MISSING
+    assert lines["acs"][0].endswith("†") and lines["acs"][1] == report.MISSING
     assert not lines["scratch"][0].endswith("†")
     text = standings.latex(record())
     assert text.count(r"\\") == 4 and r"$^\dagger$" in text and "±" not in text

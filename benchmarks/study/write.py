@@ -63,6 +63,12 @@ kernels instead of the 2D start. `lifted`: half of the epochs as a plain network
 penalty on taps off the centre. `slices`, `both`: who answers. `fourier` is the paper's mode,
 `aligned` moved by its mean displacement, `centred` without offset."""
 
+ROOM = """\
+The same network and budget, trained as a 3D network from scratch on every labelled training volume,
+is what labels alone give."""
+MANY = 150
+"""Labelled volumes that are all of a set."""
+
 MISSING = """\
 - Apart, `acs` has one seed and `scratch` none.
 - Training on all labelled volumes, the ceiling, is not measured: only the published figures stand.
@@ -117,8 +123,29 @@ def shown(results: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
         header = ["arm", "accuracy", "AUC"]
         for line in body:
             values = list(standings.scores(results, ("zero", 0), line[0], "auc").values())
-            line.append(f"{np.mean(values):.3f}" if values else standings.MISSING)
-    return header, [line for line in body if any(cell != standings.MISSING for cell in line[1:])]
+            line.append(f"{np.mean(values):.3f}" if values else report.MISSING)
+    return header, [line for line in body if any(cell != report.MISSING for cell in line[1:])]
+
+
+def ceilings(sets: dict[str, dict[str, Any]]) -> list[str]:
+    """Show how much room there is: without labels, and with every label that there is."""
+    lines = ["", "## How much room is there?", "", ROOM, ""]
+    body = []
+    for name, results in sets.items():
+        most = max(
+            (n for protocol, n in standings.keys(results) if protocol == "finetune"), default=0
+        )
+        if "-" in name or most < MANY:
+            continue
+        free, full = (
+            standings.summaries(results, key) for key in (("zero", 0), ("finetune", most))
+        )
+        cells = [free.get(OURS), free.get("slices"), full.get("scratch"), full.get(OURS)]
+        means = [report.MISSING if c is None else f"{c.mean:.3f} ({c.count} seeds)" for c in cells]
+        body.append([name, str(most), *means])
+    header = ["set", "all", f"{OURS}, none labelled", "slices, none labelled",
+              "scratch, all labelled", f"{OURS}, all labelled"]  # fmt: skip
+    return [*lines, *report.grid(header, body)] if body else []
 
 
 def configurations(sets: dict[str, dict[str, Any]]) -> list[str]:
@@ -133,7 +160,7 @@ def configurations(sets: dict[str, dict[str, Any]]) -> list[str]:
         for results in parts.values():
             found = standings.summaries(results, ("zero", 0)).get(arm)
             spread = "" if found is None or found.high is None else f" ± {found.sd:.3f}"
-            cells.append(standings.MISSING if found is None else f"{found.mean:.3f}{spread}")
+            cells.append(report.MISSING if found is None else f"{found.mean:.3f}{spread}")
         body.append([arm, *cells])
     return [*lines, *report.grid(["way (zero; ±: standard deviation)", *parts], body)]
 
@@ -215,7 +242,15 @@ def main() -> None:
     lines = ["# Results", "", *HEAD.splitlines(), *goal(sets), "", "## Set by set", "", TABLES]
     for name, results in sets.items():
         lines += section(name, results, args.out)
-    lines += [*configurations(sets), *quality(sets), "", "## What is missing", "", MISSING]
+    lines += [
+        *ceilings(sets),
+        *configurations(sets),
+        *quality(sets),
+        "",
+        "## What is missing",
+        "",
+        MISSING,
+    ]
     (args.out / "results.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 

@@ -8,8 +8,7 @@ from matplotlib.ticker import MaxNLocator
 
 from crossd import standings, stats
 from crossd.pictures import COOL, INK, LABELS, SOFT, STYLES, WARM, dress, figure, save
-from crossd.report import METRICS
-from crossd.standings import Results
+from crossd.report import METRICS, Results
 
 
 def training(results: Results, path: str | Path) -> None:

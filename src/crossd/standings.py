@@ -7,14 +7,14 @@ the records of the runs.
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from crossd import stats
+from crossd.report import MISSING, Results
 
-Results = Mapping[str, Any]
 Key = tuple[str, int]
 """Protocol, and number of labelled volumes."""
 
@@ -129,9 +129,6 @@ def table(results: Results) -> tuple[list[str], list[list[str]]]:
             half = "" if one.high is None else f" ± {one.high - one.mean:.3f}"
             line.append(f"{one.mean:.3f}{half}{'†' if line[0] in marked else ''}")
     return ["arm", *map(title, columns)], body
-
-
-MISSING = "\u2013"
 
 
 def best(results: Results, key: Key, among: Sequence[str] | None = None) -> str | None:
