@@ -78,7 +78,7 @@ def test_memory_and_open_files_stay(tmp_path: Path) -> None:
     told["epochs"] = state["done"] * state["epochs"] // state["batches"]
     told["log [bytes]"] = (out / LOG).stat().st_size
     told["status [bytes]"] = (out / STATUS).stat().st_size
-    # The median: a look may fall on a file that is open for a moment, while a checkpoint is written.
+    # The median: a look may fall on a file that is open for a moment, as of a checkpoint.
     for name in warm[0]:
         parts = (warm[:third], warm[-third:])
         told[name] = [statistics.median([one[name] for one in part]) for part in parts]
