@@ -342,3 +342,35 @@ def test_a_mask_of_another_volume_is_not_taken_for_this_one(tmp_path: Path) -> N
 def test_options_of_masks_are_refused_for_labels(tmp_path: Path) -> None:
     config = labels_of(tmp_path, 1)
     assert "--flips is for masks" in refusal(dataclasses.replace(config, flips=True))
+
+
+def test_what_no_file_of_many_has_is_said_once(tmp_path: Path) -> None:
+    for name in "ab":
+        files.nifti(tmp_path / "in" / f"{name}.nii.gz", files.scan((10, 10, 10))[0])
+    blind = weights(tmp_path / "w.safetensors", plan=None, size=(16, 16))
+    config = PredictConfig(blind, [str(tmp_path / "in")], str(tmp_path / "out"))
+    message = refusal(config)
+    assert "a.nii.gz: is a volume, but the weights know no spacing" in message
+    assert "could not be predicted" not in message and not (tmp_path / "out").exists()
+    flat = weights(tmp_path / "f.safetensors", form="2d", size=(16, 16))
+    assert refusal(dataclasses.replace(config, weights=flat)).startswith(f"{tmp_path}/in/a.nii.gz")
+
+
+def test_a_volume_that_does_not_fit_leaves_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = files.scan((10, 10, 10))[0]
+    files.nifti(tmp_path / "in" / "a.nii.gz", image, np.diag([9000.0, 9000, 9000, 1]))
+    files.nifti(tmp_path / "in" / "b.nii.gz", image)
+    path = weights(tmp_path / "w.safetensors")
+    config = PredictConfig(path, [str(tmp_path / "in")], str(tmp_path / "out"))
+    message = refusal(config)
+    assert "1 of 2" in message and "voxels of 9000 x 9000 x 9000 mm, resampled to 1.5" in message
+    assert answers(tmp_path / "out") == ["b.nii.gz"]
+
+    def greedy(*args: Any) -> Any:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried 9 bytes")
+
+    monkeypatch.setattr(segmenting, "segment", greedy)
+    again = dataclasses.replace(config, input=[f"{tmp_path}/in/b.nii.gz"], overwrite=True)
+    assert "b.nii.gz: memory ran out" in refusal(again)

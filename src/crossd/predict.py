@@ -3,6 +3,7 @@
 import contextlib
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from crossd import device, masks, predicted, segmenting
+from crossd import device, masks, memory, predicted, segmenting
 from crossd.asked import inputs, key, takes
 from crossd.checkpoint import WeightsConfig, load, read_config
 from crossd.configs import PredictConfig
@@ -48,6 +49,7 @@ def predict(config: PredictConfig, progress: Progress) -> str:
     found = inputs(
         config.input, weights.in_channels, takes(weights), masks_wanted, folder, progress.say
     )
+    _check_any(weights, found)
     heads, asked = predicted.columns(weights), {key(case.images[0]) for case in found}
     rows = predicted.claim(folder, predicted.settings(config, how), heads, asked, config.overwrite)
     sources = {os.path.realpath(path) for case in found for path in case.images}
@@ -91,9 +93,14 @@ def predict(config: PredictConfig, progress: Progress) -> str:
             try:
                 new = answer(case)
                 done, skipped = done + new, skipped + (not new)
-            except InputError as error:
-                faults.append(str(error))
-                progress.say(f"skipped: {error}")
+            except (InputError, MemoryError, RuntimeError) as error:
+                fault = str(error)
+                if not isinstance(error, InputError):
+                    if not memory.ran_out(error):
+                        raise
+                    fault = f"{case.images[0]}: memory ran out; crop or downsample it"
+                faults.append(fault)
+                progress.say(f"skipped: {fault}")
             if time.monotonic() - kept > KEEP_EVERY:
                 predicted.write_table(folder / predicted.TABLE, heads, rows)
                 kept = time.monotonic()
@@ -162,12 +169,40 @@ def _segment(
     return True
 
 
+def _check_any(weights: WeightsConfig, found: Sequence[Case]) -> None:
+    """Say once, not of every file, that the network takes none of them."""
+    images, volumes = takes(weights)
+    for case in found:
+        path = case.images[0]
+        solid = path.is_dir() or is_volume(path)
+        either = not path.is_dir() and is_dicom(path)  # not looked into yet
+        if (volumes and solid) or (images and (either or not solid)):
+            return
+    first = found[0]
+    solid = first.images[0].is_dir() or is_volume(first.images[0])
+    (_check_solid if solid else _check_flat)(weights, first)
+
+
 def _check_solid(weights: WeightsConfig, case: Case) -> None:
     if weights.form == "2d":
         raise InputError(
             f"{case.images[0]}: is a volume, which a plain 2D network cannot take: bring the "
             "weights to Cross-D first with crossd convert --to cross"
         )
+    if weights.task == "segmentation":
+        try:
+            segmenting.plan_of(weights)
+        except InputError as error:
+            raise InputError(f"{case.images[0]}: is a volume, but {error}") from error
+
+
+def _check_flat(weights: WeightsConfig, case: Case) -> None:
+    path = case.images[0]
+    if weights.form == "3d":
+        raise InputError(f"{path}: is an image, which a plain 3D network cannot take")
+    if len(weights.size) != 2:
+        slices = " (of a DICOM series give the folder)" if is_dicom(path) else ""
+        raise InputError(f"{path}: is an image, but the weights are for volumes{slices}")
 
 
 @torch.no_grad()
@@ -195,11 +230,7 @@ def _label(net: nn.Module, case: Case, weights: WeightsConfig, fabric: Any) -> T
 
 def _read_flat(case: Case, weights: WeightsConfig, crop: bool) -> Tensor:
     """Read an image as in training, ``(C, H, W)``."""
-    if weights.form == "3d":
-        raise InputError(f"{case.images[0]}: is an image, which a plain 3D network cannot take")
-    if len(weights.size) != 2:
-        slices = " (of a DICOM series give the folder)" if is_dicom(case.images[0]) else ""
-        raise InputError(f"{case.images[0]}: is an image, but the weights are for volumes{slices}")
+    _check_flat(weights, case)
     count = len(case.images)
     if weights.in_channels % count:
         raise InputError(f"{case.images[0]}: has {count} files, expected {weights.in_channels}")
