@@ -14,7 +14,7 @@ from PIL import Image
 from torch import nn
 
 import crossd
-from crossd import WeightsConfig, inspecting, kernelpictures, models
+from crossd import WeightsConfig, kernelpictures, metrics, models
 from crossd.checkpoint import save
 from crossd.cli import main
 
@@ -126,7 +126,7 @@ def test_where_no_label_is_there_is_no_dice(monkeypatch: pytest.MonkeyPatch) -> 
     def undefined(*given: Any) -> Any:
         return np.array([np.nan])
 
-    monkeypatch.setattr(inspecting.metrics, "dice", undefined)
+    monkeypatch.setattr(metrics, "dice", undefined)
     change: dict[str, Any] = {
         "model": "segresnet-small",
         "task": "segmentation",

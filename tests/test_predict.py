@@ -311,6 +311,7 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     assert "is not empty" in refusal(config)
     assert (tmp_path / "out" / "predictions.csv").read_text() == "mine"
     assert "1 new lines" in predict(dataclasses.replace(config, overwrite=True), QUIET)
+    assert "--out is empty" in refusal(dataclasses.replace(config, out=""))
     file = dataclasses.replace(config, out=str(tmp_path / "w.safetensors"))
     assert "is a file: name a folder" in refusal(file)
 

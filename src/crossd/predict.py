@@ -45,6 +45,8 @@ def predict(config: PredictConfig, progress: Progress) -> str:
     fabric = device.alone(config.precision)
     how = config.answer or weights.answer
     net = answering(load(config.weights), how, weights.task).to(fabric.device)
+    if not config.out:
+        raise InputError("--out is empty: name a folder")
     folder = Path(config.out).expanduser()
     found = inputs(
         config.input, weights.in_channels, takes(weights), masks_wanted, folder, progress.say
