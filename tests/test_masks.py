@@ -28,7 +28,7 @@ def test_nifti_keeps_grid_affine_and_what_it_leads_to(tmp_path: Path, name: str)
     image.set_qform(affine, code=1)
     image.to_filename(tmp_path / name)
     header = formats.read_header(tmp_path / name)
-    out = tmp_path / "out" / f"x{masks.suffix_of(header)}"
+    out = tmp_path / "out" / f"x{masks.suffix_of(header.path)}"
     masks.write(canonical(header), header, (0, 7, 200), out)
     written: Any = nib.load(out)
     assert out.name.endswith(name[1:])
@@ -43,7 +43,7 @@ def test_nifti_keeps_grid_affine_and_what_it_leads_to(tmp_path: Path, name: str)
 def test_other_formats_stay(tmp_path: Path, name: str) -> None:
     path = files.itk(tmp_path / name, np.ones(SHAPE, np.int16), (2, 3, 4))
     header = formats.read_header(path)
-    out = tmp_path / f"x{masks.suffix_of(header)}"
+    out = tmp_path / f"x{masks.suffix_of(header.path)}"
     masks.write(canonical(header), header, (0, 1, 2), out)
     again = formats.read_header(out)
     np.testing.assert_allclose(again.affine, header.affine)
@@ -52,7 +52,7 @@ def test_other_formats_stay(tmp_path: Path, name: str) -> None:
 
 def test_series_become_nifti(tmp_path: Path) -> None:
     header = formats.read_header(files.dicom(tmp_path / "s", np.ones(SHAPE), (0.5, 0.6, 3)))
-    out = tmp_path / f"x{masks.suffix_of(header)}"
+    out = tmp_path / f"x{masks.suffix_of(header.path)}"
     masks.write(canonical(header), header, (0, 1, 2), out)
     again = formats.read_header(out)
     np.testing.assert_allclose(again.affine, header.affine, atol=1e-5)

@@ -17,7 +17,7 @@ from crossd.configs import PredictConfig
 from crossd.data import formats, plan
 from crossd.data.plan import Intensity, Plan
 from crossd.errors import InputError
-from crossd.predict import inputs, predict
+from crossd.predict import predict
 from crossd.progress import Progress
 
 QUIET = Progress(quiet=True)
@@ -32,6 +32,28 @@ def weights(path: Path, task: str = "segmentation", **more: Any) -> str:
     torch.manual_seed(0)
     checkpoint.save(config.build(), path, config)
     return str(path)
+
+
+def answers(folder: Path) -> list[str]:
+    """List what lies in a folder, but for the table and how it was made."""
+    kept = {"predictions.csv", "predictions.yaml"}
+    found = (p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+    return sorted(set(found) - kept)
+
+
+def table(folder: Path) -> dict[str, list[str]]:
+    """Read predictions.csv: the cells below each image's path."""
+    with (folder / "predictions.csv").open(newline="") as file:
+        return {line[0]: line[1:] for line in list(csv.reader(file))[1:]}
+
+
+def refusal(config: PredictConfig) -> str:
+    """Return the line that refuses a run."""
+    with pytest.raises(InputError) as caught:
+        predict(config, QUIET)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
 
 
 def test_every_kind_of_volume_gets_its_mask(tmp_path: Path) -> None:
@@ -49,7 +71,7 @@ def test_every_kind_of_volume_gets_its_mask(tmp_path: Path) -> None:
         QUIET,
     )  # fmt: skip
     assert text.startswith("3 new masks")
-    found = sorted(str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("*.*"))
+    found = answers(tmp_path / "out")
     assert found == ["a.nii.gz", "deep/b.nrrd", "deep/c.dcm", "deep/c.nii.gz"]
     for name, source in (
         ("a.nii.gz", "a.nii.gz"),
@@ -96,8 +118,8 @@ def test_a_bad_file_is_skipped_and_a_second_run_goes_on(
     with pytest.raises(InputError) as caught:
         predict(config, QUIET)
     message = str(caught.value)
-    assert "1 of 3 could not be read" in message and "b.nii.gz" in message
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a.nii.gz", "c.nii.gz"]
+    assert "1 of 3 could not be predicted" in message and "b.nii.gz" in message
+    assert answers(tmp_path / "out") == ["a.nii.gz", "c.nii.gz"]
     bad.write_bytes(whole)
     calls = []
     segment = segmenting.segment
@@ -125,7 +147,12 @@ def test_labels_become_a_table(tmp_path: Path) -> None:
         assert row["class"] == ("background", "a", "b")[int(np.argmax(values))]
     files.nifti(tmp_path / "in" / "3.nii.gz", files.scan((10, 12, 14), seed=3)[0])
     assert "1 new lines" in predict(config, QUIET)
-    (tmp_path / "out" / "predictions.csv").write_text("image,class\nx,y,z\n")
+    found = tmp_path / "out" / "predictions.csv"
+    found.write_text(found.read_text().replace(",a,", ",other,"))
+    assert "with these weights" not in predict(config, QUIET)
+    found.write_text(found.read_text().replace("p_a", "p_other"))
+    assert "predictions.csv: is not what crossd predict wrote with these weights" in refusal(config)
+    found.write_text("image,class\nx,y,z\n")
     with pytest.raises(InputError, match="is not what crossd predict wrote"):
         predict(config, QUIET)
 
@@ -144,36 +171,10 @@ def test_images(tmp_path: Path) -> None:
     with Image.open(tmp_path / "out" / "b.png") as mask:
         assert mask.size == (20, 24)
     labels = weights(tmp_path / "c.safetensors", "classification", values=(), **flat)
-    assert "2 new lines" in predict(PredictConfig(labels, both, str(tmp_path / "out")), QUIET)
+    assert "2 new lines" in predict(PredictConfig(labels, both, str(tmp_path / "o3")), QUIET)
     solid = weights(tmp_path / "v.safetensors", "classification", values=())
     with pytest.raises(InputError, match="is an image, but the weights are for volumes"):
         predict(PredictConfig(solid, both[:1], str(tmp_path / "o2")), QUIET)
-
-
-def test_what_cannot_be_predicted(tmp_path: Path) -> None:
-    def message(*paths: Path | str) -> str:
-        with pytest.raises(InputError) as caught:
-            inputs([str(path) for path in paths], 1)
-        return str(caught.value)
-
-    assert "no such file" in message(tmp_path / "none")
-    assert "no such file" in message("")
-    assert "holds no image or volume" in message(tmp_path)
-    (tmp_path / "a.txt").write_text("x")
-    assert "cannot be predicted" in message(tmp_path / "a.txt")
-    for name in ("a.nii", "a.nii.gz"):
-        files.nifti(tmp_path / name, np.ones((4, 4, 4)))
-    assert "would be answered as a, like a.nii" in message(tmp_path)
-    assert "would be answered as a" in message(tmp_path / "a.nii", tmp_path / "a.nii.gz")
-
-
-def test_inputs_of_tables_and_modalities(tmp_path: Path) -> None:
-    for name in ("x_0000", "x_0001", "y_0000", "y_0001"):
-        files.nifti(tmp_path / "in" / f"{name}.nii", np.ones((4, 4, 4)))
-    assert [len(c.images) for c in inputs([str(tmp_path / "in")], 2)] == [2, 2]
-    assert len(inputs([str(tmp_path / "in")], 1)) == 4
-    (tmp_path / "t.csv").write_text("image,image2\nin/x_0000.nii,in/x_0001.nii\n")
-    assert [case.name for case in inputs([str(tmp_path / "t.csv")], 2)] == ["in/x_0000"]
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
@@ -203,7 +204,7 @@ def test_a_full_disk_leaves_no_half_written_mask(
     monkeypatch.setattr(nib.Nifti1Image, "to_filename", full)
     with pytest.raises(OSError, match="No space left"):
         predict(config, QUIET)
-    assert not list((tmp_path / "out").iterdir())
+    assert not answers(tmp_path / "out")
 
 
 @files.real_data
@@ -225,3 +226,152 @@ def test_masks_of_real_series_lie_where_simpleitk_puts_them(tmp_path: Path, name
     assert written.GetSize() == image.GetSize()
     for name in ("GetSpacing", "GetOrigin", "GetDirection"):
         np.testing.assert_allclose(getattr(written, name)(), getattr(image, name)(), atol=1e-3)
+
+
+def labels_of(tmp_path: Path, count: int, name: str = "w", **more: Any) -> PredictConfig:
+    """Options for volumes that get labels."""
+    for i in range(count):
+        files.nifti(tmp_path / "in" / f"{i}.nii.gz", files.scan((10, 12, 14), seed=i)[0])
+    path = weights(tmp_path / f"{name}.safetensors", "classification", values=(), **more)
+    return PredictConfig(path, [str(tmp_path / "in")], str(tmp_path / "out"))
+
+
+def other_weights(path: Path, classes: tuple[str, ...] = ("background", "a", "b")) -> str:
+    """Weights for labels that are drawn with another seed."""
+    config = WeightsConfig("resnet-small", "classification", 1, classes, plan=plan.to_record(PLAN))
+    torch.manual_seed(1)
+    checkpoint.save(config.build(), path, config)
+    return str(path)
+
+
+def test_answers_of_other_settings_are_not_taken_for_new_ones(tmp_path: Path) -> None:
+    config = labels_of(tmp_path, 2)
+    predict(config, QUIET)
+    before = table(tmp_path / "out")
+    for classes in (("background", "a", "b"), ("x", "y", "z"), ("x", "y"), tuple("12345")):
+        path = other_weights(tmp_path / "other.safetensors", classes)
+        message = refusal(dataclasses.replace(config, weights=path))
+        assert "made with another --weights" in message and "--overwrite" in message
+    assert "another --answer" in refusal(dataclasses.replace(config, answer="both"))
+    assert "another --precision" in refusal(dataclasses.replace(config, precision="bf16-mixed"))
+    assert table(tmp_path / "out") == before
+    moved = tmp_path / "same.safetensors"
+    moved.write_bytes(Path(config.weights).read_bytes())
+    assert "0 new lines" in predict(dataclasses.replace(config, weights=str(moved)), QUIET)
+    other = dataclasses.replace(config, weights=path, overwrite=True)
+    one = dataclasses.replace(other, input=[str(tmp_path / "in" / "0.nii.gz")])
+    assert "answers of other settings for 1 files that are not in --input" in refusal(one)
+    assert "2 new lines" in predict(other, QUIET)
+    with (tmp_path / "out" / "predictions.csv").open() as file:
+        assert file.readline() == "image,class,p_1,p_2,p_3,p_4,p_5\n"
+
+
+def test_masks_of_other_settings_are_not_taken_for_new_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in "ab":
+        files.nifti(tmp_path / "in" / f"{name}.nii.gz", files.scan((10, 10, 10))[0])
+    path = weights(tmp_path / "w.safetensors")
+    config = PredictConfig(path, [str(tmp_path / "in")], str(tmp_path / "out"))
+    predict(config, QUIET)
+    flipped = dataclasses.replace(config, flips=True)
+    assert "another --flips" in refusal(flipped)
+
+    def interrupted(*args: Any) -> Any:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(segmenting, "segment", interrupted)
+        predict(dataclasses.replace(flipped, overwrite=True), QUIET)
+    assert "2 new masks" in predict(flipped, QUIET)  # none of the earlier ones is taken
+    assert "another --flips" in refusal(config)
+
+
+def test_one_file_overwritten_leaves_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = labels_of(tmp_path, 3)
+    predict(config, QUIET)
+    monkeypatch.chdir(tmp_path / "in")
+    for text in ("0.nii.gz", "./0.nii.gz", "../in/0.nii.gz"):
+        one = dataclasses.replace(config, input=[text], overwrite=True)
+        assert "1 new lines" in predict(one, QUIET)
+        assert "1 were there already" in predict(dataclasses.replace(one, overwrite=False), QUIET)
+    assert list(table(tmp_path / "out")) == [str(tmp_path / "in" / f"{i}.nii.gz") for i in range(3)]
+    both = dataclasses.replace(config, input=["0.nii.gz", "./0.nii.gz", "."])
+    assert "0 new lines" in predict(both, QUIET)
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
+    config = labels_of(tmp_path, 1)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "predictions.csv").write_text("mine")
+    assert "is not empty, and no predictions.yaml" in refusal(config)
+    (tmp_path / "out" / "predictions.yaml").write_text("[")
+    assert "is not empty" in refusal(config)
+    assert (tmp_path / "out" / "predictions.csv").read_text() == "mine"
+    assert "1 new lines" in predict(dataclasses.replace(config, overwrite=True), QUIET)
+    assert "--out is empty" in refusal(dataclasses.replace(config, out=""))
+    file = dataclasses.replace(config, out=str(tmp_path / "w.safetensors"))
+    assert "is a file: name a folder" in refusal(file)
+
+
+def test_masks_never_replace_what_they_are_made_of(tmp_path: Path) -> None:
+    image = files.nifti(tmp_path / "in" / "a.nii.gz", files.scan((10, 10, 10))[0])
+    before = image.read_bytes()
+    path = weights(tmp_path / "w.safetensors")
+    config = PredictConfig(path, [str(tmp_path / "in")], str(tmp_path / "in"), overwrite=True)
+    assert "its mask would replace" in refusal(config) and image.read_bytes() == before
+    inside = dataclasses.replace(config, out=str(tmp_path / "in" / "masks"), overwrite=False)
+    assert "1 new masks" in predict(inside, QUIET)
+    assert "0 new masks" in predict(inside, QUIET)  # masks are no input
+    assert answers(tmp_path / "in" / "masks") == ["a.nii.gz"]
+
+
+def test_a_mask_of_another_volume_is_not_taken_for_this_one(tmp_path: Path) -> None:
+    for i, name in enumerate("xy"):
+        files.nifti(tmp_path / name / "t1.nii.gz", files.scan((10, 10, 10), seed=i)[0])
+    path = weights(tmp_path / "w.safetensors")
+    config = PredictConfig(path, [str(tmp_path / "x" / "t1.nii.gz")], str(tmp_path / "out"))
+    predict(config, QUIET)
+    other = dataclasses.replace(config, input=[str(tmp_path / "y" / "t1.nii.gz")])
+    assert f"which is that of {tmp_path}/x/t1.nii.gz" in refusal(other)
+    predict(dataclasses.replace(other, overwrite=True), QUIET)
+    assert table(tmp_path / "out") == {f"{tmp_path}/y/t1.nii.gz": ["t1.nii.gz"]}
+
+
+def test_options_of_masks_are_refused_for_labels(tmp_path: Path) -> None:
+    config = labels_of(tmp_path, 1)
+    assert "--flips is for masks" in refusal(dataclasses.replace(config, flips=True))
+
+
+def test_what_no_file_of_many_has_is_said_once(tmp_path: Path) -> None:
+    for name in "ab":
+        files.nifti(tmp_path / "in" / f"{name}.nii.gz", files.scan((10, 10, 10))[0])
+    blind = weights(tmp_path / "w.safetensors", plan=None, size=(16, 16))
+    config = PredictConfig(blind, [str(tmp_path / "in")], str(tmp_path / "out"))
+    message = refusal(config)
+    assert "a.nii.gz: is a volume, but the weights know no spacing" in message
+    assert "could not be predicted" not in message and not (tmp_path / "out").exists()
+    flat = weights(tmp_path / "f.safetensors", form="2d", size=(16, 16))
+    assert refusal(dataclasses.replace(config, weights=flat)).startswith(f"{tmp_path}/in/a.nii.gz")
+
+
+def test_a_volume_that_does_not_fit_leaves_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = files.scan((10, 10, 10))[0]
+    files.nifti(tmp_path / "in" / "a.nii.gz", image, np.diag([9000.0, 9000, 9000, 1]))
+    files.nifti(tmp_path / "in" / "b.nii.gz", image)
+    path = weights(tmp_path / "w.safetensors")
+    config = PredictConfig(path, [str(tmp_path / "in")], str(tmp_path / "out"))
+    message = refusal(config)
+    assert "1 of 2" in message and "voxels of 9000 x 9000 x 9000 mm, resampled to 1.5" in message
+    assert answers(tmp_path / "out") == ["b.nii.gz"]
+
+    def greedy(*args: Any) -> Any:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried 9 bytes")
+
+    monkeypatch.setattr(segmenting, "segment", greedy)
+    again = dataclasses.replace(config, input=[f"{tmp_path}/in/b.nii.gz"], overwrite=True)
+    assert "b.nii.gz: memory ran out" in refusal(again)

@@ -296,21 +296,22 @@ class PredictConfig:
     """Label or segment new images and volumes.
 
     Of volumes with masks, a mask a volume is written in its own grid and format (of a DICOM series
-    as NIfTI); of images a PNG; of labels, predictions.csv with the probabilities. What is there
-    already is skipped, so that the same command goes on. A file that cannot be read is reported and
-    skipped, and the exit code is 2 at the end.
+    as NIfTI); of images a PNG. predictions.csv lists the mask of every file, or its class with the
+    probabilities. What is there already is skipped, so that the same command goes on; a folder with
+    answers of other weights, --answer, --flips or --precision is refused. A file that cannot be
+    read is reported and skipped, and the exit code is 2 at the end.
 
     Attributes:
         weights: A weights file of crossd.
         input: Files, folders of them (at any depth), folders of DICOM series, or a csv with the
             column image (and more that begin so, one a modality).
-        out: Folder for the masks or predictions.csv.
+        out: Folder for the masks and predictions.csv.
         answer: On volumes, by their own 3D kernels (volume), by 2D kernels on slices of all three
             views (slices), or the mean of these (both). Default: what the weights say.
         flips: Average over mirrored volumes: eight times slower, a little better.
         dicom_seg: Write masks of DICOM series as DICOM SEG too (pip install 'crossd[dicom]').
         precision: 32-true, bf16-mixed or 16-mixed.
-        overwrite: Replace what is there.
+        overwrite: Make the answers to --input anew; others in the folder stay.
     """
 
     weights: str

@@ -21,9 +21,9 @@ MAY_BE_EMPTY = (
 """Attributes that every DICOM object has, of type 2; copies of the web often lack them."""
 
 
-def suffix_of(header: Header) -> str:
+def suffix_of(path: Path) -> str:
     """Return the suffix of the mask of a volume: that of its file, for DICOM ``.nii.gz``."""
-    name = header.path.name
+    name = path.name
     for suffix in sorted((*NIFTI, *ITK), key=len, reverse=True):
         if name.lower().endswith(suffix):
             # A header of its own points at a file of voxels by name: one file is safer.

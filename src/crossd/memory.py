@@ -104,3 +104,16 @@ def require(needed: float, what: str) -> None:
             f"{what}: needs {needed / 2**30:,.1f} GiB of memory, but {free / 2**30:.1f} are free; "
             "crop or downsample it, or use a larger machine"
         )
+
+
+def ran_out(error: BaseException) -> bool:
+    """Tell whether an error says that memory, or a GPU's, did not suffice.
+
+    Example:
+        >>> ran_out(MemoryError()), ran_out(RuntimeError("shapes differ"))
+        (True, False)
+    """
+    said = str(error).lower()
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and ("allocate memory" in said or "out of memory" in said)
+    )

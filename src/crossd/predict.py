@@ -1,8 +1,8 @@
 """`crossd predict`: new images and volumes in, labels and masks out, file by file."""
 
 import contextlib
-import csv
-import io
+import os
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,23 +13,22 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from crossd import device, masks, segmenting
+from crossd import device, masks, memory, predicted, segmenting
+from crossd.asked import inputs, key, takes
 from crossd.checkpoint import WeightsConfig, load, read_config
 from crossd.configs import PredictConfig
-from crossd.data import cases as lists
-from crossd.data import images, index
+from crossd.data import images
 from crossd.data.cases import Case
 from crossd.data.formats import is_dicom, is_volume, read_header, stem
 from crossd.data.volumes import read_entry
 from crossd.errors import InputError
 from crossd.files import atomic
-from crossd.options import check
+from crossd.options import check, unused
 from crossd.progress import Progress
 from crossd.slicenet import answering
 
-TABLE = "predictions.csv"
-KEEP_EVERY = 200
-"""Lines after which the table is written, beside at the end."""
+KEEP_EVERY = 10.0
+"""Seconds after which the table of answers is written, beside at the end."""
 
 
 def predict(config: PredictConfig, progress: Progress) -> str:
@@ -40,113 +39,84 @@ def predict(config: PredictConfig, progress: Progress) -> str:
     """
     check(config)
     weights = read_config(config.weights)
+    masks_wanted = weights.task == "segmentation"
+    if not masks_wanted:
+        unused(config, ("flips", "dicom_seg"), f"is for masks, but {config.weights} gives labels")
     fabric = device.alone(config.precision)
     how = config.answer or weights.answer
     net = answering(load(config.weights), how, weights.task).to(fabric.device)
-    found = inputs(config.input, weights.in_channels)
-    folder = Path(config.out)
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"--out {folder} is a file: name a folder")
-    folder.mkdir(parents=True, exist_ok=True)
-    segmentation = weights.task == "segmentation"
-    rows = {} if segmentation or config.overwrite else _read_table(folder / TABLE)
-    done, skipped, faults = 0, 0, []
+    if not config.out:
+        raise InputError("--out is empty: name a folder")
+    folder = Path(config.out).expanduser()
+    found = inputs(
+        config.input, weights.in_channels, takes(weights), masks_wanted, folder, progress.say
+    )
+    _check_any(weights, found)
+    heads, asked = predicted.columns(weights), {key(case.images[0]) for case in found}
+    rows = predicted.claim(folder, predicted.settings(config, how), heads, asked, config.overwrite)
+    sources = {os.path.realpath(path) for case in found for path in case.images}
+    owners = {cells[-1]: name for name, cells in rows.items()}
+    done, skipped, faults, kept = 0, 0, [], time.monotonic()
 
-    def keep() -> None:
-        if not segmentation:
-            _write_table(folder / TABLE, rows, weights.classes)
+    def answer(case: Case) -> bool:
+        """Answer one case; False when that is there already."""
+        name = key(case.images[0])
+        if masks_wanted:
+            out = _mask_of(case, folder)
+            written = (out, _dicom_seg(out)) if config.dicom_seg else (out,)
+            if not sources.isdisjoint(map(os.path.realpath, written)):
+                raise InputError(
+                    f"{case.images[0]}: its mask would replace {out}, which is in "
+                    "--input: name another --out"
+                )
+            mask = out.relative_to(folder).as_posix()
+            owner = owners.get(mask, name)
+            if owner != name and not config.overwrite:
+                raise InputError(
+                    f"{case.images[0]}: its mask would be {out}, which is that of {owner}: name "
+                    "another --out, or --overwrite it"
+                )
+            new = _segment(net, case, weights, out, fabric, config)
+            if owner != name:
+                rows.pop(owner, None)
+            rows[name] = [mask]
+            return new
+        if name in rows and not config.overwrite:
+            return False
+        values = _label(net, case, weights, fabric).tolist()
+        rows[name] = [weights.classes[int(np.argmax(values))], *(f"{v:.6f}" for v in values)]
+        return True
 
     with contextlib.ExitStack() as stack:
-        stack.callback(keep)  # also when it is interrupted
+        # also when it is interrupted
+        stack.callback(predicted.write_table, folder / predicted.TABLE, heads, rows)
         bar = stack.enter_context(progress.task("predicting", total=len(found)))
         for case in found:
             try:
-                if segmentation:
-                    new = _segment(net, case, weights, folder, fabric, config)
-                elif str(case.images[0]) in rows:
-                    new = False
-                else:
-                    answer = _label(net, case, weights, fabric)
-                    rows[str(case.images[0])] = answer.tolist()
-                    new = True
-                    if len(rows) % KEEP_EVERY == 0:
-                        keep()
+                new = answer(case)
                 done, skipped = done + new, skipped + (not new)
-            except InputError as error:
-                faults.append(str(error))
-                progress.say(f"skipped: {error}")
+            except (InputError, MemoryError, RuntimeError) as error:
+                fault = str(error)
+                if not isinstance(error, InputError):
+                    if not memory.ran_out(error):
+                        raise
+                    fault = f"{case.images[0]}: memory ran out; crop or downsample it"
+                faults.append(fault)
+                progress.say(f"skipped: {fault}")
+            if time.monotonic() - kept > KEEP_EVERY:
+                predicted.write_table(folder / predicted.TABLE, heads, rows)
+                kept = time.monotonic()
             bar.advance(1)
-    what = "masks in" if segmentation else "lines in"
-    where = folder if segmentation else folder / TABLE
+    what = "masks in" if masks_wanted else "lines in"
+    where = folder if masks_wanted else folder / predicted.TABLE
     already = f", {skipped:,} were there already (--overwrite makes them anew)" if skipped else ""
     outcome = f"{done:,} new {what} {where}{already}"
     if faults:
         raise InputError(
-            f"{len(faults):,} of {len(found):,} could not be read, the first: {faults[0]} "
+            f"{len(faults):,} of {len(found):,} could not be predicted, the first: {faults[0]} "
             f"({outcome})"
         )
     return outcome
-
-
-def inputs(paths: Sequence[str], channels: int) -> list[Case]:
-    """List what is to be predicted.
-
-    Args:
-        paths: Files, folders (searched at any depth), folders of DICOM series, csv files.
-        channels: Of the network: with several, files ``NAME_0000``, ``NAME_0001``, ... of a folder
-            are the modalities of one case.
-
-    Returns:
-        The cases, each with a name of its own, below which its answer is written.
-
-    Raises:
-        InputError: When a path does not exist or holds nothing to predict.
-    """
-    found: list[Case] = []
-    for text in dict.fromkeys(paths):
-        path = Path(text).expanduser()
-        if not text or not path.exists():
-            raise InputError(f"{text or 'empty name'}: no such file or folder")
-        if path.suffix.lower() == ".csv":
-            found += lists.read_table(path, labels=False)
-        elif path.is_dir():
-            found += _below(path, channels)
-        elif is_volume(path) or path.suffix.lower() in index.suffixes():
-            found.append(Case(stem(path), (path,)))
-        else:
-            raise InputError(
-                f"{path}: cannot be predicted; expected NIfTI, NRRD, MetaImage, DICOM, an image "
-                "that PIL reads, a folder of them, or a csv with the column image"
-            )
-    names: set[str] = set()
-    for case in found:
-        if case.name in names:
-            raise InputError(
-                f"{case.images[0]}: would be answered as {case.name}, like another file; give a "
-                "folder that holds both, or one after the other with another --out"
-            )
-        names.add(case.name)
-    return found
-
-
-def _below(folder: Path, channels: int) -> list[Case]:
-    """List the images and volumes below a folder."""
-    paths = index.volumes_below(folder) or index.files(folder)
-    if not paths:
-        raise InputError(f"{folder}: holds no image or volume that can be read")
-    if paths == [folder]:
-        return [Case(folder.name, (folder,))]
-    groups: dict[str, list[Path]] = {}
-    for path in paths:
-        name = (path.parent.relative_to(folder) / stem(path)).as_posix()
-        numbered = lists.MODALITY.fullmatch(name) if channels > 1 else None
-        if name in groups and not numbered:
-            raise InputError(
-                f"{path}: would be answered as {name}, like {groups[name][0].name}; remove one, or "
-                "give each by itself"
-            )
-        groups.setdefault(numbered[1] if numbered else name, []).append(path)
-    return [Case(name, tuple(files)) for name, files in groups.items()]
 
 
 def _is_flat(path: Path) -> bool:
@@ -155,30 +125,42 @@ def _is_flat(path: Path) -> bool:
     return read_header(path).shape[2] == 1 if is_dicom(path) else not is_volume(path)
 
 
+def _mask_of(case: Case, folder: Path) -> Path:
+    """Return where the mask of a case belongs."""
+    path = case.images[0]
+    return folder / f"{case.name}{'.png' if _is_flat(path) else masks.suffix_of(path)}"
+
+
+def _dicom_seg(mask: Path) -> Path:
+    return mask.parent / f"{stem(mask)}.dcm"
+
+
 def _segment(
     net: nn.Module,
     case: Case,
     weights: WeightsConfig,
-    folder: Path,
+    out: Path,
     fabric: Any,
     config: PredictConfig,
 ) -> bool:
     """Write the mask of one case; False when it is there already."""
     values = weights.values or tuple(range(len(weights.classes)))
+    there = out.exists() and not config.overwrite
     if _is_flat(case.images[0]):
-        out = folder / f"{case.name}.png"
-        if out.exists() and not config.overwrite:
+        if there:
             return False
         mask = segment_image(net, case, weights, fabric)
         with atomic(out) as temporary:
             Image.fromarray(masks.valued(mask.numpy(), values)).save(temporary)
         return True
     _check_solid(weights, case)
+    second = _dicom_seg(out) if config.dicom_seg else None
+    if there and second is None:
+        return False
     entry = read_entry(case)
     header = entry.images[0]
-    out = folder / f"{case.name}{masks.suffix_of(header)}"
-    second = folder / f"{case.name}.dcm" if config.dicom_seg and header.files else None
-    if out.exists() and (second is None or second.exists()) and not config.overwrite:
+    second = second if header.files else None
+    if there and (second is None or second.exists()):
         return False
     found = segmenting.segment(net, entry, weights, fabric, config.flips)
     if case.spacing is not None:  # of the csv: it tells how to read, not where the file lies
@@ -189,12 +171,40 @@ def _segment(
     return True
 
 
+def _check_any(weights: WeightsConfig, found: Sequence[Case]) -> None:
+    """Say once, not of every file, that the network takes none of them."""
+    images, volumes = takes(weights)
+    for case in found:
+        path = case.images[0]
+        solid = path.is_dir() or is_volume(path)
+        either = not path.is_dir() and is_dicom(path)  # not looked into yet
+        if (volumes and solid) or (images and (either or not solid)):
+            return
+    first = found[0]
+    solid = first.images[0].is_dir() or is_volume(first.images[0])
+    (_check_solid if solid else _check_flat)(weights, first)
+
+
 def _check_solid(weights: WeightsConfig, case: Case) -> None:
     if weights.form == "2d":
         raise InputError(
             f"{case.images[0]}: is a volume, which a plain 2D network cannot take: bring the "
             "weights to Cross-D first with crossd convert --to cross"
         )
+    if weights.task == "segmentation":
+        try:
+            segmenting.plan_of(weights)
+        except InputError as error:
+            raise InputError(f"{case.images[0]}: is a volume, but {error}") from error
+
+
+def _check_flat(weights: WeightsConfig, case: Case) -> None:
+    path = case.images[0]
+    if weights.form == "3d":
+        raise InputError(f"{path}: is an image, which a plain 3D network cannot take")
+    if len(weights.size) != 2:
+        slices = " (of a DICOM series give the folder)" if is_dicom(path) else ""
+        raise InputError(f"{path}: is an image, but the weights are for volumes{slices}")
 
 
 @torch.no_grad()
@@ -222,10 +232,7 @@ def _label(net: nn.Module, case: Case, weights: WeightsConfig, fabric: Any) -> T
 
 def _read_flat(case: Case, weights: WeightsConfig, crop: bool) -> Tensor:
     """Read an image as in training, ``(C, H, W)``."""
-    if weights.form == "3d":
-        raise InputError(f"{case.images[0]}: is an image, which a plain 3D network cannot take")
-    if len(weights.size) != 2:
-        raise InputError(f"{case.images[0]}: is an image, but the weights are for volumes")
+    _check_flat(weights, case)
     count = len(case.images)
     if weights.in_channels % count:
         raise InputError(f"{case.images[0]}: has {count} files, expected {weights.in_channels}")
@@ -234,25 +241,3 @@ def _read_flat(case: Case, weights: WeightsConfig, crop: bool) -> Tensor:
         for path in case.images
     ]
     return (torch.cat(planes) - weights.mean) / weights.std
-
-
-def _read_table(path: Path) -> dict[str, list[float]]:
-    """Read the lines that an earlier run wrote."""
-    if not path.is_file():
-        return {}
-    try:
-        lines = list(csv.reader(io.StringIO(path.read_text(encoding="utf-8"))))
-        return {line[0]: [float(cell) for cell in line[2:]] for line in lines[1:]}
-    except (ValueError, IndexError, csv.Error) as error:
-        raise InputError(f"{path}: is not what crossd predict wrote; --overwrite it") from error
-
-
-def _write_table(path: Path, rows: dict[str, list[float]], classes: Sequence[str]) -> None:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["image", "class", *(f"p_{name}" for name in classes)])
-    for name, values in rows.items():
-        best = classes[int(np.argmax(values))]
-        writer.writerow([name, best, *(f"{value:.6f}" for value in values)])
-    with atomic(path) as temporary:
-        temporary.write_text(text.getvalue(), encoding="utf-8")

@@ -48,11 +48,11 @@ def plan_of(weights: WeightsConfig) -> Plan:
 
 def prepare(entry: Entry, weights: WeightsConfig, how: Plan) -> Tensor:
     """Read a volume and prepare it as in training, ``(C, D, H, W)`` in the grid of the plan."""
+    sides = resample.checked_size(entry.images[0], how.spacing)
     image = read_image(entry)
     if len(image) == 1 and len(how.intensity) > 1:
         raise InputError(f"{entry.where}: has 1 channel, expected {len(how.intensity)}")
     plan.scale(image, plan.limits(image, how.intensity, entry.where))
-    sides = resample.target_size(entry.images[0], how.spacing)
     resampled = resample.image(torch.from_numpy(image), sides)
     return (adapt(resampled, weights.in_channels) - weights.mean) / weights.std
 

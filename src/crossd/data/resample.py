@@ -5,10 +5,12 @@ The field of view stays: voxel i of n lies at (i + 1/2) / n of it, in both grids
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from crossd.data.formats import Header
+from crossd.memory import require
 
 SAME_SPACING = 0.01
 """Relative difference of spacing up to which a volume is not resampled."""
@@ -24,6 +26,23 @@ def target_size(header: Header, spacing: Sequence[float]) -> tuple[int, int, int
         for n, own, wanted in zip(header.size, header.spacing, spacing, strict=True)
     ]
     return sides[0], sides[1], sides[2]
+
+
+def checked_size(header: Header, spacing: Sequence[float]) -> tuple[int, int, int]:
+    """Return what `target_size` does, or refuse what would not fit into memory.
+
+    A file that says centimetres for millimetres has a thousand times as many voxels.
+
+    Raises:
+        InputError: With the spacing of the file.
+    """
+    sides = target_size(header, spacing)
+    own, wanted, voxels = (
+        " x ".join(f"{value:g}" for value in values) for values in (header.spacing, spacing, sides)
+    )
+    what = f"{header.path} (voxels of {own} mm, resampled to {wanted} mm: {voxels} voxels)"
+    require(2 * 4 * float(np.prod(sides, dtype=np.float64)) * header.channels, what)
+    return sides
 
 
 def image(x: Tensor, sides: Sequence[int]) -> Tensor:

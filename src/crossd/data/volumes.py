@@ -224,7 +224,7 @@ class VolumeSamples(Samples):
 
     def _prepare(self, index: int) -> tuple[Tensor, ...]:
         entry = self.entries[index]
-        sides = self.size(index)
+        sides = resample.checked_size(entry.images[0], self.plan.spacing)
         image = read_image(entry)
         self._limits[index] = plan.limits(image, self.plan.intensity, entry.where)
         plan.scale(image, self._limits[index])

@@ -1,0 +1,33 @@
+from pathlib import Path
+
+import pytest
+
+from crossd import predicted
+from crossd.errors import InputError
+
+OWN = {"sha256": "1", "answer": "volume", "flips": False, "precision": "32-true"}
+
+
+def test_the_table_takes_any_name(tmp_path: Path) -> None:
+    rows = {'/a b/ü,"x"\n.nii': ["m\udcff.nii"], "/c": ["c.png"]}
+    assert predicted.claim(tmp_path, OWN, ["mask"], rows, False) == {}
+    predicted.write_table(tmp_path / "predictions.csv", ["mask"], rows)
+    assert predicted.claim(tmp_path, OWN, ["mask"], [], False) == rows
+
+
+def test_only_masks_within_the_folder_are_removed(tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    predicted.claim(folder, OWN, ["mask"], [], False)
+    rows = {"/a": ["deep/a.nii.gz"], "/b": ["../b.nii"]}
+    for name in ("b.nii", "out/deep/a.nii.gz", "out/deep/a.dcm", "out/deep/c.nii.gz"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    predicted.write_table(folder / "predictions.csv", ["mask"], rows)
+    other = {**OWN, "flips": True}
+    with pytest.raises(InputError, match="another --flips"):
+        predicted.claim(folder, other, ["mask"], rows, False)
+    with pytest.raises(InputError, match="answers of other settings for 1 files"):
+        predicted.claim(folder, other, ["mask"], ["/a"], True)
+    assert predicted.claim(folder, other, ["mask"], rows, True) == {}
+    assert [p.name for p in (folder / "deep").iterdir()] == ["c.nii.gz"]
+    assert (tmp_path / "b.nii").exists()
