@@ -3,6 +3,9 @@
 For every kind of file the same images are read in as many plain processes, which decode and resize
 them and throw them away, and through the loader of a training, which makes batches of them and
 hands them over. Both are done in turn, several times. The target is a ratio of 0.9.
+
+Where other work goes on, the clock says little: so the time of the processor that readers take for
+an image is measured as well, and compared with that of decoding alone.
 """
 
 import argparse
@@ -11,13 +14,14 @@ import json
 import multiprocessing
 import os
 import platform
+import resource
 import statistics
 import tarfile
 import tempfile
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -83,12 +87,32 @@ def decode(files: list[Path], size: tuple[int, ...], start: Any) -> None:
         read_image(path, 3, size)
 
 
-def alone(files: list[Path], size: tuple[int, ...], processes: int) -> float:
-    """Return the images a second that plain processes decode."""
+class Speed(NamedTuple):
+    """Images a second by the clock, and milliseconds of the readers' processors an image."""
+
+    rate: float
+    spent: float
+
+
+def processor(processes: int) -> float:
+    """Return the seconds of this process, or of its children that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN if processes else resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
+
+
+def alone(files: list[Path], size: tuple[int, ...], processes: int) -> Speed:
+    """Measure plain processes that decode."""
+    before, begin = processor(processes), time.perf_counter()
     if processes == 0:
-        begin = time.perf_counter()
         decode(files, size, multiprocessing.Barrier(1))
-        return len(files) / (time.perf_counter() - begin)
+    else:
+        begin = _apart(files, size, processes)
+    taken = time.perf_counter() - begin
+    return Speed(len(files) / taken, 1e3 * (processor(processes) - before) / len(files))
+
+
+def _apart(files: list[Path], size: tuple[int, ...], processes: int) -> float:
+    """Decode in processes; returns when they began."""
     context: Any = multiprocessing.get_context("fork" if "fork" in methods() else "spawn")
     start = context.Barrier(processes + 1)
     running = [
@@ -101,24 +125,25 @@ def alone(files: list[Path], size: tuple[int, ...], processes: int) -> float:
     begin = time.perf_counter()
     for process in running:
         process.join()
-    return len(files) / (time.perf_counter() - begin)
+    return begin
 
 
 def methods() -> list[str]:
     return multiprocessing.get_all_start_methods()
 
 
-def loaded(source: Source, processes: int, batch: int) -> float:
-    """Return the images a second that a training's loader gives, its processes' start left out."""
+def loaded(source: Source, processes: int, batch: int) -> Speed:
+    """Measure a training's loader, by the clock without the start of its processes."""
+    before = processor(processes)
     config = TrainConfig(batch_size=batch, workers=processes, augment="none")
     feed = Feed(source, config, nn.Conv2d(3, 1, 1))
     pieces = feed.take(0, len(feed.loader))
     # The first batch of each process is there when it has started: they are not counted.
-    for _ in range(max(1, processes)):
-        next(pieces)
+    first = sum(len(next(pieces).indices) for _ in range(max(1, processes)))
     begin = time.perf_counter()
     count = sum(len(piece.indices) for piece in pieces)
-    return count / (time.perf_counter() - begin)
+    taken = time.perf_counter() - begin
+    return Speed(count / taken, 1e3 * (processor(processes) - before) / (first + count))
 
 
 def measure(kind: str, side: int, args: argparse.Namespace) -> list[dict[str, Any]]:
@@ -136,13 +161,14 @@ def measure(kind: str, side: int, args: argparse.Namespace) -> list[dict[str, An
             for name in ("files", "tars")
         }
         for processes in args.workers:
-            rates: dict[str, list[float]] = {"alone": [], **{name: [] for name in sources}}
+            speeds: dict[str, list[Speed]] = {"alone": [], **{name: [] for name in sources}}
             for _ in range(args.rounds):
-                rates["alone"].append(alone(files, target, processes))
+                speeds["alone"].append(alone(files, target, processes))
                 for name, source in sources.items():
-                    rates[name].append(loaded(source, processes, args.batch))
+                    speeds[name].append(loaded(source, processes, args.batch))
             for name in sources:
-                ratios = [a / b for a, b in zip(rates[name], rates["alone"], strict=True)]
+                pairs = list(zip(speeds[name], speeds["alone"], strict=True))
+                ratios = [loader.rate / decoding.rate for loader, decoding in pairs]
                 rows.append(
                     {
                         "kind": kind,
@@ -151,8 +177,11 @@ def measure(kind: str, side: int, args: argparse.Namespace) -> list[dict[str, An
                         "size": target[0],
                         "from": name,
                         "workers": processes,
-                        "decoding": round(statistics.median(rates["alone"]), 1),
-                        "loader": round(statistics.median(rates[name]), 1),
+                        "decoding": round(statistics.median(s.rate for s in speeds["alone"]), 1),
+                        "loader": round(statistics.median(s.rate for s in speeds[name]), 1),
+                        "processor": round(
+                            statistics.median(d.spent / loader.spent for loader, d in pairs), 3
+                        ),
                         "ratio": round(statistics.median(ratios), 3),
                         "ratios": [round(ratio, 3) for ratio in ratios],
                     }
@@ -164,7 +193,8 @@ def measure(kind: str, side: int, args: argparse.Namespace) -> list[dict[str, An
 def show(row: dict[str, Any]) -> None:
     print(
         f"{row['kind']:<6}{row['side']:>5}{row['bytes']:>9,}{row['size']:>6}  {row['from']:<7}"
-        f"{row['workers']:>7}{row['decoding']:>11,.0f}{row['loader']:>11,.0f}{row['ratio']:>8.2f}",
+        f"{row['workers']:>7}{row['decoding']:>11,.0f}{row['loader']:>11,.0f}{row['ratio']:>8.2f}"
+        f"{row['processor']:>11.2f}",
         flush=True,
     )
 
@@ -186,7 +216,8 @@ def main() -> None:
     seed_everything(0)
     torch.set_num_threads(1)
     print(f"{'kind':<6}{'side':>5}{'bytes':>9}{'size':>6}  {'from':<7}{'workers':>7}"
-          f"{'decoding':>11}{'loader':>11}{'ratio':>8}   [images/s], {cores()} cores")  # fmt: skip
+          f"{'decoding':>11}{'loader':>11}{'ratio':>8}{'processor':>11}   [images/s], "
+          f"{cores()} cores")  # fmt: skip
     rows = [
         row
         for kind in args.kinds.split(",")
