@@ -157,6 +157,16 @@ def test_labels_become_a_table(tmp_path: Path) -> None:
         predict(config, QUIET)
 
 
+def test_batchnorm_that_knows_images_only_is_told_of(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for recalibrated in (True, False):
+        config = labels_of(tmp_path, 1, f"w{recalibrated}", recalibrated=recalibrated)
+        out = str(tmp_path / f"out{recalibrated}")
+        assert "1 new lines" in predict(dataclasses.replace(config, out=out), Progress())
+        assert ("crossd recalibrate" in capsys.readouterr().err) is not recalibrated
+
+
 def test_images(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     (tmp_path / "in").mkdir()

@@ -53,6 +53,21 @@ def test_the_loss_is_read_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Loss.reads == 3
 
 
+def test_a_line_a_minute_without_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What a job writes to its log while it runs."""
+    now = 0.0
+    monkeypatch.setattr(time, "perf_counter", lambda: now)
+    with Progress().task("training", total=1000, done=500) as bar:
+        for _ in range(500):
+            now += 1.3
+            bar.advance(2, 0.5)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 500 * 1.3 // 61 + 1  # after the first step beyond each minute; the end
+    assert lines[0] == "training: 547 of 1,000, loss 0.500 2/s, 10 min left"
+
+
 def test_an_error_ends_the_task_without_a_line(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(RuntimeError, match="lost"), Progress().task("training", total=3):
         raise RuntimeError("lost")

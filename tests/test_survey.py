@@ -90,7 +90,7 @@ def test_faults_of_masks(tmp_path: Path) -> None:
         nifti(tmp_path / "images" / f"{i}.nii.gz", volume(i))
         nifti(tmp_path / "labels" / f"{i}.nii.gz", mask)
     _, by_name = look_at(tmp_path)
-    assert by_name["masks are empty"].which == ("0",)
+    assert by_name["masks are empty"].which == ("0",) and not by_name["masks are empty"].grave
     found = survey(str(tmp_path), 1000, 0, QUIET)
     tested = next(look.name for look in found.looks if look.part == "test")
     mask = np.full((8, 9, 10), 7, np.uint8)
@@ -100,6 +100,9 @@ def test_faults_of_masks(tmp_path: Path) -> None:
     datasheet.draw(found, tmp_path / "data.png")
     with Image.open(tmp_path / "data.png") as image:
         assert image.format == "PNG" and image.width > 1000
+    for path in (tmp_path / "labels").iterdir():
+        nifti(path, np.zeros((8, 9, 10), np.uint8))
+    assert look_at(tmp_path)[1]["masks are empty"].grave  # no training can learn from them
 
 
 def test_faults_of_images_and_the_same_parts_as_a_training(tmp_path: Path) -> None:

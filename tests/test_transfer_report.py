@@ -205,7 +205,7 @@ def test_markdown_has_pretraining_cost_notes_and_configuration() -> None:
         pretraining=[
             {"name": "plain", "seconds": 10.12, "metrics": {"accuracy": 0.8}, "history": [{}] * 3}
         ],
-        config={"images": "organ.npz", "lr": math.inf},
+        config={"images": "organ.npz", "lr": math.inf, "resume": True, "overwrite": True},
         versions={"torch": "2.8.0"},
     )
     results["rows"][0]["note"] = "no weights | fresh"

@@ -43,6 +43,7 @@ class WeightsConfig:
         plan: How volumes that come as files are prepared, as `crossd.data.plan.to_record` gives it.
         values: What stands for each class in the files of masks.
         answer: How it answers on volumes, see `crossd.slicenet.answering`.
+        recalibrated: Whether BatchNorm was measured on volumes; False after training on images.
         version: Of crossd, when saved.
     """
 
@@ -60,6 +61,7 @@ class WeightsConfig:
     plan: dict[str, Any] | None = None
     values: tuple[int, ...] = ()
     answer: str = "volume"
+    recalibrated: bool = True
     version: str = ""
 
     def build(self, model: nn.Module | None = None) -> nn.Module:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from crossd import checkpoint, device, foreign, heads, models, scoring, train
+from crossd import checkpoint, device, foreign, heads, models, policies, scoring, train
 from crossd.budget import of_the_run
 from crossd.checkpoint import WeightsConfig, load, read_config, save
 from crossd.configs import (
@@ -63,6 +63,7 @@ def pretrain(config: PretrainConfig, progress: Progress) -> str:
         net = convert_network(
             net, config.kernel_mode, None if config.lift == "none" else config.lift or "center"
         )
+    weights = dataclasses.replace(weights, recalibrated=not policies.measured(net))
     if has_views(net):
         weights = dataclasses.replace(weights, answer="both")
     options = dataclasses.replace(
@@ -102,6 +103,7 @@ def finetune(config: FinetuneConfig, progress: Progress) -> str:
         weights,
         classes=source.classes,
         answer="volume",
+        recalibrated=source.rank == 3 or not policies.measured(net),
         **prepared(source),
     )
     return train_and_write(net, source, options, weights, config, progress, config.protocol)
@@ -158,7 +160,9 @@ def recalibrate(config: RecalibrateConfig, progress: Progress) -> str:
         lines.append(f"{len(source.test):,} test samples: {scoring.describe(scores, source.task)}")
     else:
         lines.append(f"{config.data} has other classes than the network: not scored")
-    weights = dataclasses.replace(weights, mean=source.mean, std=source.std)
+    weights = dataclasses.replace(
+        weights, mean=source.mean, std=source.std, recalibrated=source.rank == 3 or not layers
+    )
     if source.rank == 3 and source.spacing and not (weights.plan or weights.spacing):
         # Slices told nothing of depth. From now on files of volumes can be prepared alike.
         how: Any = {"spacing": source.spacing, "plan": plans.to_record(source.plan)}

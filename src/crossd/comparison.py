@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from crossd import compare, comparison_report, device, heads, models, report, standings, train
@@ -24,6 +25,9 @@ from crossd.options import counts, names
 from crossd.outputs import LEFTOVERS, claim_folder, remove
 from crossd.progress import Progress
 from crossd.slicenet import answering
+
+FEW = 5
+"""Repetitions below which a comparison says little."""
 
 
 def comparison(config: EvaluateConfig, progress: Progress) -> str:
@@ -52,7 +56,7 @@ def comparison(config: EvaluateConfig, progress: Progress) -> str:
             f"{config.weights}: add probe or finetune"
         )
     folder = claim_folder(config)
-    notes = _notes(config)
+    notes = _notes(config, contest.source)
     for note in notes:
         progress.say(note)
     rows = compare.contest_all(
@@ -178,7 +182,7 @@ def _plain(config: EvaluateConfig, weights: WeightsConfig) -> nn.Module:
     return net if own.form == "2d" else to_2d(net)
 
 
-def _notes(config: EvaluateConfig) -> list[str]:
+def _notes(config: EvaluateConfig, source: Source) -> list[str]:
     """Say what a reader must know of how fair the comparison is."""
     notes = []
     weights = read_config(str(config.weights))
@@ -192,6 +196,15 @@ def _notes(config: EvaluateConfig) -> list[str]:
         notes.append(
             "folds are made of all samples: the weights must not have been trained on any of them"
         )
+    if (config.folds or 1) * config.trials < FEW:
+        notes.append(
+            f"{config.trials} trials say little: intervals are wide, and tests find large "
+            f"differences only; give --trials {FEW} or more"
+        )
+    labels = source.test.labels
+    if source.task == "classification" and labels is not None and not config.folds:
+        share = np.bincount(labels).max() / len(labels)
+        notes.append(f"to name the largest class of all test samples is right for {share:.3f}")
     return notes
 
 

@@ -143,12 +143,14 @@ def _intensities(ax: Axes, looks: Sequence[Look]) -> None:
     readable = [look for look in looks if len(look.values)]
     if not readable:
         return
-    pooled = np.concatenate([look.values for look in readable])
-    low, high = np.percentile(pooled, (0.2, 99.8))
+    # The axis is that of most samples: what a few have beyond it is in the bins at its ends.
+    ends = np.array([np.percentile(look.values, (0.2, 99.8)) for look in readable])
+    low = np.percentile(ends[:, 0], 10, method="higher")
+    high = np.percentile(ends[:, 1], 90, method="lower")
     edges = np.linspace(low, max(high, low + 1e-6), 61)
     for part in [p for p in COLOURS if any(look.part == p for look in readable)]:
         own = np.concatenate([look.values for look in readable if look.part == part])
-        share = np.histogram(own, edges)[0] / len(own)
+        share = np.histogram(own.clip(low, high), edges)[0] / len(own)
         ax.stairs(share, edges, color=COLOURS[part], lw=1.6)
     ax.set_yscale("log")
 

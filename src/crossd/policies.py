@@ -90,6 +90,11 @@ def _give_classes(net: Any, classes: int) -> str:
     return f"{path}: drawn anew for {classes} classes"
 
 
+def measured(net: nn.Module) -> list[Any]:
+    """List the BatchNorms that keep running statistics."""
+    return [m for m in net.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+
+
 @contextmanager
 def measuring(net: nn.Module) -> Iterator[int]:
     """Let BatchNorm measure its running statistics anew, as a plain mean over all that comes.
@@ -102,9 +107,7 @@ def measuring(net: nn.Module) -> Iterator[int]:
     Yields:
         The number of layers that measure.
     """
-    norms: list[Any] = [
-        m for m in net.modules() if isinstance(m, _BatchNorm) and m.track_running_stats
-    ]
+    norms = measured(net)
     modes = {module: module.training for module in net.modules()}
     momenta = [norm.momentum for norm in norms]
     net.eval()

@@ -52,6 +52,11 @@ def predict(config: PredictConfig, progress: Progress) -> str:
         config.input, weights.in_channels, takes(weights), masks_wanted, folder, progress.say
     )
     _check_any(weights, found)
+    if not weights.recalibrated and any(_is_solid(case.images[0]) for case in found):
+        progress.say(
+            f"{config.weights}: BatchNorm knows images only, so that answers on volumes may be far "
+            "off: run crossd recalibrate on volumes first, which need no labels"
+        )
     heads, asked = predicted.columns(weights), {key(case.images[0]) for case in found}
     rows = predicted.claim(folder, predicted.settings(config, how), heads, asked, config.overwrite)
     sources = {os.path.realpath(path) for case in found for path in case.images}
@@ -119,6 +124,11 @@ def predict(config: PredictConfig, progress: Progress) -> str:
     return outcome
 
 
+def _is_solid(path: Path) -> bool:
+    """Tell whether a path is a volume by its name alone."""
+    return path.is_dir() or is_volume(path)
+
+
 def _is_flat(path: Path) -> bool:
     if path.is_dir():
         return False
@@ -176,13 +186,12 @@ def _check_any(weights: WeightsConfig, found: Sequence[Case]) -> None:
     images, volumes = takes(weights)
     for case in found:
         path = case.images[0]
-        solid = path.is_dir() or is_volume(path)
+        solid = _is_solid(path)
         either = not path.is_dir() and is_dicom(path)  # not looked into yet
         if (volumes and solid) or (images and (either or not solid)):
             return
     first = found[0]
-    solid = first.images[0].is_dir() or is_volume(first.images[0])
-    (_check_solid if solid else _check_flat)(weights, first)
+    (_check_solid if _is_solid(first.images[0]) else _check_flat)(weights, first)
 
 
 def _check_solid(weights: WeightsConfig, case: Case) -> None:

@@ -1,7 +1,7 @@
 """Progress bars with rates and time left, and plain lines where there is no terminal."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,6 +14,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.progress import Progress as RichProgress
+
+EVERY = 60.0
+"""Seconds between lines where there is no terminal, as in the logs of a cluster."""
 
 
 class Progress:
@@ -53,7 +56,7 @@ class Progress:
         start = time.perf_counter()
         hidden = not self.console.is_terminal
         with RichProgress(*columns, console=self.console, transient=True, disable=hidden) as rich:
-            bar = Bar(rich, name, total, done)
+            bar = Bar(rich, name, total, done, self.say if hidden else None)
             yield bar
         seconds = time.perf_counter() - start
         if total is None and seconds < 1:
@@ -65,17 +68,33 @@ class Progress:
 class Bar:
     """One task of a `Progress`.
 
+    Args:
+        rich: What draws it.
+        name: What is done.
+        total: Steps until it is; None where that is not known.
+        done: Steps that were done before.
+        say: Told now and then how far it is, where nothing is drawn.
+
     Attributes:
         samples: Samples that went through.
         note: What is shown beside the bar.
     """
 
-    def __init__(self, rich: RichProgress, name: str, total: int | None, done: int) -> None:
+    def __init__(
+        self,
+        rich: RichProgress,
+        name: str,
+        total: int | None,
+        done: int,
+        say: Callable[[str], None] | None = None,
+    ) -> None:
         self.rich = rich
+        self.say = say
+        self._steps = 0
         self.note = ""
         self.samples = 0
         self._waited = 0.0
-        self._start = self._shown = time.perf_counter()
+        self._start = self._shown = self._said = time.perf_counter()
         self._id = rich.add_task(name, total=total, completed=done, note="")
 
     def advance(self, samples: int, loss: Any = None, waited: float | None = None) -> None:
@@ -100,3 +119,12 @@ class Bar:
             share = "" if waited is None else f", {self._waited / seconds:.0%} waiting for data"
             self.rich.update(self._id, note=f"{shown} {rate}{share}".strip())
         self.rich.advance(self._id)
+        self._steps += 1
+        if self.say is not None and now - self._said > EVERY and not last:
+            self._said = now
+            parts = [f"{task.description}: {task.completed:,.0f}", task.fields["note"]]
+            if task.total is not None:
+                left = (now - self._start) / self._steps * (task.total - task.completed)
+                parts[0] += f" of {task.total:,.0f}"
+                parts.append(f"{left / 60:,.0f} min left")
+            self.say(", ".join(part for part in parts if part))

@@ -177,7 +177,8 @@ def repeat(results: Results) -> list[str]:
     """Return the configuration and the command that repeats the run."""
     lines = ["", "## How to repeat", ""]
     if results.get("config"):
-        block = json.dumps(plain(results["config"]), indent=2, allow_nan=False)
+        told = {k: v for k, v in results["config"].items() if k not in ("resume", "overwrite")}
+        block = json.dumps(plain(told), indent=2, allow_nan=False)
         command = f"crossd {results.get('command', 'transfer')} --config config.yaml --out FOLDER"
         lines += ["Save this as `config.yaml` (JSON is YAML):", "", "```json", block, "```", ""]
     else:

@@ -30,7 +30,10 @@ def status(config: StatusConfig, progress: Progress) -> str:
         if (folder / RESULT).is_file():
             return f"{folder}: ended; the result is in {folder / RESULT}"
         why = f"no {STATUS} that can be read"
-        raise InputError(f"{folder}: no training writes there ({why})") from error
+        raise InputError(
+            f"{folder}: no training writes there ({why}); a transfer or a comparison has no "
+            "status, and goes on by --resume"
+        ) from error
     lines = [f"{folder}: {_life(state)}", _where(state)]
     lines += [_epoch(record) for record in state.get("history", [])[-3:]]
     for name in (CHECKPOINT, EARLIER_CHECKPOINT):
