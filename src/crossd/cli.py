@@ -115,8 +115,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: Without the program's name; None takes those of the process.
 
     Returns:
-        The exit code: 0, 2 for bad input, 130 when interrupted, 143 when a training was stopped by
-        SIGTERM or SIGUSR1 and wrote a checkpoint.
+        The exit code: 0, 2 for bad input, 130 when interrupted, 143 when stopped by SIGTERM or
+        SIGUSR1 with what was finished kept.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     if not given or given[0] in ("-h", "--help"):
@@ -132,12 +132,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given[0] not in COMMANDS:
         known = ", ".join(COMMANDS)
         return _complain(f"no command {given[0]!r}: the commands are {known}; see crossd --help")
+    way = "give the same command to go on" if given[0] in CONTINUED else "see --resume"
     try:
         return _run(given[0], given[1:])
     except Stopped as stopped:
-        return _stopped(stopped.code, "see --resume")
+        return _stopped(stopped.code, way)
     except KeyboardInterrupt:
-        way = "give the same command to go on" if given[0] in CONTINUED else "see --resume"
         return _stopped(INTERRUPTED, way)
 
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from crossd import device, masks, memory, predicted, segmenting
+from crossd import device, masks, memory, predicted, segmenting, signals
 from crossd.asked import inputs, key, takes
 from crossd.checkpoint import WeightsConfig, load, read_config
 from crossd.configs import PredictConfig
@@ -95,8 +95,11 @@ def predict(config: PredictConfig, progress: Progress) -> str:
     with contextlib.ExitStack() as stack:
         # also when it is interrupted
         stack.callback(predicted.write_table, folder / predicted.TABLE, heads, rows)
+        asked_to = stack.enter_context(signals.listening(at_once=True))
         bar = stack.enter_context(progress.task("predicting", total=len(found)))
         for case in found:
+            if asked_to.code:
+                raise signals.Stopped(asked_to.code)
             try:
                 new = answer(case)
                 done, skipped = done + new, skipped + (not new)

@@ -11,7 +11,7 @@ TERMINATED, INTERRUPTED = 143, 130
 
 
 class Stopped(Exception):
-    """A training was asked to stop, and wrote a checkpoint.
+    """Work was asked to stop, and kept what was finished.
 
     Attributes:
         code: The exit code: 130 after Ctrl-C, else 143.
@@ -33,17 +33,22 @@ class Asked:
 
 
 @contextmanager
-def listening() -> Iterator[Asked]:
+def listening(at_once: bool = False) -> Iterator[Asked]:
     """Note signals that ask to stop, for the block to look at; a second Ctrl-C interrupts at once.
 
     Outside of the main thread nothing can be noted.
+
+    Args:
+        at_once: Let the first Ctrl-C interrupt. It is noted too, as Python loses an interruption
+            that falls into a destructor.
     """
     asked = Asked()
 
     def note(number: int, frame: Any) -> None:
-        if number == signal.SIGINT and asked.code:
-            raise KeyboardInterrupt
+        again = at_once or asked.code
         asked.code = INTERRUPTED if number == signal.SIGINT else TERMINATED
+        if number == signal.SIGINT and again:
+            raise KeyboardInterrupt
 
     if threading.current_thread() is not threading.main_thread():
         yield asked
