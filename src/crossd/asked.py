@@ -19,6 +19,11 @@ def key(path: Path) -> str:
     return os.path.normpath(path.expanduser().absolute())
 
 
+def is_solid(path: Path) -> bool:
+    """Tell whether a path is a volume by its name alone; what a DICOM file is, it tells itself."""
+    return path.is_dir() or is_volume(path)
+
+
 def takes(weights: WeightsConfig) -> tuple[bool, bool]:
     """Tell whether a network takes images, and whether it takes volumes that come as files."""
     sized = weights.plan is not None or (weights.spacing is not None and bool(weights.size))
@@ -86,7 +91,7 @@ def _check_names(found: Sequence[Case]) -> None:
     names: dict[tuple[str, bool], Path] = {}
     for case in found:
         path = case.images[0]
-        flat = not path.is_dir() and not is_volume(path)
+        flat = not is_solid(path)
         either = not path.is_dir() and is_dicom(path)  # an image or a volume: not looked into yet
         for kind in {flat, flat or either}:
             other = names.setdefault((case.name, kind), path)

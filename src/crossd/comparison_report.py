@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from crossd import standings
-from crossd.report import METRICS, MISSING, Results, grid, joined, number, repeat
+from crossd.report import METRICS, MISSING, Results, ending, grid, joined, number
 
 
 def markdown(results: Results, pictures: Mapping[str, str]) -> str:
@@ -59,8 +59,7 @@ def markdown(results: Results, pictures: Mapping[str, str]) -> str:
     lines += grid(["arm", "protocol", *(METRICS.get(n, n) for n in scores)], means)
     for name, path in pictures.items():
         lines += ["", f"## {name}", "", f"![{name}]({path})"]
-    lines += [*repeat(results), "", "## Versions", ""]
-    lines += grid(["library", "version"], list(results["versions"].items()))
+    lines += ending(results)
     return "\n".join(lines) + "\n"
 
 

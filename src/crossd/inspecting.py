@@ -364,15 +364,7 @@ def _written(out: Findings, config: InspectConfig, start: float) -> str:
         "config": dataclasses.asdict(config),
         "versions": report.versions(),
     }
-    lines = [
-        f"# crossd inspect: {name}",
-        *out.lines,
-        *report.repeat(results),
-        "",
-        "## Versions",
-        "",
-    ]
-    lines += report.grid(["library", "version"], list(results["versions"].items()))
+    lines = [f"# crossd inspect: {name}", *out.lines, *report.ending(results)]
     text = "\n".join(lines) + "\n"
     headline = out.headline or out.said[0]
     rest = text.replace(f"\n{headline}\n", "\n", 1)  # the page has it on top

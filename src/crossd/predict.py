@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from crossd import device, masks, memory, predicted, segmenting, signals
-from crossd.asked import inputs, key, takes
+from crossd.asked import inputs, is_solid, key, takes
 from crossd.checkpoint import WeightsConfig, load, read_config
 from crossd.configs import PredictConfig
 from crossd.data import images
@@ -52,7 +52,7 @@ def predict(config: PredictConfig, progress: Progress) -> str:
         config.input, weights.in_channels, takes(weights), masks_wanted, folder, progress.say
     )
     _check_any(weights, found)
-    if not weights.recalibrated and any(_is_solid(case.images[0]) for case in found):
+    if not weights.recalibrated and any(is_solid(case.images[0]) for case in found):
         progress.say(
             f"{config.weights}: BatchNorm knows images only, so that answers on volumes may be far "
             "off: run crossd recalibrate on volumes first, which need no labels"
@@ -127,11 +127,6 @@ def predict(config: PredictConfig, progress: Progress) -> str:
     return outcome
 
 
-def _is_solid(path: Path) -> bool:
-    """Tell whether a path is a volume by its name alone."""
-    return path.is_dir() or is_volume(path)
-
-
 def _is_flat(path: Path) -> bool:
     if path.is_dir():
         return False
@@ -189,12 +184,12 @@ def _check_any(weights: WeightsConfig, found: Sequence[Case]) -> None:
     images, volumes = takes(weights)
     for case in found:
         path = case.images[0]
-        solid = _is_solid(path)
+        solid = is_solid(path)
         either = not path.is_dir() and is_dicom(path)  # not looked into yet
         if (volumes and solid) or (images and (either or not solid)):
             return
     first = found[0]
-    (_check_solid if _is_solid(first.images[0]) else _check_flat)(weights, first)
+    (_check_solid if is_solid(first.images[0]) else _check_flat)(weights, first)
 
 
 def _check_solid(weights: WeightsConfig, case: Case) -> None:

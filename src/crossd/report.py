@@ -109,11 +109,7 @@ def training(results: Results) -> str:
         "## Training",
         "",
         *grid(["epoch", "loss", *(f"validation {name}" for name in checked)], body),
-        *repeat(results),
-        "",
-        "## Versions",
-        "",
-        *grid(["library", "version"], list(results["versions"].items())),
+        *ending(results),
     ]
     return "\n".join(lines) + "\n"
 
@@ -152,8 +148,7 @@ def evaluation(results: Results) -> str:
         for one in results["worst"]:
             lines += [f"![{one['case']}]({one['picture']})", ""]
             lines += [f"{one['case']}: mean Dice {number(one['dice'])}.", ""]
-    lines += [*repeat(results), "", "## Versions", ""]
-    lines += grid(["library", "version"], list(results["versions"].items()))
+    lines += ending(results)
     return "\n".join(lines) + "\n"
 
 
@@ -173,8 +168,8 @@ def versions() -> dict[str, str]:
     return found
 
 
-def repeat(results: Results) -> list[str]:
-    """Return the configuration and the command that repeats the run."""
+def ending(results: Results) -> list[str]:
+    """Return how every report ends: the command and its configuration, and the versions."""
     lines = ["", "## How to repeat", ""]
     if results.get("config"):
         told = {k: v for k, v in results["config"].items() if k not in ("resume", "overwrite")}
@@ -185,7 +180,8 @@ def repeat(results: Results) -> list[str]:
         given = [(name, results.get(name)) for name in ("images", "volumes", "limit", "seed")]
         options = [f"--{name} {shlex.quote(str(v))}" for name, v in given if v is not None]
         command = " ".join(["crossd transfer", *options, "--out FOLDER"])
-    return [*lines, "```", command, "```"]
+    lines += ["```", command, "```", "", "## Versions", ""]
+    return lines + grid(["library", "version"], list((results.get("versions") or {}).items()))
 
 
 def grid(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:

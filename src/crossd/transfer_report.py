@@ -14,10 +14,10 @@ from urllib.parse import quote
 from rich.table import Table
 from rich.text import Text
 
-from crossd.report import METRICS, MISSING, Results, grid, joined, number, repeat
+from crossd.report import METRICS, MISSING, Results, ending, grid, joined, number
 
 ARMS = ("scratch", "slices", "center", "inflate", "acs", "triplanar")
-CROSSD = (*("fourier", "fourier-aligned", "projection", "projection-slices", "projection-both"),)
+CROSSD = ("fourier", "fourier-aligned", "projection", "projection-slices", "projection-both")
 WHEN = {
     "zero": "with no labelled volume",
     "probe": "with frozen convolutions",
@@ -173,9 +173,7 @@ def markdown(results: Results, pictures: Mapping[str, str | Path] | None = None)
     lines += _notes(results) + _per_class(results)
     for title, path in (pictures or {}).items():
         lines += ["", f"## {title}", "", f"![{title}]({quote(Path(path).as_posix())})"]
-    lines += _pretraining(results) + _cost(results) + repeat(results)
-    lines += ["", "## Versions", ""]
-    lines += grid(["library", "version"], list((results.get("versions") or {}).items()))
+    lines += _pretraining(results) + _cost(results) + ending(results)
     return "\n".join(lines) + "\n"
 
 

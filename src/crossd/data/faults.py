@@ -147,12 +147,12 @@ def _masks(looks: Iterable[Look]) -> list[Fault | None]:
         for look in masked
         if trained and look.part != "train" and set(look.voxels) - trained
     ]
-    blank = [look for look in masked if set(look.voxels) == {0}]
-    training = {look.part for look in masked} & {"train"} or {look.part for look in masked}
-    useless = all(look in blank for look in masked if look.part in training)
+    blank = _names(look for look in masked if set(look.voxels) == {0})
+    training = [look for look in masked if look.part == "train"] or masked
+    useless = not any(set(look.voxels) - {0} for look in training)
     return [
         _fault("masks hold a value that no training mask holds", new, True),
-        _fault("masks are empty", _names(blank), bool(blank) and useless),
+        _fault("masks are empty", blank, useless),
     ]
 
 

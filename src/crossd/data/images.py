@@ -14,7 +14,7 @@ from crossd.data.index import Part, suffixes
 from crossd.data.names import Names
 from crossd.data.shapes import full_size
 from crossd.data.shared import share
-from crossd.data.source import Sample, Samples, Source, Subset, in_floats
+from crossd.data.source import PixelSamples, Sample, Samples, Source, Subset, in_floats
 from crossd.data.splits import FRACTIONS, split
 from crossd.errors import InputError
 
@@ -27,7 +27,7 @@ GREY = {"1", "L", "LA"}
 DEEP = {"I", "I;16", "I;16B", "I;16L"}
 
 
-class ImageSamples(Samples):
+class ImageSamples(PixelSamples):
     """Image files, with the classes of the images or with masks.
 
     Args:
@@ -59,11 +59,6 @@ class ImageSamples(Samples):
 
     def __len__(self) -> int:
         return len(self.names[0])
-
-    def __getitem__(self, index: int) -> Sample:
-        sample = self.pixels(index)
-        sample["image"] = in_floats(sample["image"])
-        return sample
 
     def pixels(self, index: int) -> Sample:
         """Return a sample whose image has its 8 bits still, where it has no more."""

@@ -21,7 +21,7 @@ from PIL import Image
 from crossd.data.images import DEFAULT_SIZE, channels_of, decode, divided, prepared
 from crossd.data.shapes import full_size
 from crossd.data.shared import Handle, share
-from crossd.data.source import Sample, Samples, Source, Subset, in_floats
+from crossd.data.source import PixelSamples, Sample, Samples, Source, Subset
 from crossd.data.splits import SPLITS
 from crossd.data.tars import Members, scan
 from crossd.errors import InputError
@@ -52,7 +52,7 @@ class Archives:
         return file.read(start, size)
 
 
-class ShardSamples(Samples):
+class ShardSamples(PixelSamples):
     """Images in archives, with their classes.
 
     Args:
@@ -69,11 +69,6 @@ class ShardSamples(Samples):
 
     def __len__(self) -> int:
         return len(self.names)
-
-    def __getitem__(self, index: int) -> Sample:
-        sample = self.pixels(index)
-        sample["image"] = in_floats(sample["image"])
-        return sample
 
     def pixels(self, index: int) -> Sample:
         """Return a sample whose image has its 8 bits still, where it has no more."""

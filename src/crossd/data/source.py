@@ -111,6 +111,15 @@ def in_floats(image: Tensor) -> Tensor:
     return image.float().div_(255) if image.dtype == torch.uint8 else image
 
 
+class PixelSamples(Samples):
+    """Samples that are read as `pixels`, which a subclass gives."""
+
+    def __getitem__(self, index: int) -> Sample:
+        sample = self.pixels(index)
+        sample["image"] = in_floats(sample["image"])
+        return sample
+
+
 class Wrapped(Samples):
     """Other samples, changed: what is known of them stays, `_changed` makes each what it is."""
 
