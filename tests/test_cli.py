@@ -376,8 +376,13 @@ def test_the_configuration_of_a_run_repeats_it(weights: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ("pretrian", "no command 'pretrian': the commands are"),
-        ("pretrain --epoch-count 3", "unrecognized arguments: --epoch-count 3"),
+        ("pretrian", "no command 'pretrian': did you mean pretrain? the commands are"),
+        ("pretrain --epoch 3", "unrecognized arguments: --epoch 3: did you mean --epochs?"),
+        (
+            "pretrain --dota a --sead=1",
+            "unrecognized arguments: --dota a --sead=1: did you mean --data, --seed?",
+        ),
+        ("pretrain --nothing-like-it 3", "unrecognized arguments: --nothing-like-it 3"),
         ("pretrain stray", "unrecognized arguments: stray"),
         ("pretrain --epochs three", "--epochs (='three') must be a whole number"),
         ("pretrain --seed 1.5", "--seed (='1.5') must be a whole number"),

@@ -84,7 +84,8 @@ def _answer(answer: str) -> Callable[..., nn.Module]:
     return lambda net, task: answering(net, answer, task)
 
 
-def _solid(net: nn.Module, task: str) -> nn.Module:
+def solid(net: nn.Module, task: str) -> nn.Module:
+    """Make a plain 3D network."""
     return to_3d(net)
 
 
@@ -94,26 +95,26 @@ def _aligned(net: nn.Module, task: str) -> nn.Module:
 
 ARMS: dict[str, Kind] = {
     **{name: Kind(*KNOWN[name]) for name in RIVALS},
-    "projection": Kind("projection", _answer("both"), fitted=_solid),
-    "projection volume": Kind("projection", _solid),
+    "projection": Kind("projection", _answer("both"), fitted=solid),
+    "projection volume": Kind("projection", solid),
     "projection slices": Kind("projection", _answer("slices")),
     "projection both": Kind("projection", _answer("both")),
     "projection asked both": Kind("projection", _answer("both"), as_volumes),
-    "projection one view": Kind("one-view", _solid),
+    "projection one view": Kind("one-view", solid),
     "projection one view slices": Kind("one-view", _answer("slices")),
     "projection one view both": Kind("one-view", _answer("both")),
     **{
-        f"projection {way}": Kind(way, _solid)
+        f"projection {way}": Kind(way, solid)
         for way in ("batch", "sample", "layer", "oblique", "fresh", "lifted", "decay")
     },
-    "projection triplanar-start": Kind("triplanar-start", _solid),
+    "projection triplanar-start": Kind("triplanar-start", solid),
     "projection distilled": Kind("projection", distilled, more=True),
     "projection joint": Kind("projection", lambda net, task: net, beside_slices),
-    "slice": Kind("slice", _solid),
-    "slice batch": Kind("slice-batch", _solid),
-    "fourier": Kind("fourier", _solid),
+    "slice": Kind("slice", solid),
+    "slice batch": Kind("slice-batch", solid),
+    "fourier": Kind("fourier", solid),
     "fourier aligned": Kind("fourier", _aligned),
-    "fourier centred": Kind("fourier-centred", _solid),
+    "fourier centred": Kind("fourier-centred", solid),
     "fourier-projection": Kind("fourier-projection", lambda net, task: sum_what_is_moved(net)),
     "fourier-projection mean": Kind("fourier-projection", _aligned),
 }

@@ -42,7 +42,8 @@ def study_set(study: Study, args: argparse.Namespace) -> None:
     make = functools.partial(contest, study, arms)
     ready = make()
     limits = [n for n in limits if n <= len(ready.source.train)]
-    runs = compare.plan(ready, args.protocols.split(","), limits, args.seeds)
+    runs = compare.plan(ready, args.protocols.split(","), limits, args.first + args.seeds)
+    runs = [run for run in runs if run.trial >= args.first]
     folder = study.work / study.title
     folder.mkdir(exist_ok=True)
     put_back(args.results / f"{study.title}.json", study, folder)
@@ -111,6 +112,7 @@ def main() -> None:
     parser.add_argument("--protocols", default="zero,probe,finetune")
     parser.add_argument("--limits", default="", help="labelled volumes (those of each set)")
     parser.add_argument("--seeds", type=int, default=3, help="repetitions (3)")
+    parser.add_argument("--first", type=int, default=0, help="the first of them (0)")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
     parser.add_argument("--work", type=Path, default=Path("runs/study"), help="work in progress")
     parser.add_argument("--results", type=Path, default=RESULTS, help="raw results")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import quality
 from arms import ARMS, RIVALS
 
 from crossd import plots, report, standings
@@ -63,6 +64,15 @@ whatever the slice's own. `oblique`: half of the images are planes at any angle.
 kernels instead of the 2D start. `lifted`: half of the epochs as a plain network. `decay`: a
 penalty on taps off the centre. `slices`, `both`: who answers. `fourier` is the paper's mode,
 `aligned` moved by its mean displacement, `centred` without offset."""
+
+SEEN = {"organ": 3, "fracture": 5, "hippocampus": 5}
+"""Seeds that were there when the configuration was chosen."""
+AGAIN = """\
+The configuration was chosen with the first seeds (three on organs, five on fractures and the
+hippocampus) and these very test volumes, so its lead without labels was tested once more: the
+configuration frozen, on new seeds alone (3, 5 and 8 of them, decided before any was run), against
+the two best rivals. Where all seeds are tested together, that is a second look, and wants p below
+0.029 in place of 0.05 (Pocock 1977)."""
 
 ROOM = """\
 The same network and budget, trained as a 3D network from scratch on every labelled training volume,
@@ -148,6 +158,41 @@ def shown(results: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     return header, [line for line in body if any(cell != report.MISSING for cell in line[1:])]
 
 
+def confirmed(sets: dict[str, dict[str, Any]]) -> list[str]:
+    """Show what new seeds say of the lead without labels, alone and with the first ones."""
+    body = []
+    for name, first in SEEN.items():
+        if name not in sets:
+            continue
+        part = only(sets[name], (OURS, "slices", "triplanar"))
+        free = [row for row in part["rows"] if row["protocol"] == "zero"]
+        looks = {
+            "first": [row for row in free if row["trial"] < first],
+            "new": [row for row in free if row["trial"] >= first],
+            "all": free,
+        }
+        if looks["new"]:
+            body += [seen_again(name, title, {**part, "rows": r}) for title, r in looks.items()]
+    header = ["set", "seeds", OURS, "best rival", "difference", "95 % interval", "Holm p",
+              "wins/ties/losses"]  # fmt: skip
+    return ["", "## New seeds", "", AGAIN, "", *report.grid(header, body)] if body else []
+
+
+def seen_again(name: str, title: str, part: dict[str, Any]) -> list[str]:
+    """Make the line of some seeds of a set."""
+    key = ("zero", 0)
+    found, tests = standings.summaries(part, key), standings.comparisons(part, key)
+    rival = standings.best(part, key, part["arms"][1:]) or part["arms"][-1]
+    one = next(test for test in tests if test["arm"] == rival)
+    ends = "–" if one["low"] is None else f"{one['low']:+.4f} to {one['high']:+.4f}"
+    p = "–" if one.get("holm") is None else f"{one['holm']:.2g}"
+    return [
+        name, f"{title} ({found[OURS].count})", f"{found[OURS].mean:.3f}",
+        f"{rival} {found[rival].mean:.3f}", f"{one['difference']:+.4f}", ends, p,
+        f"{one['wins']}/{one['ties']}/{one['losses']}",
+    ]  # fmt: skip
+
+
 def ceilings(sets: dict[str, dict[str, Any]]) -> list[str]:
     """Show how much room there is: without labels, and with every label that there is."""
     lines = ["", "## How much room is there?", "", ROOM, ""]
@@ -221,34 +266,6 @@ def goal(sets: dict[str, dict[str, Any]]) -> list[str]:
     return ["", "## Ours against the best rival", "", text, "", *report.grid(header, body)]
 
 
-def quality(sets: dict[str, dict[str, Any]]) -> list[str]:
-    """Correlate what networks are worth in 2D with what they are worth in 3D without labels."""
-    lines = ["", "## Does quality in 2D tell quality in 3D?", ""]
-    body = []
-    for name, results in sets.items():
-        metric = results["metric"]
-        flat = {(r["way"], r["seed"]): r["metrics"][metric] for r in results["images"]}
-        pairs = [
-            (flat[("projection", row["trial"])], row["metrics"][metric])
-            for row in results["rows"]
-            if row["protocol"] == "zero"
-            and row["arm"] == "projection volume"
-            and ("projection", row["trial"]) in flat
-        ]
-        ways = {"plain": "slices", "projection": "projection volume", "fourier": "fourier"}
-        across = [
-            (np.mean([v for (w, _), v in flat.items() if w == way]),
-             standings.summaries(results, ("zero", 0))[arm].mean)
-            for way, arm in ways.items()
-            if any(w == way for w, _ in flat) and arm in standings.summaries(results, ("zero", 0))
-        ]  # fmt: skip
-        shown = "; ".join(f"{a:.3f} → {b:.3f}" for a, b in across)
-        each = "; ".join(f"{a:.3f} → {b:.3f}" for a, b in pairs)
-        body += [[name, shown, each]] if shown else []
-    header = ["set", "plain (as slices), projection, fourier: 2D → 3D", "projection, each seed"]
-    return [*lines, *report.grid(header, body)]
-
-
 def main() -> None:
     """Write the page."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
@@ -261,13 +278,14 @@ def main() -> None:
     order = [f"{name}-{kind}".removesuffix("-") for kind in KINDS for name in NAMES]
     sets = {name: sets[name] for name in order if name in sets}
     lines = ["# Results", "", *HEAD.splitlines(), *goal(sets), "", "## Three lines of attack", "",
-             LINES, "", "## Set by set", "", TABLES]  # fmt: skip
+             LINES, "", *confirmed(sets), "",
+             "## Set by set", "", TABLES]  # fmt: skip
     for name, results in sets.items():
         lines += section(name, results, args.out)
     lines += [
         *ceilings(sets),
         *configurations(sets),
-        *quality(sets),
+        *quality.section(sets, args.out),
         "",
         "## What is missing",
         "",

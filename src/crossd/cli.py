@@ -1,6 +1,7 @@
 """The command line: parses, calls, prints. Heavy modules are imported by the command chosen."""
 
 import dataclasses
+import difflib
 import errno
 import importlib
 import re
@@ -131,7 +132,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _completion(given[1] if len(given) == 2 else "")
     if given[0] not in COMMANDS:
         known = ", ".join(COMMANDS)
-        return _complain(f"no command {given[0]!r}: the commands are {known}; see crossd --help")
+        close = difflib.get_close_matches(given[0], COMMANDS, 1)
+        hint = f"did you mean {close[0]}? " if close else ""
+        return _complain(
+            f"no command {given[0]!r}: {hint}the commands are {known}; see crossd --help"
+        )
     way = "give the same command to go on" if given[0] in CONTINUED else "see --resume"
     try:
         return _run(given[0], given[1:])
@@ -193,9 +198,16 @@ def _without_extras(command: str, given: Sequence[str]) -> int:
 
 def _parse(command: str, kind: Any, given: list[str]) -> Any:
     """Read options of a command into its dataclass."""
-    from crossd.parsers import build
+    from jsonargparse import ArgumentError
 
-    values = build(command, kind, COMMANDS[command][3]).parse_args(given).as_dict()
+    from crossd.parsers import build, meant
+
+    parser = build(command, kind, COMMANDS[command][3])
+    try:
+        values = parser.parse_args(given).as_dict()
+    except ArgumentError as error:
+        error.message = meant(error.message, parser._option_string_actions)
+        raise
     return kind(**{field.name: values[field.name] for field in dataclasses.fields(kind)})
 
 

@@ -1,7 +1,8 @@
 """Parsers of the commands, made of the dataclasses of their options, and completion for shells."""
 
 import dataclasses
-from collections.abc import Mapping
+import difflib
+from collections.abc import Iterable, Mapping
 from typing import Any, get_type_hints
 
 from docstring_parser import parse
@@ -52,6 +53,7 @@ def build(command: str, kind: Any, example: str) -> ArgumentParser:
         formatter_class=HelpFormatter,
         exit_on_error=False,
         default_env=False,
+        allow_abbrev=False,
     )
     parser.add_argument("--config", action="config", help="Read options from a YAML file.")
     hints = get_type_hints(kind)
@@ -75,6 +77,24 @@ def build(command: str, kind: Any, example: str) -> ArgumentParser:
                 name, type=hints[field.name], default=field.default, help=helps[field.name]
             )
     return parser
+
+
+def meant(message: str, known: Iterable[str]) -> str:
+    """Add to a message of argparse which options may have been meant by unknown ones.
+
+    Example:
+        >>> meant("unrecognized arguments: --epoch 3", ["--epochs", "--seed"])
+        'unrecognized arguments: --epoch 3: did you mean --epochs?'
+        >>> meant("unrecognized arguments: 3", ["--epochs"])
+        'unrecognized arguments: 3'
+    """
+    start, _, rest = message.partition("unrecognized arguments: ")
+    if start or not rest:
+        return message
+    words = [word.partition("=")[0] for word in rest.split() if word.startswith("-")]
+    options = list(known)
+    close = [one for word in words for one in difflib.get_close_matches(word, options, 1)]
+    return f"{message}: did you mean {', '.join(close)}?" if close else message
 
 
 def completion(shell: str, commands: Mapping[str, tuple[Any, str]]) -> str:
