@@ -306,7 +306,8 @@ def table(rows: list[dict[str, Any]]) -> str:
     lines.append("|---|---:|---:|---:|---:|")
     families: dict[str, list[dict[str, Any]]] = collections.defaultdict(list)
     for row in rows:
-        families[f"{row['library']}: {row['family']}"].append(row)
+        library, family = row["library"], row["family"]
+        families[library if family == library else f"{library}: {family}"].append(row)
     for family, own in sorted(families.items()):
         lines.append(f"| {family} | {_counts(own)} |")
     lines += ["", "## What is refused, and why", ""]

@@ -146,7 +146,7 @@ def _masks(
     first = summary["mean"]
     return (
         f"{len(samples):,} {config.part} samples: dice {_text(first['dice'])}, "
-        f"HD95 {_text(first['hd95'])} mm, NSD {_text(first['nsd'])}\n"
+        f"HD95 {_text(first['hd95'], ' mm')}, NSD {_text(first['nsd'])}\n"
         f"written: {folder}/report.html, report.md, cases.csv, metrics.json and pictures"
     )
 
@@ -343,5 +343,5 @@ def _write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
         temporary.write_text(text.getvalue(), encoding="utf-8")
 
 
-def _text(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"
+def _text(value: float | None, unit: str = "") -> str:
+    return "not defined" if value is None else f"{value:.3f}{unit}"
