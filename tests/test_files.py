@@ -1,12 +1,13 @@
 """A file appears whole or not at all."""
 
+import fcntl
 import os
 import stat
 from pathlib import Path
 
 import pytest
 
-from crossd.files import atomic
+from crossd.files import atomic, locked
 
 
 def test_it_appears_when_the_block_ends(tmp_path: Path) -> None:
@@ -62,3 +63,16 @@ def test_a_file_in_the_place_of_the_folder_is_an_os_error(tmp_path: Path) -> Non
     (tmp_path / "a").write_text("")
     with pytest.raises(OSError), atomic(tmp_path / "a" / "b"):
         raise AssertionError("the block must not run")
+
+
+def test_one_process_at_a_time(tmp_path: Path) -> None:
+    path = tmp_path / ".lock"
+    with path.open("ab") as other:
+        with locked(path), pytest.raises(BlockingIOError):
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_no_lock_where_none_can_be_made(tmp_path: Path) -> None:
+    with locked(tmp_path / "nowhere" / ".lock"):
+        pass

@@ -36,7 +36,7 @@ def weights(path: Path, task: str = "segmentation", **more: Any) -> str:
 
 def answers(folder: Path) -> list[str]:
     """List what lies in a folder, but for the table and how it was made."""
-    kept = {"predictions.csv", "predictions.yaml"}
+    kept = {"predictions.csv", "predictions.yaml", ".lock"}
     found = (p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
     return sorted(set(found) - kept)
 

@@ -31,3 +31,23 @@ def test_only_masks_within_the_folder_are_removed(tmp_path: Path) -> None:
     assert predicted.claim(folder, other, ["mask"], rows, True) == {}
     assert [p.name for p in (folder / "deep").iterdir()] == ["c.nii.gz"]
     assert (tmp_path / "b.nii").exists()
+
+
+def test_runs_side_by_side_keep_the_lines_of_each_other(tmp_path: Path) -> None:
+    table = tmp_path / "predictions.csv"
+    first, second = (predicted.claim(tmp_path, OWN, ["mask"], [], False) for _ in range(2))
+    first["/a"], second["/b"] = ["a.png"], ["b.png"]
+    predicted.write_table(table, ["mask"], first)
+    predicted.write_table(table, ["mask"], second)
+    first["/c"] = ["b.png"]
+    predicted.write_table(table, ["mask"], first, gone={"/b"})
+    assert predicted.claim(tmp_path, OWN, ["mask"], [], False) == {
+        "/a": ["a.png"], "/c": ["b.png"],
+    }  # fmt: skip
+
+
+def test_a_folder_that_is_refused_stays_as_it_was(tmp_path: Path) -> None:
+    (tmp_path / "letter.txt").touch()
+    with pytest.raises(InputError, match="is not empty"):
+        predicted.claim(tmp_path, OWN, ["mask"], [], False)
+    assert [path.name for path in tmp_path.iterdir()] == ["letter.txt"]

@@ -188,7 +188,8 @@ MANY = """
 import sys
 from pathlib import Path
 from test_stored import SIZE, tensors
-from crossd.data.stored import SUFFIX, Stored, _alone
+from crossd.data.stored import LOCK, SUFFIX, Stored
+from crossd.files import locked
 folder, first = Path(sys.argv[1]), int(sys.argv[2])
 for turn in range(first, first + 60):
     stored = Stored(folder, 5.5 * SIZE)  # a run of its own: the others' may go
@@ -198,7 +199,7 @@ for turn in range(first, first + 60):
             stored.keep(str(number), tensors(number))
         else:
             assert all((tensor == number).all() for tensor in kept), number
-    with _alone(folder):
+    with locked(folder / LOCK):
         used = sum(path.stat().st_size for path in folder.glob(f"*{SUFFIX}"))
     assert used <= 5.5 * SIZE, used
 """

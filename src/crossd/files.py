@@ -1,9 +1,9 @@
-"""Writing files so that a reader never sees half of one."""
+"""Writing files so that a reader never sees half of one, and one process at a time."""
 
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 
@@ -42,6 +42,27 @@ def atomic(path: str | Path) -> Iterator[Path]:
         _sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(path: str | Path) -> Iterator[None]:
+    """Let one process at a time into a block; where files cannot be locked they do not wait.
+
+    Args:
+        path: A file that is made for the purpose and stays, as removing it would let two in.
+
+    Example:
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> with locked(folder / ".lock"):
+        ...     _ = (folder / "note.txt").write_text("alone")
+    """
+    with ExitStack() as stack:
+        with suppress(ImportError, OSError):  # on Windows; some network file systems refuse
+            import fcntl
+
+            file = stack.enter_context(Path(path).open("ab"))
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 @contextmanager

@@ -1,6 +1,8 @@
 """`crossd predict`: new images and volumes in, labels and masks out, file by file."""
 
 import contextlib
+import dataclasses
+import functools
 import os
 import time
 from collections.abc import Sequence
@@ -59,62 +61,12 @@ def predict(config: PredictConfig, progress: Progress) -> str:
         )
     heads, asked = predicted.columns(weights), {key(case.images[0]) for case in found}
     rows = predicted.claim(folder, predicted.settings(config, how), heads, asked, config.overwrite)
-    sources = {os.path.realpath(path) for case in found for path in case.images}
-    owners = {cells[-1]: name for name, cells in rows.items()}
-    done, skipped, faults, kept = 0, 0, [], time.monotonic()
-
-    def answer(case: Case) -> bool:
-        """Answer one case; False when that is there already."""
-        name = key(case.images[0])
-        if masks_wanted:
-            out = _mask_of(case, folder)
-            written = (out, _dicom_seg(out)) if config.dicom_seg else (out,)
-            if not sources.isdisjoint(map(os.path.realpath, written)):
-                raise InputError(
-                    f"{case.images[0]}: its mask would replace {out}, which is in "
-                    "--input: name another --out"
-                )
-            mask = out.relative_to(folder).as_posix()
-            owner = owners.get(mask, name)
-            if owner != name and not config.overwrite:
-                raise InputError(
-                    f"{case.images[0]}: its mask would be {out}, which is that of {owner}: name "
-                    "another --out, or --overwrite it"
-                )
-            new = _segment(net, case, weights, out, fabric, config)
-            if owner != name:
-                rows.pop(owner, None)
-            rows[name] = [mask]
-            return new
-        if name in rows and not config.overwrite:
-            return False
-        values = _label(net, case, weights, fabric).tolist()
-        rows[name] = [weights.classes[int(np.argmax(values))], *(f"{v:.6f}" for v in values)]
-        return True
-
-    with contextlib.ExitStack() as stack:
-        # also when it is interrupted
-        stack.callback(predicted.write_table, folder / predicted.TABLE, heads, rows)
-        asked_to = stack.enter_context(signals.listening(at_once=True))
-        bar = stack.enter_context(progress.task("predicting", total=len(found)))
-        for case in found:
-            if asked_to.code:
-                raise signals.Stopped(asked_to.code)
-            try:
-                new = answer(case)
-                done, skipped = done + new, skipped + (not new)
-            except (InputError, MemoryError, RuntimeError) as error:
-                fault = str(error)
-                if not isinstance(error, InputError):
-                    if not memory.ran_out(error):
-                        raise
-                    fault = f"{case.images[0]}: memory ran out; crop or downsample it"
-                faults.append(fault)
-                progress.say(f"skipped: {fault}")
-            if time.monotonic() - kept > KEEP_EVERY:
-                predicted.write_table(folder / predicted.TABLE, heads, rows)
-                kept = time.monotonic()
-            bar.advance(1)
+    run = _Run(
+        config, weights, net, fabric, folder, rows,
+        owners={cells[-1]: name for name, cells in rows.items()},
+        sources={os.path.realpath(path) for case in found for path in case.images},
+    )  # fmt: skip
+    done, skipped, faults = _answer_all(run, found, heads, progress)
     what = "masks in" if masks_wanted else "lines in"
     where = folder if masks_wanted else folder / predicted.TABLE
     already = f", {skipped:,} were there already (--overwrite makes them anew)" if skipped else ""
@@ -125,6 +77,97 @@ def predict(config: PredictConfig, progress: Progress) -> str:
             f"({outcome})"
         )
     return outcome
+
+
+@dataclasses.dataclass(frozen=True)
+class _Run:
+    """What all cases of a run share.
+
+    Attributes:
+        rows: Lines of the table.
+        owners: The image of every mask that was there before.
+        sources: Files that are asked about, which no mask may replace.
+        gone: Images whose mask has been replaced by that of another.
+    """
+
+    config: PredictConfig
+    weights: WeightsConfig
+    net: nn.Module
+    fabric: Any
+    folder: Path
+    rows: predicted.Rows
+    owners: dict[str, str]
+    sources: set[str]
+    gone: set[str] = dataclasses.field(default_factory=set)
+
+
+def _answer_all(
+    run: _Run, found: Sequence[Case], heads: Sequence[str], progress: Progress
+) -> tuple[int, int, list[str]]:
+    """Answer all cases; returns how many are new, how many were there, and what went wrong."""
+    done, skipped, faults, kept = 0, 0, [], time.monotonic()
+    write = functools.partial(
+        predicted.write_table, run.folder / predicted.TABLE, heads, run.rows, run.gone
+    )
+    with contextlib.ExitStack() as stack:
+        stack.callback(write)  # also when it is interrupted
+        asked_to = stack.enter_context(signals.listening(at_once=True))
+        bar = stack.enter_context(progress.task("predicting", total=len(found)))
+        for case in found:
+            if asked_to.code:
+                raise signals.Stopped(asked_to.code)
+            try:
+                new = _answer(run, case)
+                done, skipped = done + new, skipped + (not new)
+            except (InputError, MemoryError, RuntimeError) as error:
+                fault = str(error)
+                if not isinstance(error, InputError):
+                    if not memory.ran_out(error):
+                        raise
+                    fault = f"{case.images[0]}: memory ran out; crop or downsample it"
+                faults.append(fault)
+                progress.say(f"skipped: {fault}")
+            if time.monotonic() - kept > KEEP_EVERY:
+                write()
+                kept = time.monotonic()
+            bar.advance(1)
+    return done, skipped, faults
+
+
+def _answer(run: _Run, case: Case) -> bool:
+    """Answer one case; False when that is there already."""
+    name, weights = key(case.images[0]), run.weights
+    if weights.task == "segmentation":
+        return _answer_by_mask(run, case, name)
+    if name in run.rows and not run.config.overwrite:
+        return False
+    values = _label(run.net, case, weights, run.fabric).tolist()
+    run.rows[name] = [weights.classes[int(np.argmax(values))], *(f"{v:.6f}" for v in values)]
+    return True
+
+
+def _answer_by_mask(run: _Run, case: Case, name: str) -> bool:
+    """Write the mask of a case, where it replaces neither a source nor the mask of another."""
+    out = _mask_of(case, run.folder)
+    written = (out, _dicom_seg(out)) if run.config.dicom_seg else (out,)
+    if not run.sources.isdisjoint(map(os.path.realpath, written)):
+        raise InputError(
+            f"{case.images[0]}: its mask would replace {out}, which is in --input: name another "
+            "--out"
+        )
+    mask = out.relative_to(run.folder).as_posix()
+    owner = run.owners.get(mask, name)
+    if owner != name and not run.config.overwrite:
+        raise InputError(
+            f"{case.images[0]}: its mask would be {out}, which is that of {owner}: name another "
+            "--out, or --overwrite it"
+        )
+    new = _segment(run.net, case, run.weights, out, run.fabric, run.config)
+    if owner != name:
+        run.rows.pop(owner, None)
+        run.gone.add(owner)
+    run.rows[name] = [mask]
+    return new
 
 
 def _is_flat(path: Path) -> bool:

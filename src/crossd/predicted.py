@@ -12,10 +12,11 @@ from crossd.checkpoint import WeightsConfig
 from crossd.configs import PredictConfig
 from crossd.data.formats import stem
 from crossd.errors import InputError
-from crossd.files import atomic
+from crossd.files import atomic, locked
 
 TABLE = "predictions.csv"
 RECORD = "predictions.yaml"
+LOCK = ".lock"
 COMPARED = {
     **{"sha256": "--weights", "answer": "--answer"},
     **{"flips": "--flips", "precision": "--precision"},
@@ -76,31 +77,38 @@ def claim(
         InputError: When the folder holds anything else and nothing may be replaced, or when answers
             of two kinds would lie side by side.
     """
-    import yaml
-
     if folder.exists() and not folder.is_dir():
         raise InputError(f"--out {folder} is a file: name a folder")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        before = _read_record(folder, overwrite)
-        changed = [option for name, option in COMPARED.items() if before and
-                   before.get(name) != own[name]]  # fmt: skip
-        if changed and not overwrite:
-            raise InputError(
-                f"--out {folder} holds answers that were made with another {', '.join(changed)} "
-                f"({RECORD} there tells): name another --out, or --overwrite them"
-            )
-        rows: Rows = {}
-        if before and not changed:
-            rows = _read_table(folder / TABLE, heads, overwrite)
-        elif before:
-            _remove(folder, asked)
-        if before is None or changed:
-            with atomic(folder / RECORD) as temporary:
-                temporary.write_text(yaml.safe_dump(own, sort_keys=False), encoding="utf-8")
+        _read_record(folder, overwrite)  # refuses a folder of others before a lock is left there
+        with locked(folder / LOCK):
+            return _claimed(folder, own, heads, asked, overwrite)
     except OSError as error:
         raise InputError(f"cannot write to --out {folder}: {error.strerror or error}") from error
-    return rows
+
+
+def _claimed(
+    folder: Path, own: dict[str, Any], heads: Sequence[str], asked: Collection[str], overwrite: bool
+) -> Rows:
+    import yaml
+
+    before = _read_record(folder, overwrite)
+    changed = [option for name, option in COMPARED.items() if before and
+               before.get(name) != own[name]]  # fmt: skip
+    if changed and not overwrite:
+        raise InputError(
+            f"--out {folder} holds answers that were made with another {', '.join(changed)} "
+            f"({RECORD} there tells): name another --out, or --overwrite them"
+        )
+    if before and not changed:
+        return _read_table(folder / TABLE, heads, overwrite)
+    if before:
+        _remove(folder, asked)
+    (folder / TABLE).unlink(missing_ok=True)
+    with atomic(folder / RECORD) as temporary:
+        temporary.write_text(yaml.safe_dump(own, sort_keys=False), encoding="utf-8")
+    return {}
 
 
 def _read_record(folder: Path, overwrite: bool) -> dict[str, Any] | None:
@@ -165,14 +173,23 @@ def _remove(folder: Path, asked: Collection[str]) -> None:
             if Path(key(folder)) in Path(key(mask)).parents:
                 mask.unlink(missing_ok=True)
                 (mask.parent / f"{stem(mask)}.dcm").unlink(missing_ok=True)
-    (folder / TABLE).unlink(missing_ok=True)
 
 
-def write_table(path: Path, heads: Sequence[str], rows: Rows) -> None:
-    """Write the table; it appears whole or not at all."""
+def write_table(path: Path, heads: Sequence[str], rows: Rows, gone: Collection[str] = ()) -> None:
+    """Write the table; it appears whole or not at all.
+
+    Args:
+        path: Of the table.
+        heads: Its `columns`.
+        rows: The lines of this process; those that others have written meanwhile stay.
+        gone: The first cells of lines that do not.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["image", *heads])
-    writer.writerows([name, *cells] for name, cells in rows.items())
-    with atomic(path) as temporary:
-        temporary.write_text(text.getvalue(), encoding="utf-8", errors="surrogateescape")
+    with locked(path.parent / LOCK):
+        there = _read_table(path, heads, overwrite=True)
+        lines = {name: cells for name, cells in there.items() if name not in gone} | rows
+        writer.writerows([name, *cells] for name, cells in lines.items())
+        with atomic(path) as temporary:
+            temporary.write_text(text.getvalue(), encoding="utf-8", errors="surrogateescape")

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from crossd.data.shared import Handle, mapped
-from crossd.files import atomic
+from crossd.files import atomic, locked
 
 FOLDER = "CROSSD_CACHE"
 """Names the cache folder, in the environment."""
@@ -90,22 +90,12 @@ def alone(key: str) -> Iterator[None]:
     The second then finds what the first one kept. Where files cannot be locked they do not wait.
     """
     several = any(int(os.environ.get(n, "1")) > 1 for n in ("WORLD_SIZE", "SLURM_NTASKS"))
-    if not several or os.name != "posix":
+    if not several:
         yield
         return
-    import fcntl
-
-    try:
+    with suppress(OSError):
         folder().mkdir(parents=True, exist_ok=True)
-        lock = _path(key).with_suffix(".lock").open("w")
-    except OSError:
-        yield
-        return
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        except OSError:  # some network file systems refuse
-            pass
+    with locked(_path(key).with_suffix(".lock")):
         yield
 
 

@@ -5,8 +5,8 @@ import json
 import os
 import time
 import zlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,13 @@ from safetensors.torch import save
 from torch import Tensor
 
 from crossd.errors import InputError
-from crossd.files import atomic
+from crossd.files import atomic, locked
 
 PREPARATION = 1
 """To be raised when volumes are prepared in another way: what was stored before is not used."""
 
 SUFFIX = ".prepared"
+LOCK = ".lock"
 LEFT_OVER = 3600.0
 """Seconds after which the file of a writer that was killed is removed."""
 
@@ -76,8 +77,7 @@ class Stored:
         self._whole: dict[str, int] = {}
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            with _alone(folder):
-                pass
+            (folder / LOCK).touch()
         except OSError as error:
             raise InputError(f"cannot write to --cache {folder}: {error.strerror}") from error
 
@@ -96,7 +96,7 @@ class Stored:
         """Store tensors under a name; returns False where there is no room, on the disk too."""
         named = {str(i): tensor.contiguous() for i, tensor in enumerate(tensors)}
         content = save(named, {"name": name, "crc": _crc(list(named.values()))})
-        with suppress(OSError), _alone(self.folder):
+        with suppress(OSError), locked(self.folder / LOCK):
             if self._make_room(len(content), self._path(name)):
                 with atomic(self._path(name)) as temporary:
                     temporary.write_bytes(content)
@@ -150,14 +150,3 @@ def _crc(tensors: Sequence[Tensor]) -> str:
     for tensor in tensors:
         value = zlib.crc32(tensor.numpy().data, value)
     return f"{value:08x}"
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Let one process at a time make room and write, on file systems that can lock."""
-    with (folder / ".lock").open("ab") as file:
-        with suppress(ImportError, OSError):
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
