@@ -21,6 +21,7 @@ from crossd.conversion import to_3d
 from crossd.data import Source
 from crossd.slicenet import answering
 
+OURS = "projection"
 RIVALS = ("scratch", "slices", "center", "inflate", "acs", "triplanar")
 
 

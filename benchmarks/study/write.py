@@ -8,9 +8,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+import again
 import numpy as np
 import quality
-from arms import ARMS, RIVALS
+from arms import ARMS, OURS, RIVALS
 
 from crossd import plots, report, standings
 from crossd.configs import ALL_PROTOCOLS
@@ -18,7 +19,6 @@ from crossd.metrics import MAIN
 
 HERE = Path(__file__).parent
 DOCS = HERE.parents[1] / "docs"
-OURS = "projection"
 NAMES = {
     "organ": "OrganMNIST3D (CT, 28 voxels a side, 11 organs, 610 test volumes)",
     "fracture": "FractureMNIST3D (CT, 28 voxels, 3 kinds of fracture, 240 test volumes)",
@@ -56,23 +56,13 @@ network on slices, averaged), its lifts `center`, `inflate` (I3D) and `triplanar
 digit, where the code of training has changed since (a fracture row of 0.504 gave 0.483)."""
 TABLES = """\
 ±: half of the 95 % interval of the mean over seeds. †: differs from the first line (paired t-test
-over seeds, Holm over the table's arms, p < 0.05). The lines below a table test against the rivals
-alone."""
+over seeds, Holm over the table's arms, p < 0.05, of a second look < 0.0294)."""
 WAYS = """\
 `one view`: batches of images of one view. `batch`, `sample`, `layer`: the view is drawn for each,
 whatever the slice's own. `oblique`: half of the images are planes at any angle. `fresh`: new 3D
 kernels instead of the 2D start. `lifted`: half of the epochs as a plain network. `decay`: a
 penalty on taps off the centre. `slices`, `both`: who answers. `fourier` is the paper's mode,
 `aligned` moved by its mean displacement, `centred` without offset."""
-
-SEEN = {"organ": 3, "fracture": 5, "hippocampus": 5}
-"""Seeds that were there when the configuration was chosen."""
-AGAIN = """\
-The configuration was chosen with the first seeds (three on organs, five on fractures and the
-hippocampus) and these very test volumes, so its lead without labels was tested once more: the
-configuration frozen, on new seeds alone (3, 5 and 8 of them, decided before any was run), against
-the two best rivals. Where all seeds are tested together, that is a second look, and wants p below
-0.029 in place of 0.05 (Pocock 1977)."""
 
 ROOM = """\
 The same network and budget, trained as a 3D network from scratch on every labelled training volume,
@@ -127,13 +117,14 @@ def section(name: str, results: dict[str, Any], out: Path) -> list[str]:
     lines = ["", f"### {title}", ""]
     if base in PUBLISHED and not images:
         lines += [PUBLISHED[base], ""]
-    main = only(results, (OURS, *RIVALS))
+    main = again.only(results, (OURS, *RIVALS))
     for protocol in sorted({key[0] for key in standings.keys(main)}, key=ALL_PROTOCOLS.index):
         part = {**main, "rows": [r for r in main["rows"] if r["protocol"] == protocol]}
         part["rows"].sort(key=lambda row: row["limit"])
-        lines += [f"**{protocol}**", "", *report.grid(*shown(part)), ""]
+        sure = again.level(name, protocol)
+        lines += [f"**{protocol}**", "", *report.grid(*shown(part, sure)), ""]
         keys = [key for key in standings.keys(part) if OURS in standings.summaries(part, key)]
-        lines += [f"- {against_best(part, key)}" for key in keys] + [""]
+        lines += [f"- {standings.verdict(part, key, sure)}" for key in keys] + [""]
     if any(row["limit"] for row in main["rows"]):
         picture = f"images/results-{name}.png"
         plots.efficiency(main, out / picture)
@@ -141,56 +132,15 @@ def section(name: str, results: dict[str, Any], out: Path) -> list[str]:
     return lines
 
 
-def only(results: dict[str, Any], arms: tuple[str, ...]) -> dict[str, Any]:
-    """Keep some of the arms."""
-    rows = [row for row in results["rows"] if row["arm"] in arms]
-    return {**results, "arms": [arm for arm in results["arms"] if arm in arms], "rows": rows}
-
-
-def shown(results: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+def shown(results: dict[str, Any], sure: float) -> tuple[list[str], list[list[str]]]:
     """Return the table of the arms that were run at all, with the AUC where nothing is fitted."""
-    header, body = standings.table(results)
+    header, body = standings.table(results, sure)
     if header[1:] == ["zero"] and results["metric"] == "accuracy":
         header = ["arm", "accuracy", "AUC"]
         for line in body:
             values = list(standings.scores(results, ("zero", 0), line[0], "auc").values())
             line.append(f"{np.mean(values):.3f}" if values else report.MISSING)
     return header, [line for line in body if any(cell != report.MISSING for cell in line[1:])]
-
-
-def confirmed(sets: dict[str, dict[str, Any]]) -> list[str]:
-    """Show what new seeds say of the lead without labels, alone and with the first ones."""
-    body = []
-    for name, first in SEEN.items():
-        if name not in sets:
-            continue
-        part = only(sets[name], (OURS, "slices", "triplanar"))
-        free = [row for row in part["rows"] if row["protocol"] == "zero"]
-        looks = {
-            "first": [row for row in free if row["trial"] < first],
-            "new": [row for row in free if row["trial"] >= first],
-            "all": free,
-        }
-        if looks["new"]:
-            body += [seen_again(name, title, {**part, "rows": r}) for title, r in looks.items()]
-    header = ["set", "seeds", OURS, "best rival", "difference", "95 % interval", "Holm p",
-              "wins/ties/losses"]  # fmt: skip
-    return ["", "## New seeds", "", AGAIN, "", *report.grid(header, body)] if body else []
-
-
-def seen_again(name: str, title: str, part: dict[str, Any]) -> list[str]:
-    """Make the line of some seeds of a set."""
-    key = ("zero", 0)
-    found, tests = standings.summaries(part, key), standings.comparisons(part, key)
-    rival = standings.best(part, key, part["arms"][1:]) or part["arms"][-1]
-    one = next(test for test in tests if test["arm"] == rival)
-    ends = "–" if one["low"] is None else f"{one['low']:+.4f} to {one['high']:+.4f}"
-    p = "–" if one.get("holm") is None else f"{one['holm']:.2g}"
-    return [
-        name, f"{title} ({found[OURS].count})", f"{found[OURS].mean:.3f}",
-        f"{rival} {found[rival].mean:.3f}", f"{one['difference']:+.4f}", ends, p,
-        f"{one['wins']}/{one['ties']}/{one['losses']}",
-    ]  # fmt: skip
 
 
 def ceilings(sets: dict[str, dict[str, Any]]) -> list[str]:
@@ -231,12 +181,6 @@ def configurations(sets: dict[str, dict[str, Any]]) -> list[str]:
     return [*lines, *report.grid(["way (zero; ±: standard deviation)", *parts], body)]
 
 
-def against_best(results: dict[str, Any], key: standings.Key) -> str:
-    """Say how ours stands against the best rival, tested against all rivals."""
-    among = [OURS, *(arm for arm in RIVALS if arm in results["arms"])]
-    return standings.verdict({**results, "arms": among}, key)
-
-
 def goal(sets: dict[str, dict[str, Any]]) -> list[str]:
     """Show ours beside the best rival, with the test against it, everywhere."""
     header = ["set", "labelled volumes", "protocol", "ours", "best rival", "difference", "Holm p"]
@@ -255,7 +199,9 @@ def goal(sets: dict[str, dict[str, Any]]) -> list[str]:
                 [name, f"{key[1]}", key[0], f"{found[OURS].mean:.3f}",
                  f"{rival} {found[rival].mean:.3f}", f"{one['difference']:+.3f}", p]
             )  # fmt: skip
-    sure = [line for line in body if line[6] != "–" and float(line[6]) < standings.ALPHA]
+    sure = [
+        line for line in body if line[6] != "–" and float(line[6]) < again.level(line[0], line[2])
+    ]
     won = [line for line in sure if float(line[5]) > 0]
     among = sorted({line[0] for line in won})
     text = (
@@ -278,7 +224,7 @@ def main() -> None:
     order = [f"{name}-{kind}".removesuffix("-") for kind in KINDS for name in NAMES]
     sets = {name: sets[name] for name in order if name in sets}
     lines = ["# Results", "", *HEAD.splitlines(), *goal(sets), "", "## Three lines of attack", "",
-             LINES, "", *confirmed(sets), "",
+             LINES, "", *again.section(sets), "",
              "## Set by set", "", TABLES]  # fmt: skip
     for name, results in sets.items():
         lines += section(name, results, args.out)

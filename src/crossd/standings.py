@@ -110,17 +110,17 @@ def title(key: Key) -> str:
     return f"{key[0]}, {key[1]:,} labelled" if key[1] else key[0]
 
 
-def table(results: Results) -> tuple[list[str], list[list[str]]]:
+def table(results: Results, level: float = ALPHA) -> tuple[list[str], list[list[str]]]:
     """Return header and lines: an arm a line, a column each protocol and number of volumes.
 
     A cell holds the mean and, of several repetitions, the half of its 95 % interval; a dagger marks
-    a mean that differs from the first arm's (corrected test, p adjusted by Holm, below 0.05).
+    a mean that differs from the first arm's (corrected test, p adjusted by Holm, below the level).
     """
     columns = keys(results)
     body = [[arm] for arm in results["arms"]]
     for key in columns:
         found = summaries(results, key)
-        marked = {one["arm"] for one in comparisons(results, key) if one.get("holm", 1.0) < ALPHA}
+        marked = {one["arm"] for one in comparisons(results, key) if one.get("holm", 1.0) < level}
         for line in body:
             one = found.get(line[0])
             if one is None:
@@ -138,7 +138,7 @@ def best(results: Results, key: Key, among: Sequence[str] | None = None) -> str 
     return max(known, key=lambda arm: found[arm].mean) if known else None
 
 
-def verdict(results: Results, key: Key) -> str:
+def verdict(results: Results, key: Key, level: float = ALPHA) -> str:
     """Say how the first arm stands against the best of the others."""
     first = results["arms"][0]
     rival = best(results, key, results["arms"][1:])
@@ -152,7 +152,7 @@ def verdict(results: Results, key: Key) -> str:
     text += f" ({found[rival].mean:.3f}), the best other arm"
     if one["p"] is None:
         return f"{text}; one repetition or no spread between them, no test."
-    sure = "significant" if one["holm"] < ALPHA else "not significant"
+    sure = "significant" if one["holm"] < level else "not significant"
     return (
         f"{text} (interval {one['low']:+.3f} to {one['high']:+.3f}, p {one['p']:.2g}, "
         f"by Holm {one['holm']:.2g}: {sure})."
