@@ -33,8 +33,8 @@ KINDS = {
 }
 PUBLISHED = {
     "organ": "With all 971 labelled volumes MedMNIST v2 (Yang et al. 2023) reports accuracy 0.907 "
-    "(AUC 0.996) for a 3D ResNet-18 and 0.900 (0.994) with ACS, as others quote it; the paper's own "
-    "table was not at hand.",
+    "(AUC 0.996) for a 3D ResNet-18 and 0.900 (0.994) with ACS, as others quote it; the paper's "
+    "own table was not at hand.",
 }
 
 HEAD = """\
