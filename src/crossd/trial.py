@@ -34,6 +34,10 @@ class Mismatch(Exception):
     """A module does not keep the consistency law, or cannot be tried."""
 
 
+class _Failed(Mismatch):
+    """A forward raised."""
+
+
 # What an axis is
 
 
@@ -74,21 +78,35 @@ def alike(values: Sequence[Any]) -> tuple[list[list[Any]], Any]:
     ]
 
 
-def expand(values: Sequence[Any], cube: bool = True) -> Any:
+def expand(values: Sequence[Any], cube: bool = True, shared: bool = False) -> Any:
     """Make of what the 2D network has on an image what it must have on the repeated volume.
 
     Args:
         values: One a run.
         cube: Tensors of fixed size, as of adaptive pools, become cubes; else they are one deep.
+        shared: Let the slices of a volume share their memory, which is faster; then torch refuses
+            to change them in place.
 
     Returns:
         The value for volumes as deep as high.
     """
     leaves, spec = alike(values)
-    return tree_unflatten([_expand(leaf, cube) for leaf in leaves], spec)
+    spread = [_spread(leaf, cube) for leaf in leaves]
+    return tree_unflatten([_own(value, shared) for value in spread], spec)
 
 
-def _expand(leaf: Sequence[Any], cube: bool) -> Any:
+def _own(value: Any, shared: bool) -> Any:
+    """Copy a tensor that may be changed in place."""
+    if not isinstance(value, Tensor):
+        return value
+    strides = zip(value.stride(), value.shape, strict=True)
+    if shared and any(step == 0 and count > 1 for step, count in strides):
+        return value
+    return value.clone(memory_format=torch.contiguous_format)
+
+
+def _spread(leaf: Sequence[Any], cube: bool) -> Any:
+    """Repeat what one has on an image along depth, without a copy where that can be."""
     base = leaf[0]
     if not isinstance(base, Tensor):
         follows = [value != base for value in leaf]
@@ -96,14 +114,14 @@ def _expand(leaf: Sequence[Any], cube: bool) -> Any:
             raise Mismatch("it hands on what depends on the size of the image")
         return base  # a height or a width stays what it is
     at = axes(leaf)
-    if at.height is not None:
-        return base.unsqueeze(at.height).repeat_interleave(base.shape[at.height], at.height)
     if at.merged is not None:
         return torch.cat([base] * max(1, math.isqrt(base.shape[at.merged])), at.merged)
-    if base.dim() != 4:
-        return base.clone()  # what is tried may change it in place
-    depth = base.shape[2] if cube and base.shape[2] == base.shape[3] else 1
-    return base.unsqueeze(2).repeat_interleave(depth, 2)
+    if at.height is None and base.dim() != 4:
+        return base
+    axis, deep = 2 if at.height is None else at.height, 1
+    if at.height is not None or (cube and base.shape[2] == base.shape[3]):
+        deep = base.shape[axis]
+    return base.unsqueeze(axis).expand(*base.shape[:axis], deep, *base.shape[axis:])
 
 
 def compare(actual: Any, values: Sequence[Any], cube: bool, what: str) -> None:
@@ -121,10 +139,10 @@ def compare(actual: Any, values: Sequence[Any], cube: bool, what: str) -> None:
     for mine, leaf in zip(flat, leaves, strict=True):
         base = leaf[0]
         if not isinstance(base, Tensor):
-            if isinstance(mine, Tensor) or mine != _expand(leaf, cube):
+            if isinstance(mine, Tensor) or mine != _spread(leaf, cube):
                 raise Mismatch(f"{what} is {mine!r} instead of {base!r}")
             continue
-        expected, at = _expand(leaf, cube), axes(leaf)
+        expected, at = _spread(leaf, cube), axes(leaf)
         if not isinstance(mine, Tensor) or mine.dim() != expected.dim():
             shape = tuple(mine.shape) if isinstance(mine, Tensor) else type(mine).__name__
             raise Mismatch(f"{what} has shape {shape} instead of {tuple(expected.shape)}")
@@ -194,6 +212,13 @@ def attempt(frames: Frames, forward: Callable[..., Any], cube: bool) -> None:
     Raises:
         Mismatch: when it fails or does not keep the law.
     """
+    try:
+        _attempt(frames, forward, cube, shared=True)
+    except _Failed:  # it changes what it is given, perhaps, or views it in another shape
+        _attempt(frames, forward, cube, shared=False)
+
+
+def _attempt(frames: Frames, forward: Callable[..., Any], cube: bool, shared: bool) -> None:
     calls = list(zip(*(frame.inner for frame in frames), strict=False))
     if any(len(frame.inner) != len(calls) for frame in frames):
         raise Mismatch("which modules it calls depends on the size of the image")
@@ -212,13 +237,13 @@ def attempt(frames: Frames, forward: Callable[..., Any], cube: bool) -> None:
                 (kwargs, [frame.kwargs for frame in inner]),
             ):
                 compare(given, theirs, cube, f"what it gives to {name}")
-            return expand([frame.output for frame in inner], cube)
+            return expand([frame.output for frame in inner], cube, shared)
 
         return call
 
     stand_ins = {frame.module: stand_in(frame.module) for frame in frames[0].inner}
-    args = expand([frame.args for frame in frames], cube)
-    kwargs = expand([frame.kwargs for frame in frames], cube)
+    args = expand([frame.args for frame in frames], cube, shared)
+    kwargs = expand([frame.kwargs for frame in frames], cube, shared)
     watch = _Watch()
     try:
         with replaced(stand_ins), torch.no_grad(), torch.random.fork_rng(devices=[]), watch:
@@ -227,7 +252,7 @@ def attempt(frames: Frames, forward: Callable[..., Any], cube: bool) -> None:
         raise
     except Exception as error:
         where = f"{watch.last} fails: " if watch.last else ""
-        raise Mismatch(f"{where}{one_line(error)}") from error
+        raise _Failed(f"{where}{one_line(error)}") from error
     try:
         compare(answer, [frame.output for frame in frames], cube, "its answer")
     except Mismatch as error:
