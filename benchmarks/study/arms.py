@@ -50,9 +50,13 @@ def distilled(net: Any, study: Study, seed: int) -> nn.Module:
 
 
 def beside_slices(net: nn.Module, source: Source, budget: Any, study: Study) -> None:
-    """Fine-tune on labelled volumes in turn with the images that it was pretrained on."""
+    """Fine-tune on labelled volumes in turn with the images that it was pretrained on.
+
+    One pass over the images: on 50 labelled organs 137 steps of volumes, where others have 105.
+    """
     images = study.images()
     options = train.for_images(Options(budget.seed), images.task)
+    budget = dataclasses.replace(budget, epochs=1, min_steps=0)
     train.fit(net, source, budget, beside=[(images, options)], validate=False)
 
 
