@@ -31,6 +31,10 @@ def test_recording_leaves_the_network_as_it_was() -> None:
     # What a module was given and gave is kept as it was, whatever happens to it in place later.
     torch.testing.assert_close(calls[net[1]][0].output, calls[net[2]][0].args[0])
     assert (calls[net[2]][0].output < 0).any()
+    # What one module gives and the next one takes is one copy, but not what was changed meanwhile.
+    assert calls[net[0]][0].output is calls[net[1]][0].args[0]
+    relu = calls[net[3]][0]
+    assert relu.args[0] is not relu.output and (relu.args[0] < 0).any() and (relu.output >= 0).all()
 
 
 def test_examples_fit_the_first_layer() -> None:

@@ -139,3 +139,28 @@ def test_rank_free_modules_pass() -> None:
     for module in net.modules():
         if not isinstance(module, nn.Flatten | nn.Sequential):
             attempt(calls[module], module.forward, True)
+
+
+class Adds(nn.Module):
+    """Changes what it is given, and what the layer that it calls gives."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x += 1
+        y: Tensor = self.layer(x.clone())
+        y += x
+        return y
+
+
+def test_what_changes_tensors_in_place_is_tried_on_copies() -> None:
+    net = Adds()
+    calls, _ = record(net, [(torch.zeros(2, 1, 4, 4),)], no_leaf)
+    frames = calls[net]
+    attempt(frames, net.forward, True)
+    assert (frames[0].args[0] == 0).all() and (frames[0].output == 2).all()
+    shared = expand([frame.args[0] for frame in frames], shared=True)
+    with pytest.raises(RuntimeError, match="single memory location"):
+        shared += 1

@@ -159,8 +159,30 @@ def one_line(error: BaseException | None) -> str:
 
 
 def cloned(values: Any) -> Any:
-    """Copy all tensors: what a module was given may be changed in place later."""
+    """Copy all tensors among some values: they may be changed in place later."""
     return tree_map(lambda v: v.detach().clone() if isinstance(v, Tensor) else v, values)
+
+
+class _Copies:
+    """Copies like `cloned`, but what one module gives and the next one takes once only.
+
+    Unless it was changed meanwhile: torch counts that.
+    """
+
+    def __init__(self) -> None:
+        self.made: dict[int, tuple[Tensor, int, Tensor]] = {}
+
+    def of(self, values: Any) -> Any:
+        """Copy all tensors among some values."""
+        return tree_map(lambda v: self._copy(v) if isinstance(v, Tensor) else v, values)
+
+    def _copy(self, value: Tensor) -> Tensor:
+        version = -1 if value.is_inference() else value._version
+        known = self.made.get(id(value))
+        if known is None or version < 0 or known[1] != version:
+            known = (value, version, value.detach().clone())
+            self.made[id(value)] = known  # keeps the tensor, so that its id is not given again
+        return known[2]
 
 
 def _run(
@@ -168,10 +190,11 @@ def _run(
 ) -> dict[nn.Module, Frame]:
     calls: dict[nn.Module, Frame] = {}
     stack: list[Frame] = []
+    copies = _Copies()
 
     def watch(module: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
-            frame = Frame(module, cloned(args), cloned(kwargs))
+            frame = Frame(module, copies.of(args), copies.of(kwargs))
             if stack:
                 stack[-1].inner.append(frame)
             stack.append(frame)
@@ -179,7 +202,7 @@ def _run(
                 output = forward(*args, **kwargs)
             finally:
                 stack.pop()
-            frame.output = cloned(output)
+            frame.output = copies.of(output)
             calls.setdefault(module, frame)
             return output
 
