@@ -12,8 +12,8 @@ from crossd import pictures, report, standings
 PICTURE = "images/results-quality.png"
 TEXT = """\
 Each point is one 2D training: its score on test images, and that of its 3D kernels on test volumes
-before any of these is labelled. ρ is Spearman's rank correlation over all of them, over the ways'
-means, and within a way (the mean over ways of three seeds or more)."""
+before any of these is labelled. ρ is Spearman's rank correlation, over all of them and over the
+ways' means. Within one way, where seeds alone differ, there are too few to tell."""
 ENOUGH = 3
 """Seeds of a way that a correlation within it wants; ways that one over them wants."""
 
@@ -41,13 +41,11 @@ def section(sets: dict[str, dict[str, Any]], out: Path) -> list[str]:
     for name, ways in found.items():
         every = [pair for both in ways.values() for pair in both]
         means = [tuple(np.mean(both, 0)) for both in ways.values()]
-        within = [value for both in ways.values() if (value := rho(both)) is not None]
         body.append(
-            [name, f"{len(every)} of {len(ways)} ways", shown(rho(every)), shown(rho(means)),
-             shown(float(np.mean(within)) if within else None)]
+            [name, f"{len(every)} of {len(ways)} ways", shown(rho(every)), shown(rho(means))]
         )  # fmt: skip
     draw(found, {name: sets[name]["metric"] for name in found}, out / PICTURE)
-    header = ["set", "trainings", "ρ of all", "ρ of the ways' means", "ρ within a way"]
+    header = ["set", "trainings", "ρ of all", "ρ of the ways' means"]
     return [
         "", "## Does quality in 2D tell quality in 3D?", "", TEXT, "", *report.grid(header, body),
         "", f"![Score on images against score on volumes]({PICTURE})",

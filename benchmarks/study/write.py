@@ -12,6 +12,23 @@ import again
 import numpy as np
 import quality
 from arms import ARMS, OURS, RIVALS
+from texts import (
+    FIRST,
+    HEAD,
+    KINDS,
+    LARGEST,
+    LINES,
+    MANY,
+    MISSING,
+    NAMES,
+    NOTES,
+    OTHERS,
+    PUBLISHED,
+    QUOTED,
+    ROOM,
+    TABLES,
+    WAYS,
+)
 
 from crossd import plots, report, standings
 from crossd.configs import ALL_PROTOCOLS
@@ -19,85 +36,6 @@ from crossd.metrics import MAIN
 
 HERE = Path(__file__).parent
 DOCS = HERE.parents[1] / "docs"
-NAMES = {
-    "organ": "OrganMNIST3D (CT, 28 voxels a side, 11 organs, 610 test volumes)",
-    "fracture": "FractureMNIST3D (CT, 28 voxels, 3 kinds of fracture, 240 test volumes)",
-    "adrenal": "AdrenalMNIST3D (shapes, 28 voxels, 2 classes, 298 test volumes)",
-    "hippocampus": "Hippocampus (MRI, masks of 2 parts, 52 test volumes)",
-    "brain": "brain (synthetic training, MNI152 as the test volume, masks of 3 tissues)",
-}
-KINDS = {
-    "": "",
-    "apart": ": 2D slices of other volumes than the labelled ones",
-    "mednist": ": 2D images of MedNIST",
-}
-PUBLISHED = {
-    "organ": "With all 971 labelled volumes MedMNIST v2 (Yang et al. 2023) reports accuracy 0.907 "
-    "(AUC 0.996) for a 3D ResNet-18 and 0.900 (0.994) with ACS, as others quote it; the paper's "
-    "own table was not at hand.",
-}
-
-HEAD = """\
-Does training in 2D help in 3D, and which way of doing it? This page is made from the raw results
-in `benchmarks/study/results`, and any number of it from scratch, by
-
-```console
-$ python benchmarks/study/write.py
-$ python benchmarks/study/study.py --data FOLDER --row SET,ARM,PROTOCOL,LABELLED,SEED
-```
-
-Small networks on two CPU cores. Each seed has a 2D training, a choice of labelled volumes and an
-order of its own, shared by all arms, as are the budget, the augmentation and the recalibration of
-BatchNorm on the unlabelled training volumes. `projection` is crossd's default: trained on slices
-with their own views mixed in every batch, asked about the volume and its slices until labelled
-volumes are there, and fitted to those as a 3D network. The rivals are `slices` (the plain 2D
-network on slices, averaged), its lifts `center`, `inflate` (I3D) and `triplanar`, `acs`, and
-`scratch`. The volumes' part of the rivals' first three seeds ran in bfloat16, all else in float32
-(`precision` in the raw results). A row made anew agrees within the spread of seeds, not to the last
-digit, where the code of training has changed since (a fracture row of 0.504 gave 0.483)."""
-TABLES = """\
-±: half of the 95 % interval of the mean over seeds. †: differs from the first line (paired t-test
-over seeds, Holm over the table's arms, p < 0.05, of a second look < 0.0294)."""
-WAYS = """\
-`one view`: batches of images of one view. `batch`, `sample`, `layer`: the view is drawn for each,
-whatever the slice's own. `oblique`: half of the images are planes at any angle. `fresh`: new 3D
-kernels instead of the 2D start. `lifted`: half of the epochs as a plain network. `decay`: a
-penalty on taps off the centre. `slices`, `both`: who answers. `fourier` is the paper's mode,
-`aligned` moved by its mean displacement, `centred` without offset."""
-
-ROOM = """\
-The same network and budget, trained as a 3D network from scratch on every labelled training volume,
-is what labels alone give."""
-MANY = 150
-"""Labelled volumes that are all of a set."""
-
-LINES = """\
-The goal was to beat the best rival significantly on three of the four sets, at no more than 100
-labelled volumes. It is reached on two, organs and fractures, and missed by little on the
-hippocampus. What was tried, each with figures below:
-
-1. *Views mixed in every batch.* Batches of one view starve BatchNorm of the mixture that it is
-   tested on. Mixed, the 2D network of the organs is as good as the plain one (0.80 to 0.79, where
-   it was 0.69), and the hippocampus gains 0.016 on volumes; on fractures one view stays better.
-2. *Asking the volume and its slices.* The same weights err differently on both. The mean is worth
-   0.004 on organs, 0.018 on fractures and 0.021 on the hippocampus over the volume alone, and is
-   what puts the hippocampus ahead of the slices.
-3. *Fitting to few labelled volumes.* A linear head on the organs is five points ahead. On fractures
-   it is level with the rivals, on adrenals 0.02 to 0.09 behind the slices (not significantly). On
-   the hippocampus nothing that is fitted to five volumes is as good as not fitting: fine-tuned as
-   a 3D network 0.847, that network asked about slices too 0.839, the 2D network on slices 0.854,
-   untouched 0.860.
-
-A third of the learning rate for the taps off the centre, and half of the epochs as a plain network
-first, gained nothing. A view that is drawn for each batch, whatever the slice's own, loses 0.015 on
-the organs (0.922 to 0.937, by the volume)."""
-
-MISSING = """\
-- Apart, `acs` has one seed and `scratch` none.
-- Training on all labelled volumes, the ceiling, is measured on the organs alone, with two seeds.
-- `probe` and `finetune` are measured in part, on the hippocampus; `brain` and MedNIST as the source
-  of images not at all; joint training and distillation neither. The script has all of them.
-- Networks are small and volumes have 28 voxels a side: what holds for ResNet50 at 128 is open."""
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -118,7 +56,9 @@ def section(name: str, results: dict[str, Any], out: Path) -> list[str]:
     title = NAMES[base] + KINDS[images]
     lines = ["", f"### {title}", ""]
     if base in PUBLISHED and not images:
-        lines += [PUBLISHED[base], ""]
+        lines += [f"{PUBLISHED[base]}; {QUOTED}.", ""]
+    if base in LARGEST:
+        lines += [f"The largest class alone has an accuracy of {LARGEST[base]:.3f}.", ""]
     main = again.only(results, (OURS, *RIVALS))
     for protocol in sorted({key[0] for key in standings.keys(main)}, key=ALL_PROTOCOLS.index):
         part = {**main, "rows": [r for r in main["rows"] if r["protocol"] == protocol]}
@@ -168,8 +108,11 @@ def ceilings(sets: dict[str, dict[str, Any]]) -> list[str]:
 
 def configurations(sets: dict[str, dict[str, Any]]) -> list[str]:
     """Compare what was tried of ours, without labelled volumes: a line a way, a column a set."""
-    lines = ["", "## Which configuration", "", WAYS, ""]
-    parts = {name: r for name, r in sets.items() if "-" not in name}
+    parts = {
+        name: {**r, "rows": [row for row in r["rows"] if row["trial"] < FIRST]}
+        for name, r in sets.items()
+        if "-" not in name
+    }
     known = {row["arm"] for r in parts.values() for row in r["rows"] if row["protocol"] == "zero"}
     order = [arm for arm in ARMS if arm in known and arm not in RIVALS]
     body = []
@@ -179,8 +122,12 @@ def configurations(sets: dict[str, dict[str, Any]]) -> list[str]:
             found = standings.summaries(results, ("zero", 0)).get(arm)
             spread = "" if found is None or found.high is None else f" ± {found.sd:.3f}"
             cells.append(report.MISSING if found is None else f"{found.mean:.3f}{spread}")
-        body.append([arm, *cells])
-    return [*lines, *report.grid(["way (zero; ±: standard deviation)", *parts], body)]
+        body.append([f"{arm} (both)" if arm == OURS else arm, *cells])
+    called = "".join(f" {arm.removeprefix(OURS)} " for arm in order)
+    notes = "; ".join(f"`{word}`: {text}" for word, text in NOTES.items() if f" {word} " in called)
+    text = WAYS.format(notes=f"{notes}." if notes else "")
+    header = ["way (±: standard deviation)", *parts]
+    return ["", "## Which configuration", "", text, "", *report.grid(header, body)]
 
 
 def goal(sets: dict[str, dict[str, Any]]) -> list[str]:
@@ -191,7 +138,7 @@ def goal(sets: dict[str, dict[str, Any]]) -> list[str]:
         for name, results in sets.items()
         if results["metric"] == "accuracy"
     }
-    return [*lines, "", "By the AUC, the mean over classes:", "", *against(ranked)]
+    return [*lines, "", "By the AUC, the mean over classes:", "", *against(ranked), "", OTHERS]
 
 
 def against(sets: dict[str, dict[str, Any]]) -> list[str]:
