@@ -63,10 +63,12 @@ def section(name: str, results: dict[str, Any], out: Path) -> list[str]:
     for protocol in sorted({key[0] for key in standings.keys(main)}, key=ALL_PROTOCOLS.index):
         part = {**main, "rows": [r for r in main["rows"] if r["protocol"] == protocol]}
         part["rows"].sort(key=lambda row: row["limit"])
-        sure = again.level(name, protocol)
+        sure = min(again.level(name, key) for key in standings.keys(part))
         lines += [f"**{protocol}**", "", *report.grid(*shown(part, sure)), ""]
         keys = [key for key in standings.keys(part) if OURS in standings.summaries(part, key)]
-        lines += [f"- {standings.verdict(part, key, sure)}" for key in keys] + [""]
+        lines += [f"- {standings.verdict(part, key, again.level(name, key))}" for key in keys] + [
+            ""
+        ]
     if any(row["limit"] for row in main["rows"]):
         picture = f"images/results-{name}.png"
         plots.efficiency(main, out / picture)
@@ -155,7 +157,7 @@ def against(sets: dict[str, dict[str, Any]]) -> list[str]:
                 continue
             one = next(c for c in standings.comparisons(part, key) if c["arm"] == rival)
             gap, p = one["difference"], one.get("holm")
-            if p is not None and p < again.level(name, key[0]):
+            if p is not None and p < again.level(name, key):
                 (won if gap > 0 else lost).append(name)
             body.append(
                 [name, f"{key[1]}", key[0], f"{found[OURS].mean:.3f}",

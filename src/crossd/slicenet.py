@@ -87,7 +87,7 @@ class Both(nn.Module):
     """Average what a Cross-D network says of a volume and of the volume's slices.
 
     The weights are the same: the 3D kernels see the volume, the 2D kernels of each view see its
-    slices. The two err differently, so that the average is better than either (docs/results).
+    slices. The two err differently; how much the average gains is in docs/results.
 
     Args:
         net: A Cross-D network.
