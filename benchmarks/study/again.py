@@ -71,6 +71,7 @@ def line(name: str, title: str, part: dict[str, Any]) -> list[str]:
     p = "–" if one.get("holm") is None else f"{one['holm']:.2g}"
     return [
         f"{name}, {standings.title(key)}", f"{title} ({found[OURS].count})",
-        f"{found[OURS].mean:.3f}", f"{rival} {found[rival].mean:.3f}", f"{one['difference']:+.4f}", ends, p,
+        f"{found[OURS].mean:.3f}", f"{rival} {found[rival].mean:.3f}",
+        f"{one['difference']:+.4f}", ends, p,
         f"{one['wins']}/{one['ties']}/{one['losses']}",
     ]  # fmt: skip
