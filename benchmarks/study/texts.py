@@ -121,9 +121,9 @@ Other questions, on the organs without labelled volumes unless said, by the volu
   one a batch: 0.943.
 - *Start.* New 3D kernels (`fresh`) are as good as the 2D start, 0.943. Half of the epochs as a
   plain network first: 0.933.
-- *Joint training.* On 50 labelled organs (seeds 3 to 5) fine-tuning gives 0.925 (the slices' network
-  0.886), in turn with the slices it was pretrained on 0.937, and no fitting at all 0.942: slices
-  keep most of what few volumes would undo."""
+- *Joint training.* On 50 labelled organs (seeds 3 to 5) fine-tuning gives 0.925 (the slices'
+  network 0.886), in turn with the slices it was pretrained on 0.937, and no fitting at all 0.942:
+  slices keep most of what few volumes would undo."""
 
 MISSING = """\
 - Apart, `acs` has one seed, `center`, `inflate` and `scratch` none, and the halves share patients.
