@@ -62,7 +62,11 @@ def test_shared_parameters_equal_whole_ones(tmp_path: Path, data: str) -> None:
     how += ["--lr", "0.001", "--limit", "16", "--epochs", "1"]  # few chances for a ReLU to turn
     whole = trained(RUN, tmp_path / "ddp", data, *how)
     shared = trained(RUN, tmp_path / "fsdp", data, *how, "--strategy", "fsdp")
-    assert_alike(shared, whole, 1e-5)
+    # Adam's first step is the sign of the gradient: where that is zero but for rounding, which
+    # machines do differently, a weight may go the other way by twice the learning rate.
+    assert_alike(shared, whole, 2.1e-3)
+    apart = torch.cat([(shared[n] - v).abs().flatten().float() for n, v in whole.items()]) > 1e-5
+    assert apart.float().mean() < 1e-3
 
 
 def class_folders(root: Path, train: int, val: int) -> str:
