@@ -67,8 +67,8 @@ def line(name: str, title: str, part: dict[str, Any]) -> list[str]:
     found, tests = standings.summaries(part, key), standings.comparisons(part, key)
     rival = standings.best(part, key, part["arms"][1:]) or part["arms"][-1]
     one = next(test for test in tests if test["arm"] == rival)
-    ends = "–" if one["low"] is None else f"{one['low']:+.4f} to {one['high']:+.4f}"
-    p = "–" if one.get("holm") is None else f"{one['holm']:.2g}"
+    ends = report.MISSING if one["low"] is None else f"{one['low']:+.4f} to {one['high']:+.4f}"
+    p = report.MISSING if one.get("holm") is None else f"{one['holm']:.2g}"
     return [
         f"{name}, {standings.title(key)}", f"{title} ({found[OURS].count})",
         f"{found[OURS].mean:.3f}", f"{rival} {found[rival].mean:.3f}",
