@@ -4,8 +4,8 @@ import files
 import numpy as np
 import pytest
 
-from crossd.data import formats
-from crossd.data.dicom import series_folders
+from crossd.data import formats, open_source
+from crossd.data.index import volumes_below
 from crossd.errors import InputError
 
 SHAPE = (6, 5, 7)
@@ -107,7 +107,43 @@ def test_names_without_suffix(tmp_path: Path) -> None:
     (folder / "DICOMDIR").write_bytes(b"x")
     (folder / "notes.txt").write_text("x")
     assert formats.read_header(folder).shape == SHAPE
-    assert list(series_folders(tmp_path)) == [folder]
+    assert volumes_below(tmp_path) == [folder]
+
+
+def test_files_that_say_no_position_are_images_of_their_own(tmp_path: Path) -> None:
+    nowhere = {"ImagePositionPatient": None, "ImageOrientationPatient": None}
+    for label, bright in (("calm", 0), ("loud", 900)):
+        for number in range(10):
+            path = tmp_path / label / f"study{number % 3}" / f"{number}.dcm"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            plane = ARRAY[:, :, number % 7] % 100 + bright
+            files.write_slice(path, plane, 0.0, SeriesInstanceUID=f"1.{number}", **nowhere)
+    (tmp_path / "DICOMDIR").write_bytes(bytes(128) + b"DICM")
+    source = open_source(str(tmp_path), seed=1)
+    assert source.rank == 2 and source.classes == ("calm", "loud") and source.channels == 1
+    assert sum(map(len, (source.train, source.val, source.test))) == 20
+    assert source.train[0]["image"].shape == (1, 64, 64)
+    assert len(volumes_below(tmp_path / "calm")) == 10
+
+
+def test_a_series_whose_first_file_says_no_position_is_one(tmp_path: Path) -> None:
+    folder = files.dicom(tmp_path / "s", ARRAY)
+    nowhere = {"ImagePositionPatient": None, "ImageOrientationPatient": None}
+    files.write_slice(folder / "0.dcm", ARRAY[:, :, 0], 0.0, **nowhere)
+    assert volumes_below(tmp_path) == [folder]
+    assert "0.dcm: lacks its position" in message(folder)
+
+
+def test_a_lone_file_of_several_frames_is_its_folder(tmp_path: Path) -> None:
+    def write(name: str) -> None:
+        frames = np.stack([ARRAY[:, :, 0]] * 4).transpose(1, 0, 2).reshape(6, -1)
+        nowhere = {"ImagePositionPatient": None, "ImageOrientationPatient": None}
+        files.write_slice(tmp_path / name, frames, 0.0, NumberOfFrames=4, Rows=5, **nowhere)
+
+    write("1.dcm")
+    assert volumes_below(tmp_path) == [tmp_path]
+    write("2.dcm")
+    assert volumes_below(tmp_path) == [tmp_path / "1.dcm", tmp_path / "2.dcm"]
 
 
 def test_one_file_is_an_image(tmp_path: Path) -> None:
@@ -122,7 +158,7 @@ def test_one_file_is_an_image(tmp_path: Path) -> None:
 def test_real_series_lie_where_simpleitk_puts_them(name: str) -> None:
     import SimpleITK as sitk
 
-    folder = next(iter(series_folders(files.SHARED / "dicom" / name)))
+    folder = next(iter(volumes_below(files.SHARED / "dicom" / name)))
     header = formats.read_header(folder)
     reader = sitk.ImageSeriesReader()
     reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(folder)))

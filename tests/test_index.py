@@ -91,7 +91,7 @@ def test_files_without_a_suffix_are_opened(tmp_path: Path) -> None:
     tree(tmp_path, ("a/1.2.840", "a/README", "b/1.png"))
     (tmp_path / "a" / "1.2.840").write_bytes(bytes(128) + b"DICM")
     part = index.scan(tmp_path, QUIET)[""]
-    assert list(part.volumes.names) == ["a"] and list(part.images.names) == ["b/1.png"]
+    assert list(part.volumes.names) == ["a/1.2.840"] and list(part.images.names) == ["b/1.png"]
 
 
 def test_a_folder_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

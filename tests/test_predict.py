@@ -222,9 +222,9 @@ def test_a_full_disk_leaves_no_half_written_mask(
 def test_masks_of_real_series_lie_where_simpleitk_puts_them(tmp_path: Path, name: str) -> None:
     import SimpleITK as sitk
 
-    from crossd.data.dicom import series_folders
+    from crossd.data.index import volumes_below
 
-    folder = next(iter(series_folders(files.SHARED / "dicom" / name)))
+    folder = next(iter(volumes_below(files.SHARED / "dicom" / name)))
     coarse = dataclasses.replace(PLAN, spacing=(4.0, 3.0, 3.0), patch=(32, 48, 48))
     path = weights(tmp_path / "w.safetensors", plan=plan.to_record(coarse))
     out = tmp_path / "out"

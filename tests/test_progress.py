@@ -7,7 +7,7 @@ import time
 import pytest
 from rich.console import Console
 
-from crossd.progress import Progress
+from crossd.progress import Progress, _rate
 
 
 def test_plain_lines_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
@@ -91,3 +91,11 @@ def test_a_terminal_gets_a_bar_with_loss_and_time_left() -> None:
         bar.advance(8, loss=0.25)
     shown = stream.getvalue()
     assert "training" in shown and "1/1" in shown and "loss 0.250" in shown and "left" in shown
+
+
+@pytest.mark.parametrize(
+    ("samples", "seconds", "said"),
+    [(600, 2.0, "300/s"), (3, 345.0, "115.0 s each"), (1, 1.0, "1/s"), (0, 5.0, "")],
+)
+def test_what_is_slow_says_how_long_each_takes(samples: int, seconds: float, said: str) -> None:
+    assert _rate(samples, seconds, "/s") == said

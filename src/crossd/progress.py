@@ -61,8 +61,15 @@ class Progress:
         seconds = time.perf_counter() - start
         if total is None and seconds < 1:
             return
-        rate = f", {bar.samples / seconds:,.0f} samples/s" if bar.samples else ""
+        rate = f", {_rate(bar.samples, seconds, ' samples/s')}" if bar.samples else ""
         self.say(f"{name}: {bar.note or 'done'} in {seconds:.1f} s{rate}")
+
+
+def _rate(samples: int, seconds: float, unit: str) -> str:
+    """Say how fast it is: how many a second or, below one, how long each takes."""
+    if samples >= seconds:
+        return f"{samples / seconds:,.0f}{unit}"
+    return f"{seconds / samples:,.1f} s each" if samples else ""
 
 
 class Bar:
@@ -115,7 +122,7 @@ class Bar:
             shown = "" if loss is None else f"loss {float(loss):.3f}"
             self.note = shown
             seconds = max(now - self._start, 1e-9)
-            rate = f"{self.samples / seconds:,.0f}/s"
+            rate = _rate(self.samples, seconds, "/s")
             share = "" if waited is None else f", {self._waited / seconds:.0%} waiting for data"
             self.rich.update(self._id, note=f"{shown} {rate}{share}".strip())
         self.rich.advance(self._id)

@@ -1,6 +1,7 @@
 """DICOM files and series: found, sorted by position and checked, read by SimpleITK."""
 
-from collections.abc import Iterator
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crossd.data.formats import (
+    DIRECTORY,
     UNREADABLE,
     Array,
     Header,
@@ -22,6 +24,7 @@ from crossd.errors import InputError
 
 SERIES, ORIENTATION, POSITION = "0020|000e", "0020|0037", "0020|0032"
 MODALITY, SPACING = "0008|0060", "0028|0030"
+PLACE = ["ImagePositionPatient", "NumberOfFrames"]
 SYNTAX, BITS = "0002|0010", "0028|0100"
 IMPLICIT, BIG_ENDIAN = "1.2.840.10008.1.2", "1.2.840.10008.1.2.2"
 DEFLATED = "1.2.840.10008.1.2.1.99"
@@ -81,16 +84,33 @@ def series_files(folder: Path) -> list[Path]:
         for file in folder.iterdir()
         if file.is_file()
         and not file.name.startswith(".")
-        and file.name.upper() != "DICOMDIR"
+        and file.name.upper() != DIRECTORY
         and is_dicom(file)
     )
 
 
-def series_folders(root: Path) -> Iterator[Path]:
-    """Yield the folders at or below `root` that hold DICOM files."""
-    for folder in sorted({root, *(p for p in root.rglob("*") if p.is_dir())}):
-        if any(is_dicom(file) for file in folder.iterdir() if file.is_file()):
-            yield folder
+def is_stack(files: Sequence[Path]) -> bool:
+    """Tell whether the DICOM files of a folder are slices of a volume, not images of their own.
+
+    A slice says where it lies in the patient. Radiographs, photographs and ultrasound do not: each
+    of their files is a case. What cannot be read is left to `read_header` to complain about.
+
+    Args:
+        files: Those of the folder, one or more; the first and the last are looked at.
+    """
+    import pydicom
+
+    for file in {files[0], files[-1]}:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                said = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=PLACE)
+                frames = int(said.get("NumberOfFrames") or 1)
+        except Exception:  # pydicom raises many kinds on damaged files
+            return True
+        if said.get("ImagePositionPatient") or (len(files) == 1 and frames > 1):
+            return True
+    return False
 
 
 def _read(file: Path) -> _Slice:

@@ -31,6 +31,9 @@ Array = NDArray[Any]
 NIFTI = (".nii", ".nii.gz")
 ITK = (".nrrd", ".nhdr", ".mha", ".mhd")
 DICOM = (".dcm", ".dicom", ".ima")
+DIRECTORY = "DICOMDIR"
+"""Lists the files of a medium; a DICOM file without an image."""
+
 SUFFIXES = (*NIFTI, *ITK, *DICOM)
 UNREADABLE = (
     *(OSError, EOFError, ValueError, TypeError, OverflowError, RuntimeError, KeyError, IndexError),

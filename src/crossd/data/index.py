@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from crossd.data import kept
-from crossd.data.formats import DICOM, SUFFIXES, is_dicom
+from crossd.data.dicom import is_stack
+from crossd.data.formats import DICOM, DIRECTORY, SUFFIXES, is_dicom
 from crossd.data.names import Names, Writer
 from crossd.data.splits import SPLITS
 from crossd.errors import InputError
@@ -24,7 +25,7 @@ CLOCK = 2_000_000_000
 """Nanoseconds by which a folder must be older than its scan. A clock of a file system is as coarse
 as two seconds: what changes within them leaves the time as it is."""
 
-FORM = "1"
+FORM = "2"
 """Of the index, to be counted up when it changes."""
 
 IMAGE, VOLUME, SERIES = 1, 2, 3
@@ -57,7 +58,7 @@ class Part:
     Attributes:
         folders: Their names, sorted; hidden ones do not count.
         images: Files that PIL reads.
-        volumes: Files of volumes, and folders that hold a DICOM series.
+        volumes: Files of volumes and DICOM images, and folders that hold a DICOM series.
     """
 
     folders: tuple[str, ...]
@@ -92,7 +93,8 @@ class _Walk:
             return
         self.visited.append((path, changed))
         kinds = [self._kind(entry) for entry in entries]
-        if volumes and SERIES in kinds:
+        dicoms = [Path(e.path) for e, kind in zip(entries, kinds, strict=True) if kind == SERIES]
+        if volumes and dicoms and is_stack(dicoms):
             self.volumes.add(below.rstrip(os.sep))
             volumes = False
         for entry, kind in zip(entries, kinds, strict=True):
@@ -112,7 +114,7 @@ class _Walk:
     def _kind(self, entry: os.DirEntry[str]) -> int:
         """Tell what a file is, by its name where that says it; 0 for folders and all else."""
         name = entry.name
-        if name.startswith(".") or entry.is_dir():
+        if name.startswith(".") or name.upper() == DIRECTORY or entry.is_dir():
             return 0
         suffix = name[name.rfind(".") :].lower() if "." in name else ""
         if suffix in self.readable:
@@ -266,7 +268,10 @@ def files(root: Path) -> list[Path]:
 
 
 def volumes_below(folder: Path) -> list[Path]:
-    """List the volumes at any depth below a folder: files, and folders that hold a DICOM series."""
+    """List the volumes at any depth below a folder: files, and folders that hold a DICOM series.
+
+    DICOM files that are no slices of a series are among them: what they are, they say themselves.
+    """
     walk = _Walk()
     walk.visit(str(folder), "", False, True)
     return [folder / name for name in walk.volumes.names()]
