@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import files
 import numpy as np
@@ -9,6 +10,7 @@ from crossd.data.index import volumes_below
 from crossd.errors import InputError
 
 SHAPE = (6, 5, 7)
+NOWHERE: dict[str, Any] = {"ImagePositionPatient": None, "ImageOrientationPatient": None}
 ARRAY = np.random.default_rng(0).integers(-1000, 1000, SHAPE).astype(np.int16)
 
 
@@ -111,13 +113,12 @@ def test_names_without_suffix(tmp_path: Path) -> None:
 
 
 def test_files_that_say_no_position_are_images_of_their_own(tmp_path: Path) -> None:
-    nowhere = {"ImagePositionPatient": None, "ImageOrientationPatient": None}
     for label, bright in (("calm", 0), ("loud", 900)):
         for number in range(10):
             path = tmp_path / label / f"study{number % 3}" / f"{number}.dcm"
             path.parent.mkdir(parents=True, exist_ok=True)
             plane = ARRAY[:, :, number % 7] % 100 + bright
-            files.write_slice(path, plane, 0.0, SeriesInstanceUID=f"1.{number}", **nowhere)
+            files.write_slice(path, plane, 0.0, SeriesInstanceUID=f"1.{number}", **NOWHERE)
     (tmp_path / "DICOMDIR").write_bytes(bytes(128) + b"DICM")
     source = open_source(str(tmp_path), seed=1)
     assert source.rank == 2 and source.classes == ("calm", "loud") and source.channels == 1
@@ -128,8 +129,7 @@ def test_files_that_say_no_position_are_images_of_their_own(tmp_path: Path) -> N
 
 def test_a_series_whose_first_file_says_no_position_is_one(tmp_path: Path) -> None:
     folder = files.dicom(tmp_path / "s", ARRAY)
-    nowhere = {"ImagePositionPatient": None, "ImageOrientationPatient": None}
-    files.write_slice(folder / "0.dcm", ARRAY[:, :, 0], 0.0, **nowhere)
+    files.write_slice(folder / "0.dcm", ARRAY[:, :, 0], 0.0, **NOWHERE)
     assert volumes_below(tmp_path) == [folder]
     assert "0.dcm: lacks its position" in message(folder)
 
@@ -137,8 +137,7 @@ def test_a_series_whose_first_file_says_no_position_is_one(tmp_path: Path) -> No
 def test_a_lone_file_of_several_frames_is_its_folder(tmp_path: Path) -> None:
     def write(name: str) -> None:
         frames = np.stack([ARRAY[:, :, 0]] * 4).transpose(1, 0, 2).reshape(6, -1)
-        nowhere = {"ImagePositionPatient": None, "ImageOrientationPatient": None}
-        files.write_slice(tmp_path / name, frames, 0.0, NumberOfFrames=4, Rows=5, **nowhere)
+        files.write_slice(tmp_path / name, frames, 0.0, NumberOfFrames=4, Rows=5, **NOWHERE)
 
     write("1.dcm")
     assert volumes_below(tmp_path) == [tmp_path]

@@ -1,8 +1,7 @@
 """The commands for one network: train, adapt, convert, export; `crossd.transfer` compares many."""
 
 import dataclasses
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +20,15 @@ from crossd.conversion import LIFTS, to_3d
 from crossd.conversion import convert as convert_network
 from crossd.data import Source, as_images, limit, open_source
 from crossd.data import plan as plans
-from crossd.data.labelled import Given
-from crossd.data.stored import open_stored
 from crossd.errors import InputError
 from crossd.exporting import export as export_network
 from crossd.graphfiles import SUFFIXES
 from crossd.kernels import KERNEL_MODES, VIEWS
-from crossd.launched import is_first
 from crossd.nn import has_views
+from crossd.opening import fitting, known, prepared
 from crossd.options import check, choice, class_names, sizes, unused
-from crossd.outputs import PLAN, claim_folder
 from crossd.progress import Progress
+from crossd.runs import augmentation, train_and_write, write_plan
 from crossd.slicenet import answering
 
 
@@ -107,25 +104,6 @@ def finetune(config: FinetuneConfig, progress: Progress) -> str:
         **prepared(source),
     )
     return train_and_write(net, source, options, weights, config, progress, config.protocol)
-
-
-def prepared(source: Source) -> dict[str, Any]:
-    """Return what a weights file keeps of how the samples of a source were prepared."""
-    return {
-        "mean": source.mean,
-        "std": source.std,
-        "size": source.size,
-        "spacing": source.spacing,
-        "plan": plans.to_record(source.plan),
-        "values": source.values,
-    }
-
-
-def augmentation(config: Any, source: Source) -> str:
-    """Choose the augmentation where the options leave it open: full for masks, else light."""
-    if config.augment is None:
-        return "full" if source.task == "segmentation" else "light"
-    return choice(config.augment, ("light", "full", "none"), "--augment")
 
 
 def recalibrate(config: RecalibrateConfig, progress: Progress) -> str:
@@ -250,34 +228,8 @@ def plan(config: PlanConfig, progress: Progress) -> str:
     source = open_source(config.data, size=sizes(config.size), seed=config.seed, progress=progress)
     if source.plan is None:
         raise InputError(f"{config.data}: a plan is for volumes that come as files")
-    _write_plan(source, out)
+    write_plan(source, out)
     return f"{out.read_text(encoding='utf-8')}written: {out}"
-
-
-def _write_plan(source: Source, path: Path) -> None:
-    assert source.plan is not None
-    names = source.classes if source.values else ()
-    counts = "{:,} training, {:,} validation and {:,} test {}".format(
-        *(len(part) for part in (source.train, source.val, source.test)),
-        "slices" if source.rank == 2 else "volumes",
-    )
-    plans.write(source.plan, path, source.values, names, [f"{source.name}: {counts}"])
-
-
-def known(weights: WeightsConfig | None, path: str | None = None, config: Any = None) -> Given:
-    """Gather what weights, a plan that the user edited or options for a cache decide on."""
-    given = Given(stored=None if config is None else open_stored(config))
-    if weights is not None:
-        own = plans.from_record(weights.plan, "the weights' plan") if weights.plan else None
-        masks = dict(zip(weights.values, weights.classes, strict=False))
-        labels = () if masks else weights.classes
-        given = dataclasses.replace(given, plan=own, labels=labels)
-    if path is not None:
-        if not Path(path).is_file():
-            raise InputError(f"--plan {path}: no such file; crossd plan writes one")
-        edited, classes = plans.read(Path(path))
-        given = dataclasses.replace(given, plan=edited, classes=classes)
-    return given
 
 
 def _images(config: PretrainConfig, progress: Progress) -> Source:
@@ -293,52 +245,6 @@ def _images(config: PretrainConfig, progress: Progress) -> Source:
     if config.limit:  # before slicing: it counts volumes
         source = limit(source, config.limit, config.seed)
     return as_images(source, config.slices, config.slice_step)
-
-
-def fitting(
-    spec: str,
-    weights: WeightsConfig,
-    size: str | None,
-    seed: int,
-    path: str,
-    given: Given,
-    progress: Progress,
-    labels: bool = True,
-) -> Source:
-    """Open a source as weights need it.
-
-    Args:
-        spec: The source.
-        weights: Their configuration: the number of channels is adapted, the task checked.
-        size: The option `--size`.
-        seed: Of splits.
-        path: The weights file, for messages.
-        given: What is known already.
-        progress: Where to show a scan.
-        labels: Whether labels are needed.
-
-    Returns:
-        The source; its classes are those of the weights where its masks hold no other values.
-
-    Raises:
-        InputError: When the task is another.
-    """
-    channels = weights.in_channels
-    source = open_source(
-        spec, size=sizes(size), seed=seed, channels=channels, labels=labels, given=given,
-        progress=progress,
-    )  # fmt: skip
-    if source.task not in (weights.task, "unlabelled"):
-        raise InputError(f"{path} is for {weights.task}, but {spec} is for {source.task}")
-    masks = dict(zip(weights.values, weights.classes, strict=False))
-    if source.values and source.values == weights.values and not given.classes:
-        return dataclasses.replace(source, classes=weights.classes)
-    if masks and source.values != weights.values and set(source.values) <= set(masks):
-        again = dataclasses.replace(given, classes=masks, plan=source.plan)
-        source = open_source(
-            spec, size=sizes(size), seed=seed, channels=channels, given=again, progress=progress
-        )
-    return source
 
 
 def _for_rank(
@@ -379,81 +285,3 @@ def _free_file(path: str, overwrite: bool, endings: Sequence[str] = (".safetenso
     if out.exists() and not overwrite:
         raise InputError(f"{out} exists already: name another --out, or --overwrite it")
     return out
-
-
-def train_and_write(
-    net: Any,
-    source: Source,
-    options: train.TrainConfig,
-    weights: WeightsConfig,
-    config: Any,
-    progress: Progress,
-    name: str,
-    keep: Callable[[Any], Any] = lambda net: net,
-    **more: Any,
-) -> str:
-    """Train, keep the best weights, score them on the test samples, and write it all down.
-
-    Args:
-        net: The network.
-        source: What it learns and is scored on.
-        options: How.
-        weights: Written with it.
-        config: The options of the command, with a folder to claim.
-        progress: Where to show how far it is.
-        name: What to call it there.
-        keep: From the network that is trained to the one that is scored and written.
-        **more: For `crossd.train.fit`.
-
-    Returns:
-        What to print.
-    """
-    from crossd import page, plots, report, showcase
-
-    folder = Path(config.out)
-    if is_first():
-        claim_folder(config)
-        if source.plan is not None:
-            _write_plan(source, folder / PLAN)
-    start = time.perf_counter()
-    path = folder / "weights.safetensors"
-    fit = train.fit(
-        net,
-        source,
-        options,
-        folder=folder,
-        resume=config.resume,
-        on_best=lambda net: save(keep(net), path, weights),
-        progress=progress,
-        name=name,
-        **more,
-    )
-    net = fit.net
-    if fit.state is not None:
-        net.load_state_dict(fit.state)
-    kept = keep(net).float()
-    scores, outputs = scoring.score(kept, source, source.test, options)
-    told = f"{len(source.test):,} test samples: {scoring.describe(scores, source.task)}"
-    cases = showcase.of_scored(kept, source, source.test, outputs, options)
-    if not is_first():
-        return told
-    save(kept, path, weights)
-    results: dict[str, Any] = {
-        "command": type(config).__name__.removesuffix("Config").lower(),
-        "data": source.name,
-        "model": weights.model,
-        "test_samples": len(source.test),
-        "metrics": scores,
-        "seconds": round(time.perf_counter() - start, 1),
-        "history": fit.history,
-        "skipped_steps": fit.skipped,
-        "config": dataclasses.asdict(config),
-        "versions": report.versions(),
-    }
-    plots.training(results, folder / "curves.png")
-    text = report.training(results)
-    cost = report.cost(results["seconds"], "training samples", fit.samples, fit.seconds)
-    curves = {"Curves": "curves.png"}
-    shown = page.render(text, report.sentence(results), folder, cases, cost, more=curves)
-    report.write(results, folder, text, {"report.html": shown})
-    return f"{told}\nwritten: {path} and {folder}/report.html"

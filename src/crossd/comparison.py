@@ -14,13 +14,13 @@ from torch import nn
 from crossd import compare, comparison_report, device, heads, models, report, standings, train
 from crossd.arms import ARMS, RIVALS
 from crossd.checkpoint import WeightsConfig, load, read_config
-from crossd.commands import fitting, known
 from crossd.compare import Arm, Contest
 from crossd.configs import ALL_PROTOCOLS, EvaluateConfig
 from crossd.conversion import to_2d, to_3d
 from crossd.data import Source
 from crossd.errors import InputError
 from crossd.metrics import MAIN
+from crossd.opening import fitting, known
 from crossd.options import counts, names
 from crossd.outputs import LEFTOVERS, claim_folder, remove
 from crossd.progress import Progress

@@ -15,7 +15,6 @@ from torch import nn
 
 from crossd import device, masks, metrics, scoring, segmenting, showcase, train
 from crossd.checkpoint import WeightsConfig, load, read_config
-from crossd.commands import fitting, known
 from crossd.configs import EvaluateConfig
 from crossd.data import Source, open_source
 from crossd.data.formats import read_header
@@ -23,6 +22,7 @@ from crossd.data.labelled import entries_of, names_of
 from crossd.data.volumes import Entry, read_image, read_mask
 from crossd.errors import InputError
 from crossd.files import atomic
+from crossd.opening import fitting, known
 from crossd.options import check, choice, unused
 from crossd.outputs import claim_folder
 from crossd.progress import Progress

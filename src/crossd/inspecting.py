@@ -27,7 +27,6 @@ from crossd import (
     scoring,
 )
 from crossd.checkpoint import WeightsConfig, load, read_config
-from crossd.commands import fitting, known
 from crossd.configs import InspectConfig
 from crossd.data import Samples, Source, as_images
 from crossd.data.faults import faults
@@ -38,6 +37,7 @@ from crossd.errors import InputError
 from crossd.feeding import view_of
 from crossd.kernels import VIEWS
 from crossd.kernelstats import Layer
+from crossd.opening import fitting, known
 from crossd.options import check, choice, unused
 from crossd.outputs import claim_folder
 from crossd.progress import Progress

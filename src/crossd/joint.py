@@ -8,14 +8,15 @@ from torch import nn
 
 from crossd import device, heads, models, train
 from crossd.checkpoint import WeightsConfig, load, read_config
-from crossd.commands import augmentation, known, prepared, train_and_write
 from crossd.configs import JointConfig
 from crossd.conversion import convert
 from crossd.data import Source, as_images, limit, open_source, require_rank
 from crossd.errors import InputError
 from crossd.kernels import KERNEL_MODES
+from crossd.opening import known, prepared
 from crossd.options import check, choice, sizes
 from crossd.progress import Progress
+from crossd.runs import augmentation, train_and_write
 
 
 def joint(config: JointConfig, progress: Progress) -> str:
