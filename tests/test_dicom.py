@@ -7,6 +7,7 @@ import pytest
 
 from crossd.data import formats, open_source
 from crossd.data.index import volumes_below
+from crossd.data.itk import affine_of
 from crossd.errors import InputError
 
 SHAPE = (6, 5, 7)
@@ -163,7 +164,7 @@ def test_real_series_lie_where_simpleitk_puts_them(name: str) -> None:
     reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(folder)))
     image = reader.Execute()
     direction = np.reshape(image.GetDirection(), (3, 3))
-    theirs = formats.affine_of(direction, image.GetSpacing(), image.GetOrigin())
+    theirs = affine_of(direction, image.GetSpacing(), image.GetOrigin())
     np.testing.assert_allclose(header.affine, theirs, atol=1e-3)
     own = formats._voxels(header, (slice(None),) * 3)[..., 0]
     np.testing.assert_array_equal(own, sitk.GetArrayFromImage(image).transpose(2, 1, 0))

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crossd.data import formats
+from crossd.data.header import with_spacing
 from crossd.errors import InputError
 
 SHAPE = (4, 5, 6)
@@ -154,7 +155,7 @@ def test_a_volume_larger_than_memory_is_refused_before_it_is_read(tmp_path: Path
 
 def test_spacing_can_be_given(tmp_path: Path) -> None:
     header = formats.read_header(files.itk(tmp_path / "a.nrrd", ARRAY))
-    assert formats.with_spacing(header, (5, 0.5, 0.7)).spacing == pytest.approx((5, 0.5, 0.7))
+    assert with_spacing(header, (5, 0.5, 0.7)).spacing == pytest.approx((5, 0.5, 0.7))
 
 
 def test_a_flipped_bit_of_a_compressed_file_is_found(tmp_path: Path) -> None:

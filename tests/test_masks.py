@@ -8,13 +8,14 @@ import pytest
 
 from crossd import masks
 from crossd.data import formats
+from crossd.data.header import Header
 from crossd.errors import InputError
 
 SHAPE = (9, 7, 5)
 MASK = np.random.default_rng(0).integers(0, 3, SHAPE).astype(np.uint8)
 
 
-def canonical(header: formats.Header) -> Any:
+def canonical(header: Header) -> Any:
     """MASK as it lies in canonical order."""
     return nib.orientations.apply_orientation(MASK, header.orientation).T
 

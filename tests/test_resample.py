@@ -51,7 +51,7 @@ def test_masks_take_the_nearest_voxel() -> None:
 def test_target_size(own: tuple[float, float, float], size: tuple[int, ...]) -> None:
     from pathlib import Path
 
-    from crossd.data.formats import Header
+    from crossd.data.header import Header
 
     z, y, x = own
     header = Header(Path("a"), (10, 9, 8), np.diag([x, y, z, 1.0]))

@@ -8,7 +8,8 @@ from crossd.checkpoint import WeightsConfig
 from crossd.data import cases as lists
 from crossd.data import index
 from crossd.data.cases import Case
-from crossd.data.formats import is_dicom, is_volume, read_header, stem
+from crossd.data.formats import read_header
+from crossd.data.header import is_dicom, is_volume, stem
 from crossd.errors import InputError
 
 Say = Callable[[str], None]

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from crossd.data.formats import ITK, NIFTI, Header, open_itk, stem
+from crossd.data.header import ITK, NIFTI, Header, stem
+from crossd.data.itk import open_itk
 from crossd.errors import InputError
 from crossd.files import atomic
 from crossd.segmenting import stored

@@ -21,7 +21,8 @@ from crossd.checkpoint import WeightsConfig, load, read_config
 from crossd.configs import PredictConfig
 from crossd.data import images
 from crossd.data.cases import Case
-from crossd.data.formats import is_dicom, is_volume, read_header, stem
+from crossd.data.formats import read_header
+from crossd.data.header import is_dicom, is_volume, stem
 from crossd.data.volumes import read_entry
 from crossd.errors import InputError
 from crossd.files import atomic

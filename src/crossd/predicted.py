@@ -10,7 +10,7 @@ from typing import Any
 from crossd.asked import key
 from crossd.checkpoint import WeightsConfig
 from crossd.configs import PredictConfig
-from crossd.data.formats import stem
+from crossd.data.header import stem
 from crossd.errors import InputError
 from crossd.files import atomic, locked
 

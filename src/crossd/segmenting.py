@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from crossd import windows
 from crossd.checkpoint import WeightsConfig
-from crossd.data import formats, plan, resample
+from crossd.data import plan, resample
+from crossd.data.header import Header
 from crossd.data.normalise import adapt
 from crossd.data.plan import Intensity, Plan
 from crossd.data.shapes import fit
@@ -146,7 +147,7 @@ def label(net: nn.Module, entry: Entry, weights: WeightsConfig, fabric: Any) -> 
     return logits.float().softmax(1)[0].cpu()
 
 
-def stored(mask: NDArray[np.uint8], header: formats.Header) -> NDArray[np.uint8]:
+def stored(mask: NDArray[np.uint8], header: Header) -> NDArray[np.uint8]:
     """Turn a mask from canonical order ``(D, H, W)`` to the order of its file, ``(x, y, z)``."""
     import nibabel as nib
 

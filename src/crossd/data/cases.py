@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 import numpy as np
 from numpy.typing import NDArray
 
-from crossd.data.formats import is_dicom, is_volume, stem
+from crossd.data.header import is_dicom, is_volume, stem
 from crossd.data.index import Part, scan, suffixes
 from crossd.data.splits import FRACTIONS, SPLITS, split
 from crossd.errors import InputError

@@ -9,17 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from crossd.data.formats import (
-    DIRECTORY,
-    UNREADABLE,
-    Array,
-    Header,
-    affine_of,
-    damaged,
-    is_dicom,
-    itk_header,
-    open_itk,
-)
+from crossd.data.header import DIRECTORY, UNREADABLE, Array, Header, damaged, is_dicom
+from crossd.data.itk import affine_of, itk_header, open_itk
 from crossd.errors import InputError
 
 SERIES, ORIENTATION, POSITION = "0020|000e", "0020|0037", "0020|0032"

@@ -9,7 +9,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from crossd.data.formats import flat, is_dicom, read_header
+from crossd.data.formats import flat, read_header
+from crossd.data.header import is_dicom
 from crossd.data.index import Part, suffixes
 from crossd.data.names import Names
 from crossd.data.shapes import full_size

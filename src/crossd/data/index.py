@@ -12,7 +12,7 @@ from PIL import Image
 
 from crossd.data import kept
 from crossd.data.dicom import is_stack
-from crossd.data.formats import DICOM, DIRECTORY, SUFFIXES, is_dicom
+from crossd.data.header import DICOM, DIRECTORY, SUFFIXES, is_dicom
 from crossd.data.names import Names, Writer
 from crossd.data.splits import SPLITS
 from crossd.errors import InputError

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from crossd.data import cases as lists
 from crossd.data import images, plan, scanning, shards, volumes
 from crossd.data.cases import Case
-from crossd.data.formats import is_dicom, is_volume, read_header
+from crossd.data.formats import read_header
+from crossd.data.header import is_dicom, is_volume
 from crossd.data.names import Names
 from crossd.data.normalise import Normalised
 from crossd.data.plan import Facts, Plan

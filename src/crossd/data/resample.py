@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from crossd.data.formats import Header
+from crossd.data.header import Header
 from crossd.memory import require
 
 SAME_SPACING = 0.01

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from crossd.data import cases as lists
 from crossd.data import images, index, volumes
 from crossd.data.cases import Case
-from crossd.data.formats import is_dicom, is_volume, read_header
+from crossd.data.formats import read_header
+from crossd.data.header import is_dicom, is_volume
 from crossd.data.source import Source, open_source
 from crossd.data.splits import SPLITS, split
 from crossd.errors import InputError

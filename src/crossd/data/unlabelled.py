@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from crossd.data.cases import Case, entries
-from crossd.data.formats import is_volume
+from crossd.data.header import is_volume
 from crossd.data.index import files
 from crossd.data.labelled import Given
 from crossd.data.names import Names

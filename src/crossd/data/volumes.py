@@ -13,7 +13,7 @@ from torch.utils.data import get_worker_info
 
 from crossd.data import formats, plan, resample
 from crossd.data.cases import Case, groups_of
-from crossd.data.formats import Header
+from crossd.data.header import ITK, Header, with_spacing
 from crossd.data.plan import Plan
 from crossd.data.source import Sample, Samples
 from crossd.data.stored import Stored, fingerprint
@@ -77,7 +77,7 @@ def read_entry(case: Case) -> Entry:
     if mask is not None and mask.channels != 1:
         raise InputError(f"{mask.path}: holds {mask.channels} numbers a voxel; a mask holds one")
     if case.spacing is not None:
-        headers = [formats.with_spacing(header, case.spacing) for header in headers]
+        headers = [with_spacing(header, case.spacing) for header in headers]
     return Entry(case, tuple(headers), mask)
 
 
@@ -245,7 +245,7 @@ class VolumeSamples(Samples):
             The same as the slice of the whole sample.
         """
         entry, length = self.entries[index], self.size(index)[axis]
-        lazy = all(h.path.name.lower().endswith((".nii", *formats.ITK)) for h in entry.images)
+        lazy = all(h.path.name.lower().endswith((".nii", *ITK)) for h in entry.images)
         kept = self.stored is not None or self.cache.get(entry.case.name) is not None
         if index not in self._limits or not lazy or kept:
             whole, *masks = self._prepared(index)

@@ -1,0 +1,134 @@
+"""What is known of a volume before its voxels are read, and the kinds of files by their names."""
+
+import re
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from textwrap import shorten
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from nibabel.filebasedimages import ImageFileError
+from nibabel.orientations import OrientationError
+from nibabel.spatialimages import HeaderDataError
+from numpy.typing import NDArray
+
+from crossd.errors import InputError
+
+Array = NDArray[Any]
+Part = tuple[slice, ...]
+NIFTI = (".nii", ".nii.gz")
+ITK = (".nrrd", ".nhdr", ".mha", ".mhd")
+DICOM = (".dcm", ".dicom", ".ima")
+SUFFIXES = (*NIFTI, *ITK, *DICOM)
+DIRECTORY = "DICOMDIR"
+"""Lists the files of a medium; a DICOM file without an image."""
+
+UNREADABLE = (
+    *(OSError, EOFError, ValueError, TypeError, OverflowError, RuntimeError, KeyError, IndexError),
+    *(zlib.error, ImageFileError, HeaderDataError, OrientationError, NotImplementedError),
+    *(AssertionError, AttributeError, MemoryError, ArithmeticError),
+)
+"""What readers raise on damaged files."""
+
+MOST_CHANNELS = 4
+
+
+@dataclass(frozen=True)
+class Header:
+    """What is known of a volume before its voxels are read.
+
+    Attributes:
+        path: The file, or the folder of a DICOM series.
+        shape: Voxels as stored, ``(x, y, z)``.
+        affine: From voxels as stored to RAS [mm], ``(4, 4)``.
+        channels: Numbers a voxel.
+        modality: As DICOM names it ("CT", "MR"), "" where unknown.
+        files: The files of a DICOM series, in order of position.
+    """
+
+    path: Path
+    shape: tuple[int, int, int]
+    affine: NDArray[np.float64]
+    channels: int = 1
+    modality: str = ""
+    files: tuple[Path, ...] = ()
+
+    @property
+    def orientation(self) -> NDArray[np.float64]:
+        """Nibabel's orientation of the stored axes, ``(3, 2)``: canonical axis and direction."""
+        orientation: NDArray[np.float64] = nib.orientations.io_orientation(self.affine)
+        return orientation
+
+    @property
+    def size(self) -> tuple[int, int, int]:
+        """Voxels in canonical order, ``(D, H, W)``."""
+        x, y, z = self._canonical(self.shape)
+        return z, y, x
+
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        """Size of a voxel in canonical order (z, y, x) [mm]."""
+        x, y, z = self._canonical(np.linalg.norm(self.affine[:3, :3], axis=0).tolist())
+        return z, y, x
+
+    def _canonical(self, values: Sequence[Any]) -> tuple[Any, Any, Any]:
+        ordered = dict(zip(self.orientation[:, 0].astype(int).tolist(), values, strict=True))
+        return ordered[0], ordered[1], ordered[2]
+
+
+def with_spacing(header: Header, spacing: Sequence[float]) -> Header:
+    """Give a volume another spacing (z, y, x) [mm] than its file says."""
+    z, y, x = spacing
+    order = header.orientation[:, 0].astype(int)
+    wanted = np.array([x, y, z])[order]
+    affine = header.affine.copy()
+    affine[:3, :3] *= wanted / np.linalg.norm(affine[:3, :3], axis=0)
+    return replace(header, affine=affine)
+
+
+def is_volume(path: Path) -> bool:
+    """Tell by its name, or by its first bytes where it has no suffix, whether a file is one."""
+    return path.name.lower().endswith(SUFFIXES) or is_dicom(path)
+
+
+def is_dicom(path: Path) -> bool:
+    """Tell by its name or its preamble whether a file is DICOM."""
+    if path.name.lower().endswith(DICOM):
+        return True
+    if path.suffix and not path.suffix[1:].isdigit():  # 1.2.840 is a name, not a suffix
+        return False
+    try:
+        with path.open("rb") as file:
+            return file.read(132)[128:] == b"DICM"
+    except OSError:
+        return False
+
+
+def stem(path: Path) -> str:
+    """Return the name of a file without the suffix of its kind.
+
+    Example:
+        >>> stem(Path("images/case_01.nii.gz")), stem(Path("series"))
+        ('case_01', 'series')
+    """
+    for suffix in sorted(SUFFIXES, key=len, reverse=True):
+        if path.name.lower().endswith(suffix):
+            return path.name[: -len(suffix)]
+    return path.name if path.is_dir() or is_dicom(path) else path.stem
+
+
+def whole(part: Part) -> bool:
+    """Tell whether a part is all of a volume."""
+    return all(s == slice(None) for s in part)
+
+
+def damaged(path: Path, error: BaseException) -> InputError:
+    """Return the line for a file that cannot be read."""
+    why = " ".join(str(error).split()).rpartition("ITK ERROR: ")[2]
+    why = re.sub(r"^Exception thrown in SimpleITK \S+ \S+ (sitk::ERROR: )?", "", why)
+    why = re.sub(r"\(0x[0-9a-f]+\)|^\w+: ERROR: ", "", why)
+    why = f"{type(error).__name__}: {shorten(why, 120)}" if why else type(error).__name__
+    return InputError(f"{path}: cannot be read, it is damaged or incomplete ({why})")
