@@ -6,12 +6,13 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from idea import idea
 from matplotlib.axes import Axes
 from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 
 from crossd.functional import displacement, project
-from crossd.pictures import INK, SIGNED, SOFT, WARM, dress, figure, idea, save
+from crossd.pictures import INK, SIGNED, SOFT, WARM, dress, figure, save
 
 IMAGES = Path(__file__).parent / "images"
 SIZE = 15

@@ -1,5 +1,6 @@
 """Pictures are whole files, and show what they were given."""
 
+import runpy
 import subprocess
 import sys
 from collections.abc import Callable
@@ -195,33 +196,10 @@ def test_answers_of_another_shape_are_refused(tmp_path: Path) -> None:
         pictures.answers(cube, cube, {"acs": np.zeros((4, 4, 5))}, [], tmp_path / "answers.png")
 
 
-def test_kernel_views_are_the_sums_of_the_largest_kernel(
-    tmp_path: Path, drawn: list[Figure]
-) -> None:
-    weight = np.random.default_rng(0).normal(size=(2, 3, 3, 3, 3))
-    weight[1, 2] *= 10
-    pictures.kernel_views(weight, tmp_path / "kernel.png")
-    shown = [np.asarray(ax.images[0].get_array()) for ax in drawn[0].axes if ax.images]
-    for z in range(3):
-        same(shown[z], weight[1, 2, z])
-    for axis in range(3):
-        same(shown[3 + axis], weight[1, 2].sum(axis))
-
-
-@pytest.mark.parametrize("shape", [(1, 1, 1), (5, 3, 3), (7, 7, 7)])
-def test_kernel_views_of_other_sizes(shape: tuple[int, ...], tmp_path: Path) -> None:
-    pictures.kernel_views(np.zeros(shape), tmp_path / "kernel.png")
-    pixels(tmp_path / "kernel.png")
-
-
-def test_a_2d_kernel_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="a kernel must be"):
-        pictures.kernel_views(np.zeros((3, 3)), tmp_path / "kernel.png")
-
-
 def test_the_idea_is_as_wide_as_a_readme_and_small(tmp_path: Path) -> None:
     path = tmp_path / "idea.png"
-    pictures.idea(path)
+    script = Path(__file__).parents[1] / "docs" / "idea.py"
+    runpy.run_path(str(script))["idea"](path)
     assert pixels(path).shape == (600, 1600, 3)
     assert path.stat().st_size < 200_000
 
