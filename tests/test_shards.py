@@ -17,7 +17,6 @@ from torch.utils.data import DataLoader
 from crossd.data import Samples, Source, kept, open_source, shards, tars
 from crossd.data.images import read_image
 from crossd.data.index import CLOCK
-from crossd.data.labelled import names_of
 from crossd.errors import InputError
 from crossd.progress import Progress
 
@@ -88,7 +87,7 @@ def test_a_folder_of_archives_holds_what_the_files_hold(tmp_path: Path) -> None:
         sample = whole[i]
         assert torch.equal(sample["image"], read_image(tmp_path / "one.png", 1, (8, 8)))
         assert sample["label"].item() == i % 2 and sample["view"] == -1
-    assert names_of(source.test)[0].endswith(".png")
+    assert source.test.case(0).endswith(".png")
     again = open_source(str(tmp_path / "shards"), size=(8,))
     assert torch.equal(again.test[3]["image"], source.test[3]["image"])
 

@@ -92,30 +92,33 @@ def ceilings(sets: dict[str, dict[str, Any]]) -> list[str]:
     lines = ["", "## How much room is there?", "", ROOM, ""]
     body = []
     for name, results in sets.items():
-        most = max(
-            (n for protocol, n in standings.keys(results) if protocol == "finetune"), default=0
-        )
-        if "-" in name or most < MANY:
+        limits = {n for protocol, n in standings.keys(results) if n >= MANY}
+        if "-" in name or not limits:
             continue
-        free, full = (
-            standings.summaries(results, key) for key in (("zero", 0), ("finetune", most))
+        free, head, full = (
+            standings.summaries(results, key)
+            for key in (("zero", 0), ("linear", max(limits)), ("finetune", max(limits)))
         )
-        cells = [free.get(OURS), free.get("slices"), full.get("scratch"), full.get(OURS)]
-        means = [report.MISSING if c is None else f"{c.mean:.3f} ({c.count} seeds)" for c in cells]
-        body.append([name, str(most), *means])
-    header = ["set", "all", f"{OURS}, none labelled", "slices, none labelled",
-              "scratch, all labelled", f"{OURS}, all labelled"]  # fmt: skip
+        main = {**results, "arms": [a for a in (OURS, *RIVALS) if a in results["arms"]]}
+        rival = standings.best(main, ("linear", max(limits)), main["arms"][1:])
+        cells = [free.get(OURS), free.get("slices"), head.get(OURS), full.get("scratch")]
+        means = [mean_of(cell) for cell in cells]
+        best = report.MISSING if rival is None else f"{rival} {mean_of(head[rival])}"
+        body.append([name, str(max(limits)), *means[:3], best, means[3]])
+    header = ["set", "all", f"{OURS}, none", "slices, none", f"{OURS}, all, linear",
+              "best rival, all, linear", "scratch, all, finetune"]  # fmt: skip
     return [*lines, *report.grid(header, body)] if body else []
+
+
+def mean_of(cell: Any) -> str:
+    """Write a mean with the number of its seeds."""
+    return report.MISSING if cell is None else f"{cell.mean:.3f} ({cell.count} seeds)"
 
 
 def configurations(sets: dict[str, dict[str, Any]]) -> list[str]:
     """Compare what was tried of ours, without labelled volumes: a line a way, a column a set."""
-    parts = {
-        name: {**r, "rows": [row for row in r["rows"] if row["trial"] < FIRST]}
-        for name, r in sets.items()
-        if "-" not in name
-    }
-    known = {row["arm"] for r in parts.values() for row in r["rows"] if row["protocol"] == "zero"}
+    parts = {name: tried(results) for name, results in sets.items() if "-" not in name}
+    known = {row["arm"] for r in parts.values() for row in r["rows"]}
     order = [arm for arm in ARMS if arm in known and arm not in RIVALS]
     body = []
     for arm in order:
@@ -130,6 +133,14 @@ def configurations(sets: dict[str, dict[str, Any]]) -> list[str]:
     text = WAYS.format(notes=f"{notes}." if notes else "")
     header = ["way (±: standard deviation)", *parts]
     return ["", "## Which configuration", "", text, "", *report.grid(header, body)]
+
+
+def tried(results: dict[str, Any]) -> dict[str, Any]:
+    """Leave what had no labels, and of each way the first seeds, where it has these."""
+    rows = [row for row in results["rows"] if row["protocol"] == "zero"]
+    first = {row["arm"] for row in rows if row["trial"] < FIRST}
+    rows = [row for row in rows if row["trial"] < FIRST or row["arm"] not in first]
+    return {**results, "rows": rows}
 
 
 def goal(sets: dict[str, dict[str, Any]]) -> list[str]:

@@ -18,7 +18,7 @@ from crossd.checkpoint import WeightsConfig, load, read_config
 from crossd.configs import EvaluateConfig
 from crossd.data import Source, open_source
 from crossd.data.formats import read_header
-from crossd.data.labelled import entries_of, names_of
+from crossd.data.labelled import entries_of
 from crossd.data.volumes import Entry, read_image, read_mask
 from crossd.errors import InputError
 from crossd.files import atomic
@@ -288,12 +288,12 @@ def _labels(
     spent = time.perf_counter() - begun
     rows = [
         {
-            "case": name,
+            "case": samples.case(index),
             "class": source.classes[int(truth)],
             "predicted": source.classes[int(probabilities.argmax())],
             **{f"p_{n}": float(p) for n, p in zip(source.classes, probabilities, strict=True)},
         }
-        for name, probabilities, truth in zip(names_of(samples), *outputs, strict=True)
+        for index, (probabilities, truth) in enumerate(zip(*outputs, strict=True))
     ]
     _write_rows(folder / "cases.csv", rows)
     results = _results(config, source, len(samples), scores, start)

@@ -12,7 +12,6 @@ from torch import nn
 from crossd import device, metrics, scoring, standings
 from crossd.budget import TrainConfig
 from crossd.data import Samples, Source
-from crossd.data.labelled import names_of
 from crossd.data.source import Subset
 from crossd.viewer import Case, sheets
 
@@ -27,7 +26,8 @@ WORST, BEST = "The worst", "The best"
 
 def titled(samples: Samples) -> list[str]:
     """Return what samples are called, in their order; a number alone says too little."""
-    return [f"sample {name}" if name.isdecimal() else name for name in names_of(samples)]
+    names = [samples.case(index) for index in range(len(samples))]
+    return [f"sample {name}" if name.isdecimal() else name for name in names]
 
 
 def extremes(values: ArrayLike, count: int = COUNT) -> list[tuple[int, str]]:

@@ -90,6 +90,10 @@ class ImageSamples(PixelSamples):
         """Return the first file of a sample."""
         return str(self.path(index))
 
+    def case(self, index: int) -> str:
+        """Return the first file of a sample, below the source."""
+        return self.names[0][index]
+
     def stamp(self, index: int) -> str | None:
         """Tell the files of a sample, with their sizes and times."""
         try:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crossd.data import cases as lists
-from crossd.data import images, plan, scanning, shards, volumes
+from crossd.data import images, plan, scanning, volumes
 from crossd.data.cases import Case
 from crossd.data.formats import read_header
 from crossd.data.header import is_dicom, is_volume
@@ -113,27 +113,6 @@ def entries_of(samples: Samples) -> list[Entry] | None:
     if inside is None or isinstance(samples, Normalised):
         return inside
     return [inside[int(index)] for index in samples.indices]
-
-
-def names_of(samples: Samples) -> Sequence[str]:
-    """Return the names of samples, in their order: of cases, of image files, or their numbers."""
-    entries = entries_of(samples)
-    if entries is not None:
-        return [entry.case.name for entry in entries]
-    if isinstance(samples, images.ImageSamples):
-        return samples.names[0]
-    if isinstance(samples, shards.ShardSamples):
-        return samples.names
-    if isinstance(samples, Subset):
-        inside = names_of(samples.samples)
-        if isinstance(inside, Names):
-            return inside.take(samples.indices)
-        return [inside[int(index)] for index in samples.indices]
-    return (
-        names_of(samples.samples)
-        if isinstance(samples, Normalised)
-        else [str(number) for number in range(len(samples))]
-    )
 
 
 def _classes(

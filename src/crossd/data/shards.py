@@ -99,6 +99,10 @@ class ShardSamples(PixelSamples):
         """Return the archive and the member in it."""
         return f"{self.archives.paths[int(self.archive[index])]}: {self.names[index]}"
 
+    def case(self, index: int) -> str:
+        """Return the member of a sample in its archive."""
+        return self.names[index]
+
     def stamp(self, index: int) -> str | None:
         """Tell the place of a sample, with the size and the time of its archive."""
         path = self.archives.paths[int(self.archive[index])]

@@ -77,6 +77,10 @@ class Samples(Dataset[Sample]):
         """Return what a sample is called: its file, or its number."""
         return f"sample {index}"
 
+    def case(self, index: int) -> str:
+        """Return what tables call a sample: its case, its file below the source, or its number."""
+        return str(index)
+
     def stamp(self, index: int) -> str | None:
         """Tell what a sample is made of and how, without reading it; None where that is unknown."""
         return None
@@ -143,6 +147,10 @@ class Wrapped(Samples):
         """Return what a sample is called."""
         return self.samples.name(index)
 
+    def case(self, index: int) -> str:
+        """Return what tables call a sample."""
+        return self.samples.case(index)
+
     def plane(self, index: int, axis: int, position: int) -> Sample:
         """Return one slice of a volume."""
         return self._changed(self.samples.plane(index, axis, position))
@@ -187,6 +195,10 @@ class Subset(Wrapped):
     def name(self, index: int) -> str:
         """Return what a sample is called."""
         return self.samples.name(int(self.indices[index]))
+
+    def case(self, index: int) -> str:
+        """Return what tables call a sample."""
+        return self.samples.case(int(self.indices[index]))
 
     def stamp(self, index: int) -> str | None:
         """Tell what a sample holds."""

@@ -193,6 +193,10 @@ class VolumeSamples(Samples):
         """Return the name of a case."""
         return self.entries[index].case.name
 
+    def case(self, index: int) -> str:
+        """Return the name of a case."""
+        return self.name(index)
+
     def __getitem__(self, index: int) -> Sample:
         return self._sample(index, *self._prepared(index))
 
