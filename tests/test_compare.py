@@ -16,7 +16,7 @@ from crossd import compare, device, models, protocols, train
 from crossd.arms import ARMS
 from crossd.compare import Arm, Contest
 from crossd.data import open_source
-from crossd.data.source import Joined
+from crossd.data.samples import Joined
 
 BUDGET = train.TrainConfig(epochs=1, batch_size=4, augment="none")
 

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from crossd.data import Sample, Samples, index, kept, open_source
 from crossd.data.normalise import Normalised
 from crossd.data.patches import Patches
-from crossd.data.source import Wrapped
+from crossd.data.samples import Wrapped
 from crossd.data.watched import Watched
 from crossd.errors import InputError
 from crossd.progress import Progress

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crossd.data.patches import Patches
-from crossd.data.source import Sample, Samples
+from crossd.data.samples import Sample, Samples
 from crossd.data.volumes import TensorVolumes
 
 

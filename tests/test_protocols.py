@@ -14,7 +14,7 @@ from crossd import models, protocols, train
 from crossd.arms import ARMS
 from crossd.conversion import convert, to_3d
 from crossd.data import Source, open_source
-from crossd.data.source import Subset
+from crossd.data.samples import Subset
 from crossd.errors import InputError
 from crossd.slicenet import SliceNet
 

@@ -9,7 +9,7 @@ from crossd import train, workers
 from crossd.configs import PretrainConfig, RecalibrateConfig, TransferConfig
 from crossd.data import Samples, slices
 from crossd.data.arrays import ArraySamples
-from crossd.data.source import Joined, Subset
+from crossd.data.samples import Joined, Subset
 from crossd.train import TrainConfig
 from crossd.workers import MOST, cores
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from crossd.data import Source, as_images, open_source
-from crossd.data.source import Subset
+from crossd.data.samples import Subset
 from crossd.data.splits import pick
 
 SETS = {

@@ -16,7 +16,7 @@ from crossd import device, models, scoring, train
 from crossd.checkpoint import WeightsConfig, save
 from crossd.conversion import convert
 from crossd.data import Source
-from crossd.data.source import Sample, Samples, Wrapped
+from crossd.data.samples import Sample, Samples, Wrapped
 from crossd.files import atomic
 from crossd.kernels import make_mode, view
 from crossd.nn import CrossDConv

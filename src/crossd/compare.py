@@ -26,7 +26,7 @@ from torch import nn
 
 from crossd import device, protocols, scoring
 from crossd.data import Source, limit
-from crossd.data.source import Joined, Subset
+from crossd.data.samples import Joined, Subset
 from crossd.errors import InputError
 from crossd.files import atomic
 from crossd.progress import Progress

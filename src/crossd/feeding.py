@@ -16,7 +16,7 @@ from crossd import device
 from crossd.budget import TrainConfig
 from crossd.data import Samples, Source
 from crossd.data.patches import Patches
-from crossd.data.source import Finish, Sample, in_floats
+from crossd.data.samples import Finish, Sample, in_floats
 from crossd.data.watched import PATIENCE, Watched
 from crossd.errors import InputError
 from crossd.kernels import view

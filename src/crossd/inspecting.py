@@ -31,7 +31,7 @@ from crossd.configs import InspectConfig
 from crossd.data import Samples, Source, as_images
 from crossd.data.faults import faults
 from crossd.data.patches import Patches
-from crossd.data.source import Subset
+from crossd.data.samples import Subset
 from crossd.data.survey import survey
 from crossd.errors import InputError
 from crossd.feeding import view_of

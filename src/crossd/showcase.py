@@ -12,7 +12,7 @@ from torch import nn
 from crossd import device, metrics, scoring, standings
 from crossd.budget import TrainConfig
 from crossd.data import Samples, Source
-from crossd.data.source import Subset
+from crossd.data.samples import Subset
 from crossd.viewer import Case, sheets
 
 COUNT = 3

@@ -25,7 +25,7 @@ from crossd.conversion import convert
 from crossd.data import Source, as_images, limit, open_source, require_rank
 from crossd.data.labelled import Given
 from crossd.data.plan import to_record
-from crossd.data.source import Subset
+from crossd.data.samples import Subset
 from crossd.data.stored import open_stored
 from crossd.errors import InputError
 from crossd.files import atomic

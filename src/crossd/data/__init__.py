@@ -4,8 +4,9 @@ Items are dictionaries of tensors in the order channel, depth, height, width. A 
 oriented so that its axes run to superior, anterior and right (RAS reversed).
 """
 
+from crossd.data.samples import Sample, Samples
 from crossd.data.slicing import as_images, slices
-from crossd.data.source import Sample, Samples, Source, limit, open_source, require_rank
+from crossd.data.source import Source, limit, open_source, require_rank
 
 __all__ = [
     "Sample",

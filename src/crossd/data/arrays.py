@@ -14,8 +14,9 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
+from crossd.data.samples import Sample, Samples, Subset
 from crossd.data.shapes import full_size
-from crossd.data.source import Sample, Samples, Source, Subset
+from crossd.data.source import Source
 from crossd.data.splits import FRACTIONS, SPLITS, split
 from crossd.errors import InputError
 

@@ -13,9 +13,10 @@ from crossd.data.formats import flat, read_header
 from crossd.data.header import is_dicom
 from crossd.data.index import Part, suffixes
 from crossd.data.names import Names
+from crossd.data.samples import PixelSamples, Sample, Samples, Subset, in_floats
 from crossd.data.shapes import full_size
 from crossd.data.shared import share
-from crossd.data.source import PixelSamples, Sample, Samples, Source, Subset, in_floats
+from crossd.data.source import Source
 from crossd.data.splits import FRACTIONS, split
 from crossd.errors import InputError
 

@@ -16,8 +16,9 @@ from crossd.data.header import is_dicom, is_volume
 from crossd.data.names import Names
 from crossd.data.normalise import Normalised
 from crossd.data.plan import Facts, Plan
+from crossd.data.samples import Samples, Subset
 from crossd.data.shapes import full_size, round_up
-from crossd.data.source import Samples, Source, Subset
+from crossd.data.source import Source
 from crossd.data.stored import Stored
 from crossd.data.volumes import Entry
 from crossd.errors import InputError

@@ -7,7 +7,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from crossd.data import kept
-from crossd.data.source import Finish, Sample, Samples, Source, Wrapped
+from crossd.data.samples import Finish, Sample, Samples, Wrapped
+from crossd.data.source import Source
 from crossd.errors import InputError
 
 ENOUGH = 2_000

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from crossd.data.plan import ISOTROPIC
+from crossd.data.samples import Sample, Samples, Wrapped
 from crossd.data.shapes import fit
-from crossd.data.source import Sample, Samples, Wrapped
 
 ABOUT_LABELS = 0.67
 """Share of the patches of volumes with masks that are taken about a labelled voxel."""

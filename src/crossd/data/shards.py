@@ -19,9 +19,10 @@ import torch
 from PIL import Image
 
 from crossd.data.images import DEFAULT_SIZE, channels_of, decode, divided, prepared
+from crossd.data.samples import PixelSamples, Sample, Samples, Subset
 from crossd.data.shapes import full_size
 from crossd.data.shared import Handle, share
-from crossd.data.source import PixelSamples, Sample, Samples, Source, Subset
+from crossd.data.source import Source
 from crossd.data.splits import SPLITS
 from crossd.data.tars import Members, scan
 from crossd.errors import InputError

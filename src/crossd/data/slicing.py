@@ -8,8 +8,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from crossd.data.plan import TYPICAL
+from crossd.data.samples import Sample, Samples
 from crossd.data.shapes import fit, round_up
-from crossd.data.source import Sample, Samples, Source, require_rank
+from crossd.data.source import Source, require_rank
 from crossd.errors import InputError
 from crossd.kernels import VIEWS
 

@@ -11,8 +11,9 @@ from crossd.data.header import is_volume
 from crossd.data.index import files
 from crossd.data.labelled import Given
 from crossd.data.names import Names
+from crossd.data.samples import Sample, Samples
 from crossd.data.shapes import full_size
-from crossd.data.source import Sample, Samples, Source
+from crossd.data.source import Source
 from crossd.progress import Progress
 
 

@@ -15,7 +15,7 @@ from crossd.data import formats, plan, resample
 from crossd.data.cases import Case, groups_of
 from crossd.data.header import ITK, Header, with_spacing
 from crossd.data.plan import Plan
-from crossd.data.source import Sample, Samples
+from crossd.data.samples import Sample, Samples
 from crossd.data.stored import Stored, fingerprint
 from crossd.errors import InputError
 

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch.utils.data import get_worker_info
 
-from crossd.data.source import Sample, Samples, Wrapped
+from crossd.data.samples import Sample, Samples, Wrapped
 from crossd.errors import InputError
 
 SHARE, FEWEST = 0.01, 10
