@@ -42,7 +42,7 @@ def distilled(net: Any, study: Study, seed: int) -> nn.Module:
             with torch.no_grad():
                 target = teacher.eval()(image)
             said = student.train()(feeding.augment(image, None)[0])
-            loss = F.kl_div(said.log_softmax(1), target, log_target=True)
+            loss = F.kl_div(said.log_softmax(1), target, reduction="batchmean", log_target=True)
             loss.backward()
             optimizer.step()
             optimizer.zero_grad()
