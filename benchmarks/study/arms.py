@@ -94,6 +94,11 @@ def solid(net: nn.Module, task: str) -> nn.Module:
     return to_3d(net)
 
 
+def moving(net: nn.Module, task: str) -> nn.Module:
+    """Make a network of the fourier mode one that moves the kernel for every volume too."""
+    return sum_what_is_moved(net)
+
+
 def _aligned(net: nn.Module, task: str) -> nn.Module:
     return to_3d(net, align=True)
 
@@ -120,7 +125,7 @@ ARMS: dict[str, Kind] = {
     "fourier": Kind("fourier", solid),
     "fourier aligned": Kind("fourier", _aligned),
     "fourier centred": Kind("fourier-centred", solid),
-    "fourier-projection": Kind("fourier-projection", lambda net, task: sum_what_is_moved(net)),
+    "fourier-projection": Kind("fourier-projection", moving),
     "fourier-projection mean": Kind("fourier-projection", _aligned),
 }
 

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from arms import ARMS, solid
+from arms import ARMS, moving, solid
 from scipy.stats import spearmanr
 
 from crossd import pictures, report, standings
@@ -25,7 +25,7 @@ def pairs(results: dict[str, Any]) -> dict[str, list[tuple[float, float]]]:
     flat = {(r["way"], r["seed"]): r["metrics"][results["metric"]] for r in results["images"]}
     found: dict[str, list[tuple[float, float]]] = {}
     for arm, kind in ARMS.items():
-        if kind.make is not solid:
+        if kind.make not in (solid, moving):
             continue
         scores = standings.scores(results, ("zero", 0), arm)
         both = [(flat[kind.way, seed], score)
