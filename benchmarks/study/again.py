@@ -25,9 +25,10 @@ rivals, all in float32. Where all seeds are tested together, that is a second lo
 below 0.0294 in place of 0.05 (Pocock 1977); the tables of the page count by that.
 
 Organs and fractures hold, with new seeds alone too but for the linear head on 50 organs (p 0.06
-alone, 0.002 with all). The hippocampus does not: new seeds alone give p 0.12, all thirteen 0.036. With one of them (6) both 2D networks stay in a poor minimum (Dice 0.56
-and 0.50, the loss 0.54 where others have 0.37), which widens the interval; it is counted. Holm is
-over the two rivals here, over all of them in the other tables."""
+alone, 0.002 with all). The hippocampus does not: new seeds alone give p 0.12, all thirteen 0.036.
+With one of them (6) both 2D networks stay in a poor minimum (Dice 0.56 and 0.50, the loss 0.54
+where others have 0.37), which widens the interval; it is counted. Holm is over the two rivals here,
+over all of them in the other tables."""
 
 
 def only(results: dict[str, Any], arms: tuple[str, ...]) -> dict[str, Any]:

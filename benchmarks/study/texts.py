@@ -35,7 +35,8 @@ $ python benchmarks/study/study.py --data FOLDER --row SET,ARM,PROTOCOL,LABELLED
 
 Small networks on two CPU cores. An *arm* is a way from images to volumes. Each seed has a 2D
 training, a choice of labelled volumes and an order of its own, shared by all arms, as are (but for
-`joint` and `distilled`, which see more) the budget, the augmentation and the recalibration of BatchNorm on the unlabelled training volumes.
+`joint` and `distilled`, which see more) the budget, the augmentation and the recalibration of
+BatchNorm on the unlabelled training volumes.
 
 - `projection` is crossd's default: trained on slices with their own views mixed in every batch,
   asked about the volume and its slices until labelled volumes are there (the mean of two answers;
@@ -96,8 +97,8 @@ Against rivals that are not the best of their row Cross-D loses significantly by
 fractures without."""
 LINES = """\
 The goal was to beat the best rival significantly on three of the four sets, at no more than 100
-labelled volumes. By accuracy it is reached on two, organs and fractures (where it is behind by AUC),
-and not on the hippocampus and the adrenals. What was tried:
+labelled volumes. By accuracy it is reached on two, organs and fractures (where it is behind by
+AUC), and not on the hippocampus and the adrenals. What was tried:
 
 1. *Views mixed in every batch.* Batches of one view starve BatchNorm of the mixture that it is
    tested on. Mixed, the 2D network of the organs is as good as the plain one (0.80 to 0.79, where
@@ -111,10 +112,10 @@ and not on the hippocampus and the adrenals. What was tried:
    A mean of two rivals was not tried.
 3. *Fitting to few labelled volumes.* A linear head on 20 organs is ahead by 0.066 (six seeds); on
    fractures three seeds cannot tell the arms apart, on adrenals it is 0.01 to 0.09 behind the
-   slices. On the hippocampus (seeds 0 to 2) five volumes take the 3D kernels from 0.843 to 0.847 and
-   the 2D network on slices from 0.853 to 0.854, and neither reaches the untouched mean of volume
-   and slices, 0.861, which itself falls to 0.836 when the network is fitted to them. On organs a
-   linear head on the mean of both is worse than on the 3D kernels (0.791 to 0.813 at 20).
+   slices. On the hippocampus (seeds 0 to 2) five volumes take the 3D kernels from 0.843 to 0.847
+   and the 2D network on slices from 0.853 to 0.854, and neither reaches the untouched mean of
+   volume and slices, 0.861, which itself falls to 0.836 when the network is fitted to them. On
+   organs a linear head on the mean of both is worse than on the 3D kernels (0.791 to 0.813 at 20).
 
 Other questions, on the organs without labelled volumes unless said, by the volume. `projection` has
 0.937 there with seeds 0 to 2, in bfloat16 (0.939 with six); most ways below ran in float32:
@@ -127,8 +128,8 @@ Other questions, on the organs without labelled volumes unless said, by the volu
 - *View.* Drawn for each batch, image or layer, whatever the slice's own: 0.922, 0.922, 0.920. Their
   own, mixed: 0.937; their own, one a batch: 0.943. Half of the batches planes at any
   angle, the others of one view: 0.924.
-- *Start.* New 3D kernels (`fresh`) have 0.943, no difference to the 2D start is shown. Half of the epochs as a
-  plain network first: 0.933.
+- *Start.* New 3D kernels (`fresh`) have 0.943, no difference to the 2D start is shown. Half of the
+  epochs as a plain network first: 0.933.
 - *A penalty on taps off the centre* costs much, 0.849, and on images already (0.67 to 0.80). One
   strength was tried.
 - *Distillation.* Taught for three epochs what both answers say of the unlabelled volumes, the 3D
@@ -152,4 +153,5 @@ MISSING = """\
 - Fine-tuning: not on fractures and adrenals, and on the hippocampus against the slices alone.
 - `probe` is not measured, nor is `brain`.
 - `slices` with every slice for classes, and intervals over test volumes.
-- Networks are small and volumes have 28 voxels a side, the hippocampus about 45: what holds for ResNet50 at 128 is open."""
+- Networks are small and volumes have 28 voxels a side, the hippocampus about 45: what holds for
+  ResNet50 at 128 is open."""
