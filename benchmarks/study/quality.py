@@ -14,8 +14,8 @@ TEXT = """\
 Each point is one 2D training: its score on test images, and that of its 3D kernels on test volumes
 before any of these is labelled. ρ is Spearman's rank correlation, over all of them and over the
 ways' means. Within one way, where seeds alone differ, there are too few to tell. Between modes it
-tells nothing: on the organs `fourier`, `slice` and `fourier` without offset have 0.77, 0.76 and
-0.79 on images, nearly what `projection` has (0.80), and fail on volumes."""
+tells little: on the organs `fourier`, `slice` and `fourier` without offset have 0.77, 0.76 and 0.79
+on images, nearly what `projection` has (0.80), and fail on volumes."""
 ENOUGH = 3
 """Seeds of a way that a correlation within it wants; ways that one over them wants."""
 
