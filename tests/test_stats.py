@@ -27,6 +27,33 @@ def test_intervals_and_tests_without_correction_are_those_of_scipy(scores: np.nd
     assert both.wins == (a > b).sum() and both.losses == (a < b).sum() and both.ties == 0
 
 
+@pytest.mark.parametrize(
+    ("differences", "p"),
+    [
+        ([0.2, 0.2, 0.1], 0.25),  # all above zero: one of the eight ways to draw signs, twice
+        ([0.2, 0.2, -0.2], 1.0),  # ranks 2, 2, 2: a sum of 4 or more in four of eight ways
+        ([0.3, 0.1, -0.1], 0.75),  # ranks 3, 1.5, 1.5: 4.5 or more in three of eight, twice
+        ([0.3, 0.1, 0.0], 0.5),  # zeros do not count: one of four ways, twice
+        ([0.1] * 4 + [-0.1], 0.375),  # ranks 3 each: four or five up in six of 32 ways, twice
+    ],
+)
+def test_wilcoxon_is_exact_with_ties_too(differences: list[float], p: float) -> None:
+    found = stats.paired(differences, [0.0] * len(differences)).wilcoxon
+    assert found == pytest.approx(p)
+
+
+def test_wilcoxon_of_many_is_scipys() -> None:
+    x = np.random.default_rng(1).normal(0.2, 1, 60)
+    zeros = np.zeros_like(x)
+    assert stats.paired(x, zeros).wilcoxon == pytest.approx(
+        scipy_stats.wilcoxon(x, method="approx").pvalue
+    )
+    few = x[:40]
+    assert stats.paired(few, zeros[:40]).wilcoxon == pytest.approx(
+        scipy_stats.wilcoxon(few, method="exact").pvalue
+    )
+
+
 def test_the_correction_by_hand() -> None:
     # Differences 1, 2, 3, 4 with a ratio of 1/9 (ten folds): mean 2.5, variance 5/3.
     found = stats.paired([1.0, 2, 3, 4], [0.0] * 4, ratio=1 / 9)
