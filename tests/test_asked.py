@@ -108,3 +108,16 @@ def test_inputs_of_tables_and_modalities(tmp_path: Path) -> None:
     assert len(inputs([str(tmp_path / "in")], 1)) == 4
     (tmp_path / "t.csv").write_text("image,image2\nin/x_0000.nii,in/x_0001.nii\n")
     assert [case.name for case in inputs([str(tmp_path / "t.csv")], 2)] == ["in/x_0000"]
+
+
+def test_radiographs_beside_pictures_are_images(tmp_path: Path) -> None:
+    nowhere: dict[str, Any] = {"ImagePositionPatient": None, "ImageOrientationPatient": None}
+    plane = np.arange(30, dtype=np.int16).reshape(6, 5)
+    for number in range(2):
+        files.write_slice(tmp_path / f"x{number}.dcm", plane, 0.0, **nowhere)
+    Image.new("L", (4, 4)).save(tmp_path / "p.png")
+    files.dicom(tmp_path / "ct", np.stack([plane] * 3, 2))
+    told: list[str] = []
+    found = inputs([str(tmp_path)], 1, IMAGES, say=told.append)
+    assert sorted(case.name for case in found) == ["p", "x0", "x1"]
+    assert len(told) == 1 and "1 volumes are left out" in told[0]

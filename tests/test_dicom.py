@@ -135,6 +135,16 @@ def test_a_series_whose_first_file_says_no_position_is_one(tmp_path: Path) -> No
     assert "0.dcm: lacks its position" in message(folder)
 
 
+def test_a_damaged_radiograph_does_not_make_a_series_of_the_others(tmp_path: Path) -> None:
+    for number in range(3):
+        files.write_slice(tmp_path / f"{number}.dcm", ARRAY[:, :, number], 0.0, **NOWHERE)
+    (tmp_path / "0.dcm").write_bytes(b"damaged")
+    assert [path.name for path in volumes_below(tmp_path)] == ["0.dcm", "1.dcm", "2.dcm"]
+    for number in range(3):
+        (tmp_path / f"{number}.dcm").write_bytes(b"damaged")
+    assert volumes_below(tmp_path) == [tmp_path]
+
+
 def test_a_lone_file_of_several_frames_is_its_folder(tmp_path: Path) -> None:
     def write(name: str) -> None:
         frames = np.stack([ARRAY[:, :, 0]] * 4).transpose(1, 0, 2).reshape(6, -1)

@@ -8,6 +8,7 @@ from crossd.checkpoint import WeightsConfig
 from crossd.data import cases as lists
 from crossd.data import index
 from crossd.data.cases import Case
+from crossd.data.dicom import is_stack
 from crossd.data.formats import read_header
 from crossd.data.header import is_dicom, is_volume, stem
 from crossd.errors import InputError
@@ -106,7 +107,7 @@ def _check_names(found: Sequence[Case]) -> None:
 def _check_slices(slices: dict[Path, list[Path]], images: bool, say: Say) -> None:
     """Tell who gives the slices of a series one by one, as shells do for ``*.dcm``, what to do."""
     for folder, files in slices.items():
-        if len(files) < 2:
+        if len(files) < 2 or not is_stack(files):
             continue
         try:
             if read_header(files[0]).shape[2] > 1:
@@ -143,6 +144,9 @@ def _below(
     )
     if not flat and not solid:
         raise InputError(f"{folder}: holds no image or volume that can be read")
+    if flat and solid and not all(kinds):
+        planes = {path for path in solid if _is_plane(path)}
+        solid, flat = [path for path in solid if path not in planes], [*flat, *sorted(planes)]
     if kinds == (True, False) and flat and solid:
         _leave_out(folder, solid, "volumes", say)
         solid = []
@@ -150,6 +154,14 @@ def _below(
         _leave_out(folder, flat, "images", say)
         flat = []
     return [*_grouped(folder, solid, channels), *_grouped(folder, flat, channels)]
+
+
+def _is_plane(path: Path) -> bool:
+    """Tell whether a file is a DICOM image; what cannot be read is told of when it is."""
+    try:
+        return not path.is_dir() and is_dicom(path) and read_header(path).shape[2] == 1
+    except InputError:
+        return True
 
 
 def _leave_out(folder: Path, paths: Sequence[Path], what: str, say: Say) -> None:

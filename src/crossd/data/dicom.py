@@ -87,21 +87,23 @@ def is_stack(files: Sequence[Path]) -> bool:
     of their files is a case. What cannot be read is left to `read_header` to complain about.
 
     Args:
-        files: Those of the folder, one or more; the first and the last are looked at.
+        files: Those of the folder, one or more; three of them are looked at.
     """
     import pydicom
 
-    for file in {files[0], files[-1]}:
+    read = False
+    for file in {files[0], files[len(files) // 2], files[-1]}:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 said = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=PLACE)
                 frames = int(said.get("NumberOfFrames") or 1)
         except Exception:  # pydicom raises many kinds on damaged files
-            return True
+            continue
+        read = True
         if said.get("ImagePositionPatient") or (len(files) == 1 and frames > 1):
             return True
-    return False
+    return not read
 
 
 def _read(file: Path) -> _Slice:

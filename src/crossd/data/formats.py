@@ -133,7 +133,10 @@ def flat(path: Path) -> NDArray[np.float32]:
     """
     header = read_header(path)
     if header.shape[2] != 1 or header.channels != 1:
-        raise InputError(f"{path}: has the shape {header.shape}; expected one grey image")
+        raise InputError(
+            f"{path}: has the shape {header.shape} and {header.channels} numbers a pixel; expected "
+            "one grey image (save colours as PNG)"
+        )
     try:
         plane = _voxels(header, (slice(None),) * 3)[:, :, 0, 0].T
     except UNREADABLE as error:

@@ -198,7 +198,8 @@ def raw_mask(path: Path) -> NDArray[np.int64]:
     """Read the values of a mask, ``(H, W)``."""
     image = _load(path)
     if image.mode not in {"1", "L", "P"} | DEEP:
-        raise InputError(f"{path}: holds colours; a mask holds one whole number a pixel")
+        what = "is DICOM; save it as PNG" if is_dicom(path) else "holds colours"
+        raise InputError(f"{path}: {what}; a mask holds one whole number a pixel")
     return np.asarray(image).astype(np.int64)
 
 
