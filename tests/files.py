@@ -64,6 +64,10 @@ def dicom(
     return folder
 
 
+NOWHERE: dict[str, Any] = {"ImagePositionPatient": None, "ImageOrientationPatient": None}
+"""Tags of `write_slice` for what says no position in the patient, as radiographs."""
+
+
 def write_slice(
     path: Path,
     plane: Any,

@@ -111,10 +111,9 @@ def test_inputs_of_tables_and_modalities(tmp_path: Path) -> None:
 
 
 def test_radiographs_beside_pictures_are_images(tmp_path: Path) -> None:
-    nowhere: dict[str, Any] = {"ImagePositionPatient": None, "ImageOrientationPatient": None}
     plane = np.arange(30, dtype=np.int16).reshape(6, 5)
     for number in range(2):
-        files.write_slice(tmp_path / f"x{number}.dcm", plane, 0.0, **nowhere)
+        files.write_slice(tmp_path / f"x{number}.dcm", plane, 0.0, **files.NOWHERE)
     Image.new("L", (4, 4)).save(tmp_path / "p.png")
     files.dicom(tmp_path / "ct", np.stack([plane] * 3, 2))
     told: list[str] = []

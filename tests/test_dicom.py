@@ -1,5 +1,4 @@
 from pathlib import Path
-from typing import Any
 
 import files
 import numpy as np
@@ -11,7 +10,6 @@ from crossd.data.itk import affine_of
 from crossd.errors import InputError
 
 SHAPE = (6, 5, 7)
-NOWHERE: dict[str, Any] = {"ImagePositionPatient": None, "ImageOrientationPatient": None}
 ARRAY = np.random.default_rng(0).integers(-1000, 1000, SHAPE).astype(np.int16)
 
 
@@ -119,7 +117,7 @@ def test_files_that_say_no_position_are_images_of_their_own(tmp_path: Path) -> N
             path = tmp_path / label / f"study{number % 3}" / f"{number}.dcm"
             path.parent.mkdir(parents=True, exist_ok=True)
             plane = ARRAY[:, :, number % 7] % 100 + bright
-            files.write_slice(path, plane, 0.0, SeriesInstanceUID=f"1.{number}", **NOWHERE)
+            files.write_slice(path, plane, 0.0, SeriesInstanceUID=f"1.{number}", **files.NOWHERE)
     (tmp_path / "DICOMDIR").write_bytes(bytes(128) + b"DICM")
     source = open_source(str(tmp_path), seed=1)
     assert source.rank == 2 and source.classes == ("calm", "loud") and source.channels == 1
@@ -130,14 +128,14 @@ def test_files_that_say_no_position_are_images_of_their_own(tmp_path: Path) -> N
 
 def test_a_series_whose_first_file_says_no_position_is_one(tmp_path: Path) -> None:
     folder = files.dicom(tmp_path / "s", ARRAY)
-    files.write_slice(folder / "0.dcm", ARRAY[:, :, 0], 0.0, **NOWHERE)
+    files.write_slice(folder / "0.dcm", ARRAY[:, :, 0], 0.0, **files.NOWHERE)
     assert volumes_below(tmp_path) == [folder]
     assert "0.dcm: lacks its position" in message(folder)
 
 
 def test_a_damaged_radiograph_does_not_make_a_series_of_the_others(tmp_path: Path) -> None:
     for number in range(3):
-        files.write_slice(tmp_path / f"{number}.dcm", ARRAY[:, :, number], 0.0, **NOWHERE)
+        files.write_slice(tmp_path / f"{number}.dcm", ARRAY[:, :, number], 0.0, **files.NOWHERE)
     (tmp_path / "0.dcm").write_bytes(b"damaged")
     assert [path.name for path in volumes_below(tmp_path)] == ["0.dcm", "1.dcm", "2.dcm"]
     for number in range(3):
@@ -148,7 +146,7 @@ def test_a_damaged_radiograph_does_not_make_a_series_of_the_others(tmp_path: Pat
 def test_a_lone_file_of_several_frames_is_its_folder(tmp_path: Path) -> None:
     def write(name: str) -> None:
         frames = np.stack([ARRAY[:, :, 0]] * 4).transpose(1, 0, 2).reshape(6, -1)
-        files.write_slice(tmp_path / name, frames, 0.0, NumberOfFrames=4, Rows=5, **NOWHERE)
+        files.write_slice(tmp_path / name, frames, 0.0, NumberOfFrames=4, Rows=5, **files.NOWHERE)
 
     write("1.dcm")
     assert volumes_below(tmp_path) == [tmp_path]

@@ -92,19 +92,18 @@ def ceilings(sets: dict[str, dict[str, Any]]) -> list[str]:
     lines = ["", "## How much room is there?", "", ROOM, ""]
     body = []
     for name, results in sets.items():
-        limits = {n for protocol, n in standings.keys(results) if n >= MANY}
-        if "-" in name or not limits:
+        most = max((n for _, n in standings.keys(results)), default=0)
+        if "-" in name or most < MANY:
             continue
         free, head, full = (
             standings.summaries(results, key)
-            for key in (("zero", 0), ("linear", max(limits)), ("finetune", max(limits)))
+            for key in (("zero", 0), ("linear", most), ("finetune", most))
         )
-        main = {**results, "arms": [a for a in (OURS, *RIVALS) if a in results["arms"]]}
-        rival = standings.best(main, ("linear", max(limits)), main["arms"][1:])
-        cells = [free.get(OURS), free.get("slices"), head.get(OURS), full.get("scratch")]
-        means = [mean_of(cell) for cell in cells]
+        rival = standings.best(results, ("linear", most), RIVALS)
         best = report.MISSING if rival is None else f"{rival} {mean_of(head[rival])}"
-        body.append([name, str(max(limits)), *means[:3], best, means[3]])
+        ours, slices = mean_of(free.get(OURS)), mean_of(free.get("slices"))
+        fitted, scratch = mean_of(head.get(OURS)), mean_of(full.get("scratch"))
+        body.append([name, str(most), ours, slices, fitted, best, scratch])
     header = ["set", "all", f"{OURS}, none", "slices, none", f"{OURS}, all, linear",
               "best rival, all, linear", "scratch, all, finetune"]  # fmt: skip
     return [*lines, *report.grid(header, body)] if body else []

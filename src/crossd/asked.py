@@ -9,7 +9,7 @@ from crossd.data import cases as lists
 from crossd.data import index
 from crossd.data.cases import Case
 from crossd.data.dicom import is_stack
-from crossd.data.formats import read_header
+from crossd.data.formats import holds_volume, read_header
 from crossd.data.header import is_dicom, is_volume, stem
 from crossd.errors import InputError
 
@@ -157,9 +157,9 @@ def _below(
 
 
 def _is_plane(path: Path) -> bool:
-    """Tell whether a file is a DICOM image; what cannot be read is told of when it is."""
+    """Tell whether a file is a DICOM image, or one that cannot be read."""
     try:
-        return not path.is_dir() and is_dicom(path) and read_header(path).shape[2] == 1
+        return not holds_volume(path)
     except InputError:
         return True
 

@@ -21,8 +21,8 @@ from crossd.checkpoint import WeightsConfig, load, read_config
 from crossd.configs import PredictConfig
 from crossd.data import images
 from crossd.data.cases import Case
-from crossd.data.formats import read_header
-from crossd.data.header import is_dicom, is_volume, stem
+from crossd.data.formats import holds_volume, read_header
+from crossd.data.header import is_dicom, stem
 from crossd.data.volumes import read_entry
 from crossd.errors import InputError
 from crossd.files import atomic
@@ -171,16 +171,10 @@ def _answer_by_mask(run: _Run, case: Case, name: str) -> bool:
     return new
 
 
-def _is_flat(path: Path) -> bool:
-    if path.is_dir():
-        return False
-    return read_header(path).shape[2] == 1 if is_dicom(path) else not is_volume(path)
-
-
 def _mask_of(case: Case, folder: Path) -> Path:
     """Return where the mask of a case belongs."""
     path = case.images[0]
-    return folder / f"{case.name}{'.png' if _is_flat(path) else masks.suffix_of(path)}"
+    return folder / f"{case.name}{masks.suffix_of(path) if holds_volume(path) else '.png'}"
 
 
 def _dicom_seg(mask: Path) -> Path:
@@ -198,7 +192,7 @@ def _segment(
     """Write the mask of one case; False when it is there already."""
     values = weights.values or tuple(range(len(weights.classes)))
     there = out.exists() and not config.overwrite
-    if _is_flat(case.images[0]):
+    if not holds_volume(case.images[0]):
         if there:
             return False
         mask = segment_image(net, case, weights, fabric)
@@ -272,7 +266,7 @@ def segment_image(net: nn.Module, case: Case, weights: WeightsConfig, fabric: An
 @torch.no_grad()
 def _label(net: nn.Module, case: Case, weights: WeightsConfig, fabric: Any) -> Tensor:
     """Give the class probabilities of an image or a volume, ``(K,)``."""
-    if not _is_flat(case.images[0]):
+    if holds_volume(case.images[0]):
         _check_solid(weights, case)
         return segmenting.label(net, read_entry(case), weights, fabric)
     x = _read_flat(case, weights, crop=True)

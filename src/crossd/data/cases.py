@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 import numpy as np
 from numpy.typing import NDArray
 
-from crossd.data.header import DIRECTORY, is_dicom, is_volume, stem
+from crossd.data.header import is_dicom, is_volume, stem
 from crossd.data.index import Part, scan, suffixes
 from crossd.data.splits import FRACTIONS, SPLITS, split
 from crossd.errors import InputError
@@ -223,7 +223,7 @@ def entries(folder: Path) -> dict[str, Path]:
     readable = suffixes()
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
-        if path.name.startswith(".") or path.name.upper() == DIRECTORY:
+        if path.name.startswith("."):
             continue
         series = path.is_dir() and any(is_dicom(file) for file in path.iterdir() if file.is_file())
         if series or (path.is_file() and (is_volume(path) or path.suffix.lower() in readable)):

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from crossd.data.header import DIRECTORY, UNREADABLE, Array, Header, damaged, is_dicom
+from crossd.data.header import UNREADABLE, Array, Header, damaged, is_dicom
 from crossd.data.itk import affine_of, itk_header, open_itk
 from crossd.errors import InputError
 
@@ -73,10 +73,7 @@ def series_files(folder: Path) -> list[Path]:
     return sorted(
         file
         for file in folder.iterdir()
-        if file.is_file()
-        and not file.name.startswith(".")
-        and file.name.upper() != DIRECTORY
-        and is_dicom(file)
+        if file.is_file() and not file.name.startswith(".") and is_dicom(file)
     )
 
 

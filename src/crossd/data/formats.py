@@ -23,12 +23,24 @@ from crossd.data.header import (
     Part,
     damaged,
     is_dicom,
+    is_volume,
 )
 from crossd.errors import InputError
 from crossd.memory import require
 
 SHEAR = 0.02
 """Cosine of the angle between two axes from which an affine counts as sheared."""
+
+
+def holds_volume(path: Path) -> bool:
+    """Tell whether a path is a volume, not an image; of a DICOM file, by its number of planes.
+
+    Raises:
+        InputError: When a DICOM file is damaged.
+    """
+    if path.is_dir():
+        return True
+    return read_header(path).shape[2] > 1 if is_dicom(path) else is_volume(path)
 
 
 def read_header(path: Path) -> Header:

@@ -23,9 +23,6 @@ NIFTI = (".nii", ".nii.gz")
 ITK = (".nrrd", ".nhdr", ".mha", ".mhd")
 DICOM = (".dcm", ".dicom", ".ima")
 SUFFIXES = (*NIFTI, *ITK, *DICOM)
-DIRECTORY = "DICOMDIR"
-"""Lists the files of a medium; a DICOM file without an image."""
-
 UNREADABLE = (
     *(OSError, EOFError, ValueError, TypeError, OverflowError, RuntimeError, KeyError, IndexError),
     *(zlib.error, ImageFileError, HeaderDataError, OrientationError, NotImplementedError),
@@ -95,10 +92,12 @@ def is_volume(path: Path) -> bool:
 
 
 def is_dicom(path: Path) -> bool:
-    """Tell by its name or its preamble whether a file is DICOM."""
+    """Tell by its name or its preamble whether a file is DICOM; DICOMDIR holds no image."""
     if path.name.lower().endswith(DICOM):
         return True
     if path.suffix and not path.suffix[1:].isdigit():  # 1.2.840 is a name, not a suffix
+        return False
+    if path.name.upper() == "DICOMDIR":  # lists the files of a medium
         return False
     try:
         with path.open("rb") as file:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from crossd.data import kept
 from crossd.data.dicom import is_stack
-from crossd.data.header import DICOM, DIRECTORY, SUFFIXES, is_dicom
+from crossd.data.header import DICOM, SUFFIXES, is_dicom
 from crossd.data.names import Names, Writer
 from crossd.data.splits import SPLITS
 from crossd.errors import InputError
@@ -93,10 +93,11 @@ class _Walk:
             return
         self.visited.append((path, changed))
         kinds = [self._kind(entry) for entry in entries]
-        dicoms = [Path(e.path) for e, kind in zip(entries, kinds, strict=True) if kind == SERIES]
-        if volumes and dicoms and is_stack(dicoms):
-            self.volumes.add(below.rstrip(os.sep))
-            volumes = False
+        if volumes and SERIES in kinds:
+            dicoms = [e for e, kind in zip(entries, kinds, strict=True) if kind == SERIES]
+            volumes = not is_stack([Path(entry.path) for entry in dicoms])
+            if not volumes:
+                self.volumes.add(below.rstrip(os.sep))
         for entry, kind in zip(entries, kinds, strict=True):
             if entry.is_dir():
                 here = images and not entry.is_symlink()
@@ -114,7 +115,7 @@ class _Walk:
     def _kind(self, entry: os.DirEntry[str]) -> int:
         """Tell what a file is, by its name where that says it; 0 for folders and all else."""
         name = entry.name
-        if name.startswith(".") or name.upper() == DIRECTORY or entry.is_dir():
+        if name.startswith(".") or entry.is_dir():
             return 0
         suffix = name[name.rfind(".") :].lower() if "." in name else ""
         if suffix in self.readable:

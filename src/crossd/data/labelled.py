@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from crossd.data import cases as lists
 from crossd.data import images, plan, scanning, volumes
 from crossd.data.cases import Case
-from crossd.data.formats import read_header
-from crossd.data.header import is_dicom, is_volume
+from crossd.data.formats import holds_volume
 from crossd.data.names import Names
 from crossd.data.normalise import Normalised
 from crossd.data.plan import Facts, Plan
@@ -89,9 +88,9 @@ def open_cases(
             f"{name}: no case is said to be for {' or '.join(missing)}: "
             f"{len(divided[1])} validate and {len(divided[2])} test, drawn by --seed {seed}"
         )
-    solid = [case for case in found if _is_solid(case)]
+    solid = [case for case in found if holds_volume(case.images[0])]
     if solid and len(solid) < len(found):
-        flat = next(case for case in found if not _is_solid(case))
+        flat = next(case for case in found if not holds_volume(case.images[0]))
         raise InputError(
             f"{name}: mixes volumes ({solid[0].images[0].name}) and images "
             f"({flat.images[0].name}); put them into sources of their own"
@@ -128,15 +127,6 @@ def _classes(
         raise InputError(f"{name}: has one class, {ordered[0]}; expected two or more")
     number = {label: index for index, label in enumerate(ordered)}
     return np.array([number[str(case.label)] for case in found], np.int64), tuple(ordered)
-
-
-def _is_solid(case: Case) -> bool:
-    path = case.images[0]
-    if path.is_dir():
-        return True
-    if is_dicom(path):
-        return read_header(path).shape[2] > 1
-    return is_volume(path)
 
 
 def _open_volumes(

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from crossd.data import cases as lists
 from crossd.data import images, index, volumes
 from crossd.data.cases import Case
-from crossd.data.formats import read_header
+from crossd.data.formats import holds_volume, read_header
 from crossd.data.header import is_dicom, is_volume
 from crossd.data.source import Source, open_source
 from crossd.data.splits import SPLITS, split
@@ -215,11 +215,7 @@ def _look(case: Case, part: str) -> Look:
     path = case.images[0]
     mask: NDArray[np.int64] | None = None
     try:
-        if (
-            path.is_dir()
-            or (is_dicom(path) and read_header(path).shape[2] > 1)
-            or (is_volume(path) and not is_dicom(path))
-        ):
+        if holds_volume(path):
             entry = volumes.read_entry(case)
             array = volumes.read_image(entry)
             look.spacing = entry.images[0].spacing
