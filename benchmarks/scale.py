@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from crossd import convert, device, models, train
+from crossd import convert, device, train
+from crossd.conversion import registry
 from crossd.data import open_source
 from crossd.feeding import ViewBatches
 from crossd.launched import is_first
@@ -32,8 +33,8 @@ def gradients() -> list[dict[str, Any]]:
     """Count the numbers that every process adds up in each step."""
     rows = []
     for name in ("resnet18", "resnet50"):
-        plain = models.build(name, "classification", 1, 11)
-        cross = convert(models.build(name, "classification", 1, 11), "projection")
+        plain = registry.build(name, "classification", 1, 11)
+        cross = convert(registry.build(name, "classification", 1, 11), "projection")
         counts = [sum(p.numel() for p in net.parameters()) for net in (plain, cross)]
         norms = sum(isinstance(m, torch.nn.BatchNorm2d) for m in plain.modules())
         rows.append(
@@ -53,7 +54,7 @@ def order() -> dict[str, float]:
 
 def checkpoint() -> dict[str, float]:
     """Time writing a checkpoint of a ResNet50, of which process 0 writes one an epoch."""
-    net = convert(models.build("resnet50", "classification", 1, 11), "projection")
+    net = convert(registry.build("resnet50", "classification", 1, 11), "projection")
     state = {str(i): net.state_dict() for i in range(4)}
     copied = {k: {n: v.clone() for n, v in one.items()} for k, one in state.items()}
     with tempfile.TemporaryDirectory() as folder:
@@ -74,7 +75,7 @@ def speed(file: str, sync: bool) -> dict[str, Any]:
     def mark(epoch: int, epochs: int) -> None:
         marks.append((time.perf_counter(), time.process_time()))
 
-    net = convert(models.build("resnet18", "classification", 1, 3), "projection")
+    net = convert(registry.build("resnet18", "classification", 1, 3), "projection")
     config = TrainConfig(epochs=2, batch_size=BATCH, devices=1, sync_bn=sync)
     source = open_source(file)
     train.fit(net, source, config, on_epoch=mark, validate=False)

@@ -1,7 +1,7 @@
 """Time both ways of a per-sample convolution over shapes: where does the cheaper one change?
 
-The constant MAP_COST of `crossd.persample` is read off this table: a layer of a kernel K^3 with P
-places of output should map patches where (K - 1) P <= MAP_COST K^3. Run it alone on the machine.
+The constant MAP_COST of `crossd.nn.per_sample` is read off this table: a layer of a kernel K^3 with
+P places of output should map patches where (K - 1) P <= MAP_COST K^3. Run it alone on the machine.
 """
 
 import argparse
@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 
 from crossd.allocator import keep_freed_memory
-from crossd.functional import shift_map
-from crossd.persample import Settings, chosen, mapped_conv2d
+from crossd.nn.functional import shift_map
+from crossd.nn.per_sample import Settings, chosen, mapped_conv2d
 
 SHAPES = (
     *((64, 28), (64, 16), (64, 8), (128, 14), (128, 8), (128, 4)),

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 
-from crossd.functional import displacement, project
+from crossd.nn.functional import displacement, project
 from crossd.pictures import INK, SIGNED, SOFT, WARM, dress, figure, save
 
 IMAGES = Path(__file__).parent / "images"

@@ -24,8 +24,9 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import crossd
-from crossd import cli, configs, models
+from crossd import cli, configs
 from crossd.cli import main
+from crossd.conversion import registry
 
 CONFIGS = {
     "transfer": configs.TransferConfig,
@@ -560,7 +561,7 @@ def test_plain_networks_and_data_of_the_other_rank(
 
 
 def test_checkpoints_of_others(capsys: pytest.CaptureFixture[str]) -> None:
-    net = models.small_resnet(1, 3)
+    net = registry.small_resnet(1, 3)
     torch.save({"state_dict": {f"net.{k}": v for k, v in net.state_dict().items()}}, "last.ckpt")
     convert = "convert --weights last.ckpt --model resnet-small --to cross --out made.safetensors"
     assert main([*convert.split(), "--classes", "liver,spleen,kidney"]) == 0

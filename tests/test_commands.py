@@ -15,9 +15,10 @@ import yaml
 from torch import nn
 
 import crossd
-from crossd import checkpoint, models, scoring, train
+from crossd import checkpoint, scoring, train
 from crossd.commands import convert, finetune, pretrain, recalibrate
 from crossd.configs import ConvertConfig, FinetuneConfig, PretrainConfig, RecalibrateConfig
+from crossd.conversion import registry
 from crossd.data import open_source
 from crossd.errors import InputError
 from crossd.progress import Progress
@@ -605,7 +606,7 @@ def test_given_epochs_are_not_exceeded(
 @pytest.fixture(scope="module")
 def foreign(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, torch.nn.Module]:
     """A checkpoint in Lightning's layout, of a network for three channels and five classes."""
-    net = models.build("resnet18", "classification", 3, 5).eval()
+    net = registry.build("resnet18", "classification", 3, 5).eval()
     state = {f"model.{name}": tensor for name, tensor in net.state_dict().items()}
     path = tmp_path_factory.mktemp("foreign") / "last.ckpt"
     torch.save({"state_dict": state, "epoch": 3}, path)
@@ -658,7 +659,7 @@ def test_options_shape_the_network_of_a_checkpoint(
 
 
 def test_a_segmentation_checkpoint_of_volumes(tmp_path: Path) -> None:
-    solid: Any = crossd.to_3d(crossd.convert(models.build("basicunet", "segmentation", 2, 3)))
+    solid: Any = crossd.to_3d(crossd.convert(registry.build("basicunet", "segmentation", 2, 3)))
     out = tmp_path / "made.safetensors"
     torch.save({"model": solid.state_dict()}, tmp_path / "bundle.pt")
     config = ConvertConfig(

@@ -12,9 +12,10 @@ import torch
 from files import npz
 from torch import nn
 
-from crossd import compare, device, models, protocols, train
+from crossd import compare, device, protocols, train
 from crossd.arms import ARMS
 from crossd.compare import Arm, Contest
+from crossd.conversion import registry
 from crossd.data import open_source
 from crossd.data.samples import Joined
 
@@ -23,7 +24,7 @@ BUDGET = train.TrainConfig(epochs=1, batch_size=4, augment="none")
 
 def network(arm: str, seed: int) -> nn.Module:
     device.seed_everything(seed)
-    return ARMS[arm][1](models.build("resnet-small", "classification", 1, 2), "classification")
+    return ARMS[arm][1](registry.build("resnet-small", "classification", 1, 2), "classification")
 
 
 def make(path: str, folds: int = 0) -> Contest:
@@ -118,7 +119,7 @@ def test_masks_are_compared_by_dice() -> None:
     def net(seed: int) -> nn.Module:
         device.seed_everything(seed)
         return ARMS["inflate"][1](
-            models.build("segresnet-small", "segmentation", 1, 4), "segmentation"
+            registry.build("segresnet-small", "segmentation", 1, 4), "segmentation"
         )
 
     source = open_source("brain:8")

@@ -14,7 +14,7 @@ from torch import nn
 import crossd
 from crossd import InputError
 from crossd.condconv import CondConv
-from crossd.rules import Options
+from crossd.conversion.rules import Options
 
 convert: Callable[..., Any] = crossd.convert
 

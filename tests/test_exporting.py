@@ -22,8 +22,8 @@ from torch import Tensor, nn
 import crossd
 from crossd import InputError, exporting, graphfiles
 from crossd.checkpoint import WeightsConfig
+from crossd.conversion.registry import small_resnet
 from crossd.exporting import ExportReport, export
-from crossd.models import small_resnet
 
 SUFFIXES = (".pt2", ".onnx")
 VIEWS = ("axial", "coronal", "sagittal")

@@ -20,8 +20,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import crossd
-from crossd.account import ConversionReport, Entry
 from crossd.adapting import classifiers, first_convolution
+from crossd.conversion.report import ConversionReport, Entry
 from crossd.errors import InputError
 from crossd.foreign import load_checkpoint, sizes, state_dicts
 

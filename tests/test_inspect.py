@@ -15,9 +15,10 @@ from PIL import Image
 from torch import nn
 
 import crossd
-from crossd import WeightsConfig, kernelpictures, metrics, models
+from crossd import WeightsConfig, kernelpictures, metrics
 from crossd.checkpoint import save
 from crossd.cli import main
+from crossd.conversion import registry
 
 
 @pytest.fixture(autouse=True)
@@ -25,8 +26,8 @@ def _small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Work in a folder of its own, on networks of two layers, with a GIF of three frames."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(kernelpictures, "FRAMES", 3)
-    monkeypatch.setattr(models, "small_resnet", labelling)
-    monkeypatch.setitem(models._UNETS, "segresnet-small", masking)
+    monkeypatch.setattr(registry, "small_resnet", labelling)
+    monkeypatch.setitem(registry._UNETS, "segresnet-small", masking)
 
 
 def labelling(channels: int, classes: int) -> nn.Module:

@@ -9,9 +9,10 @@ import torch
 from files import npz
 
 import crossd
-from crossd import cli, device, feeding, models, train
+from crossd import cli, device, feeding, train
 from crossd.checkpoint import read_config
-from crossd.conversion import convert
+from crossd.conversion import registry
+from crossd.conversion.convert import convert
 from crossd.data import open_source
 
 QUICK = ["--epochs", "2", "--batch-size", "8", "--volume-batch-size", "4"]
@@ -57,7 +58,7 @@ def test_batches_alternate_and_statistics_are_kept_apart(
     data: tuple[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     images, volumes = (open_source(path) for path in data)
-    net: Any = convert(models.build("resnet-small", "classification", 1, 2))
+    net: Any = convert(registry.build("resnet-small", "classification", 1, 2))
     ranks: list[int] = []
     net.register_forward_pre_hook(lambda _, given: ranks.append(given[0].dim()))
     config = train.TrainConfig(epochs=1, batch_size=4, augment="none")
@@ -66,7 +67,7 @@ def test_batches_alternate_and_statistics_are_kept_apart(
     assert net[1].num_batches_tracked == 3  # of volumes alone
 
     seen: list[int] = []
-    alone: Any = convert(models.build("resnet-small", "classification", 1, 2))
+    alone: Any = convert(registry.build("resnet-small", "classification", 1, 2))
     alone.register_forward_pre_hook(lambda _, given: seen.append(given[0].dim()))
     train.fit(alone, volumes, config, validate=False)
     assert seen == [5] * 3 and alone[1].num_batches_tracked == 3
@@ -74,7 +75,7 @@ def test_batches_alternate_and_statistics_are_kept_apart(
 
 def test_a_short_source_is_passed_through_again(data: tuple[str, str]) -> None:
     images, volumes = (open_source(path) for path in data)
-    net: Any = convert(models.build("resnet-small", "classification", 1, 2))
+    net: Any = convert(registry.build("resnet-small", "classification", 1, 2))
     feed = feeding.Feed(volumes, train.TrainConfig(batch_size=8), net)
     assert len(feed.loader) == 2
     batches = list(feed.take(0, 5))
@@ -95,7 +96,7 @@ def test_interrupted_and_resumed_it_is_the_same(data: tuple[str, str], tmp_path:
     def trained(folder: Path, epochs: int, resume: bool = False) -> Any:
         folder.mkdir(exist_ok=True)
         device.seed_everything(0)
-        net = convert(models.build("resnet-small", "classification", 1, 2))
+        net = convert(registry.build("resnet-small", "classification", 1, 2))
         config = train.TrainConfig(epochs=3, batch_size=4)
 
         def stop(epoch: int, _: int) -> None:

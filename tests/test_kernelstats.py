@@ -6,8 +6,8 @@ from torch import nn
 
 import crossd
 from crossd import kernelstats
-from crossd.functional import lift
 from crossd.kernelstats import Layer, describe, energy, layers_of, similarity
+from crossd.nn.functional import lift
 
 
 def net(mode: str, lift: str | None = "center") -> nn.Module:

@@ -13,7 +13,7 @@ import crossd
 
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "crossd"
-CORE = ("functional", "kernels", "nn", "conversion", "checkpoint", "foreign", "hub", "exporting")
+CORE = ("nn.conv", "conversion.convert", "checkpoint", "foreign", "hub", "exporting")
 EXTRAS = (
     "SimpleITK",
     "PIL",

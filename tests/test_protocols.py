@@ -10,9 +10,10 @@ import torch
 from files import npz
 from torch import nn
 
-from crossd import models, protocols, train
+from crossd import protocols, train
 from crossd.arms import ARMS
-from crossd.conversion import convert, to_3d
+from crossd.conversion import registry
+from crossd.conversion.convert import convert, to_3d
 from crossd.data import Source, open_source
 from crossd.data.samples import Subset
 from crossd.errors import InputError
@@ -27,7 +28,7 @@ def source(tmp_path: Path) -> Source:
 
 
 def plain() -> nn.Module:
-    return models.build("resnet-small", "classification", 1, 2)
+    return registry.build("resnet-small", "classification", 1, 2)
 
 
 def solid() -> nn.Module:
@@ -113,7 +114,9 @@ def test_classes_without_a_labelled_volume_get_no_probability(tmp_path: Path) ->
     source = open_source(npz(tmp_path / "volumes.npz", (8, 8, 8), classes=3))
     two = np.flatnonzero(np.asarray(source.train.labels) < 2)
     few = dataclasses.replace(source, train=Subset(source.train, two))
-    net = ARMS["center"][1](models.build("resnet-small", "classification", 1, 3), "classification")
+    net = ARMS["center"][1](
+        registry.build("resnet-small", "classification", 1, 3), "classification"
+    )
     for name in ("knn", "linear"):
         probabilities = protocols.apply(name, net, few, BUDGET).outputs[0]
         assert probabilities.shape == (len(source.test), 3)
@@ -122,6 +125,6 @@ def test_classes_without_a_labelled_volume_get_no_probability(tmp_path: Path) ->
 
 def test_features_of_masks_are_refused() -> None:
     source = open_source("brain:8")
-    net = to_3d(convert(models.build("segresnet-small", "segmentation", 1, 4)))
+    net = to_3d(convert(registry.build("segresnet-small", "segmentation", 1, 4)))
     with pytest.raises(InputError, match="--protocol knn is for labels, but brain:8 has masks"):
         protocols.apply("knn", net, source, BUDGET)

@@ -13,7 +13,7 @@ from torch import nn
 import crossd
 from crossd import scoring, showcase
 from crossd.data import as_images, open_source
-from crossd.kernels import VIEWS
+from crossd.nn.kernel_modes import VIEWS
 from crossd.showcase import BEST, WORST
 from crossd.train import TrainConfig
 

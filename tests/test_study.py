@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from helpers import close_relative
 from torch import nn
 
-from crossd.conversion import convert
-from crossd.functional import project
-from crossd.kernels import view
+from crossd.conversion.convert import convert
+from crossd.nn.functional import project
+from crossd.nn.kernel_modes import view
 
 STUDY = Path(__file__).parents[1] / "benchmarks/study"
 sys.path.insert(0, str(STUDY))

@@ -15,14 +15,15 @@ import torch.nn.functional as F
 from monai.losses.dice import DiceCELoss
 from torch import Tensor, nn
 
-from crossd import budget, feeding, heads, models, scoring, train
+from crossd import budget, feeding, scoring, train
 from crossd.configs import PretrainConfig
-from crossd.conversion import convert, to_3d
+from crossd.conversion import heads, registry
+from crossd.conversion.convert import convert, to_3d
 from crossd.data import Sample, Samples, Source
 from crossd.errors import InputError
 from crossd.feeding import ViewBatches
-from crossd.kernels import current_view, view_is_set
-from crossd.nn import CrossDConv, has_views, mixes_views
+from crossd.nn.conv import CrossDConv, has_views, mixes_views
+from crossd.nn.kernel_modes import current_view, view_is_set
 from crossd.outputs import CHECKPOINT, EARLIER_CHECKPOINT, LOG, STATUS
 from crossd.progress import Bar, Progress
 from crossd.slicenet import SliceNet
@@ -402,7 +403,7 @@ SEGRESNET_NORMS = (
 def test_probing_trains_norms_and_the_last_layer(
     name: str, task: str, free: tuple[str, ...], form: str
 ) -> None:
-    net = models.build(name, task, 1, 3)
+    net = registry.build(name, task, 1, 3)
     net = net if form == "2d" else convert(net)
     net = to_3d(net) if form == "3d" else net
     heads.freeze_convolutions(net, 3)
@@ -423,7 +424,7 @@ def test_frozen_weights_stay() -> None:
 def test_the_last_layer_of_every_network_for_masks(name: str) -> None:
     """Also where layers inside have as many outputs as there are classes."""
     classes = 32 if name in ("basicunet", "dynunet") else 16
-    net = models.build(name, "segmentation", 1, classes).eval()
+    net = registry.build(name, "segmentation", 1, classes).eval()
     x = torch.randn(1, 1, 32, 32)
     heads.new_classifier(net, classes, 5)
     assert net(x).shape == (1, 5, 32, 32)
@@ -431,7 +432,7 @@ def test_the_last_layer_of_every_network_for_masks(name: str) -> None:
 
 
 def test_a_new_last_layer_is_small_and_even() -> None:
-    net = models.build("resnet-small", "classification", 1, 4)
+    net = registry.build("resnet-small", "classification", 1, 4)
     heads.new_classifier(net, 4, 9)
     last = heads.classifier(net, 9)
     assert isinstance(last, nn.Linear)
@@ -444,7 +445,7 @@ def test_a_new_last_layer_is_small_and_even() -> None:
 
 
 def test_a_last_layer_that_cannot_change() -> None:
-    net = models.build("unet", "segmentation", 1, 3)
+    net = registry.build("unet", "segmentation", 1, 3)
     with pytest.raises(InputError, match="number of classes cannot change from 3 to 5"):
         heads.new_classifier(convert(net), 3, 5)
 
@@ -471,7 +472,7 @@ def test_labels_are_learnt(mode: str, rank: int) -> None:
 @pytest.mark.parametrize("rank", [2, 3])
 def test_masks_are_learnt(rank: int) -> None:
     source = masked(rank)
-    net = convert(models.build("segresnet-small", "segmentation", 1, 2))
+    net = convert(registry.build("segresnet-small", "segmentation", 1, 2))
     fit = train.fit(net, source, TrainConfig(epochs=8, batch_size=3))
     losses = [record["loss"] for record in fit.history]
     assert losses[-1] < 0.6 * losses[0]
@@ -528,7 +529,7 @@ def test_interrupted_and_resumed_equals_undisturbed(tmp_path: Path, kind: str) -
     def new() -> nn.Module:
         if kind == "masks":
             torch.manual_seed(0)
-            return convert(models.build("segresnet-small", "segmentation", 1, 2))
+            return convert(registry.build("segresnet-small", "segmentation", 1, 2))
         return tiny("fourier" if kind == "fourier" else "projection", dropout=0.1)
 
     whole = new()
@@ -575,7 +576,7 @@ def test_a_checkpoint_that_does_not_fit(tmp_path: Path) -> None:
     path = tmp_path / CHECKPOINT
     train.fit(tiny(), labelled(2), TrainConfig(epochs=1), folder=tmp_path)
     content = path.read_bytes()
-    other = models.build("resnet-small", "classification", 1, 2)
+    other = registry.build("resnet-small", "classification", 1, 2)
     for net, text in ((other, content), (tiny(), content[:1000]), (tiny(), b"no checkpoint")):
         path.write_bytes(text)
         with pytest.raises(InputError, match=r"does not fit this run|is damaged") as caught:
@@ -591,7 +592,7 @@ def test_a_loss_that_is_no_number(bad: float) -> None:
 
 
 def test_batches_that_are_too_small() -> None:
-    net = models.build("dynunet", "segmentation", 1, 2)
+    net = registry.build("dynunet", "segmentation", 1, 2)
     with pytest.raises(InputError, match=r"cannot be trained on a batch of shape \(3, 1, 8, 8\) "):
         train.fit(net, masked(2), TrainConfig(batch_size=3))
 
@@ -704,7 +705,7 @@ def test_recalibration_is_the_mean_over_batches_of_what_each_layer_gets(rank: in
 
 
 def test_there_may_be_nothing_to_recalibrate() -> None:
-    net = models.build("segresnet-small", "segmentation", 1, 2)
+    net = registry.build("segresnet-small", "segmentation", 1, 2)
     before = copy.deepcopy(dict(net.state_dict()))
     assert scoring.recalibrate(net, masked(2).train, TrainConfig()) == 0
     assert_same(dict(net.state_dict()), before)
@@ -738,6 +739,6 @@ def test_validations_are_few_and_the_last_epoch_has_one(epochs: int) -> None:
 
 
 def test_patches_that_a_network_cannot_halve_are_an_error_that_says_so() -> None:
-    net = to_3d(convert(models.build("segresnet-small", "segmentation", 1, 2)))
+    net = to_3d(convert(registry.build("segresnet-small", "segmentation", 1, 2)))
     with pytest.raises(InputError, match=r"batch of shape \(1, 1, 10, 7, 9\) .* multiples of 16"):
         train._logits(net, torch.zeros(1, 1, 10, 7, 9))

@@ -13,11 +13,12 @@ from sets import Study
 from torch import nn
 from trainings import Options, pretrain
 
-from crossd import device, feeding, heads, models, scoring, train
+from crossd import device, feeding, scoring, train
 from crossd.arms import ARMS as KNOWN
 from crossd.checkpoint import load
 from crossd.compare import Arm, Contest
-from crossd.conversion import to_3d
+from crossd.conversion import heads, registry
+from crossd.conversion.convert import to_3d
 from crossd.data import Source
 from crossd.slicenet import answering
 
@@ -138,7 +139,9 @@ def start(study: Study, name: str, seed: int, fitted: bool = False) -> nn.Module
     task, classes = source.task, len(source.classes)
     device.seed_everything(seed)
     if kind.way is None:
-        return kind.make(models.build(models.DEFAULTS[task], task, source.channels, classes), task)
+        return kind.make(
+            registry.build(registry.DEFAULTS[task], task, source.channels, classes), task
+        )
     pretrain(study, kind.way, seed)
     net: Any = load(study.weights(kind.way, seed))
     net = kind.make(net, study, seed) if kind.more else kind.make(net, task)

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from crossd.functional import displacement, shift_map
-from crossd.kernels import Fourier, Projection
-from crossd.nn import CrossDConv
+from crossd.nn.conv import CrossDConv
+from crossd.nn.functional import displacement, shift_map
+from crossd.nn.kernel_modes import Fourier, Projection
 
 
 class Moved(Fourier):

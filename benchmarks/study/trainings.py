@@ -12,14 +12,15 @@ from modes import AnyAngle, Oblique, sum_what_is_moved
 from sets import Study
 from torch import Tensor, nn
 
-from crossd import device, models, scoring, train
+from crossd import device, scoring, train
 from crossd.checkpoint import WeightsConfig, save
-from crossd.conversion import convert
+from crossd.conversion import registry
+from crossd.conversion.convert import convert
 from crossd.data import Source
 from crossd.data.samples import Sample, Samples, Wrapped
 from crossd.files import atomic
-from crossd.kernels import make_mode, view
-from crossd.nn import CrossDConv
+from crossd.nn.conv import CrossDConv
+from crossd.nn.kernel_modes import make_mode, view
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,9 +88,9 @@ def pretrain(study: Study, way: str, seed: int) -> None:
     start = time.perf_counter()
     how, source = WAYS[way], study.images()
     options = train.for_images(Options(seed), source.task)
-    name = models.DEFAULTS[source.task]
+    name = registry.DEFAULTS[source.task]
     device.seed_everything(seed)
-    net = models.build(name, source.task, source.channels, len(source.classes))
+    net = registry.build(name, source.task, source.channels, len(source.classes))
     if how.after:
         first, options = _divided(options, how.after)
         train.fit(net, source, first, validate=False)

@@ -6,44 +6,44 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from crossd.activations import checkpoint_activations
     from crossd.checkpoint import WeightsConfig, load, load_reference, save
-    from crossd.conversion import acs, center, convert, inflate, to_2d, to_3d, triplanar
+    from crossd.conversion.adapt import recalibrate
+    from crossd.conversion.convert import acs, center, convert, inflate, to_2d, to_3d, triplanar
+    from crossd.conversion.rules import rule
     from crossd.errors import InputError
     from crossd.exporting import export
     from crossd.foreign import load_checkpoint
     from crossd.hub import from_pretrained, push_to_hub, save_pretrained
-    from crossd.kernels import view
-    from crossd.layers import channels_last
-    from crossd.nn import CrossDConv, CrossDConvTranspose
-    from crossd.policies import recalibrate
-    from crossd.rules import rule
+    from crossd.nn.checkpointing import checkpoint_activations
+    from crossd.nn.conv import CrossDConv, CrossDConvTranspose
+    from crossd.nn.kernel_modes import view
+    from crossd.nn.layers import channels_last
 
 _HOMES = {
-    "CrossDConv": "nn",
-    "CrossDConvTranspose": "nn",
+    "CrossDConv": "nn.conv",
+    "CrossDConvTranspose": "nn.conv",
     "InputError": "errors",
     "WeightsConfig": "checkpoint",
-    "acs": "conversion",
-    "center": "conversion",
-    "channels_last": "layers",
-    "checkpoint_activations": "activations",
-    "convert": "conversion",
+    "acs": "conversion.convert",
+    "center": "conversion.convert",
+    "channels_last": "nn.layers",
+    "checkpoint_activations": "nn.checkpointing",
+    "convert": "conversion.convert",
     "from_pretrained": "hub",
     "export": "exporting",
-    "inflate": "conversion",
+    "inflate": "conversion.convert",
     "load": "checkpoint",
     "load_checkpoint": "foreign",
     "load_reference": "checkpoint",
     "push_to_hub": "hub",
-    "recalibrate": "policies",
-    "rule": "rules",
+    "recalibrate": "conversion.adapt",
+    "rule": "conversion.rules",
     "save": "checkpoint",
     "save_pretrained": "hub",
-    "to_2d": "conversion",
-    "to_3d": "conversion",
-    "triplanar": "conversion",
-    "view": "kernels",
+    "to_2d": "conversion.convert",
+    "to_3d": "conversion.convert",
+    "triplanar": "conversion.convert",
+    "view": "nn.kernel_modes",
 }
 
 __all__ = [

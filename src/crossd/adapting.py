@@ -12,11 +12,11 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from crossd.account import Entry
+from crossd.conversion.report import Entry
+from crossd.conversion.rules import lifted
 from crossd.errors import InputError
-from crossd.kernels import KernelMode
 from crossd.matching import Match, Shape, join, plane, relation, under
-from crossd.rules import lifted
+from crossd.nn.kernel_modes import KernelMode
 
 COUNTER = "num_batches_tracked"
 """Counts batches and changes nothing (but for BatchNorm with a momentum of None)."""

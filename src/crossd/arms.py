@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from torch import nn
 
-from crossd.conversion import acs, center, convert, inflate, to_3d, triplanar
+from crossd.conversion.convert import acs, center, convert, inflate, to_3d, triplanar
 from crossd.slicenet import answering
 
 PRETRAININGS: dict[str, tuple[str, str, str | None]] = {

@@ -29,8 +29,8 @@ from crossd.allocator import give_back_memory, keep_freed_memory
 from crossd.configs import BenchConfig
 from crossd.errors import InputError
 from crossd.files import atomic
-from crossd.functional import displacement
-from crossd.nn import CrossDConv
+from crossd.nn.conv import CrossDConv
+from crossd.nn.functional import displacement
 from crossd.options import check, choice, names
 from crossd.outputs import claim_folder
 from crossd.progress import Progress

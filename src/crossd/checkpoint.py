@@ -12,13 +12,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialise
 from torch import Tensor, nn
 
-from crossd import models, policies
-from crossd.account import ConversionReport, Entry
-from crossd.conversion import acs, convert, to_2d, to_3d
+from crossd.conversion import adapt, registry
+from crossd.conversion.convert import acs, convert, to_2d, to_3d
+from crossd.conversion.report import ConversionReport, Entry
 from crossd.errors import InputError
 from crossd.files import atomic
-from crossd.kernels import Fourier
-from crossd.nn import CrossDConv
+from crossd.nn.conv import CrossDConv
+from crossd.nn.kernel_modes import Fourier
 
 FORMS = ("cross", "2d", "3d", "acs")
 KEY = "crossd"
@@ -29,7 +29,7 @@ class WeightsConfig:
     """What rebuilds a network, stored as JSON in the metadata of its weights file.
 
     Attributes:
-        model: A name for `crossd.models.build`, or ``"custom"``.
+        model: A name for `crossd.conversion.registry.build`, or ``"custom"``.
         task: ``"classification"`` or ``"segmentation"``.
         in_channels: Channels of the images and volumes.
         classes: Names of the classes in the order of the logits.
@@ -69,7 +69,7 @@ class WeightsConfig:
         if model is None:
             if self.model == "custom":
                 raise InputError("the weights are of a custom model: give its 2D network as model=")
-            model = models.build(self.model, self.task, self.in_channels, len(self.classes))
+            model = registry.build(self.model, self.task, self.in_channels, len(self.classes))
         return reshape(model, self.form, self.kernel_mode, **self.mode_options)
 
 
@@ -79,7 +79,7 @@ def reshape(
     """Bring a 2D network into one of the `FORMS`."""
     if form in ("2d", "acs"):
         adapting = (options.get("in_channels"), options.get("num_classes"))
-        model, _ = policies.adapted(model, *adapting)
+        model, _ = adapt.adapted(model, *adapting)
         return model if form == "2d" else acs(model)
     net = convert(model, kernel_mode, **{"check": False, **options})
     return net if form == "cross" else to_3d(net)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from crossd import checkpoint, device, foreign, heads, models, policies, scoring, train
+from crossd import checkpoint, device, foreign, scoring, train
 from crossd.budget import of_the_run
 from crossd.checkpoint import WeightsConfig, load, read_config, save
 from crossd.configs import (
@@ -16,15 +16,16 @@ from crossd.configs import (
     PretrainConfig,
     RecalibrateConfig,
 )
-from crossd.conversion import LIFTS, to_3d
-from crossd.conversion import convert as convert_network
+from crossd.conversion import adapt, heads, registry
+from crossd.conversion.convert import LIFTS, to_3d
+from crossd.conversion.convert import convert as convert_network
 from crossd.data import Source, as_images, limit, open_source
 from crossd.data import plan as plans
 from crossd.errors import InputError
 from crossd.exporting import export as export_network
 from crossd.graphfiles import SUFFIXES
-from crossd.kernels import KERNEL_MODES, VIEWS
-from crossd.nn import has_views
+from crossd.nn.conv import has_views
+from crossd.nn.kernel_modes import KERNEL_MODES, VIEWS
 from crossd.opening import fitting, known, prepared
 from crossd.options import check, choice, class_names, sizes, unused
 from crossd.progress import Progress
@@ -43,7 +44,7 @@ def pretrain(config: PretrainConfig, progress: Progress) -> str:
     source = _images(config, progress)
     if config.task not in (None, source.task):
         raise InputError(f"--task {config.task}: but {config.data} is for {source.task}")
-    name = config.model or models.DEFAULTS[source.task]
+    name = config.model or registry.DEFAULTS[source.task]
     plain = config.kernel_mode == "none"
     weights = WeightsConfig(
         name,
@@ -55,12 +56,12 @@ def pretrain(config: PretrainConfig, progress: Progress) -> str:
         **prepared(source),
     )
     device.seed_everything(config.seed)
-    net = models.build(name, source.task, source.channels, len(source.classes))
+    net = registry.build(name, source.task, source.channels, len(source.classes))
     if not plain:
         net = convert_network(
             net, config.kernel_mode, None if config.lift == "none" else config.lift or "center"
         )
-    weights = dataclasses.replace(weights, recalibrated=not policies.measured(net))
+    weights = dataclasses.replace(weights, recalibrated=not adapt.measured(net))
     if has_views(net):
         weights = dataclasses.replace(weights, answer="both")
     options = dataclasses.replace(
@@ -100,7 +101,7 @@ def finetune(config: FinetuneConfig, progress: Progress) -> str:
         weights,
         classes=source.classes,
         answer="volume",
-        recalibrated=source.rank == 3 or not policies.measured(net),
+        recalibrated=source.rank == 3 or not adapt.measured(net),
         **prepared(source),
     )
     return train_and_write(net, source, options, weights, config, progress, config.protocol)
@@ -171,7 +172,7 @@ _OF_CHECKPOINTS = (
 
 def _convert_checkpoint(config: ConvertConfig, model: str) -> str:
     """Make a weights file of somebody else's checkpoint."""
-    choice(config.task, tuple(models.DEFAULTS), "--task")
+    choice(config.task, tuple(registry.DEFAULTS), "--task")
     choice(config.kernel_mode, tuple(KERNEL_MODES), "--kernel-mode")
     choice(config.lift, LIFTS, "--lift")
     if checkpoint.is_ours(config.weights):

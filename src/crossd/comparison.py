@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from crossd import compare, comparison_report, device, heads, models, report, standings, train
+from crossd import compare, comparison_report, device, report, standings, train
 from crossd.arms import ARMS, RIVALS
 from crossd.checkpoint import WeightsConfig, load, read_config
 from crossd.compare import Arm, Contest
 from crossd.configs import ALL_PROTOCOLS, EvaluateConfig
-from crossd.conversion import to_2d, to_3d
+from crossd.conversion import heads, registry
+from crossd.conversion.convert import to_2d, to_3d
 from crossd.data import Source
 from crossd.errors import InputError
 from crossd.metrics import MAIN
@@ -162,7 +163,7 @@ def _arm(make: Any, weights: WeightsConfig, classes: tuple[str, ...]) -> Arm:
 
 def _scratch(weights: WeightsConfig, classes: tuple[str, ...], seed: int) -> nn.Module:
     device.seed_everything(seed)
-    net = models.build(weights.model, weights.task, weights.in_channels, len(classes))
+    net = registry.build(weights.model, weights.task, weights.in_channels, len(classes))
     return ARMS["scratch"][1](net, weights.task)
 
 

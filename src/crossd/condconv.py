@@ -11,11 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from crossd.conversion.rules import Options, rule
 from crossd.forwards import plain_module
-from crossd.functional import lift
-from crossd.kernels import current_view, in_plane, make_mode
-from crossd.layers import fill, is_volume
-from crossd.rules import Options, rule
+from crossd.nn.functional import lift
+from crossd.nn.kernel_modes import current_view, in_plane, make_mode
+from crossd.nn.layers import fill, is_volume
 from crossd.rules_elsewhere import pad_same
 
 __all__ = ["CondConv"]

@@ -17,12 +17,12 @@ from torch.utils._pytree import tree_leaves
 
 from crossd import graphfiles
 from crossd.checkpoint import WeightsConfig
-from crossd.conversion import _copy, to_2d, to_3d
+from crossd.conversion.convert import _copy, to_2d, to_3d
 from crossd.errors import InputError
 from crossd.files import atomic
 from crossd.graphfiles import SUFFIXES, Run, Shape
-from crossd.kernels import VIEWS, Fourier
-from crossd.layers import kept
+from crossd.nn.kernel_modes import VIEWS, Fourier
+from crossd.nn.layers import kept
 
 if TYPE_CHECKING:
     from crossd.progress import Progress

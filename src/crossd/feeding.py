@@ -19,8 +19,8 @@ from crossd.data.patches import Patches
 from crossd.data.samples import Finish, Sample, in_floats
 from crossd.data.watched import PATIENCE, Watched
 from crossd.errors import InputError
-from crossd.kernels import view
-from crossd.nn import has_views, mixes_views
+from crossd.nn.conv import has_views, mixes_views
+from crossd.nn.kernel_modes import view
 from crossd.progress import Progress
 from crossd.workers import choose
 

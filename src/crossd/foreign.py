@@ -15,11 +15,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from crossd import models
-from crossd.account import ConversionReport
 from crossd.adapting import Step, class_axis, classifiers, first_convolution, steps_for
 from crossd.checkpoint import WeightsConfig, check_turn, load_reference, save
-from crossd.conversion import LIFTS, to_2d, to_3d
+from crossd.conversion import registry
+from crossd.conversion.convert import LIFTS, to_2d, to_3d
+from crossd.conversion.report import ConversionReport
 from crossd.errors import InputError
 from crossd.matching import Match, Shape, find, join
 
@@ -221,7 +221,7 @@ def convert_checkpoint(
     content = read(path)
     channels, classes = config.in_channels, config.classes
     if not channels or not classes:
-        probe = models.build(config.model, config.task, channels or 1, len(classes) or 2)
+        probe = registry.build(config.model, config.task, channels or 1, len(classes) or 2)
         found, count = sizes(probe, content, loading.get("prefix"))
         channels = channels or found
         classes = classes or tuple(map(str, range(count)))

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from crossd.errors import InputError
-from crossd.kernels import VIEWS
+from crossd.nn.kernel_modes import VIEWS
 from crossd.pictures import INK, SOFT, figure, save
 
 HEAT = LinearSegmentedColormap.from_list(

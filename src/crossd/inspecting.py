@@ -35,8 +35,8 @@ from crossd.data.samples import Subset
 from crossd.data.survey import survey
 from crossd.errors import InputError
 from crossd.feeding import view_of
-from crossd.kernels import VIEWS
 from crossd.kernelstats import Layer
+from crossd.nn.kernel_modes import VIEWS
 from crossd.opening import fitting, known
 from crossd.options import check, choice, unused
 from crossd.outputs import claim_folder

@@ -6,13 +6,14 @@ from typing import Any
 
 from torch import nn
 
-from crossd import device, heads, models, train
+from crossd import device, train
 from crossd.checkpoint import WeightsConfig, load, read_config
 from crossd.configs import JointConfig
-from crossd.conversion import convert
+from crossd.conversion import heads, registry
+from crossd.conversion.convert import convert
 from crossd.data import Source, as_images, limit, open_source, require_rank
 from crossd.errors import InputError
-from crossd.kernels import KERNEL_MODES
+from crossd.nn.kernel_modes import KERNEL_MODES
 from crossd.opening import known, prepared
 from crossd.options import check, choice, sizes
 from crossd.progress import Progress
@@ -107,8 +108,8 @@ def _network(
     """Make or load the network, with so many classes; returns it, its name and its kernel mode."""
     device.seed_everything(config.seed)
     if start is None:
-        name = config.model or models.DEFAULTS[volumes.task]
-        net = models.build(name, volumes.task, volumes.channels, classes)
+        name = config.model or registry.DEFAULTS[volumes.task]
+        net = registry.build(name, volumes.task, volumes.channels, classes)
         return convert(net, config.kernel_mode, "center"), name, config.kernel_mode
     if start.task != volumes.task:
         raise InputError(

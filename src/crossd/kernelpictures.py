@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from crossd.files import atomic
-from crossd.functional import central, displacement, fourier_kernels, project
-from crossd.kernels import VIEWS, Fourier
 from crossd.kernelstats import AXES, Layer, strongest
+from crossd.nn.functional import central, displacement, fourier_kernels, project
+from crossd.nn.kernel_modes import VIEWS, Fourier
 from crossd.pictures import COOL, GREY, INK, SIGNED, SOFT, WARM, dress, figure, save
 
 SHOWN = 6

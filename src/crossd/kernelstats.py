@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
-from crossd.functional import lift, project
-from crossd.kernels import VIEWS, Fourier, KernelMode
-from crossd.nn import CrossDConv
+from crossd.nn.conv import CrossDConv
+from crossd.nn.functional import lift, project
+from crossd.nn.kernel_modes import VIEWS, Fourier, KernelMode
 
 AXES = ("z", "y", "x")
 PAIRS = ((0, 1), (0, 2), (1, 2))

@@ -10,8 +10,8 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from torch import nn
 
-from crossd.functional import displacement
-from crossd.kernels import Fourier, PosePredictor
+from crossd.nn.functional import displacement
+from crossd.nn.kernel_modes import Fourier, PosePredictor
 from crossd.pictures import COUNTS, INK, SOFT, WARM, dress, figure, save
 
 BINS = 48

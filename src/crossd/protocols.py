@@ -10,7 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from crossd import heads, metrics, scoring, train
+from crossd import metrics, scoring, train
+from crossd.conversion import heads
 from crossd.data import Samples, Source
 from crossd.errors import InputError
 from crossd.progress import Progress

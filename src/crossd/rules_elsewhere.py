@@ -12,12 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from crossd.conversion.rules import Options, cross, rule
 from crossd.forwards import Written, plain_module
-from crossd.kernels import in_plane
-from crossd.layers import is_volume, kept
-from crossd.nn import CrossDConv
+from crossd.nn.conv import CrossDConv
+from crossd.nn.kernel_modes import in_plane
+from crossd.nn.layers import is_volume, kept
 from crossd.ranks import make_lifted
-from crossd.rules import Options, cross, rule
 
 __all__: list[str] = []
 

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from crossd import device, metrics, windows
 from crossd.budget import TrainConfig
+from crossd.conversion.adapt import measuring
 from crossd.data import Samples, Source
 from crossd.data.patches import Patches
 from crossd.feeding import Batch, batches, view_of
-from crossd.policies import measuring
 from crossd.progress import Progress
 
 

@@ -4,9 +4,9 @@ import torch
 from torch import Tensor, nn
 
 from crossd.errors import InputError
-from crossd.kernels import VIEWS, view
-from crossd.layers import is_volume
-from crossd.nn import CrossDConv, has_views
+from crossd.nn.conv import CrossDConv, has_views
+from crossd.nn.kernel_modes import VIEWS, view
+from crossd.nn.layers import is_volume
 from crossd.options import ANSWERS, choice
 
 LABELLED = 3

@@ -14,16 +14,16 @@ import torch
 from torch import Tensor, nn
 
 from crossd import device, metrics, resuming
-from crossd.activations import checkpoint_activations
 from crossd.budget import TrainConfig, for_images, for_volumes
+from crossd.conversion.heads import NORMS
 from crossd.data import Source
 from crossd.errors import InputError
 from crossd.feeding import Feed, Piece, augment, in_turn, is_of_a_reader, reporting, view_of
 from crossd.files import naming
-from crossd.heads import NORMS
-from crossd.kernels import PosePredictor
 from crossd.launched import is_first
-from crossd.layers import channels_last
+from crossd.nn.checkpointing import checkpoint_activations
+from crossd.nn.kernel_modes import PosePredictor
+from crossd.nn.layers import channels_last
 from crossd.outputs import BAD_BATCHES
 from crossd.progress import Progress
 from crossd.scoring import score

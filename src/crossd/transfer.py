@@ -17,11 +17,12 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from crossd import device, heads, metrics, models, protocols, scoring, train
+from crossd import device, metrics, protocols, scoring, train
 from crossd.arms import ARMS, PRETRAININGS
 from crossd.checkpoint import WeightsConfig, load, save
 from crossd.configs import PROTOCOLS, TransferConfig
-from crossd.conversion import convert
+from crossd.conversion import heads, registry
+from crossd.conversion.convert import convert
 from crossd.data import Source, as_images, limit, open_source, require_rank
 from crossd.data.labelled import Given
 from crossd.data.plan import to_record
@@ -81,7 +82,7 @@ class Run:
         count = config.limit or (4 if masks else 10 * len(self.volumes.classes))
         count = count if config.limit else min(count, len(self.volumes.train))
         self.few = limit(self.volumes, count, config.seed)
-        self.model = config.model or models.DEFAULTS[self.volumes.task]
+        self.model = config.model or registry.DEFAULTS[self.volumes.task]
         self.pretraining = train.for_images(config, self.volumes.task)
         self.budget = dataclasses.replace(
             train.for_volumes(config, self.volumes.task),
@@ -114,7 +115,7 @@ class Run:
     def fresh(self, classes: int) -> nn.Module:
         """Build the 2D network with new weights, the same for all."""
         device.seed_everything(self.config.seed)
-        return models.build(self.model, self.volumes.task, self.volumes.channels, classes)
+        return registry.build(self.model, self.volumes.task, self.volumes.channels, classes)
 
     def pretrain(self, name: str) -> nn.Module:
         """Train in 2D, or read what an interrupted run trained."""

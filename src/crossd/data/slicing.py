@@ -12,7 +12,7 @@ from crossd.data.samples import Sample, Samples
 from crossd.data.shapes import fit, round_up
 from crossd.data.source import Source, require_rank
 from crossd.errors import InputError
-from crossd.kernels import VIEWS
+from crossd.nn.kernel_modes import VIEWS
 
 QUARTERS = (1, 2, 3)
 SEGMENTATION_STEP = 2

@@ -17,8 +17,8 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from crossd import functional, persample
-from crossd.persample import Settings, chosen, mapped_conv2d
+from crossd.nn import functional, per_sample
+from crossd.nn.per_sample import Settings, chosen, mapped_conv2d
 
 WAYS = ["kernels", "patches"]
 NEVER = 10**18
@@ -269,8 +269,8 @@ def test_gradcheck(case: Case, way: str) -> None:
 @pytest.mark.parametrize("other", [False, True])
 @pytest.mark.parametrize("case", [TINY[0], TINY[3]])
 def test_gradgradcheck(way: str, other: bool, case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(persample, "ALONE", 0 if other else NEVER)
-    monkeypatch.setattr(persample, "_by_convolution", lambda a: other)
+    monkeypatch.setattr(per_sample, "ALONE", 0 if other else NEVER)
+    monkeypatch.setattr(per_sample, "_by_convolution", lambda a: other)
     inputs = [t.requires_grad_() for t in case.tensors()]
     assert torch.autograd.gradgradcheck(case.mapped(way), inputs)
 
@@ -281,7 +281,7 @@ def test_gradgradcheck(way: str, other: bool, case: Case, monkeypatch: pytest.Mo
 def test_only_the_gradients_that_are_needed(
     way: str, alone: int, needed: Sequence[bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(persample, "ALONE", alone)
+    monkeypatch.setattr(per_sample, "ALONE", alone)
     case = Case(settings=Settings((2, 1), (1, 1)))
     inputs = [t.requires_grad_(n) for t, n in zip(case.tensors(), needed, strict=True)]
     leaves = [t for t in inputs if t.requires_grad]
@@ -329,11 +329,11 @@ def test_a_batch_in_parts(
         "kernels": weight.shape[0] * weight.shape[1] * x_places,
         "patches": y.shape[2] * y.shape[3] * weight[0].numel(),
     }
-    monkeypatch.setattr(persample, "ALONE", alone)
-    monkeypatch.setattr(persample, "BLOCK", count * each[way] * x.element_size())
+    monkeypatch.setattr(per_sample, "ALONE", alone)
+    monkeypatch.setattr(per_sample, "BLOCK", count * each[way] * x.element_size())
     parts = {
-        "kernels": persample._Kernels.parts(weight, maps),
-        "patches": persample._Patches.parts(x, weight, case.settings),
+        "kernels": per_sample._Kernels.parts(weight, maps),
+        "patches": per_sample._Patches.parts(x, weight, case.settings),
     }
     assert [len(range(*p.indices(5))) for p in parts[way]] == ([2, 2, 1] if count == 2 else [1] * 5)
     agree(case, way)
@@ -362,9 +362,9 @@ def test_kernels_alone_and_in_groups(
     unused: Sequence[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(persample, "ALONE", alone)
+    monkeypatch.setattr(per_sample, "ALONE", alone)
     for name in unused:
-        monkeypatch.setattr(persample, name, fail)
+        monkeypatch.setattr(per_sample, name, fail)
     agree(case, "kernels", dtype, error=1e-7 if dtype == torch.float64 else 1e-5)
 
 
@@ -375,8 +375,8 @@ def test_kernels_alone_and_in_groups(
 def test_patches_by_each_product(
     case: Case, dtype: torch.dtype, few: int, convolution: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(persample, "FEW", few)
-    monkeypatch.setattr(persample, "_by_convolution", lambda a: convolution)
+    monkeypatch.setattr(per_sample, "FEW", few)
+    monkeypatch.setattr(per_sample, "_by_convolution", lambda a: convolution)
     agree(case, "patches", dtype, error=1e-7 if dtype == torch.float64 else 1e-5)
 
 
@@ -386,20 +386,20 @@ def test_products_are_products(shape: tuple[int, int, int], convolution: bool, f
     m, k, n = shape
     a, b = normal(m, k), normal(k, n, seed=1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(persample, "FEW", few)
-        patch.setattr(persample, "_by_convolution", lambda a: convolution)
-        close(persample._times(a, b), a @ b)
-        close(persample._times(a.t().contiguous().t(), b.t().contiguous().t()), a @ b)
-        close(persample._times_transposed(a, b.t()), a @ b)
-        close(persample._times_transposed(a, b.t().contiguous()), a @ b)
+        patch.setattr(per_sample, "FEW", few)
+        patch.setattr(per_sample, "_by_convolution", lambda a: convolution)
+        close(per_sample._times(a, b), a @ b)
+        close(per_sample._times(a.t().contiguous().t(), b.t().contiguous().t()), a @ b)
+        close(per_sample._times_transposed(a, b.t()), a @ b)
+        close(per_sample._times_transposed(a, b.t().contiguous()), a @ b)
 
 
 def test_only_float32_on_a_cpu_is_multiplied_by_convolution() -> None:
     available = torch.backends.mkldnn.is_available()
-    assert persample._by_convolution(normal(2, 2, dtype=torch.float32)) == available
-    assert not persample._by_convolution(normal(2, 2))
-    assert not persample._by_convolution(normal(2, 2, dtype=torch.bfloat16))
-    assert not persample._by_convolution(torch.empty(2, 2, device="meta"))
+    assert per_sample._by_convolution(normal(2, 2, dtype=torch.float32)) == available
+    assert not per_sample._by_convolution(normal(2, 2))
+    assert not per_sample._by_convolution(normal(2, 2, dtype=torch.bfloat16))
+    assert not per_sample._by_convolution(torch.empty(2, 2, device="meta"))
 
 
 # --- the choice
@@ -438,7 +438,7 @@ def test_the_way_with_fewer_multiplications_is_chosen(
     flat, solid = size[1] * size[2], math.prod(size)
     fewer = places * solid <= places * flat + cost * flat * solid
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(persample, "MAP_COST", cost)
+        patch.setattr(per_sample, "MAP_COST", cost)
         assert choice(plane, size) == ("patches" if fewer else "kernels")
 
 
@@ -463,11 +463,11 @@ def test_a_kernel_of_depth_one_gives_patches_and_groups_give_kernels(
 def test_the_way_that_is_chosen_or_named_is_taken(
     way: str, other: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(persample, other, None)
+    monkeypatch.setattr(per_sample, other, None)
     case = Case()
     inputs = case.tensors()
     close(case.mapped(way)(*inputs), case.expected(*inputs))
-    monkeypatch.setattr(persample, "chosen", lambda *_: way)
+    monkeypatch.setattr(per_sample, "chosen", lambda *_: way)
     close(case.mapped(None)(*inputs), case.expected(*inputs))
 
 
@@ -481,8 +481,8 @@ def test_the_way_that_is_chosen_or_named_is_taken(
 def test_the_answer_can_be_changed_in_place(
     way: str, n: int, alone: int, block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(persample, "ALONE", alone)
-    monkeypatch.setattr(persample, "BLOCK", block)
+    monkeypatch.setattr(per_sample, "ALONE", alone)
+    monkeypatch.setattr(per_sample, "BLOCK", block)
     case = Case(n=n, bias=False)
     inputs = [*case.tensors(), normal(*case.expected(*case.tensors()).shape, seed=9)]
 
@@ -545,7 +545,7 @@ def largest(case: Case, way: str, dtype: torch.dtype) -> int:
 def test_no_tensor_of_a_3d_kernel_a_sample_is_made(
     way: str, alone: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(persample, "ALONE", alone)
+    monkeypatch.setattr(per_sample, "ALONE", alone)
     n, c, k = 4, 16, 3
     # Few places, so that the mapped patches (places * c * k^3) are few too.
     case = Case(n, (c, c), (k, k, k), (6, 6), Settings(stride=(2, 2)))
@@ -564,8 +564,8 @@ def test_temporary_tensors_keep_to_the_block(
     case = Case(n, (16, 4), (3, 3, 3), (6, 6), Settings(padding=(1, 1)))
     x, weight, *_ = case.tensors()
     each = {"kernels": weight[:, :, 0].numel(), "patches": 36 * weight[0].numel()}[way]
-    monkeypatch.setattr(persample, "BLOCK", 2 * each * x.element_size())
-    monkeypatch.setattr(persample, "ALONE", NEVER)
+    monkeypatch.setattr(per_sample, "BLOCK", 2 * each * x.element_size())
+    monkeypatch.setattr(per_sample, "ALONE", NEVER)
     always = max(n * 16 * 36, n * 9 * 27, weight.numel())  # answer, maps and kernel
     products = {"kernels": 0, "patches": 2 * 36 * 9 * 27}  # the maps, once for each place
     assert largest(case, way, torch.float64) <= max(2 * each, always, products[way])
@@ -575,7 +575,7 @@ def test_temporary_tensors_keep_to_the_block(
 @pytest.mark.parametrize("inside", [False, True])
 @pytest.mark.parametrize("alone", [0, NEVER])
 def test_autocast(way: str, inside: bool, alone: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(persample, "ALONE", alone)
+    monkeypatch.setattr(per_sample, "ALONE", alone)
     case = Case(settings=Settings((1, 2), (1, 1)))
     leaves = [t.requires_grad_() for t in case.tensors(torch.float32)]
     exact = [t.detach().double().requires_grad_() for t in leaves]

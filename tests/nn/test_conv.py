@@ -26,12 +26,12 @@ from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-import crossd.functional
-import crossd.kernels
-import crossd.nn
-from crossd.kernels import KERNEL_MODES, VIEWS, view
-from crossd.layers import channels_last
-from crossd.nn import CrossDConv, CrossDConvTranspose
+import crossd.nn.conv
+import crossd.nn.functional
+import crossd.nn.kernel_modes
+from crossd.nn.conv import CrossDConv, CrossDConvTranspose
+from crossd.nn.kernel_modes import KERNEL_MODES, VIEWS, view
+from crossd.nn.layers import channels_last
 
 MODES = list(KERNEL_MODES)
 PADDING_MODES = ["zeros", "reflect", "replicate", "circular"]
@@ -433,7 +433,7 @@ def test_mean_displacement_moves_on_images_in_training_only() -> None:
 
 
 def test_torch_vmap_is_not_used() -> None:
-    for module in (crossd.functional, crossd.kernels, crossd.nn):
+    for module in (crossd.nn.functional, crossd.nn.kernel_modes, crossd.nn.conv):
         assert "vmap" not in inspect.getsource(module)
 
 
@@ -737,7 +737,7 @@ def test_transposed_image_is_the_mean_over_the_phases_of_the_volume(
 def test_transposed_lift_repeats_the_2d_answer_exactly(how: str, size: int) -> None:
     flat = nn.ConvTranspose2d(2, 3, size, size, dtype=torch.float64)
     conv = make(CrossDConvTranspose, 2, 3, size, size)
-    weight = crossd.functional.lift(flat.weight.detach(), size, how, size)
+    weight = crossd.nn.functional.lift(flat.weight.detach(), size, how, size)
     conv.load_state_dict({"weight": weight, "bias": flat.bias})
     x = normal(2, 2, 4, 5)
     close(conv(x), flat(x))

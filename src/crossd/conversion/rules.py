@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
-from crossd import acsconv, layers
 from crossd.errors import InputError
-from crossd.functional import lift as lift_kernel
-from crossd.nn import CrossDConv, CrossDConvTranspose
+from crossd.nn import acs, layers
+from crossd.nn.conv import CrossDConv, CrossDConvTranspose
+from crossd.nn.functional import lift as lift_kernel
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Options:
     """What a rule may need to know.
 
     Attributes:
-        kernel_mode: A name in `crossd.kernels.KERNEL_MODES`, or ``"acs"``.
+        kernel_mode: A name in `crossd.nn.kernel_modes.KERNEL_MODES`, or ``"acs"``.
         lift: ``"center"``, ``"inflate"``, ``"triplanar"`` or None for new weights.
         mode_options: Further arguments of the kernel mode.
         cube: Whether adaptive pools of a fixed size make cubes of volumes; else maps one deep.
@@ -165,7 +165,7 @@ def _conv(conv: Any, options: Options) -> nn.Module:
             value = getattr(conv, name)
             if not isinstance(value, str) and len(set(value)) > 1:
                 raise ValueError(f"ACS needs the same {name} in height and width, got {value}")
-        planar = acsconv.ACSConvTranspose if conv.transposed else acsconv.ACSConv
+        planar = acs.ACSConvTranspose if conv.transposed else acs.ACSConv
         return layers.fill(planar(**layers.conv_settings(conv, tuple)), conv)
     return cross(conv, options, CrossDConvTranspose if conv.transposed else CrossDConv)
 
@@ -213,7 +213,7 @@ def lifted(weight: Tensor, layer: Any, how: str) -> Tensor:
     Args:
         weight: 2D kernel, shape ``(O, I, y, x)``.
         layer: A Cross-D layer, or a 3D one of torch.nn.
-        how: See `crossd.functional.lift`.
+        how: See `crossd.nn.functional.lift`.
 
     Returns:
         Shape ``(O, I, z, y, x)``.

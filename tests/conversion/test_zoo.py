@@ -17,8 +17,8 @@ from torch import nn
 from torch.utils._pytree import tree_leaves
 
 import crossd
-from crossd import kernels
-from crossd.layers import BatchNorm
+from crossd.nn import kernel_modes
+from crossd.nn.layers import BatchNorm
 
 pytestmark = pytest.mark.filterwarnings("ignore:crossd.convert")
 """Pools that count padded zeros keep the law roughly, which is said and measured here."""
@@ -138,7 +138,7 @@ def test_laws_hold_with_weights_as_of_training(name: str) -> None:
             if isinstance(module, BatchNorm):
                 module.eps = 1e-3
         solid = crossd.to_3d(net)
-        for axis, view in enumerate(kernels.VIEWS):
+        for axis, view in enumerate(kernel_modes.VIEWS):
             with crossd.view(view):
                 expected = net(images)
             close_relative(crossd.to_2d(net, view)(images), expected, 1e-4)
@@ -153,7 +153,7 @@ def test_laws_hold_with_weights_as_of_training(name: str) -> None:
 @pytest.mark.slow
 def test_the_whole_zoo(tmp_path: Path) -> None:
     """Hours: every name of every library; none may fail."""
-    path = Path(__file__).parents[1] / "benchmarks" / "zoo.py"
+    path = Path(__file__).parents[2] / "benchmarks" / "zoo.py"
     spec = importlib.util.spec_from_file_location("zoo", path)
     assert spec is not None and spec.loader is not None
     zoo: Any = importlib.util.module_from_spec(spec)

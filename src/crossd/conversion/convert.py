@@ -1,8 +1,8 @@
 """Turning networks: 2D into Cross-D, Cross-D into plain 2D or 3D, and the baselines.
 
-Layers that depend on the rank have rules (`crossd.rules`). Every other module is tried on what it
-would meet on volumes, and given another forward where its own is for images (`crossd.ranks`). What
-stays unclear is an error that names it; nothing is skipped.
+Layers that depend on the rank have rules (`crossd.conversion.rules`). Every other module is tried
+on what it would meet on volumes, and given another forward where its own is for images. What stays
+unclear is an error that names it; nothing is skipped.
 """
 
 import copy
@@ -16,16 +16,19 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.parametrize import is_parametrized
 from torch.utils._pytree import tree_leaves
 
-from crossd import acsconv, condconv, depth, policies, rules_elsewhere
-from crossd import check as checks
-from crossd.account import ConversionReport, account
-from crossd.activations import checkpoint_activations
+from crossd import condconv, rules_elsewhere
+from crossd.conversion import adapt
+from crossd.conversion import depth_stride as depth_strides
+from crossd.conversion import verify as checks
+from crossd.conversion.report import ConversionReport, account
+from crossd.conversion.rules import RULES, Options, find_rule
 from crossd.errors import InputError
-from crossd.kernels import KERNEL_MODES, VIEWS, view, view_is_set
-from crossd.nn import CrossDConv, CrossDConvTranspose
+from crossd.nn import acs as acs_layers
+from crossd.nn.checkpointing import checkpoint_activations
+from crossd.nn.conv import CrossDConv, CrossDConvTranspose
+from crossd.nn.kernel_modes import KERNEL_MODES, VIEWS, view, view_is_set
 from crossd.ranks import Analysis, Lifted, analyse, make_lifted
 from crossd.recording import named
-from crossd.rules import RULES, Options, find_rule
 
 assert rules_elsewhere and condconv  # their imports register rules
 
@@ -70,7 +73,7 @@ def convert(
         depth_kernel: Depth of kernels larger than one pixel (odd); None copies the plane's.
         size: Of the volumes (depth, height, width) [voxels], for ``depth_stride="auto"``.
         spacing: Of their voxels (z, y, x) [mm], likewise.
-        in_channels: Another number of input channels, see `crossd.policies.adapted`.
+        in_channels: Another number of input channels, see `crossd.conversion.adapt.adapted`.
         num_classes: Another number of classes; the classifier is drawn anew.
         batch_norm: ``"keep"`` the running statistics of images, ``"reset"`` them, or
             ``"recalibrate"`` them on `volumes` (see `crossd.recalibrate`).
@@ -103,9 +106,9 @@ def convert(
     if batch_norm != "recalibrate" and volumes != ():
         raise InputError(f"volumes are for batch_norm='recalibrate', not for {batch_norm!r}")
     _check_numbers(depth_stride, depth_kernel, size, spacing, in_channels, num_classes)
-    model, said = policies.adapted(model, in_channels, num_classes)
+    model, said = adapt.adapted(model, in_channels, num_classes)
     options = Options(kernel_mode, lift, mode_options, depth_kernel=depth_kernel)
-    wish = depth.Wish(depth_stride, size, spacing)
+    wish = depth_strides.Wish(depth_stride, size, spacing)
     net, found = _both_ranks(model, options, example, wish)
     if any(getattr(m, "mode", None) is not None and m.mode.has_views for m in _convs(net)):
         net.register_forward_pre_hook(_enter_drawn_view, with_kwargs=True)
@@ -124,7 +127,7 @@ def convert(
     made: Any = net
     made.recipe = _recipe("cross", kernel_mode, given)
     if batch_norm == "recalibrate":
-        policies.recalibrate(net, volumes)
+        adapt.recalibrate(net, volumes)
     elif batch_norm == "reset":
         for module in net.modules():
             if isinstance(module, _BatchNorm):
@@ -265,7 +268,7 @@ def _weight_reason(kernel_mode: str, lift: str | None) -> str:
 
 
 def _convs(net: nn.Module) -> list[Any]:
-    kinds = (CrossDConv, CrossDConvTranspose, acsconv.ACSConv, acsconv.ACSConvTranspose)
+    kinds = (CrossDConv, CrossDConvTranspose, acs_layers.ACSConv, acs_layers.ACSConvTranspose)
     return [module for module in net.modules() if isinstance(module, kinds)]
 
 
@@ -312,7 +315,7 @@ def _without_hooks(net: nn.Module) -> nn.Module:
 
 
 def _both_ranks(
-    model: nn.Module, options: Options, example: Any, wish: depth.Wish | None = None
+    model: nn.Module, options: Options, example: Any, wish: depth_strides.Wish | None = None
 ) -> tuple[nn.Module, Analysis]:
     """Copy a network with every layer turned into one that takes images and volumes."""
     net = _without_hooks(_copy(model, share=True))
@@ -322,7 +325,7 @@ def _both_ranks(
     _own_tensors(net)
     options = dataclasses.replace(options, cube=found.cube)
     if wish is not None and wish.stride is not None:
-        options.depth_strides.update(depth.strides(found, wish))
+        options.depth_strides.update(depth_strides.strides(found, wish))
 
     def change(module: nn.Module, path: str) -> nn.Module | None:
         rule, forward = find_rule(module), found.forwards.get(module)

@@ -14,8 +14,8 @@ from torch.nn.modules.conv import _ConvNd
 from torchvision.models import resnet18
 
 import crossd
-from crossd.activations import checkpoint_activations
 from crossd.errors import InputError
+from crossd.nn.checkpointing import checkpoint_activations
 
 MODES = ["projection", "slice", "fourier"]
 

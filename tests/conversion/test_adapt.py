@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import crossd
 from crossd import InputError
-from crossd.policies import adapted
+from crossd.conversion.adapt import adapted
 
 convert: Callable[..., Any] = crossd.convert
 

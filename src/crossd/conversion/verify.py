@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from crossd.errors import InputError
-from crossd.kernels import KernelMode, view
+from crossd.nn.kernel_modes import KernelMode, view
 from crossd.recording import buffers_kept
 
 TOLERATED = 0.05

@@ -2,7 +2,7 @@
 
 Each is the 3D layer of torch.nn, with its parameter names, which also answers on images. Its
 `to_2d` and `to_3d` give plain torch.nn layers. Settings are triples (z, y, x); on images the two
-of the axes that stay in the current view are used. `crossd.layers` has the layers around them.
+of the axes that stay in the current view are used. `crossd.nn.layers` has the layers around them.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from crossd.functional import conv_transpose2d_per_sample
-from crossd.kernels import (
+from crossd.nn.functional import conv_transpose2d_per_sample
+from crossd.nn.kernel_modes import (
     KernelMode,
     OneOfThree,
     PosePredictor,
@@ -22,8 +22,8 @@ from crossd.kernels import (
     make_mode,
     shared,
 )
-from crossd.layers import conv_settings, fill, is_volume, kept
-from crossd.persample import Settings, mapped_conv2d
+from crossd.nn.layers import conv_settings, fill, is_volume, kept
+from crossd.nn.per_sample import Settings, mapped_conv2d
 
 __all__ = ["CrossDConv", "CrossDConvTranspose", "PosePredictor", "has_views", "mixes_views"]
 
@@ -56,7 +56,7 @@ class CrossDConv(nn.Conv3d):
         padding_mode: ``"zeros"``, ``"reflect"``, ``"replicate"`` or ``"circular"``.
         device: See there.
         dtype: See there.
-        kernel_mode: ``"projection"``, ``"slice"`` or ``"fourier"`` (see `crossd.kernels`).
+        kernel_mode: ``"projection"``, ``"slice"`` or ``"fourier"`` (see `crossd.nn.kernel_modes`).
         depth_kernel_size: Size along depth; needed where height and width differ.
         depth_stride: Likewise.
         depth_padding: Likewise.

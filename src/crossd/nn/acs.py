@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from crossd.functional import lift
-from crossd.layers import conv_settings, fill, is_volume
+from crossd.nn.functional import lift
+from crossd.nn.layers import conv_settings, fill, is_volume
 
 
 def split(channels: int) -> tuple[int, int, int]:

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from crossd.functional import (
+from crossd.nn.functional import (
     central,
     displacement,
     fourier_kernels,

@@ -12,7 +12,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from crossd.acsconv import ACSConv, ACSConvTranspose, split
+from crossd.nn.acs import ACSConv, ACSConvTranspose, split
 
 
 def make(kind: type[Any], *arguments: Any, **options: Any) -> Any:

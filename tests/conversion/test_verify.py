@@ -62,7 +62,7 @@ class Solid2d(nn.Module):
 
 
 def test_what_does_not_work_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    from crossd import rules
+    from crossd.conversion import rules
 
     with pytest.raises(InputError, match=r"answer on images \(1, 1, 64, 64\) is not finite"):
         convert(nn.Sequential(nn.Conv2d(1, 1, 1), Explodes()))
@@ -99,7 +99,7 @@ class Doubled(nn.Module):
 
 
 def test_a_rule_that_breaks_the_law_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
-    from crossd import rules
+    from crossd.conversion import rules
 
     class Wrong(nn.Module):
         def forward(self, x: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from torch import Tensor, nn
 
-from crossd.rules import Options, depth_settings, find_rule
+from crossd.conversion.rules import Options, depth_settings, find_rule
 
 
 class Plain(nn.Conv2d):

@@ -9,8 +9,8 @@ import torch
 from helpers import close, normal, plane, randomize
 from torch import Tensor, nn
 
-from crossd.kernels import view
-from crossd.layers import (
+from crossd.nn.kernel_modes import view
+from crossd.nn.layers import (
     AdaptiveAvgPool,
     AdaptiveMaxPool,
     AvgPool,

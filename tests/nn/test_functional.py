@@ -21,7 +21,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from crossd import functional as f
+from crossd.nn import functional as f
 
 CUBES = [(k, k, k) for k in range(1, 8)]
 BRICKS = [(1, 3, 3), (2, 3, 3), (3, 5, 4), (4, 3, 2), (2, 4, 6), (5, 1, 2)]

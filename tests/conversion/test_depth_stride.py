@@ -12,7 +12,7 @@ from torch import nn
 
 import crossd
 from crossd import InputError
-from crossd.depth import automatic
+from crossd.conversion.depth_stride import automatic
 
 convert: Callable[..., Any] = functools.partial(crossd.convert, check=False)
 

@@ -11,7 +11,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.utils.checkpoint import checkpoint
 
 from crossd.errors import InputError
-from crossd.kernels import current_view, view, view_is_set
+from crossd.nn.kernel_modes import current_view, view, view_is_set
 
 Network = TypeVar("Network", bound=nn.Module)
 

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from crossd.kernels import in_plane
+from crossd.nn.kernel_modes import in_plane
 
 __all__ = [
     "AdaptiveAvgPool",

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from crossd.account import ConversionReport, Entry, account, tensors
+from crossd.conversion.report import ConversionReport, Entry, account, tensors
 
 
 class Counted(nn.Module):

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from crossd.functional import lift, shift_kernel
-from crossd.kernels import (
+from crossd.nn.functional import lift, shift_kernel
+from crossd.nn.kernel_modes import (
     KERNEL_MODES,
     VIEWS,
     Fourier,

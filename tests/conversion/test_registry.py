@@ -6,14 +6,15 @@ import torch
 from torch import nn
 
 import crossd
-from crossd import InputError, models
+from crossd import InputError
+from crossd.conversion import registry
 
 SEGMENTATION = ("segresnet-small", "segresnet", "basicunet", "unet", "dynunet")
 
 
 @pytest.mark.parametrize("name", ["resnet-small", "resnet18"])
 def test_classifiers_convert_and_answer_in_both_ranks(name: str) -> None:
-    net = models.build(name, "classification", 2, 5).eval()
+    net = registry.build(name, "classification", 2, 5).eval()
     cross = crossd.convert(net)
     with torch.no_grad():
         images = torch.randn(2, 2, 32, 32)
@@ -23,7 +24,7 @@ def test_classifiers_convert_and_answer_in_both_ranks(name: str) -> None:
 
 @pytest.mark.parametrize("name", SEGMENTATION)
 def test_segmenters_convert_and_answer_in_both_ranks(name: str) -> None:
-    net = models.build(name, "segmentation", 1, 3).eval()
+    net = registry.build(name, "segmentation", 1, 3).eval()
     cross = crossd.convert(net)
     with torch.no_grad():
         images = torch.randn(1, 1, 32, 32)
@@ -33,12 +34,12 @@ def test_segmenters_convert_and_answer_in_both_ranks(name: str) -> None:
 
 
 def test_the_defaults_exist() -> None:
-    for task, name in models.DEFAULTS.items():
-        assert isinstance(models.build(name, task, 1, 2), nn.Module)
+    for task, name in registry.DEFAULTS.items():
+        assert isinstance(registry.build(name, task, 1, 2), nn.Module)
 
 
 def test_any_timm_name_is_timms_network() -> None:
-    net = models.build("resnet18.a1_in1k", "classification", 1, 7)
+    net = registry.build("resnet18.a1_in1k", "classification", 1, 7)
     ours = {name: p.shape for name, p in net.named_parameters()}
     theirs = timm.create_model("resnet18", in_chans=1, num_classes=7).named_parameters()
     assert ours == {name: p.shape for name, p in theirs}
@@ -61,5 +62,5 @@ def test_a_misspelt_name_is_answered_with_near_ones(name: str, task: str, near: 
     with pytest.raises(
         InputError, match=f"no model called '{name}' for {task}: .*{near}"
     ) as caught:
-        models.build(name, task, 1, 2)
+        registry.build(name, task, 1, 2)
     assert "\n" not in str(caught.value)

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from crossd.functional import map_kernel
+from crossd.nn.functional import map_kernel
 
 BLOCK = 24 * 2**20
 """Bytes of temporary tensors made at a time on a CPU: glibc returns blocks over 32 MiB to the

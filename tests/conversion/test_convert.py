@@ -16,9 +16,11 @@ from monai.networks.nets import BasicUNet, DynUNet, SegResNet, UNet
 from torch import Tensor, nn
 
 import crossd
-from crossd import InputError, kernels, rules
-from crossd.account import tensors
-from crossd.models import small_resnet
+from crossd import InputError
+from crossd.conversion import rules
+from crossd.conversion.registry import small_resnet
+from crossd.conversion.report import tensors
+from crossd.nn import kernel_modes
 
 # Turned networks are indexed below, which the type nn.Module does not know.
 Turn = Callable[..., Any]
@@ -130,7 +132,7 @@ def circular_net() -> nn.Module:
     return convert(circular(resnet18()), "projection", lift=None)
 
 
-@pytest.mark.parametrize(("axis", "view"), list(enumerate(kernels.VIEWS)))
+@pytest.mark.parametrize(("axis", "view"), list(enumerate(kernel_modes.VIEWS)))
 def test_3d_equals_2d_on_volumes_that_repeat_an_image(
     circular_net: nn.Module, axis: int, view: str
 ) -> None:
@@ -147,11 +149,11 @@ def test_3d_equals_2d_on_volumes_that_repeat_an_image(
 def test_views_differ(circular_net: nn.Module) -> None:
     images = torch.randn(1, 1, 32, 32)
     with torch.no_grad():
-        answers = [to_2d(circular_net, view)(images) for view in kernels.VIEWS]
+        answers = [to_2d(circular_net, view)(images) for view in kernel_modes.VIEWS]
     assert not torch.allclose(answers[0], answers[1]) and not torch.allclose(*answers[1:])
 
 
-@pytest.mark.parametrize(("axis", "view"), list(enumerate(kernels.VIEWS)))
+@pytest.mark.parametrize(("axis", "view"), list(enumerate(kernel_modes.VIEWS)))
 def test_with_zero_padding_3d_equals_2d_away_from_the_border(axis: int, view: str) -> None:
     layers = [nn.Conv2d(1, 6, 5, padding=2), nn.BatchNorm2d(6), nn.ReLU(), nn.AvgPool2d(3, 1, 1)]
     layers += [nn.Conv2d(6, 6, 3, padding=2, dilation=2, groups=2), nn.ReLU()]
@@ -245,7 +247,7 @@ def test_inflate_on_a_repeated_volume_is_the_2d_network() -> None:
 
 
 @pytest.mark.parametrize("mode", ["projection", "slice"])
-@pytest.mark.parametrize("view", kernels.VIEWS)
+@pytest.mark.parametrize("view", kernel_modes.VIEWS)
 def test_to_2d_keeps_the_function_of_its_view(mode: str, view: str) -> None:
     net = settle(convert(small(), mode, lift=None))
     images = torch.randn(2, 1, 20, 24)
@@ -649,14 +651,14 @@ class Spy:
 
     def __init__(self, net: nn.Module, layer: nn.Module) -> None:
         self.net = net
-        self.seen: list[kernels.View | None] = []
-        layer.register_forward_hook(lambda *_: self.seen.append(kernels._view.get()))
+        self.seen: list[kernel_modes.View | None] = []
+        layer.register_forward_hook(lambda *_: self.seen.append(kernel_modes._view.get()))
 
     def run(self, times: int, *arguments: Any, **named: Any) -> set[Any]:
         self.seen.clear()
         for _ in range(times):
             self.net(*arguments, **named)
-        assert not kernels.view_is_set()
+        assert not kernel_modes.view_is_set()
         return set(self.seen)
 
 
@@ -664,7 +666,7 @@ class Spy:
 def spied() -> Iterator[Spy]:
     net = convert(nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU()), "projection")
     yield Spy(net, net[1])
-    assert not kernels.view_is_set()
+    assert not kernel_modes.view_is_set()
 
 
 def test_training_on_images_draws_all_views(spied: Spy) -> None:
@@ -687,7 +689,7 @@ def test_no_view_is_drawn_elsewhere(spied: Spy) -> None:
 def test_a_drawn_view_is_reset_after_an_error(spied: Spy) -> None:
     with pytest.raises(RuntimeError, match="channels"):
         spied.net(torch.randn(2, 7, 5, 5))
-    assert not kernels.view_is_set()
+    assert not kernel_modes.view_is_set()
     assert spied.run(40, torch.randn(2, 1, 5, 5)) == {0, 1, 2}
 
 

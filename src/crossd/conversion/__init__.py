@@ -1,0 +1,1 @@
+"""Turning networks of one rank into networks that take images and volumes, and back."""

@@ -1,0 +1,1 @@
+"""Layers for images and volumes, and the mathematics of their kernels."""
