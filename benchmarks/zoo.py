@@ -1,16 +1,18 @@
 """Convert every architecture of timm, torchvision, segmentation_models_pytorch and MONAI; run it.
 
-Each is built with random weights, converted, and run forward and backward on images and on volumes,
-in training mode. It counts as converted when all of that works with finite numbers and gradients,
-as refused when `crossd.convert` says in one line why it cannot be, and as failed otherwise. What is
-done is kept in a file, so that an interrupted run goes on. Two hours on two cores for all of timm.
+Each is built with random weights and converted: `crossd.convert` moves every parameter of a copy at
+random and holds it against the consistency law, in both modes and in every view that its shape
+allows. Then the network is trained for a step on images and on volumes. It counts as converted when
+all of that works with finite numbers and gradients, as refused when `crossd.convert` says in one
+line why it cannot be, and as failed otherwise. 3D networks of MONAI, torchvision and nnU-Net
+(dynamic_network_architectures, if it is installed) go the other way. What is done is kept in a
+file, so that an interrupted run goes on. Some hours on two cores for all of timm.
 """
 
 import argparse
 import collections
 import concurrent.futures
 import contextlib
-import fcntl
 import functools
 import gc
 import json
@@ -23,7 +25,7 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
-LIBRARIES = ("timm", "torchvision", "smp", "monai")
+LIBRARIES = ("timm", "torchvision", "smp", "monai", "monai3d", "torchvision3d", "nnunet")
 ATTENTION = (  # modules of timm whose architectures are made of attention, tokens or recurrence
     "beit byoanet cait coat convit cpubone crossvit csatv2 davit deepseek_vit deit edgenext "
     "efficientformer efficientformer_v2 efficientvim efficientvit_mit efficientvit_msra eva "
@@ -38,14 +40,15 @@ SMP_DECODERS = (  # DPT takes transformers as encoders only
     "Unet UnetPlusPlus MAnet Linknet FPN PSPNet PAN DeepLabV3 DeepLabV3Plus UPerNet Segformer"
 )
 SMP_ENCODERS = ("resnet18", "efficientnet-b0", "timm-efficientnet-b0")
-SIZES = (32, 64, 96, 128, 299)
-"""Sides of images and volumes, in turn: the auxiliary head of inception_v3 wants the last."""
+LARGE = 3e7
+"""Parameters from which vision transformers are built for small images, where they can be."""
 
-LARGE = 60e6
-"""Parameters of a 2D network from which it is run alone."""
+ALONE = 1.5e8
+"""Parameters of a network from which it is run alone."""
 
-FROZEN = 5e8
-"""Parameters of a converted network from which those of large kernels get no gradient (memory)."""
+HUGE = 9e8
+"""Parameters from which a network is built with two blocks in each stage, where it can be: three
+copies of all of it do not fit into 24 GiB."""
 
 
 def names(library: str) -> list[str]:
@@ -59,28 +62,57 @@ def names(library: str) -> list[str]:
 
         kinds = (torchvision.models, torchvision.models.segmentation)
         return [name for kind in kinds for name in torchvision.models.list_models(module=kind)]
-    if library == "smp":
-        return [f"{d}/{e}" for d in SMP_DECODERS.split() for e in SMP_ENCODERS]
-    return sorted(MONAI)
-
-
-def build(library: str, name: str) -> Any:
-    """Build an architecture with random weights."""
-    if library == "timm":
-        import timm
-
-        return timm.create_model(name, num_classes=5)
-    if library == "torchvision":
+    if library == "torchvision3d":
         import torchvision
 
-        more = {"weights_backbone": None} if name in names_of_segmentation() else {}
-        return torchvision.models.get_model(name, weights=None, num_classes=5, **more)
+        video = torchvision.models.list_models(module=torchvision.models.video)
+        return [name for name in video if not name.startswith(("mvit", "swin"))]  # attention
+    if library == "smp":
+        return [f"{d}/{e}" for d in SMP_DECODERS.split() for e in SMP_ENCODERS]
+    return sorted({"monai": MONAI, "monai3d": MONAI_3D, "nnunet": NNUNET}[library])
+
+
+def build(library: str, name: str) -> tuple[Any, str]:
+    """Build an architecture with random weights; says how it differs from the one of that name."""
+    if library == "timm":
+        return _of_timm(name)
+    if library.startswith("torchvision"):
+        import torchvision
+
+        more: dict[str, Any] = {}
+        if name in names_of_segmentation():
+            more["weights_backbone"] = None
+        if name in ("googlenet", "inception_v3"):
+            more["init_weights"] = False
+        return torchvision.models.get_model(name, weights=None, num_classes=5, **more), ""
     if library == "smp":
         import segmentation_models_pytorch as smp
 
         decoder, encoder = name.split("/")
-        return getattr(smp, decoder)(encoder, encoder_weights=None, classes=3)
-    return MONAI[name]()
+        return getattr(smp, decoder)(encoder, encoder_weights=None, classes=3), ""
+    return {"monai": MONAI, "monai3d": MONAI_3D, "nnunet": NNUNET}[library][name](), ""
+
+
+def _of_timm(name: str) -> tuple[Any, str]:
+    """Build a network of timm; large transformers for small images, huge ones with few blocks."""
+    import timm
+    import torch
+
+    with torch.device("meta"):
+        plain = timm.create_model(name, num_classes=5)
+    count = sum(p.numel() for p in plain.parameters())
+    options: list[dict[str, Any]] = [{}]
+    patch = getattr(getattr(plain, "patch_embed", None), "patch_size", None)
+    if count > LARGE and patch is not None and hasattr(plain, "pos_embed"):
+        side = 6 * max(patch) if isinstance(patch, tuple) else 6 * patch
+        options.insert(0, {"img_size": side})
+    if count > HUGE:
+        options = [{**one, "depth": 2} for one in options] + [{"depths": (2, 2, 2, 2)}, *options]
+    for one in options:
+        with contextlib.suppress(Exception):
+            net = timm.create_model(name, num_classes=5, **one)
+            return net, ", ".join(f"{key} {value}" for key, value in one.items())
+    return timm.create_model(name, num_classes=5), ""
 
 
 @functools.cache
@@ -134,6 +166,59 @@ MONAI: dict[str, Callable[[], Any]] = {
 }
 
 
+MONAI_3D: dict[str, Callable[[], Any]] = {
+    "AttentionUnet": _monai("AttentionUnet", 3, 1, 3, (8, 16, 32), (2, 2)),
+    "BasicUNet": _monai("BasicUNet", 3, 1, 3, (8, 8, 16, 16, 32, 8)),
+    "DenseNet121": _monai("DenseNet121", 3, 1, 3),
+    "DynUNet": _monai("DynUNet", 3, 1, 3, [3] * 4, [1, 2, 2, 2], [2] * 3, [8, 16, 32, 32]),
+    "DynUNet anisotropic": _monai(
+        *("DynUNet", 3, 1, 3, [[1, 3, 3], [3] * 3, [3] * 3], [[1] * 3, [1, 2, 2], [2] * 3]),
+        *([[1, 2, 2], [2] * 3], [8, 16, 32]),
+    ),
+    "EfficientNetBN": _monai(
+        "EfficientNetBN", "efficientnet-b0", False, spatial_dims=3, in_channels=1, num_classes=3
+    ),
+    "HighResNet": _monai("HighResNet", 3, 1, 3),
+    "MedNeXt": _monai("MedNeXt", 3, 8, 1, 3),
+    "ResNet18": _monai("resnet18", spatial_dims=3, n_input_channels=1, num_classes=3),
+    "ResNet50": _monai("resnet50", spatial_dims=3, n_input_channels=1, num_classes=3),
+    "SEResNet50": _monai("SEResNet50", spatial_dims=3, in_channels=1, num_classes=3),
+    "SegResNet": _monai("SegResNet", 3),
+    "SegResNetDS": _monai("SegResNetDS", 3, 16),
+    "SwinUNETR": _monai("SwinUNETR", 1, 3, spatial_dims=3, feature_size=12),
+    "UNet": _monai("UNet", 3, 1, 3, (8, 16, 32), (2, 2), num_res_units=2),
+    "UNETR": _monai("UNETR", 1, 3, (96, 96, 96), 16, 96, 192, 4, spatial_dims=3),
+    "VNet": _monai("VNet", 3),
+    "ViT": _monai(
+        *("ViT", 1, (96, 96, 96), (16, 16, 16), 96, 192, 3, 4), classification=True, spatial_dims=3
+    ),
+}
+
+
+def _unet(kind: str, **more: Any) -> Callable[[], Any]:
+    """A network of nnU-Net with anisotropic kernels and strides, as its plans have them."""
+
+    def make() -> Any:
+        from dynamic_network_architectures.architectures import unet
+        from torch import nn
+
+        norm = {"norm_op": nn.InstanceNorm3d, "norm_op_kwargs": {"affine": True}}
+        kernels = [[1, 3, 3], [1, 3, 3], [3, 3, 3], [3, 3, 3]]
+        strides = [[1, 1, 1], [1, 2, 2], [2, 2, 2], [1, 2, 2]]
+        shape = (1, 4, [8, 16, 32, 32], nn.Conv3d, kernels, strides, [1, 2, 2, 2], 3, [1, 1, 1])
+        return getattr(unet, kind)(*shape, conv_bias=True, nonlin=nn.LeakyReLU, **norm, **more)
+
+    return make
+
+
+NNUNET = {
+    "PlainConvUNet": _unet("PlainConvUNet"),
+    "PlainConvUNet deep supervision": _unet("PlainConvUNet", deep_supervision=True),
+    "ResidualEncoderUNet": _unet("ResidualEncoderUNet"),
+    "ResidualEncoderUNet deep supervision": _unet("ResidualEncoderUNet", deep_supervision=True),
+}
+
+
 def module_of(library: str, name: str) -> str:
     """The family: for timm the module that defines it."""
     if library != "timm":
@@ -143,11 +228,10 @@ def module_of(library: str, name: str) -> str:
     return timm.models.model_entrypoint(name).__module__.rpartition(".")[2]
 
 
-def attempt(library: str, name: str, lock: str | None = None, half: bool = False) -> dict[str, Any]:
-    """Build, convert and run one architecture; a large one alone, by the lock of that file.
+def attempt(library: str, name: str, lock: str | None = None) -> dict[str, Any]:
+    """Build, convert and run one architecture; a large one alone, by the lock of that file."""
+    import fcntl
 
-    With `half` its weights are in bfloat16: billions of them do not fit otherwise.
-    """
     import torch
 
     import crossd
@@ -162,13 +246,11 @@ def attempt(library: str, name: str, lock: str | None = None, half: bool = False
     try:
         with Path(lock or os.devnull).open("w") as file:
             fcntl.flock(file, fcntl.LOCK_SH)
-            torch.set_default_dtype(torch.bfloat16 if half else torch.float32)
             with quick_weights():
-                source = build(library, name)
-            torch.set_default_dtype(torch.float32)
-            # Attention is refused before anything is run on volumes.
-            large = sum(p.numel() for p in source.parameters()) > LARGE
-            if large and row["family"] not in ATTENTION:
+                source, differs = build(library, name)
+            if differs:
+                row["built_with"] = differs
+            if sum(p.numel() for p in source.parameters()) > ALONE:
                 fcntl.flock(file, fcntl.LOCK_EX)
             row |= _run(source, crossd, torch)
     except crossd.InputError as error:
@@ -199,59 +281,55 @@ def quick_weights() -> Iterator[None]:
 
 
 def _run(source: Any, crossd: Any, torch: Any) -> dict[str, Any]:
+    """Convert a network, and train it for a step in both ranks."""
+    from crossd.conversion.verify import example_for
+
     parameters = sum(p.numel() for p in source.parameters())
-    channels = _channels(source, torch)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         net = crossd.convert(source)
-    del source
-    said = [line for line in net.conversion.checks[1:] if " by " in line]
-    checks = [float(line.rpartition(" ")[2]) for line in said]
-    large = sum(p.numel() for p in net.parameters()) > FROZEN
-    if large:
-        for parameter in net.parameters():
-            parameter.requires_grad_(parameter.numel() < 1e6)
-    net.train()
-    sizes = {rank: _forward_backward(net, channels, rank, crossd, torch) for rank in (2, 3)}
-    row = {"outcome": "converted", "parameters": parameters, "sizes": sizes, "frozen": large}
-    return row | dict(zip(("image_difference", "law_difference"), checks, strict=False))
+        rank = net.crossd_state.folding.rank
+        given = example_for(source, rank)[0]
+        del source
+        decided = net.recipe["mode_options"]["decided"]
+        images = given if rank == 2 else given[:, :, 0]
+        if rank == 3:
+            inputs = {2: images, 3: given}
+        else:
+            depths = (8, 16, 32, 64)
+            inputs = {2: images, 3: [images.unsqueeze(2).repeat_interleave(d, 2) for d in depths]}
+        for tried in inputs.values():
+            _forward_backward(net, tried if isinstance(tried, list) else [tried], crossd, torch)
+    law = next(line for line in net.conversion.checks if line.startswith("on volumes"))
+    row = {"outcome": "converted", "parameters": parameters, "size": list(given.shape[2:])}
+    row |= {"law": float(law.partition(" by ")[2].split()[0]), "views": decided["views"]}
+    row |= {"depth_stride": decided["stages"][0][1] if decided["stages"] else None}
+    row |= {"attention": decided["attention"], "repeat": decided["repeat"]}
+    row["said"] = [line for line in net.conversion.checks if " see " in line or "training" in line]
+    return row
 
 
-def _channels(source: Any, torch: Any) -> int:
-    """Find how many channels a network takes: the first convolution may come after a reshape."""
-    from crossd.recording import examples
-
-    source.eval()
-    counts = dict.fromkeys(given[0].shape[1] for given in examples(source))
-    for count in counts:
-        with contextlib.suppress(Exception), torch.no_grad():
-            source(torch.zeros(1, count, 128, 128, dtype=next(source.parameters()).dtype))
-            return int(count)
-    return int(next(iter(counts)))
-
-
-def _forward_backward(net: Any, channels: int, rank: int, crossd: Any, torch: Any) -> int:
-    """Run forward and backward at the smallest size that works; returns the size."""
+def _forward_backward(net: Any, inputs: list[Any], crossd: Any, torch: Any) -> None:
+    """Run forward and backward in training mode on the first input that is deep enough."""
     from torch.utils._pytree import tree_leaves
 
-    dtype = next(net.parameters()).dtype
-    for size in SIZES:
-        x = torch.randn(2, channels, *[size] * rank, dtype=dtype, requires_grad=True)
+    net.train()
+    for number, x in enumerate(inputs):
+        x = x.clone().requires_grad_()
         net.zero_grad(set_to_none=True)
         try:
             with crossd.view("axial"):
                 answers = [v for v in tree_leaves(net(x)) if isinstance(v, torch.Tensor)]
         except (RuntimeError, ValueError):
-            if size == SIZES[-1]:
+            if number + 1 == len(inputs):
                 raise
             continue
-        sum(v.float().square().mean() for v in answers).backward()
+        floats = [v for v in answers if v.is_floating_point()]
+        sum(v.float().square().mean() for v in floats).backward()
         gradients = [x.grad, *(p.grad for p in net.parameters() if p.grad is not None)]
-        if all(v.isfinite().all() for v in (*answers, *gradients)):
-            return size
-        if size >= 128:  # BatchNorm over two values, in hundreds of layers, is too much for smaller
-            raise ArithmeticError(f"answers or gradients on {rank}D inputs are not finite")
-    raise AssertionError
+        if not all(v.isfinite().all() for v in (*floats, *gradients)):
+            raise ArithmeticError(f"answers or gradients at {tuple(x.shape)} are not finite")
+        return
 
 
 def work(todo: list[tuple[str, str]], jobs: int, lock: str) -> Iterable[dict[str, Any]]:
@@ -271,13 +349,11 @@ def work(todo: list[tuple[str, str]], jobs: int, lock: str) -> Iterable[dict[str
         for library, name in left:  # a process was ended, for want of memory say: one at a time
             row = {"library": library, "name": name, "family": module_of(library, name)}
             row |= {"outcome": "failed", "why": "the process was ended", "seconds": 0.0}
-            for half in (False, True):
-                with (
-                    contextlib.suppress(BrokenProcessPool),
-                    concurrent.futures.ProcessPoolExecutor(1, context) as pool,
-                ):
-                    row = pool.submit(attempt, library, name, None, half).result()
-                    break
+            with (
+                contextlib.suppress(BrokenProcessPool),
+                concurrent.futures.ProcessPoolExecutor(1, context) as pool,
+            ):
+                row = pool.submit(attempt, library, name, None).result()
             yield row
 
 

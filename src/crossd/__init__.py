@@ -8,7 +8,9 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from crossd.checkpoint import WeightsConfig, load, load_reference, save
     from crossd.conversion.adapt import recalibrate
-    from crossd.conversion.convert import acs, center, convert, inflate, to_2d, to_3d, triplanar
+    from crossd.conversion.baselines import acs, center, inflate, triplanar
+    from crossd.conversion.convert import convert
+    from crossd.conversion.plain import to_2d, to_3d
     from crossd.conversion.rules import rule
     from crossd.errors import InputError
     from crossd.exporting import export
@@ -24,14 +26,14 @@ _HOMES = {
     "CrossDConvTranspose": "nn.conv",
     "InputError": "errors",
     "WeightsConfig": "checkpoint",
-    "acs": "conversion.convert",
-    "center": "conversion.convert",
+    "acs": "conversion.baselines",
+    "center": "conversion.baselines",
     "channels_last": "nn.layers",
     "checkpoint_activations": "nn.checkpointing",
     "convert": "conversion.convert",
     "from_pretrained": "hub",
     "export": "exporting",
-    "inflate": "conversion.convert",
+    "inflate": "conversion.baselines",
     "load": "checkpoint",
     "load_checkpoint": "foreign",
     "load_reference": "checkpoint",
@@ -40,9 +42,9 @@ _HOMES = {
     "rule": "conversion.rules",
     "save": "checkpoint",
     "save_pretrained": "hub",
-    "to_2d": "conversion.convert",
-    "to_3d": "conversion.convert",
-    "triplanar": "conversion.convert",
+    "to_2d": "conversion.plain",
+    "to_3d": "conversion.plain",
+    "triplanar": "conversion.baselines",
     "view": "nn.kernel_modes",
 }
 

@@ -4,7 +4,9 @@ from collections.abc import Callable
 
 from torch import nn
 
-from crossd.conversion.convert import acs, center, convert, inflate, to_3d, triplanar
+from crossd.conversion.baselines import acs, center, inflate, triplanar
+from crossd.conversion.convert import convert
+from crossd.conversion.plain import to_3d
 from crossd.slicenet import answering
 
 PRETRAININGS: dict[str, tuple[str, str, str | None]] = {

@@ -13,7 +13,9 @@ from safetensors.torch import save as serialise
 from torch import Tensor, nn
 
 from crossd.conversion import adapt, registry
-from crossd.conversion.convert import acs, convert, to_2d, to_3d
+from crossd.conversion.baselines import acs
+from crossd.conversion.convert import convert, rank_of
+from crossd.conversion.plain import to_2d, to_3d
 from crossd.conversion.report import ConversionReport, Entry
 from crossd.errors import InputError
 from crossd.files import atomic
@@ -35,7 +37,7 @@ class WeightsConfig:
         classes: Names of the classes in the order of the logits.
         form: ``"cross"`` (images and volumes), ``"2d"``, ``"3d"`` or ``"acs"``.
         kernel_mode: Of a Cross-D network.
-        mode_options: Of the kernel mode.
+        mode_options: What `crossd.convert` was given, and what it decided.
         mean: Mean of the training images, which was subtracted.
         std: Standard deviation of the training images, which was divided by.
         size: Spatial size of the training images.
@@ -70,19 +72,45 @@ class WeightsConfig:
             if self.model == "custom":
                 raise InputError("the weights are of a custom model: give its 2D network as model=")
             model = registry.build(self.model, self.task, self.in_channels, len(self.classes))
-        return reshape(model, self.form, self.kernel_mode, **self.mode_options)
+        options = dict(self.mode_options)
+        if self.version.startswith("0.1."):
+            options = {**OF_0_1, **options}
+        return reshape(model, self.form, self.kernel_mode, **options)
+
+
+OF_0_1: dict[str, Any] = {
+    "check": False,
+    "spread": False,
+    "attention": "slice",
+    "depth_padding": "zeros",
+}
+"""How version 0.1 converted: its files say nothing of it."""
 
 
 def reshape(
-    model: nn.Module, form: str, kernel_mode: str = "projection", **options: Any
+    model: nn.Module,
+    form: str,
+    kernel_mode: str = "projection",
+    view: str = "axial",
+    **options: Any,
 ) -> nn.Module:
-    """Bring a 2D network into one of the `FORMS`."""
-    if form in ("2d", "acs"):
-        adapting = (options.get("in_channels"), options.get("num_classes"))
-        model, _ = adapt.adapted(model, *adapting)
-        return model if form == "2d" else acs(model)
-    net = convert(model, kernel_mode, **{"check": False, **options})
-    return net if form == "cross" else to_3d(net)
+    """Bring a network into one of the `FORMS`.
+
+    Args:
+        model: A 2D or 3D network. It is not changed.
+        form: One of the `FORMS`.
+        kernel_mode: Of the Cross-D network.
+        view: In which the kernels of a 2D network were taken from 3D ones.
+        **options: Of `crossd.convert`.
+    """
+    if form == "acs" or (form == f"{rank_of(model)}d" and "decided" not in options):
+        channels, classes = options.get("in_channels"), options.get("num_classes")
+        model, _ = adapt.adapted(model, channels, classes)
+        return acs(model) if form == "acs" else model
+    net = convert(model, kernel_mode, **options)
+    if form == "cross":
+        return net
+    return to_2d(net, view) if form == "2d" else to_3d(net)
 
 
 def save(net: nn.Module, path: str | Path, config: WeightsConfig | None = None) -> None:
@@ -311,12 +339,16 @@ def convert_file(
     if config.form == to:
         raise InputError(f"{path} holds a {to} network already")
     check_turn(to, config.kernel_mode, view, align)
-    if to == "cross" and config.form == "2d":
-        result = convert(net, config.kernel_mode, **config.mode_options)
+    if to == "cross" and config.form in ("2d", "3d"):
+        if config.mode_options.get("view", "axial") != "axial":
+            raise InputError(f"{path} holds a 2D network taken in another view than the axial one")
+        own = ("decided", "view")
+        options = {k: v for k, v in config.mode_options.items() if k not in own}
+        result = convert(net, config.kernel_mode, **options)
     elif to in ("2d", "3d") and config.form in ("cross", "acs"):
         result = to_2d(net, view) if to == "2d" else to_3d(net, align)
     else:
-        hint = "; bring it to Cross-D first with --to cross" if config.form == "2d" else ""
+        hint = "; bring it to Cross-D first with --to cross" if config.form in ("2d", "3d") else ""
         raise InputError(f"{path} holds a {config.form} network, which cannot become {to}{hint}")
     save(result, out, dataclasses.replace(config, form=to, answer="volume"))
     report: Any = result.conversion

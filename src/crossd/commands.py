@@ -17,8 +17,9 @@ from crossd.configs import (
     RecalibrateConfig,
 )
 from crossd.conversion import adapt, heads, registry
-from crossd.conversion.convert import LIFTS, to_3d
+from crossd.conversion.convert import LIFTS
 from crossd.conversion.convert import convert as convert_network
+from crossd.conversion.plain import to_3d
 from crossd.data import Source, as_images, limit, open_source
 from crossd.data import plan as plans
 from crossd.errors import InputError

@@ -17,7 +17,7 @@ from crossd.checkpoint import WeightsConfig, load, read_config
 from crossd.compare import Arm, Contest
 from crossd.configs import ALL_PROTOCOLS, EvaluateConfig
 from crossd.conversion import heads, registry
-from crossd.conversion.convert import to_2d, to_3d
+from crossd.conversion.plain import to_2d, to_3d
 from crossd.data import Source
 from crossd.errors import InputError
 from crossd.metrics import MAIN

@@ -17,12 +17,13 @@ from torch.utils._pytree import tree_leaves
 
 from crossd import graphfiles
 from crossd.checkpoint import WeightsConfig
-from crossd.conversion.convert import _copy, to_2d, to_3d
+from crossd.conversion.convert import copied
+from crossd.conversion.plain import to_2d, to_3d
 from crossd.errors import InputError
 from crossd.files import atomic
 from crossd.graphfiles import SUFFIXES, Run, Shape
 from crossd.nn.kernel_modes import VIEWS, Fourier
-from crossd.nn.layers import kept
+from crossd.nn.layers import drop_axis
 
 if TYPE_CHECKING:
     from crossd.progress import Progress
@@ -262,9 +263,9 @@ def _network(net: nn.Module, to: str, view: str, fixed_pose: bool) -> nn.Module:
                 f"the network is a plain {kinds.pop()} one, which cannot become {to}: "
                 "convert it to Cross-D first"
             )
-        plain = _copy(net)
+        plain = copied(net)
     elif to == "2d" and poses and not fixed_pose:
-        plain = _copy(net)
+        plain = copied(net)
     else:
         plain = to_2d(net, view) if to == "2d" else to_3d(net)
     return plain.cpu().float().eval()
@@ -300,7 +301,7 @@ def _example(
 def _trained(rank: int, view: str, size: tuple[int, ...]) -> int | tuple[int, ...]:
     """The size of the training data in the rank asked for; depth is as large as height."""
     if len(size) == 3 and rank == 2:
-        return tuple(kept(VIEWS.index(view))(size))
+        return tuple(drop_axis(VIEWS.index(view))(size))
     if len(size) == 2 and rank == 3:
         return (size[0], *size)
     return size if len(size) == rank else SIZE

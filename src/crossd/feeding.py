@@ -14,12 +14,13 @@ from torch.utils.data import DataLoader, Sampler, default_collate
 
 from crossd import device
 from crossd.budget import TrainConfig
+from crossd.conversion.convert import mixes_views
 from crossd.data import Samples, Source
 from crossd.data.patches import Patches
 from crossd.data.samples import Finish, Sample, in_floats
 from crossd.data.watched import PATIENCE, Watched
 from crossd.errors import InputError
-from crossd.nn.conv import has_views, mixes_views
+from crossd.nn.conv import has_views
 from crossd.nn.kernel_modes import view
 from crossd.progress import Progress
 from crossd.workers import choose

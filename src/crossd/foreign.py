@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from crossd.adapting import Step, class_axis, classifiers, first_convolution, steps_for
 from crossd.checkpoint import WeightsConfig, check_turn, load_reference, save
 from crossd.conversion import registry
-from crossd.conversion.convert import LIFTS, to_2d, to_3d
+from crossd.conversion.convert import LIFTS
+from crossd.conversion.plain import to_2d, to_3d
 from crossd.conversion.report import ConversionReport
 from crossd.errors import InputError
 from crossd.matching import Match, Shape, find, join

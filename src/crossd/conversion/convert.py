@@ -1,39 +1,90 @@
-"""Turning networks: 2D into Cross-D, Cross-D into plain 2D or 3D, and the baselines.
+"""Turning a network of one rank, 2D or 3D, into one that takes images and volumes.
 
-Layers that depend on the rank have rules (`crossd.conversion.rules`). Every other module is tried
-on what it would meet on volumes, and given another forward where its own is for images. What stays
-unclear is an error that names it; nothing is skipped.
+Layers with kernels have rules (`crossd.conversion.rules`). Everything else keeps its code: the
+other rank is folded into the shape that it expects (`crossd.conversion.volumes`, `planes`). The
+result is held against the consistency law (`crossd.conversion.verify`), and what was decided is
+written down.
 """
 
 import copy
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.parametrize import is_parametrized
 from torch.utils._pytree import tree_leaves
 
-from crossd import condconv, rules_elsewhere
-from crossd.conversion import adapt
+from crossd.conversion import adapt, attention, planes, verify, volumes
 from crossd.conversion import depth_stride as depth_strides
-from crossd.conversion import verify as checks
-from crossd.conversion.report import ConversionReport, account
+from crossd.conversion.report import account
 from crossd.conversion.rules import RULES, Options, find_rule
+from crossd.conversion.state import Folded, Folding, State, folding_class
+from crossd.conversion.torch_private import BatchNormBase
 from crossd.errors import InputError
-from crossd.nn import acs as acs_layers
-from crossd.nn.checkpointing import checkpoint_activations
+from crossd.nn import conv as layers
 from crossd.nn.conv import CrossDConv, CrossDConvTranspose
-from crossd.nn.kernel_modes import KERNEL_MODES, VIEWS, view, view_is_set
-from crossd.ranks import Analysis, Lifted, analyse, make_lifted
-from crossd.recording import named
+from crossd.nn.kernel_modes import KERNEL_MODES, VIEWS
 
-assert rules_elsewhere and condconv  # their imports register rules
+assert planes and volumes  # their imports tell the state how code of each rank is watched
 
 LIFTS = ("center", "inflate", "triplanar")
 BATCH_NORM = ("keep", "reset", "recalibrate")
+DEPTH_PADDING = ("zeros", "replicate")
+
+POSITIONS = 16
+"""Places along depth of an embedding of depth, between which it is interpolated."""
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """What a conversion decided; it goes into weights files, where loading finds it.
+
+    Attributes:
+        attention: ``"volume"`` or ``"slice"``.
+        depth_padding: ``"zeros"`` or ``"replicate"``.
+        stages: (reduction of the plane, depth stride) of each stage; none where depth follows.
+        layers: Depth strides of single convolutions, by their paths.
+        views: In which the law holds.
+        mixes: Whether images of one batch may have different views.
+        repeat: How often images are repeated to make the volumes that a 3D network needs.
+        features: Axes of what `forward_features` gives on images.
+        channels_last: Whether channels are the last of these axes.
+        position: Path of the convolution that an embedding of depth is added to; may be empty.
+        positions: Places of that embedding.
+        spread: Whether strided layers spread their start over depth.
+    """
+
+    attention: str = "volume"
+    depth_padding: str = "zeros"
+    stages: tuple[tuple[int, int], ...] = ()
+    layers: dict[str, int] = dataclasses.field(default_factory=dict)
+    views: tuple[int, ...] = (0, 1, 2)
+    mixes: bool = True
+    repeat: int = 1
+    features: int = 4
+    channels_last: bool = False
+    position: str = ""
+    positions: int = 0
+    spread: bool = True
+
+    def folding(self, rank: int, has_views: bool) -> Folding:
+        """Give what the modules of the network need to know."""
+        own = {field.name for field in dataclasses.fields(self)}
+        shared = own & {field.name for field in dataclasses.fields(Folding)}
+        known = {name: getattr(self, name) for name in shared}
+        return Folding(rank=rank, has_views=has_views, **known)
+
+    @classmethod
+    def of_record(cls, record: Mapping[str, Any]) -> "Decisions":
+        """Read what `dataclasses.asdict` and JSON made of it."""
+        names = {field.name for field in dataclasses.fields(cls)}
+        known = {name: value for name, value in record.items() if name in names}
+        known["stages"] = tuple(tuple(stage) for stage in known.get("stages", ()))
+        known["views"] = tuple(known.get("views", (0, 1, 2)))
+        return cls(**known)
 
 
 def convert(
@@ -43,78 +94,93 @@ def convert(
     *,
     example: Any = None,
     check: bool = True,
+    attention: str | None = None,
     depth_stride: int | Sequence[int] | str | None = None,
     depth_kernel: int | None = None,
+    depth_padding: str | None = None,
+    depth_position: int | None = None,
+    spread: bool = True,
     size: Sequence[int] | None = None,
     spacing: Sequence[float] | None = None,
     in_channels: int | None = None,
     num_classes: int | None = None,
     batch_norm: str = "keep",
     volumes: Iterable[Tensor] = (),
+    decided: Mapping[str, Any] | None = None,
     **mode_options: Any,
 ) -> nn.Module:
-    """Turn a 2D network into one whose 3D kernels serve images and volumes.
+    """Turn a network into one whose 3D kernels serve images and volumes.
 
-    The network is run once on small images. Modules whose forwards work on volumes as they are
-    stay; those that fix the number of axes (means over two axes, permutations, unpacked shapes)
-    get a second forward for volumes, and each is held against the consistency law.
+    A 2D network keeps its code and is given volumes as batches of slices; its convolutions become
+    3D ones, and pools, norms and attention look at all slices. A 3D network keeps its code and its
+    weights, names and shapes, and is given images as volumes one voxel deep.
 
     Args:
-        model: Any convolutional 2D network. It is not changed.
-        kernel_mode: ``"projection"``, ``"slice"`` or ``"fourier"`` (the paper's).
-        lift: ``"center"`` and ``"inflate"`` keep the function of `model` on images (in the axial
-            view), ``"triplanar"`` does not; None draws new weights as the paper's
-            implementation does (Kaiming normal, fan out).
-        example: Images ``(N, C, H, W)`` to run it on, or a tuple of arguments; random ones if None.
-        check: Run the result on images and on volumes; what is found stands in `conversion`.
-        depth_stride: Of the layers that reduce the plane, in the order of their resolution: one
-            number for all, one for each stage (1 keeps the depth), ``"auto"`` (from `size` and
-            `spacing`), or None to copy the plane's.
+        model: Any 2D or 3D network. It is not changed.
+        kernel_mode: ``"projection"``, ``"slice"``, ``"fourier"`` (the paper's) or
+            ``"fourier-projection"``.
+        lift: Where the kernels of a 2D network start: ``"center"`` and ``"inflate"`` keep what
+            `model` says of images (in the axial view), ``"triplanar"`` does not; None draws new
+            weights as the paper's implementation does (Kaiming normal, fan out). 3D networks
+            keep their kernels.
+        example: A batch that `model` takes, or a tuple of arguments; random ones if None.
+        check: Hold a copy with weights moved at random against the consistency law, in both modes
+            and all views. False decides nothing by running it: depth follows the plane.
+        attention: ``"volume"`` lets tokens of all slices attend to each other, ``"slice"`` those
+            of one. None takes the first if it keeps the law.
+        depth_stride: Of what reduces the plane, in the order of resolution: one number for all,
+            one for each stage (1 keeps the depth), ``"auto"`` (from `size` and `spacing`), or
+            None: as the plane or, in code that cannot have that, 1.
         depth_kernel: Depth of kernels larger than one pixel (odd); None copies the plane's.
+        depth_padding: What stands beside the first and last slice: ``"zeros"``, or
+            ``"replicate"``, which keeps the law to the ends of finite volumes.
+        depth_position: Places of an embedding of depth that is added to the answer of the first
+            convolution, where attention sees volumes; it starts at zero. 0 for none.
+        spread: Let layers that stride along depth start as means over slices, instead of looking at
+            some of them only.
         size: Of the volumes (depth, height, width) [voxels], for ``depth_stride="auto"``.
-        spacing: Of their voxels (z, y, x) [mm], likewise.
+        spacing: Of their voxels (z, y, x) [mm], for ``depth_stride="auto"``.
         in_channels: Another number of input channels, see `crossd.conversion.adapt.adapted`.
         num_classes: Another number of classes; the classifier is drawn anew.
         batch_norm: ``"keep"`` the running statistics of images, ``"reset"`` them, or
             ``"recalibrate"`` them on `volumes` (see `crossd.recalibrate`).
         volumes: Batches ``(N, C, D, H, W)`` without labels, for ``batch_norm="recalibrate"``.
-        **mode_options: Of the kernel mode (`offset` for fourier).
+        decided: What an earlier conversion of the same network decided, as its `recipe` holds it;
+            then nothing is decided anew, and nothing checked.
+        **mode_options: Of the kernel mode (`offset` for the fourier modes).
 
     Returns:
-        A network of the same class and attributes that takes ``(N, C, H, W)`` and
-        ``(N, C, D, H, W)``; its `conversion` tells what became of every parameter. In training
-        on images, modes with views draw one for each forward pass unless `crossd.view` set it.
+        A network of the same attributes that takes ``(N, C, H, W)`` and ``(N, C, D, H, W)``, its
+        kernels laid out with channels last in memory; its `conversion` tells what was decided and
+        what became of every parameter. In training on images, modes with views draw one for each
+        forward pass unless `crossd.view` set it.
 
     Raises:
-        InputError: "cannot convert ..." naming the path and type of a module that cannot be used on
-            volumes, "cannot run ..." when the network takes no such images, or for an unknown mode,
-            lift or option.
+        InputError: "cannot convert ..." naming the module that breaks the law, or what does not
+            run on volumes; "cannot run ..." when the network takes no such images; or for an
+            unknown mode, lift or option.
 
     Example:
         >>> net = convert(nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU()))
         >>> net(torch.zeros(2, 1, 9, 9)).shape, net(torch.zeros(2, 1, 9, 9, 9)).shape
         (torch.Size([2, 4, 7, 7]), torch.Size([2, 4, 7, 7, 7]))
     """
-    if kernel_mode not in KERNEL_MODES:
-        raise InputError(f"kernel_mode (={kernel_mode!r}) must be one of {', '.join(KERNEL_MODES)}")
-    if lift not in (*LIFTS, None):
-        raise InputError(f"lift (={lift!r}) must be one of {', '.join(LIFTS)} or None")
-    if not isinstance(model, nn.Module):
-        raise InputError(f"model is a {type(model).__name__}: give a torch.nn.Module")
-    if batch_norm not in BATCH_NORM:
-        raise InputError(f"batch_norm (={batch_norm!r}) must be one of {', '.join(BATCH_NORM)}")
-    if batch_norm != "recalibrate" and volumes != ():
-        raise InputError(f"volumes are for batch_norm='recalibrate', not for {batch_norm!r}")
+    _check_choices(model, kernel_mode, lift, attention, depth_padding, batch_norm, volumes)
     _check_numbers(depth_stride, depth_kernel, size, spacing, in_channels, num_classes)
     model, said = adapt.adapted(model, in_channels, num_classes)
-    options = Options(kernel_mode, lift, mode_options, depth_kernel=depth_kernel)
-    wish = depth_strides.Wish(depth_stride, size, spacing)
-    net, found = _both_ranks(model, options, example, wish)
-    if any(getattr(m, "mode", None) is not None and m.mode.has_views for m in _convs(net)):
-        net.register_forward_pre_hook(_enter_drawn_view, with_kwargs=True)
-        net.register_forward_hook(_leave_drawn_view, always_call=True)
-    seen = (*said, *(checks.both_ranks(model, net, found.given, lift) if check else ()))
-    _reported(model, net, _weight_reason(kernel_mode, lift), seen)
+    rank = rank_of(model)
+    options = Options(kernel_mode, lift, mode_options, depth_kernel, spread=spread)
+    wish = _Wish(
+        depth_strides.Wish(depth_stride, size, spacing), attention, depth_padding, depth_position
+    )
+    if decided is None:
+        net, choice, checks = _decide(model, rank, options, wish, example, check)
+    else:
+        choice, checks = Decisions.of_record(decided), []
+        net = _built(model, rank, dataclasses.replace(options, spread=choice.spread), choice)
+    why = _weight_reason(rank, kernel_mode, lift)
+    made: Any = net
+    made.conversion = account(model, net, why, (*said, *checks))
     given = {
         **mode_options,
         "depth_stride": depth_stride,
@@ -123,16 +189,42 @@ def convert(
         "spacing": spacing,
         "in_channels": in_channels,
         "num_classes": num_classes,
+        "decided": dataclasses.asdict(choice),
     }
-    made: Any = net
     made.recipe = _recipe("cross", kernel_mode, given)
     if batch_norm == "recalibrate":
         adapt.recalibrate(net, volumes)
     elif batch_norm == "reset":
         for module in net.modules():
-            if isinstance(module, _BatchNorm):
+            if isinstance(module, BatchNormBase):
                 module.reset_running_stats()
     return net
+
+
+def _check_choices(
+    model: Any,
+    kernel_mode: str,
+    lift: str | None,
+    attention_: str | None,
+    depth_padding: str | None,
+    batch_norm: str,
+    volumes_: Any,
+) -> None:
+    """Refuse unknown names."""
+    for name, value, known, none in (
+        ("kernel_mode", kernel_mode, tuple(KERNEL_MODES), False),
+        ("lift", lift, LIFTS, True),
+        ("attention", attention_, attention.ATTENTION, True),
+        ("depth_padding", depth_padding, DEPTH_PADDING, True),
+        ("batch_norm", batch_norm, BATCH_NORM, False),
+    ):
+        if value not in known and not (none and value is None):
+            more = " or None" if none else ""
+            raise InputError(f"{name} (={value!r}) must be one of {', '.join(known)}{more}")
+    if not isinstance(model, nn.Module):
+        raise InputError(f"model is a {type(model).__name__}: give a torch.nn.Module")
+    if batch_norm != "recalibrate" and volumes_ != ():
+        raise InputError(f"volumes are for batch_norm='recalibrate', not for {batch_norm!r}")
 
 
 def _check_numbers(
@@ -160,257 +252,330 @@ def _check_numbers(
         raise InputError("size and spacing are for depth_stride='auto', which was not asked for")
 
 
-def _recipe(form: str, kernel_mode: str, given: dict[str, Any]) -> Any:
-    """Return what makes a network of this form of its 2D network, for its weights file."""
-    options = {
-        name: list(value) if isinstance(value, list | tuple) else value
-        for name, value in given.items()
-        if value is not None
-    }
-    return {"form": form, "kernel_mode": kernel_mode, "mode_options": options}
+# Which network it is
 
 
-def _same_recipe(net: nn.Module, result: nn.Module, form: str) -> nn.Module:
-    made: Any = getattr(net, "recipe", None)
-    turned: Any = result
-    if made is not None:
-        turned.recipe = {**made, "form": form}
-    return result
-
-
-def to_2d(net: nn.Module, view: str = "axial") -> nn.Module:
-    """Turn a Cross-D network into a plain 2D network of torch.nn layers.
-
-    Args:
-        net: A network made by `convert` or `acs`. It is not changed.
-        view: The view whose 2D kernels are kept. The fourier mode has none: its kernels are
-            fixed at the mean displacement of training.
-
-    Returns:
-        The 2D network, with its report at `conversion`.
+def rank_of(net: nn.Module) -> int:
+    """Tell 2D networks from 3D ones by their layers of torch.nn.
 
     Raises:
-        InputError: "the network has no Cross-D layer", "view ..." for an unknown one, or
-            "cannot convert ..." for a layer with forward hooks.
+        InputError: "cannot convert ..." for a network with layers of both ranks, or one that takes
+            both ranks already.
     """
-    axis = _known_view(view)
-    _require_cross(net)
-    plain = _plain(net, lambda module: module.to_2d(axis))
-    return _reported(net, _same_recipe(net, plain, "2d"), f"taken in the {view} view")
+    found: dict[str, str] = {}
+    for path, module in net.named_modules():
+        if isinstance(module, Folded) or hasattr(module, "to_3d"):
+            raise InputError(
+                f"cannot convert {verify.named(module, path)}: it takes images and volumes already"
+            )
+        for kind in type(module).__mro__:
+            if kind.__module__.startswith("torch.nn.modules") and kind.__name__[-2:] in (
+                "2d",
+                "3d",
+            ):
+                found.setdefault(kind.__name__[-2:], verify.named(module, path))
+                break
+    if len(found) > 1:
+        raise InputError(
+            f"cannot convert a network of both ranks: {found['2d']} is for images, {found['3d']} "
+            "for volumes; give a network of 2D layers, or one of 3D layers"
+        )
+    return 3 if "3d" in found else 2
 
 
-def to_3d(net: nn.Module, align: bool = False) -> nn.Module:
-    """Turn a Cross-D network into a plain 3D network of torch.nn layers.
-
-    Args:
-        net: A network made by `convert` or `acs`. It is not changed.
-        align: Move the kernels of the fourier mode by their mean displacement in training.
-
-    Returns:
-        The 3D network, with its report at `conversion`.
-
-    Raises:
-        InputError: "the network has no Cross-D layer", or "cannot convert ..." for a layer with
-            forward hooks.
-    """
-    _require_cross(net)
-    modes = {getattr(getattr(conv, "mode", None), "name", "") for conv in _convs(net)}
-    if align and "fourier" not in modes:
-        raise InputError("align is for the fourier mode, whose kernels are displaced in training")
-    plain = _same_recipe(net, _plain(net, lambda module: module.to_3d(align)), "3d")
-    return _reported(net, plain, "moved by the mean displacement" if align else "kept")
+# Building it
 
 
-def inflate(model: nn.Module) -> nn.Module:
-    """Lift a 2D network to a plain 3D one, its kernels spread evenly over depth (I3D).
+@dataclass(frozen=True)
+class _Wish:
+    """What the user wants; None leaves it to what is found."""
 
-    Source: Carreira & Zisserman 2017, arXiv 1705.07750.
-    """
-    return _lifted(model, "inflate")
-
-
-def center(model: nn.Module) -> nn.Module:
-    """Lift a 2D network to a plain 3D one, its kernels at the central slice."""
-    return _lifted(model, "center")
+    depth: depth_strides.Wish
+    attention: str | None
+    depth_padding: str | None
+    depth_position: int | None
 
 
-def triplanar(model: nn.Module) -> nn.Module:
-    """Lift a 2D network to a plain 3D one: the mean of the central placement in three planes."""
-    return _lifted(model, "triplanar")
+def _decide(
+    model: nn.Module, rank: int, options: Options, wish: _Wish, example: Any, check: bool
+) -> tuple[nn.Module, Decisions, list[str]]:
+    """Find a way for the network to take the other rank, and hold it against the law."""
+    given = None
+    if check or _must_run(model, wish):
+        given = verify.example_for(model, rank, example)
+    ways = list(_ways(model, rank, options, wish, given))
+    if not check:
+        return _built(model, rank, options, ways[0]), ways[0], []
+    assert given is not None
+    first: verify.Refused | None = None
+    for choice in ways:
+        net: Any = _built(model, rank, options, choice)
+        try:
+            found = verify.examine(net, net.crossd_state.folding, given)
+        except verify.Refused as error:
+            first = first or error
+            continue
+        choice = dataclasses.replace(choice, views=found.views, mixes=found.mixes)
+        net.crossd_state.folding = choice.folding(rank, net.crossd_state.folding.has_views)
+        _require_neighbours(model, net, found)
+        return net, choice, _sentences(model, net, rank, choice, found, given, options, first)
+    assert first is not None
+    kind = type(model)
+    raise InputError(f"cannot convert {kind.__module__}.{kind.__qualname__}: {first}")
 
 
-def acs(model: nn.Module, example: Any = None) -> nn.Module:
-    """Turn a 2D network into one with ACS convolutions, which takes images and volumes.
-
-    Source: Yang et al. 2021, arXiv 1911.10477.
-    """
-    net, _ = _both_ranks(model, Options("acs"), example)
-    made: Any = net
-    made.recipe = _recipe("acs", "projection", {})
-    return _reported(model, net, "kept in 2D")
+def _must_run(model: nn.Module, wish: _Wish) -> bool:
+    """Tell whether something that is asked for shows only when the network runs."""
+    stride = wish.depth.stride
+    stages = stride is not None and not isinstance(stride, int)
+    return stages or attention.may_attend(model) or hasattr(model, "forward_head")
 
 
-def _lifted(model: nn.Module, how: str) -> nn.Module:
-    net = to_3d(convert(model, "projection", lift=how, check=False))
-    return _reported(model, net, _weight_reason("projection", how))
-
-
-def _reported(
-    source: nn.Module, result: nn.Module, why: str, checks: tuple[str, ...] = ()
-) -> nn.Module:
-    report: ConversionReport = account(source, result, why)
-    result.conversion = dataclasses.replace(report, checks=checks)  # type: ignore[assignment]
-    return result
-
-
-def _weight_reason(kernel_mode: str, lift: str | None) -> str:
-    return f"{kernel_mode}, " + ("drawn anew" if lift is None else f"lifted by {lift!r}")
-
-
-def _convs(net: nn.Module) -> list[Any]:
-    kinds = (CrossDConv, CrossDConvTranspose, acs_layers.ACSConv, acs_layers.ACSConvTranspose)
-    return [module for module in net.modules() if isinstance(module, kinds)]
-
-
-def _known_view(name: str) -> int:
-    if name not in VIEWS:
-        raise InputError(f"view (={name!r}) must be one of {', '.join(VIEWS)}")
-    return VIEWS.index(name)
-
-
-def _require_cross(net: nn.Module) -> None:
-    if not _convs(net):
-        raise InputError("the network has no Cross-D layer: convert it first with crossd.convert")
-
-
-def _enter_drawn_view(net: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:
-    """Draw a view for a forward pass on images in training, unless one is set."""
-    first = next(iter((*given, *named.values())), None)
-    images = isinstance(first, Tensor) and first.dim() == 4
-    if not (net.training and images) or view_is_set():
+def _ways(
+    model: nn.Module, rank: int, options: Options, wish: _Wish, given: Any
+) -> Iterable[Decisions]:
+    """List ways of taking the other rank, the wished or likeliest first."""
+    if rank == 3:
+        padding = wish.depth_padding or "zeros"
+        for repeat in dict.fromkeys((1, *({v.shape[2] for v in given or ()}))):
+            yield Decisions(depth_padding=padding, repeat=repeat)
         return
-    if torch.compiler.is_compiling():
-        raise RuntimeError("a compiled network cannot draw views: use `with crossd.view('random')`")
-    net.__dict__["_drawn_view"] = context = view("random")
-    context.__enter__()
+    run = None if given is None else _runner(model, given)
+    position, attends = attention.first_convolution(model, run)
+    features = _features(model, given)
+    wishes = [wish.depth]
+    if wish.depth.stride is None:
+        wishes.append(depth_strides.Wish(1))
+    kinds = [wish.attention] if wish.attention else ["volume", *(["slice"] if attends else [])]
+    for kind in kinds:
+        for one in wishes:
+            strides = depth_strides.decide(one, run or (lambda: None), model)
+            count = POSITIONS if wish.depth_position is None else wish.depth_position
+            embeds = attends and kind == "volume" and count > 0 and position
+            yield Decisions(
+                attention=kind,
+                depth_padding=wish.depth_padding or "zeros",
+                stages=strides.stages,
+                layers=strides.layers,
+                position=position if embeds else "",
+                positions=count if embeds else 0,
+                spread=options.spread,
+                **features,
+            )
 
 
-def _leave_drawn_view(net: nn.Module, arguments: Any, output: Any) -> None:
-    context = net.__dict__.pop("_drawn_view", None)
-    if context is not None:
-        context.__exit__(None, None, None)
+def _runner(model: nn.Module, given: Any) -> Callable[[], Any]:
+    def run() -> Any:
+        with verify.left_as_it_was(model), torch.no_grad():
+            return model.eval()(*given)
+
+    return run
 
 
-def _without_hooks(net: nn.Module) -> nn.Module:
-    checkpoint_activations(net, enabled=False)
-    for hooks, hook in (
-        (net._forward_pre_hooks, _enter_drawn_view),
-        (net._forward_hooks, _leave_drawn_view),
-    ):
-        for key in [key for key, value in hooks.items() if value is hook]:
-            del hooks[key]
-            net._forward_hooks_always_called.pop(key, None)
-            net._forward_pre_hooks_with_kwargs.pop(key, None)
+def _features(model: Any, given: Any) -> dict[str, Any]:
+    """See what features look like, in networks that give them and take them back (timm's)."""
+    last = getattr(model, "output_fmt", None) == "NHWC"
+    if given is None or not all(hasattr(model, n) for n in ("forward_features", "forward_head")):
+        return {"channels_last": last}
+    with verify.left_as_it_was(model), torch.no_grad():
+        features = model.eval().forward_features(*given)
+    axes = features.dim() if isinstance(features, Tensor) else 4
+    return {"channels_last": last, "features": axes}
+
+
+def _built(model: nn.Module, rank: int, options: Options, choice: Decisions) -> nn.Module:
+    """Copy a network, give its layers with kernels both ranks, and let its code be folded."""
+    options = dataclasses.replace(
+        options,
+        depth_strides=choice.layers,
+        depth_stride=choice.stages[0][1] if len(choice.stages) == 1 and not choice.layers else None,
+    )
+    made: set[nn.Module] = set()
+
+    def change(module: nn.Module, path: str) -> nn.Module | None:
+        _require_plain(module, path)
+        rule = find_rule(module)
+        if rule is None:
+            return None
+        _require_no_hooks(module, path)
+        new = rule(module, dataclasses.replace(options, path=path))
+        if not isinstance(new, nn.Module):
+            raise InputError(
+                f"cannot convert {verify.named(module, path)}: its rule returned "
+                f"{type(new).__name__}, expected a module (the layer itself, to keep it)"
+            )
+        if new is not module:
+            made.add(new)
+        return new
+
+    net = turned(copied(model), change)
+    require_ties(model, net)
+    for layer in made:
+        for parameter in layer.parameters():
+            if parameter.dim() == 5:
+                parameter.data = parameter.data.contiguous(memory_format=torch.channels_last_3d)
+    if choice.position:
+        layer = net.get_submodule(choice.position)
+        if isinstance(layer, CrossDConv):
+            shape = (layer.out_channels, choice.positions)
+            layer.depth_position = nn.Parameter(layer.weight.new_zeros(shape))
+    if rank == 2:
+        attention.use_fused_attention(net)
+    fold(net, made, State(choice.folding(rank, layers.has_views(net))))
     return net
 
 
-def _both_ranks(
-    model: nn.Module, options: Options, example: Any, wish: depth_strides.Wish | None = None
-) -> tuple[nn.Module, Analysis]:
-    """Copy a network with every layer turned into one that takes images and volumes."""
-    net = _without_hooks(_copy(model, share=True))
+def fold(net: nn.Module, made: Iterable[nn.Module], state: State) -> None:
+    """Give the modules of a network the classes that ask its state, in place.
+
+    Args:
+        net: The network.
+        made: Its layers that take both ranks by themselves.
+        state: What all of them share.
+    """
+    own = set(made)
+    inside = {id(part) for layer in own for part in layer.modules() if part is not layer}
     for path, module in net.named_modules():
-        _require_2d(module, path)
-    found = analyse(net, lambda module: find_rule(module) is not None, example)
-    _own_tensors(net)
-    options = dataclasses.replace(options, cube=found.cube)
-    if wish is not None and wish.stride is not None:
-        options.depth_strides.update(depth_strides.strides(found, wish))
-
-    def change(module: nn.Module, path: str) -> nn.Module | None:
-        rule, forward = find_rule(module), found.forwards.get(module)
-        if rule is not None or forward is not None:
-            _require_no_hooks(module, path)
-        if rule is not None:
-            return _layer(rule(module, options), module, path)
-        if forward is not None:
-            return make_lifted(module, forward)
-        if module not in found.forwards:
-            _require_known(module, path)
-        return None
-
-    result = _turn(net, change)
-    _require_ties(model, result)
-    return result, found
+        stays = module not in own and module is not net and _is_pointwise(module)
+        if id(module) in inside or stays:
+            continue
+        if isinstance(module, torch.jit.ScriptModule):
+            raise InputError(f"cannot convert {verify.named(module, path)}: a script of torch")
+        folded: Any = module
+        kind: Any = type(module)
+        folded.__class__ = folding_class(kind, module in own)
+        folded.crossd_state = state
 
 
-def _layer(made: Any, module: nn.Module, path: str) -> nn.Module:
-    if not isinstance(made, nn.Module):
+AROUND = (
+    *("activation", "container", "conv", "dropout", "fold", "instancenorm", "normalization"),
+    *("padding", "pixelshuffle", "pooling", "rnn", "transformer", "upsampling"),
+)
+"""Files of torch.nn whose layers may look beyond a pixel, or hold others."""
+
+ALONE = ("Linear", "Dropout", "LayerNorm", "RMSNorm", "Identity")
+
+
+def _is_pointwise(module: nn.Module) -> bool:
+    """Tell layers of torch.nn that look at single pixels: they keep their class."""
+    kind = type(module)
+    place, _, file = kind.__module__.rpartition(".")
+    if place != "torch.nn.modules" or list(module.children()):
+        return False
+    attends = kind.__name__ == "MultiheadAttention"
+    return file not in AROUND or kind.__name__ in ALONE or (file == "activation" and not attends)
+
+
+def _require_plain(module: nn.Module, path: str) -> None:
+    """Refuse convolutions whose weight is computed anew for each call."""
+    kind = type(module)
+    if is_parametrized(module) and any(base in RULES for base in kind.__mro__):
         raise InputError(
-            f"cannot convert {named(module, path)}: its rule returned {type(made).__name__}, "
-            "expected a module (the layer itself, to keep it)"
+            f"cannot convert {verify.named(module, path)}: its parameters are parametrized (weight "
+            "norm?); call torch.nn.utils.parametrize.remove_parametrizations first"
         )
-    return made
 
 
-def _plain(net: nn.Module, change: Callable[[Any], nn.Module]) -> nn.Module:
-    """Copy a network with every layer of ours replaced by a plain one."""
-
-    def checked(module: nn.Module, path: str) -> nn.Module | None:
-        if not hasattr(module, "to_3d"):
-            return None
-        _require_no_hooks(module, path)
-        return change(module)
-
-    result = _turn(_without_hooks(_copy(net)), checked)
-    _require_ties(net, result)
-    return result
+def _require_no_hooks(module: nn.Module, path: str) -> None:
+    if module._forward_hooks or module._forward_pre_hooks:
+        raise InputError(
+            f"cannot convert {verify.named(module, path)}: it has forward hooks (weight or "
+            "spectral norm?) that would be lost; remove them first"
+        )
 
 
-def _turn(model: nn.Module, change: Callable[[nn.Module, str], nn.Module | None]) -> nn.Module:
+def _require_neighbours(model: nn.Module, net: nn.Module, found: verify.Findings) -> None:
+    """Refuse a network in which nothing could see depth."""
+    known = any(isinstance(m, CrossDConv | CrossDConvTranspose) for m in net.modules())
+    counted = [found.counts.get(name, 0) for name in ("solid", "flat", *ATTENDING)]
+    if not known and not any(counted):
+        kind = type(model)
+        raise InputError(
+            f"cannot convert {kind.__module__}.{kind.__qualname__}: it has no convolution and no "
+            "attention, so that nothing in it could see depth"
+        )
+
+
+ATTENDING = ("solid attention", "flat attention")
+
+
+def _sentences(
+    model: nn.Module,
+    net: Any,
+    rank: int,
+    choice: Decisions,
+    found: verify.Findings,
+    given: Any,
+    options: Options,
+    refused: Exception | None,
+) -> list[str]:
+    """Say what was decided and found."""
+    lines = []
+    counts = found.counts
+    if rank == 2:
+        solid, flat = counts.get("solid", 0), counts.get("flat", 0)
+        lines.append(f"{solid} of {solid + flat} convolutions see depth")
+        all_, one = (counts.get(name, 0) for name in ATTENDING)
+        if all_ + one:
+            lines.append(f"{all_} of {all_ + one} attentions see the tokens of all slices")
+        if choice.stages:
+            strides = ", ".join(str(stride) for _, stride in choice.stages)
+            asked = "" if refused is None else f", because as the plane does {refused}"
+            lines.append(f"depth is strided by {strides}{asked}")
+        else:
+            lines.append("depth follows the plane")
+        if choice.position:
+            lines.append(f"an embedding of depth is added to {choice.position!r}, zero at first")
+        if options.lift in ("center", "inflate") and options.kernel_mode != "acs":
+            difference = verify.on_images(model, net, given)
+            lines.append(f"on images it differs from the 2D network by {difference:.1e}")
+    elif choice.repeat > 1:
+        lines.append(
+            f"images are repeated to {choice.repeat} slices, because the network's code fixes its "
+            "depth: they cost what volumes cost"
+        )
+    names = ", ".join(VIEWS[axis] for axis in found.views)
+    what = "view" if len(found.views) == 1 else "views"
+    lines.append(
+        f"on volumes that repeat an image along depth it differs from its answer on the image by "
+        f"{found.difference:.1e} at most, with every weight moved at random ({what}: {names})"
+    )
+    ups = [m for m in net.modules() if isinstance(m, CrossDConvTranspose) and max(m.stride) > 1]
+    if ups:
+        lines.append(f"{len(ups)} strided transposed convolutions do so on average over depth only")
+    return [*lines, *dict.fromkeys(found.lines)]
+
+
+# Copying and changing
+
+
+def turned(model: nn.Module, change: Callable[[nn.Module, str], nn.Module | None]) -> nn.Module:
     """Replace modules by what `change` gives, in place; shared ones once.
 
-    Where it gives None or the module itself, the module's parts are changed. The parts of a lifted
-    one are changed before it.
+    Where it gives None or the module itself, the module's parts are changed.
     """
     done: dict[int, nn.Module] = {}
 
     def visit(module: nn.Module, path: str) -> nn.Module:
         if id(module) in done:
             return done[id(module)]
-        late = isinstance(module, Lifted)
-        replaced = None if late else _checked(change, module, path)
+        try:
+            replaced = change(module, path)
+        except InputError:
+            raise
+        except ValueError as error:
+            raise InputError(f"cannot convert {verify.named(module, path)}: {error}") from error
         if replaced is None or replaced is module:
             for name, child in module._modules.items():  # named_children gives a shared one once
                 if child is not None:
                     module._modules[name] = visit(child, f"{path}.{name}" if path else name)
-            replaced = _checked(change, module, path) if late else module
         done[id(module)] = replaced or module
         return done[id(module)]
 
     return visit(model, "")
 
 
-def _checked(
-    change: Callable[[nn.Module, str], nn.Module | None], module: nn.Module, path: str
-) -> nn.Module | None:
-    try:
-        return change(module, path)
-    except InputError:
-        raise
-    except ValueError as error:
-        raise InputError(f"cannot convert {named(module, path)}: {error}") from error
-
-
-def _require_no_hooks(module: nn.Module, path: str) -> None:
-    if module._forward_hooks or module._forward_pre_hooks:
-        raise InputError(
-            f"cannot convert {named(module, path)}: it has forward hooks (weight or spectral "
-            "norm?) that would be lost; remove them first"
-        )
-
-
-def _require_ties(source: nn.Module, result: nn.Module) -> None:
+def require_ties(source: nn.Module, result: nn.Module) -> None:
     """Refuse what would quietly untie two layers that have one parameter between them."""
     before = dict(source.named_parameters(remove_duplicate=False))
     after = dict(result.named_parameters(remove_duplicate=False))
@@ -424,56 +589,53 @@ def _require_ties(source: nn.Module, result: nn.Module) -> None:
             )
 
 
-def _copy(model: nn.Module, share: bool = False) -> nn.Module:
-    """Copy a network, also one that keeps activations of its last forward pass (DynUNet does).
-
-    With `share` its parameters and buffers are those of the model until `_own_tensors`: what is
-    refused is refused before the weights are there twice.
-    """
+def copied(model: nn.Module) -> nn.Module:
+    """Copy a network, also one that keeps activations of its last forward pass (DynUNet does)."""
     values = tree_leaves([list(vars(module).values()) for module in model.modules()])
     activations = [v for v in values if isinstance(v, Tensor) and not v.is_leaf]
-    known = {id(tensor): tensor.detach() for tensor in activations}
-    if share:
-        known |= {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
-    return copy.deepcopy(model, known)
+    return copy.deepcopy(model, {id(tensor): tensor.detach() for tensor in activations})
 
 
-def _own_tensors(net: nn.Module) -> None:
-    """Replace parameters and buffers by copies; what is one tensor in two places stays one."""
-    made: dict[int, Any] = {}
-    for module in net.modules():
-        for held in (module._parameters, module._buffers):
-            for name, tensor in held.items():
-                if tensor is None:
-                    continue
-                if id(tensor) not in made:
-                    made[id(tensor)] = copy.deepcopy(tensor if tensor.is_leaf else tensor.detach())
-                held[name] = made[id(tensor)]
+def mixes_views(net: nn.Module) -> bool:
+    """Tell whether images of one batch may differ in view."""
+    states = {id(s): s for s in (getattr(m, "crossd_state", None) for m in net.modules()) if s}
+    return layers.mixes_views(net) and all(s.folding.mixes for s in states.values())
 
 
-def _require_2d(module: nn.Module, path: str) -> None:
-    if hasattr(module, "to_3d"):
-        raise InputError(
-            f"cannot convert {named(module, path)}: it takes images and volumes already"
-        )
-    kind = type(module)
-    if is_parametrized(module) and any(base in RULES for base in kind.__mro__):
-        raise InputError(
-            f"cannot convert {named(module, path)}: its parameters are parametrized (weight "
-            "norm?); call torch.nn.utils.parametrize.remove_parametrizations first"
-        )
-    if kind.__module__.startswith("torch.nn.") and kind.__name__.endswith("3d"):
-        raise InputError(
-            f"cannot convert {named(module, path)}: a 3D layer, but convert takes 2D networks"
-        )
+def acs_network(model: nn.Module) -> nn.Module:
+    """Turn a 2D network into one with ACS convolutions; see `crossd.acs`."""
+    rank_of(model)
+    net: Any = _built(model, 2, Options("acs"), Decisions())
+    net.recipe = _recipe("acs", "projection", {})
+    net.conversion = account(model, net, "kept in 2D")
+    return net
 
 
-def _require_known(module: nn.Module, path: str) -> None:
-    """Refuse a module that no run has reached and that looks as if made for images."""
-    kind = type(module)
-    planar = kind.__module__.startswith("torch.nn.") and kind.__name__.endswith("2d")
-    if planar or any(p.dim() > 2 for p in (*module.parameters(False), *module.buffers(False))):
-        raise InputError(
-            f"cannot convert {named(module, path)}: no rule for it, and it was not used on the "
-            "images that were tried; register one with crossd.rule"
-        )
+# Reports and recipes
+
+
+def _recipe(form: str, kernel_mode: str, given: dict[str, Any]) -> Any:
+    """Return what makes a network of this form of its source, for its weights file."""
+    options = {
+        name: list(value) if isinstance(value, list | tuple) else value
+        for name, value in given.items()
+        if value is not None
+    }
+    return {"form": form, "kernel_mode": kernel_mode, "mode_options": options}
+
+
+def _weight_reason(rank: int, kernel_mode: str, lift: str | None) -> str:
+    if rank == 3:
+        return f"{kernel_mode}, kept"
+    return f"{kernel_mode}, " + ("drawn anew" if lift is None else f"lifted by {lift!r}")
+
+
+def known_view(name: str) -> int:
+    """Return the axis that a view drops.
+
+    Raises:
+        InputError: "view ..." for an unknown name.
+    """
+    if name not in VIEWS:
+        raise InputError(f"view (={name!r}) must be one of {', '.join(VIEWS)}")
+    return VIEWS.index(name)

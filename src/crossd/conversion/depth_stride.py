@@ -1,14 +1,17 @@
 """How much a converted network reduces the depth of volumes, stage by stage."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from crossd.errors import InputError
-from crossd.ranks import Analysis
+from crossd.nn.layers import depth_axis
 
 FEWEST = 2
 """Slices that must be left after a reduction that "auto" decides on."""
@@ -29,28 +32,137 @@ class Wish:
     spacing: Sequence[float] | None = None
 
 
-def strides(found: Analysis, wish: Wish) -> dict[nn.Module, int]:
-    """Choose the depth stride of every layer that reduces or enlarges the plane.
+@dataclass(frozen=True)
+class DepthStrides:
+    """What was decided: how layers and functions stride along depth.
 
-    A stage is a resolution at which layers reduce it; an upsampling layer that goes back to that
+    Attributes:
+        stages: (reduction of the plane before it, depth stride) of each stage; none where depth
+            follows the plane.
+        layers: Depth strides of convolutions by their paths.
+    """
+
+    stages: tuple[tuple[int, int], ...] = ()
+    layers: dict[str, int] = field(default_factory=dict)
+
+
+def decide(wish: Wish, run: Callable[[], Any], net: nn.Module) -> DepthStrides:
+    """Choose the depth stride of everything that reduces or enlarges the plane.
+
+    A stage is a resolution at which something reduces it; a layer that goes back to that
     resolution has the same factor.
+
+    Args:
+        wish: What the user wants.
+        run: Runs the 2D network on images.
+        net: The 2D network.
 
     Raises:
         InputError: "depth_stride ..." for a wish that cannot be met.
     """
-    down, up = _layers(found)
-    stages = sorted({before for before, _ in down.values()})
-    factors = {stage: max(f for b, f in down.values() if b == stage) for stage in stages}
-    chosen = dict(zip(stages, _chosen(wish, [factors[stage] for stage in stages]), strict=True))
-    result = {layer: chosen[before] for layer, (before, _) in down.items()}
-    for layer, (_, after) in up.items():
-        if after not in chosen:
+    if wish.stride is None:
+        return DepthStrides()
+    if isinstance(wish.stride, int) and wish.stride > 0:  # the same for all: nothing to look up
+        return DepthStrides(((1, wish.stride),))
+    with _Recorder(net) as seen:
+        run()
+    stages = sorted(seen.factors)
+    chosen = dict(zip(stages, _chosen(wish, [seen.factors[s] for s in stages]), strict=True))
+    layers = {}
+    for path, reduction in seen.layers.items():
+        if reduction not in chosen:
             raise InputError(
-                f"depth_stride: a layer of type {type(layer).__name__} enlarges maps to 1/{after} "
-                "of the image, where no layer reduces them"
+                f"depth_stride: layer {path!r} enlarges maps to 1/{reduction} of the image, where "
+                "no layer reduces them"
             )
-        result[layer] = chosen[after]
-    return result
+        layers[path] = chosen[reduction]
+    return DepthStrides(tuple(chosen.items()), layers)
+
+
+class _Recorder(TorchFunctionMode):
+    """Notes at which resolution a 2D network reduces and enlarges the plane.
+
+    Args:
+        net: The network, which runs meanwhile.
+
+    Attributes:
+        factors: Largest stride by the reduction of the plane before it.
+        layers: For convolutions with a stride, by path, the reduction on the larger side.
+    """
+
+    REDUCING = (F.conv2d, F.max_pool2d, torch.max_pool2d, F.avg_pool2d, F.lp_pool2d)
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.factors: dict[int, int] = {}
+        self.layers: dict[str, int] = {}
+        self.height = 0
+        self.hooks = [net.register_forward_pre_hook(self._first)]
+        for path, module in net.named_modules():
+            if isinstance(module, nn.Conv2d | nn.ConvTranspose2d) and max(module.stride) > 1:
+                self.hooks.append(module.register_forward_hook(self._layer(path)))
+
+    def _first(self, net: nn.Module, args: Any) -> None:
+        images = [v for v in args if isinstance(v, Tensor) and v.dim() == 4]
+        self.height = images[0].shape[2] if images else 0
+
+    def _layer(self, path: str) -> Callable[..., None]:
+        def note(module: nn.Module, args: Any, answer: Tensor) -> None:
+            larger = max(args[0].shape[2], answer.shape[2])
+            self.layers.setdefault(path, round(self.height / larger))
+
+        return note
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Note a function that reduces the plane, and call it."""
+        answer = func(*args, **(kwargs or {}))
+        if func in self.REDUCING and args[0].dim() == 4 and isinstance(answer, Tensor):
+            factor = round(args[0].shape[2] / max(answer.shape[2], 1))
+            if factor > 1 and answer.shape[2] > 1:
+                reduction = round(self.height / args[0].shape[2])
+                self.factors[reduction] = max(factor, self.factors.get(reduction, 1))
+        return answer
+
+    def __exit__(self, *reason: Any) -> None:
+        """Stop watching."""
+        super().__exit__(*reason)
+        for hook in self.hooks:
+            hook.remove()
+
+
+def depth_settings(layer: Any, wanted: int | None, depth_kernel: int | None) -> dict[str, int]:
+    """Give the settings of a convolution along depth that are not to be copied from the plane.
+
+    Args:
+        layer: A 2D convolution, plain or transposed.
+        wanted: Its stride along depth, if it has one in the plane; None copies the plane's.
+        depth_kernel: Depth of kernels that are larger than one pixel; None copies the plane's.
+
+    Returns:
+        Values by the names of `torch.nn`; empty where the plane's are copied.
+    """
+    which = depth_axis(layer.kernel_size)
+    size, stride = layer.kernel_size[which], layer.stride[which]
+    found: dict[str, int] = {}
+    if wanted is not None and stride > 1 and wanted != stride:
+        found["stride"] = wanted
+        if size <= stride:  # each voxel is met once: a patch as deep as the stride
+            found |= {"kernel_size": min(size, wanted), "padding": 0}
+        elif layer.transposed:
+            size -= 1 - size % 2
+            found |= {"kernel_size": size, "padding": (size - 1) // 2, "output_padding": 0}
+        return found
+    convolves = not layer.transposed and not isinstance(layer.padding, str)
+    if depth_kernel is not None and convolves and size > 1 and stride < size:
+        dilation, padding = layer.dilation[which], layer.padding[which]
+        around = size // 2 * dilation
+        if padding not in (0, around):
+            raise ValueError(f"depth_kernel cannot go with padding {padding} of a kernel of {size}")
+        found["kernel_size"] = depth_kernel
+        found["padding"] = depth_kernel // 2 * dilation if padding else 0
+    return found
 
 
 def _chosen(wish: Wish, factors: Sequence[int]) -> list[int]:
@@ -95,35 +207,3 @@ def automatic(
         result.append(factor if reduces else 1)
         fine, thick, slices = fine * factor, thick * result[-1], slices // result[-1]
     return result
-
-
-def _layers(
-    found: Analysis,
-) -> tuple[dict[nn.Module, tuple[int, int]], dict[nn.Module, tuple[int, int]]]:
-    """Layers that reduce and that enlarge: by how much their input and output are reduced."""
-    image = next(v for v in found.given if isinstance(v, Tensor) and v.dim() == 4)
-    down, up = {}, {}
-    for layer, frames in found.calls.items():
-        stride = getattr(layer, "stride", None)
-        known = isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.MaxPool2d | nn.AvgPool2d)
-        enlarges = isinstance(layer, nn.ConvTranspose2d | nn.Upsample)
-        largest = max(stride) if isinstance(stride, tuple | list) else stride or 1
-        if not (known or enlarges) or (largest == 1 and not isinstance(layer, nn.Upsample)):
-            if isinstance(stride, int) and stride > 1 and not list(layer.children()):
-                raise InputError(f"depth_stride: not for layers of type {type(layer).__name__}")
-            continue
-        before, after = (
-            round(image.shape[2] / tensor.shape[2])
-            for tensor in (_tensor(frames[0].args), _tensor(frames[0].output))
-        )
-        if enlarges:
-            up[layer] = (before, after)
-        else:
-            down[layer] = (before, int(largest))
-    return down, up
-
-
-def _tensor(value: Any) -> Tensor:
-    tensor = value[0] if isinstance(value, tuple | list) else value
-    assert isinstance(tensor, Tensor)
-    return tensor

@@ -1,6 +1,7 @@
 """The account of a conversion: what became of every parameter and buffer."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -59,13 +60,16 @@ class ConversionReport:
         return "\n".join(lines)
 
 
-def account(source: nn.Module, result: nn.Module, why: str) -> ConversionReport:
+def account(
+    source: nn.Module, result: nn.Module, why: str, checks: Sequence[str] = ()
+) -> ConversionReport:
     """Compare two networks tensor by tensor.
 
     Args:
         source: The network before.
         result: The network after; what has the same name is the same tensor.
         why: The reason to give for kernels whose shape or mode of use changed.
+        checks: Sentences on what was decided and found.
 
     Returns:
         The report.
@@ -88,7 +92,7 @@ def account(source: nn.Module, result: nn.Module, why: str) -> ConversionReport:
         if name not in before:
             reason = "new: the kernel mode's own" if ".mode." in f".{name}" else "new"
             entries.append(Entry(name, "added", None, tuple(tensor.shape), reason))
-    return ConversionReport(tuple(entries))
+    return ConversionReport(tuple(entries), tuple(checks))
 
 
 def tensors(net: nn.Module) -> dict[str, Tensor]:

@@ -1,10 +1,12 @@
-"""Rules: how a 2D layer becomes one that takes images and volumes.
+"""Rules: how a layer with kernels becomes one that takes images and volumes by itself.
 
-A rule is for one type of layer, or for a type by its full name, so that libraries that are not
-installed need not be. Layers without parameters of the plane, which need only another forward on
-volumes, are in `crossd.rules_elsewhere`.
+Only what has 3D weights needs a rule: convolutions and transposed ones, and those of other
+libraries that pad or standardise before they convolve. Everything else stays as it is. A rule is
+for one type of layer, or for a type by its full name, so that libraries that are not installed
+need not be.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -13,10 +15,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
+from crossd.conversion.depth_stride import depth_settings
 from crossd.errors import InputError
 from crossd.nn import acs, layers
 from crossd.nn.conv import CrossDConv, CrossDConvTranspose
+from crossd.nn.conv_variants import SameConv, SameStdConv, StdConv
+from crossd.nn.functional import depth_taps
 from crossd.nn.functional import lift as lift_kernel
+from crossd.nn.kernel_modes import KERNEL_MODES
 
 
 @dataclass(frozen=True)
@@ -27,17 +33,26 @@ class Options:
         kernel_mode: A name in `crossd.nn.kernel_modes.KERNEL_MODES`, or ``"acs"``.
         lift: ``"center"``, ``"inflate"``, ``"triplanar"`` or None for new weights.
         mode_options: Further arguments of the kernel mode.
-        cube: Whether adaptive pools of a fixed size make cubes of volumes; else maps one deep.
         depth_kernel: Depth of kernels that are larger than one pixel; None copies the plane's.
-        depth_strides: Depth strides of layers for which it is not the plane's.
+        depth_strides: Depth strides of layers, by their paths, for which it is not the plane's.
+        depth_stride: The depth stride of all strided layers; None copies the plane's.
+        spread: Whether strided layers spread their start over depth, so that no slice is dropped.
+        path: Of the layer in the network.
     """
 
     kernel_mode: str = "projection"
     lift: str | None = "center"
     mode_options: dict[str, Any] = field(default_factory=dict)
-    cube: bool = True
     depth_kernel: int | None = None
-    depth_strides: dict[nn.Module, int] = field(default_factory=dict)
+    depth_strides: dict[str, int] = field(default_factory=dict)
+    depth_stride: int | None = None
+    spread: bool = True
+    path: str = ""
+
+    @property
+    def stride(self) -> int | None:
+        """The depth stride that is wanted of the layer; None for that of the plane."""
+        return self.depth_strides.get(self.path, self.depth_stride)
 
 
 Rule = Callable[[Any, Options], nn.Module]
@@ -46,11 +61,14 @@ RULES: dict[type[nn.Module] | str, Rule] = {}
 
 
 def rule(*types: type[nn.Module] | str) -> Callable[[Function], Function]:
-    """Register how a 2D layer becomes one that takes images and volumes.
+    """Register how a layer becomes one that takes images and volumes by itself.
 
-    The function receives the layer and the `Options` and returns the new layer, which needs
-    ``to_2d(view)`` and ``to_3d(align)`` methods where `to_2d` and `to_3d` shall replace it. A layer
-    that it returns as it is stays, and its children are converted.
+    The function receives the layer and the `Options` and returns what stands for it: another
+    module, which is called with images ``(N, C, H, W)`` and with volumes ``(N, C, D, H, W)``, never
+    with folded slices. Give it ``to_2d(view)`` and ``to_3d(align)`` methods where `crossd.to_2d`
+    and `crossd.to_3d` shall replace it by a plain layer. A layer that the function returns as it is
+    stays: on volumes it works within slices where it looks at neighbours, and its children are
+    converted.
 
     Args:
         *types: The types the rule is for, or their full names; subclasses that have a forward of
@@ -94,66 +112,11 @@ def find_rule(module: nn.Module) -> Rule | None:
     return None
 
 
-METHODS = ("forward", "_conv_forward", "_check_input_dim")
+METHODS = ("forward", "_conv_forward")
 """What a subclass must have from its base for the base's rule to be its own."""
 
 
-# Depth
-
-
-def _pair(value: Any) -> tuple[Any, Any]:
-    return tuple(value) if isinstance(value, tuple | list) else (value, value)
-
-
-def depth_settings(layer: Any, options: Options) -> dict[str, int]:
-    """Give the settings along depth that are not to be copied from the plane.
-
-    Args:
-        layer: A 2D convolution, pool or upsampling layer.
-        options: Its `depth_strides` and `depth_kernel` tell what is wanted.
-
-    Returns:
-        Values by the names of `torch.nn`; empty where the plane's are copied.
-    """
-    which = layers.depth_axis(getattr(layer, "kernel_size", 0))
-    wanted = options.depth_strides.get(layer)
-    if isinstance(layer, nn.Upsample):
-        return {} if wanted is None or layer.scale_factor is None else {"scale_factor": wanted}
-    size, stride = _pair(layer.kernel_size)[which], _pair(layer.stride)[which]
-    found: dict[str, int] = {}
-    if wanted is not None and wanted != stride:
-        found["stride"] = wanted
-        if size <= stride:  # each voxel is met once: a patch as deep as the stride
-            found |= {"kernel_size": min(size, wanted), "padding": 0}
-        elif getattr(layer, "transposed", False):
-            size -= 1 - size % 2
-            found |= {"kernel_size": size, "padding": (size - 1) // 2, "output_padding": 0}
-        return found
-    convolves = isinstance(layer, nn.Conv2d) and not isinstance(layer.padding, str)
-    if options.depth_kernel is not None and convolves and size > 1 and stride < size:
-        dilation, padding = _pair(layer.dilation)[which], _pair(layer.padding)[which]
-        around = size // 2 * dilation
-        if padding not in (0, around):
-            raise ValueError(f"depth_kernel cannot go with padding {padding} of a kernel of {size}")
-        found["kernel_size"] = options.depth_kernel
-        found["padding"] = options.depth_kernel // 2 * dilation if padding else 0
-    return found
-
-
-def axis_settings(conv: Any, names: Sequence[str], options: Options) -> dict[str, Any]:
-    """Settings of a 2D convolution, and those for depth: the smaller kernel's axis', or wanted."""
-    which = layers.depth_axis(conv.kernel_size)
-    wanted = depth_settings(conv, options)
-    settings: dict[str, Any] = {}
-    for name in names:
-        value = getattr(conv, name)
-        settings[name] = value
-        if not isinstance(value, str):
-            settings[f"depth_{name}"] = wanted.get(name, value[which])
-    return settings
-
-
-# Convolutions
+# Convolutions of two dimensions
 
 SIZES = ("kernel_size", "stride", "padding", "dilation")
 
@@ -182,7 +145,7 @@ def cross(conv: Any, options: Options, kind: Any, **more: Any) -> nn.Module:
     if options.kernel_mode == "acs":
         raise ValueError(f"ACS has no {type(conv).__name__}")
     names = (*SIZES, "output_padding") if conv.transposed else SIZES
-    settings = axis_settings(conv, names, options) | options.mode_options | more
+    settings = axis_settings(conv, names, options) | more
     new: Any = kind(
         conv.in_channels,
         conv.out_channels,
@@ -193,12 +156,14 @@ def cross(conv: Any, options: Options, kind: Any, **more: Any) -> nn.Module:
         dtype=conv.weight.dtype,
         kernel_mode=options.kernel_mode,
         **settings,
+        **options.mode_options,
     )
     with torch.no_grad():
         if options.lift is None:
             nn.init.kaiming_normal_(new.weight, mode="fan_out", nonlinearity="relu")
         else:
-            new.weight.copy_(new.mode.unshifted(lifted(conv.weight, new, options.lift)))
+            start = lifted(conv.weight, new, options.lift, options.spread)
+            new.weight.copy_(new.mode.unshifted(start))
         for name, parameter in conv.named_parameters(recurse=False):
             if name != "weight":
                 getattr(new, name).copy_(parameter)
@@ -207,65 +172,108 @@ def cross(conv: Any, options: Options, kind: Any, **more: Any) -> nn.Module:
     return new.train(conv.training)
 
 
-def lifted(weight: Tensor, layer: Any, how: str) -> Tensor:
+def axis_settings(conv: Any, names: Sequence[str], options: Options) -> dict[str, Any]:
+    """Settings of a 2D convolution, and those for depth.
+
+    Depth copies the axis of the smaller kernel, unless another stride or kernel is wanted. A kernel
+    that is smaller than its stride gets as much depth as makes it look at every slice.
+    """
+    which = layers.depth_axis(conv.kernel_size)
+    deep = {n: getattr(conv, n)[which] for n in names if not isinstance(getattr(conv, n), str)}
+    deep |= depth_settings(conv, options.stride, options.depth_kernel)
+    sums = KERNEL_MODES[options.kernel_mode].sums
+    if sums and options.spread and not conv.transposed and "padding" in deep:
+        size, padding = depth_taps(deep["kernel_size"], deep["stride"], deep["padding"])
+        deep |= {"kernel_size": size, "padding": padding}
+    settings = {name: getattr(conv, name) for name in names}
+    return settings | {f"depth_{name}": value for name, value in deep.items()}
+
+
+def lifted(weight: Tensor, layer: Any, how: str, spread: bool = True) -> Tensor:
     """Lift a 2D kernel to a layer's 3D one; `layer.mode.unshifted` then makes it a start.
 
     Args:
         weight: 2D kernel, shape ``(O, I, y, x)``.
         layer: A Cross-D layer, or a 3D one of torch.nn.
         how: See `crossd.nn.functional.lift`.
+        spread: See `crossd.nn.functional.lift`.
 
     Returns:
         Shape ``(O, I, z, y, x)``.
     """
-    depth, stride = layer.kernel_size[0], layer.stride[0] if layer.transposed else 1
-    if how == "inflate" and hasattr(layer, "mode") and not layer.mode.sums:
+    sums = not hasattr(layer, "mode") or layer.mode.sums
+    if how == "inflate" and not sums:
         # These modes take one slice, so every slice is the whole 2D kernel.
         return weight.unsqueeze(2).expand_as(layer.weight)
-    return lift_kernel(weight, depth, how, stride)
+    depth, stride = layer.kernel_size[0], layer.stride[0]
+    return lift_kernel(weight, depth, how, stride, layer.transposed, spread and sums)
 
 
-# Norms
+# Convolutions that pad or standardise first
 
 
-@rule(nn.BatchNorm2d)
-def _batch_norm(norm: nn.BatchNorm2d, options: Options) -> nn.Module:
-    return layers.fill(layers.BatchNorm(**layers.norm_settings(norm)), norm)
+_STANDARDISED = "timm.layers.std_conv."
 
 
-@rule(nn.InstanceNorm2d)
-def _instance_norm(norm: nn.InstanceNorm2d, options: Options) -> nn.Module:
-    return layers.fill(layers.InstanceNorm(**layers.norm_settings(norm)), norm)
+@rule(
+    "timm.layers.conv2d_same.Conv2dSame",
+    *(f"{_STANDARDISED}{name}" for name in ("StdConv2d", "StdConv2dSame")),
+    *(f"{_STANDARDISED}{name}" for name in ("ScaledStdConv2d", "ScaledStdConv2dSame")),
+)
+def _special_conv(conv: Any, options: Options) -> nn.Module:
+    name = type(conv).__name__
+    more: dict[str, Any] = {}
+    if name == "Conv2dSame" or getattr(conv, "same_pad", False):
+        more = {"padding": 0, "depth_padding": 0, "planar": _same_conv(conv)}
+    if name == "Conv2dSame":
+        return cross(conv, options, SameConv, **more)
+    kind = SameStdConv if more else StdConv
+    return cross(conv, options, kind, eps=conv.eps, scale=getattr(conv, "scale", None), **more)
 
 
-# Pools and other layers without parameters
+def _same_conv(conv: Any) -> nn.Module:
+    """Make timm's convolution that pads as TF does, of another one that does so too."""
+    from timm.layers.conv2d_same import Conv2dSame
+
+    settings = layers.conv_settings(conv, tuple)
+    del settings["padding_mode"]
+    made: nn.Module = Conv2dSame(**settings)
+    return made
 
 
-@rule(nn.MaxPool2d, nn.AvgPool2d)
-def _pool(pool: Any, options: Options) -> nn.Module:
-    if getattr(pool, "divisor_override", None) is not None:
-        raise ValueError("divisor_override has no meaning that fits both ranks")
-    kind = layers.MaxPool if isinstance(pool, nn.MaxPool2d) else layers.AvgPool
-    return kind.from_2d(pool, depth_settings(pool, options))
+@rule(
+    "segmentation_models_pytorch.encoders._efficientnet.Conv2dStaticSamePadding",
+    "efficientnet_pytorch.utils.Conv2dStaticSamePadding",
+)
+def _static_same_conv(conv: Any, options: Options) -> nn.Module:
+    left, right, top, bottom = getattr(conv.static_padding, "padding", (0, 0, 0, 0))
+    settings = axis_settings(conv, SIZES, options)
+    more = settings["depth_padding"]  # what a kernel smaller than its stride gets
+    margins = ((top + more, bottom + more), (top, bottom), (left, right))
+    padding = {"padding": 0, "depth_padding": 0}
+    return cross(conv, options, SameConv, fixed_margins=margins, planar=conv, **padding)
 
 
-@rule(nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
-def _adaptive_pool(pool: Any, options: Options) -> nn.Module:
-    average = isinstance(pool, nn.AdaptiveAvgPool2d)
-    kind: Any = layers.AdaptiveAvgPool if average else layers.AdaptiveMaxPool
-    fixed = all(isinstance(size, int) and size > 1 for size in _pair(pool.output_size))
-    new: layers.AdaptiveAvgPool = kind.from_2d(pool)
-    new.flat = fixed and not options.cube
-    return new
+# Convolutions of three dimensions
 
 
-@rule(nn.Upsample, nn.UpsamplingBilinear2d, nn.UpsamplingNearest2d)
-def _upsample(layer: nn.Upsample, options: Options) -> nn.Module:
-    if layer.mode == "bicubic":
-        raise ValueError("mode 'bicubic' has no counterpart for volumes: use 'bilinear'")
-    return layers.Upsample.from_2d(layer, depth_settings(layer, options))
-
-
-@rule(nn.Dropout2d)
-def _dropout(layer: nn.Dropout2d, options: Options) -> nn.Module:
-    return layers.ChannelDropout(layer.p, layer.inplace).train(layer.training)
+@rule(nn.Conv3d, nn.ConvTranspose3d)
+def _solid_conv(conv: Any, options: Options) -> nn.Module:
+    """Take the layer's own kernels and settings; only the use on images is new."""
+    kind: Any = CrossDConvTranspose if conv.transposed else CrossDConv
+    settings = layers.conv_settings(conv, lambda values: tuple(values[1:]))
+    del settings["device"]
+    names = [*SIZES, *(["output_padding"] if conv.transposed else [])]
+    deep = {
+        f"depth_{name}": getattr(conv, name)[0]
+        for name in names
+        if not isinstance(getattr(conv, name), str)
+    }
+    make = functools.partial(kind, kernel_mode=options.kernel_mode, **options.mode_options)
+    new: Any = make(**settings, **deep, device=conv.weight.device, dtype=conv.weight.dtype)
+    with torch.no_grad():
+        for name, parameter in conv.named_parameters(recurse=False):
+            getattr(new, name).copy_(parameter)
+    for name, parameter in conv.named_parameters(recurse=False):
+        getattr(new, name).requires_grad_(parameter.requires_grad)
+    return new.train(conv.training)

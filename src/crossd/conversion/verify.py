@@ -1,151 +1,593 @@
-"""Running a converted network on images and volumes to see that it does what it should."""
+"""Checking a converted network: it keeps the consistency law, whatever its weights become.
 
-import warnings
+A copy in which every parameter was moved at random, gates that start at zero too, is run on images
+and on the volumes that repeat them along each axis. Nothing hangs on the present values of weights.
+"""
+
+import copy
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
+from crossd.conversion.state import Folding, Run, source_class
+from crossd.conversion.torch_private import BatchNormBase, ConvBase
 from crossd.errors import InputError
-from crossd.nn.kernel_modes import KernelMode, view
-from crossd.recording import buffers_kept
+from crossd.nn.conv import CrossDConv, CrossDConvTranspose
+from crossd.nn.kernel_modes import VIEWS, make_mode, replicated_ends, view
 
-TOLERATED = 0.05
-"""Largest difference, relative to the largest answer, that is not worth a warning."""
+TOLERATED = 1e-3
+"""Largest difference between the answers, relative to the largest answer, that is no fault."""
 
-DEEP = 32
-"""Slices of the volumes on which a network is checked, at first."""
+SIDES: dict[int, list[tuple[int, ...]]] = {
+    2: [(32, 64), (64, 128), *((side, side) for side in (32, 64, 96, 128, 224, 256, 299, 384))],
+    3: [(16, 32, 48), (32, 64, 96), (32,) * 3, (64,) * 3, (96,) * 3, (16, 224, 224), (128,) * 3],
+}
+"""Sizes of images and of volumes on which a network is tried, until it takes one."""
 
-LAW = "on a volume that repeats an image"
+LARGEST = 128
+"""Longest side of images that are repeated along height and width too, which takes whole cubes."""
+
+DEPTHS = (8, 16, 32, 64)
+"""Depths of the volumes that repeat an image along depth, until the network takes one."""
 
 
-def both_ranks(source: nn.Module, net: nn.Module, given: Any, lift: str | None) -> tuple[str, ...]:
-    """Run a converted network in both ranks, in evaluation mode.
+class Refused(InputError):
+    """A way of taking the other rank that does not work; another one may."""
+
+
+@dataclass
+class Findings:
+    """What the check has found.
+
+    Attributes:
+        views: The views in which the law holds.
+        mixes: Whether images of one batch may have different views.
+        counts: How often which function was met on volumes; see `crossd.conversion.state.Run`.
+        difference: The largest difference in these views, relative to the largest answer.
+        lines: Sentences for the report.
+    """
+
+    views: tuple[int, ...] = ()
+    mixes: bool = True
+    counts: dict[str, int] = field(default_factory=dict)
+    difference: float = 0.0
+    lines: list[str] = field(default_factory=list)
+
+
+# What a network is run on
+
+
+def channels_of(net: nn.Module) -> list[int]:
+    """List the numbers of channels that a network's input may have, the likeliest first."""
+    kinds = ((ConvBase, "in_channels"), (BatchNormBase, "num_features"))
+    found = [
+        int(getattr(module, name))
+        for kind, name in kinds
+        for module in net.modules()
+        if isinstance(module, kind)
+    ][:1]
+    return list(dict.fromkeys((*found, 3, 1)))
+
+
+def example_for(net: nn.Module, rank: int, example: Any = None) -> tuple[Any, ...]:
+    """Find arguments that a network takes: a small batch of two images or volumes.
 
     Args:
-        source: The 2D network it was made from.
-        net: The converted network.
-        given: Arguments that the 2D network takes.
-        lift: How its kernels were lifted.
-
-    Returns:
-        Sentences for its report.
+        net: A network of this rank; it is left as it was.
+        rank: 2 or 3.
+        example: A batch, or a tuple of arguments; None tries several sizes.
 
     Raises:
-        InputError: "cannot use the converted network ..." where it fails or is not finite.
+        InputError: "cannot run ...".
     """
-    modes = {module: module.training for one in (source, net) for module in one.modules()}
-    source.eval(), net.eval()
-    one = tree_map(lambda v: v[:1] if isinstance(v, Tensor) and v.dim() == 4 else v, given)
-    with torch.no_grad(), torch.random.fork_rng(devices=[]), buffers_kept(source, net):
+    first: Exception | None = None
+    tried = [_as_arguments(example)] if example is not None else list(_examples(net, rank))
+    for given in tried:
         try:
-            flat = _answers(net, one, "images")
-            try:
-                solid = _answers(net, tree_map(_repeated, one), "volumes")
-            except InputError:  # too few slices for what pools without padding, perhaps
-                solid = _answers(net, tree_map(_as_deep_as_high, one), "volumes")
-            lines = [f"runs on images {_shapes(one)} and on volumes"]
-            if lift in ("center", "inflate"):
-                difference = _difference(flat, _answers(source, one, "images"))
-                lines.append(f"on images it differs from the 2D network by {difference:.1e}")
-                _warn(difference, lines[-1])
-            if lift == "center" and [v.shape for v in flat] == [_middle(v).shape for v in solid]:
-                difference = _difference([_middle(v) for v in solid], flat)
-                lines.append(f"{LAW} it differs from its answer on the image by {difference:.1e}")
-                if _sums(net):
-                    _warn(difference, lines[-1])
-            elif lift == "center":
-                lines.append("its answers on images and volumes differ in shape: not compared")
-            _answers_in_training(net, one)
-        finally:
-            for module, training in modes.items():
-                module.training = training
-    return tuple(lines)
+            with left_as_it_was(net), torch.no_grad():
+                net.eval()(*given)
+            return given
+        except Exception as error:  # whatever a network of others may raise
+            first = first or error
+    what = "images" if rank == 2 else "volumes"
+    raise InputError(
+        f"cannot run the network on {what} of shape {shapes(tried[0])} and larger ones "
+        f"({one_line(first)}): give convert(..., example={what}) that it takes"
+    )
 
 
-def _sums(net: nn.Module) -> bool:
-    """Tell whether all kernel modes keep the law, as the projection does."""
-    modes = [getattr(module, "mode", None) for module in net.modules()]
-    return all(mode.sums for mode in modes if isinstance(mode, KernelMode))
+def _as_arguments(example: Any) -> tuple[Any, ...]:
+    return example if isinstance(example, tuple) else (example,)
 
 
-def _warn(difference: float, line: str) -> None:
-    if not difference <= TOLERATED:
-        warnings.warn(
-            f"crossd.convert: {line}: more than rounding. Layers that count padded zeros or "
-            "standardise kernels do that, hundreds of layers with random weights too; else a "
-            "forward or a rule is wrong on volumes",
-            stacklevel=4,
-        )
+def _examples(net: nn.Module, rank: int) -> Iterator[tuple[Any, ...]]:
+    parameter = next(net.parameters(), torch.empty(0))
+    generator = torch.Generator().manual_seed(0)
+    for count in channels_of(net):
+        for size in (*_known_sides(net, rank), *SIDES[rank]):
+            x = torch.randn(2, count, *size, generator=generator)
+            yield (x.to(parameter) if parameter.is_floating_point() else x,)
 
 
-def _answers_in_training(net: nn.Module, given: tuple[Any, ...]) -> None:
-    """Run it in training mode: a branch on it may work on images only."""
+def _known_sides(net: Any, rank: int) -> list[tuple[int, ...]]:
+    """Sizes that a network says it was built for: its ``img_size``, as timm and MONAI keep it."""
+    for module in net.modules():
+        parts, patch = getattr(module, "feat_size", None), getattr(module, "patch_size", None)
+        if isinstance(parts, tuple) and isinstance(patch, tuple) and len(parts) == rank:
+            return [tuple(a * b for a, b in zip(parts, patch, strict=True))]
+        size = getattr(module, "img_size", None)
+        if isinstance(size, int):
+            return [(size,) * rank]
+        if isinstance(size, tuple | list) and len(size) == rank and all(size):
+            return [tuple(int(side) for side in size)]
+    return []
 
-    def twice(value: Any) -> Any:
-        planar = isinstance(value, Tensor) and value.dim() == 4
-        return torch.cat((value, value)) if planar else value
 
-    two = tree_map(twice, given)
+@contextmanager
+def left_as_it_was(net: nn.Module) -> Iterator[None]:
+    """Leave buffers, modes and the random state of a network as they are."""
+    modes = {module: module.training for module in net.modules()}
+    kept = [(b, b.detach().clone()) for b in net.buffers()]
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+        with torch.no_grad():
+            for buffer, before in kept:
+                buffer.copy_(before)
+
+
+def one_line(error: BaseException | None) -> str:
+    """Bring the message of an error into one line that is not too long."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) < 200 else text[:200] + "..."
+
+
+def shapes(given: Any) -> str:
+    """Name the shapes of all tensors among some values."""
+    return ", ".join(str(tuple(v.shape)) for v in tree_leaves(given) if isinstance(v, Tensor))
+
+
+# The copy that is checked
+
+
+def perturbed(net: nn.Module) -> nn.Module:
+    """Copy a network and move every parameter and statistic, as a training might.
+
+    Embeddings of depth stay at zero: what is learnt along depth is not there on images.
+    """
+    copied = copy.deepcopy(net)
+    generator = torch.Generator().manual_seed(0)
+
+    def noise(like: Tensor) -> Tensor:
+        return torch.randn(like.shape, generator=generator).to(like)
+
+    with torch.no_grad():
+        for name, parameter in copied.named_parameters():
+            if not parameter.is_floating_point() or name.endswith("depth_position"):
+                continue
+            if parameter.dim() <= 1:
+                parameter.add_(0.05 * noise(parameter))
+            elif not parameter.any():
+                parameter.copy_(0.05 * noise(parameter))
+            else:
+                parameter.add_(0.1 * parameter.std() * noise(parameter))
+        for module in copied.modules():
+            mean, variance = (getattr(module, f"running_{n}", None) for n in ("mean", "var"))
+            if isinstance(mean, Tensor) and isinstance(variance, Tensor):
+                mean.add_(0.1 * variance.sqrt() * noise(mean))
+                variance.mul_(1 + 0.3 * torch.tanh(noise(variance)))
+    return copied
+
+
+def _as_the_law_wants(net: nn.Module) -> nn.Module:
+    """Give layers that keep the law in part what keeps it whole, in place: how code folds is asked.
+
+    Other kernel modes than the projection do not sum, and strided transposed convolutions keep the
+    law on average over depth.
+    """
+    for module in net.modules():
+        if isinstance(module, CrossDConv | CrossDConvTranspose):
+            size: Any = module.kernel_size
+            module.mode = make_mode("projection", module.in_channels, size)
+        if isinstance(module, CrossDConvTranspose) and max(module.stride) > 1:
+            module.__dict__["crossd_axis"] = 0
+            module.__dict__["_volumes"] = functools.partial(_transposed_alike, module)
+    return net
+
+
+def _transposed_alike(self: Any, x: Tensor, output_size: list[int] | None) -> Tensor:
+    """Enlarge every slice across an axis by the 2D kernel, and repeat slices."""
+    axis: int = self.crossd_axis
+    if self.stride[axis] == 1:
+        return CrossDConvTranspose._volumes(self, x, output_size)
+    slices = x.movedim(2 + axis, 1)
+    with view(axis):
+        images = CrossDConvTranspose.forward(self, slices.flatten(0, 1))
+    whole = images.unflatten(0, slices.shape[:2]).repeat_interleave(self.stride[axis], 1)
+    count: int = CrossDConvTranspose._volumes(self, x, output_size).shape[2 + axis]
+    places = torch.arange(count).clamp(max=whole.shape[1] - 1)
+    return whole[:, places].movedim(1, 2 + axis)
+
+
+class Still(TorchFunctionMode):
+    """Takes chance out of training: nothing is dropped."""
+
+    KEEPING = (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout)
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Call a function, or give its input where it would drop some of it."""
+        if func in self.KEEPING:
+            return args[0] if args else (kwargs or {})["input"]
+        if func in (torch.rand, torch.rand_like):  # of which floors are taken
+            return func(*args, **(kwargs or {})).fill_(0.999)
+        if func is Tensor.bernoulli_:
+            ones: Tensor = args[0].fill_(1.0)
+            return ones
+        if func is F.scaled_dot_product_attention:
+            kwargs = {**(kwargs or {}), "dropout_p": 0.0}
+            args = args[:4]
+        return func(*args, **(kwargs or {}))
+
+
+class _Ends(TorchFunctionMode):
+    """Continues volumes by their last slice where code that was made for volumes adds zeros.
+
+    Args:
+        axis: Along which it does so.
+    """
+
+    def __init__(self, axis: int) -> None:
+        super().__init__()
+        self.axis = axis
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Call a function, on what was padded before where it pads."""
+        own = {F.conv3d: self._conv, F.avg_pool3d: self._avg_pool, F.pad: self._pad}.get(func)
+        if own is None or not args or args[0].dim() != 5 or (own == self._pad and len(args[1]) > 6):
+            return func(*args, **(kwargs or {}))
+        call: Any = own
+        return call(*args, **(kwargs or {}))
+
+    def _continued(self, x: Tensor, padding: Any) -> tuple[Tensor, list[int]]:
+        margins = [padding] * 3 if isinstance(padding, int) else [*padding]
+        sides = [0] * 6
+        sides[4 - 2 * self.axis] = sides[5 - 2 * self.axis] = margins[self.axis]
+        margins[self.axis] = 0
+        return (F.pad(x, sides, "replicate") if any(sides) else x), margins
+
+    def _conv(
+        self,
+        input: Tensor,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        stride: Any = 1,
+        padding: Any = 0,
+        *rest: Any,
+    ) -> Tensor:
+        if not isinstance(padding, str):
+            input, padding = self._continued(input, padding)
+        return F.conv3d(input, weight, bias, stride, padding, *rest)
+
+    def _avg_pool(
+        self, input: Tensor, kernel_size: Any, stride: Any = None, padding: Any = 0, *rest: Any,
+        **named: Any,
+    ) -> Tensor:  # fmt: skip
+        stride = kernel_size if stride is None else stride
+        input, padding = self._continued(input, padding)
+        return F.avg_pool3d(input, kernel_size, stride, padding, *rest, **named)
+
+    def _pad(
+        self, input: Tensor, pad: Sequence[int], mode: str = "constant", value: Any = None
+    ) -> Tensor:
+        place = 4 - 2 * self.axis
+        sides = [*pad, *[0] * (6 - len(pad))]
+        own = [side if place <= i < place + 2 else 0 for i, side in enumerate(sides)]
+        rest = [a - b for a, b in zip(sides, own, strict=True)]
+        if min(own) >= 0 and any(own):
+            input = F.pad(input, own, "replicate")
+        else:
+            rest = sides
+        return F.pad(input, rest, mode, value) if any(rest) else input
+
+
+# The law
+
+
+def examine(net: nn.Module, folding: Folding, given: tuple[Any, ...]) -> Findings:
+    """Hold a converted network against the consistency law, in both modes and in every view.
+
+    Args:
+        net: The converted network.
+        folding: How it takes the other rank.
+        given: Arguments of the rank that its code was made for, of two samples.
+
+    Raises:
+        Refused: "the law ..." naming the first module that breaks it, or what does not run.
+    """
+    moved = _as_the_law_wants(perturbed(net))
+    findings = Findings()
+    failed: Refused | None = None
+    for axis in range(len(VIEWS)):
+        try:
+            _examine_view(moved, folding, given, axis, findings)
+            findings.views += (axis,)
+        except Refused as error:
+            failed = failed or error
+            if folding.rank == 2 and axis == 0:
+                raise
+    if not findings.views:
+        assert failed is not None
+        raise failed
+    if folding.rank == 3:
+        findings.mixes = _mixes(moved, given)
+    return findings
+
+
+def _examine_view(
+    net: Any, folding: Folding, given: tuple[Any, ...], axis: int, findings: Findings
+) -> None:
+    """Check one view: the law in both modes, and that a second call gives the same."""
+    for module in net.modules():
+        if "crossd_axis" in module.__dict__:
+            module.crossd_axis = axis
+    images, volumes, solid = _alike(net.eval(), folding, given, axis)
+    if axis == 0 or folding.rank == 3:
+        last: Run | None = net.crossd_state.last
+        if not findings.counts and folding.rank == 2 and last is not None:
+            findings.counts = dict(last.counts)
+    flat = _answers(net, images, "images", axis)
+    _compare(net, flat, solid, images, volumes, axis, findings, "")
+    if axis == 0 and difference(solid, _answers(net, volumes, "volumes", axis)) > TOLERATED:
+        raise Refused("its answers on volumes differ from call to call")
     net.train()
+    with Still():
+        try:
+            flat = _answers(net, images, "images", axis)
+            torch.manual_seed(1)
+            again = _answers(net, images, "images", axis)
+        except Refused as error:  # what fails on images is not for volumes to do
+            findings.lines.append(f"training was not checked: on images {error}")
+            return
+        if difference(flat, again) > TOLERATED:
+            findings.lines.append("in training its answers are random, and were not compared")
+            return
+        solid = _answers(net, volumes, "volumes", axis)
+        _compare(net, flat, solid, images, volumes, axis, findings, " in training")
+
+
+def _alike(
+    net: Any, folding: Folding, given: tuple[Any, ...], axis: int
+) -> tuple[Any, Any, list[Tensor]]:
+    """Make images, and volumes that repeat them along an axis; with its answers on these."""
+
+    def flat(value: Any) -> Any:
+        wide = isinstance(value, Tensor) and value.dim() == 5
+        return value.select(2 + axis, 0) if wide else value
+
+    def repeated(value: Any, count: int) -> Any:
+        image = isinstance(value, Tensor) and value.dim() == 4
+        return value.unsqueeze(2 + axis).repeat_interleave(count, 2 + axis) if image else value
+
+    images = tree_map(flat, given)
+    first = next(v for v in tree_leaves(given) if isinstance(v, Tensor))
+    if folding.rank == 3:
+        counts: Sequence[int] = (first.shape[2 + axis],)
+    elif axis == 0:
+        counts = DEPTHS
+    elif max(first.shape[2:]) > LARGEST or len(tree_leaves(given)) > 1:
+        raise Refused(f"images of {tuple(first.shape[2:])} pixels are repeated along depth alone")
+    else:
+        counts = (16, 3 * min(first.shape[2:]), first.shape[2 if axis == 1 else 3])
+    failed: Refused | None = None
+    for count in counts:
+        volumes = tree_map(lambda v, n=count: repeated(v, n), images)
+        try:
+            solid = _answers(net, volumes, "volumes", axis)
+            met = net.crossd_state.last.counts
+            if met["solid attention"] and met["depth of attention"] < 2 and count < DEPTHS[-1]:
+                continue  # one token deep: attention over depth would not be seen
+            return images, volumes, solid
+        except Refused as error:
+            failed = error
+    assert failed is not None
+    raise failed
+
+
+def _answers(net: nn.Module, given: Any, what: str, axis: int) -> list[Tensor]:
+    """Run a network in a view, volumes with their ends continued; gives its tensors."""
     try:
-        with view("axial"):
-            net(*two)
-    except Exception:  # what fails on images is not for volumes to do
-        return
-    try:
-        with warnings.catch_warnings():  # a loss of its own that compares other shapes
-            warnings.filterwarnings("error", "Using a target size", UserWarning)
-            try:
-                net(*tree_map(_repeated, two))
-            except Exception:  # too few slices, perhaps
-                net(*tree_map(_as_deep_as_high, two))
-    except Exception as error:
-        raise InputError(
-            f"cannot train the converted network on volumes {_shapes(two)}: "
-            f"{' '.join(str(error).split())[:200]}"
-        ) from error
-
-
-def _repeated(value: Any) -> Any:
-    """A volume half as deep as high, 32 slices at most, that repeats an image."""
-    if not isinstance(value, Tensor) or value.dim() != 4:
-        return value
-    return value.unsqueeze(2).repeat_interleave(max(1, min(DEEP, value.shape[2] // 2)), 2)
-
-
-def _as_deep_as_high(value: Any) -> Any:
-    if not isinstance(value, Tensor) or value.dim() != 4:
-        return value
-    return value.unsqueeze(2).repeat_interleave(value.shape[2], 2)
-
-
-def _middle(value: Tensor) -> Tensor:
-    """The middle slice of an answer for every voxel; answers for the whole volume as they are."""
-    return value.select(2, value.shape[2] // 2) if value.dim() == 5 else value
-
-
-def _answers(net: nn.Module, given: tuple[Any, ...], what: str) -> list[Tensor]:
-    try:
-        answers = [v for v in tree_leaves(net(*given)) if isinstance(v, Tensor)]
+        with torch.no_grad(), view(axis), _ends(net, axis, what):
+            answers = [v for v in tree_leaves(net(*given)) if isinstance(v, Tensor)]
     except Exception as error:  # whatever a network of others may raise
-        raise InputError(
-            f"cannot use the converted network on {what} {_shapes(given)}: "
-            f"{' '.join(str(error).split())[:200]}"
-        ) from error
+        raise Refused(f"it cannot run on {what} {shapes(given)} ({one_line(error)})") from error
     if not all(v.isfinite().all() for v in answers):
-        raise InputError(f"the converted network's answer on {what} {_shapes(given)} is not finite")
+        raise Refused(f"its answer on {what} {shapes(given)} is not finite")
+    answers = [v for v in answers if v.is_floating_point()]
+    if what == "volumes" and _repeats(net):  # images get the mean along the axis
+        return [v.mean(2 + axis, keepdim=True) if v.dim() == 5 else v for v in answers]
     return answers
 
 
-def _difference(actual: list[Tensor], expected: list[Tensor]) -> float:
+def _repeats(net: Any) -> bool:
+    """Tell whether images are repeated to whole volumes, so that both are one computation."""
+    repeat: int = net.crossd_state.folding.repeat
+    return repeat > 1
+
+
+@contextmanager
+def _ends(net: Any, axis: int, what: str) -> Iterator[None]:
+    if what == "images" or _repeats(net):
+        yield
+    elif net.crossd_state.folding.rank == 2:
+        with replicated_ends((axis,)):
+            yield
+    else:
+        with replicated_ends((axis,)), _Ends(axis):
+            yield
+
+
+def _compare(
+    net: Any,
+    flat: list[Tensor],
+    solid: list[Tensor],
+    images: Any,
+    volumes: Any,
+    axis: int,
+    findings: Findings,
+    when: str,
+) -> None:
+    """Compare answers on images and on volumes that repeat them.
+
+    Raises:
+        Refused: "the law ..." where they differ.
+    """
+    worst = difference(solid, _as_volumes(flat, solid, axis))
+    if worst > TOLERATED:
+        exact = copy.deepcopy(net).double()
+        wide: Any = tree_map(_double, (images, volumes))
+        flat = _answers(exact, wide[0], "images", axis)
+        solid = _answers(exact, wide[1], "volumes", axis)
+        worst = difference(solid, _as_volumes(flat, solid, axis))
+        if worst > TOLERATED:  # not rounding that many layers made grow
+            where = _first_broken(exact, wide[0], wide[1], axis)
+            raise Refused(
+                f"the law is broken in the {VIEWS[axis]} view{when}: on a volume that repeats an "
+                f"image it differs from its answer on the image by {worst:.1e}{where}"
+            )
+    findings.difference = max(findings.difference, worst)
+
+
+def _double(value: Any) -> Any:
+    floats = isinstance(value, Tensor) and value.is_floating_point()
+    return value.double() if floats else value
+
+
+def _as_volumes(flat: list[Tensor], solid: list[Tensor], axis: int) -> list[Tensor]:
+    """Repeat answers on images along the axis."""
+    if len(flat) != len(solid):
+        raise Refused(f"it gives {len(flat)} tensors on images and {len(solid)} on volumes")
+    repeated = []
+    for image, volume in zip(flat, solid, strict=True):
+        places = {0: None, 1: 2 + axis if image.dim() == 4 else 1}
+        place = places.get(volume.dim() - image.dim(), -1)
+        wide = image if place is None else image.unsqueeze(place) if place > 0 else image
+        try:
+            repeated.append(wide.expand_as(volume))
+        except RuntimeError as error:
+            raise Refused(
+                f"it gives {tuple(image.shape)} on images and {tuple(volume.shape)} on volumes"
+            ) from error
+    return repeated
+
+
+def difference(actual: list[Tensor], expected: list[Tensor]) -> float:
     """The largest difference, relative to the largest number."""
     scale = max((float(v.abs().max()) for v in expected if v.numel()), default=0.0) or 1.0
     pairs = zip(actual, expected, strict=True)
     return max((float((a - b).abs().max()) for a, b in pairs if a.numel()), default=0.0) / scale
 
 
-def _shapes(given: Any) -> str:
-    shapes = [tuple(v.shape) for v in tree_leaves(given) if isinstance(v, Tensor)]
-    return ", ".join(map(str, shapes))
+def _first_broken(net: Any, images: Any, volumes: Any, axis: int) -> str:
+    """Name the first module, in the order in which they answer, whose answer breaks the law."""
+    answers: dict[str, Tensor] = {}
+    broken: list[str] = []
+
+    def keep(path: str) -> Callable[..., None]:
+        def hook(module: nn.Module, given: Any, answer: Any) -> None:
+            if isinstance(answer, Tensor) and path not in answers:
+                answers[path] = answer.clone()  # it may be changed in place later
+
+        return hook
+
+    def hold(path: str) -> Callable[..., None]:
+        def hook(module: nn.Module, given: Any, answer: Any) -> None:
+            image = answers.pop(path, None)
+            if image is None or not isinstance(answer, Tensor) or broken or not path:
+                return
+            if _breaks(net.crossd_state.last, image, answer, axis):
+                broken.append(f"; the first to differ is {named(module, path)}")
+
+        return hook
+
+    for how, given, what in ((keep, images, "images"), (hold, volumes, "volumes")):
+        hooks = [m.register_forward_hook(how(path)) for path, m in net.named_modules()]
+        try:
+            _answers(net, given, what, axis)
+        except Refused:
+            pass
+        for hook in hooks:
+            hook.remove()
+    return broken[0] if broken else ""
+
+
+def _breaks(run: Run, image: Tensor, answer: Tensor, axis: int) -> bool:
+    """Tell whether what a module gives inside of a run on volumes differs from that on images."""
+    if run.folding.rank == 3:
+        pairs = (image, answer) if image.shape == answer.shape else (image, None)
+        wide = image.expand_as(answer) if pairs[1] is None and image.dim() == 5 else image
+        return wide.shape == answer.shape and difference([answer], [wide]) > TOLERATED
+    depth = run.slices(answer)
+    if depth is None or axis != 0 or image.shape[1:] != answer.shape[1:]:
+        return False
+    try:
+        shape = (run.number, depth, -1)
+        stack = answer.unflatten(0, shape)
+        own = image.unflatten(0, (run.number, 1, -1)).expand_as(stack)
+    except RuntimeError:
+        return True
+    return difference([stack], [own]) > TOLERATED
+
+
+def on_images(source: nn.Module, net: nn.Module, given: Any) -> float:
+    """Measure by how much a converted network differs on images from the one it was made from.
+
+    In evaluation mode and the axial view, relative to the largest answer.
+    """
+    answers = []
+    for one in (source, net):
+        with left_as_it_was(one), torch.no_grad(), view(0):
+            found = [v for v in tree_leaves(one.eval()(*given)) if isinstance(v, Tensor)]
+            answers.append([v for v in found if v.is_floating_point()])
+    return difference(answers[1], answers[0])
+
+
+def named(module: nn.Module, path: str) -> str:
+    """Name a module in a message, by path and type."""
+    kind = source_class(module)
+    return f"layer {path or '(the network itself)'!r} of type {kind.__module__}.{kind.__qualname__}"
+
+
+def _mixes(net: Any, given: tuple[Any, ...]) -> bool:
+    """Tell whether images of one batch may have different views, which share one place then."""
+    first = next(v for v in tree_leaves(given) if isinstance(v, Tensor))
+    side = min(first.shape[2:])
+    images = first[:1, :, 0, :side, :side].repeat_interleave(len(VIEWS), 0)
+    try:
+        with torch.no_grad():
+            net.eval()
+            with view(range(len(VIEWS))):
+                mixed = tree_leaves(net(images))
+            for axis in range(len(VIEWS)):
+                with view(axis):
+                    alone = tree_leaves(net(images[:1]))
+                own = [v[axis : axis + 1] for v in mixed]
+                if difference(own, alone) > TOLERATED:
+                    return False
+    except Exception:  # of the network's own, or because views want other settings
+        return False
+    return True

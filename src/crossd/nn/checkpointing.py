@@ -11,7 +11,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.utils.checkpoint import checkpoint
 
 from crossd.errors import InputError
-from crossd.nn.kernel_modes import current_view, view, view_is_set
+from crossd.nn.kernel_modes import current_resume
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -68,23 +68,23 @@ def _forward(block: nn.Module, *given: Any, **named: Any) -> Any:
     forward = functools.partial(type(block).forward, block)
     if not torch.is_grad_enabled() or torch.compiler.is_compiling():
         return forward(*given, **named)
-    chosen = current_view() if view_is_set() else None
+    resume = current_resume()
 
     def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        return nullcontext(), _again(block, chosen)
+        return nullcontext(), _again(block, resume())
 
     return checkpoint(forward, *given, use_reentrant=False, context_fn=contexts, **named)
 
 
 @contextmanager
-def _again(block: nn.Module, chosen: Any) -> Iterator[None]:
-    """Run a block once more as it ran: in its view (in whatever thread), its buffers left alone."""
+def _again(block: nn.Module, context: AbstractContextManager[None]) -> Iterator[None]:
+    """Run a block once more as it ran: in its context (in any thread), its buffers left alone."""
     kept = [(module, dict(module._buffers)) for module in block.modules() if module._buffers]
     for module, buffers in kept:
         copies = {name: None if b is None else b.clone() for name, b in buffers.items()}
         module._buffers.update(copies)
     try:
-        with nullcontext() if chosen is None else view(chosen):
+        with context:
             yield
     finally:
         for module, buffers in kept:

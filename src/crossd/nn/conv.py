@@ -2,7 +2,7 @@
 
 Each is the 3D layer of torch.nn, with its parameter names, which also answers on images. Its
 `to_2d` and `to_3d` give plain torch.nn layers. Settings are triples (z, y, x); on images the two
-of the axes that stay in the current view are used. `crossd.nn.layers` has the layers around them.
+of the axes that stay in the current view are used.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,20 +15,22 @@ from torch import Tensor, nn
 from crossd.nn.functional import conv_transpose2d_per_sample
 from crossd.nn.kernel_modes import (
     KernelMode,
-    OneOfThree,
     PosePredictor,
+    View,
     current_view,
     in_plane,
     make_mode,
-    shared,
+    replicated_axes,
 )
-from crossd.nn.layers import conv_settings, fill, is_volume, kept
-from crossd.nn.per_sample import Settings, mapped_conv2d
+from crossd.nn.layers import conv_settings, drop_axis, fill, is_volume
+from crossd.nn.per_sample import Settings, conv3d_per_sample, mapped_conv2d
 
 __all__ = ["CrossDConv", "CrossDConvTranspose", "PosePredictor", "has_views", "mixes_views"]
 
 Size2 = int | tuple[int, int]
 PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
+Margins = Sequence[tuple[int, int]]
+"""What padding adds before and after, for each axis."""
 
 
 def _triple(value: Size2, depth: int | None, name: str) -> tuple[int, int, int]:
@@ -41,31 +43,59 @@ def _triple(value: Size2, depth: int | None, name: str) -> tuple[int, int, int]:
     return (height if depth is None else depth, height, width)
 
 
+def pad_ends(
+    x: Tensor, margins: Margins, mode: str, replicated: Sequence[int]
+) -> tuple[Tensor, tuple[int, ...]]:
+    """Pad what a convolution or a pool cannot pad by itself.
+
+    Args:
+        x: Images ``(N, C, H, W)`` or volumes ``(N, C, D, H, W)``.
+        margins: What is wanted, for each spatial axis.
+        mode: ``"zeros"``, or a mode of `torch.nn.functional.pad`.
+        replicated: Places (0 for the first spatial axis) of the axes whose ends are continued by
+            their last slice in any mode.
+
+    Returns:
+        The padded tensor, and the zeros that the layer itself has to add at both ends of each axis.
+    """
+    if mode == "zeros" and not replicated and all(before == after for before, after in margins):
+        return x, tuple(before for before, _ in margins)
+    others = [(0, 0) if axis in replicated else pair for axis, pair in enumerate(margins)]
+    ends = [pair if axis in replicated else (0, 0) for axis, pair in enumerate(margins)]
+    for pairs, how in ((ends, "replicate"), (others, "constant" if mode == "zeros" else mode)):
+        if any(map(any, pairs)):
+            x = F.pad(x, [margin for pair in reversed(pairs) for margin in pair], how)
+    return x, (0,) * len(margins)
+
+
 class CrossDConv(nn.Conv3d):
     """A 3D convolution that also convolves images, with 2D kernels taken from its own.
 
     Args:
-        in_channels: As in `torch.nn.Conv2d`, like all up to `dtype`.
-        out_channels: See there.
+        in_channels: Channels of images and volumes.
+        out_channels: Channels of the answer.
         kernel_size: A number, or (height, width).
         stride: A number, or (height, width).
         padding: A number, (height, width), ``"same"`` or ``"valid"``.
         dilation: A number, or (height, width).
-        groups: See there.
-        bias: See there.
+        groups: Groups of channels that are convolved by themselves.
+        bias: Whether the answer has a learnt bias.
         padding_mode: ``"zeros"``, ``"reflect"``, ``"replicate"`` or ``"circular"``.
-        device: See there.
-        dtype: See there.
-        kernel_mode: ``"projection"``, ``"slice"`` or ``"fourier"`` (see `crossd.nn.kernel_modes`).
+        device: Where parameters are made.
+        dtype: Of the parameters.
+        kernel_mode: ``"projection"``, ``"slice"``, ``"fourier"`` or ``"fourier-projection"`` (see
+            `crossd.nn.kernel_modes`).
         depth_kernel_size: Size along depth; needed where height and width differ.
-        depth_stride: Likewise.
-        depth_padding: Likewise.
-        depth_dilation: Likewise.
-        **options: Of the kernel mode (`offset` for fourier).
+        depth_stride: Stride along depth; needed where height and width differ.
+        depth_padding: Padding along depth; needed where height and width differ.
+        depth_dilation: Dilation along depth; needed where height and width differ.
+        **options: Of the kernel mode (`offset` for the fourier modes).
 
     Attributes:
         weight: Shape ``(out_channels, in_channels / groups, depth, height, width)``.
         bias: Shape ``(out_channels,)`` or None.
+        depth_position: Shape ``(out_channels, positions)`` or None: what is added to the answer on
+            volumes, interpolated over its depth.
 
     Raises:
         ValueError: naming the argument, when one cannot be honoured.
@@ -77,6 +107,7 @@ class CrossDConv(nn.Conv3d):
     """
 
     mode: KernelMode
+    depth_position: nn.Parameter | None
 
     def __init__(
         self,
@@ -116,55 +147,70 @@ class CrossDConv(nn.Conv3d):
             dtype,
         )
         self.mode = make_mode(kernel_mode, in_channels, size, device, dtype, **options)
+        self.depth_position = None
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve images ``(N, C, H, W)`` or volumes ``(N, C, D, H, W)``."""
         weight = self.kernel()
         if is_volume(x, self):
-            return self._conv_forward(x, weight, self.bias)
-        view = current_view()
-        views = maps = None
-        if isinstance(view, tuple) and isinstance(self.mode, OneOfThree):
-            views = self.mode.check(weight, x, view)
+            return self._volumes(x, weight)
+        view = current_view() if self.mode.has_views else 0
+        shift = self.mode.displacements(x)
+
+        def convolve(images: Tensor, axis: int, moved: Tensor | None) -> Tensor:
+            ends = [
+                i for i, own in enumerate(drop_axis(axis)(range(3))) if own in replicated_axes()
+            ]
+            margins = drop_axis(axis)(self.margins())
+            images, padding = pad_ends(images, margins, self.padding_mode, ends)
+            stride, dilation = in_plane(self.stride, axis), in_plane(self.dilation, axis)
+            if moved is None:
+                kernel = self.mode.fixed_kernel(weight, axis)
+                return F.conv2d(images, kernel, self.bias, stride, padding, dilation, self.groups)
+            maps = self.mode.maps(weight, moved, axis)
+            settings = Settings(stride, (padding[0], padding[1]), dilation, self.groups)
+            # The axis that is dropped goes first, so that the last two are those of the 2D kernels.
+            solid = weight.movedim(2 + axis, 2)
+            maps = maps.unflatten(2, weight.shape[2:]).movedim(2 + axis, 2).flatten(2)
+            return mapped_conv2d(images, solid, maps, self.bias, settings)
+
+        return _by_view(convolve, x, view, shift)
+
+    def _volumes(self, x: Tensor, weight: Tensor) -> Tensor:
+        shift = self.mode.displacements(x) if self.mode.moves_volumes else None
+        x, padding = pad_ends(x, self.margins(), self.padding_mode, replicated_axes())
+        settings = (self.stride, padding, self.dilation, self.groups)
+        if shift is None:
+            y = F.conv3d(x, weight, self.bias, *settings)
         else:
-            maps = self.mode.maps(weight, x, view)
-        left, right, top, bottom = margins = self._plane_margins()
-        padding = (top, left)
-        if self.padding_mode != "zeros" or (left, top) != (right, bottom):
-            mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
-            x, padding = F.pad(x, margins, mode), (0, 0)
-        stride, dilation = self._plane(self.stride), self._plane(self.dilation)
-
-        def convolve(images: Tensor, axis: int) -> Tensor:
-            kernel = self.mode.fixed_kernel(weight, axis)
-            return F.conv2d(images, kernel, self.bias, stride, padding, dilation, self.groups)
-
-        if views is not None:
-            return _by_view(convolve, x, views)
-        if maps is None:
-            return convolve(x, shared(view))
-        settings = Settings(stride, padding, dilation, self.groups)
-        return mapped_conv2d(x, weight, maps, self.bias, settings)
+            maps = self.mode.solid_maps(weight, shift)
+            y = conv3d_per_sample(x, weight, maps, self.bias, *settings)
+        if self.depth_position is not None:
+            y = y + at_depths(self.depth_position, y.shape[2]).to(y.dtype)
+        return y
 
     def kernel(self) -> Tensor:
         """Give the 3D kernel that both uses take: the weight, or what a subclass makes of it."""
         return self.weight
 
-    def _plane(self, values: Sequence[int]) -> tuple[int, int]:
-        return in_plane(values) if self.mode.has_views else (values[1], values[2])
+    def margins(self) -> Margins:
+        """Give what padding adds before and after each of depth, height and width."""
+        if self.padding == "valid":
+            return [(0, 0)] * 3
+        if isinstance(self.padding, str):
+            totals = [d * (k - 1) for d, k in zip(self.dilation, self.kernel_size, strict=True)]
+            return [(total // 2, total - total // 2) for total in totals]
+        return [(margin, margin) for margin in self.padding]
 
-    def _plane_margins(self) -> list[int]:
-        """Margins for `torch.nn.functional.pad`: last axis first, before and after."""
-        margins = self._reversed_padding_repeated_twice
-        before, after = margins[4::-2], margins[5::-2]  # (z, y, x)
-        (top, left), (bottom, right) = self._plane(before), self._plane(after)
-        return [left, right, top, bottom]
+    def least_depth(self) -> int:
+        """Return how many slices a volume must have at least."""
+        return self.dilation[0] * (self.kernel_size[0] - 1) + 1 - sum(self.margins()[0])
 
     def to_2d(self, view: int = 0) -> nn.Conv2d:
-        """Give the plain 2D layer of this view; the fourier mode is fixed at its mean pose."""
-        plane = kept(view if self.mode.has_views else 0)
-        weight = self.mode.fixed_kernel(self.kernel().detach(), view)
-        return fill(nn.Conv2d(**conv_settings(self, plane)), self, weight=weight)
+        """Give the plain 2D layer of this view; the fourier modes are fixed at their mean pose."""
+        axis = view if self.mode.has_views else 0
+        weight = self.mode.fixed_kernel(self.kernel().detach(), axis)
+        return fill(nn.Conv2d(**conv_settings(self, drop_axis(axis))), self, weight=weight)
 
     def to_3d(self, align: bool = False) -> nn.Conv3d:
         """Give the plain 3D layer; `align` moves a fourier kernel by its mean displacement."""
@@ -173,18 +219,49 @@ class CrossDConv(nn.Conv3d):
         return fill(nn.Conv3d(**conv_settings(self, tuple)), self, weight=weight)
 
 
+def at_depths(positions: Tensor, depth: int) -> Tensor:
+    """Interpolate an embedding of depth ``(C, P)`` linearly to ``(C, depth, 1, 1)``."""
+    rows = F.interpolate(positions[None], size=depth, mode="linear", align_corners=True)
+    return rows[0, :, :, None, None]
+
+
 def _by_view(
-    convolve: Callable[[Tensor, int], Tensor], x: Tensor, views: tuple[int, ...]
+    convolve: Callable[[Tensor, int, Tensor | None], Tensor],
+    x: Tensor,
+    view: View,
+    shift: Tensor | None,
 ) -> Tensor:
-    """Convolve the images of each view together: as much work as if they had one."""
-    axes = sorted(set(views))
-    parts = [[i for i, view in enumerate(views) if view == axis] for axis in axes]
+    """Convolve the images of each view together: as much work as if they had one.
+
+    Args:
+        convolve: Takes images, their view and their displacements.
+        x: All images, shape ``(N, C, H, W)``.
+        view: The axis that is dropped, or one for each image.
+        shift: Displacements ``(N, 3)`` or None.
+
+    Raises:
+        ValueError: "view has ..." when there are not as many views as images, "samples of one
+            batch ..." when their views make maps of different sizes.
+    """
+    if isinstance(view, int):
+        return convolve(x, view, shift)
+    if len(view) != x.shape[0]:
+        raise ValueError(f"view has {len(view)} entries for a batch of {x.shape[0]} images")
+    axes = sorted(set(view))
+    parts = [[i for i, own in enumerate(view) if own == axis] for axis in axes]
     order = [i for part in parts for i in part]
-    if order == list(range(len(views))):  # as training sorts them: nothing is copied
-        images = x.split([len(part) for part in parts])
-        answers = [convolve(one, axis) for one, axis in zip(images, axes, strict=True)]
+    in_order = order == list(range(len(view)))  # as training sorts them: nothing is copied
+    images = x.split([len(part) for part in parts]) if in_order else [x[part] for part in parts]
+    moved = [None if shift is None else shift[part] for part in parts]
+    answers = [convolve(*one) for one in zip(images, axes, moved, strict=True)]
+    if len({answer.shape[1:] for answer in answers}) > 1:
+        shapes = " and ".join(str(tuple(answer.shape[2:])) for answer in answers)
+        raise ValueError(
+            f"samples of one batch have different views, in which a layer makes maps of {shapes}: "
+            "put one view in a batch"
+        )
+    if in_order:
         return torch.cat(answers)
-    answers = [convolve(x[part], axis) for part, axis in zip(parts, axes, strict=True)]
     back = sorted(range(len(order)), key=order.__getitem__)
     return torch.cat(answers)[back]
 
@@ -192,29 +269,29 @@ def _by_view(
 class CrossDConvTranspose(nn.ConvTranspose3d):
     """A transposed 3D convolution that also takes images, see `CrossDConv`.
 
-    With a stride s along depth, outputs at different depths meet different taps. The projection
-    mode therefore takes the mean over the s classes of taps: the 2D layer is the average over
+    With a stride s along depth, outputs at different depths meet different taps. The modes that sum
+    therefore take the mean over the s classes of taps: the 2D layer is the average over
     depth of the 3D one, and equals it everywhere when the classes have equal sums.
 
     Args:
-        in_channels: As in `torch.nn.ConvTranspose2d`, like all up to `dtype`.
-        out_channels: See there.
+        in_channels: Channels of images and volumes.
+        out_channels: Channels of the answer.
         kernel_size: A number, or (height, width).
-        stride: Likewise.
-        padding: Likewise.
-        output_padding: Likewise.
-        groups: See there.
-        bias: See there.
+        stride: A number, or (height, width).
+        padding: A number, or (height, width).
+        output_padding: A number, or (height, width).
+        groups: Groups of channels that are convolved by themselves.
+        bias: Whether the answer has a learnt bias.
         dilation: A number, or (height, width).
         padding_mode: Only ``"zeros"``, as in torch.
-        device: See there.
-        dtype: See there.
-        kernel_mode: ``"projection"``, ``"slice"`` or ``"fourier"``.
+        device: Where parameters are made.
+        dtype: Of the parameters.
+        kernel_mode: ``"projection"``, ``"slice"``, ``"fourier"`` or ``"fourier-projection"``.
         depth_kernel_size: Size along depth; needed where height and width differ.
-        depth_stride: Likewise.
-        depth_padding: Likewise.
-        depth_output_padding: Likewise.
-        depth_dilation: Likewise.
+        depth_stride: Stride along depth; needed where height and width differ.
+        depth_padding: Padding along depth; needed where height and width differ.
+        depth_output_padding: Output padding along depth; needed where height and width differ.
+        depth_dilation: Dilation along depth; needed where height and width differ.
         **options: Of the kernel mode.
 
     Attributes:
@@ -275,43 +352,63 @@ class CrossDConvTranspose(nn.ConvTranspose3d):
     def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
         """Upsample images ``(N, C, H, W)`` or volumes ``(N, C, D, H, W)``."""
         if is_volume(x, self):
+            return self._volumes(x, output_size)
+        view = current_view() if self.mode.has_views else 0
+        shift = self.mode.displacements(x)
+
+        def upsample(images: Tensor, axis: int, moved: Tensor | None) -> Tensor:
+            settings = (self.stride, self.padding, self.kernel_size, self.dilation)
+            stride, padding, size, dilation = (
+                in_plane(cast(tuple[int, ...], value), axis) for value in settings
+            )
+            extra: Any = in_plane(self.output_padding, axis)
+            if output_size is not None:
+                extra = self._output_padding(
+                    x, output_size, list(stride), list(padding), list(size), 2, list(dilation)
+                )
+            if moved is None:
+                kernels = self.planar(axis).unsqueeze(0)
+            else:
+                maps = self.mode.maps(self.weight, moved, axis)
+                flat = torch.einsum("oik,npk->noip", self.weight.flatten(2), maps.to(x.dtype))
+                kernels = flat.unflatten(-1, size) / self._phases(axis)
+            return conv_transpose2d_per_sample(
+                images, kernels, self.bias, stride, padding, tuple(extra), self.groups, dilation
+            )
+
+        return _by_view(upsample, x, view, shift)
+
+    def _volumes(self, x: Tensor, output_size: list[int] | None) -> Tensor:
+        shift = self.mode.displacements(x) if self.mode.moves_volumes else None
+        if shift is None:
             return super().forward(x, output_size)
-        plane = in_plane if self.mode.has_views else (lambda values: (values[1], values[2]))
-        stride, padding = plane(self.stride), plane(cast(tuple[int, ...], self.padding))
-        size, dilation = plane(self.kernel_size), plane(self.dilation)
-        extra: Any = plane(self.output_padding)
-        if output_size is not None:
-            extra = self._output_padding(
-                x, output_size, list(stride), list(padding), list(size), 2, list(dilation)
-            )
-        view = current_view()
-
-        def upsample(images: Tensor, axis: int) -> Tensor:
-            kernel = self._planar(axis)
-            return F.conv_transpose2d(
-                images, kernel, self.bias, stride, padding, extra, self.groups, dilation
-            )
-
-        if isinstance(self.mode, OneOfThree):
-            if isinstance(view, int):
-                return upsample(x, view)
-            return _by_view(upsample, x, self.mode.check(self.weight, x, view))
-        kernels = self.mode.kernels(self.weight, x, view)
-        return conv_transpose2d_per_sample(
-            x, kernels, self.bias, stride, padding, (extra[0], extra[1]), self.groups, dilation
+        extra = self._output_padding(
+            x,
+            output_size,
+            list(self.stride),
+            list(cast(tuple[int, ...], self.padding)),
+            list(self.kernel_size),
+            3,
+            list(self.dilation),
+        )
+        maps = self.mode.solid_maps(self.weight, shift)
+        settings = (self.stride, self.padding, extra, self.groups, self.dilation)
+        return conv3d_per_sample(
+            x, self.weight, maps, self.bias, *settings, convolve=F.conv_transpose3d
         )
 
-    def _planar(self, axis: int) -> Tensor:
+    def planar(self, axis: int) -> Tensor:
         """The 2D kernel of a view, over the classes of taps where it is their sum."""
-        kernel = self.mode.fixed_kernel(self.weight, axis)
-        phases = min(self.stride[axis], self.kernel_size[axis]) if self.mode.sums else 1
-        return kernel / phases
+        return self.mode.fixed_kernel(self.weight, axis) / self._phases(axis)
+
+    def _phases(self, axis: int) -> int:
+        return min(self.stride[axis], self.kernel_size[axis]) if self.mode.sums else 1
 
     def to_2d(self, view: int = 0) -> nn.ConvTranspose2d:
         """Give the plain 2D layer of this view, see `CrossDConv.to_2d`."""
-        plane = kept(view if self.mode.has_views else 0)
-        weight = self._planar(view).detach()
-        return fill(nn.ConvTranspose2d(**conv_settings(self, plane)), self, weight=weight)
+        axis = view if self.mode.has_views else 0
+        weight = self.planar(axis).detach()
+        return fill(nn.ConvTranspose2d(**conv_settings(self, drop_axis(axis))), self, weight=weight)
 
     def to_3d(self, align: bool = False) -> nn.ConvTranspose3d:
         """Give the plain 3D layer, see `CrossDConv.to_3d`."""
@@ -322,12 +419,23 @@ class CrossDConvTranspose(nn.ConvTranspose3d):
 
 def has_views(net: nn.Module) -> bool:
     """Tell whether the view matters to a network."""
-    return any(isinstance(m, CrossDConv) and m.mode.has_views for m in net.modules())
+    kinds = (CrossDConv, CrossDConvTranspose)
+    return any(isinstance(m, kinds) and m.mode.has_views for m in net.modules())
 
 
 def mixes_views(net: nn.Module) -> bool:
-    """Tell whether images of one batch may differ in view: all that a layer does is a cube."""
-    names = ("kernel_size", "stride", "padding", "dilation", "output_padding")
-    found = [getattr(m, name, None) for m in net.modules() for name in names]
-    cubes = all(len(set(sides)) == 1 for sides in found if isinstance(sides, tuple) and sides)
-    return cubes and all(getattr(m, "mixes_views", True) for m in net.modules())
+    """Tell whether images of one batch may differ in view: maps have one size in all views."""
+    kinds = (CrossDConv, CrossDConvTranspose)
+    return all(_is_cubic(m) for m in net.modules() if isinstance(m, kinds))
+
+
+def _is_cubic(conv: Any) -> bool:
+    """Tell whether a layer changes the size of all axes alike."""
+    if isinstance(conv, CrossDConv):
+        sums: list[int] = [before + after for before, after in conv.margins()]
+    else:
+        pairs = zip(conv.padding, conv.output_padding, strict=True)
+        sums = [2 * padding - extra for padding, extra in pairs]
+    reach = [d * (k - 1) for d, k in zip(conv.dilation, conv.kernel_size, strict=True)]
+    fits = [total - own for total, own in zip(sums, reach, strict=True)]
+    return len(set(conv.stride)) == 1 and len(set(fits)) == 1

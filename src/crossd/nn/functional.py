@@ -4,6 +4,7 @@ Kernels are indexed ``(out, in / groups, z, y, x)`` and displacements ``(z, y, x
 Nothing here keeps state, needs complex numbers or looks at modules.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -233,20 +234,71 @@ def central(weight: Tensor, axis: int) -> Tensor:
     return middle
 
 
-def lift(weight: Tensor, depth: int, how: str = "center", stride: int = 1) -> Tensor:
+def depth_taps(size: int, stride: int, padding: int = 0) -> tuple[int, int]:
+    """Choose the size and padding along depth of a kernel that strides along depth.
+
+    A kernel smaller than its stride would drop slices. It gets as many taps more on both sides as
+    make its windows overlap; the number of slices that it gives stays the same.
+
+    Args:
+        size: Taps of the 2D kernel along the axis that depth copies.
+        stride: Stride along depth.
+        padding: Padding of the 2D kernel along that axis.
+
+    Returns:
+        Size and padding along depth.
+
+    Example:
+        >>> depth_taps(1, 2), depth_taps(3, 2, 1)
+        ((3, 1), (3, 1))
+    """
+    more = max(0, stride - size)
+    return size + 2 * more, padding + more
+
+
+def depth_profile(size: int, stride: int) -> Tensor:
+    """Weights that spread a 2D kernel over depth where a layer strides, so that no slice is lost.
+
+    Binomial weights, or the mean for patches (kernel = stride). They sum to one.
+
+    Args:
+        size: Taps along depth.
+        stride: Stride along depth, above 1.
+
+    Returns:
+        Weights, shape ``(size,)``, in float64.
+
+    Example:
+        >>> depth_profile(3, 2).tolist(), depth_profile(2, 2).tolist()
+        ([0.25, 0.5, 0.25], [0.5, 0.5])
+    """
+    counts = [1] * size if size == stride else [math.comb(size - 1, i) for i in range(size)]
+    return torch.tensor(counts, dtype=torch.float64) / sum(counts)
+
+
+def lift(
+    weight: Tensor,
+    depth: int,
+    how: str = "center",
+    stride: int = 1,
+    transposed: bool = False,
+    spread: bool = True,
+) -> Tensor:
     """Place a 2D kernel in a 3D one so that the sum over depth gives it back.
 
     ``"center"`` puts it at the central slice, ``"inflate"`` spreads it evenly over all slices
     (Carreira & Zisserman 2017), ``"triplanar"`` is the mean of its central placements in the
-    three planes, whose sum over depth is not the 2D kernel.
+    three planes, whose sum over depth is not the 2D kernel. Where the layer strides along depth, a
+    central placement would leave slices out that nothing looks at: `depth_profile` takes its place.
 
     Args:
         weight: 2D kernel, shape ``(O, I, y, x)``.
         depth: Depth of the 3D kernel.
         how: ``"center"``, ``"inflate"`` or ``"triplanar"``.
-        stride: Depth stride of a *transposed* convolution, 1 for others. Its outputs at
-            different depths meet different taps, so every class of taps modulo the stride
-            receives the whole kernel.
+        stride: Stride along depth.
+        transposed: Whether the convolution is transposed. Its outputs at different depths meet
+            different taps, so every class of taps modulo the stride receives the whole kernel.
+        spread: False places the kernel at the central slice of strided layers too.
 
     Returns:
         Shape ``(O, I, depth, y, x)``.
@@ -257,19 +309,23 @@ def lift(weight: Tensor, depth: int, how: str = "center", stride: int = 1) -> Te
     Example:
         >>> lift(torch.ones(1, 1, 1, 1), 3, "center").flatten()
         tensor([0., 1., 0.])
+        >>> lift(torch.ones(1, 1, 1, 1), 3, "center", stride=2).flatten()
+        tensor([0.2500, 0.5000, 0.2500])
     """
-    phases = min(stride, depth)
+    if how not in ("center", "inflate", "triplanar"):
+        raise ValueError(f"lift (={how!r}) must be 'center', 'inflate' or 'triplanar'")
     place = torch.arange(depth, device=weight.device)
+    phases = min(stride, depth) if transposed else 1
     if how == "inflate":
         shares = torch.bincount(place % phases, minlength=phases)[place % phases]
         profile = 1 / shares.to(weight.dtype)
-    elif how in ("center", "triplanar"):
+    elif stride > 1 and spread and not transposed and depth >= stride:
+        profile = depth_profile(depth, stride).to(weight)
+    else:
         start = (depth - phases + 1) // 2
         profile = ((place >= start) & (place < start + phases)).to(weight.dtype)
-    else:
-        raise ValueError(f"lift (={how!r}) must be 'center', 'inflate' or 'triplanar'")
     axial = weight.unsqueeze(2) * profile.view(-1, 1, 1)  # (o, i, z, y, x)
-    if how != "triplanar":
+    if how != "triplanar" or weight[0, 0].numel() == 1:  # one pixel lies in all planes alike
         return axial
     if not depth == weight.shape[2] == weight.shape[3]:
         size = (depth, *weight.shape[2:])
@@ -295,11 +351,11 @@ def conv_transpose2d_per_sample(
         x: Images, shape ``(N, C, H, W)``.
         kernels: Shape ``(N, C, O / groups, y, x)``; with a first size of 1 all share one.
         bias: Shape ``(O,)``.
-        stride: As in `torch.nn.functional.conv_transpose2d`, like all that follow.
-        padding: Likewise.
-        output_padding: Likewise.
+        stride: Steps between the places of one pixel's and the next one's outputs.
+        padding: Pixels that are cut from both ends of each axis.
+        output_padding: Pixels that are added at the end of each axis.
         groups: Groups of channels within an image.
-        dilation: Likewise.
+        dilation: Steps between the taps of the kernel.
 
     Returns:
         Shape ``(N, O, H', W')``.

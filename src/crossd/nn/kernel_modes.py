@@ -1,13 +1,14 @@
 """Kernel modes: how a 2D kernel is taken from a 3D one, and the view it is taken in.
 
 A mode is a small module that says how the 2D kernel is made of the 3D one: a `fixed_kernel` that
-the whole batch shares, or a linear map for each sample (`maps`). To add one, write such a class
-and put it in `KERNEL_MODES`; nothing else changes.
+the whole batch shares, or a linear map for each sample (`maps`) that its displacement gives. To add
+one, write such a class and put it in `KERNEL_MODES`; nothing else changes.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -24,12 +25,27 @@ from crossd.nn.functional import (
 )
 
 VIEWS = ("axial", "coronal", "sagittal")
-"""A view is named after the plane that stays; its index is the axis that goes (z, y, x)."""
+"""A view is named after the plane that stays; its index is the axis that is dropped (z, y, x)."""
 
 View = int | tuple[int, ...]
-"""The axis that goes, for all samples or one a sample."""
+"""The axis that slicing drops: one for the whole batch, or one for each image."""
 
-_view: ContextVar[View | None] = ContextVar("crossd_view", default=None)
+
+class _Chosen(threading.local):
+    """What the surrounding contexts chose, for each thread by itself.
+
+    Attributes:
+        view: The view that `view` set, or None.
+        replicated: Axes (0, 1, 2) at whose ends volumes are continued by their last slice.
+        resume: Makes a context that brings back, in any thread, what holds now; None for nothing.
+    """
+
+    view: View | None = None
+    replicated: tuple[int, ...] = ()
+    resume: Callable[[], AbstractContextManager[None]] | None = None
+
+
+_chosen = _Chosen()
 
 
 def _axis(name: str | int) -> int:
@@ -42,7 +58,7 @@ def _axis(name: str | int) -> int:
 
 @contextmanager
 def view(name: str | int | Sequence[str | int]) -> Iterator[None]:
-    """Set the view in which the projection and slice modes take 2D kernels.
+    """Set the view in which 2D kernels are taken of 3D ones, for this thread.
 
     The view is the same in all layers. Match it to the orientation of the images where that is
     known (an axial slice of a volume has the axial view). Outside of this context manager a
@@ -50,7 +66,7 @@ def view(name: str | int | Sequence[str | int]) -> Iterator[None]:
     axial one in evaluation.
 
     Args:
-        name: ``"axial"``, ``"coronal"``, ``"sagittal"`` (or the axis that goes: 0, 1, 2), a
+        name: ``"axial"``, ``"coronal"``, ``"sagittal"`` (or the axis that is dropped: 0, 1, 2), a
             sequence with one of these per sample, or ``"random"``, which draws one on entering.
 
     Raises:
@@ -63,7 +79,7 @@ def view(name: str | int | Sequence[str | int]) -> Iterator[None]:
     """
     value: View
     if name == "random":
-        value = _draw()
+        value = draw_view(range(len(VIEWS)))
     elif isinstance(name, str | int):
         value = _axis(name)
     else:
@@ -72,40 +88,84 @@ def view(name: str | int | Sequence[str | int]) -> Iterator[None]:
             raise ValueError("view (=[]) must name at least one view")
         if len(set(value)) == 1:  # one shared kernel is an ordinary convolution
             value = value[0]
-    token = _view.set(value)
+    before, _chosen.view = _chosen.view, value
     try:
         yield
     finally:
-        _view.reset(token)
+        _chosen.view = before
+
+
+@contextmanager
+def replicated_ends(axes: tuple[int, ...]) -> Iterator[None]:
+    """Let padding continue volumes by their last slice, along these axes, instead of by zeros.
+
+    Args:
+        axes: Of (z, y, x): 0, 1, 2.
+    """
+    before, _chosen.replicated = _chosen.replicated, axes
+    try:
+        yield
+    finally:
+        _chosen.replicated = before
+
+
+@contextmanager
+def resumable(resume: Callable[[], AbstractContextManager[None]]) -> Iterator[None]:
+    """Let what recomputes a part of the network later know how to bring back this context.
+
+    Args:
+        resume: Makes a context that brings it back.
+    """
+    before, _chosen.resume = _chosen.resume, resume
+    try:
+        yield
+    finally:
+        _chosen.resume = before
+
+
+def current_resume() -> Callable[[], AbstractContextManager[None]]:
+    """Return what brings back the present context: a run of a network, or the view alone."""
+    if _chosen.resume is not None:
+        return _chosen.resume
+    return nullcontext if _chosen.view is None else partial(view, _chosen.view)
+
+
+def replicated_axes() -> tuple[int, ...]:
+    """Return the axes that `replicated_ends` chose."""
+    return _chosen.replicated
 
 
 def current_view() -> View:
     """Return the view that is set, or the axial one."""
-    value = _view.get()
-    return 0 if value is None else value
+    return 0 if _chosen.view is None else _chosen.view
 
 
-def shared(view: View) -> int:
+def batch_view(view: View) -> int:
     """Give the view of a whole batch; the first where a mode does not look at views."""
     return view if isinstance(view, int) else view[0]
 
 
 def view_is_set() -> bool:
     """Tell whether a surrounding `view` context chose the view."""
-    return _view.get() is not None
+    return _chosen.view is not None
 
 
-def _draw() -> int:
-    return int(torch.randint(len(VIEWS), ()))
+def draw_view(among: Sequence[int]) -> int:
+    """Draw a view from torch's generator."""
+    return int(among[int(torch.randint(len(among), ()))])
 
 
-def in_plane(values: Sequence[int]) -> tuple[int, int]:
-    """Take from one value per axis (z, y, x) the two of the axes that stay in the current view.
+def in_plane(values: Sequence[Any], view: View | None = None) -> tuple[Any, Any]:
+    """Take from one value per axis (z, y, x) the two of the axes that stay in a view.
+
+    Args:
+        values: One value for each of depth, height and width.
+        view: The axis that is dropped, or one for each image; None takes the current view.
 
     Raises:
         ValueError: "samples of one batch ..." when the samples' views would need different values.
     """
-    current = current_view()
+    current = current_view() if view is None else view
     axes = set(current) if isinstance(current, tuple) else {current}
     pairs = {(values[1 if axis == 0 else 0], values[1 if axis == 2 else 2]) for axis in axes}
     if len(pairs) > 1:
@@ -122,19 +182,22 @@ class KernelMode(nn.Module):
     Attributes:
         name: The name `crossd.convert` knows it by.
         has_views: Whether the current view matters; if not, the axial plane is used.
-        sums: Whether the 2D kernel is the sum of all slices (then it agrees with the 3D use).
+        sums: Whether the 2D kernel is the sum of all slices: only then does a volume that repeats
+            an image get the image's answer.
+        moves_volumes: Whether volumes move the 3D kernel as images do.
         options: Names of further arguments of the constructor.
 
     Args:
         in_channels: Channels of the layer's images.
         kernel_size: Size (z, y, x) of the layer's kernel.
-        device: As in torch.nn.
-        dtype: As in torch.nn.
+        device: Where parameters are made.
+        dtype: Of the parameters.
     """
 
     name: ClassVar[str]
     has_views: ClassVar[bool]
     sums: ClassVar[bool]
+    moves_volumes: ClassVar[bool] = False
     options: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(
@@ -147,10 +210,10 @@ class KernelMode(nn.Module):
     ) -> None:
         super().__init__()
 
-    def maps(self, weight: Tensor, x: Tensor, view: View) -> Tensor | None:
-        """Give the linear map from the 3D to the 2D kernel of each image, ``(N, K^2, K^3)``.
+    def displacements(self, x: Tensor) -> Tensor | None:
+        """Predict how far each image or volume moves the kernel [voxels], shape ``(N, 3)``.
 
-        None where all images share the `fixed_kernel`: then the layer is one plain convolution.
+        None where all share the kernel as it stands: then the layer is one plain convolution.
         """
         return None
 
@@ -158,12 +221,27 @@ class KernelMode(nn.Module):
         """Take the one 2D kernel, shape ``(O, I, K, K)``, that a plain 2D layer would use."""
         raise NotImplementedError
 
-    def kernels(self, weight: Tensor, x: Tensor, view: View) -> Tensor:
-        """Take 2D kernels, shape ``(N or 1, O, I, K, K)``, for images `x` in `view`."""
-        maps = self.maps(weight, x, view)
-        if maps is None:
-            return self.fixed_kernel(weight, shared(view)).unsqueeze(0)
-        return map_kernel(weight, maps).unflatten(-1, weight.shape[3:])
+    def maps(self, weight: Tensor, shift: Tensor, view: int) -> Tensor:
+        """Give the linear map from the 3D to the 2D kernel of each image, ``(N, K^2, K^3)``.
+
+        Args:
+            weight: The 3D kernel, shape ``(O, I, K, K, K)``.
+            shift: What `displacements` gave for the images.
+            view: The axis that is dropped.
+        """
+        raise NotImplementedError
+
+    def solid_maps(self, weight: Tensor, shift: Tensor) -> Tensor:
+        """Give the linear map from the 3D kernel to that of each volume, ``(N, K^3, K^3)``."""
+        return shift_map(shift, (weight.shape[2], weight.shape[3], weight.shape[4]))
+
+    def kernels(self, weight: Tensor, x: Tensor, view: int) -> Tensor:
+        """Take 2D kernels, shape ``(N or 1, O, I, K, K)``, for images `x` in a view."""
+        shift = self.displacements(x)
+        if shift is None:
+            return self.fixed_kernel(weight, view).unsqueeze(0)
+        size = in_plane(weight.shape[2:], view)
+        return map_kernel(weight, self.maps(weight, shift, view)).unflatten(-1, size)
 
     def aligned(self, weight: Tensor) -> Tensor:
         """Move a 3D kernel to where it stood, on average, in 2D training."""
@@ -174,33 +252,7 @@ class KernelMode(nn.Module):
         return weight
 
 
-class OneOfThree(KernelMode):
-    """A mode whose 2D kernel is a function of the weight and the view alone."""
-
-    has_views = True
-
-    def maps(self, weight: Tensor, x: Tensor, view: View) -> Tensor | None:
-        """See `KernelMode.maps`: one row of 0 and 1 a place, where samples differ in view."""
-        if isinstance(view, int):
-            return None
-        self.check(weight, x, view)
-        places = weight[0, 0].numel()
-        every = torch.eye(places, dtype=weight.dtype, device=weight.device)
-        cubes = every.unflatten(1, weight.shape[2:]).unsqueeze(1)  # (K^3, 1, K, K, K)
-        each = [self.fixed_kernel(cubes, axis).flatten(1).t() for axis in range(len(VIEWS))]
-        return torch.stack([each[axis] for axis in view])
-
-    def check(self, weight: Tensor, x: Tensor, view: tuple[int, ...]) -> tuple[int, ...]:
-        """Return one view a sample, or raise where these do not fit the images or the kernel."""
-        if len(view) != x.shape[0]:
-            raise ValueError(f"view has {len(view)} entries for a batch of {x.shape[0]} images")
-        if len(set(weight.shape[2:])) > 1:
-            size = tuple(weight.shape[2:])
-            raise ValueError(f"one view a sample needs a cubic kernel, got size {size}")
-        return view
-
-
-class Projection(OneOfThree):
+class Projection(KernelMode):
     """The sum of the 3D kernel along the axis of the view.
 
     On a volume that does not vary along that axis, the 3D convolution gives what the 2D one
@@ -208,6 +260,7 @@ class Projection(OneOfThree):
     """
 
     name = "projection"
+    has_views = True
     sums = True
 
     def fixed_kernel(self, weight: Tensor, view: int) -> Tensor:
@@ -215,10 +268,11 @@ class Projection(OneOfThree):
         return project(weight, view)
 
 
-class Slice(OneOfThree):
+class Slice(KernelMode):
     """The central slice of the 3D kernel across the axis of the view. Kept for comparison."""
 
     name = "slice"
+    has_views = True
     sums = False
 
     def fixed_kernel(self, weight: Tensor, view: int) -> Tensor:
@@ -254,7 +308,12 @@ class PosePredictor(nn.Sequential):
         )
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Predict poses of images ``(N, C, H, W)``: unit axes ``(N, 3)``, angles ``(N,)`` [rad]."""
+        """Predict poses of images ``(N, C, H, W)``: unit axes ``(N, 3)``, angles ``(N,)`` [rad].
+
+        Volumes ``(N, C, D, H, W)`` have poses too: 1x1 convolutions and pooling know no rank.
+        """
+        if x.dim() == 5:
+            x = x.flatten(2, 3)
         if x.device.type == "cpu" and not torch.compiler.is_exporting():
             # Products over channels want them last in memory.
             x = x.contiguous(memory_format=torch.channels_last)
@@ -318,8 +377,11 @@ class Fourier(KernelMode):
         """Show the offset."""
         return f"offset={self.offset}"
 
-    def maps(self, weight: Tensor, x: Tensor, view: View) -> Tensor | None:
-        """See `KernelMode.maps`; `view` plays no part."""
+    def displacements(self, x: Tensor) -> Tensor | None:
+        """See `KernelMode.displacements`; in training their running mean follows.
+
+        None for kernels of one voxel, and at the mean pose.
+        """
         if self.predictor is None or (self.fixed_pose and not self.training):
             return None
         axis, angle = self.predictor(x)
@@ -328,6 +390,10 @@ class Fourier(KernelMode):
             with torch.no_grad():
                 mean = shift.mean(0).to(self.mean_displacement.dtype)
                 self.mean_displacement.lerp_(mean, self.momentum)
+        return shift
+
+    def maps(self, weight: Tensor, shift: Tensor, view: int) -> Tensor:
+        """See `KernelMode.maps`: the central slice of the moved kernel; `view` plays no part."""
         size = (weight.shape[2], weight.shape[3], weight.shape[4])
         return shift_map(shift, size, depth=size[0] // 2)
 
@@ -350,8 +416,31 @@ class Fourier(KernelMode):
         return shift_kernel(weight, weight.new_full((3,), -self.offset))
 
 
+class FourierProjection(Fourier):
+    """The paper's learned displacement with a sum along the view: moved, and then projected.
+
+    Each image moves the 3D kernel by its own displacement, and the moved kernel is summed along
+    the axis of the view. The predictor has no rank, so each volume moves the 3D kernel in the
+    same way, and a volume that repeats an image gets the image's answer.
+    """
+
+    name = "fourier-projection"
+    has_views = True
+    sums = True
+    moves_volumes = True
+
+    def maps(self, weight: Tensor, shift: Tensor, view: int) -> Tensor:
+        """See `KernelMode.maps`: the moved kernel, summed along the axis of the view."""
+        cubes = self.solid_maps(weight, shift).unflatten(1, weight.shape[2:])  # (n, z, y, x, K^3)
+        return cubes.sum(1 + view).flatten(1, 2)
+
+    def fixed_kernel(self, weight: Tensor, view: int) -> Tensor:
+        """The kernel at the mean displacement of training, summed along the axis of the view."""
+        return project(self.aligned(weight), view)
+
+
 KERNEL_MODES: dict[str, type[KernelMode]] = {
-    mode.name: mode for mode in (Projection, Slice, Fourier)
+    mode.name: mode for mode in (Projection, Slice, Fourier, FourierProjection)
 }
 
 

@@ -105,6 +105,34 @@ def mapped_conv2d(
     return y if bias is None else y + bias.to(y.dtype).view(-1, 1, 1)
 
 
+def conv3d_per_sample(
+    x: Tensor,
+    weight: Tensor,
+    maps: Tensor,
+    bias: Tensor | None,
+    *settings: Any,
+    convolve: Any = F.conv3d,
+) -> Tensor:
+    """Convolve every volume with a 3D kernel that its own linear map makes of one 3D kernel.
+
+    Args:
+        x: Volumes, shape ``(N, C, D, H, W)``.
+        weight: Kernel, shape ``(O, C / groups, z, y, x)``.
+        maps: Shape ``(N, z * y * x, z * y * x)``.
+        bias: Shape ``(O,)`` or None.
+        *settings: The arguments of `convolve` after the bias.
+        convolve: `torch.nn.functional.conv3d` or `conv_transpose3d`.
+
+    Returns:
+        Shape ``(N, O, D', H', W')``.
+    """
+    if x.shape[0] == 0:  # a loop over nothing has no shape
+        return convolve(x, weight, bias, *settings)
+    moved = map_kernel(weight, maps).unflatten(-1, weight.shape[2:]).to(x.dtype)
+    answers = [convolve(x[i : i + 1], moved[i], bias, *settings) for i in range(x.shape[0])]
+    return torch.cat(answers)
+
+
 def _products(x: Tensor, weight: Tensor, maps: Tensor, settings: Settings) -> Tensor:
     """Make kernels and patches and multiply them, for graphs whose batch and size stay free.
 

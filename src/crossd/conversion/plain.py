@@ -1,0 +1,260 @@
+"""Out of Cross-D again: plain networks of one rank, for deployment.
+
+Where the same code with the layers of the other rank does what the folded network does, the
+result is made of torch.nn's layers and needs no crossd. Else it folds: its code stays, and the
+modules keep the classes that fold. Which one it is, is found by running both with every weight
+moved at random.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from crossd.conversion import verify
+from crossd.conversion.convert import copied, known_view, require_ties, turned
+from crossd.conversion.report import account
+from crossd.conversion.state import Folded, State, source_class
+from crossd.errors import InputError
+from crossd.nn.checkpointing import checkpoint_activations
+from crossd.nn.conv import CrossDConv, CrossDConvTranspose
+from crossd.nn.kernel_modes import make_mode, view
+from crossd.nn.layers import depth_axis, drop_axis
+
+PLAIN, FOLDING = (
+    "plain: layers of torch.nn, nothing of crossd",
+    "it folds: its code has the other rank",
+)
+
+
+def to_2d(net: nn.Module, view: str = "axial") -> nn.Module:
+    """Turn a Cross-D network into a 2D network.
+
+    Args:
+        net: A network made by `convert` or `acs`. It is not changed.
+        view: The view whose 2D kernels are kept. The fourier mode has none: its kernels are
+            fixed at the mean displacement of training.
+
+    Returns:
+        The 2D network, with its report at `conversion`: of torch.nn's layers where the network was
+        made of a 2D one, or where the code of the 3D one works on images as it is.
+
+    Raises:
+        InputError: "the network has no Cross-D layer", "view ..." for an unknown one, or
+            "cannot convert ..." for a layer with forward hooks.
+    """
+    axis = known_view(view)
+    why = f"taken in the {view} view"
+    result: Any = _turned(net, 2, axis, lambda layer: layer.to_2d(axis), why)
+    if hasattr(result, "recipe"):
+        result.recipe["mode_options"]["view"] = view
+    return result
+
+
+def to_3d(net: nn.Module, align: bool = False) -> nn.Module:
+    """Turn a Cross-D network into a 3D network.
+
+    Args:
+        net: A network made by `convert` or `acs`. It is not changed.
+        align: Move the kernels of the fourier modes by their mean displacement in training.
+
+    Returns:
+        The 3D network, with its report at `conversion`: of torch.nn's layers where the network was
+        made of a 3D one, or where the code of the 2D one works on volumes as it is.
+
+    Raises:
+        InputError: "the network has no Cross-D layer", or "cannot convert ..." for a layer with
+            forward hooks.
+    """
+    modes = {getattr(getattr(m, "mode", None), "name", "") for m in net.modules()}
+    if align and not modes & {"fourier", "fourier-projection"}:
+        _require_cross(net)
+        raise InputError("align is for the fourier modes, whose kernels are displaced in training")
+    why = "moved by the mean displacement" if align else "kept"
+    return _turned(net, 3, 0, lambda layer: layer.to_3d(align), why, align)
+
+
+def _turned(
+    net: Any, rank: int, axis: int, plain: Callable[[Any], nn.Module], why: str, align: bool = False
+) -> nn.Module:
+    """Bring a network into one rank: plain if that gives the same answers, else folding."""
+    _require_cross(net)
+    state: State = net.crossd_state
+    recipe = getattr(net, "recipe", None)
+    known = None if recipe is None else recipe["mode_options"].get("decided", {}).get("plain")
+    if rank == state.folding.rank:
+        is_plain = not (rank == 3 and not align and _moves_volumes(net))
+    elif known is not None:
+        is_plain = bool(known)
+    else:
+        moves = rank == 3 and not align and _moves_volumes(net)
+        is_plain = not moves and _works_as_it_is(net, rank, axis, plain)
+    result: Any = _plain(net, rank, axis, plain) if is_plain else _settled(net, rank, axis, align)
+    if recipe is not None:
+        decided = {**recipe["mode_options"].get("decided", {}), "plain": is_plain}
+        options = {**recipe["mode_options"], "decided": decided}
+        result.recipe = {**recipe, "form": f"{rank}d", "mode_options": options}
+    result.conversion = account(net, result, why, (PLAIN if is_plain else FOLDING,))
+    return result
+
+
+def _require_cross(net: nn.Module) -> None:
+    if not isinstance(net, Folded) or net.crossd_state is None:
+        raise InputError("the network has no Cross-D layer: convert it first with crossd.convert")
+
+
+def _moves_volumes(net: nn.Module) -> bool:
+    """Tell whether volumes choose their own kernels, which no layer of torch.nn can do."""
+    return any(getattr(getattr(m, "mode", None), "moves_volumes", False) for m in net.modules())
+
+
+def _works_as_it_is(net: Any, rank: int, axis: int, plain: Callable[[Any], nn.Module]) -> bool:
+    """Tell whether the code, with layers of the other rank, does what the folded network does."""
+    moved: Any = verify.perturbed(net)
+    try:
+        attempt = _plain(moved, rank, axis, plain)
+        given = verify.example_for(moved, moved.crossd_state.folding.rank)[0]
+    except Exception:  # whatever code that was made for the other rank may raise
+        return False
+    for x in _inputs(given, rank, axis):
+        try:
+            return _same(moved, attempt, x, axis)
+        except Exception:  # too few slices perhaps
+            continue
+    return False
+
+
+def _inputs(given: Tensor, rank: int, axis: int) -> list[Tensor]:
+    """Make inputs of the other rank, whose axes differ in size."""
+    if rank == 2:
+        return [given.select(2 + axis, 0)]
+    shape = given.shape
+    generator = torch.Generator().manual_seed(0)
+    sizes = [(*shape[:2], depth, *shape[2:]) for depth in (16, 3 * min(shape[2:]))]
+    return [torch.randn(size, generator=generator).to(given) for size in sizes]
+
+
+def _same(net: nn.Module, attempt: nn.Module, x: Tensor, axis: int) -> bool:
+    """Compare two networks in both modes; what has chance in training is compared without."""
+    for training in (False, True):
+        answers = []
+        for one in (net, attempt):
+            one.train(training)
+            with torch.no_grad(), view(axis), verify.Still():
+                answers.append([v for v in tree_leaves(one(x)) if isinstance(v, Tensor)])
+        if [v.shape for v in answers[0]] != [v.shape for v in answers[1]]:
+            return False
+        if verify.difference(*answers) > verify.TOLERATED / 10:
+            return False
+    return True
+
+
+def _plain(net: Any, rank: int, axis: int, plain: Callable[[Any], nn.Module]) -> nn.Module:
+    """Copy a network with every layer of ours replaced, and its own classes given back."""
+    stages = net.crossd_state.folding.stages
+    if len(stages) > 1:
+        raise InputError("depth strides that differ between stages: its pools cannot tell theirs")
+    depth_stride = stages[0][1] if stages else None
+
+    def change(module: nn.Module, path: str) -> nn.Module | None:
+        if hasattr(module, "to_3d"):
+            _require_no_hooks(module, path)
+            return plain(module)
+        if isinstance(module, Folded):
+            folded: Any = module
+            folded.__class__ = source_class(module)
+            del module.__dict__["crossd_state"]
+        if type(module).__module__.startswith("torch.nn.modules"):
+            _change_rank(module, rank, axis, depth_stride)
+        return None
+
+    result = turned(_copy(net), change)
+    require_ties(net, result)
+    return result
+
+
+def _copy(net: nn.Module) -> nn.Module:
+    return checkpoint_activations(copied(net), enabled=False)
+
+
+def _require_no_hooks(module: nn.Module, path: str) -> None:
+    if module._forward_hooks or module._forward_pre_hooks:
+        raise InputError(
+            f"cannot convert {verify.named(module, path)}: it has forward hooks that would be "
+            "lost; remove them first"
+        )
+
+
+def _change_rank(layer: Any, rank: int, axis: int, depth_stride: int | None) -> None:
+    """Make a layer of torch.nn without kernels one of a rank, in place, if it is of the other one.
+
+    Args:
+        layer: The layer.
+        rank: The rank that is wanted.
+        axis: The axis that images lack.
+        depth_stride: Of pools that stride; None copies the plane's.
+    """
+    name, own = type(layer).__name__, "2d" if rank == 3 else "3d"
+    if name in ("Upsample", "UpsamplingNearest2d", "UpsamplingBilinear2d"):
+        if layer.mode.endswith("linear"):
+            layer.mode = "trilinear" if rank == 3 else "bilinear"
+    elif not name.endswith(own):
+        return
+    if type(layer).__module__ == "torch.nn.modules.padding":
+        pairs = [layer.padding[i : i + 2] for i in range(0, len(layer.padding), 2)]  # x, y, (z)
+        pairs = [*pairs, pairs[1]] if rank == 3 else pairs[: 2 - axis] + pairs[3 - axis :]
+        layer.padding = tuple(margin for both in pairs for margin in both)
+    else:
+        which = depth_axis(getattr(layer, "kernel_size", 0))
+        for setting in SETTINGS:
+            value = getattr(layer, setting, None)
+            if isinstance(value, tuple | list):
+                wide = (value[which], *value) if rank == 3 else drop_axis(axis)(value)
+                setattr(layer, setting, tuple(wide))
+        if rank == 3 and depth_stride is not None and hasattr(layer, "kernel_size"):
+            _stride_depth(layer, depth_stride)
+    if not name.startswith("Upsampl"):
+        layer.__class__ = getattr(nn, name[:-2] + f"{rank}d")
+
+
+SETTINGS = ("kernel_size", "stride", "padding", "dilation", "output_size", "size", "scale_factor")
+"""What layers of torch.nn have a value of for each axis."""
+
+
+def _stride_depth(pool: Any, wanted: int) -> None:
+    """Let a pool stride along depth otherwise than in the plane."""
+    kernel, stride, padding = (
+        list(value) if isinstance(value, tuple) else [value] * 3
+        for value in (pool.kernel_size, pool.stride, pool.padding)
+    )
+    if stride[0] == 1 or stride[0] == wanted:
+        return
+    if kernel[0] <= stride[0]:  # patches, as deep as their stride
+        kernel[0], padding[0] = min(kernel[0], wanted), 0
+    stride[0] = wanted
+    pool.kernel_size, pool.stride, pool.padding = tuple(kernel), tuple(stride), tuple(padding)
+
+
+def _settled(net: Any, rank: int, axis: int, align: bool) -> nn.Module:
+    """Copy a network that goes on folding, but takes one rank: its kernels are settled."""
+    result: Any = _copy(net)
+    for module in result.modules():
+        if not isinstance(module, CrossDConv | CrossDConvTranspose):
+            continue
+        if rank == 3 and align:
+            with torch.no_grad():
+                module.weight.copy_(module.mode.aligned(module.weight))
+        if rank == 3 and (align or not module.mode.moves_volumes):
+            size: Any = module.kernel_size
+            module.mode = make_mode("projection", module.in_channels, size)
+    state: State = result.crossd_state
+    state.folding = dataclasses.replace(state.folding, only=rank, fixed_view=axis)
+    return result
+
+
+def is_plain(net: nn.Module) -> bool:
+    """Tell whether a network is of torch.nn's layers alone."""
+    return not isinstance(net, Folded)

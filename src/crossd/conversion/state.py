@@ -1,0 +1,541 @@
+"""What all modules of a converted network share: how it folds, and the run that is under way.
+
+A converted network keeps its code. Its modules get classes of their own, made of the ones they
+had (`folding_class`), whose methods ask the `State` of the network what is to be done: begin a
+run (fold what a user gives, let the code work on it, unfold the answer), or go on in the one that
+is under way. A run ends with the call that began it, and stays known until the next one.
+"""
+
+import functools
+import inspect
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
+
+from crossd.conversion.torch_private import after_backward, in_backward
+from crossd.errors import InputError
+from crossd.nn.kernel_modes import (
+    View,
+    current_view,
+    draw_view,
+    replicated_axes,
+    replicated_ends,
+    resumable,
+    view,
+    view_is_set,
+)
+
+MARK = "crossd_slices"
+"""The attribute of a tensor that holds the run and the depth of the slices it descends from."""
+
+
+@dataclass(frozen=True)
+class Folding:
+    """How a network takes the other rank; decided once, when it is converted.
+
+    Attributes:
+        rank: 2 for a network that was made for images, 3 for one that was made for volumes.
+        attention: ``"volume"`` (tokens of all slices attend to each other) or ``"slice"``.
+        depth_padding: ``"zeros"`` or ``"replicate"``: what padding adds at both ends of depth.
+        stages: (reduction of the plane, depth stride) of each stage; none where depth follows the
+            plane.
+        views: The views in which the consistency law holds, from which training draws.
+        has_views: Whether kernels depend on the view.
+        repeat: How often an image is repeated along the axis of its view to make a volume, for 3D
+            networks whose code fixes the depth; 1 for one voxel.
+        features: Axes of what `forward_features` gives on images, where the network has it.
+        channels_last: Whether channels are the last axis of these features.
+        mixes: Whether images of one batch may have different views.
+        only: The one rank that is still taken, 2 or 3, where kernels are settled; 0 for both.
+        fixed_view: The view of images, where kernels are settled in one.
+    """
+
+    rank: int = 2
+    attention: str = "volume"
+    depth_padding: str = "zeros"
+    stages: tuple[tuple[int, int], ...] = ()
+    views: tuple[int, ...] = (0, 1, 2)
+    has_views: bool = True
+    repeat: int = 1
+    features: int = 4
+    channels_last: bool = False
+    mixes: bool = True
+    only: int = 0
+    fixed_view: int | None = None
+
+
+class Run:
+    """One call of a network: of which rank its input is, and what was seen of it on the way.
+
+    Args:
+        folding: Of the network.
+        rank: 2 for images, 3 for volumes.
+        view: The axis that is dropped, or one for each image.
+        replicated: Axes whose ends are continued by the last slice.
+
+    Attributes:
+        number: Images or volumes in the batch.
+        planes: (height, width, depth) of slices, in the order in which they were first met.
+        counts: How often what was met.
+        paused: Whether functions are left alone meanwhile.
+    """
+
+    def __init__(
+        self, folding: Folding, rank: int, view: View, replicated: tuple[int, ...] = ()
+    ) -> None:
+        self.folding, self.rank, self.view = folding, rank, view
+        self.replicated = replicated
+        self.number: int = 0
+        self.planes: list[tuple[int, int, int]] = []
+        self.counts: Counter[str] = Counter()
+        self.paused = False
+
+    @property
+    def axis(self) -> int:
+        """Where the one voxel of an image stands in a 3D network; views that are mixed share it."""
+        return self.view if isinstance(self.view, int) else 0
+
+    @property
+    def folds(self) -> bool:
+        """Whether the input has another rank than the network's code."""
+        return self.rank != self.folding.rank
+
+    # Slices
+
+    def mark(self, x: Tensor, depth: int) -> Tensor:
+        """Note that the leading axis of a tensor counts slices of volumes so deep."""
+        setattr(x, MARK, (self, depth))
+        return x
+
+    def depth_of(self, x: Tensor) -> int | None:
+        """Return the depth that `mark` noted in this run."""
+        mark = getattr(x, MARK, None)
+        return mark[1] if mark is not None and mark[0] is self else None
+
+    def slices(self, x: Tensor) -> int | None:
+        """Return the depth of a tensor of slices, ``(N D m, ...)``; None for any other tensor.
+
+        Functions of the user's own lose marks: then a leading size is taken for slices only if it
+        is N times a depth that was met.
+        """
+        depth = self.depth_of(x)
+        if depth is None:
+            met = {d for _, _, d in self.planes if self.number * d == x.shape[0]}
+            depth = met.pop() if len(met) == 1 and x.shape[0] > 1 else None
+        if depth is None or x.dim() == 0 or x.shape[0] % (self.number * depth):
+            return None
+        return depth
+
+    def unfold(self, x: Tensor, depth: int) -> Tensor:
+        """Make volumes ``(N m, C, D, H, W)`` of slices ``(N D m, C, H, W)``."""
+        if x.shape[0] == self.number * depth:
+            return x.unflatten(0, (self.number, depth)).transpose(1, 2)
+        return x.unflatten(0, (self.number, depth, -1)).permute(0, 2, 3, 1, 4, 5).flatten(0, 1)
+
+    def fold(self, volume: Tensor) -> Tensor:
+        """Make slices ``(N D m, C, H, W)`` of volumes ``(N m, C, D, H, W)``; note their size."""
+        depth, height, width = volume.shape[2:]
+        if volume.shape[0] == self.number:
+            x = volume.transpose(1, 2).flatten(0, 1)
+        else:
+            x = volume.unflatten(0, (self.number, -1)).permute(0, 3, 1, 2, 4, 5).flatten(0, 2)
+        self.note(height, width, depth)
+        return self.mark(x, depth)
+
+    def note(self, height: int, width: int, depth: int) -> None:
+        """Remember the depth of slices of this size, unless one is known."""
+        if self.depth_at(height, width) is None:
+            self.planes.append((height, width, depth))
+
+    def depth_at(self, height: int, width: int) -> int | None:
+        """Return the depth that slices of this size had on the way down."""
+        for known_height, known_width, depth in self.planes:
+            if known_height == height and known_width == width:
+                return depth
+        return None
+
+    def depth_stride(self, height: int, plane: int) -> int:
+        """Return the stride along depth of a layer on slices of this height.
+
+        Args:
+            height: Of its input.
+            plane: Its stride in the plane.
+        """
+        if not self.folding.stages or plane == 1:
+            return plane
+        reduction = self.planes[0][0] / height
+        nearest = min(self.folding.stages, key=lambda stage: abs(stage[0] - reduction))
+        return nearest[1]
+
+    # Input and answer
+
+    def fold_input(self, args: Any, last: bool = False) -> Any:
+        """Bring what a user gives into the rank of the network's code.
+
+        Args:
+            args: Tensors in any containers.
+            last: Whether slices stand before channels: what `forward_head` is given.
+        """
+        if self.folding.rank == 3:
+            return tree_map(self._image_to_volume, args)
+        axes = self.folding.features + 1 if last else 5
+        place = 1 if last and (axes == 4 or self.folding.channels_last) else 2
+        volumes = [v for v in tree_leaves(args) if isinstance(v, Tensor) and v.dim() == axes]
+        self.number, depth = volumes[0].shape[0], volumes[0].shape[place]
+
+        def fold(value: Any) -> Any:
+            if not isinstance(value, Tensor):
+                return value
+            if value.dim() == axes and place == 2:
+                return self.fold(value)
+            if value.dim() == axes:
+                return self.mark(value.flatten(0, 1), value.shape[1])
+            if value.dim() and value.shape[0] == self.number:  # what is said of each volume
+                return self.mark(value.repeat_interleave(depth, 0), depth)
+            return value
+
+        return tree_map(fold, args)
+
+    def _image_to_volume(self, value: Any) -> Any:
+        if not isinstance(value, Tensor) or value.dim() != 4:
+            return value
+        self.number = value.shape[0]
+        volume = value.unsqueeze(2 + self.axis)
+        if self.folding.repeat > 1:
+            volume = volume.repeat_interleave(self.folding.repeat, 2 + self.axis)
+        return volume
+
+    def mark_again(self, args: Any) -> None:
+        """Mark the slices among what a part that is recomputed is given.
+
+        Raises:
+            RuntimeError: "cannot tell ..." where the first tensor is not recognised.
+        """
+        tensors = [v for v in tree_leaves(args) if isinstance(v, Tensor) and v.dim()]
+        depths = [self.slices(value) for value in tensors]
+        if tensors and depths[0] is None:
+            raise RuntimeError(
+                "cannot tell the slices of volumes in a part that is recomputed in the backward "
+                f"pass, given shape {tuple(tensors[0].shape)}: use crossd.checkpoint_activations"
+            )
+        for value, depth in zip(tensors, depths, strict=True):
+            if depth is not None:
+                self.mark(value, depth)
+
+    def unfold_answer(self, answer: Any, last: bool = False) -> Any:
+        """Bring the answer of the network's code into the rank of the input.
+
+        Maps become maps of the rank of the input; vectors, and maps of one pixel, are averaged over
+        what is left of depth; of tokens ``(N D, L, C)`` comes ``(N, D, L, C)``.
+
+        Args:
+            answer: Tensors in any containers.
+            last: Whether channels are the last axis of maps.
+        """
+        if self.folding.rank == 3:
+            return tree_map(self._volume_to_image, answer)
+        return tree_map(functools.partial(self._unfold_one, last=last), answer)
+
+    def _unfold_one(self, value: Any, last: bool) -> Any:
+        if not isinstance(value, Tensor) or value.dim() == 0:
+            return value
+        depth = self.slices(value)
+        if depth is None or value.shape[0] != self.number * depth:
+            return value
+        stack = value.unflatten(0, (self.number, depth))
+        if value.dim() == 4 and not last:
+            stack = stack.transpose(1, 2)  # (n, c, d, h, w)
+            pooled = value.shape[2] == value.shape[3] == 1
+            return stack.mean(2, keepdim=True) if pooled else stack
+        if value.dim() >= 3 or not value.is_floating_point():
+            return stack
+        return stack.mean(1)
+
+    def _volume_to_image(self, value: Any) -> Any:
+        if not isinstance(value, Tensor) or value.dim() != 5:
+            return value
+        if self.folding.repeat > 1:
+            return value.mean(2 + self.axis)
+        return value.squeeze(2 + self.axis)
+
+
+class _Local(threading.local):
+    """What a thread has under way.
+
+    Attributes:
+        run: The run that is under way.
+        last: The last run, which stays known when it is over.
+    """
+
+    run: Run | None = None
+    last: Run | None = None
+
+
+class State:
+    """What the modules of one network share.
+
+    Args:
+        folding: How the network takes the other rank.
+
+    Attributes:
+        modes: What watches the functions that code of a rank calls in a run that folds, by rank;
+            `crossd.conversion.volumes` and `crossd.conversion.planes` enter theirs.
+        layers: What calls a layer that takes both ranks by itself, by the rank of the code.
+    """
+
+    modes: ClassVar[dict[int, Callable[[Run], AbstractContextManager[Any]]]] = {}
+    layers: ClassVar[dict[int, Callable[..., Any]]] = {}
+
+    def __init__(self, folding: Folding) -> None:
+        self.folding = folding
+        self._local = _Local()
+        self._replayed: dict[int, Run] = {}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "State":
+        """A copy of a network has runs of its own."""
+        memo[id(self)] = copy = State(self.folding)
+        return copy
+
+    def __reduce__(self) -> Any:
+        """Pickle how the network folds, not what is under way."""
+        return State, (self.folding,)
+
+    @property
+    def last(self) -> Run | None:
+        """The last run of this thread."""
+        return self._local.last
+
+    def call(
+        self, module: nn.Module, method: Callable[..., Any], form: Any, args: Any, kwargs: Any
+    ) -> Any:
+        """Call a method of a module of the network, in the run that is under way or in a new one.
+
+        Args:
+            module: The module.
+            method: What its own class has.
+            form: What stands for the method in runs that fold, or None: called with the run, the
+                module and the method before the arguments.
+            args: Of the call.
+            kwargs: Of the call.
+        """
+        run = self._local.run
+        if run is not None:
+            if form is None or not run.folds:
+                return method(module, *args, **kwargs)
+            return form(run, module, method, *args, **kwargs)
+        again = functools.partial(self.call, module, method, form)
+        rank = self._rank(method, args, kwargs)
+        if not torch.compiler.is_compiling() and in_backward():
+            return self._recompute(again, rank, args, kwargs)
+        if rank is None:
+            return method(module, *args, **kwargs)
+        self._require_taken(rank)
+        ends = replicated_axes() or ((0,) if self.folding.depth_padding == "replicate" else ())
+        run = Run(self.folding, rank, self._view(module, rank), ends)
+        return self._begin(run, again, method, args, kwargs)
+
+    def _rank(self, method: Callable[..., Any], args: Any, kwargs: Any) -> int | None:
+        """Tell volumes from images by the number of axes; None where there are neither."""
+        axes = {v.dim() for v in tree_leaves((args, kwargs)) if isinstance(v, Tensor)}
+        images = self.folding.features if method.__name__ == HEAD else 4
+        return 3 if images + 1 in axes else 2 if images in axes else None
+
+    def _require_taken(self, rank: int) -> None:
+        """Refuse a rank, or images in a view, that the network has no settings for."""
+        if self.folding.only and rank != self.folding.only:
+            names = {2: "images (N, C, H, W)", 3: "volumes (N, C, D, H, W)"}
+            raise InputError(
+                f"this network takes {names[self.folding.only]} alone, got {names[rank]}"
+            )
+        chosen = current_view()
+        axes = {chosen} if isinstance(chosen, int) else set(chosen)
+        if rank == 2 and self.folding.rank == 2 and self.folding.stages and axes != {0}:
+            raise InputError(
+                "the network's depth strides are not those of the plane, so that it has no "
+                "settings for images in another view than the axial one"
+            )
+
+    def _view(self, module: nn.Module, rank: int) -> View:
+        if rank == 3:
+            return 0
+        if self.folding.fixed_view is not None:
+            return self.folding.fixed_view
+        given: int | None = getattr(module, "crossd_view", None)
+        if given is not None and not view_is_set():
+            return given
+        if view_is_set() or not (module.training and self.folding.has_views):
+            return current_view()
+        if torch.compiler.is_compiling() and len(self.folding.views) > 1:
+            raise RuntimeError("a compiled network cannot draw views: use crossd.view('random')")
+        return draw_view(self.folding.views)
+
+    def _begin(
+        self, run: Run, again: Any, method: Callable[..., Any], args: Any, kwargs: Any
+    ) -> Any:
+        if run.folds:
+            args, kwargs = run.fold_input((args, kwargs), method.__name__ == HEAD)
+        with self.running(run):
+            answer = again(args, kwargs)
+            if run.folds:
+                last = self.folding.channels_last and method.__name__ != INTERMEDIATES
+                answer = run.unfold_answer(answer, last)
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            self._replayed.pop(threading.get_ident(), None)
+            for value in tree_leaves(answer):
+                if isinstance(value, Tensor) and value.grad_fn is not None:
+                    value.grad_fn.register_prehook(functools.partial(self._replay, run))
+        return answer
+
+    @contextmanager
+    def running(self, run: Run) -> Iterator[None]:
+        """Let a run be under way."""
+        local = self._local
+        before, local.run, local.last = local.run, run, run
+        watch = self.modes[self.folding.rank](run) if run.folds else nullcontext()
+        resume = functools.partial(self.running, run)
+        try:
+            with view(run.view), replicated_ends(run.replicated), resumable(resume), watch:
+                yield
+        finally:
+            local.run = before
+
+    # Recomputation in the backward pass
+
+    def _replay(self, run: Run, gradients: Any) -> None:
+        """Note that the backward pass of a run begins: what it recomputes belongs to this run.
+
+        Of several runs before one backward pass, autograd finishes the later one first.
+        """
+        thread = threading.get_ident()
+        if thread not in self._replayed:
+            after_backward(functools.partial(self._forget, thread))
+        self._replayed[thread] = run
+
+    def _forget(self, thread: int) -> None:
+        self._replayed.pop(thread, None)
+
+    def _recompute(self, again: Any, rank: int | None, args: Any, kwargs: Any) -> Any:
+        """Go on in the run whose backward pass is under way."""
+        run = self._replayed.get(threading.get_ident())
+        if run is None:
+            raise RuntimeError(
+                "a part of a converted network is recomputed in a backward pass that did not begin "
+                "at an answer of the network, so that its view and rank are not known: use "
+                "crossd.checkpoint_activations(net), or use_reentrant=False around the network"
+            )
+        whole = run.folds and rank == run.rank  # of the whole network, not of a part of it
+        if whole:
+            run = Run(self.folding, run.rank, run.view, run.replicated)
+            args, kwargs = run.fold_input((args, kwargs))
+        elif run.folds and self.folding.rank == 2:
+            run.mark_again((args, kwargs))
+        with self.running(run):
+            answer = again(args, kwargs)
+            return run.unfold_answer(answer, self.folding.channels_last) if whole else answer
+
+
+HEAD, INTERMEDIATES = "forward_head", "forward_intermediates"
+"""The method of timm's networks that takes features, and the one that gives maps in any layout."""
+
+
+class Folded:
+    """Goes before the class of each module of a converted network.
+
+    Attributes:
+        crossd_state: What the modules of the network share.
+        crossd_view: In a replica for another thread, the view that was set where it was made.
+    """
+
+    crossd_state: State | None = None
+    crossd_view: int | None = None
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Copy and pickle by the class that was there before, which can be imported."""
+        kind: Any = type(self)
+        reduced: Any = super().__reduce_ex__(protocol)
+        own = kind.__mro__[kind.__mro__.index(Folded) + 1]
+        return _blank, (own, issubclass(kind, Layer)), *reduced[2:]
+
+    def _replicate_for_data_parallel(self) -> Any:
+        """Give a replica for another thread the view of this one."""
+        replica: Any = super()._replicate_for_data_parallel()  # type: ignore[misc]
+        if view_is_set():
+            chosen = current_view()
+            if not isinstance(chosen, int):
+                raise ValueError("one view a sample is not for DataParallel: use DDP, or one view")
+            replica.crossd_view = chosen
+        return replica
+
+
+class Layer(Folded):
+    """A layer that takes images and volumes by itself, as rules make them."""
+
+
+def source_class(module: Any) -> Any:
+    """Return the class that a module of a converted network had before."""
+    kind: Any = type(module)
+    return kind.__mro__[kind.__mro__.index(Folded) + 1] if isinstance(module, Folded) else kind
+
+
+def _blank(kind: Any, layer: bool) -> Any:
+    made: Any = folding_class(kind, layer)
+    return made.__new__(made)
+
+
+@functools.cache
+def folding_class(kind: Any, layer: bool) -> Any:
+    """Make the class whose methods ask the state of the network.
+
+    Args:
+        kind: The module's own class.
+        layer: Whether the module takes images and volumes by itself.
+    """
+    form = _call_layer if layer else FORMS.get(f"{kind.__module__}.{kind.__qualname__}")
+    methods = {
+        name: _asking(function, form if name == "forward" else None)
+        for name, function in _public_methods(kind).items()
+    }
+    names = {"__module__": kind.__module__, "__qualname__": kind.__qualname__, **methods}
+    bases = (Layer, Folded, kind) if layer else (Folded, kind)
+    return type(kind)(kind.__name__, bases, names)
+
+
+FORMS: dict[str, Callable[..., Any]] = {}
+"""What stands for the forward of modules of other libraries on volumes, by their full names."""
+
+
+def _call_layer(run: Run, module: Any, method: Any, *args: Any, **kwargs: Any) -> Any:
+    return State.layers[run.folding.rank](run, module, method, *args, **kwargs)
+
+
+def _asking(function: Callable[..., Any], form: Any) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+        state = self.crossd_state
+        if state is None:
+            return function(self, *args, **kwargs)
+        return state.call(self, function, form, args, kwargs)
+
+    return method
+
+
+def _public_methods(kind: Any) -> dict[str, Callable[..., Any]]:
+    """List the methods by which users run a module: all but those that every module has."""
+    found: dict[str, Callable[..., Any]] = {}
+    for base in kind.__mro__:
+        if base is nn.Module:
+            break
+        for name, value in vars(base).items():
+            public = not name.startswith("_") and (
+                name == "forward" or not hasattr(nn.Module, name)
+            )
+            if public and inspect.isfunction(value):
+                found.setdefault(name, value)
+    return found

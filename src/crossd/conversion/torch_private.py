@@ -1,0 +1,34 @@
+"""Every private name of torch that conversion needs, each with the reason.
+
+There is no public way to what these do. A release that renames one breaks here and nowhere else.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch.autograd.variable import Variable
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
+
+__all__ = ["BatchNormBase", "ConvBase", "after_backward", "in_backward"]
+
+BatchNormBase = _BatchNorm
+"""The base of all batch norms, SyncBatchNorm among them: what keeps running statistics."""
+
+ConvBase = _ConvNd
+"""The base of all convolutions, plain and transposed, of one to three dimensions."""
+
+
+def in_backward() -> bool:
+    """Tell whether autograd is running a backward pass in this thread.
+
+    A module that is called then is being recomputed by activation checkpointing: torch calls it
+    once more, and says so nowhere else.
+    """
+    task: int = torch._C._current_graph_task_id()
+    return task != -1
+
+
+def after_backward(callback: Callable[[], None]) -> None:
+    """Call something at the end of the backward pass that is running (as DDP and FSDP do)."""
+    Variable._execution_engine.queue_callback(callback)

@@ -1,0 +1,692 @@
+"""Volumes in code that was written for images: a volume is a batch of slices.
+
+``(N, C, D, H, W)`` goes through the code as ``(N D, C, H, W)``. Whatever the code does to every
+slice alike keeps the consistency law by itself. The functions here look at neighbours in the plane:
+on slices of volumes they look along depth too, as they do along height. All others are left alone.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from crossd.conversion.state import Run, State
+from crossd.errors import InputError
+from crossd.nn.conv import pad_ends
+from crossd.nn.functional import depth_profile, depth_taps
+from crossd.nn.layers import depth_axis
+
+Handler = Callable[..., Any]
+
+HANDLERS: dict[Any, Handler] = {}
+"""What is done instead of a function of torch: called with the run and the function before its
+arguments."""
+
+
+class Volumes(TorchFunctionMode):
+    """Watches the functions that code calls on slices of volumes.
+
+    What descends from slices is marked with their depth; the functions in `HANDLERS` are replaced.
+
+    Args:
+        run: The run that is under way.
+    """
+
+    def __init__(self, run: Run) -> None:
+        super().__init__()
+        self.run = run
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Call a function, or what stands for it."""
+        kwargs = kwargs or {}
+        run = self.run
+        if run.paused:
+            return func(*args, **kwargs)
+        handler = HANDLERS.get(func)
+        if handler is None:
+            answer = func(*args, **kwargs)
+        else:
+            answer = handler(run, func, *args, **kwargs)
+        if isinstance(answer, Tensor):
+            _inherit(run, (answer,), args, kwargs)
+        elif isinstance(answer, tuple | list) and not isinstance(answer, torch.Size):
+            _inherit(run, answer, args, kwargs)
+        return answer
+
+
+State.modes[2] = Volumes
+
+
+def _inherit(run: Run, answers: Iterable[Any], args: Any, kwargs: Any) -> None:
+    """Mark what a function made of slices; what it only handed back is left as it was."""
+    given = [v for v in (*args, *kwargs.values()) if isinstance(v, Tensor)]
+    for value in (*args, *kwargs.values()):
+        if isinstance(value, tuple | list):
+            given += [v for v in value if isinstance(v, Tensor)]
+    depths = (run.depth_of(v) for v in given)
+    depth = next((d for d in depths if d is not None), None)
+    if depth is None:
+        return
+    for answer in answers:
+        if isinstance(answer, Tensor) and run.depth_of(answer) is None:
+            if not any(answer is v for v in given):
+                run.mark(answer, depth)
+
+
+def on_slices(*functions: Any) -> Callable[[Handler], Handler]:
+    """Register what is done instead of functions, where their input is a map of slices.
+
+    The handler is called with the run, the function, the depth, and the function's arguments.
+    """
+
+    def register(handler: Handler) -> Handler:
+        def handle(run: Run, func: Any, *args: Any, **kwargs: Any) -> Any:
+            x = args[0] if args else kwargs.get("input")
+            depth = run.slices(x) if isinstance(x, Tensor) and x.dim() == 4 else None
+            if depth is None:
+                return func(*args, **kwargs)
+            return handler(run, func, depth, *args, **kwargs)
+
+        HANDLERS.update(dict.fromkeys(functions, handle))
+        return handler
+
+    return register
+
+
+def pair(value: Any) -> tuple[Any, Any]:
+    """Make one number, or a list of one, a pair."""
+    if isinstance(value, tuple | list):
+        return (value[0], value[-1])
+    return (value, value)
+
+
+def call_layer(run: Run, module: Any, method: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """Give a layer that takes both ranks by itself the volumes that slices come from."""
+    depth = run.slices(x) if x.dim() == 4 else None
+    if depth is None:  # made of parameters alone, or of a kind that nobody knows
+        return method(module, x, *args, **kwargs)
+    if "output_size" in kwargs or args:
+        args, kwargs = _solid_output_size(run, depth, args, kwargs)
+    volume = run.unfold(x, depth)
+    least = module.least_depth() if hasattr(module, "least_depth") else 1
+    if volume.shape[2] < least:
+        raise too_shallow(run, least, volume.shape[2])
+    run.counts["solid"] += 1
+    run.paused = True
+    try:
+        answer = method(module, volume, *args, **kwargs)
+    finally:
+        run.paused = False
+    return run.fold(_as_on_the_way_down(run, answer) if grows(module) else answer)
+
+
+State.layers[2] = call_layer
+
+
+def grows(module: Any) -> bool:
+    """Tell whether a layer enlarges maps."""
+    return bool(getattr(module, "transposed", False))
+
+
+def _solid_output_size(run: Run, depth: int, args: Any, kwargs: Any) -> Any:
+    """Complete the size that a transposed convolution is asked for by its depth."""
+    size = kwargs.get("output_size", args[0] if args else None)
+    if size is None:
+        return args, kwargs
+    height, width = size[-2:]
+    known = run.depth_at(height, width)
+    return (), {"output_size": None if known is None else [known, height, width]}
+
+
+def too_shallow(run: Run, needed: int, depth: int) -> InputError:
+    """Make the error for volumes with too few slices.
+
+    Args:
+        run: The run that is under way.
+        needed: Slices that a layer needs.
+        depth: Slices that have come to it.
+    """
+    first = run.planes[0][2]
+    least = needed * max(1, math.ceil(first / max(depth, 1)))
+    return InputError(
+        f"the volume is {first} slices deep, of which {depth} are left where a layer needs "
+        f"{needed}: give volumes of at least {least} slices, or convert with depth_stride=1"
+    )
+
+
+def _as_on_the_way_down(run: Run, volume: Tensor) -> Tensor:
+    """Give an enlarged volume the depth that its plane had before it was reduced."""
+    depth = run.depth_at(*volume.shape[3:])
+    if depth is None or depth == volume.shape[2]:
+        return volume
+    if depth < volume.shape[2]:
+        return volume[:, :, :depth]
+    last = volume[:, :, -1:].expand(-1, -1, depth - volume.shape[2], -1, -1)
+    return torch.cat((volume, last), 2)
+
+
+# Convolutions that have no 3D kernel of their own
+
+
+@on_slices(F.conv2d)
+def _conv(
+    run: Run,
+    func: Any,
+    depth: int,
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> Tensor:
+    """Convolve within slices; where the plane is reduced, depth is too, by fixed weights."""
+    which = depth_axis(tuple(weight.shape[2:]))
+    wanted = run.depth_stride(input.shape[2], pair(stride)[which])
+    if wanted > 1 or max(weight.shape[2:]) > 1:
+        run.counts["solid" if wanted > 1 else "flat"] += 1
+    if wanted > 1:
+        margin = 0 if isinstance(padding, str) else pair(padding)[which]
+        size, gap = weight.shape[2 + which], pair(dilation)[which]
+        input = _reduced(run, run.unfold(input, depth), size, wanted, margin, gap)
+        depth = run.depth_of(input) or depth
+    return run.mark(func(input, weight, bias, stride, padding, dilation, groups), depth)
+
+
+def _reduced(run: Run, volume: Tensor, size: int, stride: int, margin: int, gap: int) -> Tensor:
+    """Let weights that sum to one stride along depth, as a lifted kernel of this size does."""
+    size, margin = depth_taps(size, stride, margin)
+    reach = gap * (size - 1) + 1
+    if volume.shape[2] + 2 * margin < reach:
+        raise too_shallow(run, reach - 2 * margin, volume.shape[2])
+    volume = _padded(run, volume, [(margin, margin), (0, 0), (0, 0)])
+    last = (volume.shape[2] - reach) // stride * stride
+    total: Any = 0
+    for place, share in enumerate(depth_profile(size, stride).tolist()):
+        start = place * gap
+        total = total + share * volume[:, :, start : start + last + 1 : stride]
+    return run.fold(total)
+
+
+def _padded(
+    run: Run,
+    volume: Tensor,
+    margins: Sequence[tuple[int, int]],
+    mode: str = "constant",
+    value: float | None = None,
+) -> Tensor:
+    """Pad the axes of a volume; those whose ends are replicated by their last slice.
+
+    Args:
+        run: The run that is under way.
+        volume: Shape ``(N, C, D, H, W)``.
+        margins: Before and after each axis; negative numbers cut.
+        mode: As of `torch.nn.functional.pad`.
+        value: As of `torch.nn.functional.pad`.
+    """
+    ends = [m if axis in run.replicated else (0, 0) for axis, m in enumerate(margins)]
+    rest = [(0, 0) if axis in run.replicated else m for axis, m in enumerate(margins)]
+    for axis, (before, after) in enumerate(ends):
+        size = volume.shape[2 + axis] + min(before, 0) + min(after, 0)
+        volume = volume.narrow(2 + axis, max(0, -before), size)
+    volume, _ = pad_ends(volume, [(max(a, 0), max(b, 0)) for a, b in ends], "zeros", range(3))
+    if not any(map(any, rest)):
+        return volume
+    return F.pad(volume, [margin for both in reversed(rest) for margin in both], mode, value)
+
+
+@on_slices(F.conv_transpose2d)
+def _conv_transpose(
+    run: Run, func: Any, depth: int, input: Tensor, weight: Tensor, *args: Any, **kwargs: Any
+) -> Tensor:
+    """Enlarge within slices, and repeat slices."""
+    run.counts["flat"] += 1
+    answer = func(input, weight, *args, **kwargs)
+    return resize_depth(run, input, answer, depth, "nearest")
+
+
+# Pools
+
+
+def _window(
+    run: Run, x: Tensor, kernel_size: Any, stride: Any, padding: Any, dilation: Any = 1
+) -> tuple[tuple[int, ...], ...]:
+    """Complete the window of a pool by depth: (kernel, stride, padding, dilation) for each axis."""
+    kernel, pad, step = pair(kernel_size), pair(padding), pair(dilation)
+    own = kernel if stride is None or stride == [] or stride == () else pair(stride)
+    which = depth_axis(kernel)
+    wanted = run.depth_stride(x.shape[2], own[which])
+    size, margin = kernel[which], pad[which]
+    if wanted != own[which] and size <= own[which]:  # patches, as deep as their stride
+        size, margin = min(size, wanted), 0
+    deep = (size, wanted, margin, step[which])
+    flat = zip(kernel, own, pad, step, strict=True)
+    return tuple(zip(deep, *flat, strict=True))
+
+
+def _is_global(x: Tensor, kernel_size: Any, padding: Any) -> bool:
+    return pair(kernel_size) == tuple(x.shape[2:]) and pair(padding) == (0, 0)
+
+
+@on_slices(F.max_pool2d, torch.max_pool2d)
+def _max_pool(
+    run: Run,
+    func: Any,
+    depth: int,
+    input: Tensor,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    dilation: Any = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> Any:
+    if return_indices:  # of pixels within slices, which unpooling takes
+        return func(
+            input, kernel_size, stride, padding, dilation, ceil_mode=ceil_mode, return_indices=True
+        )
+    if _is_global(input, kernel_size, padding):
+        return over_depth(run, func(input, kernel_size), depth, torch.amax)
+    kernel, step, margin, gap = _window(run, input, kernel_size, stride, padding, dilation)
+    volume = run.unfold(input, depth)
+    _require_window(run, volume, kernel[0], margin[0], gap[0], ceil_mode)
+    return run.fold(F.max_pool3d(volume, kernel, step, margin, gap, ceil_mode))
+
+
+def _require_window(
+    run: Run, volume: Tensor, size: int, padding: int, gap: int, ceil_mode: bool
+) -> None:
+    """Refuse volumes that are shallower than the window of a pool."""
+    reach = gap * (size - 1) + 1
+    if volume.shape[2] + 2 * padding < reach and not ceil_mode:
+        raise too_shallow(run, reach - 2 * padding, volume.shape[2])
+
+
+@on_slices(F.avg_pool2d)
+def _avg_pool(
+    run: Run,
+    func: Any,
+    depth: int,
+    input: Tensor,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+) -> Tensor:
+    if _is_global(input, kernel_size, padding):
+        pooled = func(input, kernel_size, None, 0, False, True, divisor_override)
+        return over_depth(run, pooled, depth, torch.mean)
+    window = _window(run, input, kernel_size, stride, padding)
+    kernel, step, margin = window[:3]
+    volume = run.unfold(input, depth)
+    _require_window(run, volume, kernel[0], margin[0], 1, ceil_mode)
+    if divisor_override is not None:
+        divisor_override *= kernel[0]
+    ends = [m if axis in run.replicated else 0 for axis, m in enumerate(margin)]
+    volume = _padded(run, volume, [(m, m) for m in ends])
+    margin = tuple(m - own for m, own in zip(margin, ends, strict=True))
+    settings = (kernel, step, margin, ceil_mode, count_include_pad, divisor_override)
+    return run.fold(avg_pool3d(volume, *settings))
+
+
+def avg_pool3d(
+    x: Tensor,
+    kernel_size: tuple[int, ...],
+    stride: tuple[int, ...],
+    padding: tuple[int, ...],
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+) -> Tensor:
+    """`torch.nn.functional.avg_pool3d` for maps that are smaller than the kernel, too.
+
+    Torch wants them as large before it pads them, in 3D alone: few slices would be too few.
+    """
+    small = any(n < k for n, k in zip(x.shape[2:], kernel_size, strict=True))
+    if not small or ceil_mode or not any(padding):
+        return F.avg_pool3d(
+            x, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override
+        )
+    margins = [pad for pad in reversed(padding) for _ in range(2)]
+    total = F.avg_pool3d(F.pad(x, margins), kernel_size, stride, divisor_override=divisor_override)
+    if count_include_pad or divisor_override:
+        return total
+    return total / F.avg_pool3d(F.pad(torch.ones_like(x[:1, :1]), margins), kernel_size, stride)
+
+
+@on_slices(F.lp_pool2d)
+def _lp_pool(
+    run: Run,
+    func: Any,
+    depth: int,
+    input: Tensor,
+    norm_type: float,
+    kernel_size: Any,
+    stride: Any = None,
+    ceil_mode: bool = False,
+) -> Tensor:
+    """A root of a mean of powers, times the size of the window in the plane."""
+    kernel, step, margin, _ = _window(run, input, kernel_size, stride, 0)
+    powers = run.unfold(input, depth).pow(norm_type)
+    _require_window(run, powers, kernel[0], 0, 1, ceil_mode)
+    mean = F.avg_pool3d(powers, kernel, step, margin, ceil_mode)
+    root = (torch.sign(mean) * F.relu(torch.abs(mean))) * (kernel[1] * kernel[2])
+    return run.fold(root.pow(1.0 / norm_type))
+
+
+@on_slices(F.adaptive_avg_pool2d, F.adaptive_max_pool2d)
+def _adaptive_pool(
+    run: Run, func: Any, depth: int, input: Tensor, output_size: Any, return_indices: bool = False
+) -> Any:
+    if return_indices:
+        return func(input, output_size, return_indices)
+    average = func is F.adaptive_avg_pool2d
+    height, width = pair(output_size)
+    if (height, width) == (1, 1):
+        pooled = func(input, output_size)
+        return over_depth(run, pooled, depth, torch.mean if average else torch.amax)
+    if height is None or width is None or height != width:
+        return func(input, output_size)
+    pool = F.adaptive_avg_pool3d if average else F.adaptive_max_pool3d
+    return run.fold(pool(run.unfold(input, depth), (height, height, width)))
+
+
+# Statistics of the plane
+
+
+def over_depth(run: Run, x: Tensor, depth: int, reduce: Any) -> Tensor:
+    """Give every slice what a reduction over depth makes of all slices of its volume."""
+    stack = x.unflatten(0, (run.number, depth, -1))
+    total = reduce(stack, 1, keepdim=True).expand_as(stack)
+    return run.mark(total.flatten(0, 2), depth)
+
+
+def _covers_the_plane(x: Tensor, dim: Any) -> bool:
+    if not isinstance(dim, tuple | list) or len(dim) != 2:
+        return False
+    return {axis % 4 for axis in dim} in ({2, 3}, {1, 2})
+
+
+def _reduction(reduce: Any, *functions: Any) -> None:
+    """Register reductions over both axes of the plane: over depth they are combined by `reduce`."""
+
+    @on_slices(*functions)
+    def handle(
+        run: Run, func: Any, depth: int, input: Tensor, dim: Any = None, *args: Any, **kwargs: Any
+    ) -> Any:
+        dim = kwargs.pop("axis", dim)
+        if not _covers_the_plane(input, dim):
+            return func(input, dim, *args, **kwargs) if dim is not None else func(input, **kwargs)
+        return over_depth(run, func(input, dim, *args, **kwargs), depth, reduce)
+
+
+_reduction(torch.mean, torch.mean, Tensor.mean, torch.sum, Tensor.sum)
+_reduction(torch.amax, torch.amax, Tensor.amax)
+_reduction(torch.amin, torch.amin, Tensor.amin)
+
+
+@on_slices(torch.norm, Tensor.norm, torch.linalg.vector_norm)
+def _norm(run: Run, func: Any, depth: int, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """A root of a sum of powers over the plane: the same of their mean over depth."""
+    first = "p" if func is not torch.linalg.vector_norm else "ord"
+    given = {**dict(zip((first, "dim", "keepdim"), args, strict=False)), **kwargs}
+    answer = func(input, **given)
+    power = given.get(first, 2)
+    power = 2 if power in (None, "fro") else power
+    if not _covers_the_plane(input, given.get("dim")):
+        return answer
+
+    def combine(stack: Tensor, dim: int, keepdim: bool) -> Tensor:
+        norm: Tensor = torch.linalg.vector_norm(stack, power, dim, keepdim)
+        return norm if abs(power) == math.inf else norm / depth ** (1 / power)
+
+    return over_depth(run, answer, depth, combine)
+
+
+def _spread(*functions: Any, mean_too: bool, root: bool) -> None:
+    """Register variances and deviations over the plane: of all slices of a volume together.
+
+    They are divided as they are on the image, by the number of its pixels less the correction.
+    """
+
+    @on_slices(*functions)
+    def handle(
+        run: Run, func: Any, depth: int, input: Tensor, dim: Any = None, *args: Any, **kwargs: Any
+    ) -> Any:
+        if not _covers_the_plane(input, dim):
+            return func(input, *(() if dim is None else (dim,)), *args, **kwargs)
+        correction = kwargs.get("correction", 1)
+        if args or "unbiased" in kwargs:
+            correction = int(bool(args[0] if args else kwargs["unbiased"]))
+        keepdim = args[1] if len(args) > 1 else kwargs.get("keepdim", False)
+        pixels = math.prod(input.shape[axis] for axis in dim)
+        variance, mean = torch.var_mean(input, dim, correction=0, keepdim=keepdim)
+        within = over_depth(run, variance, depth, torch.mean)
+        between = over_depth(
+            run, mean, depth, lambda s, d, keepdim: s.var(d, correction=0, keepdim=keepdim)
+        )
+        total = (within + between) * (pixels / (pixels - correction))
+        total = total.sqrt() if root else total
+        return (total, over_depth(run, mean, depth, torch.mean)) if mean_too else total
+
+
+_spread(torch.var, Tensor.var, mean_too=False, root=False)
+_spread(torch.std, Tensor.std, mean_too=False, root=True)
+_spread(torch.var_mean, mean_too=True, root=False)
+_spread(torch.std_mean, mean_too=True, root=True)
+
+
+@on_slices(F.group_norm, F.instance_norm)
+def _norm_of_groups(
+    run: Run, func: Any, depth: int, input: Tensor, *args: Any, **kwargs: Any
+) -> Tensor:
+    """Take statistics of whole volumes."""
+    return run.fold(func(run.unfold(input, depth), *args, **kwargs))
+
+
+# Sizes
+
+
+@on_slices(F.interpolate)
+def _interpolate(
+    run: Run,
+    func: Any,
+    depth: int,
+    input: Tensor,
+    size: Any = None,
+    scale_factor: Any = None,
+    mode: str = "nearest",
+    align_corners: bool | None = None,
+    recompute_scale_factor: bool | None = None,
+    antialias: bool = False,
+) -> Tensor:
+    mine = {"bilinear": "trilinear", "nearest": "nearest", "nearest-exact": "nearest-exact"}
+    scale = None if scale_factor is None else pair(scale_factor)
+    if size is not None:
+        height, width = pair(size)
+    else:
+        assert scale is not None
+        sides = zip(input.shape[2:], scale, strict=True)
+        height, width = (math.floor(length * factor) for length, factor in sides)
+    deep = depth_for(run, input, height, width, depth)
+    follows = scale is not None and math.floor(depth * scale[0]) == deep
+    if mode in mine and not antialias and (size is not None or follows) and deep != depth:
+        volume = func(
+            run.unfold(input, depth),
+            None if size is None else (deep, height, width),
+            None if size is not None or scale is None else (scale[0], *scale),
+            mine[mode],
+            align_corners,
+            recompute_scale_factor,
+        )
+        return run.fold(volume)
+    plane = func(input, size, scale_factor, mode, align_corners, recompute_scale_factor, antialias)
+    return resize_depth(run, input, plane, depth, mode)
+
+
+def depth_for(run: Run, x: Tensor, height: int, width: int, depth: int) -> int:
+    """Choose the depth of slices that are brought to another size of the plane.
+
+    That which slices of this size had on the way down; else depth changes as height does.
+
+    Args:
+        run: The run that is under way.
+        x: The slices as they are.
+        height: Of what they become.
+        width: Of what they become.
+        depth: Of the slices as they are.
+    """
+    known = run.depth_at(height, width)
+    if known is not None:
+        return known
+    if height == x.shape[2]:
+        return depth
+    if run.folding.stages:
+        larger = max(height, x.shape[2])
+        factor = run.depth_stride(larger, 2)
+        if factor == 1:
+            return depth
+    return max(1, round(depth * height / x.shape[2]))
+
+
+def resize_depth(run: Run, before: Tensor, after: Tensor, depth: int, mode: str) -> Tensor:
+    """Bring slices whose plane has another size to the depth that goes with it.
+
+    Args:
+        run: The run that is under way.
+        before: The slices as they were.
+        after: The same slices, in the new size.
+        depth: Of both.
+        mode: How slices are interpolated; nearest or, for every other mode, linear.
+    """
+    deep = depth_for(run, before, after.shape[2], after.shape[3], depth)
+    if deep == depth:
+        run.note(after.shape[2], after.shape[3], depth)
+        return run.mark(after, depth)
+    how = mode if mode.startswith("nearest") else "trilinear"
+    volume = run.unfold(after, depth)
+    return run.fold(F.interpolate(volume, size=(deep, *volume.shape[3:]), mode=how))
+
+
+@on_slices(F.pad)
+def _pad(
+    run: Run,
+    func: Any,
+    depth: int,
+    input: Tensor,
+    pad: Sequence[int],
+    mode: str = "constant",
+    value: float | None = None,
+) -> Tensor:
+    """Pad depth as height; maps with channels last, padded by six numbers, in the plane alone."""
+    if len(pad) != 4:
+        return func(input, pad, mode, value)
+    sides = [(pad[2], pad[3]), (pad[2], pad[3]), (pad[0], pad[1])]
+    return run.fold(_padded(run, run.unfold(input, depth), sides, mode, value))
+
+
+@on_slices(torch.pixel_shuffle)
+def _pixel_shuffle(run: Run, func: Any, depth: int, input: Tensor, upscale_factor: int) -> Tensor:
+    """Shuffle within slices, and repeat slices."""
+    return resize_depth(run, input, func(input, upscale_factor), depth, "nearest")
+
+
+@on_slices(torch.pixel_unshuffle)
+def _pixel_unshuffle(
+    run: Run, func: Any, depth: int, input: Tensor, downscale_factor: int
+) -> Tensor:
+    """Unshuffle within slices, and average slices."""
+    answer = func(input, downscale_factor)
+    factor = run.depth_stride(input.shape[2], downscale_factor)
+    volume = run.unfold(answer, depth)
+    return run.fold(F.avg_pool3d(volume, (factor, 1, 1), ceil_mode=True))
+
+
+@on_slices(Tensor.__getitem__)
+def _cut(run: Run, func: Any, depth: int, input: Tensor, index: Any) -> Tensor:
+    """Cut depth as height where a forward cuts both axes of the plane.
+
+    Offsets and steps are height's, and ends that count from the back. Where slices of the size
+    that is left were met before, depth becomes what it was there.
+    """
+    answer: Tensor = func(input, index)
+    cut = _height_slice(index)
+    if cut is None or answer.dim() != 4 or answer.shape[2:] == input.shape[2:]:
+        return answer
+    known = run.depth_at(*answer.shape[2:])
+    volume = run.unfold(answer, depth)
+    if known is not None and known <= depth:
+        first = (depth - known) // 2 if cut.start else 0
+        return run.fold(volume[:, :, first : first + known])
+    if (cut.start or 0) < 0 or (cut.stop or 0) > 0:
+        return answer
+    stride = cut.step or 1
+    step = run.depth_stride(input.shape[2], stride)
+    return run.fold(volume[:, :, cut.start if step == stride else None : cut.stop : step])
+
+
+def _height_slice(index: Any) -> slice | None:
+    """Give the slice of height, where height and width are cut and nothing else but channels is."""
+    parts = list(index) if isinstance(index, tuple) else [index]
+    if Ellipsis in [part for part in parts if part is Ellipsis]:
+        place = next(i for i, part in enumerate(parts) if part is Ellipsis)
+        parts[place : place + 1] = [slice(None)] * (4 - len(parts) + 1)
+    if len(parts) != 4 or not all(isinstance(part, slice) for part in parts):
+        return None
+    whole = [part == slice(None) for part in parts]
+    if not whole[0] or whole[2] or whole[3] or (parts[1].step or 1) > 1:
+        return None
+    height: slice = parts[2]
+    return height
+
+
+# Chance: one draw for a volume
+
+
+@on_slices(F.dropout2d)
+def _channel_dropout(
+    run: Run,
+    func: Any,
+    depth: int,
+    input: Tensor,
+    p: float = 0.5,
+    training: bool = True,
+    inplace: bool = False,
+) -> Tensor:
+    return run.fold(F.dropout3d(run.unfold(input, depth), p, training, inplace))
+
+
+def _drop_path(run: Run, func: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """Draw once for a volume what is drawn once for a sample: shape ``(N D m, 1, 1, ...)``."""
+    depth = run.slices(x) if x.dim() > 1 and x[0].numel() == 1 else None
+    if depth is None:
+        answer: Tensor = func(x, *args, **kwargs)
+        return answer
+    stack = x.unflatten(0, (run.number, depth, -1))
+    drawn = func(stack[:, :1].clone(), *args, **kwargs)
+    return x.copy_(drawn.expand_as(stack).flatten(0, 2))
+
+
+HANDLERS[Tensor.bernoulli_] = _drop_path
+
+
+def _drawn_once(run: Run, func: Any, *args: Any, **kwargs: Any) -> Tensor:
+    """Draw once for a volume what is drawn once for a sample, by a function that makes tensors."""
+    drawn: Tensor = func(*args, **kwargs)
+    depth = run.slices(drawn) if drawn.dim() > 1 and drawn[0].numel() == 1 else None
+    if depth is None:
+        return drawn
+    stack = drawn.unflatten(0, (run.number, depth, -1))
+    return run.mark(stack[:, :1].expand_as(stack).flatten(0, 2), depth)
+
+
+HANDLERS[torch.rand] = HANDLERS[torch.bernoulli] = _drawn_once
