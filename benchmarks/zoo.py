@@ -282,14 +282,15 @@ def quick_weights() -> Iterator[None]:
 
 def _run(source: Any, crossd: Any, torch: Any) -> dict[str, Any]:
     """Convert a network, and train it for a step in both ranks."""
+    from crossd.conversion.convert import rank_of
     from crossd.conversion.verify import example_for
 
     parameters = sum(p.numel() for p in source.parameters())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        net = crossd.convert(source)
-        rank = net.crossd_state.folding.rank
+        rank = rank_of(source)
         given = example_for(source, rank)[0]
+        net = crossd.convert(source, example=given)
         del source
         decided = net.recipe["mode_options"]["decided"]
         images = given if rank == 2 else given[:, :, 0]

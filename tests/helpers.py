@@ -12,6 +12,9 @@ import torch
 import torch.nn.functional as F
 from hypothesis import settings
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from crossd.nn.kernel_modes import replicated_ends, view
 
 TOLERANCE: dict[torch.dtype, tuple[float, float]] = {
     torch.float64: (1e-7, 1e-7),  # the defaults of torch.testing
@@ -78,13 +81,18 @@ def fft_translate(weight: Tensor, shift: Tensor) -> Tensor:
 
 def fft_kernels(weight: Tensor, axis: Tensor, angle: Tensor, offset: float = 1.0) -> Tensor:
     """2D kernels of the fourier mode by complex FFT, one sample at a time: (N, O, I, y, x)."""
+    solid = fft_moved(weight, axis, angle, offset)
+    return torch.stack([kernel[:, :, weight.shape[2] // 2] for kernel in solid])
+
+
+def fft_moved(weight: Tensor, axis: Tensor, angle: Tensor, offset: float = 1.0) -> list[Tensor]:
+    """The 3D kernel as each sample's pose moves it, (O, I, z, y, x)."""
     ones, identity = torch.ones(3, dtype=torch.float64), torch.eye(3, dtype=torch.float64)
     kernels = []
     for k, theta in zip(axis, angle, strict=True):
         moved = rotation_matrix(k, theta) - identity + offset * identity
-        solid = fft_translate(weight, ones @ moved)
-        kernels.append(solid[:, :, weight.shape[2] // 2])
-    return torch.stack(kernels).to(weight.dtype)
+        kernels.append(fft_translate(weight, ones @ moved).to(weight.dtype))
+    return kernels
 
 
 def predict_pose(predictor: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -143,7 +151,25 @@ def kernels_of(conv: Any, x: Tensor, axes: Sequence[int]) -> list[Tensor]:
     if conv.mode.predictor is None:
         return [conv.weight[:, :, 0] for _ in axes]
     axis, angle = predict_pose(conv.mode.predictor, x)
+    if conv.mode.name == "fourier-projection":
+        solid = fft_moved(conv.weight, axis, angle, conv.mode.offset)
+        return [sum_along(kernel, a) for kernel, a in zip(solid, axes, strict=True)]
     return list(fft_kernels(conv.weight, axis, angle, conv.mode.offset))
+
+
+def conv_volumes(conv: Any, x: Tensor, **more: Any) -> Tensor:
+    """What a Cross-D layer gives on volumes, one sample at a time."""
+    solid = [conv.weight] * len(x)
+    if conv.mode.name == "fourier-projection" and conv.mode.predictor is not None:
+        axis, angle = predict_pose(conv.mode.predictor, x.flatten(2, 3))
+        solid = fft_moved(conv.weight, axis, angle, conv.mode.offset)
+    base = nn.ConvTranspose3d if conv.transposed else nn.Conv3d
+    twin = copy.deepcopy(conv)
+    outputs = []
+    for volume, kernel in zip(x, solid, strict=True):
+        twin.weight = nn.Parameter(kernel)
+        outputs.append(base.forward(twin, volume[None], **more))
+    return torch.cat(outputs)
 
 
 def conv_images(conv: Any, x: Tensor, axes: Sequence[int]) -> Tensor:
@@ -175,7 +201,7 @@ def conv_transpose_images(
     outputs = []
     for n, (axis, kernel) in enumerate(zip(axes, kernels_of(conv, x, axes), strict=True)):
         gone = axis if conv.mode.has_views else 0
-        if conv.mode.name == "projection":  # the mean over the classes of taps
+        if conv.mode.sums:  # the mean over the classes of taps
             kernel = kernel / min(conv.stride[gone], conv.kernel_size[gone])
         outputs.append(
             F.conv_transpose2d(
@@ -212,26 +238,44 @@ def acs_weight(weight: Tensor, channel_dim: int, stride: int = 1) -> Tensor:
 
 
 def settle(net: nn.Module) -> Any:
-    """Give BatchNorms statistics and weights as of a trained network; evaluation mode."""
-    for module in net.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            statistics: Any = module
-            nn.init.normal_(statistics.running_mean, std=0.2)
-            nn.init.uniform_(statistics.running_var, 0.5, 1.5)
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.normal_(module.bias, std=0.2)
+    """Move every parameter and statistic, as a training might: no gate stays at zero.
+
+    In place; evaluation mode.
+    """
+    with torch.no_grad():
+        for parameter in net.parameters():
+            if parameter.dim() <= 1:
+                parameter.add_(0.1 * torch.randn_like(parameter))
+            elif not parameter.any():
+                parameter.normal_(std=0.05)
+            else:
+                parameter.add_(0.2 * parameter.std() * torch.randn_like(parameter))
+        for module in net.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                statistics: Any = module
+                nn.init.normal_(statistics.running_mean, std=0.2)
+                nn.init.uniform_(statistics.running_var, 0.5, 1.5)
     return net.eval()
 
 
-def circular(net: nn.Module) -> nn.Module:
-    net = copy.deepcopy(net)
-    for module in net.modules():
-        if isinstance(module, nn.Conv2d):
-            module.padding_mode = "circular"
-            # What padding of these modes reads; torch fills it in the constructor alone.
-            pad: Any = module.padding
-            module._reversed_padding_repeated_twice = [p for p in reversed(pad) for _ in range(2)]
-    return net
+def on_repeated(net: Any, images: Tensor, axis: int, length: int) -> Any:
+    """Give what a network says of volumes that repeat images along an axis, ends continued."""
+    with replicated_ends((axis,)):
+        return net(repeat_along(images, axis, length))
+
+
+def keeps_the_law(
+    net: Any, images: Tensor, axis: int = 0, length: int = 8, tolerance: float = 1e-4
+) -> None:
+    """Hold a network against the law in one view, in the mode that it is in."""
+    with torch.no_grad(), view(axis):
+        flat = [v for v in tree_leaves(net(images)) if isinstance(v, Tensor)]
+        solid = [v for v in tree_leaves(on_repeated(net, images, axis, length))]
+    assert flat and len(flat) == len(solid)
+    for image, volume in zip(flat, solid, strict=True):
+        if volume.dim() == 5:
+            image = image.unsqueeze(2 + axis).expand_as(volume)
+        close_relative(volume, image, tolerance)
 
 
 def close_relative(actual: Tensor, expected: Tensor, tolerance: float = 1e-4) -> None:

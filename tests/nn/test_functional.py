@@ -290,10 +290,33 @@ def test_project_and_central_of_a_single_slice(take: Any, axis: int) -> None:
 @given(st.sampled_from(["center", "inflate"]), st.integers(1, 7), st.integers(1, 4))
 def test_every_class_of_taps_sums_to_the_2d_kernel(how: str, depth: int, stride: int) -> None:
     weight = normal(3, 2, 3, 5)
-    solid = f.lift(weight, depth, how, stride)
+    solid = f.lift(weight, depth, how, stride, transposed=True)
     assert solid.shape == (3, 2, depth, 3, 5)
     for phase in range(min(stride, depth)):
         close(solid[:, :, phase::stride].sum(2), weight)
+
+
+@law
+@given(st.sampled_from(["center", "inflate"]), st.integers(1, 7), st.integers(1, 4), st.booleans())
+def test_a_lift_sums_to_the_2d_kernel(how: str, size: int, stride: int, spread: bool) -> None:
+    weight = normal(3, 2, 3, 5)
+    depth, padding = f.depth_taps(size, stride, 1)
+    solid = f.lift(weight, depth, how, stride, spread=spread)
+    close(solid.sum(2), weight)
+    reach = depth - 2 * padding
+    assert reach == size - 2 and depth >= stride  # as many slices as before, and none between
+    if spread and stride > 1:  # every slice is met, by about as much
+        met = torch.zeros(40 * stride, dtype=torch.float64)
+        profile = solid[0, 0, :, 0, 0] / weight[0, 0, 0, 0]
+        for start in range(0, len(met) - depth + 1, stride):
+            met[start : start + depth] += profile
+        assert met[depth : -depth - stride].min() > 0
+
+
+def test_a_kernel_as_large_as_its_stride_takes_the_mean() -> None:
+    assert f.depth_profile(4, 4).tolist() == [0.25] * 4
+    assert f.depth_profile(7, 2).tolist() == [n / 64 for n in (1, 6, 15, 20, 15, 6, 1)]
+    assert f.depth_taps(1, 4) == (7, 3) and f.depth_taps(7, 2, 3) == (7, 3)
 
 
 def test_center_is_at_the_slice_that_central_takes() -> None:

@@ -7,16 +7,28 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import close, fft_kernels, gradient_of, law, normal, predict_pose, randomize, sum_along
+from helpers import (
+    close,
+    fft_kernels,
+    fft_moved,
+    gradient_of,
+    law,
+    normal,
+    predict_pose,
+    randomize,
+    repeat_along,
+    sum_along,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from crossd.nn.functional import lift, shift_kernel
+from crossd.nn.functional import lift, map_kernel, shift_kernel
 from crossd.nn.kernel_modes import (
     KERNEL_MODES,
     VIEWS,
     Fourier,
+    FourierProjection,
     PosePredictor,
     Projection,
     Slice,
@@ -178,26 +190,6 @@ def test_fixed_kernels(size: tuple[int, int, int], axis: int) -> None:
 
 
 @pytest.mark.parametrize("kind", [Projection, Slice])
-def test_one_view_a_sample(kind: type[Projection] | type[Slice]) -> None:
-    mode, weight, x = kind(2, CUBE), normal(3, 2, *CUBE), normal(4, 2, 6, 6)
-    views = (2, 0, 1, 1)
-    kernels = mode.kernels(weight, x, views)
-    assert kernels.shape == (4, 3, 2, 3, 3)
-    for kernel, axis in zip(kernels, views, strict=True):
-        close(kernel, mode.fixed_kernel(weight, axis))
-
-
-@pytest.mark.parametrize("kind", [Projection, Slice])
-def test_one_view_a_sample_needs_as_many_views_and_a_cube(
-    kind: type[Projection] | type[Slice],
-) -> None:
-    with pytest.raises(ValueError, match="view has 3 entries for a batch of 2 images"):
-        kind(2, CUBE).kernels(normal(3, 2, *CUBE), normal(2, 2, 6, 6), (0, 1, 2))
-    with pytest.raises(ValueError, match=r"needs a cubic kernel, got size \(1, 3, 3\)"):
-        kind(2, (1, 3, 3)).kernels(normal(3, 2, 1, 3, 3), normal(2, 2, 6, 6), (0, 1))
-
-
-@pytest.mark.parametrize("kind", [Projection, Slice])
 def test_modes_without_a_predictor_own_nothing(kind: type[Projection] | type[Slice]) -> None:
     mode, weight = kind(2, CUBE), normal(3, 2, *CUBE)
     assert mode.state_dict() == {}
@@ -266,7 +258,7 @@ def test_fourier_equals_the_paper_step_by_step(size: tuple[int, int, int], offse
 
 def test_fourier_ignores_the_view() -> None:
     mode, weight, x = fourier(), normal(3, 2, *CUBE), normal(4, 2, 6, 5)
-    close(mode.kernels(weight, x, (0, 1, 2, 0)), mode.kernels(weight, x, 0))
+    close(mode.kernels(weight, x, 2), mode.kernels(weight, x, 0))
     close(mode.fixed_kernel(weight, 2), mode.fixed_kernel(weight, 0))
 
 
@@ -341,19 +333,45 @@ def test_mean_displacement_runs_in_training_only() -> None:
 def test_a_fixed_pose_is_one_kernel_in_evaluation() -> None:
     mode, weight, x = fourier(), normal(3, 2, *CUBE), normal(4, 2, 6, 5)
     mode.fixed_pose = True
-    assert mode.maps(weight, x, 0) is None
+    assert mode.displacements(x) is None
     close(mode.kernels(weight, x, 0)[0], mode.fixed_kernel(weight, 0))
-    maps = mode.train().maps(weight, x, 0)
-    assert maps is not None and maps.shape == (4, 9, 27)
+    shift = mode.train().displacements(x)
+    assert shift is not None and mode.maps(weight, shift, 0).shape == (4, 9, 27)
 
 
 @pytest.mark.parametrize("kind", [Projection, Slice])
 def test_one_view_for_all_is_one_kernel(kind: type[Projection] | type[Slice]) -> None:
     mode, weight, x = kind(2, CUBE), normal(3, 2, *CUBE), normal(4, 2, 6, 5)
-    assert mode.maps(weight, x, 1) is None
-    maps = mode.maps(weight, x, (0, 1, 2, 0))
-    assert maps is not None and maps.shape == (4, 9, 27)
-    assert set(maps.unique().tolist()) == {0, 1}
+    assert mode.displacements(x) is None
+    close(mode.kernels(weight, x, 1)[0], mode.fixed_kernel(weight, 1))
+
+
+@pytest.mark.parametrize("axis", range(3))
+@pytest.mark.parametrize("size", [(3, 3, 3), (3, 1, 1), (1, 3, 5), (2, 3, 4)])
+def test_fourier_projection_sums_what_was_moved(size: tuple[int, int, int], axis: int) -> None:
+    mode = FourierProjection(2, size, dtype=torch.float64)
+    randomize(mode)
+    weight, x = normal(3, 2, *size), normal(4, 2, 6, 5)
+    poses = predict_pose(mode.eval().predictor, x)
+    solid = fft_moved(weight, *poses)
+    for kernel, moved in zip(mode.kernels(weight, x, axis), solid, strict=True):
+        close(kernel, sum_along(moved, axis))
+    shift = mode.displacements(x)
+    assert shift is not None
+    for kernel, moved in zip(
+        map_kernel(weight, mode.solid_maps(weight, shift)), solid, strict=True
+    ):
+        close(kernel.unflatten(-1, size), moved)
+    still = mode.fixed_kernel(weight, axis)
+    close(still, sum_along(shift_kernel(weight, mode.mean_displacement), axis))
+
+
+def test_volumes_have_the_pose_of_the_image_that_they_repeat() -> None:
+    mode = FourierProjection(2, CUBE, dtype=torch.float64)
+    randomize(mode)
+    x = normal(3, 2, 6, 5)
+    for axis in range(3):
+        close(mode.eval().displacements(repeat_along(x, axis, 7)), mode.displacements(x))
 
 
 def test_an_empty_batch_leaves_the_mean_displacement() -> None:
@@ -388,7 +406,7 @@ def test_unshifting_a_lift_gives_the_2d_kernel_at_the_start(
 
 
 def test_every_mode_is_known_by_its_name() -> None:
-    assert list(KERNEL_MODES) == ["projection", "slice", "fourier"]
+    assert list(KERNEL_MODES) == ["projection", "slice", "fourier", "fourier-projection"]
     for name, kind in KERNEL_MODES.items():
         mode = make_mode(name, 2, CUBE)
         assert type(mode) is kind

@@ -8,6 +8,7 @@ is under way. A run ends with the call that began it, and stays known until the 
 
 import functools
 import inspect
+import math
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
@@ -71,6 +73,10 @@ class Folding:
     fixed_view: int | None = None
 
 
+Margin = tuple[int, int, str, float | None]
+"""Padding before and after an axis, with its mode and value (`torch.nn.functional.pad`)."""
+
+
 class Run:
     """One call of a network: of which rank its input is, and what was seen of it on the way.
 
@@ -109,15 +115,26 @@ class Run:
 
     # Slices
 
-    def mark(self, x: Tensor, depth: int) -> Tensor:
-        """Note that the leading axis of a tensor counts slices of volumes so deep."""
-        setattr(x, MARK, (self, depth))
+    def mark(self, x: Tensor, depth: int, margin: Margin | None = None) -> Tensor:
+        """Note that the leading axis of a tensor counts slices of volumes so deep.
+
+        Args:
+            x: The tensor.
+            depth: Slices of a volume.
+            margin: How the plane was padded: what looks along depth pads it alike before it looks.
+        """
+        setattr(x, MARK, (self, depth, margin))
         return x
 
     def depth_of(self, x: Tensor) -> int | None:
         """Return the depth that `mark` noted in this run."""
         mark = getattr(x, MARK, None)
         return mark[1] if mark is not None and mark[0] is self else None
+
+    def margin_of(self, x: Tensor) -> Margin | None:
+        """Return the margin that `mark` noted in this run."""
+        mark = getattr(x, MARK, None)
+        return mark[2] if mark is not None and mark[0] is self else None
 
     def slices(self, x: Tensor) -> int | None:
         """Return the depth of a tensor of slices, ``(N D m, ...)``; None for any other tensor.
@@ -135,9 +152,25 @@ class Run:
 
     def unfold(self, x: Tensor, depth: int) -> Tensor:
         """Make volumes ``(N m, C, D, H, W)`` of slices ``(N D m, C, H, W)``."""
+        margin = self.margin_of(x)
         if x.shape[0] == self.number * depth:
-            return x.unflatten(0, (self.number, depth)).transpose(1, 2)
-        return x.unflatten(0, (self.number, depth, -1)).permute(0, 2, 3, 1, 4, 5).flatten(0, 1)
+            volume = x.unflatten(0, (self.number, depth)).transpose(1, 2)
+        else:
+            stack = x.unflatten(0, (self.number, depth, -1))
+            volume = stack.permute(0, 2, 3, 1, 4, 5).flatten(0, 1)
+        return volume if margin is None else self.pad_depth(volume, margin)
+
+    def pad_depth(self, volume: Tensor, margin: Margin) -> Tensor:
+        """Pad depth, by the last slices where ends are replicated; negative numbers cut."""
+        before, after, mode, value = margin
+        size = volume.shape[2] + min(before, 0) + min(after, 0)
+        volume = volume.narrow(2, max(0, -before), size)
+        sides = (0, 0, 0, 0, max(before, 0), max(after, 0))
+        if not any(sides):
+            return volume
+        if 0 in self.replicated:
+            mode, value = "replicate", None
+        return F.pad(volume, sides, mode, value)
 
     def fold(self, volume: Tensor) -> Tensor:
         """Make slices ``(N D m, C, H, W)`` of volumes ``(N m, C, D, H, W)``; note their size."""
@@ -249,11 +282,11 @@ class Run:
         depth = self.slices(value)
         if depth is None or value.shape[0] != self.number * depth:
             return value
-        stack = value.unflatten(0, (self.number, depth))
         if value.dim() == 4 and not last:
-            stack = stack.transpose(1, 2)  # (n, c, d, h, w)
+            volume = self.unfold(value, depth)
             pooled = value.shape[2] == value.shape[3] == 1
-            return stack.mean(2, keepdim=True) if pooled else stack
+            return volume.mean(2, keepdim=True) if pooled else volume
+        stack = value.unflatten(0, (self.number, depth))
         if value.dim() >= 3 or not value.is_floating_point():
             return stack
         return stack.mean(1)
@@ -264,6 +297,28 @@ class Run:
         if self.folding.repeat > 1:
             return value.mean(2 + self.axis)
         return value.squeeze(2 + self.axis)
+
+
+class TooShallow(InputError):
+    """A volume has too few slices.
+
+    Args:
+        run: The run that is under way.
+        needed: Slices that a layer needs.
+        left: Slices that have come to it.
+
+    Attributes:
+        depth: Slices of the volume.
+        least: Slices from which the layer has enough, if depth is reduced evenly.
+    """
+
+    def __init__(self, run: Run, needed: int, left: int) -> None:
+        self.depth = run.planes[0][2]
+        self.least = needed * max(1, math.ceil(self.depth / max(left, 1)))
+        super().__init__(
+            f"the volume is {self.depth} slices deep, of which {left} are left where a layer needs "
+            f"{needed}: give deeper volumes, or convert with depth_stride=1"
+        )
 
 
 class _Local(threading.local):
@@ -339,7 +394,16 @@ class State:
         self._require_taken(rank)
         ends = replicated_axes() or ((0,) if self.folding.depth_padding == "replicate" else ())
         run = Run(self.folding, rank, self._view(module, rank), ends)
-        return self._begin(run, again, method, args, kwargs)
+        if rank == self.folding.rank or torch.compiler.is_compiling():
+            return self._begin(run, again, method, args, kwargs)
+        try:
+            return self._begin(run, again, method, args, kwargs)
+        except TooShallow as error:
+            deep = self._deep_enough(error, module, method, args, kwargs)
+            raise InputError(
+                f"the volume is {error.depth} slices deep, but the network needs at least {deep}: "
+                "give deeper volumes, or convert with depth_stride=1"
+            ) from error
 
     def _rank(self, method: Callable[..., Any], args: Any, kwargs: Any) -> int | None:
         """Tell volumes from images by the number of axes; None where there are neither."""
@@ -393,6 +457,43 @@ class State:
                     value.grad_fn.register_prehook(functools.partial(self._replay, run))
         return answer
 
+    def _deep_enough(
+        self, error: TooShallow, module: nn.Module, method: Any, args: Any, kwargs: Any
+    ) -> int:
+        """Find how many slices a volume must have, by trying others."""
+        modes = {part: part.training for part in module.modules()}
+
+        def lacks(depth: int) -> TooShallow | None:
+            def of_depth(value: Any) -> Any:
+                if not isinstance(value, Tensor) or not value.dim():
+                    return value
+                wide = value.dim() == 5
+                return value[:1, :, :1].repeat_interleave(depth, 2) if wide else value[:1]
+
+            again = functools.partial(self.call, module, method, None)
+            try:
+                with torch.no_grad(), torch.random.fork_rng(devices=[]):
+                    run = Run(self.folding, 3, 0)
+                    self._begin(run, again, method, *tree_map(of_depth, (args, kwargs)))
+            except TooShallow as more:
+                return more
+            except Exception:  # of the network's own: it came further than before
+                return None
+            return None
+
+        module.eval()
+        try:
+            few, enough = error.depth, error.least
+            while enough < DEEPEST and (more := lacks(enough)) is not None:
+                few, enough = enough, max(more.least, enough + 1)
+            while enough - few > 1:
+                middle = (few + enough) // 2
+                few, enough = (middle, enough) if lacks(middle) else (few, middle)
+        finally:
+            for part, training in modes.items():
+                part.training = training
+        return enough
+
     @contextmanager
     def running(self, run: Run) -> Iterator[None]:
         """Let a run be under way."""
@@ -440,6 +541,9 @@ class State:
             answer = again(args, kwargs)
             return run.unfold_answer(answer, self.folding.channels_last) if whole else answer
 
+
+DEEPEST = 4096
+"""Slices of the deepest volume that is tried, to say how deep one must be."""
 
 HEAD, INTERMEDIATES = "forward_head", "forward_intermediates"
 """The method of timm's networks that takes features, and the one that gives maps in any layout."""

@@ -14,8 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from crossd.conversion.state import Run, State
-from crossd.errors import InputError
+from crossd.conversion.state import Run, State, TooShallow
 from crossd.nn.conv import pad_ends
 from crossd.nn.functional import depth_profile, depth_taps
 from crossd.nn.layers import depth_axis
@@ -69,14 +68,15 @@ def _inherit(run: Run, answers: Iterable[Any], args: Any, kwargs: Any) -> None:
     for value in (*args, *kwargs.values()):
         if isinstance(value, tuple | list):
             given += [v for v in value if isinstance(v, Tensor)]
-    depths = (run.depth_of(v) for v in given)
-    depth = next((d for d in depths if d is not None), None)
-    if depth is None:
+    first = next((v for v in given if run.depth_of(v) is not None), None)
+    if first is None:
         return
+    depth, margin = run.depth_of(first), run.margin_of(first)
     for answer in answers:
         if isinstance(answer, Tensor) and run.depth_of(answer) is None:
             if not any(answer is v for v in given):
-                run.mark(answer, depth)
+                alike = margin is not None and answer.shape == first.shape
+                run.mark(answer, depth or 0, margin if alike else None)
 
 
 def on_slices(*functions: Any) -> Callable[[Handler], Handler]:
@@ -116,7 +116,7 @@ def call_layer(run: Run, module: Any, method: Any, x: Tensor, *args: Any, **kwar
     volume = run.unfold(x, depth)
     least = module.least_depth() if hasattr(module, "least_depth") else 1
     if volume.shape[2] < least:
-        raise too_shallow(run, least, volume.shape[2])
+        raise TooShallow(run, least, volume.shape[2])
     run.counts["solid"] += 1
     run.paused = True
     try:
@@ -142,22 +142,6 @@ def _solid_output_size(run: Run, depth: int, args: Any, kwargs: Any) -> Any:
     height, width = size[-2:]
     known = run.depth_at(height, width)
     return (), {"output_size": None if known is None else [known, height, width]}
-
-
-def too_shallow(run: Run, needed: int, depth: int) -> InputError:
-    """Make the error for volumes with too few slices.
-
-    Args:
-        run: The run that is under way.
-        needed: Slices that a layer needs.
-        depth: Slices that have come to it.
-    """
-    first = run.planes[0][2]
-    least = needed * max(1, math.ceil(first / max(depth, 1)))
-    return InputError(
-        f"the volume is {first} slices deep, of which {depth} are left where a layer needs "
-        f"{needed}: give volumes of at least {least} slices, or convert with depth_stride=1"
-    )
 
 
 def _as_on_the_way_down(run: Run, volume: Tensor) -> Tensor:
@@ -205,41 +189,14 @@ def _reduced(run: Run, volume: Tensor, size: int, stride: int, margin: int, gap:
     size, margin = depth_taps(size, stride, margin)
     reach = gap * (size - 1) + 1
     if volume.shape[2] + 2 * margin < reach:
-        raise too_shallow(run, reach - 2 * margin, volume.shape[2])
-    volume = _padded(run, volume, [(margin, margin), (0, 0), (0, 0)])
+        raise TooShallow(run, reach - 2 * margin, volume.shape[2])
+    volume = run.pad_depth(volume, (margin, margin, "constant", None))
     last = (volume.shape[2] - reach) // stride * stride
     total: Any = 0
     for place, share in enumerate(depth_profile(size, stride).tolist()):
         start = place * gap
         total = total + share * volume[:, :, start : start + last + 1 : stride]
     return run.fold(total)
-
-
-def _padded(
-    run: Run,
-    volume: Tensor,
-    margins: Sequence[tuple[int, int]],
-    mode: str = "constant",
-    value: float | None = None,
-) -> Tensor:
-    """Pad the axes of a volume; those whose ends are replicated by their last slice.
-
-    Args:
-        run: The run that is under way.
-        volume: Shape ``(N, C, D, H, W)``.
-        margins: Before and after each axis; negative numbers cut.
-        mode: As of `torch.nn.functional.pad`.
-        value: As of `torch.nn.functional.pad`.
-    """
-    ends = [m if axis in run.replicated else (0, 0) for axis, m in enumerate(margins)]
-    rest = [(0, 0) if axis in run.replicated else m for axis, m in enumerate(margins)]
-    for axis, (before, after) in enumerate(ends):
-        size = volume.shape[2 + axis] + min(before, 0) + min(after, 0)
-        volume = volume.narrow(2 + axis, max(0, -before), size)
-    volume, _ = pad_ends(volume, [(max(a, 0), max(b, 0)) for a, b in ends], "zeros", range(3))
-    if not any(map(any, rest)):
-        return volume
-    return F.pad(volume, [margin for both in reversed(rest) for margin in both], mode, value)
 
 
 @on_slices(F.conv_transpose2d)
@@ -306,7 +263,7 @@ def _require_window(
     """Refuse volumes that are shallower than the window of a pool."""
     reach = gap * (size - 1) + 1
     if volume.shape[2] + 2 * padding < reach and not ceil_mode:
-        raise too_shallow(run, reach - 2 * padding, volume.shape[2])
+        raise TooShallow(run, reach - 2 * padding, volume.shape[2])
 
 
 @on_slices(F.avg_pool2d)
@@ -331,9 +288,7 @@ def _avg_pool(
     _require_window(run, volume, kernel[0], margin[0], 1, ceil_mode)
     if divisor_override is not None:
         divisor_override *= kernel[0]
-    ends = [m if axis in run.replicated else 0 for axis, m in enumerate(margin)]
-    volume = _padded(run, volume, [(m, m) for m in ends])
-    margin = tuple(m - own for m, own in zip(margin, ends, strict=True))
+    volume, margin = pad_ends(volume, [(m, m) for m in margin], "zeros", run.replicated)
     settings = (kernel, step, margin, ceil_mode, count_include_pad, divisor_override)
     return run.fold(avg_pool3d(volume, *settings))
 
@@ -587,11 +542,26 @@ def _pad(
     mode: str = "constant",
     value: float | None = None,
 ) -> Tensor:
-    """Pad depth as height; maps with channels last, padded by six numbers, in the plane alone."""
+    """Pad depth as height, when something looks along it; maps with channels last not at all.
+
+    Where slices of the size that is reached were met before, depth becomes what it was there.
+    """
     if len(pad) != 4:
         return func(input, pad, mode, value)
-    sides = [(pad[2], pad[3]), (pad[2], pad[3]), (pad[0], pad[1])]
-    return run.fold(_padded(run, run.unfold(input, depth), sides, mode, value))
+    top, bottom = pad[2:]
+    plane = input
+    for axis in (1, 2):
+        sides = [side if 2 - i // 2 == axis else 0 for i, side in enumerate(pad)]
+        if any(sides):
+            ends = axis in run.replicated and min(sides) >= 0
+            plane = func(plane, sides, *(("replicate", None) if ends else (mode, value)))
+    moved = plane.shape == input.shape  # what goes on one side comes on the other
+    known = None if moved else run.depth_at(*plane.shape[2:])
+    if known is None:
+        return run.mark(plane, depth, (top, bottom, mode, value))
+    before = (known - depth) // 2 if top else 0
+    volume = run.unfold(run.mark(plane, depth), depth)
+    return run.fold(run.pad_depth(volume, (before, known - depth - before, mode, value)))
 
 
 @on_slices(torch.pixel_shuffle)

@@ -58,14 +58,17 @@ def pad_ends(
     Returns:
         The padded tensor, and the zeros that the layer itself has to add at both ends of each axis.
     """
-    if mode == "zeros" and not replicated and all(before == after for before, after in margins):
-        return x, tuple(before for before, _ in margins)
-    others = [(0, 0) if axis in replicated else pair for axis, pair in enumerate(margins)]
-    ends = [pair if axis in replicated else (0, 0) for axis, pair in enumerate(margins)]
-    for pairs, how in ((ends, "replicate"), (others, "constant" if mode == "zeros" else mode)):
+    own, ends, rest = [], [], []
+    for axis, pair in enumerate(margins):
+        end = axis in replicated
+        alone = mode == "zeros" and pair[0] == pair[1] and not end
+        own.append(pair[0] if alone else 0)
+        ends.append(pair if end else (0, 0))
+        rest.append((0, 0) if end or alone else pair)
+    for pairs, how in ((ends, "replicate"), (rest, "constant" if mode == "zeros" else mode)):
         if any(map(any, pairs)):
             x = F.pad(x, [margin for pair in reversed(pairs) for margin in pair], how)
-    return x, (0,) * len(margins)
+    return x, tuple(own)
 
 
 class CrossDConv(nn.Conv3d):
@@ -205,6 +208,11 @@ class CrossDConv(nn.Conv3d):
     def least_depth(self) -> int:
         """Return how many slices a volume must have at least."""
         return self.dilation[0] * (self.kernel_size[0] - 1) + 1 - sum(self.margins()[0])
+
+    @property
+    def is_plain_in_3d(self) -> bool:
+        """Whether a layer of torch.nn can do what this one does on volumes."""
+        return self.depth_position is None and not self.mode.moves_volumes
 
     def to_2d(self, view: int = 0) -> nn.Conv2d:
         """Give the plain 2D layer of this view; the fourier modes are fixed at their mean pose."""

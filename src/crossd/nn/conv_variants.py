@@ -80,6 +80,11 @@ class SameConv(CrossDConv):
                 x = _pad_axis(x, rest, before, after, mode)
         return super().forward(x)
 
+    @property
+    def is_plain_in_3d(self) -> bool:
+        """Torch has no 3D convolution with margins that depend on the size."""
+        return False
+
     def least_depth(self) -> int:
         """Return how many slices a volume must have at least: what lacks is padded."""
         return 1

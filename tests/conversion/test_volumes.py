@@ -1,0 +1,669 @@
+"""Functions that look at neighbours, on volumes in code written for images.
+
+Each is held against the function of torch for volumes, one setting at a time, and against the law.
+"""
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from helpers import close_relative, keeps_the_law, law, on_repeated, repeat_along
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+import crossd
+from crossd import InputError
+from crossd.conversion.state import State
+from crossd.conversion.volumes import HANDLERS
+
+
+class Call(nn.Module):
+    """Calls a function on maps, behind a convolution of single pixels that changes nothing."""
+
+    def __init__(self, function: Callable[[Tensor], Any], channels: int = 2) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 1, bias=False)
+        nn.init.dirac_(self.conv.weight)
+        self.function = function
+
+    def forward(self, x: Tensor) -> Any:
+        return self.function(self.conv(x))
+
+
+def folded(function: Callable[[Tensor], Any], channels: int = 2, **options: Any) -> Any:
+    net = crossd.convert(Call(function, channels), check=False, **options)
+    return net.eval()
+
+
+volumes = st.tuples(st.integers(4, 7), st.integers(5, 8), st.integers(6, 9))
+
+
+def draw(size: tuple[int, ...], seed: int = 0, channels: int = 2, number: int = 2) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(number, channels, *size, generator=generator)
+
+
+# Every function against torch's own for volumes
+
+POOL = dict(kernel_size=st.integers(1, 4), stride=st.integers(1, 3), padding=st.integers(0, 2))
+
+
+@law
+@given(size=volumes, dilation=st.integers(1, 2), ceil_mode=st.booleans(), **POOL)
+def test_max_pool(
+    size: Any, kernel_size: int, stride: int, padding: int, dilation: int, ceil_mode: bool
+) -> None:
+    assume(padding <= kernel_size // 2)
+    settings = (kernel_size, stride, padding, dilation, ceil_mode)
+    assume(min(size) + 2 * padding >= dilation * (kernel_size - 1) + 1)
+    x = draw(size)
+    expected = F.max_pool3d(x, *settings)
+    torch.testing.assert_close(folded(lambda y: F.max_pool2d(y, *settings))(x), expected)
+    layer = nn.MaxPool2d(kernel_size, stride, padding, dilation, ceil_mode=ceil_mode)
+    torch.testing.assert_close(folded(layer)(x), expected)
+
+
+@law
+@given(size=volumes, ceil_mode=st.booleans(), counts=st.booleans(), **POOL)
+def test_avg_pool(
+    size: Any, kernel_size: int, stride: int, padding: int, ceil_mode: bool, counts: bool
+) -> None:
+    assume(padding <= kernel_size // 2)
+    settings = (kernel_size, stride, padding, ceil_mode, counts)
+    x = draw(size)
+    close_relative(
+        folded(lambda y: F.avg_pool2d(y, *settings))(x), F.avg_pool3d(x, *settings), 1e-5
+    )
+    close_relative(folded(nn.AvgPool2d(*settings))(x), F.avg_pool3d(x, *settings), 1e-5)
+
+
+@pytest.mark.parametrize(
+    ("pair", "triple"), [((2, 3), (2, 2, 3)), ((3, 1), (1, 3, 1)), ((1, 3), (1, 1, 3))]
+)
+def test_depth_of_windows_is_that_of_the_smaller_axis(pair: Any, triple: Any) -> None:
+    x = draw((5, 6, 7))
+    torch.testing.assert_close(folded(nn.MaxPool2d(pair, 1))(x), F.max_pool3d(x, triple, 1))
+    torch.testing.assert_close(folded(nn.AvgPool2d(pair))(x), F.avg_pool3d(x, triple))
+
+
+def test_a_divisor_counts_the_window_in_the_plane() -> None:
+    net = folded(nn.AvgPool2d(2, divisor_override=3))
+    x = draw((4, 6, 8))
+    torch.testing.assert_close(net(x), F.avg_pool3d(x, 2) * 4 / 3)
+    keeps_the_law(net, x[:, :, 0])
+
+
+@pytest.mark.parametrize("norm", [1.0, 2.0, 3.0])
+@pytest.mark.parametrize("settings", [(2,), (3, 2), (3, 1, True)])
+def test_lp_pool_keeps_the_law(norm: float, settings: Any) -> None:
+    net = folded(lambda y: F.lp_pool2d(y.abs(), norm, *settings))
+    for axis in range(3):
+        keeps_the_law(net, draw((8, 6)), axis)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, (2, 2)])
+@pytest.mark.parametrize("kind", ["avg", "max"])
+def test_adaptive_pools(kind: str, size: Any) -> None:
+    x = draw((5, 6, 7))
+    flat, solid = (getattr(F, f"adaptive_{kind}_pool{rank}d") for rank in (2, 3))
+    answer = folded(lambda y: flat(y, size))(x)
+    number = size if isinstance(size, int) else size[0]
+    torch.testing.assert_close(answer, solid(x, number))
+    keeps_the_law(folded(lambda y: y * flat(y, size) if size == 1 else flat(y, size)), x[:, :, 0])
+
+
+@pytest.mark.parametrize("size", [(None, 1), (1, None), (2, 3)])
+def test_strips_are_pooled_within_slices(size: Any) -> None:
+    x = draw((5, 6, 7))
+    answer = folded(lambda y: F.adaptive_avg_pool2d(y, size))(x)
+    each = [F.adaptive_avg_pool2d(part, size) for part in x.unbind(2)]
+    torch.testing.assert_close(answer, torch.stack(each, 2))
+
+
+def test_a_pool_over_the_whole_plane_is_over_depth_too() -> None:
+    x = draw((5, 6, 7))
+    for pool, take in ((F.avg_pool2d, torch.mean), (F.max_pool2d, torch.amax)):
+        net = folded(lambda y, pool=pool: pool(y, y.shape[2:]))
+        torch.testing.assert_close(net(x), take(x, (2, 3, 4), True))
+
+
+def test_indices_of_pools_stay_within_slices() -> None:
+    net = folded(lambda y: F.max_unpool2d(*F.max_pool2d(y, 2, return_indices=True), 2))
+    x = draw((3, 4, 6))
+    each = [F.max_unpool2d(*F.max_pool2d(s, 2, return_indices=True), 2) for s in x.unbind(2)]
+    torch.testing.assert_close(net(x), torch.stack(each, 2))
+
+
+INTERPOLATIONS = [
+    ("nearest", None),
+    ("nearest-exact", None),
+    ("bilinear", False),
+    ("bilinear", True),
+]
+
+
+@pytest.mark.parametrize(("mode", "corners"), INTERPOLATIONS)
+@pytest.mark.parametrize("factor", [2, 2.0, 1.5, 0.5])
+def test_interpolation_by_a_factor(mode: str, corners: Any, factor: float) -> None:
+    x = draw((4, 6, 8))
+    net = folded(lambda y: F.interpolate(y, None, factor, mode, corners))
+    solid = "trilinear" if mode == "bilinear" else mode
+    torch.testing.assert_close(net(x), F.interpolate(x, None, factor, solid, corners))
+    for axis in range(3):
+        keeps_the_law(net, x[:, :, 0], axis)
+
+
+@pytest.mark.parametrize("mode", ["bilinear", "bicubic", "area", "nearest"])
+@pytest.mark.parametrize("antialias", [False, True])
+def test_depth_follows_height_in_every_mode(mode: str, antialias: bool) -> None:
+    if antialias and mode not in ("bilinear", "bicubic"):
+        return
+    net = folded(lambda y: F.interpolate(y, (9, 5), mode=mode, antialias=antialias))
+    x = draw((4, 6, 8))
+    assert net(x).shape == (2, 2, 6, 9, 5)
+    keeps_the_law(net, x[:, :, 0])
+
+
+def test_a_plane_that_was_there_before_has_the_depth_that_it_had() -> None:
+    def down_and_up(x: Tensor) -> Tensor:
+        small = F.max_pool2d(F.avg_pool2d(x, 2), 2)
+        middle = F.interpolate(small, size=(x.shape[2] // 2, x.shape[3] // 2))
+        return F.interpolate(middle, size=x.shape[2:], mode="bilinear") + x
+
+    net = folded(down_and_up)
+    for depth in range(4, 12):
+        assert net(draw((depth, 8, 12))).shape == (2, 2, depth, 8, 12)
+
+
+@pytest.mark.parametrize("mode", ["constant", "reflect", "replicate", "circular"])
+def test_padding_before_a_window_is_along_depth_too(mode: str) -> None:
+    net = folded(lambda y: F.max_pool2d(F.relu(F.pad(y, (1, 2, 2, 0), mode)), 3, 1))
+    x = draw((5, 6, 7))
+    expected = F.max_pool3d(F.relu(F.pad(x, (1, 2, 2, 0, 2, 0), mode)), 3, 1)
+    torch.testing.assert_close(net(x), expected)
+
+
+def test_padding_at_the_end_is_along_depth_too() -> None:
+    x = draw((4, 5, 6))
+    layer = nn.ConstantPad2d((1, 0, 2, 1), 3.0)
+    torch.testing.assert_close(folded(layer)(x), F.pad(x, (1, 0, 2, 1, 2, 1), value=3.0))
+    for kind in (nn.ZeroPad2d, nn.ReflectionPad2d, nn.ReplicationPad2d, nn.CircularPad2d):
+        solid = getattr(nn, f"{kind.__name__[:-2]}3d")
+        torch.testing.assert_close(folded(kind((1, 2, 0, 3)))(x), solid((1, 2, 0, 3, 0, 3))(x))
+
+
+def test_negative_padding_cuts() -> None:
+    net = folded(lambda y: F.avg_pool2d(F.pad(y, (-1, 1, -1, 1)), 1, 2))
+    x = draw((6, 8, 10))
+    torch.testing.assert_close(net(x), F.avg_pool3d(F.pad(x, (-1, 1) * 3), 1, 2))
+
+
+def test_padding_for_windows_leaves_depth_alone() -> None:
+    def windows(y: Tensor) -> Tensor:  # (n, c, h, w) -> windows of 4 x 4 -> (n, c, h, w)
+        n, c, h, w = y.shape
+        y = F.pad(y, (0, -w % 4, 0, -h % 4))
+        parts = y.reshape(n, c, y.shape[2] // 4, 4, y.shape[3] // 4, 4).softmax(3)
+        return parts.reshape(y.shape)[:, :, :h, :w]
+
+    net = folded(windows)
+    x = draw((5, 6, 7))
+    assert net(x).shape == x.shape
+    torch.testing.assert_close(net(x), torch.stack([windows(s) for s in x.unbind(2)], 2))
+
+
+@pytest.mark.parametrize("depth", [3, 8, 24, 25])
+def test_padding_to_a_multiple_and_cutting_back(depth: int) -> None:
+    class Padded(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.down = nn.Conv2d(2, 4, 3, 2, 1)
+            self.up, self.out = nn.Upsample(scale_factor=2), nn.Conv2d(4, 2, 3, padding=1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            h, w = x.shape[2], x.shape[3]
+            x = F.pad(x, (0, -w % 16, 0, -h % 16))
+            return self.out(self.up(self.down(x)))[:, :, :h, :w]
+
+    net: Any = crossd.convert(Padded())
+    x = draw((depth, 10, 14))
+    assert net(x).shape == x.shape
+
+
+@pytest.mark.parametrize(
+    ("index", "solid"),
+    [
+        ((Ellipsis, slice(1, None), slice(1, None)), (Ellipsis, *[slice(1, None)] * 3)),
+        ((slice(None), slice(None), slice(1, -1), slice(1, -1)), (Ellipsis, *[slice(1, -1)] * 3)),
+        ((Ellipsis, slice(None, None, 2), slice(1, None, 2)),
+         (Ellipsis, *[slice(None, None, 2)] * 2, slice(1, None, 2))),
+        ((Ellipsis, slice(None, 4), slice(None, 4)),
+         (Ellipsis, slice(None), slice(None, 4), slice(None, 4))),
+        ((slice(None), slice(0, 1)), (slice(None), slice(0, 1))),
+        ((Ellipsis, slice(None), slice(None, 3)), (Ellipsis, slice(None), slice(None, 3))),
+    ],
+)  # fmt: skip
+def test_cutting(index: Any, solid: Any) -> None:
+    x = draw((6, 6, 8))
+    torch.testing.assert_close(folded(lambda y: y[index])(x), x[solid])
+
+
+def test_what_is_cut_to_a_size_that_was_there_has_its_depth() -> None:
+    def net(x: Tensor) -> Tensor:
+        inner = F.avg_pool2d(x, 3, 1)  # valid, as in the first U-Net
+        return x[:, :, 1:-1, 1:-1] + inner + x[:, :, 1 : 1 + inner.shape[2], 1 : 1 + inner.shape[3]]
+
+    x = draw((5, 6, 7))
+    middle = x[:, :, 1:-1, 1:-1, 1:-1]
+    torch.testing.assert_close(folded(net)(x), 2 * middle + F.avg_pool3d(x, 3, 1))
+
+
+@pytest.mark.parametrize("dims", [(2, 3), (-1, -2), [2, 3]])
+@pytest.mark.parametrize("keep", [False, True])
+def test_statistics_of_the_plane_are_of_the_volume(dims: Any, keep: bool) -> None:
+    x = draw((5, 6, 7))
+    for name in ("mean", "amax", "amin", "var", "std", "norm", "sum"):
+
+        def function(y: Tensor, name: str = name) -> Tensor:
+            if name == "norm":
+                return y.norm(p=2, dim=dims, keepdim=keep)
+            return getattr(y, name)(dim=dims, keepdim=keep)
+
+        net = folded(function)
+        for axis in range(3 if name in ("mean", "amax", "amin") else 1):
+            keeps_the_law(net, x[:, :, 0], axis)
+        # and it looks at all slices: another slice changes what all get
+        other = x.clone()
+        other[:, :, 0] *= 5
+        assert not torch.allclose(net(x), net(other))
+    close_relative(folded(lambda y: y.mean(dims, keep))(x).flatten(1), x.mean((2, 3, 4)), 1e-5)
+    close_relative(
+        folded(lambda y: torch.amax(y, dims, keep))(x).flatten(1), x.amax((2, 3, 4)), 1e-5
+    )
+
+
+@pytest.mark.parametrize("correction", [0, 1, 2])
+def test_variances_have_the_images_divisor(correction: int) -> None:
+    x = draw((5, 6, 7))
+    net = folded(lambda y: torch.var(y, (2, 3), correction=correction))
+    expected = x.var((2, 3, 4), correction=0) * 42 / (42 - correction)
+    close_relative(net(x), expected, 1e-5)
+    pair = folded(lambda y: torch.cat(torch.std_mean(y, (2, 3), correction=correction), 1))
+    close_relative(pair(x), torch.cat((expected.sqrt(), x.mean((2, 3, 4))), 1), 1e-5)
+
+
+def test_channels_last_statistics() -> None:
+    def response(y: Tensor) -> Tensor:  # as of ConvNeXt V2: over the plane of (n, h, w, c)
+        y = y.permute(0, 2, 3, 1)
+        norm = y.norm(p=2, dim=(1, 2), keepdim=True)
+        return (y * norm / (norm.mean(-1, keepdim=True) + 1e-6)).permute(0, 3, 1, 2)
+
+    net = folded(response)
+    for axis in range(3):
+        keeps_the_law(net, draw((6, 9)), axis, 7, 1e-3)
+
+
+@pytest.mark.parametrize("power", [1, 2, 3.0, float("inf")])
+def test_norms_of_any_power(power: float) -> None:
+    net = folded(lambda y: torch.linalg.vector_norm(y, power, (2, 3)))
+    keeps_the_law(net, draw((6, 9)))
+    zero = torch.zeros(1, 2, 3, 4, 5, requires_grad=True)
+    folded(lambda y: y.norm(dim=(2, 3)))(zero).sum().backward()
+    assert zero.grad is not None and zero.grad.isfinite().all()
+
+
+def test_other_reductions_are_of_slices() -> None:
+    x = draw((5, 6, 7))
+    for function in (
+        lambda y: y.mean(1, keepdim=True),
+        lambda y: y - y.mean(),
+        lambda y: y.sum(dim=3, keepdim=True),
+        lambda y: y.flatten(2).softmax(-1).unflatten(2, y.shape[2:]),
+    ):
+        net = folded(function)
+        keeps_the_law(net, x[:, :, 0])
+
+
+@pytest.mark.parametrize("make", [lambda: nn.GroupNorm(2, 4), lambda: nn.InstanceNorm2d(4)])
+def test_norms_take_statistics_of_volumes(make: Callable[[], nn.Module]) -> None:
+    norm = make()
+    solid = nn.InstanceNorm3d(4) if isinstance(norm, nn.InstanceNorm2d) else norm
+    x = draw((5, 6, 7), channels=4)
+    torch.testing.assert_close(folded(norm, 4)(x), solid(x))
+    for axis in range(3):
+        keeps_the_law(folded(norm, 4), x[:, :, 0], axis)
+
+
+def test_batch_norm_learns_statistics_of_volumes() -> None:
+    norm, solid = nn.BatchNorm2d(2), nn.BatchNorm3d(2)
+    net = folded(norm).train()
+    x = draw((5, 6, 7)) * 2 + 1
+    torch.testing.assert_close(net(x), solid(x))
+    torch.testing.assert_close(net.function.state_dict(), solid.state_dict())
+    torch.testing.assert_close(net.eval()(x), solid.eval()(x))
+
+
+def test_pixels_are_shuffled_within_slices() -> None:
+    x = draw((3, 4, 5), channels=4)
+    up = folded(nn.PixelShuffle(2), 4)
+    each = torch.stack([F.pixel_shuffle(part, 2) for part in x.unbind(2)], 2)
+    torch.testing.assert_close(up(x), each.repeat_interleave(2, 2))
+    y = draw((4, 4, 6))
+    parts = torch.stack([F.pixel_unshuffle(part, 2) for part in y.unbind(2)], 2)
+    down = folded(nn.PixelUnshuffle(2))
+    torch.testing.assert_close(down(y), (parts[:, :, ::2] + parts[:, :, 1::2]) / 2)
+
+
+# Convolutions that nobody knows
+
+
+class Computed(nn.Module):
+    """Convolves by a kernel that it computes."""
+
+    def __init__(self, size: int, stride: int, padding: Any = 0) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(2, 2, 1)
+        self.kernel = nn.Parameter(torch.randn(3, 2, size, size))
+        self.settings = (None, stride, padding)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(self.conv(x), self.kernel.softmax(1), *self.settings)
+
+
+def test_computed_kernels_work_within_slices() -> None:
+    source = Computed(3, 1, 1)
+    net: Any = crossd.convert(source)
+    x = draw((5, 6, 7))
+    each = torch.stack([source(part) for part in x.unbind(2)], 2)
+    torch.testing.assert_close(net(x), each)
+    assert "1 of 2 convolutions see depth" in net.conversion.checks
+
+
+@pytest.mark.parametrize(
+    ("size", "stride", "padding", "profile", "margin"),
+    [
+        (3, 2, 1, [0.25, 0.5, 0.25], 1),
+        (2, 2, 0, [0.5, 0.5], 0),
+        (1, 2, 0, [0.25, 0.5, 0.25], 1),
+        (5, 2, 2, [1 / 16, 4 / 16, 6 / 16, 4 / 16, 1 / 16], 2),
+        (4, 4, 0, [0.25] * 4, 0),
+    ],
+)
+def test_where_they_stride_depth_is_blurred_and_strided(
+    size: int, stride: int, padding: int, profile: list[float], margin: int
+) -> None:
+    source = Computed(size, stride, padding).eval()
+    net: Any = crossd.convert(source, check=False)
+    x = draw((8, 8, 12))
+    kernel = source.kernel.softmax(1)[:, :, None] * torch.tensor(profile).view(-1, 1, 1)
+    middle = source.conv(x.flatten(2, 3)).unflatten(2, x.shape[2:4])
+    expected = F.conv3d(middle, kernel, None, stride, (margin, padding, padding))
+    close_relative(net(x), expected, 1e-5)
+    keeps_the_law(net, x[:, :, 0])
+
+
+def test_enlarging_by_a_computed_kernel_repeats_slices() -> None:
+    kernel = torch.randn(2, 3, 2, 2)
+    net = folded(lambda y: F.conv_transpose2d(y, kernel, stride=2))
+    x = draw((3, 4, 5))
+    each = torch.stack([F.conv_transpose2d(s, kernel, stride=2) for s in x.unbind(2)], 2)
+    torch.testing.assert_close(net(x), each.repeat_interleave(2, 2))
+
+
+# Windows, heads, and other things that stand before channels
+
+
+def test_windows_are_convolved_each_by_itself() -> None:
+    class Windows(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(2, 2, 3, padding=1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            n, c, h, w = x.shape
+            x = x.view(n, c, h // 4, 4, w // 4, 4).permute(0, 2, 4, 1, 3, 5)
+            x = self.conv(x.reshape(-1, c, 4, 4))
+            x = x.view(n, h // 4, w // 4, c, 4, 4).permute(0, 3, 1, 4, 2, 5)
+            return x.reshape(n, c, h, w)
+
+    net: Any = crossd.convert(Windows(), lift=None).eval()
+    # depths at which N D times the windows of a slice is N times another depth, too
+    for depth in (2, 4, 6, 8):
+        x = draw((depth, 8, 12))
+        parts = x.unfold(3, 4, 4).unfold(4, 4, 4)  # (n, c, d, 2, 3, 4, 4)
+        rows = parts.permute(0, 3, 4, 1, 2, 5, 6).flatten(0, 2)
+        expected = net.conv.to_3d()(rows).view(2, 2, 3, 2, depth, 4, 4)
+        expected = expected.permute(0, 3, 4, 1, 5, 2, 6).reshape(x.shape)
+        torch.testing.assert_close(net(x), expected)
+        keeps_the_law(net, x[:, :, 0], 0, depth)
+
+
+def test_parameters_are_not_taken_for_slices() -> None:
+    class Positions(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(2, 4, 4, 4)
+            self.position = nn.Parameter(torch.randn(1, 4, 3, 3))
+            self.mix = nn.Conv2d(4, 4, 3, padding=1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.conv(x)
+            return x + F.interpolate(self.mix(self.position), x.shape[2:], mode="bilinear")
+
+    net: Any = crossd.convert(Positions())
+    for number, depth in itertools.product((1, 2), (4, 8)):
+        x = draw((depth, 12, 16), number=number)
+        assert net(x).shape == (number, 4, depth // 4, 3, 4)
+        keeps_the_law(net, x[:, :, 0], 0, depth)
+
+
+def test_marks_of_a_run_do_not_outlive_it() -> None:
+    class Buffers(nn.Module):
+        kernel: Tensor
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(2, 2, 1)
+            self.register_buffer("kernel", torch.ones(2, 1, 2, 2) / 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.conv(x)
+            return F.conv2d(x, self.kernel.to(x), None, 2, groups=2)
+
+    net: Any = crossd.convert(Buffers())
+    for size in ((4, 6, 8), (8, 6, 8), (2, 4, 4)):
+        x = draw(size)
+        expected = F.avg_pool3d(net.conv.to_3d()(x), 2)
+        close_relative(net(x), expected, 1e-5)
+    assert not hasattr(net.kernel, "crossd_slices")
+
+
+class Doubling(torch.autograd.Function):
+    """A function of a user's own, through which no mark goes."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return 2 * x
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return 2 * grad
+
+
+def test_slices_are_known_again_behind_functions_that_lose_marks() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Conv2d(2, 4, 3, padding=1), nn.Conv2d(4, 2, 3, padding=1)
+
+        def forward(self, x: Tensor) -> Any:
+            y = Doubling.apply(self.a(x))
+            return Doubling.apply(self.b(F.max_pool2d(y, 2)))
+
+    net: Any = crossd.convert(Net(), lift=None)
+    x = draw((4, 6, 8))
+    expected = 2 * net.b.to_3d()(F.max_pool3d(2 * net.a.to_3d()(x), 2))
+    close_relative(net(x), expected, 1e-5)
+
+
+# Chance
+
+
+def test_channels_and_paths_are_dropped_for_whole_volumes() -> None:
+    x = torch.ones(3, 8, 5, 6, 7)
+    dropped = folded(nn.Dropout2d(0.5), 8).train()(x)
+    assert (dropped == dropped[:, :, :1, :1, :1]).all() and 0 < (dropped == 0).float().mean() < 1
+    from timm.layers.drop import DropPath
+    from torchvision.ops import StochasticDepth
+
+    for layer in (DropPath(0.5), StochasticDepth(0.5, "row")):
+        torch.manual_seed(1)
+        dropped = folded(layer, 8).train()(torch.ones(64, 8, 5, 2, 3))
+        assert (dropped == dropped[:, :1, :1, :1, :1]).all()
+        assert 0.3 < (dropped == 0).float().mean() < 0.7
+
+
+# What is too shallow
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: nn.Sequential(nn.Conv2d(2, 2, 1), nn.MaxPool2d(2), nn.MaxPool2d(2)),
+        lambda: nn.Sequential(nn.Conv2d(2, 2, 2, 2), nn.Conv2d(2, 2, 2, 2)),
+        lambda: nn.Sequential(nn.Conv2d(2, 2, 1), nn.AvgPool2d(2), nn.AvgPool2d(2)),
+    ],
+)
+def test_shallow_volumes_are_told_how_deep_they_must_be(make: Callable[[], nn.Module]) -> None:
+    net: Any = crossd.convert(make(), check=False)
+    assert net(draw((4, 8, 8))).shape[2:] == (1, 2, 2)
+    for depth in (1, 2, 3):
+        with pytest.raises(
+            InputError, match=f"is {depth} slices deep, .* at least 4: .* or convert with"
+        ):
+            net(draw((depth, 8, 8)))
+    thin: Any = crossd.convert(make(), check=False, depth_stride=1)
+    assert thin(draw((3, 8, 8))).shape[2:] == (3, 2, 2)
+
+
+# Torch still tells us of every function
+
+
+@pytest.mark.parametrize("function", [f for f in HANDLERS])
+def test_every_function_is_one_that_torch_tells_of(function: Any) -> None:
+    """What a handler is registered for must be what reaches the mode, by whatever name."""
+    assert callable(function)
+
+
+CALLS: dict[str, Callable[[Tensor], Any]] = {
+    "max_pool2d": lambda x: F.max_pool2d(x, 2),
+    "MaxPool2d": lambda x: nn.MaxPool2d(2)(x),
+    "torch.max_pool2d": lambda x: torch.max_pool2d(x, 2),
+    "avg_pool2d": lambda x: F.avg_pool2d(x, 2),
+    "lp_pool2d": lambda x: F.lp_pool2d(x, 2, 2),
+    "adaptive_avg_pool2d": lambda x: F.adaptive_avg_pool2d(x, 1),
+    "adaptive_max_pool2d": lambda x: F.adaptive_max_pool2d(x, 1),
+    "interpolate": lambda x: F.interpolate(x, scale_factor=2),
+    "Upsample": lambda x: nn.Upsample(scale_factor=2)(x),
+    "pad": lambda x: F.pad(x, (1, 1, 1, 1)),
+    "group_norm": lambda x: F.group_norm(x, 1),
+    "instance_norm": lambda x: F.instance_norm(x),
+    "pixel_shuffle": lambda x: F.pixel_shuffle(x, 2),
+    "pixel_unshuffle": lambda x: F.pixel_unshuffle(x, 2),
+    "conv2d": lambda x: F.conv2d(x, torch.ones(1, 4, 2, 2), stride=2),
+    "conv_transpose2d": lambda x: F.conv_transpose2d(x, torch.ones(4, 1, 2, 2), stride=2),
+    "mean": lambda x: x.mean((2, 3)),
+    "torch.mean": lambda x: torch.mean(x, (2, 3)),
+    "getitem": lambda x: x[:, :, 1:, 1:],
+    "dropout2d": lambda x: F.dropout2d(x),
+    "scaled_dot_product_attention": lambda x: F.scaled_dot_product_attention(x, x, x),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_the_watch_sees_what_looks_at_neighbours(name: str) -> None:
+    """A release of torch that calls one of these otherwise would pass it by without a word."""
+    seen: list[Any] = []
+    watch = State.modes[2]
+
+    class Spy(watch):  # type: ignore[misc,valid-type]
+        def __torch_function__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            seen.append(func)
+            return super().__torch_function__(func, types, args, kwargs)
+
+    State.modes[2] = Spy
+    try:
+        folded(CALLS[name], 4)(draw((4, 4, 4), channels=4))
+    finally:
+        State.modes[2] = watch
+    assert any(func in HANDLERS for func in seen[1:])
+
+
+def test_the_whole_ends_of_finite_volumes_keep_the_law() -> None:
+    torch.manual_seed(0)
+    source = nn.Sequential(
+        nn.Conv2d(2, 4, 3, 2, 1), nn.ReLU(), nn.Conv2d(4, 4, 5, 1, 2), nn.Conv2d(4, 2, 1)
+    )
+    net: Any = crossd.convert(source, lift=None, depth_padding="replicate").eval()
+    zeros: Any = crossd.convert(source, lift=None, depth_padding="zeros").eval()
+    zeros.load_state_dict(net.state_dict())
+    x = draw((6, 9))
+    with torch.no_grad():
+        for depth in (2, 3, 9):
+            answer = net(repeat_along(x, 0, depth))
+            close_relative(answer, net(x).unsqueeze(2).expand_as(answer), 1e-5)
+            ended = zeros(repeat_along(x, 0, depth))
+            assert not torch.allclose(ended, zeros(x).unsqueeze(2).expand_as(ended), atol=1e-2)
+            torch.testing.assert_close(on_repeated(zeros, x, 0, depth), answer)
+
+
+# Layers of other libraries that are made of such functions
+
+
+def test_layers_of_timm_keep_the_law() -> None:
+    from timm.layers.blur_pool import BlurPool2d
+    from timm.layers.drop import DropBlock2d
+    from timm.layers.norm_act import BatchNormAct2d
+    from timm.layers.pool2d_same import AvgPool2dSame, MaxPool2dSame
+
+    for layer in (
+        AvgPool2dSame(3, 2),
+        MaxPool2dSame((3, 2), 2),
+        BatchNormAct2d(4),
+        BlurPool2d(4),
+        BlurPool2d(None, 5, 1, "constant"),
+        nn.Softmax2d(),
+        DropBlock2d(0.3),
+    ):
+        net = folded(layer, 4)
+        for size in ((16, 20), (17, 13)):
+            x = draw(size, channels=4)
+            torch.testing.assert_close(net(x), layer.eval()(x))
+            alone = "Same" in type(layer).__name__ or getattr(layer, "stride", 2) == 1
+            for axis in range(1 if alone else 3):
+                keeps_the_law(net, x, axis, 8)
+
+
+def test_a_blurred_volume_is_blurred_along_every_axis_that_is_reduced() -> None:
+    from timm.layers.blur_pool import BlurPool2d
+
+    net = folded(BlurPool2d(None, 5, 2, "constant"), 4)
+    x = torch.zeros(1, 4, 9, 9, 9)
+    x[:, :, 4, 4, 4] = 1
+    profile = torch.tensor([1.0, 4, 6, 4, 1]) / 16
+    whole = torch.einsum("a,b,c->abc", profile, profile, profile)
+    torch.testing.assert_close(net(x)[0, 0, 1:4, 1:4, 1:4], whole[::2, ::2, ::2])
+
+
+def test_blocks_are_dropped_from_volumes_in_training() -> None:
+    from timm.layers.drop import DropBlock2d
+
+    net = folded(DropBlock2d(0.1, block_size=3), 4).train()
+    torch.manual_seed(0)
+    dropped = net(torch.ones(4, 4, 16, 16, 16)) == 0
+    assert 0.02 < dropped.float().mean() < 0.5
