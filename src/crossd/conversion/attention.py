@@ -187,6 +187,8 @@ def form_of(*names: str) -> Callable[[Any], Any]:
 
     def register(function: Callable[..., Any]) -> Callable[..., Any]:
         def form(run: Run, module: Any, method: Any, *args: Any, **kwargs: Any) -> Any:
+            if not run.folds:
+                return method(module, *args, **kwargs)
             if run.folding.attention == "slice":
                 run.counts["flat attention"] += 1
                 return method(module, *args, **kwargs)

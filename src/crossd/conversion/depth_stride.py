@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -90,7 +90,13 @@ class _Recorder(TorchFunctionMode):
         layers: For convolutions with a stride, by path, the reduction on the larger side.
     """
 
-    REDUCING = (F.conv2d, F.max_pool2d, torch.max_pool2d, F.avg_pool2d, F.lp_pool2d)
+    STRIDES: ClassVar[dict[Any, tuple[str, ...]]] = {
+        F.conv2d: ("weight", "bias", "stride"),
+        F.max_pool2d: ("kernel_size", "stride"),
+        torch.max_pool2d: ("kernel_size", "stride"),
+        F.avg_pool2d: ("kernel_size", "stride"),
+        F.lp_pool2d: ("norm_type", "kernel_size", "stride"),
+    }
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
@@ -117,19 +123,27 @@ class _Recorder(TorchFunctionMode):
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Note a function that reduces the plane, and call it."""
-        answer = func(*args, **(kwargs or {}))
-        if func in self.REDUCING and args[0].dim() == 4 and isinstance(answer, Tensor):
-            factor = round(args[0].shape[2] / max(answer.shape[2], 1))
-            if factor > 1 and answer.shape[2] > 1:
+        if func in self.STRIDES and args and args[0].dim() == 4:
+            names = self.STRIDES[func]
+            given = {**dict(zip(names, args[1:], strict=False)), **(kwargs or {})}
+            window = given.get("kernel_size", given.get("weight"))
+            size = window.shape[2:] if isinstance(window, Tensor) else _pair(window)
+            stride = given.get("stride") or (1 if "weight" in given else size)
+            factor = max(_pair(stride))
+            if factor > 1 and tuple(size) != tuple(args[0].shape[2:]):
                 reduction = round(self.height / args[0].shape[2])
                 self.factors[reduction] = max(factor, self.factors.get(reduction, 1))
-        return answer
+        return func(*args, **(kwargs or {}))
 
     def __exit__(self, *reason: Any) -> None:
         """Stop watching."""
         super().__exit__(*reason)
         for hook in self.hooks:
             hook.remove()
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    return (value[0], value[-1]) if isinstance(value, tuple | list) else (value, value)
 
 
 def depth_settings(layer: Any, wanted: int | None, depth_kernel: int | None) -> dict[str, int]:

@@ -82,6 +82,9 @@ def _turned(
 ) -> nn.Module:
     """Bring a network into one rank: plain if that gives the same answers, else folding."""
     _require_cross(net)
+    for path, module in net.named_modules():
+        if hasattr(module, "to_3d"):
+            _require_no_hooks(module, path)
     state: State = net.crossd_state
     recipe = getattr(net, "recipe", None)
     known = None if recipe is None else recipe["mode_options"].get("decided", {}).get("plain")
@@ -163,13 +166,12 @@ def _same(net: nn.Module, attempt: nn.Module, x: Tensor, axis: int) -> bool | No
 def _plain(net: Any, rank: int, axis: int, plain: Callable[[Any], nn.Module]) -> nn.Module:
     """Copy a network with every layer of ours replaced, and its own classes given back."""
     stages = net.crossd_state.folding.stages
-    if len(stages) > 1:
+    if rank == 3 and len(stages) > 1:
         raise InputError("depth strides that differ between stages: its pools cannot tell theirs")
     depth_stride = stages[0][1] if stages else None
 
     def change(module: nn.Module, path: str) -> nn.Module | None:
         if hasattr(module, "to_3d"):
-            _require_no_hooks(module, path)
             return plain(module)
         if isinstance(module, Folded):
             folded: Any = module

@@ -73,20 +73,16 @@ def _as_it_is(run: Run, func: Any, *args: Any, **kwargs: Any) -> Any:
     return func(*args, **kwargs)
 
 
-def call_layer(run: Run, module: Any, method: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+def call_layer(run: Run, module: Any, call: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """Give a layer that takes both ranks by itself the images, unless these are repeated."""
     if run.folding.repeat > 1 or x.dim() != 5 or x.shape[2 + run.axis] != 1:
-        answer: Tensor = method(module, x, *args, **kwargs)
+        answer: Tensor = call(x, *args, **kwargs)
         return answer
     run.counts["solid"] += 1
     if args or kwargs.get("output_size") is not None:
         size = kwargs.get("output_size", args[0] if args else None)
         args, kwargs = (), {"output_size": None if size is None else _plane(run, size[-3:])}
-    run.paused = True
-    try:
-        image = method(module, x.squeeze(2 + run.axis), *args, **kwargs)
-    finally:
-        run.paused = False
+    image: Tensor = call(x.squeeze(2 + run.axis), *args, **kwargs)
     return image.unsqueeze(2 + run.axis)
 
 

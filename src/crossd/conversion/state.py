@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from crossd.conversion.torch_private import after_backward, in_backward
+from crossd.conversion.torch_private import ConvBase, after_backward, in_backward
 from crossd.errors import InputError
 from crossd.nn.kernel_modes import (
     View,
@@ -265,8 +265,9 @@ class Run:
     def unfold_answer(self, answer: Any, last: bool = False) -> Any:
         """Bring the answer of the network's code into the rank of the input.
 
-        Maps become maps of the rank of the input; vectors, and maps of one pixel, are averaged over
-        what is left of depth; of tokens ``(N D, L, C)`` comes ``(N, D, L, C)``.
+        Maps become maps of the rank of the input, depth standing before height and width; vectors,
+        and maps of one pixel, are averaged over what is left of depth; of tokens ``(N D, L, C)``
+        comes ``(N, D, L, C)``.
 
         Args:
             answer: Tensors in any containers.
@@ -282,14 +283,14 @@ class Run:
         depth = self.slices(value)
         if depth is None or value.shape[0] != self.number * depth:
             return value
-        if value.dim() == 4 and not last:
-            volume = self.unfold(value, depth)
-            pooled = value.shape[2] == value.shape[3] == 1
-            return volume.mean(2, keepdim=True) if pooled else volume
         stack = value.unflatten(0, (self.number, depth))
-        if value.dim() >= 3 or not value.is_floating_point():
-            return stack
-        return stack.mean(1)
+        if value.dim() == 4 and not last:
+            stack = self.unfold(value, depth)
+            pooled = value.shape[2] == value.shape[3] == 1
+            return stack.mean(2, keepdim=True) if pooled else stack
+        if value.dim() < 3 and value.is_floating_point():
+            return stack.mean(1)
+        return stack if last or value.dim() < 3 else stack.movedim(1, -3)
 
     def _volume_to_image(self, value: Any) -> Any:
         if not isinstance(value, Tensor) or value.dim() != 5:
@@ -375,14 +376,14 @@ class State:
         Args:
             module: The module.
             method: What its own class has.
-            form: What stands for the method in runs that fold, or None: called with the run, the
-                module and the method before the arguments.
+            form: What stands for the method in a run, or None: called with the run, the module and
+                the method before the arguments.
             args: Of the call.
             kwargs: Of the call.
         """
         run = self._local.run
         if run is not None:
-            if form is None or not run.folds:
+            if form is None:
                 return method(module, *args, **kwargs)
             return form(run, module, method, *args, **kwargs)
         again = functools.partial(self.call, module, method, form)
@@ -602,11 +603,13 @@ def folding_class(kind: Any, layer: bool) -> Any:
         layer: Whether the module takes images and volumes by itself.
     """
     form = _call_layer if layer else FORMS.get(f"{kind.__module__}.{kind.__qualname__}")
-    methods = {
+    methods: dict[str, Any] = {
         name: _asking(function, form if name == "forward" else None)
         for name, function in _public_methods(kind).items()
     }
     names = {"__module__": kind.__module__, "__qualname__": kind.__qualname__, **methods}
+    if layer and issubclass(kind, ConvBase):
+        names |= {name: _seen_by_its_code(name) for name in SETTINGS}
     bases = (Layer, Folded, kind) if layer else (Folded, kind)
     return type(kind)(kind.__name__, bases, names)
 
@@ -616,7 +619,38 @@ FORMS: dict[str, Callable[..., Any]] = {}
 
 
 def _call_layer(run: Run, module: Any, method: Any, *args: Any, **kwargs: Any) -> Any:
-    return State.layers[run.folding.rank](run, module, method, *args, **kwargs)
+    """Call a layer that takes both ranks by itself; meanwhile nothing is watched."""
+
+    def alone(*given: Any, **named: Any) -> Any:
+        run.paused = True
+        try:
+            return method(module, *given, **named)
+        finally:
+            run.paused = False
+
+    if not run.folds:
+        return alone(*args, **kwargs)
+    return State.layers[run.folding.rank](run, module, alone, *args, **kwargs)
+
+
+SETTINGS = ("kernel_size", "stride", "padding", "dilation", "output_padding")
+
+
+def _seen_by_its_code(name: str) -> property:
+    """A setting of a layer, of which code that was written for images sees the two of the plane."""
+
+    def get(self: Any) -> Any:
+        value = self.__dict__[name]
+        state: State | None = self.crossd_state
+        run = None if state is None else state._local.run
+        if run is None or run.paused or run.folding.rank == 3 or len(value) < 3:
+            return value
+        return value if isinstance(value, str) else value[1:]
+
+    def set_(self: Any, value: Any) -> None:
+        self.__dict__[name] = value
+
+    return property(get, set_)
 
 
 def _asking(function: Callable[..., Any], form: Any) -> Callable[..., Any]:

@@ -106,23 +106,21 @@ def pair(value: Any) -> tuple[Any, Any]:
     return (value, value)
 
 
-def call_layer(run: Run, module: Any, method: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+def call_layer(run: Run, module: Any, call: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """Give a layer that takes both ranks by itself the volumes that slices come from."""
     depth = run.slices(x) if x.dim() == 4 else None
     if depth is None:  # made of parameters alone, or of a kind that nobody knows
-        return method(module, x, *args, **kwargs)
+        return call(x, *args, **kwargs)
     if "output_size" in kwargs or args:
         args, kwargs = _solid_output_size(run, depth, args, kwargs)
     volume = run.unfold(x, depth)
+    run.paused = True  # its settings are read as they are
     least = module.least_depth() if hasattr(module, "least_depth") else 1
+    run.paused = False
     if volume.shape[2] < least:
         raise TooShallow(run, least, volume.shape[2])
     run.counts["solid"] += 1
-    run.paused = True
-    try:
-        answer = method(module, volume, *args, **kwargs)
-    finally:
-        run.paused = False
+    answer = call(volume, *args, **kwargs)
     return run.fold(_as_on_the_way_down(run, answer) if grows(module) else answer)
 
 
@@ -228,8 +226,13 @@ def _window(
     return tuple(zip(deep, *flat, strict=True))
 
 
-def _is_global(x: Tensor, kernel_size: Any, padding: Any) -> bool:
-    return pair(kernel_size) == tuple(x.shape[2:]) and pair(padding) == (0, 0)
+def _is_global(x: Tensor, depth: int, kernel_size: Any, padding: Any) -> bool:
+    """Tell whether a pool is over the whole plane, and so over the whole volume.
+
+    Its window is given as the size of the maps, or covers them and is deeper than the volume.
+    """
+    covers = pair(kernel_size) == tuple(x.shape[2:]) and pair(padding) == (0, 0)
+    return covers and (isinstance(kernel_size, torch.Size) or depth < pair(kernel_size)[0])
 
 
 @on_slices(F.max_pool2d, torch.max_pool2d)
@@ -249,7 +252,7 @@ def _max_pool(
         return func(
             input, kernel_size, stride, padding, dilation, ceil_mode=ceil_mode, return_indices=True
         )
-    if _is_global(input, kernel_size, padding):
+    if _is_global(input, depth, kernel_size, padding):
         return over_depth(run, func(input, kernel_size), depth, torch.amax)
     kernel, step, margin, gap = _window(run, input, kernel_size, stride, padding, dilation)
     volume = run.unfold(input, depth)
@@ -279,7 +282,7 @@ def _avg_pool(
     count_include_pad: bool = True,
     divisor_override: int | None = None,
 ) -> Tensor:
-    if _is_global(input, kernel_size, padding):
+    if _is_global(input, depth, kernel_size, padding):
         pooled = func(input, kernel_size, None, 0, False, True, divisor_override)
         return over_depth(run, pooled, depth, torch.mean)
     window = _window(run, input, kernel_size, stride, padding)
@@ -349,7 +352,7 @@ def _adaptive_pool(
     if (height, width) == (1, 1):
         pooled = func(input, output_size)
         return over_depth(run, pooled, depth, torch.mean if average else torch.amax)
-    if height is None or width is None or height != width:
+    if height is None or width is None or 1 in (height, width):  # strips
         return func(input, output_size)
     pool = F.adaptive_avg_pool3d if average else F.adaptive_max_pool3d
     return run.fold(pool(run.unfold(input, depth), (height, height, width)))
