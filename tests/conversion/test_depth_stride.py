@@ -40,7 +40,7 @@ def last_depth(net: Any, depth: int) -> int:
 )
 def test_depth_strides_of_a_resnet(stride: Any, depth: int, left: int) -> None:
     source = resnet()
-    net = convert(source, depth_stride=stride)
+    net = convert(source, depth_stride=stride, depth_padding="replicate")
     with torch.no_grad():
         assert last_depth(net, depth) == left
         assert last_depth(crossd.to_3d(net), depth) == left
@@ -103,7 +103,8 @@ def test_patches_are_as_deep_as_their_stride() -> None:
 def test_depth_kernels() -> None:
     source = resnet()
     net = convert(source, depth_kernel=1)
-    assert {m.kernel_size[0] for m in net.modules() if isinstance(m, nn.Conv3d)} == {1}
+    found = {(m.kernel_size[0], m.stride[0]) for m in net.modules() if isinstance(m, nn.Conv3d)}
+    assert found == {(1, 1), (3, 2)}  # what strides must not drop slices
     net = convert(source, depth_kernel=3)
     assert net.conv1.kernel_size == (3, 7, 7) and net.conv1.padding == (1, 3, 3)
     images = torch.randn(1, 1, 64, 64)
@@ -128,6 +129,17 @@ def test_wishes_that_cannot_be_met(wish: dict[str, Any], message: str) -> None:
         convert(resnet(), **wish)
 
 
-def test_layers_that_reduce_in_their_own_way_are_refused() -> None:
-    with pytest.raises(InputError, match="not for layers of type BlurPool2d"):
-        convert(timm.create_model("resnetblur18"), depth_stride=1)
+def test_functions_stride_as_layers_do() -> None:
+    net = convert(timm.create_model("resnetblur18"), depth_stride=1)  # blurs by a fixed kernel
+    assert net.forward_features(torch.randn(1, 3, 3, 64, 64)).shape[2:] == (3, 2, 2)
+    net = convert(timm.create_model("resnetblur18"), depth_stride=(1, 1, 1, 1, 2))
+    assert net.forward_features(torch.randn(1, 3, 4, 64, 64)).shape[2:] == (2, 2, 2)
+
+
+def test_images_in_other_views_are_refused_where_depth_strides_on_its_own() -> None:
+    net = convert(resnet(), depth_stride=1)
+    with (
+        crossd.view("coronal"),
+        pytest.raises(InputError, match="no settings for images"),
+    ):
+        net(torch.randn(1, 1, 64, 64))

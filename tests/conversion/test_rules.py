@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 from torch import Tensor, nn
 
-from crossd.conversion.rules import Options, depth_settings, find_rule
+from crossd.conversion.depth_stride import depth_settings
+from crossd.conversion.rules import find_rule
 
 
 class Plain(nn.Conv2d):
@@ -40,8 +41,6 @@ def test_rules_are_for_a_type_and_for_what_does_its_work() -> None:
         (nn.Conv2d(1, 1, 4, 4), 1, {"stride": 1, "kernel_size": 1, "padding": 0}),
         (nn.Conv2d(1, 1, 4, 4), 2, {"stride": 2, "kernel_size": 2, "padding": 0}),
         (nn.Conv2d(1, 1, 1, 2), 1, {"stride": 1, "kernel_size": 1, "padding": 0}),
-        (nn.MaxPool2d(3, 2, 1), 1, {"stride": 1}),
-        (nn.AvgPool2d(2), 1, {"stride": 1, "kernel_size": 1, "padding": 0}),
         (nn.ConvTranspose2d(1, 1, 2, 2), 1, {"stride": 1, "kernel_size": 1, "padding": 0}),
         (
             nn.ConvTranspose2d(1, 1, 3, 2, 1, 1),
@@ -53,11 +52,10 @@ def test_rules_are_for_a_type_and_for_what_does_its_work() -> None:
             1,
             {"stride": 1, "kernel_size": 3, "padding": 1, "output_padding": 0},
         ),
-        (nn.Upsample(scale_factor=2), 1, {"scale_factor": 1}),
     ],
 )
 def test_another_depth_stride(layer: nn.Module, stride: int, expected: dict[str, int]) -> None:
-    assert depth_settings(layer, Options(depth_strides={layer: stride})) == expected
+    assert depth_settings(layer, stride, None) == expected
 
 
 @pytest.mark.parametrize(
@@ -68,13 +66,12 @@ def test_another_depth_stride(layer: nn.Module, stride: int, expected: dict[str,
         (nn.Conv2d(1, 1, 7), {"kernel_size": 3, "padding": 0}),
         (nn.Conv2d(1, 1, 1), {}),
         (nn.Conv2d(1, 1, 4, 4), {}),
-        (nn.MaxPool2d(3, 2, 1), {}),
     ],
 )
 def test_another_depth_of_kernels(layer: nn.Module, expected: dict[str, int]) -> None:
-    assert depth_settings(layer, Options(depth_kernel=3)) == expected
+    assert depth_settings(layer, None, 3) == expected
 
 
 def test_a_depth_of_kernels_that_cannot_be() -> None:
     with pytest.raises(ValueError, match="padding 1 of a kernel of 5"):
-        depth_settings(nn.Conv2d(1, 1, 5, padding=1), Options(depth_kernel=3))
+        depth_settings(nn.Conv2d(1, 1, 5, padding=1), None, 3)

@@ -448,10 +448,19 @@ def fold(net: nn.Module, made: Iterable[nn.Module], state: State) -> None:
 
 
 AROUND = (
-    *("activation", "container", "conv", "dropout", "fold", "instancenorm", "normalization"),
+    *(
+        "activation",
+        "batchnorm",
+        "container",
+        "conv",
+        "dropout",
+        "fold",
+        "instancenorm",
+        "normalization",
+    ),
     *("padding", "pixelshuffle", "pooling", "rnn", "transformer", "upsampling"),
 )
-"""Files of torch.nn whose layers may look beyond a pixel, or hold others."""
+"""Files of torch.nn whose layers may look beyond a pixel, hold others, or ask for a rank."""
 
 ALONE = ("Linear", "Dropout", "LayerNorm", "RMSNorm", "Identity")
 

@@ -123,6 +123,7 @@ class _Recorder(TorchFunctionMode):
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Note a function that reduces the plane, and call it."""
+        answer = func(*args, **(kwargs or {}))
         if func in self.STRIDES and args and args[0].dim() == 4:
             names = self.STRIDES[func]
             given = {**dict(zip(names, args[1:], strict=False)), **(kwargs or {})}
@@ -131,9 +132,10 @@ class _Recorder(TorchFunctionMode):
             stride = given.get("stride") or (1 if "weight" in given else size)
             factor = max(_pair(stride))
             if factor > 1 and tuple(size) != tuple(args[0].shape[2:]):
-                reduction = round(self.height / args[0].shape[2])
+                made = answer[0] if isinstance(answer, tuple) else answer
+                reduction = round(self.height / (made.shape[2] * factor))  # inputs may be padded
                 self.factors[reduction] = max(factor, self.factors.get(reduction, 1))
-        return func(*args, **(kwargs or {}))
+        return answer
 
     def __exit__(self, *reason: Any) -> None:
         """Stop watching."""

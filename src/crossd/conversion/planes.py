@@ -40,6 +40,7 @@ class Planes(TorchFunctionMode):
         handler = None if self.run.paused else HANDLERS.get(func)
         if handler is None:
             return func(*args, **(kwargs or {}))
+        self.run.met(func)
         return handler(self.run, func, *args, **(kwargs or {}))
 
 

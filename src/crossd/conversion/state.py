@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from crossd.conversion.torch_private import ConvBase, after_backward, in_backward
+from crossd.conversion.torch_private import ConvBase, after_backward, in_backward, region
 from crossd.errors import InputError
 from crossd.nn.kernel_modes import (
     View,
@@ -91,6 +91,9 @@ class Run:
         planes: (height, width, depth) of slices, in the order in which they were first met.
         counts: How often what was met.
         paused: Whether functions are left alone meanwhile.
+        region: Where the method that runs was called; see `torch_private.region`.
+        loose: A function that was called in a part to be recomputed, but in no module of it: when
+            that part is recomputed, nothing watches it.
     """
 
     def __init__(
@@ -102,6 +105,8 @@ class Run:
         self.planes: list[tuple[int, int, int]] = []
         self.counts: Counter[str] = Counter()
         self.paused = False
+        self.region = region()
+        self.loose = ""
 
     @property
     def axis(self) -> int:
@@ -112,6 +117,11 @@ class Run:
     def folds(self) -> bool:
         """Whether the input has another rank than the network's code."""
         return self.rank != self.folding.rank
+
+    def met(self, func: Any) -> None:
+        """Note that a function was called that is to be watched."""
+        if not self.loose and not torch.compiler.is_compiling() and region() != self.region:
+            self.loose = getattr(func, "__name__", "function")
 
     # Slices
 
@@ -195,15 +205,15 @@ class Run:
         return None
 
     def depth_stride(self, height: int, plane: int) -> int:
-        """Return the stride along depth of a layer on slices of this height.
+        """Return the stride along depth of what makes slices of this height.
 
         Args:
-            height: Of its input.
+            height: Of its answer (its input may be padded).
             plane: Its stride in the plane.
         """
         if not self.folding.stages or plane == 1:
             return plane
-        reduction = self.planes[0][0] / height
+        reduction = self.planes[0][0] / (height * plane)
         nearest = min(self.folding.stages, key=lambda stage: abs(stage[0] - reduction))
         return nearest[1]
 
@@ -281,8 +291,14 @@ class Run:
         if not isinstance(value, Tensor) or value.dim() == 0:
             return value
         depth = self.slices(value)
-        if depth is None or value.shape[0] != self.number * depth:
+        if depth is None:
             return value
+        if value.shape[0] != self.number * depth:
+            raise RuntimeError(
+                f"an answer of shape {tuple(value.shape)} does not have the {depth} slices of each "
+                "volume in its first axis: the code notes the number of slices before a layer that "
+                "changes it; convert with depth_stride=1"
+            )
         stack = value.unflatten(0, (self.number, depth))
         if value.dim() == 4 and not last:
             stack = self.unfold(value, depth)
@@ -320,6 +336,14 @@ class TooShallow(InputError):
             f"the volume is {self.depth} slices deep, of which {left} are left where a layer needs "
             f"{needed}: give deeper volumes, or convert with depth_stride=1"
         )
+
+
+def _formed(
+    run: Run, module: Any, method: Callable[..., Any], form: Any, args: Any, kwargs: Any
+) -> Any:
+    if form is None:
+        return method(module, *args, **kwargs)
+    return form(run, module, method, *args, **kwargs)
 
 
 class _Local(threading.local):
@@ -383,9 +407,13 @@ class State:
         """
         run = self._local.run
         if run is not None:
-            if form is None:
-                return method(module, *args, **kwargs)
-            return form(run, module, method, *args, **kwargs)
+            if torch.compiler.is_compiling():
+                return _formed(run, module, method, form, args, kwargs)
+            before, run.region = run.region, region()
+            try:
+                return _formed(run, module, method, form, args, kwargs)
+            finally:
+                run.region = before
         again = functools.partial(self.call, module, method, form)
         rank = self._rank(method, args, kwargs)
         if not torch.compiler.is_compiling() and in_backward():
@@ -532,6 +560,12 @@ class State:
                 "at an answer of the network, so that its view and rank are not known: use "
                 "crossd.checkpoint_activations(net), or use_reentrant=False around the network"
             )
+        if run.loose:
+            raise RuntimeError(
+                f"{run.loose} is called in a part of the network that is recomputed in the "
+                "backward pass, but in no module of it: give torch.utils.checkpoint a module or a "
+                "method, or use crossd.checkpoint_activations(net)"
+            )
         whole = run.folds and rank == run.rank  # of the whole network, not of a part of it
         if whole:
             run = Run(self.folding, run.rank, run.view, run.replicated)
@@ -605,7 +639,7 @@ def folding_class(kind: Any, layer: bool) -> Any:
     form = _call_layer if layer else FORMS.get(f"{kind.__module__}.{kind.__qualname__}")
     methods: dict[str, Any] = {
         name: _asking(function, form if name == "forward" else None)
-        for name, function in _public_methods(kind).items()
+        for name, function in ({"forward": kind.forward} if layer else _methods(kind)).items()
     }
     names = {"__module__": kind.__module__, "__qualname__": kind.__qualname__, **methods}
     if layer and issubclass(kind, ConvBase):
@@ -664,16 +698,17 @@ def _asking(function: Callable[..., Any], form: Any) -> Callable[..., Any]:
     return method
 
 
-def _public_methods(kind: Any) -> dict[str, Callable[..., Any]]:
-    """List the methods by which users run a module: all but those that every module has."""
+def _methods(kind: Any) -> dict[str, Callable[..., Any]]:
+    """List the methods by which code runs a module, or a part of it: none that all modules have.
+
+    Private ones too, as they may be what is recomputed in a backward pass.
+    """
     found: dict[str, Callable[..., Any]] = {}
     for base in kind.__mro__:
-        if base is nn.Module:
+        if base is nn.Module or base.__module__.startswith("torch.nn."):
             break
         for name, value in vars(base).items():
-            public = not name.startswith("_") and (
-                name == "forward" or not hasattr(nn.Module, name)
-            )
-            if public and inspect.isfunction(value):
+            own = not hasattr(nn.Module, name) and not name.startswith("__")
+            if own and inspect.isfunction(value):
                 found.setdefault(name, value)
-    return found
+    return {**found, "forward": kind.forward}

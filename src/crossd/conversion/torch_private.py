@@ -10,7 +10,7 @@ from torch.autograd.variable import Variable
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
-__all__ = ["BatchNormBase", "ConvBase", "after_backward", "in_backward"]
+__all__ = ["BatchNormBase", "ConvBase", "after_backward", "in_backward", "region"]
 
 BatchNormBase = _BatchNorm
 """The base of all batch norms, SyncBatchNorm among them: what keeps running statistics."""
@@ -32,3 +32,12 @@ def in_backward() -> bool:
 def after_backward(callback: Callable[[], None]) -> None:
     """Call something at the end of the backward pass that is running (as DDP and FSDP do)."""
     Variable._execution_engine.queue_callback(callback)
+
+
+def region() -> object:
+    """Tell whether what runs is to be recomputed: two places with equal answers are in one part.
+
+    `torch.utils.checkpoint` runs a part without gradients or with hooks for what it saves.
+    """
+    hooks = torch._C._autograd._top_saved_tensors_default_hooks(True)
+    return torch.is_grad_enabled(), None if hooks is None else id(hooks[0])

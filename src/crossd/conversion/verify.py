@@ -384,7 +384,7 @@ def _alike(
         return value.unsqueeze(2 + axis).repeat_interleave(count, 2 + axis) if image else value
 
     images = tree_map(flat, given)
-    first = next(v for v in tree_leaves(given) if isinstance(v, Tensor))
+    first = _maps(given, folding.rank)
     if folding.rank == 3:
         counts: Sequence[int] = (first.shape[2 + axis],)
     elif axis == 0:
@@ -406,6 +406,16 @@ def _alike(
             failed = error
     assert failed is not None
     raise failed
+
+
+def _maps(given: Any, rank: int) -> Tensor:
+    """Return the first images, or volumes, among the arguments of a network."""
+    tensors = [v for v in tree_leaves(given) if isinstance(v, Tensor)]
+    found = next((v for v in tensors if v.dim() == rank + 2), None)
+    if found is None:
+        what = "images (N, C, H, W)" if rank == 2 else "volumes (N, C, D, H, W)"
+        raise InputError(f"the example holds no {what}: {shapes(given)}")
+    return found
 
 
 def _answers(net: nn.Module, given: Any, what: str, axis: int) -> list[Tensor]:
@@ -574,7 +584,7 @@ def named(module: nn.Module, path: str) -> str:
 
 def _mixes(net: Any, given: tuple[Any, ...]) -> bool:
     """Tell whether images of one batch may have different views, which share one place then."""
-    first = next(v for v in tree_leaves(given) if isinstance(v, Tensor))
+    first = _maps(given, 3)
     side = min(first.shape[2:])
     images = first[:1, :, 0, :side, :side].repeat_interleave(len(VIEWS), 0)
     try:

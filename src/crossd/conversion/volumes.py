@@ -51,6 +51,7 @@ class Volumes(TorchFunctionMode):
         if handler is None:
             answer = func(*args, **kwargs)
         else:
+            run.met(func)
             answer = handler(run, func, *args, **kwargs)
         if isinstance(answer, Tensor):
             _inherit(run, (answer,), args, kwargs)
@@ -171,15 +172,21 @@ def _conv(
 ) -> Tensor:
     """Convolve within slices; where the plane is reduced, depth is too, by fixed weights."""
     which = depth_axis(tuple(weight.shape[2:]))
-    wanted = run.depth_stride(input.shape[2], pair(stride)[which])
+    size, gap = weight.shape[2 + which], pair(dilation)[which]
+    margin = 0 if isinstance(padding, str) else pair(padding)[which]
+    high = _answered(input.shape[2], size, pair(stride)[which], margin, gap)
+    wanted = run.depth_stride(high, pair(stride)[which])
     if wanted > 1 or max(weight.shape[2:]) > 1:
         run.counts["solid" if wanted > 1 else "flat"] += 1
     if wanted > 1:
-        margin = 0 if isinstance(padding, str) else pair(padding)[which]
-        size, gap = weight.shape[2 + which], pair(dilation)[which]
         input = _reduced(run, run.unfold(input, depth), size, wanted, margin, gap)
         depth = run.depth_of(input) or depth
     return run.mark(func(input, weight, bias, stride, padding, dilation, groups), depth)
+
+
+def _answered(length: int, size: int, stride: int, padding: int, dilation: int) -> int:
+    """How many pixels a window makes of a row of pixels, at least one."""
+    return max(1, (length + 2 * padding - dilation * (size - 1) - 1) // stride + 1)
 
 
 def _reduced(run: Run, volume: Tensor, size: int, stride: int, margin: int, gap: int) -> Tensor:
@@ -217,8 +224,9 @@ def _window(
     kernel, pad, step = pair(kernel_size), pair(padding), pair(dilation)
     own = kernel if stride is None or stride == [] or stride == () else pair(stride)
     which = depth_axis(kernel)
-    wanted = run.depth_stride(x.shape[2], own[which])
     size, margin = kernel[which], pad[which]
+    high = _answered(x.shape[2], size, own[which], margin, step[which])
+    wanted = run.depth_stride(high, own[which])
     if wanted != own[which] and size <= own[which]:  # patches, as deep as their stride
         size, margin = min(size, wanted), 0
     deep = (size, wanted, margin, step[which])
@@ -256,17 +264,20 @@ def _max_pool(
         return over_depth(run, func(input, kernel_size), depth, torch.amax)
     kernel, step, margin, gap = _window(run, input, kernel_size, stride, padding, dilation)
     volume = run.unfold(input, depth)
-    _require_window(run, volume, kernel[0], margin[0], gap[0], ceil_mode)
+    kernel = _fitting(run, volume, kernel, margin[0], gap[0], ceil_mode)
     return run.fold(F.max_pool3d(volume, kernel, step, margin, gap, ceil_mode))
 
 
-def _require_window(
-    run: Run, volume: Tensor, size: int, padding: int, gap: int, ceil_mode: bool
-) -> None:
-    """Refuse volumes that are shallower than the window of a pool."""
-    reach = gap * (size - 1) + 1
-    if volume.shape[2] + 2 * padding < reach and not ceil_mode:
+def _fitting(
+    run: Run, volume: Tensor, kernel: tuple[int, ...], padding: int, gap: int, ceil_mode: bool
+) -> tuple[int, ...]:
+    """Refuse volumes that are shallower than the window of a pool, unless it may lack some."""
+    reach, deep = gap * (kernel[0] - 1) + 1, volume.shape[2] + 2 * padding
+    if deep >= reach:
+        return kernel
+    if not ceil_mode:
         raise TooShallow(run, reach - 2 * padding, volume.shape[2])
+    return ((deep - 1) // gap + 1, *kernel[1:])
 
 
 @on_slices(F.avg_pool2d)
@@ -288,7 +299,7 @@ def _avg_pool(
     window = _window(run, input, kernel_size, stride, padding)
     kernel, step, margin = window[:3]
     volume = run.unfold(input, depth)
-    _require_window(run, volume, kernel[0], margin[0], 1, ceil_mode)
+    kernel = _fitting(run, volume, kernel, margin[0], 1, ceil_mode)
     if divisor_override is not None:
         divisor_override *= kernel[0]
     volume, margin = pad_ends(volume, [(m, m) for m in margin], "zeros", run.replicated)
@@ -335,7 +346,7 @@ def _lp_pool(
     """A root of a mean of powers, times the size of the window in the plane."""
     kernel, step, margin, _ = _window(run, input, kernel_size, stride, 0)
     powers = run.unfold(input, depth).pow(norm_type)
-    _require_window(run, powers, kernel[0], 0, 1, ceil_mode)
+    kernel = _fitting(run, powers, kernel, 0, 1, ceil_mode)
     mean = F.avg_pool3d(powers, kernel, step, margin, ceil_mode)
     root = (torch.sign(mean) * F.relu(torch.abs(mean))) * (kernel[1] * kernel[2])
     return run.fold(root.pow(1.0 / norm_type))
@@ -510,7 +521,7 @@ def depth_for(run: Run, x: Tensor, height: int, width: int, depth: int) -> int:
         return depth
     if run.folding.stages:
         larger = max(height, x.shape[2])
-        factor = run.depth_stride(larger, 2)
+        factor = run.depth_stride(larger // 2, 2)
         if factor == 1:
             return depth
     return max(1, round(depth * height / x.shape[2]))
@@ -579,7 +590,7 @@ def _pixel_unshuffle(
 ) -> Tensor:
     """Unshuffle within slices, and average slices."""
     answer = func(input, downscale_factor)
-    factor = run.depth_stride(input.shape[2], downscale_factor)
+    factor = run.depth_stride(answer.shape[2], downscale_factor)
     volume = run.unfold(answer, depth)
     return run.fold(F.avg_pool3d(volume, (factor, 1, 1), ceil_mode=True))
 
@@ -603,7 +614,7 @@ def _cut(run: Run, func: Any, depth: int, input: Tensor, index: Any) -> Tensor:
     if (cut.start or 0) < 0 or (cut.stop or 0) > 0:
         return answer
     stride = cut.step or 1
-    step = run.depth_stride(input.shape[2], stride)
+    step = run.depth_stride(answer.shape[2], stride)
     return run.fold(volume[:, :, cut.start if step == stride else None : cut.stop : step])
 
 

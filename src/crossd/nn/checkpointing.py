@@ -1,8 +1,8 @@
 """Activation checkpointing: less memory in training for a third more time."""
 
 import functools
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any, TypeVar
 
 import torch
@@ -20,7 +20,8 @@ def checkpoint_activations(net: Network, enabled: bool = True) -> Network:
     """Recompute the inside of every block in the backward pass instead of keeping it.
 
     A block is a smallest part of the network with two convolutions or more (a residual block, a
-    stage of a U-Net). Answers, gradients and running statistics are those of the network without
+    stage of a U-Net), or two linear layers where there are no convolutions (attention, and the
+    layers beside it). Answers, gradients and running statistics are those of the network without
     it: the recomputation takes the view and the random state of the forward pass, and does not
     touch buffers. Compiled networks keep their own choice of what to recompute.
 
@@ -32,7 +33,7 @@ def checkpoint_activations(net: Network, enabled: bool = True) -> Network:
         The same network.
 
     Raises:
-        InputError: "no block ..." when no part holds two convolutions.
+        InputError: "no block ..." when no part holds two of either.
 
     Example:
         >>> net = nn.Sequential(nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3)))
@@ -44,9 +45,13 @@ def checkpoint_activations(net: Network, enabled: bool = True) -> Network:
             del module.forward
     if not enabled:
         return net
-    blocks = [block for child in net.children() for block in _blocks(child)]
+    blocks: list[nn.Module] = []
+    for kind in (_ConvNd, nn.Linear):
+        blocks = blocks or [block for child in net.children() for block in _blocks(child, kind)]
     if not blocks:
-        raise InputError("no block to checkpoint: no part of the network holds two convolutions")
+        raise InputError(
+            "no block to checkpoint: no part of the network holds two convolutions or linear layers"
+        )
     for block in blocks:
         block.forward = functools.partial(_forward, block)
     return net
@@ -56,12 +61,12 @@ def _is_ours(forward: Any) -> bool:
     return isinstance(forward, functools.partial) and forward.func is _forward
 
 
-def _blocks(module: nn.Module) -> list[nn.Module]:
-    inner = [block for child in module.children() for block in _blocks(child)]
+def _blocks(module: nn.Module, kind: type[nn.Module]) -> list[nn.Module]:
+    inner = [block for child in module.children() for block in _blocks(child, kind)]
     if inner:
         return inner
-    convolutions = sum(isinstance(part, _ConvNd) for part in module.modules())
-    return [module] if convolutions > 1 else []
+    count = sum(isinstance(part, kind) for part in module.modules())
+    return [module] if count > 1 else []
 
 
 def _forward(block: nn.Module, *given: Any, **named: Any) -> Any:
@@ -71,21 +76,44 @@ def _forward(block: nn.Module, *given: Any, **named: Any) -> Any:
     resume = current_resume()
 
     def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        return nullcontext(), _again(block, resume())
+        return nullcontext(), _Again(block, resume)
 
     return checkpoint(forward, *given, use_reentrant=False, context_fn=contexts, **named)
 
 
+class _Again:
+    """A context in which a block runs once more as it ran, however often it is entered.
+
+    Args:
+        block: Its buffers are left alone meanwhile.
+        resume: Makes the context in which it ran, in any thread.
+    """
+
+    def __init__(
+        self, block: nn.Module, resume: Callable[[], AbstractContextManager[None]]
+    ) -> None:
+        self.block, self.resume = block, resume
+        self.entered: list[ExitStack] = []
+
+    def __enter__(self) -> None:
+        stack = ExitStack()
+        stack.enter_context(_spared_buffers(self.block))
+        stack.enter_context(self.resume())
+        self.entered.append(stack)
+
+    def __exit__(self, *reason: Any) -> None:
+        self.entered.pop().__exit__(*reason)
+
+
 @contextmanager
-def _again(block: nn.Module, context: AbstractContextManager[None]) -> Iterator[None]:
-    """Run a block once more as it ran: in its context (in any thread), its buffers left alone."""
+def _spared_buffers(block: nn.Module) -> Iterator[None]:
+    """Let a block work on copies of its buffers."""
     kept = [(module, dict(module._buffers)) for module in block.modules() if module._buffers]
     for module, buffers in kept:
         copies = {name: None if b is None else b.clone() for name, b in buffers.items()}
         module._buffers.update(copies)
     try:
-        with context:
-            yield
+        yield
     finally:
         for module, buffers in kept:
             module._buffers.update(buffers)
