@@ -1,4 +1,4 @@
-"""The self-check of conversions: what it says, and what it refuses."""
+"""The check of conversions: no value of a weight decides anything, and what breaks is named."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,46 +6,146 @@ from typing import Any
 import pytest
 import timm
 import torch
+import torch.nn.functional as F
+from helpers import keeps_the_law, settle
 from torch import Tensor, nn
 
 import crossd
 from crossd import InputError
+from crossd.conversion import verify
 
 convert: Callable[..., Any] = crossd.convert
 
 
-def numbers(net: Any) -> list[float]:
-    return [float(line.rpartition(" ")[2]) for line in net.conversion.checks[1:]]
+@pytest.mark.parametrize("mode", ["projection", "slice", "fourier", "fourier-projection"])
+def test_it_says_what_it_found(mode: str) -> None:
+    net = convert(timm.create_model("resnet10t", num_classes=3), mode)
+    said = net.conversion.checks
+    assert said[0] == "14 of 14 convolutions see depth" and said[1] == "depth follows the plane"
+    assert float(said[2].rpartition(" ")[2]) < 1e-4
+    assert "(views: axial, coronal, sagittal)" in said[3]
+    assert convert(timm.create_model("resnet10t"), check=False).conversion.checks == ()
 
 
-@pytest.mark.parametrize("mode", ["projection", "slice", "fourier"])
-def test_it_measures_both_uses(mode: str) -> None:
-    net = convert(timm.create_model("resnet18", num_classes=3), mode)
-    assert "runs on images (1, 3, 64, 64) and on volumes" in str(net.conversion)
-    image, law = numbers(net)
-    assert image < 1e-4
-    assert law < 1e-4 if mode != "fourier" else law > 1e-4  # the roll by one voxel meets the ends
-
-
-def test_only_what_a_lift_promises_is_measured() -> None:
-    source = timm.create_model("resnet18", num_classes=3)
-    assert len(numbers(convert(source, lift="inflate"))) == 1
-    assert numbers(convert(source, lift="triplanar")) == numbers(convert(source, lift=None)) == []
-    assert convert(source, check=False).conversion.checks == ()
-
-
-def test_it_leaves_networks_and_random_state_alone() -> None:
-    source = timm.create_model("resnet18", num_classes=3).train()
+def test_networks_and_the_random_state_are_left_alone() -> None:
+    source = timm.create_model("resnet10t", num_classes=3).train()
+    source.bn1.eval()
     before = {name: tensor.clone() for name, tensor in source.state_dict().items()}
-    net = convert(source)
-    torch.testing.assert_close(source.state_dict(), before, rtol=0, atol=0)
-    assert all(m.training for m in (*source.modules(), *net.modules()))
+    modes = [m.training for m in source.modules()]
     state = torch.random.get_rng_state()
-    convert(source, lift="center", check=True)
-    kept = torch.random.get_rng_state()
-    torch.random.set_rng_state(state)
-    convert(source, lift="center", check=False)
-    assert torch.equal(torch.random.get_rng_state(), kept)
+    net = convert(source)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    torch.testing.assert_close(source.state_dict(), before, rtol=0, atol=0)
+    assert [m.training for m in source.modules()] == modes
+    named = dict(net.named_modules())
+    assert all(named[n].training == m.training for n, m in source.named_modules())
+    assert all(p.grad is None for p in (*source.parameters(), *net.parameters()))
+
+
+# Values of weights decide nothing
+
+
+class Centre(nn.Module):
+    """Subtracts the mean of the plane, behind a gate that is closed at first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.gamma * (x - x.mean((2, 3), keepdim=True))
+
+
+class Wrong(nn.Module):
+    """Mixes the samples of a batch, behind a gate that is closed at first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.zeros(4, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.gamma * x.cumsum(0)
+
+
+def test_what_a_closed_gate_hides_is_seen() -> None:
+    net = convert(nn.Sequential(nn.Conv2d(3, 4, 3), Centre(), nn.Conv2d(4, 2, 1)))
+    keeps_the_law(settle(net), torch.randn(2, 3, 12, 16))
+    match = "the law is broken in the axial view.*the first to differ is layer '1' of type .*Wrong"
+    with pytest.raises(InputError, match=match):
+        convert(nn.Sequential(nn.Conv2d(3, 4, 3), Wrong(), nn.Conv2d(4, 2, 1)))
+
+
+def test_a_network_that_was_saved_is_the_one_that_is_loaded(tmp_path: Any) -> None:
+    options = {"depths": (1, 1, 1, 1), "dims": (8, 16, 16, 16)}
+    source = settle(timm.create_model("convnextv2_atto", num_classes=3, in_chans=1, **options))
+    net = convert(source).eval()
+    config = crossd.WeightsConfig("custom", "classification", 1, ("a", "b", "c"))
+    crossd.save(net, tmp_path / "w.safetensors", config)
+    fresh = timm.create_model("convnextv2_atto", num_classes=3, in_chans=1, **options)
+    loaded = crossd.load(tmp_path / "w.safetensors", fresh)
+    volumes = torch.randn(1, 1, 32, 64, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(volumes), net(volumes))
+    keeps_the_law(net, volumes[:, :, 0], 0, 32)
+
+
+# Both modes
+
+
+class OnlyInTraining(nn.Module):
+    """Does in training, and only there, what it is given."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x) if self.training else x
+
+
+def net_of(function: Callable[[Tensor], Tensor]) -> nn.Module:
+    conv = nn.Conv2d(3, 4, 3, padding=1)
+    return nn.Sequential(conv, OnlyInTraining(function), nn.Conv2d(4, 2, 1))
+
+
+def test_branches_of_training_are_checked() -> None:
+    def mixed(x: Tensor) -> Tensor:  # statistics of another sample, as MixStyle takes them
+        mean, deviation = x.mean((2, 3), keepdim=True), x.std((2, 3), keepdim=True) + 1e-5
+        return (x - mean) / deviation * deviation.flip(0) + mean.flip(0)
+
+    net = convert(net_of(mixed)).train()
+    keeps_the_law(net, torch.randn(2, 3, 12, 16), 0, 5, 1e-4)
+    with pytest.raises(InputError, match=r"broken in the axial view in training.*OnlyInTraining"):
+        convert(net_of(lambda x: x + x.cumsum(0)))
+    with pytest.raises(InputError, match=r"cannot run on volumes .*must match"):
+        convert(net_of(lambda x: x * torch.ones(2, 1, 1, 1)))
+
+
+def test_chance_in_training_is_said() -> None:
+    net = convert(net_of(lambda x: x + torch.randn(x.shape)))
+    assert "in training its answers are random, and were not compared" in net.conversion.checks
+    still = convert(net_of(lambda x: F.dropout(x, 0.5)))
+    assert not any("answers are random" in line for line in still.conversion.checks)
+
+
+def test_a_call_that_changes_the_next_one_is_refused() -> None:
+    class Counts(nn.Module):
+        calls: Tensor
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("calls", torch.zeros(()))
+
+        def forward(self, x: Tensor) -> Tensor:
+            if x.shape[0] > 4:  # on slices of volumes
+                self.calls += 1
+            return x * (1 + self.calls)
+
+    with pytest.raises(InputError, match="differ"):
+        convert(nn.Sequential(nn.Conv2d(3, 4, 3), Counts()))
+
+
+# What does not run
 
 
 class Explodes(nn.Module):
@@ -53,140 +153,98 @@ class Explodes(nn.Module):
         return x / 0
 
 
-class Solid2d(nn.Module):
-    """Has a rule that is wrong on volumes."""
+def test_what_is_not_finite_or_does_not_run_is_one_line() -> None:
+    with pytest.raises(InputError, match=r"cannot convert .*Sequential: .* is not finite$"):
+        convert(nn.Sequential(nn.Conv2d(3, 4, 1), Explodes()))
 
-    def forward(self, x: Tensor) -> Tensor:
-        n, c, h, w = x.shape
-        return x.view(n, c, h, w)
+    class Fixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 1)
 
-
-def test_what_does_not_work_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    from crossd.conversion import rules
-
-    with pytest.raises(InputError, match=r"answer on images \(1, 1, 64, 64\) is not finite"):
-        convert(nn.Sequential(nn.Conv2d(1, 1, 1), Explodes()))
-    monkeypatch.setattr(rules, "RULES", dict(rules.RULES))
-
-    @crossd.rule(Solid2d)
-    def _(layer: Any, options: Any) -> Any:
-        return layer
-
-    with pytest.raises(InputError, match=r"cannot use the converted network on volumes .*unpack"):
-        convert(nn.Sequential(nn.Conv2d(1, 1, 1), Solid2d()))
-
-
-class Swapped(nn.Module):
-    """Exchanges height and width before a convolution and afterwards."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.a, self.b = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.a(x)
-        return y + self.b(y.transpose(2, 3)).transpose(2, 3)
-
-
-def test_exchanged_axes_are_refused() -> None:
-    with pytest.raises(InputError, match="images whose height and width are exchanged"):
-        convert(Swapped())
-
-
-class Doubled(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return x
-
-
-def test_a_rule_that_breaks_the_law_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
-    from crossd.conversion import rules
-
-    class Wrong(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
-            return x if x.dim() == 4 else 3 * x + 1
+            return self.conv(x).reshape(2, 4, -1).mean(2)  # a batch of two, and no other
 
-    monkeypatch.setattr(rules, "RULES", rules.RULES)
-    monkeypatch.setitem(rules.RULES, Doubled, lambda layer, options: Wrong())
-    with pytest.warns(UserWarning, match="on a volume that repeats an image it differs"):
-        convert(nn.Sequential(nn.Conv2d(1, 4, 3), Doubled()))
-    monkeypatch.setitem(rules.RULES, Doubled, lambda layer, options: None)
-    with pytest.raises(InputError, match="its rule returned NoneType"):
-        convert(nn.Sequential(nn.Conv2d(1, 4, 3), Doubled()))
-    for wrong in ((), (3,)):
-        with pytest.raises(InputError, match="takes types of layers"):
-            rules.rule(*wrong)
+    with pytest.raises(InputError, match=r"^cannot convert .*Fixed: .*$"):
+        convert(Fixed())
+    with pytest.raises(
+        InputError, match=r"cannot run the network on images .*give convert\(.*example"
+    ):
+        convert(nn.Sequential(nn.Conv2d(3, 4, 1), nn.Flatten(), nn.Linear(7, 2)))
+    with pytest.raises(InputError, match=r"example holds no images \(N, C, H, W\)|cannot run"):
+        convert(nn.Sequential(nn.Conv2d(3, 4, 1)), example=torch.zeros(3, 8, 8))
 
 
-class OnlyTrained(nn.Module):
+class NotesTheBatch(nn.Module):
+    """Notes the batch before a strided layer, as PVT, CoaT and XCiT do."""
+
     def __init__(self) -> None:
         super().__init__()
-        self.conv, self.head = nn.Conv2d(1, 4, 3), nn.Linear(4, 2)
+        self.patches, self.mix = nn.Conv2d(3, 8, 4, 4), nn.Conv2d(8, 8, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.conv(x)
-        if self.training:
-            n, _, h, w = y.shape
-            y = y * torch.ones(n, 1, h, w)
-        return self.head(y.flatten(2).mean(2))
+        batch = x.shape[0]
+        x = self.mix(self.patches(x))
+        return x.reshape(batch, 8, -1).mean(2)
 
 
-def test_branches_of_training_are_tried() -> None:
-    with pytest.raises(InputError, match="cannot train the converted network on volumes"):
-        convert(OnlyTrained())
+def test_depth_is_kept_where_the_code_notes_the_batch() -> None:
+    net = convert(NotesTheBatch())
+    line = next(line for line in net.conversion.checks if line.startswith("depth is strided by 1"))
+    assert "because as the plane does" in line
+    assert net(torch.randn(2, 3, 5, 16, 24)).shape == (2, 8)
+    assert net.recipe["mode_options"]["decided"]["stages"] == ((1, 1),)
+    with pytest.raises(InputError, match="NotesTheBatch"):
+        convert(NotesTheBatch(), depth_stride=4)
 
 
-def test_a_loss_that_compares_other_shapes_is_refused() -> None:
-    from monai.networks.nets import SegResNetVAE
+def test_decisions_are_taken_from_the_recipe() -> None:
+    net = convert(NotesTheBatch())
+    options = net.recipe["mode_options"]
 
-    with pytest.raises(InputError, match=r"cannot train .* on volumes .*target size"):
-        convert(SegResNetVAE((64, 64), spatial_dims=2, init_filters=8))
+    class Never(Exception):
+        pass
 
+    def fail(*_: Any, **__: Any) -> Any:
+        raise Never
 
-class Auxiliary(nn.Module):
-    """Has a head that runs in training only, and only on images of 256 pixels and more."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem, self.head = nn.Conv2d(1, 4, 3, 16, 1), nn.Linear(4, 2)
-        self.aux = AuxiliaryHead()
-
-    def forward(self, x: Tensor) -> Any:
-        y = self.stem(x)
-        answer = self.head(y.flatten(2).mean(2))
-        return (answer, self.aux(y)) if self.training else answer
-
-
-class AuxiliaryHead(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(4, 2, 5)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv(nn.functional.avg_pool2d(x, 5, 3)).flatten(2).mean(2)
+    kept = verify.examine, verify.example_for
+    verify.examine = verify.example_for = fail  # type: ignore[assignment]
+    try:
+        again = convert(NotesTheBatch(), **options)
+    finally:
+        verify.examine, verify.example_for = kept
+    assert again.crossd_state.folding == net.crossd_state.folding
+    assert again.recipe == net.recipe
 
 
-def test_heads_of_training_are_found_on_larger_images() -> None:
-    net = convert(Auxiliary()).train()
-    answers = net(torch.randn(2, 1, 288, 288))
-    volumes = torch.randn(2, 1, 272, 272, 272)
-    assert [v.shape for v in net(volumes)] == [v.shape for v in answers] == [(2, 2)] * 2
+def test_views_in_which_the_law_does_not_hold_are_not_drawn() -> None:
+    class Rows(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3, padding=1)
+            self.place = nn.Parameter(torch.randn(1, 4, 32, 64))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.conv(x) + self.place
+
+    net = convert(Rows()).train()
+    assert net.crossd_state.folding.views == (0,)
+    x = torch.randn(1, 3, 32, 64)
+    with torch.no_grad(), crossd.view("axial"):
+        expected = net(x)
+    settle(net).train()
+    for _ in range(10):
+        with crossd.view("axial"):
+            expected = net(x)
+        torch.testing.assert_close(net(x), expected)
 
 
-class Counts(nn.Module):
-    average: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(1, 2, 3)
-        self.register_buffer("average", torch.zeros(2))
-
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.conv(x)
-        self.average = 0.9 * self.average + 0.1 * y.detach().flatten(2).mean((0, 2))
-        return y
-
-
-def test_buffers_of_the_network_stay() -> None:
-    net = Counts()
-    made = convert(net)
-    assert not net.average.any() and not made.average.any()
+def test_rounding_is_no_fault() -> None:
+    """A network of many layers without norms, in which rounding grows."""
+    layers: list[nn.Module] = [nn.Conv2d(3, 8, 3, padding=1)]
+    for _ in range(6):
+        conv = nn.Conv2d(8, 8, 3, padding=1)
+        layers += [conv, nn.BatchNorm2d(8), nn.Hardtanh(-0.1, 0.1), nn.BatchNorm2d(8)]
+    net = convert(nn.Sequential(*layers))
+    assert net.crossd_state.folding.views == (0, 1, 2)

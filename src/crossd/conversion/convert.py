@@ -308,10 +308,13 @@ def _decide(
         return _built(model, rank, options, ways[0]), ways[0], []
     assert given is not None
     first: verify.Refused | None = None
+    random = torch.random.get_rng_state()
     for choice in ways:
+        torch.random.set_rng_state(random)  # new weights are those of the first way
         net: Any = _built(model, rank, options, choice)
         try:
-            found = verify.examine(net, net.crossd_state.folding, given)
+            with verify.forked(net):
+                found = verify.examine(net, net.crossd_state.folding, given)
         except verify.Refused as error:
             first = first or error
             continue

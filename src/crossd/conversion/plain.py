@@ -166,6 +166,7 @@ def _same(net: nn.Module, attempt: nn.Module, x: Tensor, axis: int) -> bool | No
 def _plain(net: Any, rank: int, axis: int, plain: Callable[[Any], nn.Module]) -> nn.Module:
     """Copy a network with every layer of ours replaced, and its own classes given back."""
     stages = net.crossd_state.folding.stages
+    foreign = rank != net.crossd_state.folding.rank
     if rank == 3 and len(stages) > 1:
         raise InputError("depth strides that differ between stages: its pools cannot tell theirs")
     depth_stride = stages[0][1] if stages else None
@@ -177,7 +178,7 @@ def _plain(net: Any, rank: int, axis: int, plain: Callable[[Any], nn.Module]) ->
             folded: Any = module
             folded.__class__ = source_class(module)
             del module.__dict__["crossd_state"]
-        if type(module).__module__.startswith("torch.nn.modules"):
+        if foreign and type(module).__module__.startswith("torch.nn.modules"):
             _change_rank(module, rank, axis, depth_stride)
         return None
 

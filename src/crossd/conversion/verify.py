@@ -7,7 +7,7 @@ and on the volumes that repeat them along each axis. Nothing hangs on the presen
 import copy
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -137,7 +137,7 @@ def left_as_it_was(net: nn.Module) -> Iterator[None]:
     modes = {module: module.training for module in net.modules()}
     kept = [(b, b.detach().clone()) for b in net.buffers()]
     try:
-        with torch.random.fork_rng(devices=[]):
+        with forked(net):
             yield
     finally:
         for module, training in modes.items():
@@ -145,6 +145,14 @@ def left_as_it_was(net: nn.Module) -> Iterator[None]:
         with torch.no_grad():
             for buffer, before in kept:
                 buffer.copy_(before)
+
+
+def forked(net: nn.Module) -> AbstractContextManager[None]:
+    """Leave the random state as it is, here and on the device of a network."""
+    device = next((p.device for p in net.parameters()), torch.device("cpu"))
+    where = [device.index or 0] if device.type == "cuda" else []
+    context: AbstractContextManager[None] = torch.random.fork_rng(where)
+    return context
 
 
 def one_line(error: BaseException | None) -> str:
