@@ -120,7 +120,7 @@ class Run:
 
     def met(self, func: Any) -> None:
         """Note that a function was called that is to be watched."""
-        if not self.loose and not torch.compiler.is_compiling() and region() != self.region:
+        if not self.loose and region() != self.region:
             self.loose = getattr(func, "__name__", "function")
 
     # Slices
@@ -338,14 +338,6 @@ class TooShallow(InputError):
         )
 
 
-def _formed(
-    run: Run, module: Any, method: Callable[..., Any], form: Any, args: Any, kwargs: Any
-) -> Any:
-    if form is None:
-        return method(module, *args, **kwargs)
-    return form(run, module, method, *args, **kwargs)
-
-
 class _Local(threading.local):
     """What a thread has under way.
 
@@ -407,16 +399,16 @@ class State:
         """
         run = self._local.run
         if run is not None:
-            if torch.compiler.is_compiling():
-                return _formed(run, module, method, form, args, kwargs)
             before, run.region = run.region, region()
             try:
-                return _formed(run, module, method, form, args, kwargs)
+                if form is None:
+                    return method(module, *args, **kwargs)
+                return form(run, module, method, *args, **kwargs)
             finally:
                 run.region = before
         again = functools.partial(self.call, module, method, form)
         rank = self._rank(method, args, kwargs)
-        if not torch.compiler.is_compiling() and in_backward():
+        if in_backward():
             return self._recompute(again, rank, args, kwargs)
         if rank is None:
             return method(module, *args, **kwargs)

@@ -23,10 +23,9 @@ def in_backward() -> bool:
     """Tell whether autograd is running a backward pass in this thread.
 
     A module that is called then is being recomputed by activation checkpointing: torch calls it
-    once more, and says so nowhere else.
+    once more, and says so nowhere else. Never in a compiled graph.
     """
-    task: int = torch._C._current_graph_task_id()
-    return task != -1
+    return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
 
 
 def after_backward(callback: Callable[[], None]) -> None:
@@ -37,7 +36,10 @@ def after_backward(callback: Callable[[], None]) -> None:
 def region() -> object:
     """Tell whether what runs is to be recomputed: two places with equal answers are in one part.
 
-    `torch.utils.checkpoint` runs a part without gradients or with hooks for what it saves.
+    `torch.utils.checkpoint` runs a part without gradients or with hooks for what it saves. All of a
+    compiled graph is one part.
     """
+    if torch.compiler.is_compiling():
+        return None
     hooks = torch._C._autograd._top_saved_tensors_default_hooks(True)
     return torch.is_grad_enabled(), None if hooks is None else id(hooks[0])

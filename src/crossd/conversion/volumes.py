@@ -181,7 +181,9 @@ def _conv(
     if wanted > 1:
         input = _reduced(run, run.unfold(input, depth), size, wanted, margin, gap)
         depth = run.depth_of(input) or depth
-    return run.mark(func(input, weight, bias, stride, padding, dilation, groups), depth)
+    answer = func(input, weight, bias, stride, padding, dilation, groups)
+    run.note(answer.shape[2], answer.shape[3], depth)
+    return run.mark(answer, depth)
 
 
 def _answered(length: int, size: int, stride: int, padding: int, dilation: int) -> int:
@@ -604,6 +606,8 @@ def _cut(run: Run, func: Any, depth: int, input: Tensor, index: Any) -> Tensor:
     """
     answer: Tensor = func(input, index)
     cut = _height_slice(index)
+    if run.depth_at(*input.shape[2:]) is None and run.margin_of(input) is None:
+        return answer  # windows, or how tokens attend to each other: no maps
     if cut is None or answer.dim() != 4 or answer.shape[2:] == input.shape[2:]:
         return answer
     known = run.depth_at(*answer.shape[2:])

@@ -365,45 +365,51 @@ class CrossDConvTranspose(nn.ConvTranspose3d):
         shift = self.mode.displacements(x)
 
         def upsample(images: Tensor, axis: int, moved: Tensor | None) -> Tensor:
-            settings = (self.stride, self.padding, self.kernel_size, self.dilation)
-            stride, padding, size, dilation = (
-                in_plane(cast(tuple[int, ...], value), axis) for value in settings
-            )
-            extra: Any = in_plane(self.output_padding, axis)
-            if output_size is not None:
-                extra = self._output_padding(
-                    x, output_size, list(stride), list(padding), list(size), 2, list(dilation)
-                )
+            drop = drop_axis(axis)
+            images, settings = self._settings(images, output_size, drop(range(3)))
+            stride, padding, extra, dilation = settings
             if moved is None:
                 kernels = self.planar(axis).unsqueeze(0)
             else:
                 maps = self.mode.maps(self.weight, moved, axis)
                 flat = torch.einsum("oik,npk->noip", self.weight.flatten(2), maps.to(x.dtype))
+                size = in_plane(cast(tuple[int, ...], self.kernel_size), axis)
                 kernels = flat.unflatten(-1, size) / self._phases(axis)
             return conv_transpose2d_per_sample(
-                images, kernels, self.bias, stride, padding, tuple(extra), self.groups, dilation
+                images, kernels, self.bias, stride, padding, extra, self.groups, dilation
             )
 
         return _by_view(upsample, x, view, shift)
 
     def _volumes(self, x: Tensor, output_size: list[int] | None) -> Tensor:
         shift = self.mode.displacements(x) if self.mode.moves_volumes else None
+        x, (stride, padding, extra, dilation) = self._settings(x, output_size, range(3))
+        settings = (stride, padding, extra, self.groups, dilation)
         if shift is None:
-            return super().forward(x, output_size)
-        extra = self._output_padding(
-            x,
-            output_size,
-            list(self.stride),
-            list(cast(tuple[int, ...], self.padding)),
-            list(self.kernel_size),
-            3,
-            list(self.dilation),
-        )
+            return F.conv_transpose3d(x, self.weight, self.bias, *settings)
         maps = self.mode.solid_maps(self.weight, shift)
-        settings = (self.stride, self.padding, extra, self.groups, self.dilation)
         return conv3d_per_sample(
             x, self.weight, maps, self.bias, *settings, convolve=F.conv_transpose3d
         )
+
+    def _settings(self, x: Tensor, output_size: list[int] | None, axes: Sequence[int]) -> Any:
+        """Give (stride, padding, output padding, dilation) of some axes, and the input for them.
+
+        Where ends are continued, as many slices are added as reach the answer, and cut off again.
+        """
+        stride, padding, size, dilation, extra = (
+            [cast(tuple[int, ...], value)[axis] for axis in axes]
+            for value in (
+                *(self.stride, self.padding, self.kernel_size, self.dilation, self.output_padding),
+            )
+        )
+        if output_size is not None:
+            extra = self._output_padding(x, output_size, stride, padding, size, len(axes), dilation)
+        reach = [-(-d * (k - 1) // s) for d, k, s in zip(dilation, size, stride, strict=True)]
+        ends = [i for i, axis in enumerate(axes) if axis in replicated_axes() and reach[i]]
+        x, _ = pad_ends(x, [(reach[i] * (i in ends),) * 2 for i in range(len(axes))], "zeros", ends)
+        padding = [p + (i in ends) * reach[i] * stride[i] for i, p in enumerate(padding)]
+        return x, (tuple(stride), tuple(padding), tuple(extra), tuple(dilation))
 
     def planar(self, axis: int) -> Tensor:
         """The 2D kernel of a view, over the classes of taps where it is their sum."""
