@@ -13,7 +13,8 @@ from torch import nn
 from crossd import protocols, train
 from crossd.arms import ARMS
 from crossd.conversion import registry
-from crossd.conversion.convert import convert, to_3d
+from crossd.conversion.convert import convert
+from crossd.conversion.plain import to_3d
 from crossd.data import Source, open_source
 from crossd.data.samples import Subset
 from crossd.errors import InputError

@@ -13,9 +13,7 @@ import torch.nn.functional as F
 from helpers import close_relative
 from torch import nn
 
-from crossd.conversion.convert import convert
 from crossd.nn.functional import project
-from crossd.nn.kernel_modes import view
 
 STUDY = Path(__file__).parents[1] / "benchmarks/study"
 sys.path.insert(0, str(STUDY))
@@ -37,20 +35,6 @@ def test_angles_of_the_axes_are_the_views(axis: int) -> None:
     grid = modes.grid_of(turn, (1, 9, 9), 1.0, (9, 9, 9)).expand(2, -1, -1, -1, -1)
     planes = F.grid_sample(volumes, grid, align_corners=True)[:, :, 0]
     close_relative(planes, volumes.select(2 + axis, 5))
-
-
-@pytest.mark.parametrize("axis", range(3))
-def test_moved_kernels_keep_the_law(axis: int) -> None:
-    torch.manual_seed(0)
-    net = convert(nn.Conv2d(2, 3, 3, padding=1, padding_mode="circular", bias=False), "fourier")
-    net = modes.sum_what_is_moved(net).eval()
-    net.weight.data.normal_()
-    images = torch.randn(2, 2, 8, 8)
-    volumes = images.unsqueeze(2 + axis).repeat_interleave(8, 2 + axis)
-    net.padding_mode = "zeros"
-    with torch.no_grad(), view(axis):
-        flat, solid = net(images), net(volumes)
-    close_relative(solid.select(2 + axis, 4), flat)
 
 
 def test_penalty_spares_the_centre() -> None:

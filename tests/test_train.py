@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from crossd import budget, feeding, scoring, train
 from crossd.configs import PretrainConfig
 from crossd.conversion import heads, registry
-from crossd.conversion.convert import convert, to_3d
+from crossd.conversion.convert import convert
+from crossd.conversion.plain import to_3d
 from crossd.data import Sample, Samples, Source
 from crossd.errors import InputError
 from crossd.feeding import ViewBatches

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from modes import sum_what_is_moved
 from sets import Study
 from torch import nn
 from trainings import Options, pretrain
@@ -18,7 +17,7 @@ from crossd.arms import ARMS as KNOWN
 from crossd.checkpoint import load
 from crossd.compare import Arm, Contest
 from crossd.conversion import heads, registry
-from crossd.conversion.convert import to_3d
+from crossd.conversion.plain import to_3d
 from crossd.data import Source
 from crossd.slicenet import answering
 
@@ -96,8 +95,8 @@ def solid(net: nn.Module, task: str) -> nn.Module:
 
 
 def moving(net: nn.Module, task: str) -> nn.Module:
-    """Make a network of the fourier mode one that moves the kernel for every volume too."""
-    return sum_what_is_moved(net)
+    """Keep the network, which moves the kernel for every volume too."""
+    return net
 
 
 def _aligned(net: nn.Module, task: str) -> nn.Module:

@@ -1,4 +1,4 @@
-"""Modes that the study tries and the library lacks: planes at any angle, "fourier-projection"."""
+"""A mode that the study tries and the library lacks: planes at any angle."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,55 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from crossd.nn.conv import CrossDConv
-from crossd.nn.functional import displacement, shift_map
-from crossd.nn.kernel_modes import Fourier, Projection
-
-
-class Moved(Fourier):
-    """The kernel, moved by a predicted displacement, summed along the axis of the view."""
-
-    has_views = True
-    sums = True
-
-    def maps(self, weight: Tensor, x: Tensor, view: Any) -> Tensor | None:
-        """See `KernelMode.maps`: of volumes the whole moved kernel, ``(N, K^3, K^3)``."""
-        if self.predictor is None:
-            return None
-        axis, angle = self.predictor(x if x.dim() == 4 else x.flatten(2).unsqueeze(-1))
-        shift = displacement(axis, angle, self.offset)
-        if self.training:
-            self.mean_displacement.lerp_(shift.detach().mean(0), self.momentum)
-        size = weight.shape[2:]
-        whole = shift_map(shift, (size[0], size[1], size[2]))
-        if x.dim() == 5:
-            return whole
-        views = [view] * len(x) if isinstance(view, int) else view
-        cubes = whole.unflatten(1, size)
-        return torch.stack([c.sum(a).flatten(0, 1) for c, a in zip(cubes, views, strict=True)])
-
-
-class MovedConv(CrossDConv):
-    """Moves the kernel for every volume too, so that a repeated image is answered alike."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Convolve images or volumes."""
-        maps = self.mode.maps(self.weight, x, 0) if x.dim() == 5 else None
-        if maps is None:
-            return super().forward(x)
-        each = (maps @ self.weight.flatten(2).permute(2, 0, 1).flatten(1)).to(x.dtype)
-        weight = each.unflatten(2, self.weight.shape[:2]).permute(0, 2, 3, 1)  # (n, o, i, k^3)
-        weight = weight.flatten(0, 1).unflatten(-1, self.weight.shape[2:])
-        joined = F.conv3d(x.flatten(0, 1)[None], weight, None, self.stride, self.padding, 1, len(x))
-        return joined[0].unflatten(0, (len(x), -1))
-
-
-def sum_what_is_moved(net: Any) -> Any:
-    """Make a network of the fourier mode one of "fourier-projection"."""
-    for module in net.modules():
-        if isinstance(module, CrossDConv):
-            module.__class__ = MovedConv
-            module.mode.__class__ = Moved
-    return net
+from crossd.nn.kernel_modes import Projection
 
 
 class AnyAngle(Projection):

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from modes import AnyAngle, Oblique, sum_what_is_moved
+from modes import AnyAngle, Oblique
 from sets import Study
 from torch import Tensor, nn
 
@@ -33,7 +33,6 @@ class Way:
         views: "own" of each slice, mixed in a batch; "apart", one a batch; drawn per "batch",
             "sample" or "layer"; "oblique" for planes cut at any angle beside their own.
         options: Of the kernel mode.
-        moved: Whether a kernel that was moved is summed along the view ("fourier-projection").
         after: Share of the epochs in which it was a plain network first.
         decay: Weight of the penalty on taps off the centre.
     """
@@ -42,7 +41,6 @@ class Way:
     lift: str | None = "center"
     views: str = "own"
     options: tuple[tuple[str, Any], ...] = ()
-    moved: bool = False
     after: float = 0.0
     decay: float = 0.0
 
@@ -63,7 +61,7 @@ WAYS = {
     "slice-batch": Way("slice", views="batch"),
     "fourier": Way("fourier", None),
     "fourier-centred": Way("fourier", "center", options=(("offset", 0.0),)),
-    "fourier-projection": Way("fourier", "center", options=(("offset", 0.0),), moved=True),
+    "fourier-projection": Way("fourier-projection"),
 }
 
 
@@ -97,7 +95,6 @@ def pretrain(study: Study, way: str, seed: int) -> None:
     if how.mode is not None:
         more: dict[str, Any] = dict(how.options)
         net = convert(net, how.mode, how.lift, **more)
-        net = sum_what_is_moved(net) if how.moved else net
     _fit(net, source, options, how, study)
     scores = scoring.score(net, source, source.test, options)[0]
     record = {"set": study.name, "images": study.kind, "way": way, "seed": seed,

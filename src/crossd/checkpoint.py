@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -134,10 +135,10 @@ def save(net: nn.Module, path: str | Path, config: WeightsConfig | None = None) 
     """
     from crossd import __version__
 
-    config = config or getattr(net, "config", None)
+    config = config or config_of(net)
     if config is None:
         raise InputError("no configuration: pass a WeightsConfig, so that load can rebuild the net")
-    recipe: Any = getattr(net, "recipe", None)
+    recipe: Any = getattr(net, "crossd_recipe", None)
     if recipe is not None:  # what the network is counts, whatever the configuration says
         options = {**config.mode_options, **recipe["mode_options"]}
         config = dataclasses.replace(config, **{**recipe, "mode_options": options})
@@ -146,6 +147,12 @@ def save(net: nn.Module, path: str | Path, config: WeightsConfig | None = None) 
     metadata = {KEY: json.dumps(dataclasses.asdict(config))}
     with atomic(path) as temporary:
         temporary.write_bytes(serialise(state, metadata))
+
+
+def config_of(net: nn.Module) -> WeightsConfig | None:
+    """Give the configuration that `load` or a user left at a network; see `load`."""
+    found = (getattr(net, name, None) for name in ("crossd_config", "config"))
+    return next((config for config in found if isinstance(config, WeightsConfig)), None)
 
 
 def unique_state(net: nn.Module) -> dict[str, Tensor]:
@@ -208,7 +215,8 @@ def load(path: str | Path, model: nn.Module | None = None) -> nn.Module:
         model: For weights of a custom model, its 2D network; it is not changed.
 
     Returns:
-        The network in evaluation mode, with its configuration at `config`.
+        The network in evaluation mode, with its configuration at `config`; at `crossd_config` where
+        a network of others has a `config` of its own.
 
     Raises:
         InputError: "... is not a crossd weights file", or what does not fit.
@@ -228,8 +236,11 @@ def load(path: str | Path, model: nn.Module | None = None) -> nn.Module:
             f"{path} does not fit the network {config.model!r}: {len(wrong)} tensors differ, "
             f"the first is {wrong[0]!r}; was the file changed, or the model given another one?"
         )
-    net.load_state_dict(state, strict=False)
-    net.config = config  # type: ignore[assignment]
+    versioned: Any = OrderedDict(state)
+    versioned._metadata = getattr(net.state_dict(), "_metadata", None)  # some (MNASNet) ask for it
+    net.load_state_dict(versioned, strict=False)
+    given: Any = net
+    setattr(given, "crossd_config" if hasattr(net, "config") else "config", config)
     return net.eval()
 
 
@@ -335,7 +346,7 @@ def convert_file(
         InputError: when the file is in that form already, or cannot be brought to it.
     """
     net = load(path)
-    config: Any = net.config
+    config: Any = config_of(net)
     if config.form == to:
         raise InputError(f"{path} holds a {to} network already")
     check_turn(to, config.kernel_mode, view, align)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from crossd import graphfiles
-from crossd.checkpoint import WeightsConfig
+from crossd.checkpoint import WeightsConfig, config_of
 from crossd.conversion.convert import copied
 from crossd.conversion.plain import to_2d, to_3d
 from crossd.errors import InputError
@@ -138,8 +138,7 @@ def export(
     path = _free(Path(out), overwrite)
     graphfiles.require_libraries(path)
     plain = _network(net, to, view, fixed_pose)
-    config = getattr(net, "config", None)
-    known = config if isinstance(config, WeightsConfig) else None
+    known = config_of(net)
     example = _example(plain, to, view, size, channels, known)
     _answers(plain, example, "the network cannot take")
     metadata = {} if known is None else dataclasses.asdict(known)

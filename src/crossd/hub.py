@@ -13,7 +13,7 @@ from typing import Any
 from torch import nn
 
 from crossd.card import hub_library, model_card
-from crossd.checkpoint import WeightsConfig, load, save
+from crossd.checkpoint import WeightsConfig, config_of, load, save
 from crossd.errors import InputError
 from crossd.files import atomic
 
@@ -170,7 +170,7 @@ def save_pretrained(
 
 
 def _configuration(net: nn.Module, config: WeightsConfig | None) -> WeightsConfig:
-    found: WeightsConfig | None = config or getattr(net, "config", None)
+    found = config or config_of(net)
     if found is None:
         raise InputError("no configuration: pass a WeightsConfig, so that load can rebuild the net")
     return found

@@ -149,7 +149,7 @@ def test_transformers_of_timm(name: str) -> None:
         volumes = torch.randn(1, 3, 32 if "14" not in name else 28, *images.shape[2:])
         answer = net(volumes)
         net.get_submodule(
-            net.recipe["mode_options"]["decided"]["position"]
+            net.crossd_recipe["mode_options"]["decided"]["position"]
         ).depth_position.normal_()
         assert not torch.allclose(net(volumes), answer, atol=1e-4)
         close_relative(net(images), source(images), 1e-4)  # images have no depth
@@ -212,7 +212,7 @@ def test_the_way_that_was_asked_for_is_taken_or_refused() -> None:
             return y.unflatten(2, x.shape[2:])
 
     convert(Mixed())  # in a volume of repeated slices it is lawful: each image is there as often
-    small = {"num_classes": 3, "img_size": 32, "depth": 1}
+    small: Any = {"num_classes": 3, "img_size": 32, "depth": 1}
     for kind in ("volume", "slice"):
         net = convert(timm.create_model("vit_tiny_patch16_224", **small), attention=kind)
         assert net.crossd_state.folding.attention == kind

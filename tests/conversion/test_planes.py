@@ -1,5 +1,6 @@
 """3D networks on images: an image is a volume one voxel deep."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -57,7 +58,7 @@ def test_pools_have_the_windows_of_the_plane(
     with crossd.view(view):
         for name in ("max_pool", "avg_pool"):
             solid, plane = (getattr(F, f"{name}{rank}d") for rank in (3, 2))
-            answer = flat(lambda y, solid=solid: solid(y, kernel, stride))(x)
+            answer = flat(functools.partial(solid, kernel_size=kernel, stride=stride))(x)
             torch.testing.assert_close(answer, plane(x, *own))
         powers = flat(lambda y: F.lp_pool3d(y.abs(), 2.0, kernel, stride))(x)
         mean = F.avg_pool2d(x.square(), *own).sqrt()
@@ -190,7 +191,7 @@ def test_other_channels_and_classes() -> None:
 
 
 def test_code_that_fixes_its_depth_is_given_repeated_images() -> None:
-    settings = {"img_size": (32, 32, 48), "feature_size": 4, "hidden_size": 24, "mlp_dim": 48}
+    settings: Any = {"img_size": (32, 32, 48), "feature_size": 4, "hidden_size": 24, "mlp_dim": 48}
     source = settle(mn.UNETR(1, 2, num_heads=2, spatial_dims=3, **settings))
     net = convert(source)
     assert "images are repeated to 32 slices" in net.conversion.checks[0]

@@ -112,7 +112,7 @@ def resnet(way: str) -> Any:
 
 
 def transformer(way: str) -> Any:
-    settings = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "num_heads": 2, "depth": 2}
+    settings: Any = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "num_heads": 2, "depth": 2}
     net = turned(lambda: timm.models.VisionTransformer(in_chans=1, num_classes=3, **settings))
     if way == "ours":
         return crossd.checkpoint_activations(net)

@@ -28,7 +28,7 @@ def test_it_says_what_it_found(mode: str) -> None:
 
 
 def test_networks_and_the_random_state_are_left_alone() -> None:
-    source = timm.create_model("resnet10t", num_classes=3).train()
+    source: Any = timm.create_model("resnet10t", num_classes=3).train()
     source.bn1.eval()
     before = {name: tensor.clone() for name, tensor in source.state_dict().items()}
     modes = [m.training for m in source.modules()]
@@ -79,7 +79,7 @@ def test_what_a_closed_gate_hides_is_seen() -> None:
 
 
 def test_a_network_that_was_saved_is_the_one_that_is_loaded(tmp_path: Any) -> None:
-    options = {"depths": (1, 1, 1, 1), "dims": (8, 16, 16, 16)}
+    options: Any = {"depths": (1, 1, 1, 1), "dims": (8, 16, 16, 16)}
     source = settle(timm.create_model("convnextv2_atto", num_classes=3, in_chans=1, **options))
     net = convert(source).eval()
     config = crossd.WeightsConfig("custom", "classification", 1, ("a", "b", "c"))
@@ -196,14 +196,14 @@ def test_depth_is_kept_where_the_code_notes_the_batch() -> None:
     line = next(line for line in net.conversion.checks if line.startswith("depth is strided by 1"))
     assert "because as the plane does" in line
     assert net(torch.randn(2, 3, 5, 16, 24)).shape == (2, 8)
-    assert net.recipe["mode_options"]["decided"]["stages"] == ((1, 1),)
+    assert net.crossd_recipe["mode_options"]["decided"]["stages"] == ((1, 1),)
     with pytest.raises(InputError, match="NotesTheBatch"):
         convert(NotesTheBatch(), depth_stride=4)
 
 
 def test_decisions_are_taken_from_the_recipe() -> None:
     net = convert(NotesTheBatch())
-    options = net.recipe["mode_options"]
+    options = net.crossd_recipe["mode_options"]
 
     class Never(Exception):
         pass
@@ -212,13 +212,13 @@ def test_decisions_are_taken_from_the_recipe() -> None:
         raise Never
 
     kept = verify.examine, verify.example_for
-    verify.examine = verify.example_for = fail  # type: ignore[assignment]
+    verify.examine = verify.example_for = fail
     try:
         again = convert(NotesTheBatch(), **options)
     finally:
         verify.examine, verify.example_for = kept
     assert again.crossd_state.folding == net.crossd_state.folding
-    assert again.recipe == net.recipe
+    assert again.crossd_recipe == net.crossd_recipe
 
 
 def test_views_in_which_the_law_does_not_hold_are_not_drawn() -> None:

@@ -127,14 +127,19 @@ def test_strips_are_pooled_within_slices(size: Any) -> None:
 def test_a_pool_over_the_whole_plane_is_over_depth_too() -> None:
     x = draw((5, 6, 7))
     for pool, take in ((F.avg_pool2d, torch.mean), (F.max_pool2d, torch.amax)):
-        net = folded(lambda y, pool=pool: pool(y, y.shape[2:]))
+
+        def whole(y: Tensor, pool: Any = pool) -> Tensor:
+            pooled: Tensor = pool(y, y.shape[2:])
+            return pooled
+
+        net = folded(whole)
         torch.testing.assert_close(net(x), take(x, (2, 3, 4), True))
 
 
 def test_indices_of_pools_stay_within_slices() -> None:
-    net = folded(lambda y: F.max_unpool2d(*F.max_pool2d(y, 2, return_indices=True), 2))
+    net = folded(lambda y: F.max_unpool2d(*F.max_pool2d(y, 2, return_indices=True), (2, 2)))
     x = draw((3, 4, 6))
-    each = [F.max_unpool2d(*F.max_pool2d(s, 2, return_indices=True), 2) for s in x.unbind(2)]
+    each = [F.max_unpool2d(*F.max_pool2d(s, 2, return_indices=True), (2, 2)) for s in x.unbind(2)]
     torch.testing.assert_close(net(x), torch.stack(each, 2))
 
 

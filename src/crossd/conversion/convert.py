@@ -191,7 +191,7 @@ def convert(
         "num_classes": num_classes,
         "decided": dataclasses.asdict(choice),
     }
-    made.recipe = _recipe("cross", kernel_mode, given)
+    made.crossd_recipe = _recipe("cross", kernel_mode, given)
     if batch_norm == "recalibrate":
         adapt.recalibrate(net, volumes)
     elif batch_norm == "reset":
@@ -618,7 +618,7 @@ def acs_network(model: nn.Module) -> nn.Module:
     """Turn a 2D network into one with ACS convolutions; see `crossd.acs`."""
     rank_of(model)
     net: Any = _built(model, 2, Options("acs"), Decisions())
-    net.recipe = _recipe("acs", "projection", {})
+    net.crossd_recipe = _recipe("acs", "projection", {})
     net.conversion = account(model, net, "kept in 2D")
     return net
 

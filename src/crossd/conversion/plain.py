@@ -49,8 +49,8 @@ def to_2d(net: nn.Module, view: str = "axial") -> nn.Module:
     axis = known_view(view)
     why = f"taken in the {view} view"
     result: Any = _turned(net, 2, axis, lambda layer: layer.to_2d(axis), why)
-    if hasattr(result, "recipe"):
-        result.recipe["mode_options"]["view"] = view
+    if hasattr(result, "crossd_recipe"):
+        result.crossd_recipe["mode_options"]["view"] = view
     return result
 
 
@@ -86,7 +86,7 @@ def _turned(
         if hasattr(module, "to_3d"):
             _require_no_hooks(module, path)
     state: State = net.crossd_state
-    recipe = getattr(net, "recipe", None)
+    recipe = getattr(net, "crossd_recipe", None)
     known = None if recipe is None else recipe["mode_options"].get("decided", {}).get("plain")
     if rank == state.folding.rank:
         is_plain = not (rank == 3 and not align and _moves_volumes(net))
@@ -99,7 +99,7 @@ def _turned(
     if recipe is not None:
         decided = {**recipe["mode_options"].get("decided", {}), "plain": is_plain}
         options = {**recipe["mode_options"], "decided": decided}
-        result.recipe = {**recipe, "form": f"{rank}d", "mode_options": options}
+        result.crossd_recipe = {**recipe, "form": f"{rank}d", "mode_options": options}
     result.conversion = account(net, result, why, (PLAIN if is_plain else FOLDING,))
     return result
 

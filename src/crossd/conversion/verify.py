@@ -198,25 +198,27 @@ def perturbed(net: nn.Module) -> nn.Module:
     return copied
 
 
-def _as_the_law_wants(net: nn.Module) -> nn.Module:
+def as_the_law_wants(net: nn.Module, axis: int) -> nn.Module:
     """Give layers that keep the law in part what keeps it whole, in place: how code folds is asked.
 
     Other kernel modes than the projection do not sum, and strided transposed convolutions keep the
     law on average over depth.
+
+    Args:
+        net: A converted network.
+        axis: Of the view in which the law is asked for.
     """
     for module in net.modules():
         if isinstance(module, CrossDConv | CrossDConvTranspose):
             size: Any = module.kernel_size
             module.mode = make_mode("projection", module.in_channels, size)
         if isinstance(module, CrossDConvTranspose) and max(module.stride) > 1:
-            module.__dict__["crossd_axis"] = 0
-            module.__dict__["_volumes"] = functools.partial(_transposed_alike, module)
+            module.__dict__["_volumes"] = functools.partial(_transposed_alike, module, axis)
     return net
 
 
-def _transposed_alike(self: Any, x: Tensor, output_size: list[int] | None) -> Tensor:
+def _transposed_alike(self: Any, axis: int, x: Tensor, output_size: list[int] | None) -> Tensor:
     """Enlarge every slice across an axis by the 2D kernel, and repeat slices."""
-    axis: int = self.crossd_axis
     if self.stride[axis] == 1:
         return CrossDConvTranspose._volumes(self, x, output_size)
     slices = x.movedim(2 + axis, 1)
@@ -327,7 +329,7 @@ def examine(net: nn.Module, folding: Folding, given: tuple[Any, ...]) -> Finding
     Raises:
         Refused: "the law ..." naming the first module that breaks it, or what does not run.
     """
-    moved = _as_the_law_wants(perturbed(net))
+    moved = perturbed(net)
     findings = Findings()
     failed: Refused | None = None
     for axis in range(len(VIEWS)):
@@ -350,9 +352,7 @@ def _examine_view(
     net: Any, folding: Folding, given: tuple[Any, ...], axis: int, findings: Findings
 ) -> None:
     """Check one view: the law in both modes, and that a second call gives the same."""
-    for module in net.modules():
-        if "crossd_axis" in module.__dict__:
-            module.crossd_axis = axis
+    as_the_law_wants(net, axis)
     images, volumes, solid = _alike(net.eval(), folding, given, axis)
     if axis == 0 or folding.rank == 3:
         last: Run | None = net.crossd_state.last

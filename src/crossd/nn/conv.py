@@ -373,7 +373,7 @@ class CrossDConvTranspose(nn.ConvTranspose3d):
             else:
                 maps = self.mode.maps(self.weight, moved, axis)
                 flat = torch.einsum("oik,npk->noip", self.weight.flatten(2), maps.to(x.dtype))
-                size = in_plane(cast(tuple[int, ...], self.kernel_size), axis)
+                size = in_plane(self.kernel_size, axis)
                 kernels = flat.unflatten(-1, size) / self._phases(axis)
             return conv_transpose2d_per_sample(
                 images, kernels, self.bias, stride, padding, extra, self.groups, dilation

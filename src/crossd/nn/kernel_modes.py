@@ -340,7 +340,8 @@ class Fourier(KernelMode):
         kernel_size: Size (z, y, x). A kernel of size 1 cannot be moved, so it has no predictor.
         device: As in torch.nn.
         dtype: As in torch.nn.
-        offset: Displacement at angle 0 [voxels]: 1 in the paper, 0 keeps the kernel centred.
+        offset: Displacement at angle 0 [voxels]; None takes 1 for ``"fourier"``, as in the paper,
+            and 0 for ``"fourier-projection"``, whose kernels stay centred.
 
     Attributes:
         mean_displacement: Running mean over training [voxels], shape ``(3,)``.
@@ -353,6 +354,7 @@ class Fourier(KernelMode):
     sums = False
     options = frozenset({"offset"})
     momentum = 0.1
+    offset = 1.0
     mean_displacement: Tensor
     fixed_pose = False
 
@@ -363,14 +365,14 @@ class Fourier(KernelMode):
         *,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
-        offset: float = 1.0,
+        offset: float | None = None,
     ) -> None:
         super().__init__(in_channels, kernel_size)
-        self.offset = offset
+        self.offset = type(self).offset if offset is None else offset
         self.predictor: PosePredictor | None = None
         if max(kernel_size) > 1:
             self.predictor = PosePredictor(in_channels, device, dtype)
-            mean = torch.full((3,), float(offset), device=device, dtype=dtype)
+            mean = torch.full((3,), float(self.offset), device=device, dtype=dtype)
             self.register_buffer("mean_displacement", mean)
 
     def extra_repr(self) -> str:
@@ -428,6 +430,7 @@ class FourierProjection(Fourier):
     has_views = True
     sums = True
     moves_volumes = True
+    offset = 0.0
 
     def maps(self, weight: Tensor, shift: Tensor, view: int) -> Tensor:
         """See `KernelMode.maps`: the moved kernel, summed along the axis of the view."""
