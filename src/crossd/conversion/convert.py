@@ -55,6 +55,8 @@ class Decisions:
         position: Path of the convolution that an embedding of depth is added to; may be empty.
         positions: Places of that embedding.
         spread: Whether strided layers spread their start over depth.
+        plain: Whether code with layers of the other rank does what the folded network does; None
+            until `crossd.to_2d` or `crossd.to_3d` found out.
     """
 
     attention: str = "volume"
@@ -69,6 +71,7 @@ class Decisions:
     position: str = ""
     positions: int = 0
     spread: bool = True
+    plain: bool | None = None
 
     def folding(self, rank: int, has_views: bool) -> Folding:
         """Give what the modules of the network need to know."""

@@ -21,7 +21,7 @@ from crossd.conversion.state import Folded, State, source_class
 from crossd.errors import InputError
 from crossd.nn.checkpointing import checkpoint_activations
 from crossd.nn.conv import CrossDConv, CrossDConvTranspose
-from crossd.nn.kernel_modes import make_mode, view
+from crossd.nn.kernel_modes import make_mode
 from crossd.nn.layers import depth_axis, drop_axis
 
 PLAIN, FOLDING = (
@@ -88,13 +88,10 @@ def _turned(
     state: State = net.crossd_state
     recipe = getattr(net, "crossd_recipe", None)
     known = None if recipe is None else recipe["mode_options"].get("decided", {}).get("plain")
-    if rank == state.folding.rank:
-        is_plain = not (rank == 3 and not align and _moves_volumes(net))
-    elif known is not None:
-        is_plain = bool(known)
-    else:
-        moves = rank == 3 and not align and _moves_volumes(net)
-        is_plain = not moves and _works_as_it_is(net, rank, axis, plain)
+    moves = rank == 3 and not align and _moves_volumes(net)
+    is_plain = not moves and (rank == state.folding.rank or known)
+    if not moves and is_plain is None:
+        is_plain = _works_as_it_is(net, rank, axis, plain, align)
     result: Any = _plain(net, rank, axis, plain) if is_plain else _settled(net, rank, axis, align)
     if recipe is not None:
         decided = {**recipe["mode_options"].get("decided", {}), "plain": is_plain}
@@ -114,12 +111,16 @@ def _moves_volumes(net: nn.Module) -> bool:
     return any(getattr(getattr(m, "mode", None), "moves_volumes", False) for m in net.modules())
 
 
-def _works_as_it_is(net: Any, rank: int, axis: int, plain: Callable[[Any], nn.Module]) -> bool:
+def _works_as_it_is(
+    net: Any, rank: int, axis: int, plain: Callable[[Any], nn.Module], align: bool
+) -> bool:
     """Tell whether the code, with layers of the other rank, does what the folded network does.
 
     On every input that both take: of several sizes, some odd.
     """
     if rank == 3 and not all(getattr(m, "is_plain_in_3d", True) for m in net.modules()):
+        return False
+    if len(net.crossd_state.folding.stages) > 1:  # pools cannot tell theirs
         return False
     moved: Any = verify.perturbed(net)
     try:
@@ -127,7 +128,8 @@ def _works_as_it_is(net: Any, rank: int, axis: int, plain: Callable[[Any], nn.Mo
         given = verify.example_for(moved, moved.crossd_state.folding.rank)[0]
     except Exception:  # whatever code that was made for the other rank may raise
         return False
-    same = [_same(moved, attempt, x, axis) for x in _inputs(given, rank, axis)]
+    settled = _settled(moved, rank, axis, align)
+    same = [_same(settled, attempt, x) for x in _inputs(given, rank, axis)]
     return any(same) and False not in same
 
 
@@ -145,13 +147,13 @@ def _inputs(given: Tensor, rank: int, axis: int) -> list[Tensor]:
     return [torch.randn(*shape[:2], *size, generator=generator).to(given) for size in sizes]
 
 
-def _same(net: nn.Module, attempt: nn.Module, x: Tensor, axis: int) -> bool | None:
+def _same(net: nn.Module, attempt: nn.Module, x: Tensor) -> bool | None:
     """Compare two networks in both modes, without chance; None where one of them cannot run."""
     for training in (False, True):
         answers = []
         for one in (net, attempt):
             try:
-                with torch.no_grad(), view(axis), verify.Still():
+                with torch.no_grad(), verify.Still():
                     answers.append(tree_leaves(one.train(training)(x)))
             except Exception:  # too few slices perhaps
                 return None
@@ -167,8 +169,6 @@ def _plain(net: Any, rank: int, axis: int, plain: Callable[[Any], nn.Module]) ->
     """Copy a network with every layer of ours replaced, and its own classes given back."""
     stages = net.crossd_state.folding.stages
     foreign = rank != net.crossd_state.folding.rank
-    if rank == 3 and len(stages) > 1:
-        raise InputError("depth strides that differ between stages: its pools cannot tell theirs")
     depth_stride = stages[0][1] if stages else None
 
     def change(module: nn.Module, path: str) -> nn.Module | None:
@@ -255,12 +255,13 @@ def _settled(net: Any, rank: int, axis: int, align: bool) -> nn.Module:
     for module in result.modules():
         if not isinstance(module, CrossDConv | CrossDConvTranspose):
             continue
-        if rank == 3 and align:
+        if rank == 2 or align:
             with torch.no_grad():
                 module.weight.copy_(module.mode.aligned(module.weight))
-        if rank == 3 and (align or not module.mode.moves_volumes):
+        if rank == 2 or align or not module.mode.moves_volumes:
             size: Any = module.kernel_size
-            module.mode = make_mode("projection", module.in_channels, size)
+            how = "projection" if module.mode.sums else "slice"
+            module.mode = make_mode(how, module.in_channels, size)
     state: State = result.crossd_state
     state.folding = dataclasses.replace(state.folding, only=rank, fixed_view=axis)
     return result

@@ -212,7 +212,7 @@ class CrossDConv(nn.Conv3d):
     @property
     def is_plain_in_3d(self) -> bool:
         """Whether a layer of torch.nn can do what this one does on volumes."""
-        return self.depth_position is None and not self.mode.moves_volumes
+        return self.depth_position is None
 
     def to_2d(self, view: int = 0) -> nn.Conv2d:
         """Give the plain 2D layer of this view; the fourier modes are fixed at their mean pose."""
