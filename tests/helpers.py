@@ -249,7 +249,8 @@ def settle(net: nn.Module) -> Any:
             elif not parameter.any():
                 parameter.normal_(std=0.05)
             else:
-                parameter.add_(0.2 * parameter.std() * torch.randn_like(parameter))
+                scale = parameter.square().mean().sqrt()
+                parameter.add_(0.2 * scale * torch.randn_like(parameter))
         for module in net.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 statistics: Any = module

@@ -35,7 +35,10 @@ from crossd.options import check, choice, names
 from crossd.outputs import claim_folder
 from crossd.progress import Progress
 
-ARMS = ("plain", "plain-nhwc", "projection", "slice", "fourier", "acs", "i3d", "fft")
+ARMS = (
+    *("plain", "plain-nhwc", "projection", "slice", "fourier", "fourier-projection"),
+    *("acs", "i3d", "fft"),
+)
 NETWORKS = ("resnet18", "resnet50", "unet")
 TABLES = ("layers", "networks", "memory")
 LAYERS = {  # the distinct convolutions of a ResNet18 on 224 x 224: in, out, kernel, stride, size

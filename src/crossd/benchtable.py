@@ -12,6 +12,7 @@ NAMES = {
     "projection": "projection",
     "slice": "slice",
     "fourier": "fourier",
+    "fourier-projection": "fourier-projection",
     "acs": "ACS",
     "i3d": "I3D on one slice",
     "fft": "fourier by FFT",

@@ -21,7 +21,7 @@ from crossd.conversion.report import ConversionReport, Entry
 from crossd.errors import InputError
 from crossd.files import atomic
 from crossd.nn.conv import CrossDConv
-from crossd.nn.kernel_modes import Fourier
+from crossd.nn.kernel_modes import KERNEL_MODES, Fourier
 
 FORMS = ("cross", "2d", "3d", "acs")
 KEY = "crossd"
@@ -374,5 +374,5 @@ def check_turn(to: str, kernel_mode: str, view: str, align: bool) -> None:
     """
     if view != "axial" and to != "2d":
         raise InputError(f"view (={view!r}) is for a conversion to 2d, not to {to}")
-    if align and (to != "3d" or kernel_mode != "fourier"):
-        raise InputError("align is for a conversion from the fourier mode to 3d")
+    if align and (to != "3d" or not KERNEL_MODES[kernel_mode].displaces):
+        raise InputError("align is for a conversion from the fourier modes to 3d")

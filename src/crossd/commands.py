@@ -7,7 +7,7 @@ from typing import Any
 
 from crossd import checkpoint, device, foreign, scoring, train
 from crossd.budget import of_the_run
-from crossd.checkpoint import WeightsConfig, load, read_config, save
+from crossd.checkpoint import WeightsConfig, load, read_config, reshape, save
 from crossd.configs import (
     ConvertConfig,
     ExportConfig,
@@ -37,7 +37,7 @@ from crossd.slicenet import answering
 def pretrain(config: PretrainConfig, progress: Progress) -> str:
     """Train on images; returns what to print."""
     check(config)
-    choice(config.kernel_mode, ("projection", "slice", "fourier", "none"), "--kernel-mode")
+    choice(config.kernel_mode, (*KERNEL_MODES, "none"), "--kernel-mode")
     if config.lift is not None:
         choice(config.lift, ("center", "inflate", "triplanar", "none"), "--lift")
         if config.kernel_mode == "none":
@@ -58,7 +58,10 @@ def pretrain(config: PretrainConfig, progress: Progress) -> str:
     )
     device.seed_everything(config.seed)
     net = registry.build(name, source.task, source.channels, len(source.classes))
-    if not plain:
+    registry.require_answers(net, name, source.task, len(source.classes))
+    if plain:
+        net = reshape(net, "2d")
+    else:
         net = convert_network(
             net, config.kernel_mode, None if config.lift == "none" else config.lift or "center"
         )
@@ -263,9 +266,9 @@ def _for_rank(
     if align:
         if source.rank == 2:
             raise InputError(f"--align is for volumes, but {source.name} holds images")
-        if (weights.form, weights.kernel_mode) != ("cross", "fourier"):
+        if weights.form != "cross" or not KERNEL_MODES[weights.kernel_mode].displaces:
             mode = weights.kernel_mode if weights.form == "cross" else f"a {weights.form} network"
-            raise InputError(f"--align is for Cross-D in the fourier mode, not for {mode}")
+            raise InputError(f"--align is for Cross-D in the fourier modes, not for {mode}")
         return to_3d(net, align=True), dataclasses.replace(weights, form="3d")
     return net, weights
 

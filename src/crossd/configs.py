@@ -143,7 +143,8 @@ class PretrainConfig(TrainingOptions):
         data: Source of images; of volumes, slices are taken.
         model: A name of a 2D network: of timm, or for masks segresnet-small, segresnet, basicunet,
             unet or dynunet. Default: a small ResNet or SegResNet.
-        kernel_mode: projection, slice, fourier (the paper's), or none for the plain 2D network.
+        kernel_mode: projection, slice, fourier (the paper's), fourier-projection, or none for the
+            plain 2D network.
         lift: Where new 2D kernels start in the 3D ones: center (default), inflate, triplanar, or
             none for new 3D kernels.
         slices: The views in which slices are taken of volumes, separated by commas. Default:
@@ -188,7 +189,7 @@ class FinetuneConfig(TrainingOptions):
         protocol: finetune trains everything; probe only BatchNorm and the last layer.
         size: Size of the training volumes (one number, or depth,height,width).
         limit: Train on so many labelled samples.
-        align: Move the kernels of the fourier mode by their mean displacement first.
+        align: Move the kernels of the fourier modes by their mean displacement first.
         epochs: Passes over the labelled samples. Default: 15, or more for `steps`.
         steps: Fewest steps. Default: 100, unless the passes are given.
         batch_size: Samples a step. Default: 8, for masks 2.
@@ -227,7 +228,7 @@ class JointConfig(TrainingOptions):
         volumes: Source of volumes with the same task.
         weights: A Cross-D weights file to start from. Default: a new network.
         model: A name of a 2D network, for a new one. Default: a small ResNet or SegResNet.
-        kernel_mode: projection, slice or fourier, for a new network.
+        kernel_mode: projection, slice, fourier or fourier-projection, for a new network.
         slices: The views in which slices are taken of volumes, separated by commas. Default:
             axial,coronal,sagittal.
         slice_step: Take every n-th slice. Default: three a view, for masks every second.
@@ -306,8 +307,10 @@ class PredictConfig:
         input: Files, folders of them (at any depth), folders of DICOM series, or a csv with the
             column image (and more that begin so, one a modality).
         out: Folder for the masks and predictions.csv.
-        answer: On volumes, by their own 3D kernels (volume), by 2D kernels on slices of all three
-            views (slices), or the mean of these (both). Default: what the weights say.
+        answer: On volumes, by their own 3D kernels (volume), by the mean of what these say of the
+            volume with each axis as depth (orientations), by 2D kernels on slices of all three
+            views (slices), or by the mean of volume and slices (both). Default: what the weights
+            say.
         flips: Average over mirrored volumes: eight times slower, a little better.
         dicom_seg: Write masks of DICOM series as DICOM SEG too (pip install 'crossd[dicom]').
         precision: 32-true, bf16-mixed or 16-mixed.
@@ -339,8 +342,10 @@ class EvaluateConfig(CacheOptions):
         predictions: Instead of weights, the folder that crossd predict wrote.
         part: What to score: test, val or train.
         tolerance: Distance of surfaces that counts as none [mm].
-        answer: On volumes, by their own 3D kernels (volume), by 2D kernels on slices of all three
-            views (slices), or the mean of these (both). Default: what the weights say.
+        answer: On volumes, by their own 3D kernels (volume), by the mean of what these say of the
+            volume with each axis as depth (orientations), by 2D kernels on slices of all three
+            views (slices), or by the mean of volume and slices (both). Default: what the weights
+            say.
         flips: Average over mirrored volumes.
         protocol: How to fit to labelled volumes before scoring, separated by commas: zero, knn,
             linear, probe, unfreeze, finetune.
@@ -399,9 +404,11 @@ class RecalibrateConfig:
         data: Source of volumes or images; the labels of its training samples are not used. Also
             an .npz with images alone, or a folder of NIfTI or image files.
         out: The weights file to write.
-        answer: On volumes, by their own 3D kernels (volume), by 2D kernels on slices of all three
-            views (slices), or the mean of these (both). Default: what the weights say.
-        align: Move the kernels of the fourier mode by their mean displacement first.
+        answer: On volumes, by their own 3D kernels (volume), by the mean of what these say of the
+            volume with each axis as depth (orientations), by 2D kernels on slices of all three
+            views (slices), or by the mean of volume and slices (both). Default: what the weights
+            say.
+        align: Move the kernels of the fourier modes by their mean displacement first.
         size: Size of the volumes (one number, or depth,height,width).
         batch_size: Samples a step. Default: 8, for masks 2.
         seed: Of the split, where the data has none.
@@ -435,12 +442,12 @@ class ConvertConfig:
         to: 2d, 3d or cross.
         out: The weights file to write.
         view: Which 2D network to take: axial, coronal or sagittal.
-        align: Move the kernels of the fourier mode by their mean displacement.
+        align: Move the kernels of the fourier modes by their mean displacement.
         model: The name of a checkpoint's network; the options below are for a checkpoint.
         task: classification or segmentation.
         classes: Their number, or their names separated by commas. Default: the checkpoint's number.
         channels: Input channels. Default: the checkpoint's.
-        kernel_mode: projection, slice or fourier.
+        kernel_mode: projection, slice, fourier or fourier-projection.
         lift: Where 2D kernels are put in 3D ones: center, inflate or triplanar.
         prefix: The part of the checkpoint to read, where several fit, such as state_dict_ema.
         allow_partial: Load what fits, also where more than the classifier does not.

@@ -14,14 +14,14 @@ from torch.utils.data import DataLoader, Sampler, default_collate
 
 from crossd import device
 from crossd.budget import TrainConfig
-from crossd.conversion.convert import mixes_views
+from crossd.conversion.convert import mixes_views, views_of
 from crossd.data import Samples, Source
 from crossd.data.patches import Patches
 from crossd.data.samples import Finish, Sample, in_floats
 from crossd.data.watched import PATIENCE, Watched
 from crossd.errors import InputError
 from crossd.nn.conv import has_views
-from crossd.nn.kernel_modes import view
+from crossd.nn.kernel_modes import draw_view, view
 from crossd.progress import Progress
 from crossd.workers import choose
 
@@ -157,14 +157,17 @@ def together(samples: list[Sample]) -> Any:
 
 
 def view_of(batch: Batch, net: nn.Module, draw: bool = False) -> AbstractContextManager[None]:
-    """Set the views of a batch where they are known; else leave it to the network, or draw one."""
+    """Set the views of a batch where they are known; else leave it to the network, or draw one.
+
+    Only views in which the network keeps the law: in others it sees images as in the axial view.
+    """
     views = batch.get("view")
     if batch["image"].dim() != 4 or not has_views(net):
         return nullcontext()
+    lawful = views_of(net)
     if views is None or int(views[0]) < 0:
-        return view("random") if draw else nullcontext()
-    each = views.tolist()
-    return view(each if len(set(each)) > 1 else each[0])
+        return view(draw_view(lawful)) if draw else nullcontext()
+    return view([axis if axis in lawful else 0 for axis in views.tolist()])
 
 
 def loss_of(task: str) -> Callable[[Any, Tensor], Tensor]:

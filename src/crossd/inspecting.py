@@ -36,7 +36,7 @@ from crossd.data.survey import survey
 from crossd.errors import InputError
 from crossd.feeding import view_of
 from crossd.kernelstats import Layer
-from crossd.nn.kernel_modes import VIEWS
+from crossd.nn.kernel_modes import VIEWS, Fourier
 from crossd.opening import fitting, known
 from crossd.options import check, choice, unused
 from crossd.outputs import claim_folder
@@ -203,7 +203,7 @@ def _kernel_sections(out: Findings, listed: Sequence[Layer], layer: Layer) -> No
     kernelpictures.kernels(layer, path)
     if not solid:
         return
-    if layer.mode is not None and layer.mode.name == "fourier" and layer.solid:
+    if isinstance(layer.mode, Fourier) and layer.mode.predictor is not None:
         path = out.section(
             "The kernels along a path of axes and angles", "kernels.gif",
             "What moves is where the 3D kernel is cut, and the kernel in its plane: a shift, not a "

@@ -110,6 +110,7 @@ def _network(
     if start is None:
         name = config.model or registry.DEFAULTS[volumes.task]
         net = registry.build(name, volumes.task, volumes.channels, classes)
+        registry.require_answers(net, name, volumes.task, classes)
         return convert(net, config.kernel_mode, "center"), name, config.kernel_mode
     if start.task != volumes.task:
         raise InputError(

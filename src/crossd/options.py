@@ -11,7 +11,7 @@ PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 TRAINED = ("bf16-true", "64-true")
 """Precisions of weights that training alone knows."""
 
-ANSWERS = ("volume", "slices", "both")
+ANSWERS = ("volume", "orientations", "slices", "both")
 """How a network answers on volumes, see `crossd.slicenet.answering`."""
 
 LOGGERS = ("csv", "tensorboard", "wandb", "mlflow")

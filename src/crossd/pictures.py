@@ -29,7 +29,9 @@ STYLES = {
     "scratch": ("#8a949e", ":"), "slices": (COOL, "-"), "center": ("#56b4e9", "--"),
     "inflate": ("#009e73", "-"), "acs": ("#6a51a3", "-."), "triplanar": ("#7a9a01", "--"),
     "fourier": ("#e69f00", "-"), "fourier-aligned": ("#cc79a7", "-"), "projection": (WARM, "-"),
+    "fourier-projection": ("#e69f00", "--"), "center-orientations": ("#56b4e9", "-."),
     "projection-slices": (WARM, ":"), "projection-both": (WARM, "--"),
+    "projection-orientations": (WARM, "-."),
 }  # fmt: skip
 
 

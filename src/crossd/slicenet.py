@@ -1,10 +1,11 @@
-"""A network asked about the slices of a volume: a 2D network alone, or beside a 3D answer."""
+"""Ways of asking a network about a volume: as it is, turned, by its slices, or both."""
 
 import torch
 from torch import Tensor, nn
 
+from crossd.conversion.convert import ranks_of, views_of
 from crossd.errors import InputError
-from crossd.nn.conv import CrossDConv, has_views
+from crossd.nn.conv import has_views
 from crossd.nn.kernel_modes import VIEWS, view
 from crossd.nn.layers import is_volume
 from crossd.options import ANSWERS, choice
@@ -54,7 +55,7 @@ class SliceNet(nn.Module):
         if alike and (self.training or not has_views(self.net)):
             # One batch of all three views, as in 2D training: BatchNorm must see their mixture.
             counts = [len(image) for image in images]
-            with view([axis for axis, count in enumerate(counts) for _ in range(count)]):
+            with view([self._view(i) for i, count in enumerate(counts) for _ in range(count)]):
                 each = self.net(torch.cat(images)).split(counts)
         else:
             each = [self._seen(image, axis) for axis, image in enumerate(images)]
@@ -63,16 +64,18 @@ class SliceNet(nn.Module):
             if self.count:
                 raise ValueError("a network for masks must be asked about every slice: count=0")
             masks = [y.movedim(1, 2 + axis) for axis, y in enumerate(answers)]
-            return torch.stack(masks).softmax(2).mean(0).clamp_min(LEAST).log()
+            return averaged(torch.stack(masks), "probabilities")
         logits = torch.cat(answers, dim=1)  # (n, slices, k)
-        if self.average == "logits":
-            return logits.mean(1)
-        return logits.softmax(2).mean(1).clamp_min(LEAST).log()
+        return averaged(logits.transpose(0, 1), self.average)
 
     def _seen(self, image: Tensor, axis: int) -> Tensor:
-        with view(axis):
+        with view(self._view(axis)):
             answer: Tensor = self.net(image)
         return answer
+
+    def _view(self, axis: int) -> int:
+        """Give the view in which the network sees slices across an axis."""
+        return axis if axis in views_of(self.net) else 0
 
     def _cut(self, x: Tensor, axis: int) -> Tensor:
         """Slices across an axis, shape ``(N, S, C, ...)``: `count` of them, or all."""
@@ -81,6 +84,40 @@ class SliceNet(nn.Module):
         if self.count == 0:
             return images
         return images[:, [size * (i + 1) // (self.count + 1) for i in range(self.count)]]
+
+
+class Turned(nn.Module):
+    """Ask a network about a volume in three orientations, and average what it says.
+
+    Each axis is depth once, in the order (z, y, x), (y, z, x), (x, z, y): a network of kernels that
+    were lifted from images looks along each axis in the one way that it has.
+
+    Args:
+        net: From volumes ``(N, C, D, H, W)`` to logits ``(N, K)`` or ``(N, K, D, H, W)``.
+
+    Attributes:
+        average: As of `SliceNet`.
+
+    Example:
+        >>> net = nn.Sequential(nn.Conv3d(1, 2, 1), nn.AdaptiveAvgPool3d(1), nn.Flatten())
+        >>> Turned(net)(torch.zeros(3, 1, 8, 9, 10)).shape
+        torch.Size([3, 2])
+    """
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+        self.average = "probabilities"
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Answer on volumes as `SliceNet` does; images go to the network itself."""
+        if not is_volume(x, self):
+            return self.net(x)
+        answers = []
+        for axis in range(len(VIEWS)):
+            answer = self.net(x.movedim(2 + axis, 2))
+            answers.append(answer.movedim(2, 2 + axis) if answer.dim() == 5 else answer)
+        return averaged(torch.stack(answers), self.average)
 
 
 class Both(nn.Module):
@@ -113,33 +150,46 @@ class Both(nn.Module):
         if not is_volume(x, self):
             return self.net(x)
         self.slices.average = self.average
-        answers = torch.stack([self.net(x), self.slices(x)])
-        if self.average == "logits":
-            return answers.mean(0)
-        return answers.softmax(2).mean(0).clamp_min(LEAST).log()
+        return averaged(torch.stack([self.net(x), self.slices(x)]), self.average)
+
+
+def averaged(answers: Tensor, average: str) -> Tensor:
+    """Average logits ``(A, N, K, ...)`` over A, or the probabilities that they stand for."""
+    if average == "logits":
+        return answers.mean(0)
+    return answers.softmax(2).mean(0).clamp_min(LEAST).log()
 
 
 def answering(net: nn.Module, answer: str, task: str) -> nn.Module:
-    """Let a network answer on volumes in one of three ways.
+    """Let a network answer on volumes in one of four ways.
 
     Args:
-        net: Takes images and volumes; images alone suffice for ``"slices"``.
-        answer: ``"volume"`` (by its 3D kernels), ``"slices"`` (by its 2D kernels, on slices in all
-            three views) or ``"both"`` (the mean of both).
+        net: Takes images and volumes; images alone suffice for ``"slices"``, and volumes for
+            ``"volume"`` and ``"orientations"``.
+        answer: ``"volume"`` (by its 3D kernels), ``"orientations"`` (the mean of what these say of
+            the volume turned so that each axis is depth once), ``"slices"`` (by its 2D kernels, on
+            slices in all three views) or ``"both"`` (the mean of the volume's and the slices').
         task: ``"classification"`` takes nine slices of a volume, ``"segmentation"`` all.
 
     Returns:
         A network that shares the weights of `net`; `net` itself for ``"volume"``.
 
     Raises:
-        InputError: "--answer ..." when there is no such way, or the 2D kernels have no views.
+        InputError: "--answer ..." when there is no such way, or the network lacks what it needs.
     """
     choice(answer, ANSWERS, "--answer")
+    ranks = ranks_of(net)
+    for rank, what, answers in (
+        (2, "images", ("slices", "both")),
+        (3, "volumes", ("volume", "orientations", "both")),
+    ):
+        if answer in answers and rank not in ranks:
+            raise InputError(f"--answer {answer} is for networks that take {what}; this does not")
+    if answer == "both" and not has_views(net):
+        raise InputError("--answer both is for kernel modes with views; this network has none")
+    count = 0 if task == "segmentation" else LABELLED
     if answer == "volume":
         return net
-    solid = any(isinstance(m, nn.Conv3d) and not isinstance(m, CrossDConv) for m in net.modules())
-    if solid or (answer == "both" and not has_views(net)):
-        what = "images" if answer == "slices" else "images in views (projection and slice modes)"
-        raise InputError(f"--answer {answer} is for networks that take {what}; these do not")
-    count = 0 if task == "segmentation" else LABELLED
+    if answer == "orientations":
+        return Turned(net)
     return SliceNet(net, count) if answer == "slices" else Both(net, count)

@@ -19,7 +19,7 @@ from torch import nn
 
 from crossd import device, metrics, protocols, scoring, train
 from crossd.arms import ARMS, PRETRAININGS
-from crossd.checkpoint import WeightsConfig, load, save
+from crossd.checkpoint import WeightsConfig, load, reshape, save
 from crossd.configs import PROTOCOLS, TransferConfig
 from crossd.conversion import heads, registry
 from crossd.conversion.convert import convert
@@ -89,9 +89,7 @@ class Run:
             workers=config.workers,
             checkpointing=config.checkpointing,
         )
-        net = self.fresh(len(self.images.classes))
-        if set(self.arms) != {"slices"}:
-            convert(net)  # a model that cannot be converted is refused before a folder is claimed
+        self._try_arms()
         self.folder = claim_folder(config)
         self.nets: dict[str, nn.Module] = {}
         self.pretrained: list[dict[str, Any]] = []
@@ -113,9 +111,26 @@ class Run:
         return as_images(source, config.slices, config.slice_step)
 
     def fresh(self, classes: int) -> nn.Module:
-        """Build the 2D network with new weights, the same for all."""
+        """Build the network with new weights, the same for all."""
         device.seed_everything(self.config.seed)
         return registry.build(self.model, self.volumes.task, self.volumes.channels, classes)
+
+    def _try_arms(self) -> None:
+        """Refuse a model that cannot be converted before a folder is claimed."""
+        classes = len(self.images.classes)
+        registry.require_answers(self.fresh(classes), self.model, self.volumes.task, classes)
+        nets: dict[str | None, nn.Module] = {None: self.fresh(classes)}
+        for arm in self.arms:
+            pretraining, make = ARMS[arm]
+            if pretraining is not None and pretraining not in nets:
+                nets[pretraining] = self.untrained(pretraining, classes)
+            make(nets[pretraining], self.volumes.task)
+
+    def untrained(self, name: str, classes: int) -> nn.Module:
+        """Build the network of a pretraining with new weights."""
+        form, mode, lift = PRETRAININGS[name]
+        net = self.fresh(classes)
+        return convert(net, mode, lift) if form == "cross" else reshape(net, form)
 
     def pretrain(self, name: str) -> nn.Module:
         """Train in 2D, or read what an interrupted run trained."""
@@ -124,10 +139,9 @@ class Run:
         if self.config.resume and record_path.is_file():
             self.pretrained.append(json.loads(record_path.read_text()))
             return load(path)
-        form, mode, lift = PRETRAININGS[name]
+        form, mode, _ = PRETRAININGS[name]
         source = self.images
-        net = self.fresh(len(source.classes))
-        net = convert(net, mode, lift) if form == "cross" else net
+        net = self.untrained(name, len(source.classes))
         start = time.perf_counter()
         fit = train.fit(
             net, source, self.pretraining, progress=self.progress, name=f"2D training, {name}"

@@ -16,8 +16,11 @@ from rich.text import Text
 
 from crossd.report import METRICS, MISSING, Results, ending, grid, joined, number
 
-ARMS = ("scratch", "slices", "center", "inflate", "acs", "triplanar")
-CROSSD = ("fourier", "fourier-aligned", "projection", "projection-slices", "projection-both")
+ARMS = ("scratch", "slices", "center", "center-orientations", "inflate", "acs", "triplanar")
+CROSSD = (
+    *("fourier", "fourier-aligned", "fourier-projection", "projection"),
+    *("projection-orientations", "projection-slices", "projection-both"),
+)
 WHEN = {
     "zero": "with no labelled volume",
     "probe": "with frozen convolutions",

@@ -186,7 +186,7 @@ def test_a_member_of_each_family(name: str, tmp_path: Path) -> None:
     with verify.Still(), crossd.view("axial"):
         for x in (images, volumes):
             net.zero_grad()
-            sum(v.square().mean() for v in flat(net(x))).backward()
+            torch.stack([v.square().mean() for v in flat(net(x))]).sum().backward()
             gradients = [p.grad for p in net.parameters() if p.grad is not None]
             assert gradients and all(g.isfinite().all() for g in gradients)
 

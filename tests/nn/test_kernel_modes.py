@@ -352,8 +352,8 @@ def test_fourier_projection_sums_what_was_moved(size: tuple[int, int, int], axis
     mode = FourierProjection(2, size, dtype=torch.float64)
     randomize(mode)
     weight, x = normal(3, 2, *size), normal(4, 2, 6, 5)
-    assert mode.eval().predictor is not None
-    poses = predict_pose(mode.predictor, x)
+    predictor: Any = mode.eval().predictor
+    poses = predict_pose(predictor, x)
     solid = fft_moved(weight, *poses)
     for kernel, moved in zip(mode.kernels(weight, x, axis), solid, strict=True):
         close(kernel, sum_along(moved, axis))

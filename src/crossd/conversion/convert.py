@@ -611,10 +611,32 @@ def copied(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model, {id(tensor): tensor.detach() for tensor in activations})
 
 
+def _foldings(net: nn.Module) -> list[Folding]:
+    """List how the converted networks fold that a module is or holds."""
+    states = {id(s): s for s in (getattr(m, "crossd_state", None) for m in net.modules()) if s}
+    return [state.folding for state in states.values()]
+
+
 def mixes_views(net: nn.Module) -> bool:
     """Tell whether images of one batch may differ in view."""
-    states = {id(s): s for s in (getattr(m, "crossd_state", None) for m in net.modules()) if s}
-    return layers.mixes_views(net) and all(s.folding.mixes for s in states.values())
+    return layers.mixes_views(net) and all(folding.mixes for folding in _foldings(net))
+
+
+def views_of(net: nn.Module) -> tuple[int, ...]:
+    """List the views in which a network keeps the law, as the axes that they drop."""
+    common = set(range(len(VIEWS))).intersection(*(folding.views for folding in _foldings(net)))
+    return tuple(sorted(common))
+
+
+def ranks_of(net: nn.Module) -> tuple[int, ...]:
+    """List what a network takes: images (2), volumes (3), or both; by its layers."""
+    if foldings := _foldings(net):
+        return (2, 3) if not foldings[0].only else (foldings[0].only,)
+    if any(hasattr(module, "to_3d") for module in net.modules()):
+        return 2, 3
+    kinds = {kind.__name__ for module in net.modules() for kind in type(module).__mro__}
+    found = tuple(rank for rank in (2, 3) if f"Conv{rank}d" in kinds)
+    return found if len(found) == 1 else (2, 3)
 
 
 def acs_network(model: nn.Module) -> nn.Module:

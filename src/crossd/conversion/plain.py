@@ -21,7 +21,7 @@ from crossd.conversion.state import Folded, State, source_class
 from crossd.errors import InputError
 from crossd.nn.checkpointing import checkpoint_activations
 from crossd.nn.conv import CrossDConv, CrossDConvTranspose
-from crossd.nn.kernel_modes import make_mode
+from crossd.nn.kernel_modes import KernelMode, make_mode
 from crossd.nn.layers import depth_axis, drop_axis
 
 PLAIN, FOLDING = (
@@ -69,8 +69,7 @@ def to_3d(net: nn.Module, align: bool = False) -> nn.Module:
         InputError: "the network has no Cross-D layer", or "cannot convert ..." for a layer with
             forward hooks.
     """
-    modes = {getattr(getattr(m, "mode", None), "name", "") for m in net.modules()}
-    if align and not modes & {"fourier", "fourier-projection"}:
+    if align and not any(m.displaces for m in net.modules() if isinstance(m, KernelMode)):
         _require_cross(net)
         raise InputError("align is for the fourier modes, whose kernels are displaced in training")
     why = "moved by the mean displacement" if align else "kept"
@@ -108,7 +107,7 @@ def _require_cross(net: nn.Module) -> None:
 
 def _moves_volumes(net: nn.Module) -> bool:
     """Tell whether volumes choose their own kernels, which no layer of torch.nn can do."""
-    return any(getattr(getattr(m, "mode", None), "moves_volumes", False) for m in net.modules())
+    return any(module.moves_volumes for module in net.modules() if isinstance(module, KernelMode))
 
 
 def _works_as_it_is(

@@ -1,12 +1,20 @@
-"""2D networks by name, to be converted: two small ones of ours, MONAI's U-Nets, all of timm."""
+"""Networks by name, to be converted: small ones of ours, timm's, MONAI's and torchvision's."""
 
+import ast
 import difflib
+import functools
+import inspect
 import itertools
+import re
 from collections.abc import Callable
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
+from crossd.conversion.adapt import adapted
+from crossd.conversion.convert import rank_of
+from crossd.conversion.verify import example_for, left_as_it_was
 from crossd.errors import InputError
 
 DEFAULTS = {"classification": "resnet-small", "segmentation": "segresnet-small"}
@@ -14,26 +22,31 @@ DEFAULTS = {"classification": "resnet-small", "segmentation": "segresnet-small"}
 
 
 def build(name: str, task: str, in_channels: int, num_classes: int) -> nn.Module:
-    """Build a 2D network with new weights.
+    """Build a network with new weights: a 2D one, or a 3D one of MONAI or torchvision.
 
     Args:
-        name: ``"resnet-small"``, any timm classifier, ``"segresnet-small"``, or one of MONAI's
-            ``"segresnet"``, ``"basicunet"``, ``"unet"`` and ``"dynunet"``.
+        name: ``"resnet-small"``, any timm classifier, ``"segresnet-small"``, one of MONAI's 2D
+            ``"segresnet"``, ``"basicunet"``, ``"unet"`` and ``"dynunet"``; or a library and what it
+            calls the network, with its arguments where it needs some: ``"monai:SegResNet"``,
+            ``"monai:UNet(channels=(16, 32), strides=(2,), norm='batch')"``,
+            ``"torchvision:r3d_18"``. MONAI's are 3D unless ``spatial_dims=2`` is given.
         task: ``"classification"`` or ``"segmentation"``.
-        in_channels: Channels of the images.
+        in_channels: Channels of the images and volumes.
         num_classes: Number of classes; for segmentation with the background.
 
     Returns:
-        A network from ``(N, C, H, W)`` to logits ``(N, classes)`` or ``(N, classes, H, W)``.
+        A network of one rank to logits ``(N, classes)`` or ``(N, classes, ...)`` of maps.
 
     Raises:
-        InputError: "no model called ...", with the nearest names.
+        InputError: "no model called ...", with the nearest names, or what its arguments lack.
 
     Example:
         >>> net = build("resnet-small", "classification", 1, 11)
         >>> sum(p.numel() for p in net.parameters())
         173939
     """
+    if ":" in name:
+        return _of_library(name, in_channels, num_classes)
     if task == "segmentation":
         if name in _UNETS:
             return _UNETS[name](in_channels, num_classes)
@@ -47,8 +60,136 @@ def build(name: str, task: str, in_channels: int, num_classes: int) -> nn.Module
             net: nn.Module = timm.create_model(name, in_chans=in_channels, num_classes=num_classes)
             return net
         known = ["resnet-small", *timm.list_models()]
+    raise _unknown(name, known, f" for {task}")
+
+
+def _of_library(name: str, in_channels: int, num_classes: int) -> nn.Module:
+    """Build what a library calls so, ``LIBRARY:NAME`` or ``LIBRARY:NAME(ARGUMENT=VALUE, ...)``."""
+    parts = re.fullmatch(r"(\w+):(\w+)(\(.*\))?", name.strip())
+    library = _LIBRARIES.get(parts[1]) if parts else None
+    if parts is None or library is None:
+        raise InputError(
+            f"no model called {name!r}: give {' or '.join(f'{own}:NAME' for own in _LIBRARIES)}, "
+            "with arguments in brackets, such as monai:UNet(channels=(16, 32), strides=(2,))"
+        )
+    try:
+        call: Any = ast.parse(f"f{parts[3] or '()'}", mode="eval").body
+        options = {word.arg: ast.literal_eval(word.value) for word in call.keywords}
+        if call.args or None in options:
+            raise ValueError("arguments must be named")
+    except (ValueError, SyntaxError) as error:
+        raise InputError(
+            f"the arguments of {name!r} cannot be read ({error}): write NAME=VALUE, with numbers, "
+            "strings in quotes, tuples and lists"
+        ) from error
+    return library(parts[2], options, in_channels, num_classes)
+
+
+def _of_monai(name: str, options: dict[str, Any], in_channels: int, num_classes: int) -> nn.Module:
+    from monai.networks import nets
+
+    known = {n: v for n, v in vars(nets).items() if callable(v) and not n.startswith("_")}
+    if name not in known:
+        raise _unknown(f"monai:{name}", [f"monai:{own}" for own in known])
+    make = known[name]
+    own = _arguments(make)
+    given: dict[str, Any] = {}
+    for value, names in (
+        (3, ("spatial_dims", "dimensions")),
+        (in_channels, ("in_channels", "n_input_channels", "in_chans")),
+        (num_classes, ("out_channels", "num_classes", "n_classes")),
+    ):
+        given |= {argument: value for argument in names if argument in own}
+    return _called(f"monai:{name}", make, {**given, **_MONAI.get(name, {}), **options})
+
+
+_MONAI: dict[str, dict[str, Any]] = {
+    "UNet": {"channels": (16, 32, 64, 128), "strides": (2, 2, 2), "num_res_units": 2},
+    "AttentionUnet": {"channels": (16, 32, 64, 128), "strides": (2, 2, 2)},
+    "DynUNet": {
+        "kernel_size": (3, 3, 3, 3), "strides": (1, 2, 2, 2), "upsample_kernel_size": (2, 2, 2)
+    },
+    "UNETR": {"img_size": (96, 96, 96)},
+}  # fmt: skip
+"""Arguments that MONAI's networks need and that have no default there."""
+
+
+def _arguments(make: Any) -> dict[str, inspect.Parameter]:
+    """List what a class or function of MONAI takes; where it passes words on, its class does."""
+    signature = inspect.signature(make, eval_str=True)
+    own = dict(signature.parameters)
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in own.values()):
+        returned = signature.return_annotation
+        parts = inspect.getmro(make)[1:-1] if inspect.isclass(make) else (returned,)
+        for part in parts:
+            if inspect.isclass(part) and issubclass(part, nn.Module) and part is not nn.Module:
+                own = {**inspect.signature(part).parameters, **own}
+    return own
+
+
+def _of_torchvision(
+    name: str, options: dict[str, Any], in_channels: int, num_classes: int
+) -> nn.Module:
+    from torchvision import models
+
+    known = [own for part in (models, models.video) for own in models.list_models(part)]
+    if name not in known:
+        raise _unknown(f"torchvision:{name}", [f"torchvision:{own}" for own in known])
+    make = functools.partial(models.get_model, name, weights=None, num_classes=num_classes)
+    net = _called(f"torchvision:{name}", make, options)
+    return adapted(net, in_channels, None)[0]
+
+
+def require_answers(net: nn.Module, name: str, task: str, num_classes: int) -> None:
+    """Refuse a network that does not answer as its task wants, by asking it once.
+
+    Args:
+        net: A network of one rank.
+        name: What the user called it.
+        task: ``"classification"`` or ``"segmentation"``.
+        num_classes: Classes that its logits must have.
+
+    Raises:
+        InputError: "... is not for ...".
+    """
+    rank = rank_of(net)
+    given = example_for(net, rank)
+    with left_as_it_was(net), torch.no_grad():
+        answer = net.eval()(*given)
+    axes = 2 if task == "classification" else 2 + rank
+    if not isinstance(answer, Tensor):
+        what = f"a {type(answer).__name__}"
+    elif answer.dim() != axes or answer.shape[1] != num_classes:
+        what = f"shape {tuple(answer.shape)}"
+    elif axes > 2 and answer.shape[2:] != given[0].shape[2:]:
+        what = f"maps of shape {tuple(answer.shape[2:])} for {tuple(given[0].shape[2:])}"
+    else:
+        return
+    wanted = "(N, classes)" if axes == 2 else "(N, classes, ...) in the size of the input"
+    raise InputError(f"{name} is not for {task}: it gives {what}, expected logits {wanted}")
+
+
+_LIBRARIES: dict[str, Callable[[str, dict[str, Any], int, int], nn.Module]] = {
+    "monai": _of_monai,
+    "torchvision": _of_torchvision,
+}
+"""What builds the networks of a library."""
+
+
+def _called(name: str, make: Any, options: dict[str, Any]) -> nn.Module:
+    try:
+        net: nn.Module = make(**options)
+    except Exception as error:  # whatever a constructor of others may raise
+        raise InputError(
+            f"{name} cannot be made of {options}: {error}; give what it needs in brackets, "
+            f"{name}(ARGUMENT=VALUE, ...)"
+        ) from error
+    return net
+
+
+def _unknown(name: str, known: list[str], what: str = "") -> InputError:
     near = difflib.get_close_matches(name, known, n=3) or known[:5]
-    raise InputError(f"no model called {name!r} for {task}: did you mean {', '.join(near)}?")
+    return InputError(f"no model called {name!r}{what}: did you mean {', '.join(near)}?")
 
 
 def small_resnet(in_channels: int, num_classes: int) -> nn.Module:

@@ -118,7 +118,7 @@ def _examples(net: nn.Module, rank: int) -> Iterator[tuple[Any, ...]]:
 
 
 def _known_sides(net: Any, rank: int) -> list[tuple[int, ...]]:
-    """Sizes that a network says it was built for: its ``img_size``, as timm and MONAI keep it."""
+    """Sizes that a network says it was built for, as timm and MONAI keep them."""
     for module in net.modules():
         parts, patch = getattr(module, "feat_size", None), getattr(module, "patch_size", None)
         if isinstance(parts, tuple) and isinstance(patch, tuple) and len(parts) == rank:
@@ -128,7 +128,8 @@ def _known_sides(net: Any, rank: int) -> list[tuple[int, ...]]:
             return [(size,) * rank]
         if isinstance(size, tuple | list) and len(size) == rank and all(size):
             return [tuple(int(side) for side in size)]
-    return []
+    built_for = (getattr(net, "pretrained_cfg", None) or {}).get("input_size", ())
+    return [tuple(built_for[1:])] if len(built_for) == 1 + rank else []
 
 
 @contextmanager
@@ -189,7 +190,7 @@ def perturbed(net: nn.Module) -> nn.Module:
             elif not parameter.any():
                 parameter.copy_(0.05 * noise(parameter))
             else:
-                parameter.add_(0.1 * parameter.std() * noise(parameter))
+                parameter.add_(0.1 * parameter.square().mean().sqrt() * noise(parameter))
         for module in copied.modules():
             mean, variance = (getattr(module, f"running_{n}", None) for n in ("mean", "var"))
             if isinstance(mean, Tensor) and isinstance(variance, Tensor):

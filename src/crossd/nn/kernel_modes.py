@@ -184,7 +184,8 @@ class KernelMode(nn.Module):
         has_views: Whether the current view matters; if not, the axial plane is used.
         sums: Whether the 2D kernel is the sum of all slices: only then does a volume that repeats
             an image get the image's answer.
-        moves_volumes: Whether volumes move the 3D kernel as images do.
+        displaces: Whether a displacement of the kernel is predicted for each image.
+        moves_volumes: Whether it is for each volume, too.
         options: Names of further arguments of the constructor.
 
     Args:
@@ -197,6 +198,7 @@ class KernelMode(nn.Module):
     name: ClassVar[str]
     has_views: ClassVar[bool]
     sums: ClassVar[bool]
+    displaces: ClassVar[bool] = False
     moves_volumes: ClassVar[bool] = False
     options: ClassVar[frozenset[str]] = frozenset()
 
@@ -352,6 +354,7 @@ class Fourier(KernelMode):
     name = "fourier"
     has_views = False
     sums = False
+    displaces = True
     options = frozenset({"offset"})
     momentum = 0.1
     offset = 1.0
