@@ -22,7 +22,7 @@ from crossd.conversion import depth_stride as depth_strides
 from crossd.conversion.report import account
 from crossd.conversion.rules import RULES, Options, find_rule
 from crossd.conversion.state import Folded, Folding, State, folding_class
-from crossd.conversion.torch_private import BatchNormBase
+from crossd.conversion.torch_private import BatchNormBase, ConvBase
 from crossd.errors import InputError
 from crossd.nn import conv as layers
 from crossd.nn.conv import CrossDConv, CrossDConvTranspose
@@ -55,6 +55,7 @@ class Decisions:
         position: Path of the convolution that an embedding of depth is added to; may be empty.
         positions: Places of that embedding.
         spread: Whether strided layers spread their start over depth.
+        laid_last: Whether kernels are laid out with channels last in memory.
         plain: Whether code with layers of the other rank does what the folded network does; None
             until `crossd.to_2d` or `crossd.to_3d` found out.
     """
@@ -71,6 +72,7 @@ class Decisions:
     position: str = ""
     positions: int = 0
     spread: bool = True
+    laid_last: bool = True
     plain: bool | None = None
 
     def folding(self, rank: int, has_views: bool) -> Folding:
@@ -259,25 +261,26 @@ def _check_numbers(
 
 
 def rank_of(net: nn.Module) -> int:
-    """Tell 2D networks from 3D ones by their layers of torch.nn.
+    """Tell 2D networks from 3D ones by their convolutions, or their other layers of torch.nn.
 
     Raises:
         InputError: "cannot convert ..." for a network with layers of both ranks, or one that takes
             both ranks already.
     """
     found: dict[str, str] = {}
+    others: dict[str, str] = {}
     for path, module in net.named_modules():
         if isinstance(module, Folded) or hasattr(module, "to_3d"):
             raise InputError(
                 f"cannot convert {verify.named(module, path)}: it takes images and volumes already"
             )
         for kind in type(module).__mro__:
-            if kind.__module__.startswith("torch.nn.modules") and kind.__name__[-2:] in (
-                "2d",
-                "3d",
-            ):
-                found.setdefault(kind.__name__[-2:], verify.named(module, path))
+            rank = kind.__name__[-2:]
+            if kind.__module__.startswith("torch.nn.modules") and rank in ("2d", "3d"):
+                kinds = found if issubclass(kind, ConvBase) else others
+                kinds.setdefault(rank, verify.named(module, path))
                 break
+    found = found or others
     if len(found) > 1:
         raise InputError(
             f"cannot convert a network of both ranks: {found['2d']} is for images, {found['3d']} "
@@ -342,13 +345,14 @@ def _ways(
 ) -> Iterable[Decisions]:
     """List ways of taking the other rank, the wished or likeliest first."""
     if rank == 3:
-        padding = wish.depth_padding or "zeros"
+        padding, last = wish.depth_padding or "zeros", _takes_channels_last(model, given)
         for repeat in dict.fromkeys((1, *({v.shape[2] for v in given or ()}))):
-            yield Decisions(depth_padding=padding, repeat=repeat)
+            yield Decisions(depth_padding=padding, repeat=repeat, laid_last=last)
         return
     run = None if given is None else _runner(model, given)
     position, attends = attention.first_convolution(model, run)
     features = _features(model, given)
+    features["laid_last"] = _takes_channels_last(model, given)
     wishes = [wish.depth]
     if wish.depth.stride is None:
         wishes.append(depth_strides.Wish(1))
@@ -376,6 +380,33 @@ def _runner(model: nn.Module, given: Any) -> Callable[[], Any]:
             return model.eval()(*given)
 
     return run
+
+
+def _takes_channels_last(model: nn.Module, given: Any) -> bool:
+    """Tell whether code runs on maps with channels last in memory; some makes views of others."""
+    if given is None:
+        return True
+    laid = copied(model)
+    for parameter in laid.parameters():
+        if parameter.dim() in (4, 5):
+            layout = torch.channels_last if parameter.dim() == 4 else torch.channels_last_3d
+            parameter.data = parameter.data.contiguous(memory_format=layout)
+    with verify.left_as_it_was(laid), torch.no_grad(), verify.Still():
+        for training in (False, True):
+            try:
+                laid.train(training)(*given)
+            except Exception:  # whatever code of others may raise
+                return not _runs(model, given, training)
+    return True
+
+
+def _runs(model: nn.Module, given: Any, training: bool) -> bool:
+    try:
+        with verify.left_as_it_was(model), torch.no_grad(), verify.Still():
+            model.train(training)(*given)
+    except Exception:  # of the network itself, which is not for its layout to mend
+        return False
+    return True
 
 
 def _features(model: Any, given: Any) -> dict[str, Any]:
@@ -418,7 +449,7 @@ def _built(model: nn.Module, rank: int, options: Options, choice: Decisions) -> 
     require_ties(model, net)
     for layer in made:
         for parameter in layer.parameters():
-            if parameter.dim() == 5:
+            if parameter.dim() == 5 and choice.laid_last:
                 parameter.data = parameter.data.contiguous(memory_format=torch.channels_last_3d)
     if choice.position:
         layer = net.get_submodule(choice.position)

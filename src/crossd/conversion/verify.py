@@ -112,24 +112,29 @@ def _examples(net: nn.Module, rank: int) -> Iterator[tuple[Any, ...]]:
     parameter = next(net.parameters(), torch.empty(0))
     generator = torch.Generator().manual_seed(0)
     for count in channels_of(net):
-        for size in (*SIDES[rank][:2], *_known_sides(net, rank), *SIDES[rank][2:]):
+        for size in (*_own_sides(net, rank), *SIDES[rank], *_trained_sides(net, rank)):
             x = torch.randn(2, count, *size, generator=generator)
             yield (x.to(parameter) if parameter.is_floating_point() else x,)
 
 
-def _known_sides(net: Any, rank: int) -> list[tuple[int, ...]]:
+def _own_sides(net: nn.Module, rank: int) -> list[tuple[int, ...]]:
     """Sizes that a network says it was built for, as timm and MONAI keep them."""
     for module in net.modules():
         parts, patch = getattr(module, "feat_size", None), getattr(module, "patch_size", None)
         if isinstance(parts, tuple) and isinstance(patch, tuple) and len(parts) == rank:
             return [tuple(a * b for a, b in zip(parts, patch, strict=True))]
-        size = getattr(module, "img_size", None)
+        size = getattr(module, "img_size", None) or getattr(module, "input_image_size", None)
         if isinstance(size, int):
             return [(size,) * rank]
         if isinstance(size, tuple | list) and len(size) == rank and all(size):
             return [tuple(int(side) for side in size)]
-    built_for = (getattr(net, "pretrained_cfg", None) or {}).get("input_size", ())
-    return [tuple(built_for[1:])] if len(built_for) == 1 + rank else []
+    return []
+
+
+def _trained_sides(net: Any, rank: int) -> list[tuple[int, ...]]:
+    """The size that timm says a network was trained on."""
+    shape = (getattr(net, "pretrained_cfg", None) or {}).get("input_size", ())
+    return [tuple(shape[1:])] if len(shape) == 1 + rank else []
 
 
 @contextmanager
