@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves
 from crossd import graphfiles
 from crossd.checkpoint import WeightsConfig, config_of
 from crossd.conversion.convert import copied
-from crossd.conversion.plain import to_2d, to_3d
+from crossd.conversion.plain import of_one_rank, to_2d, to_3d
 from crossd.errors import InputError
 from crossd.files import atomic
 from crossd.graphfiles import SUFFIXES, Run, Shape
@@ -250,11 +250,11 @@ def _network(net: nn.Module, to: str, view: str, fixed_pose: bool) -> nn.Module:
     if view != VIEWS[0] and to != "2d":
         raise InputError(f"view (={view!r}) is for an export to 2d, not to {to}")
     modes = [module for module in net.modules() if isinstance(module, Fourier)]
-    if fixed_pose and (to != "2d" or not modes):
-        raise InputError("fixed_pose is for an export of the fourier mode to 2d")
-    if view != VIEWS[0] and modes:
+    moving = [mode for mode in modes if to == "2d" or mode.moves_volumes]
+    if fixed_pose and not moving:
+        raise InputError(f"fixed_pose is for kernels that are moved, which those for {to} are not")
+    if view != VIEWS[0] and modes and not any(mode.has_views for mode in modes):
         raise InputError(f"view (={view!r}): the fourier mode has no views")
-    poses = any(mode.predictor is not None and not mode.fixed_pose for mode in modes)
     if not any(hasattr(module, "to_3d") for module in net.modules()):
         kinds = {type(module).__name__[-2:] for module in net.modules()} & {"2d", "3d"}
         if kinds and to not in kinds:
@@ -263,10 +263,14 @@ def _network(net: nn.Module, to: str, view: str, fixed_pose: bool) -> nn.Module:
                 "convert it to Cross-D first"
             )
         plain = copied(net)
-    elif to == "2d" and poses and not fixed_pose:
-        plain = copied(net)
+    elif to == "2d":
+        poses = any(mode.predictor is not None and not mode.fixed_pose for mode in modes)
+        moves = poses and not fixed_pose
+        plain = of_one_rank(net, 2, VIEWS.index(view)) if moves else to_2d(net, view)
     else:
-        plain = to_2d(net, view) if to == "2d" else to_3d(net)
+        plain = to_3d(net, align=fixed_pose)
+    for parameter in plain.parameters():  # some formats hold no other layout
+        parameter.data = parameter.data.contiguous()
     return plain.cpu().float().eval()
 
 

@@ -261,6 +261,18 @@ def _settled(net: Any, rank: int, axis: int, align: bool) -> nn.Module:
             size: Any = module.kernel_size
             how = "projection" if module.mode.sums else "slice"
             module.mode = make_mode(how, module.in_channels, size)
+    return of_one_rank(result, rank, axis)
+
+
+def of_one_rank(net: nn.Module, rank: int, axis: int) -> nn.Module:
+    """Copy a converted network and let it take one rank only, its kernels as they are.
+
+    Args:
+        net: Made by `convert`.
+        rank: 2 or 3.
+        axis: The view of images, as the axis that it drops.
+    """
+    result: Any = _copy(net)
     state: State = result.crossd_state
     state.folding = dataclasses.replace(state.folding, only=rank, fixed_view=axis)
     return result

@@ -11,6 +11,7 @@ recomputed is kept for the backward pass, and temporary tensors are made for a p
 at a time.
 """
 
+import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -88,7 +89,7 @@ def mapped_conv2d(
     """
     settings = settings or Settings()
     if way is None and torch.compiler.is_exporting():
-        compute: Any = _products
+        compute: Any = _exported
     elif x.shape[0] == 0:  # a loop over nothing has no shape
         kernel = weight.sum(2)
         return F.conv2d(x, kernel, bias, *settings)
@@ -126,6 +127,13 @@ def conv3d_per_sample(
     Returns:
         Shape ``(N, O, D', H', W')``.
     """
+    if torch.compiler.is_exporting():
+        if convolve is not F.conv3d:
+            raise ValueError(
+                "a transposed convolution that moves its kernel for every volume cannot be exported"
+            )
+        y = _products(x, map_kernel(weight, maps), weight, Settings(*settings))
+        return y if bias is None else y + bias.to(y.dtype).view(-1, 1, 1, 1)
     if x.shape[0] == 0:  # a loop over nothing has no shape
         return convolve(x, weight, bias, *settings)
     moved = map_kernel(weight, maps).unflatten(-1, weight.shape[2:]).to(x.dtype)
@@ -133,20 +141,26 @@ def conv3d_per_sample(
     return torch.cat(answers)
 
 
-def _products(x: Tensor, weight: Tensor, maps: Tensor, settings: Settings) -> Tensor:
-    """Make kernels and patches and multiply them, for graphs whose batch and size stay free.
+def _exported(x: Tensor, weight: Tensor, maps: Tensor, settings: Settings) -> Tensor:
+    return _products(x, map_kernel(weight, maps), weight, settings)
 
-    The groups of a convolution are a constant in ONNX, so one group a sample would fix the batch;
-    and to choose a way by the size would fix the size.
+
+def _products(x: Tensor, kernels: Tensor, weight: Tensor, settings: Settings) -> Tensor:
+    """Multiply kernels ``(N, O, I, taps)`` and patches, in graphs whose batch and size stay free.
+
+    Of images with kernels that have the plane's taps, and of volumes with all of them. The groups
+    of a convolution are a constant in ONNX, so one group a sample would fix the batch; and to
+    choose a way by the size would fix the size.
     """
     stride, padding, dilation, groups = settings
-    kernels = map_kernel(weight, maps).to(x.dtype).flatten(2)  # (n, o, i * y * x)
-    size, channels = _size(weight), x.shape[1]
+    size, channels = weight.shape[7 - x.dim() :], x.shape[1]
     # Kernels of one tap each cut out patches in one operator that every format has.
-    taps = torch.eye(size[0] * size[1], dtype=x.dtype, device=x.device).view(-1, 1, *size)
-    patches = F.conv2d(x, taps.repeat(channels, 1, 1, 1), None, stride, padding, dilation, channels)
-    rows = patches.flatten(2).unflatten(1, (groups, -1))  # (n, g, i * y * x, places)
-    y = kernels.unflatten(1, (groups, -1)) @ rows
+    taps = torch.eye(math.prod(size), dtype=x.dtype, device=x.device).view(-1, 1, *size)
+    each = taps.repeat(channels, *[1] * (x.dim() - 1))
+    convolve: Any = F.conv2d if x.dim() == 4 else F.conv3d
+    patches = convolve(x, each, None, stride, padding, dilation, channels)
+    rows = patches.flatten(2).unflatten(1, (groups, -1))  # (n, g, i * taps, places)
+    y = kernels.to(x.dtype).flatten(2).unflatten(1, (groups, -1)) @ rows
     return y.flatten(1, 2).unflatten(2, patches.shape[2:])
 
 
