@@ -135,7 +135,8 @@ def test_i3d_is_left_out_where_one_slice_is_too_thin() -> None:
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 def test_tables_of_layers_and_networks(tiny: None, tmp_path: Path, precision: str) -> None:
-    results = run(tmp_path / "out", tables="layers,networks", batch_sizes="2", precision=precision)
+    options = {"tables": "layers,networks", "batch_sizes": "2", "arms": ",".join(ARMS)}
+    results = run(tmp_path / "out", precision=precision, **options)
     for key in ("layers", "networks"):
         rows = results[key]
         assert {(row["pass"], row["arm"]) for row in rows} == {

@@ -222,16 +222,17 @@ def _by_fft(conv: CrossDConv, x: Tensor) -> Tensor:
     mode: Any = conv.mode
     axis, angle = mode.predictor(x)
     shift = displacement(axis, angle, mode.offset)
+    sizes = conv.weight.shape[2:]
     grids = torch.meshgrid(
-        *(torch.fft.fftfreq(size, device=x.device) for size in conv.kernel_size), indexing="ij"
+        *(torch.fft.fftfreq(size, device=x.device) for size in sizes), indexing="ij"
     )
     with torch.autocast(x.device.type, enabled=False):  # spectra have no half precision
         phase = torch.einsum("na,zyxa->nzyx", shift, torch.stack(grids, -1))
         spectrum = torch.fft.fftn(conv.weight, dim=(-3, -2, -1))
         turned = spectrum * torch.exp(-2j * torch.pi * phase)[:, None, None]  # (N, O, I, K, K, K)
-        kernels = torch.fft.ifftn(turned, dim=(-3, -2, -1)).real[:, :, :, conv.kernel_size[0] // 2]
+        kernels = torch.fft.ifftn(turned, dim=(-3, -2, -1)).real[:, :, :, sizes[0] // 2]
     n = x.shape[0]
-    stride, padding, dilation = conv.stride[1:], conv.padding[1:], conv.dilation[1:]
+    stride, padding, dilation = conv.stride[-2:], conv.padding[-2:], conv.dilation[-2:]
     rows, every = x.reshape(1, -1, *x.shape[2:]), kernels.flatten(0, 1)
     y = F.conv2d(rows, every, None, stride, padding, dilation, n * conv.groups)
     return y.view(n, -1, *y.shape[2:])

@@ -18,6 +18,7 @@ from lightning_fabric.strategies.model_parallel import ModelParallelStrategy
 from torch import nn
 
 from crossd.errors import InputError
+from crossd.nn.layers import contiguous
 
 _joined: Fabric | None = None
 
@@ -111,7 +112,7 @@ def _sharded(net: nn.Module, mesh: Any) -> nn.Module:
     """Keep a share of the parameters, their gradients and the optimiser's state in each process."""
     from torch.distributed.fsdp import fully_shard
 
-    fully_shard(net, mesh=mesh["data_parallel"])
+    fully_shard(contiguous(net), mesh=mesh["data_parallel"])
     return net
 
 

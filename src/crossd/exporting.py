@@ -23,7 +23,7 @@ from crossd.errors import InputError
 from crossd.files import atomic
 from crossd.graphfiles import SUFFIXES, Run, Shape
 from crossd.nn.kernel_modes import VIEWS, Fourier
-from crossd.nn.layers import drop_axis
+from crossd.nn.layers import contiguous, drop_axis
 
 if TYPE_CHECKING:
     from crossd.progress import Progress
@@ -269,9 +269,7 @@ def _network(net: nn.Module, to: str, view: str, fixed_pose: bool) -> nn.Module:
         plain = of_one_rank(net, 2, VIEWS.index(view)) if moves else to_2d(net, view)
     else:
         plain = to_3d(net, align=fixed_pose)
-    for parameter in plain.parameters():  # some formats hold no other layout
-        parameter.data = parameter.data.contiguous()
-    return plain.cpu().float().eval()
+    return contiguous(plain).cpu().float().eval()  # some formats hold no other layout
 
 
 def _example(

@@ -27,6 +27,7 @@ from crossd.errors import InputError
 from crossd.nn import conv as layers
 from crossd.nn.conv import CrossDConv, CrossDConvTranspose
 from crossd.nn.kernel_modes import KERNEL_MODES, VIEWS
+from crossd.nn.layers import channels_last
 
 assert planes and volumes  # their imports tell the state how code of each rank is watched
 
@@ -386,11 +387,7 @@ def _takes_channels_last(model: nn.Module, given: Any) -> bool:
     """Tell whether code runs on maps with channels last in memory; some makes views of others."""
     if given is None:
         return True
-    laid = copied(model)
-    for parameter in laid.parameters():
-        if parameter.dim() in (4, 5):
-            layout = torch.channels_last if parameter.dim() == 4 else torch.channels_last_3d
-            parameter.data = parameter.data.contiguous(memory_format=layout)
+    laid = channels_last(copied(model))
     with verify.left_as_it_was(laid), torch.no_grad(), verify.Still():
         for training in (False, True):
             try:
@@ -447,10 +444,9 @@ def _built(model: nn.Module, rank: int, options: Options, choice: Decisions) -> 
 
     net = turned(copied(model), change)
     require_ties(model, net)
-    for layer in made:
-        for parameter in layer.parameters():
-            if parameter.dim() == 5 and choice.laid_last:
-                parameter.data = parameter.data.contiguous(memory_format=torch.channels_last_3d)
+    if choice.laid_last:
+        for layer in made:
+            channels_last(layer)
     if choice.position:
         layer = net.get_submodule(choice.position)
         if isinstance(layer, CrossDConv):

@@ -302,7 +302,7 @@ class Run:
         stack = value.unflatten(0, (self.number, depth))
         if value.dim() == 4 and not last:
             stack = self.unfold(value, depth)
-            pooled = value.shape[2] == value.shape[3] == 1
+            pooled = value.shape[2] == 1 and value.shape[3] == 1  # (a chain compares the two)
             return stack.mean(2, keepdim=True) if pooled else stack
         if value.dim() < 3 and value.is_floating_point():
             return stack.mean(1)

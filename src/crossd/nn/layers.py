@@ -100,3 +100,10 @@ def channels_last(net: Layer) -> Layer:
         if parameter.dim() in formats:
             parameter.data = parameter.data.contiguous(memory_format=formats[parameter.dim()])
     return net
+
+
+def contiguous(net: Layer) -> Layer:
+    """Lay out the parameters of a network in the order of their axes, in place."""
+    for parameter in net.parameters():
+        parameter.data = parameter.data.contiguous()
+    return net
