@@ -292,7 +292,7 @@ def _run(source: Any, crossd: Any, torch: Any) -> dict[str, Any]:
         given = example_for(source, rank)[0]
         net = crossd.convert(source, example=given)
         del source
-        decided = net.crossd_recipe["mode_options"]["decided"]
+        decided = net.crossd_recipe["decided"]
         images = given if rank == 2 else given[:, :, 0]
         if rank == 3:
             inputs = {2: images, 3: given}

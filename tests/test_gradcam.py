@@ -48,6 +48,30 @@ def test_every_form_of_a_network() -> None:
         assert heat.shape == x.shape[2:] and 0 <= heat.min() <= heat.max() <= 1
 
 
+def test_a_folded_network_is_weighed_as_one_of_its_rank() -> None:
+    plain = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(1))
+    cross = crossd.convert(plain, check=False).eval()
+    volume = torch.randn(1, 1, 10, 12, 14)
+    solid = crossd.to_3d(cross)
+    assert type(solid[0]) is nn.Conv3d
+    for a, b in zip(
+        gradcam.look(cross, volume, "1"), gradcam.look(solid, volume, "1"), strict=True
+    ):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_images_in_a_network_made_for_volumes() -> None:
+    plain = nn.Sequential(nn.Conv3d(1, 4, 3, padding=1), nn.AdaptiveAvgPool3d(1), nn.Flatten(1))
+    cross = crossd.convert(plain).eval()
+    for axis, name in enumerate(crossd.nn.kernel_modes.VIEWS):
+        image = torch.randn(1, 1, 12, 14)
+        flat = crossd.to_2d(cross, name)
+        with crossd.view(name):
+            assert gradcam.last_map(cross, image) == "0"
+            heat = gradcam.look(cross, image, "0")[0]
+        np.testing.assert_allclose(heat, gradcam.look(flat, image, "0")[0], atol=1e-5, err_msg=axis)
+
+
 def test_a_network_without_places() -> None:
     net = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(1, 2, 1), nn.Flatten())
     with pytest.raises(InputError, match="no layer of the network keeps"):

@@ -38,7 +38,9 @@ class WeightsConfig:
         classes: Names of the classes in the order of the logits.
         form: ``"cross"`` (images and volumes), ``"2d"``, ``"3d"`` or ``"acs"``.
         kernel_mode: Of a Cross-D network.
-        mode_options: What `crossd.convert` was given, and what it decided.
+        mode_options: What `crossd.convert` was given.
+        decided: What it decided, so that loading decides nothing; None for a plain network, and
+            before a network is saved.
         mean: Mean of the training images, which was subtracted.
         std: Standard deviation of the training images, which was divided by.
         size: Spatial size of the training images.
@@ -57,6 +59,7 @@ class WeightsConfig:
     form: str = "cross"
     kernel_mode: str = "projection"
     mode_options: dict[str, Any] = field(default_factory=dict)
+    decided: dict[str, Any] | None = None
     mean: float = 0.0
     std: float = 1.0
     size: tuple[int, ...] = ()
@@ -76,7 +79,7 @@ class WeightsConfig:
         options = dict(self.mode_options)
         if self.version.startswith("0.1."):
             options = {**OF_0_1, **options}
-        return reshape(model, self.form, self.kernel_mode, **options)
+        return reshape(model, self.form, self.kernel_mode, decided=self.decided, **options)
 
 
 OF_0_1: dict[str, Any] = {
@@ -93,6 +96,7 @@ def reshape(
     form: str,
     kernel_mode: str = "projection",
     view: str = "axial",
+    decided: dict[str, Any] | None = None,
     **options: Any,
 ) -> nn.Module:
     """Bring a network into one of the `FORMS`.
@@ -102,13 +106,14 @@ def reshape(
         form: One of the `FORMS`.
         kernel_mode: Of the Cross-D network.
         view: In which the kernels of a 2D network were taken from 3D ones.
+        decided: What an earlier conversion of the network decided.
         **options: Of `crossd.convert`.
     """
-    if form == "acs" or (form == f"{rank_of(model)}d" and "decided" not in options):
+    if form == "acs" or (form == f"{rank_of(model)}d" and decided is None):
         channels, classes = options.get("in_channels"), options.get("num_classes")
         model, _ = adapt.adapted(model, channels, classes)
         return acs(model) if form == "acs" else model
-    net = convert(model, kernel_mode, **options)
+    net = convert(model, kernel_mode, decided=decided, **options)
     if form == "cross":
         return net
     return to_2d(net, view) if form == "2d" else to_3d(net)
@@ -350,20 +355,26 @@ def convert_file(
     if config.form == to:
         raise InputError(f"{path} holds a {to} network already")
     check_turn(to, config.kernel_mode, view, align)
-    if to == "cross" and config.form in ("2d", "3d"):
+    if to == "cross" and config.form == _plain_form(config):
         if config.mode_options.get("view", "axial") != "axial":
             raise InputError(f"{path} holds a 2D network taken in another view than the axial one")
-        own = ("decided", "view")
-        options = {k: v for k, v in config.mode_options.items() if k not in own}
+        options = {k: v for k, v in config.mode_options.items() if k != "view"}
         result = convert(net, config.kernel_mode, **options)
     elif to in ("2d", "3d") and config.form in ("cross", "acs"):
         result = to_2d(net, view) if to == "2d" else to_3d(net, align)
     else:
-        hint = "; bring it to Cross-D first with --to cross" if config.form in ("2d", "3d") else ""
+        turns = to != "cross" and config.form == _plain_form(config)
+        hint = "; bring it to Cross-D first with --to cross" if turns else ""
         raise InputError(f"{path} holds a {config.form} network, which cannot become {to}{hint}")
     save(result, out, dataclasses.replace(config, form=to, answer="volume"))
     report: Any = result.conversion
     return report
+
+
+def _plain_form(config: WeightsConfig) -> str:
+    """Give the form of the network that a configuration names, before any conversion."""
+    source = registry.build(config.model, config.task, config.in_channels, len(config.classes))
+    return f"{rank_of(source)}d"
 
 
 def check_turn(to: str, kernel_mode: str, view: str, align: bool) -> None:

@@ -1,6 +1,6 @@
 """Which places decide on a class: Grad-CAM of images and volumes, on slices through its maximum.
 
-Source: Selvaraju et al. 2017, arXiv 1610.02391, as MONAI computes it.
+Source: Selvaraju et al. 2017, arXiv 1610.02391.
 """
 
 from collections.abc import Sequence
@@ -10,12 +10,14 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from matplotlib.colors import LinearSegmentedColormap
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from crossd.conversion.state import Folded
 from crossd.errors import InputError
-from crossd.nn.kernel_modes import VIEWS
+from crossd.nn.kernel_modes import VIEWS, batch_view, current_view
 from crossd.pictures import INK, SOFT, figure, save
 
 HEAT = LinearSegmentedColormap.from_list(
@@ -51,7 +53,7 @@ def last_map(net: nn.Module, x: Tensor) -> str:
 
     Args:
         net: In evaluation mode.
-        x: Images ``(N, C, H, W)`` or volumes ``(N, C, D, H, W)``.
+        x: One image ``(1, C, H, W)`` or volume ``(1, C, D, H, W)``.
 
     Raises:
         InputError: "no layer ..." when none has.
@@ -65,8 +67,8 @@ def last_map(net: nn.Module, x: Tensor) -> str:
 
     def watch(name: str) -> Any:
         def hook(module: nn.Module, given: Any, output: Any) -> None:
-            same = isinstance(output, Tensor) and output.dim() == x.dim()
-            if same and output[0, 0].numel() > 1:
+            maps = _maps(net, x, output)
+            if maps is not None and maps.shape[-2] * maps.shape[-1] > 1:
                 found.append(name)
 
         return hook
@@ -81,6 +83,28 @@ def last_map(net: nn.Module, x: Tensor) -> str:
     if not found:
         raise InputError("no layer of the network keeps more than one place: no Grad-CAM")
     return found[-1]
+
+
+def _maps(net: nn.Module, x: Tensor, output: Any) -> Tensor | None:
+    """Bring what a module gives of one sample to maps ``(1, C, ...)`` of its rank, if it has any.
+
+    The modules of a converted network may see slices ``(D, C, H, W)`` of the volume, or the image
+    as a volume.
+    """
+    if not isinstance(output, Tensor) or output.dim() not in (4, 5):
+        return None
+    state = net.crossd_state if isinstance(net, Folded) else None
+    known = getattr(net, "output_fmt", None) == "NHWC"
+    last = known if state is None else state.folding.channels_last
+    maps = output.movedim(-1, 1) if last else output
+    if maps.dim() == x.dim():
+        return maps
+    if state is None:
+        return None
+    if x.dim() == 5:
+        return maps.transpose(0, 1)[None]
+    fixed = state.folding.fixed_view
+    return maps.mean(2 + batch_view(current_view() if fixed is None else fixed))
 
 
 def look(net: nn.Module, x: Tensor, layer: str) -> tuple[NDArray[np.float32], Tensor]:
@@ -101,18 +125,22 @@ def look(net: nn.Module, x: Tensor, layer: str) -> tuple[NDArray[np.float32], Te
         >>> heat.shape, probabilities.shape
         ((6, 7, 8), torch.Size([4]))
     """
-    from monai.visualize.class_activation_maps import GradCAM
-
-    with torch.no_grad():
-        probabilities = net(x).float().softmax(1)[0].cpu()
-    best = int(probabilities.argmax())
-    # Its own postprocessing turns the map over.
-    x = x.detach().requires_grad_()  # for hooks of the first layer, too
-    cam: Any = GradCAM(nn_module=net, target_layers=layer, postprocessing=lambda heat: heat)
-    found = cam(x, class_idx=best)[0, 0].detach().float().cpu().numpy()
-    most = float(found.max())
-    heat: NDArray[np.float32] = found / most if most > 0 else found
-    return heat, probabilities
+    given: list[Tensor] = []
+    handle = net.get_submodule(layer).register_forward_hook(lambda *call: given.append(call[2]))
+    try:
+        with torch.enable_grad():
+            logits = net(x.detach().requires_grad_())[0].float()
+    finally:
+        handle.remove()
+    slope = torch.autograd.grad(logits.max(), given[-1])[0]
+    maps, slopes = _maps(net, x, given[-1].detach()), _maps(net, x, slope)
+    assert maps is not None and slopes is not None
+    weights = slopes.flatten(2).mean(2).view(*slopes.shape[:2], *[1] * (x.dim() - 2))
+    heat = (weights * maps).sum(1, keepdim=True).relu().float()
+    how = "bilinear" if x.dim() == 4 else "trilinear"
+    heat = F.interpolate(heat, x.shape[2:], mode=how, align_corners=False)[0, 0]
+    found: NDArray[np.float32] = (heat / heat.max().clamp(min=1e-30)).cpu().numpy()
+    return found, logits.detach().softmax(0).cpu()
 
 
 def draw(

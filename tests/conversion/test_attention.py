@@ -148,9 +148,7 @@ def test_transformers_of_timm(name: str) -> None:
         keeps_the_law(net, images, 0, 32 if "14" not in name else 28)
         volumes = torch.randn(1, 3, 32 if "14" not in name else 28, *images.shape[2:])
         answer = net(volumes)
-        net.get_submodule(
-            net.crossd_recipe["mode_options"]["decided"]["position"]
-        ).depth_position.normal_()
+        net.get_submodule(net.crossd_recipe["decided"]["position"]).depth_position.normal_()
         assert not torch.allclose(net(volumes), answer, atol=1e-4)
         close_relative(net(images), source(images), 1e-4)  # images have no depth
     net.train()(volumes).sum().backward()

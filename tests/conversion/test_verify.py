@@ -196,14 +196,14 @@ def test_depth_is_kept_where_the_code_notes_the_batch() -> None:
     line = next(line for line in net.conversion.checks if line.startswith("depth is strided by 1"))
     assert "because as the plane does" in line
     assert net(torch.randn(2, 3, 5, 16, 24)).shape == (2, 8)
-    assert net.crossd_recipe["mode_options"]["decided"]["stages"] == ((1, 1),)
+    assert net.crossd_recipe["decided"]["stages"] == ((1, 1),)
     with pytest.raises(InputError, match="NotesTheBatch"):
         convert(NotesTheBatch(), depth_stride=4)
 
 
 def test_decisions_are_taken_from_the_recipe() -> None:
     net = convert(NotesTheBatch())
-    options = net.crossd_recipe["mode_options"]
+    recipe = net.crossd_recipe
 
     class Never(Exception):
         pass
@@ -214,7 +214,7 @@ def test_decisions_are_taken_from_the_recipe() -> None:
     kept = verify.examine, verify.example_for
     verify.examine = verify.example_for = fail
     try:
-        again = convert(NotesTheBatch(), **options)
+        again = convert(NotesTheBatch(), decided=recipe["decided"], **recipe["mode_options"])
     finally:
         verify.examine, verify.example_for = kept
     assert again.crossd_state.folding == net.crossd_state.folding

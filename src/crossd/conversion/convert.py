@@ -195,9 +195,8 @@ def convert(
         "spacing": spacing,
         "in_channels": in_channels,
         "num_classes": num_classes,
-        "decided": dataclasses.asdict(choice),
     }
-    made.crossd_recipe = _recipe("cross", kernel_mode, given)
+    made.crossd_recipe = _recipe("cross", kernel_mode, given, choice)
     if batch_norm == "recalibrate":
         adapt.recalibrate(net, volumes)
     elif batch_norm == "reset":
@@ -669,8 +668,9 @@ def ranks_of(net: nn.Module) -> tuple[int, ...]:
 def acs_network(model: nn.Module) -> nn.Module:
     """Turn a 2D network into one with ACS convolutions; see `crossd.acs`."""
     rank_of(model)
-    net: Any = _built(model, 2, Options("acs"), Decisions())
-    net.crossd_recipe = _recipe("acs", "projection", {})
+    choice = Decisions(spread=False)
+    net: Any = _built(model, 2, Options("acs"), choice)
+    net.crossd_recipe = _recipe("acs", "projection", {}, choice)
     net.conversion = account(model, net, "kept in 2D")
     return net
 
@@ -678,14 +678,19 @@ def acs_network(model: nn.Module) -> nn.Module:
 # Reports and recipes
 
 
-def _recipe(form: str, kernel_mode: str, given: dict[str, Any]) -> Any:
+def _recipe(form: str, kernel_mode: str, given: dict[str, Any], choice: Decisions) -> Any:
     """Return what makes a network of this form of its source, for its weights file."""
     options = {
         name: list(value) if isinstance(value, list | tuple) else value
         for name, value in given.items()
         if value is not None
     }
-    return {"form": form, "kernel_mode": kernel_mode, "mode_options": options}
+    return {
+        "form": form,
+        "kernel_mode": kernel_mode,
+        "mode_options": options,
+        "decided": dataclasses.asdict(choice),
+    }
 
 
 def _weight_reason(rank: int, kernel_mode: str, lift: str | None) -> str:

@@ -86,16 +86,20 @@ def _turned(
             _require_no_hooks(module, path)
     state: State = net.crossd_state
     recipe = getattr(net, "crossd_recipe", None)
-    known = None if recipe is None else recipe["mode_options"].get("decided", {}).get("plain")
+    known = None if recipe is None else recipe["decided"]["plain"]
     moves = rank == 3 and not align and _moves_volumes(net)
     is_plain = not moves and (rank == state.folding.rank or known)
     if not moves and is_plain is None:
         is_plain = _works_as_it_is(net, rank, axis, plain, align)
     result: Any = _plain(net, rank, axis, plain) if is_plain else _settled(net, rank, axis, align)
     if recipe is not None:
-        decided = {**recipe["mode_options"].get("decided", {}), "plain": is_plain}
-        options = {**recipe["mode_options"], "decided": decided}
-        result.crossd_recipe = {**recipe, "form": f"{rank}d", "mode_options": options}
+        options, decided = dict(recipe["mode_options"]), {**recipe["decided"], "plain": is_plain}
+        result.crossd_recipe = {
+            **recipe,
+            "form": f"{rank}d",
+            "mode_options": options,
+            "decided": decided,
+        }
     result.conversion = account(net, result, why, (PLAIN if is_plain else FOLDING,))
     return result
 
