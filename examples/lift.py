@@ -27,23 +27,25 @@ def away(one: Tensor, other: Tensor) -> float:
 
 
 @torch.no_grad()
-def main(model: str = "resnet18", size: int = 64) -> dict[str, tuple[float, float]]:
-    """Lift, and compare; returns how far images and repeated images are from the 2D network."""
+def main(model: str = "resnet18", size: int = 64) -> dict[str, tuple[float, ...]]:
+    """Lift, and compare: images, and repeated images with either padding of depth."""
     torch.manual_seed(0)
     plain = build(model)
     images = torch.randn(2, 3, size, size)
     volumes = images[:, :, None].expand(-1, -1, size, -1, -1)  # each image again at every depth
     differences = {}
     print(f"{model}: how far its 3D forms are from the 2D network")
-    print(f"{'lift':>10} {'images':>10} {'the image at every depth':>26}")
+    print(f"{'lift':>10} {'images':>10} {'the image at every depth, beyond which are':>44}")
+    print(f"{'':>10} {'':>10} {'zeros':>22} {'the last slices':>21}")
     for lift in LIFTS:
         net = crossd.convert(plain, lift=lift).eval()
+        going_on = crossd.convert(plain, lift=lift, depth_padding="replicate").eval()
         on_images = away(net(images), plain(images))
-        on_volumes = away(net(volumes), net(images))
-        differences[lift] = on_images, on_volumes
-        print(f"{lift:>10} {on_images:>10.1e} {on_volumes:>26.1e}")
+        on_volumes = [away(form(volumes), form(images)) for form in (net, going_on)]
+        differences[lift] = on_images, *on_volumes
+        print(f"{lift:>10} {on_images:>10.1e} {on_volumes[0]:>22.1e} {on_volumes[1]:>21.1e}")
     print("center and inflate keep the network on images; triplanar is another one, for volumes.")
-    print("Beyond the first and last slice inflate meets zeros; center never looks there.")
+    print("inflate looks beyond the first and last slice everywhere, center only where it strides.")
 
     # From here on: grey volumes of three classes, in a plain 3D network.
     net = crossd.convert(plain, lift="triplanar", in_channels=1, num_classes=3)

@@ -27,9 +27,10 @@ def test_slices_teach_a_classifier_about_volumes(capsys: pytest.CaptureFixture[s
 
 def test_lifts_keep_what_they_say() -> None:
     found = example("lift").main("test_resnet", size=32)
-    assert found["center"] == pytest.approx((0, 0), abs=1e-4)
-    on_images, on_volumes = found["inflate"]
-    assert on_images < 1e-4 < on_volumes  # zeros beyond the first and last slice
+    for lift in ("center", "inflate"):
+        on_images, beside_zeros, going_on = found[lift]
+        assert max(on_images, going_on) < 1e-4 < beside_zeros
+    assert found["center"][1] < found["inflate"][1]
     assert found["triplanar"][0] > 1e-2
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
@@ -179,7 +180,7 @@ def _present(target: _Target, name: str) -> Step:
         before, after = shape[1], wanted[1]
         how = relation(wanted, (shape[0], after, *shape[2:]))
         reasons.append(f"the sum over {before} input channels, shared by {after}")
-    if how is None:
+    if how is None or (how == "deepen" and layer.transposed):
         return _misfit(target, name)
     if how == "flatten":
         raise InputError(
@@ -190,6 +191,8 @@ def _present(target: _Target, name: str) -> Step:
     kept = ""
     if how == "lift":
         reasons.append(f"lifted by {target.lift!r}")
+    elif how == "deepen":
+        reasons.append("its one slice stands in the centre, between slices of zeros")
     elif mode is not None and mode.state_dict():
         reasons.append(f"3D kernel, moved so that images see its central slice ({mode.name} mode)")
     elif mode is not None and own[0, 0].numel() > 1:
@@ -220,6 +223,9 @@ def _kernel(
     if value.shape[1] != channels:
         shared = value.sum(1, keepdim=True) / channels
         value = shared.expand(-1, channels, *shared.shape[2:])
+    if value.dim() == own.dim() and value.shape[2:] != own.shape[2:]:
+        beside = (own.shape[2] - value.shape[2]) // 2
+        value = F.pad(value, (0, 0, 0, 0, beside, beside))
     if lift:
         try:
             value = lifted(value, layer, how)

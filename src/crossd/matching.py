@@ -78,8 +78,9 @@ def relation(target: Shape, source: Shape) -> str | None:
     """Compare the shape of a network's tensor with that of a checkpoint's.
 
     Returns:
-        ``"same"``, ``"lift"`` (a 2D kernel for a 3D one), ``"flatten"`` (a 3D one for a 2D one), or
-        None when they do not fit.
+        ``"same"``, ``"lift"`` (a 2D kernel for a 3D one), ``"flatten"`` (a 3D one for a 2D one),
+        ``"deepen"`` (one that looks at one slice for one that looks at its neighbours too), or None
+        when they do not fit.
 
     Example:
         >>> relation((8, 4, 3, 3, 3), (8, 4, 3, 3))
@@ -91,6 +92,9 @@ def relation(target: Shape, source: Shape) -> str | None:
         return "lift"
     if (len(target), len(source)) == (4, 5) and target == plane(source):
         return "flatten"
+    flat = plane(target) == plane(source) and len(target) == len(source) == 5
+    if flat and source[2] == 1 and target[2] % 2:
+        return "deepen"
     return None
 
 
