@@ -419,7 +419,8 @@ def test_what_is_overwritten_is_never_resumed(data: dict[str, str], tmp_path: Pa
         ({"data": "masks", "model": "resnet18"}, "no model called 'resnet18' for segmentation"),
         (
             {"data": "images", "model": "vit_tiny_patch16_224"},
-            "cannot convert layer 'blocks.0.attn'",
+            "vit_tiny_patch16_224 cannot take images of 8 x 8 (Input height (8) doesn't match "
+            "model (224).); it takes 224 x 224: give its size in brackets, as in --model",
         ),
         ({"data": "images", "precision": "17"}, "--precision (='17') must be one of"),
         ({"data": "images", "out": "FILE"}, "--out FILE is a file: name a folder"),
@@ -525,7 +526,7 @@ def test_files_are_not_overwritten_unasked(
         ({"to": "4d"}, "--to (='4d') must be one of 2d, 3d, cross"),
         ({"to": "2d", "view": "top"}, "--view (='top') must be one of axial, coronal, sagittal"),
         ({"to": "3d", "view": "coronal"}, "view (='coronal') is for a conversion to 2d, not to 3d"),
-        ({"to": "3d", "align": True}, "align is for a conversion from the fourier mode to 3d"),
+        ({"to": "3d", "align": True}, "align is for a conversion from the fourier modes to 3d"),
         ({"to": "cross"}, "holds a cross network already"),
     ],
 )
@@ -685,7 +686,7 @@ def test_a_segmentation_checkpoint_of_volumes(tmp_path: Path) -> None:
         ({"channels": 0}, "--channels (=0) must be at least 1"),
         ({"std": 0.0}, "--std (=0.0) must be a positive number"),
         ({"view": "coronal"}, "view (='coronal') is for a conversion to 2d, not to cross"),
-        ({"align": True}, "align is for a conversion from the fourier mode to 3d"),
+        ({"align": True}, "align is for a conversion from the fourier modes to 3d"),
         ({"weights": "nowhere.pth"}, "no such file: nowhere.pth (a checkpoint was expected)"),
         ({"prefix": "ema"}, "none of its 122 tensors under 'ema' has the name"),
     ],

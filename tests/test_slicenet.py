@@ -143,9 +143,9 @@ def test_both_gives_images_to_the_network(classifier: nn.Module) -> None:
     ("form", "answer", "message"),
     [
         ("3d", "slices", "--answer slices is for networks that take images"),
-        ("3d", "both", "--answer both is for networks that take images in views"),
-        ("2d", "both", "--answer both is for networks that take images in views"),
-        ("2d", "all", "--answer .='all'. must be one of volume, slices, both"),
+        ("3d", "both", "--answer both is for networks that take images; this does not"),
+        ("2d", "both", "--answer both is for networks that take volumes; this does not"),
+        ("2d", "all", "--answer .='all'. must be one of volume, orientations, slices, both"),
     ],
 )
 def test_networks_that_cannot_answer_so_are_refused(

@@ -58,7 +58,7 @@ def pretrain(config: PretrainConfig, progress: Progress) -> str:
     )
     device.seed_everything(config.seed)
     net = registry.build(name, source.task, source.channels, len(source.classes))
-    registry.require_answers(net, name, source.task, len(source.classes))
+    registry.require_answers(net, name, source.task, len(source.classes), source.size)
     if plain:
         net = reshape(net, "2d")
     else:
@@ -164,8 +164,7 @@ def convert(config: ConvertConfig, progress: Progress) -> str:
     unused(config, _OF_CHECKPOINTS, "is for a checkpoint of others: name its network by --model")
     out = _free_file(config.out, config.overwrite)
     report = checkpoint.convert_file(config.weights, config.to, out, config.view, config.align)
-    summary = str(report).splitlines()[0]
-    return f"{summary}\nwritten: {out}"
+    return f"{report.summary()}\nwritten: {out}"
 
 
 _OF_CHECKPOINTS = (

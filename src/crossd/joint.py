@@ -38,7 +38,7 @@ def joint(config: JointConfig, progress: Progress) -> str:
     same = volumes.classes == images.classes
     total = len(volumes.classes) + (0 if same else len(images.classes))
     rows = [slice(0, len(volumes.classes)), slice(len(volumes.classes), total)]
-    net, name, mode = _network(config, start, volumes, total)
+    net, name, mode = _network(config, start, volumes, images, total)
     weights = WeightsConfig(
         name,
         volumes.task,
@@ -103,15 +103,17 @@ def _open(
 
 
 def _network(
-    config: JointConfig, start: WeightsConfig | None, volumes: Source, classes: int
+    config: JointConfig, start: WeightsConfig | None, volumes: Source, images: Source, classes: int
 ) -> tuple[Any, str, str]:
     """Make or load the network, with so many classes; returns it, its name and its kernel mode."""
     device.seed_everything(config.seed)
     if start is None:
         name = config.model or registry.DEFAULTS[volumes.task]
         net = registry.build(name, volumes.task, volumes.channels, classes)
-        registry.require_answers(net, name, volumes.task, classes)
-        return convert(net, config.kernel_mode, "center"), name, config.kernel_mode
+        registry.require_answers(net, name, volumes.task, classes, images.size)
+        cross = convert(net, config.kernel_mode, "center")
+        registry.answer_of(cross, torch.zeros(1, volumes.channels, *volumes.size), name)
+        return cross, name, config.kernel_mode
     if start.task != volumes.task:
         raise InputError(
             f"{config.weights} is for {start.task}, but {config.volumes} is for {volumes.task}"

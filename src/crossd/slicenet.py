@@ -178,18 +178,18 @@ def answering(net: nn.Module, answer: str, task: str) -> nn.Module:
         InputError: "--answer ..." when there is no such way, or the network lacks what it needs.
     """
     choice(answer, ANSWERS, "--answer")
+    if answer == "volume":  # and images as they are
+        return net
     ranks = ranks_of(net)
     for rank, what, answers in (
         (2, "images", ("slices", "both")),
-        (3, "volumes", ("volume", "orientations", "both")),
+        (3, "volumes", ("orientations", "both")),
     ):
         if answer in answers and rank not in ranks:
             raise InputError(f"--answer {answer} is for networks that take {what}; this does not")
     if answer == "both" and not has_views(net):
         raise InputError("--answer both is for kernel modes with views; this network has none")
     count = 0 if task == "segmentation" else LABELLED
-    if answer == "volume":
-        return net
     if answer == "orientations":
         return Turned(net)
     return SliceNet(net, count) if answer == "slices" else Both(net, count)

@@ -23,6 +23,7 @@ from crossd.checkpoint import WeightsConfig, load, reshape, save
 from crossd.configs import PROTOCOLS, TransferConfig
 from crossd.conversion import heads, registry
 from crossd.conversion.convert import convert
+from crossd.conversion.state import Folded
 from crossd.data import Source, as_images, limit, open_source, require_rank
 from crossd.data.labelled import Given
 from crossd.data.plan import to_record
@@ -117,14 +118,19 @@ class Run:
 
     def _try_arms(self) -> None:
         """Refuse a model that cannot be converted before a folder is claimed."""
-        classes = len(self.images.classes)
-        registry.require_answers(self.fresh(classes), self.model, self.volumes.task, classes)
+        classes, task = len(self.images.classes), self.volumes.task
+        size = self.images.size
+        registry.require_answers(self.fresh(classes), self.model, task, classes, size)
         nets: dict[str | None, nn.Module] = {None: self.fresh(classes)}
         for arm in self.arms:
             pretraining, make = ARMS[arm]
             if pretraining is not None and pretraining not in nets:
                 nets[pretraining] = self.untrained(pretraining, classes)
-            make(nets[pretraining], self.volumes.task)
+            make(nets[pretraining], task)
+        form = next((net for net in nets.values() if isinstance(net, Folded)), None)
+        if form is not None:
+            volume = torch.zeros(1, self.volumes.channels, *self.volumes.size)
+            registry.answer_of(form, volume, self.model)
 
     def untrained(self, name: str, classes: int) -> nn.Module:
         """Build the network of a pretraining with new weights."""

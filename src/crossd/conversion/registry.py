@@ -6,7 +6,7 @@ import functools
 import inspect
 import itertools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from crossd.conversion.adapt import adapted
 from crossd.conversion.convert import rank_of
-from crossd.conversion.verify import example_for, left_as_it_was
+from crossd.conversion.verify import example_for, left_as_it_was, one_line
 from crossd.errors import InputError
 
 DEFAULTS = {"classification": "resnet-small", "segmentation": "segresnet-small"}
@@ -27,9 +27,10 @@ def build(name: str, task: str, in_channels: int, num_classes: int) -> nn.Module
     Args:
         name: ``"resnet-small"``, any timm classifier, ``"segresnet-small"``, one of MONAI's 2D
             ``"segresnet"``, ``"basicunet"``, ``"unet"`` and ``"dynunet"``; or a library and what it
-            calls the network, with its arguments where it needs some: ``"monai:SegResNet"``,
-            ``"monai:UNet(channels=(16, 32), strides=(2,), norm='batch')"``,
-            ``"torchvision:r3d_18"``. MONAI's are 3D unless ``spatial_dims=2`` is given.
+            calls the network: ``"monai:SegResNet"``, ``"torchvision:r3d_18"``. Arguments stand in
+            brackets: ``"monai:UNet(channels=(16, 32), strides=(2,), norm='batch')"``,
+            ``"vit_tiny_patch16_224(img_size=32, patch_size=4)"``. MONAI's networks are 3D unless
+            ``spatial_dims=2`` is given.
         task: ``"classification"`` or ``"segmentation"``.
         in_channels: Channels of the images and volumes.
         num_classes: Number of classes; for segmentation with the background.
@@ -45,32 +46,27 @@ def build(name: str, task: str, in_channels: int, num_classes: int) -> nn.Module
         >>> sum(p.numel() for p in net.parameters())
         173939
     """
-    if ":" in name:
-        return _of_library(name, in_channels, num_classes)
+    library, own, options = _parsed(name)
+    if library is not None:
+        return library(own, options, in_channels, num_classes)
+    ours = _UNETS if task == "segmentation" else {"resnet-small": small_resnet}
+    if own in ours:
+        if options:
+            raise InputError(f"{own} takes no arguments, got {name!r}")
+        return ours[own](in_channels, num_classes)
     if task == "segmentation":
-        if name in _UNETS:
-            return _UNETS[name](in_channels, num_classes)
-        known = sorted(_UNETS)
-    elif name == "resnet-small":
-        return small_resnet(in_channels, num_classes)
-    else:
-        import timm
-
-        if timm.is_model(name):
-            net: nn.Module = timm.create_model(name, in_chans=in_channels, num_classes=num_classes)
-            return net
-        known = ["resnet-small", *timm.list_models()]
-    raise _unknown(name, known, f" for {task}")
+        raise _unknown(own, sorted(_UNETS), " for segmentation")
+    return _of_timm(own, options, in_channels, num_classes)
 
 
-def _of_library(name: str, in_channels: int, num_classes: int) -> nn.Module:
-    """Build what a library calls so, ``LIBRARY:NAME`` or ``LIBRARY:NAME(ARGUMENT=VALUE, ...)``."""
-    parts = re.fullmatch(r"(\w+):(\w+)(\(.*\))?", name.strip())
+def _parsed(name: str) -> tuple[Any, str, dict[str, Any]]:
+    """Read ``LIBRARY:NAME(ARGUMENT=VALUE, ...)``, of which the name alone must be there."""
+    parts = re.fullmatch(r"(?:(\w+):)?([\w.-]+)(\(.*\))?", name.strip())
     library = _LIBRARIES.get(parts[1]) if parts else None
-    if parts is None or library is None:
+    if parts is None or (parts[1] and library is None):
         raise InputError(
-            f"no model called {name!r}: give {' or '.join(f'{own}:NAME' for own in _LIBRARIES)}, "
-            "with arguments in brackets, such as monai:UNet(channels=(16, 32), strides=(2,))"
+            f"no model called {name!r}: give NAME or {' or '.join(f'{a}:NAME' for a in _LIBRARIES)}"
+            ", with arguments in brackets, such as monai:UNet(channels=(16, 32), strides=(2,))"
         )
     try:
         call: Any = ast.parse(f"f{parts[3] or '()'}", mode="eval").body
@@ -82,7 +78,16 @@ def _of_library(name: str, in_channels: int, num_classes: int) -> nn.Module:
             f"the arguments of {name!r} cannot be read ({error}): write NAME=VALUE, with numbers, "
             "strings in quotes, tuples and lists"
         ) from error
-    return library(parts[2], options, in_channels, num_classes)
+    return library, parts[2], options
+
+
+def _of_timm(name: str, options: dict[str, Any], in_channels: int, num_classes: int) -> nn.Module:
+    import timm
+
+    if not timm.is_model(name):
+        raise _unknown(name, ["resnet-small", *timm.list_models()], " for classification")
+    given = {"in_chans": in_channels, "num_classes": num_classes, **options}
+    return _called(name, functools.partial(timm.create_model, name), given)
 
 
 def _of_monai(name: str, options: dict[str, Any], in_channels: int, num_classes: int) -> nn.Module:
@@ -140,7 +145,9 @@ def _of_torchvision(
     return adapted(net, in_channels, None)[0]
 
 
-def require_answers(net: nn.Module, name: str, task: str, num_classes: int) -> None:
+def require_answers(
+    net: nn.Module, name: str, task: str, num_classes: int, size: Sequence[int] = ()
+) -> None:
     """Refuse a network that does not answer as its task wants, by asking it once.
 
     Args:
@@ -148,28 +155,70 @@ def require_answers(net: nn.Module, name: str, task: str, num_classes: int) -> N
         name: What the user called it.
         task: ``"classification"`` or ``"segmentation"``.
         num_classes: Classes that its logits must have.
+        size: Of the samples that it is to take; where they are of the other rank, or ``()``, a
+            size that it takes is found.
 
     Raises:
-        InputError: "... is not for ...".
+        InputError: "... is not for ...", "... cannot take ...".
     """
     rank = rank_of(net)
-    given = example_for(net, rank)
-    with left_as_it_was(net), torch.no_grad():
-        answer = net.eval()(*given)
+    given = example_for(net, rank)[0]
+    if len(size) == rank:
+        x = given.new_zeros(2, given.shape[1], *size)
+        own = given.shape[2:]
+        given, answer = x, answer_of(net, x, name, f"; it takes {times(own)}{_how_to_size(net)}")
+    else:
+        answer = answer_of(net, given, name)
     axes = 2 if task == "classification" else 2 + rank
     if not isinstance(answer, Tensor):
         what = f"a {type(answer).__name__}"
     elif answer.dim() != axes or answer.shape[1] != num_classes:
         what = f"shape {tuple(answer.shape)}"
-    elif axes > 2 and answer.shape[2:] != given[0].shape[2:]:
-        what = f"maps of shape {tuple(answer.shape[2:])} for {tuple(given[0].shape[2:])}"
+    elif axes > 2 and answer.shape[2:] != given.shape[2:]:
+        what = f"maps of {times(answer.shape[2:])} for {times(given.shape[2:])}"
     else:
         return
     wanted = "(N, classes)" if axes == 2 else "(N, classes, ...) in the size of the input"
     raise InputError(f"{name} is not for {task}: it gives {what}, expected logits {wanted}")
 
 
+def answer_of(net: nn.Module, x: Tensor, name: str, hint: str = "") -> Any:
+    """Ask a network in evaluation mode, without a trace, or say in one line why it cannot answer.
+
+    Args:
+        net: A network.
+        x: Images or volumes.
+        name: What the user called the network.
+        hint: What to do, for the end of the message.
+
+    Raises:
+        InputError: "... cannot take ...".
+    """
+    what = "images" if x.dim() == 4 else "volumes"
+    try:
+        with left_as_it_was(net), torch.no_grad():
+            return net.eval()(x)
+    except InputError as error:
+        raise InputError(f"{name} cannot take {what} of {times(x.shape[2:])}: {error}") from error
+    except Exception as error:  # whatever a network of others may raise
+        raise InputError(
+            f"{name} cannot take {what} of {times(x.shape[2:])} ({one_line(error)}){hint}"
+        ) from error
+
+
+def times(size: Sequence[int]) -> str:
+    """Write a size, such as 8 x 8."""
+    return " x ".join(map(str, size))
+
+
+def _how_to_size(net: nn.Module) -> str:
+    if "img_size" not in inspect.signature(type(net)).parameters:
+        return ""
+    return ": give its size in brackets, as in --model 'NAME(img_size=32)'"
+
+
 _LIBRARIES: dict[str, Callable[[str, dict[str, Any], int, int], nn.Module]] = {
+    "timm": _of_timm,
     "monai": _of_monai,
     "torchvision": _of_torchvision,
 }

@@ -47,12 +47,15 @@ class ConversionReport:
         """Count the tensors by what became of them."""
         return dict(Counter(entry.action for entry in self.entries))
 
+    def summary(self) -> str:
+        """Render the checks and what became of how many tensors."""
+        counts = ", ".join(f"{count} {action}" for action, count in self.counts().items())
+        return "\n".join([*self.checks, f"{len(self.entries)} tensors: {counts or 'nothing'}"])
+
     def __str__(self) -> str:
-        """Render a summary line, the note, and a line a tensor."""
-        summary = ", ".join(f"{count} {action}" for action, count in self.counts().items())
+        """Render the summary, the note, and a line a tensor."""
         width = max((len(entry.name) for entry in self.entries), default=0)
-        lines = [*self.checks, f"{len(self.entries)} tensors: {summary or 'nothing'}"]
-        lines += filter(None, [self.note])
+        lines = [self.summary(), *filter(None, [self.note])]
         for entry in self.entries:
             shapes = f"{_show(entry.source)} -> {_show(entry.result)}"
             line = f"{entry.name:<{width}}  {entry.action:<10} {shapes:<40} {entry.why}"
