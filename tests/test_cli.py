@@ -632,7 +632,7 @@ def test_export_refuses(weights: str, capsys: pytest.CaptureFixture[str]) -> Non
         "--to 3d --view coronal --out a.pt2": "view (='coronal') is for an export to 2d, not to 3d",
         "--to 3d --size 8,8 --out a.pt2": "size (=(8, 8)) must be one number, or 3 for an export",
         "--to 3d --size x --out a.pt2": "--size (='x') must be a number, or one an axis",
-        "--to 2d --fixed-pose --out a.pt2": "fixed_pose is for kernels that are moved, which those for 2d are",
+        "--to 2d --fixed-pose --out a.pt2": "fixed_pose is for kernels that are moved, which",
     }.items():
         assert error(f"{start} {tail}", capsys).startswith(words)
     Path("a.pt2").write_text("mine")

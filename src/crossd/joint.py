@@ -4,6 +4,7 @@ import copy
 import dataclasses
 from typing import Any
 
+import torch
 from torch import nn
 
 from crossd import device, train
