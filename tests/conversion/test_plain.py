@@ -201,6 +201,23 @@ def test_what_was_decided_is_in_the_file(tmp_path: Path, monkeypatch: pytest.Mon
         torch.testing.assert_close(again(x), solid(x))
 
 
+def test_networks_of_our_layers_and_with_converted_parts() -> None:
+    own = nn.Sequential(
+        crossd.CrossDConv(3, 4, 3, padding=1), nn.ReLU(), crossd.CrossDConv(4, 2, 3)
+    )
+    holding = nn.Sequential(convert(Squeeze()), nn.Linear(2, 5))
+    for net, given in ((own, crossd.CrossDConv), (holding, type(None))):
+        net.eval()
+        solid, flat = crossd.to_3d(net), crossd.to_2d(net, "coronal")
+        assert not any(isinstance(m, given) for m in (*solid.modules(), *flat.modules()))
+        x, image = torch.randn(2, 3, 9, 12, 10), torch.randn(2, 3, 12, 10)
+        with torch.no_grad():
+            close_relative(solid(x), net(x), 1e-5)
+            with crossd.view("coronal"):
+                close_relative(flat(image), net(image), 1e-5)
+        assert solid.conversion.checks and flat.conversion.checks
+
+
 def test_it_refuses_in_one_line() -> None:
     with pytest.raises(InputError, match="the network has no Cross-D layer"):
         crossd.to_3d(nn.Conv3d(1, 1, 3))

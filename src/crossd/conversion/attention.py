@@ -175,6 +175,20 @@ def _added(mask: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.zeros_like(mask, dtype=dtype).masked_fill(mask, -math.inf)
 
 
+def _weigh(run: Run, func: Any, *args: Any, **kwargs: Any) -> Tensor:
+    """Count a softmax over tokens that code takes by itself: it sees those of one slice."""
+    x = args[0] if args else kwargs["input"]
+    dim = args[1] if len(args) > 1 else kwargs.get("dim")
+    last = dim in (-1, x.dim() - 1)
+    if last and x.dim() > 2 and x.shape[-1] > 1 and run.slices(x) is not None:
+        run.counts["flat attention"] += 1
+    answer: Tensor = func(*args, **kwargs)
+    return answer
+
+
+HANDLERS.update(dict.fromkeys((F.softmax, torch.softmax, Tensor.softmax), _weigh))
+
+
 # Modules that multiply and normalise by themselves
 
 
@@ -192,7 +206,10 @@ def form_of(*names: str) -> Callable[[Any], Any]:
             if run.folding.attention == "slice":
                 run.counts["flat attention"] += 1
                 return method(module, *args, **kwargs)
-            return function(module, *args, **kwargs)
+            flat = run.counts["flat attention"]
+            answer = function(module, *args, **kwargs)
+            run.counts["flat attention"] = flat  # its own softmax sees all slices
+            return answer
 
         FORMS.update(dict.fromkeys(names, form))
         return function

@@ -558,7 +558,8 @@ def _sentences(
         lines.append(f"{solid} of {solid + flat} convolutions see depth")
         all_, one = (counts.get(name, 0) for name in ATTENDING)
         if all_ + one:
-            lines.append(f"{all_} of {all_ + one} attentions see the tokens of all slices")
+            rest = "; the others work within slices" if one else ""
+            lines.append(f"{all_} of {all_ + one} attentions see the tokens of all slices{rest}")
         if choice.stages:
             strides = ", ".join(str(stride) for _, stride in choice.stages)
             asked = "" if refused is None else f", because as the plane does {refused}"

@@ -34,7 +34,8 @@ def to_2d(net: nn.Module, view: str = "axial") -> nn.Module:
     """Turn a Cross-D network into a 2D network.
 
     Args:
-        net: A network made by `convert` or `acs`. It is not changed.
+        net: A network made by `convert` or `acs`, or one that has such networks or our layers in
+            it. It is not changed.
         view: The view whose 2D kernels are kept. The fourier mode has none: its kernels are
             fixed at the mean displacement of training.
 
@@ -58,7 +59,8 @@ def to_3d(net: nn.Module, align: bool = False) -> nn.Module:
     """Turn a Cross-D network into a 3D network.
 
     Args:
-        net: A network made by `convert` or `acs`. It is not changed.
+        net: A network made by `convert` or `acs`, or one that has such networks or our layers in
+            it. It is not changed.
         align: Move the kernels of the fourier modes by their mean displacement in training.
 
     Returns:
@@ -79,8 +81,32 @@ def to_3d(net: nn.Module, align: bool = False) -> nn.Module:
 def _turned(
     net: Any, rank: int, axis: int, plain: Callable[[Any], nn.Module], why: str, align: bool = False
 ) -> nn.Module:
-    """Bring a network into one rank: plain if that gives the same answers, else folding."""
+    """Bring a network into one rank, or every network of ours and every layer that is part of it."""
     _require_cross(net)
+    if _is_converted(net):
+        return _turned_network(net, rank, axis, plain, why, align)
+    found: list[str] = []
+
+    def change(module: Any, path: str) -> nn.Module | None:
+        if _is_converted(module):
+            made: Any = _turned_network(module, rank, axis, plain, why, align)
+            found.extend(f"{path}: {line}" for line in made.conversion.checks)
+            return made
+        if hasattr(module, "to_3d"):
+            _require_no_hooks(module, path)
+            return plain(module)
+        return None
+
+    result: Any = turned(copied(net), change)
+    require_ties(net, result)
+    result.conversion = account(net, result, why, found or [PLAIN])
+    return result
+
+
+def _turned_network(
+    net: Any, rank: int, axis: int, plain: Callable[[Any], nn.Module], why: str, align: bool
+) -> nn.Module:
+    """Bring a converted network into one rank: plain if that answers the same, else folding."""
     for path, module in net.named_modules():
         if hasattr(module, "to_3d"):
             _require_no_hooks(module, path)
@@ -107,8 +133,12 @@ def _turned(
 
 
 def _require_cross(net: nn.Module) -> None:
-    if not isinstance(net, Folded) or net.crossd_state is None:
+    if not any(_is_converted(m) or hasattr(m, "to_3d") for m in net.modules()):
         raise InputError("the network has no Cross-D layer: convert it first with crossd.convert")
+
+
+def _is_converted(module: nn.Module) -> bool:
+    return isinstance(module, Folded) and module.crossd_state is not None
 
 
 def _moves_volumes(net: nn.Module) -> bool:
@@ -282,16 +312,17 @@ def _settled(net: Any, rank: int, axis: int, align: bool) -> nn.Module:
 
 
 def of_one_rank(net: nn.Module, rank: int, axis: int) -> nn.Module:
-    """Copy a converted network and let it take one rank only, its kernels as they are.
+    """Copy a network and let what is converted in it take one rank only, its kernels as they are.
 
     Args:
-        net: Made by `convert`.
+        net: Made by `convert`, or of our layers.
         rank: 2 or 3.
         axis: The view of images, as the axis that it drops.
     """
     result: Any = _copy(net)
-    state: State = result.crossd_state
-    state.folding = dataclasses.replace(state.folding, only=rank, fixed_view=axis)
+    for module in filter(_is_converted, result.modules()):
+        state: State = module.crossd_state
+        state.folding = dataclasses.replace(state.folding, only=rank, fixed_view=axis)
     return result
 
 
