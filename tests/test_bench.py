@@ -162,12 +162,27 @@ def test_memory_is_measured_in_processes(tmp_path: Path) -> None:
     assert 1 < cross["ratio"] < cross["network_ratio"] < 10
 
 
-def test_to_3d_is_measured_against_a_network_of_torch(tmp_path: Path) -> None:
-    rows = bench._volumes(BenchConfig(seconds=0.001))
-    assert [row["arm"] for row in rows] == ["plain", "to_3d"]
-    assert "unet in 3D, 48" in benchtable.markdown(
-        {"about": bench.about(BenchConfig()), "layers": [], "networks": rows}
-    )
+def test_volumes_are_measured_against_networks_of_torch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench, "VOLUMES", {"unet": (bench._solid_unet, (1, 1, 16, 32, 32))})
+    results = run(tmp_path / "out", tables="volumes")
+    rows = results["volumes"]
+    assert [row["arm"] for row in rows] == ["plain", "folded"] * 2
+    assert "| unet, 16x32x32 | 1 |" in (tmp_path / "out" / "report.md").read_text()
+
+
+@pytest.mark.parametrize("name", list(bench.VOLUMES))
+def test_what_is_compared_on_volumes_is_one_network(name: str) -> None:
+    """But for shortcuts that see every slice."""
+    make, shape = bench.VOLUMES[name]
+    solid, folded = make()
+    own, theirs = solid.state_dict(), folded.state_dict()
+    assert [(key, t.shape) for key, t in own.items()] == [(k, t.shape) for k, t in theirs.items()]
+    x = torch.randn(1, 1, *(max(32, side // 2) for side in shape[2:]))
+    solid.load_state_dict(theirs)
+    with torch.no_grad():
+        torch.testing.assert_close(solid.eval()(x), folded.eval()(x), rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ ARMS = (
     *("acs", "i3d", "fft"),
 )
 NETWORKS = ("resnet18", "resnet50", "unet")
-TABLES = ("layers", "networks", "memory")
+TABLES = ("layers", "networks", "volumes", "memory")
 LAYERS = {  # the distinct convolutions of a ResNet18 on 224 x 224: in, out, kernel, stride, size
     "3 to 64, 7x7/2, 224": (3, 64, 7, 2, 224),
     "64, 3x3, 56": (64, 64, 3, 1, 56),
@@ -76,7 +76,7 @@ def bench(config: BenchConfig, progress: Progress) -> str:
     batch_sizes = _numbers(config.batch_sizes, "--batch-sizes", 1)
     folder = claim_folder(config)
     keep_freed_memory()
-    results: dict[str, Any] = {"about": about(config), "layers": [], "networks": []}
+    results: dict[str, Any] = {"about": about(config), "layers": [], "networks": [], "volumes": []}
     cases = [Case(None, layer, batch_sizes[0], config) for layer in LAYERS]
     cases = cases if "layers" in tables else []
     cases += [
@@ -95,8 +95,8 @@ def bench(config: BenchConfig, progress: Progress) -> str:
                 results["networks"] += _memory(case, arms)
             _write(results, folder)  # what is measured is kept, should the rest be interrupted
             bar.advance(1)
-    if "networks" in tables and "unet" in networks:
-        results["networks"] += _volumes(config)
+    if "volumes" in tables:
+        results["volumes"] = _volumes(config, progress)
     text = _write(results, folder)
     drawn = benchtable.picture(results, folder / "bench.png")
     return f"{text}\nwritten: {folder}/report.md, metrics.json{' and bench.png' if drawn else ''}"
@@ -414,18 +414,59 @@ def _resident(what: str) -> float:
     raise AssertionError(f"no {what} in /proc/self/status")
 
 
-def _volumes(config: BenchConfig) -> list[dict[str, Any]]:
-    """Compare `to_3d` with a torch.nn network that never was anything else."""
+def _solid_resnet() -> tuple[nn.Module, nn.Module]:
+    import timm
+
+    net = convert(timm.create_model("resnet18", in_chans=1, num_classes=11))
+    return to_3d(net), net
+
+
+def _solid_efficientnet() -> tuple[nn.Module, nn.Module]:
+    from monai.networks.nets.efficientnet import EfficientNetBN
+
+    solid, flat = (EfficientNetBN("efficientnet-b0", False, True, d, 1, 11) for d in (3, 2))
+    return solid, convert(flat)
+
+
+def _solid_segresnet() -> tuple[nn.Module, nn.Module]:
+    from monai.networks.nets.segresnet import SegResNet
+
+    solid, flat = (SegResNet(d, 8, 1, 3, upsample_mode="nontrainable") for d in (3, 2))
+    return solid, convert(flat)
+
+
+def _solid_unet() -> tuple[nn.Module, nn.Module]:
     from monai.networks.nets.basic_unet import BasicUNet
 
-    nets = {
-        "plain": channels_last(BasicUNet(3, 3, 4, norm="batch")).to(config.device),
-        "to_3d": channels_last(to_3d(convert(network("unet")))).to(config.device),
-    }
-    x = torch.randn(1, 3, 48, 48, 48, device=config.device)
-    runs = {key: training_step(net, x, config.precision) for key, net in nets.items()}
-    case = {"case": "unet in 3D, 48", "batch": 1, "pass": "training step"}
-    return [{**case, **row} for row in timed(runs, config)]
+    solid, flat = (BasicUNet(d, 1, 4, norm="batch") for d in (3, 2))
+    return solid, convert(flat)
+
+
+VOLUMES: dict[str, tuple[Callable[[], tuple[nn.Module, nn.Module]], tuple[int, ...]]] = {
+    "resnet18": (_solid_resnet, (2, 1, 32, 64, 64)),
+    "efficientnet-b0": (_solid_efficientnet, (2, 1, 32, 64, 64)),
+    "segresnet": (_solid_segresnet, (1, 1, 32, 48, 48)),
+    "unet": (_solid_unet, (1, 1, 32, 48, 48)),
+}
+"""A network of torch.nn's 3D layers and one made for images and converted; what both are given."""
+
+
+def _volumes(config: BenchConfig, progress: Progress) -> list[dict[str, Any]]:
+    """Compare converted networks on volumes with such as were written for volumes."""
+    rows = []
+    with progress.task("benchmark of volumes", len(VOLUMES)) as bar:
+        for name, (make, shape) in VOLUMES.items():
+            arms = ("plain", "folded")
+            nets = {
+                a: channels_last(n).to(config.device) for a, n in zip(arms, make(), strict=True)
+            }
+            x = torch.randn(shape, device=config.device)
+            for what, runs in (("forward", forward), ("training step", training_step)):
+                about_it = {"case": f"{name}, {shape[2]}x{shape[3]}x{shape[4]}", "batch": shape[0]}
+                made = {key: runs(net, x, config.precision) for key, net in nets.items()}
+                rows += [{**about_it, "pass": what, **row} for row in timed(made, config)]
+            bar.advance(1)
+    return rows
 
 
 def _numbers(text: str, option: str, least: int) -> list[int]:

@@ -16,7 +16,7 @@ NAMES = {
     "acs": "ACS",
     "i3d": "I3D on one slice",
     "fft": "fourier by FFT",
-    "to_3d": "to_3d",
+    "folded": "converted",
 }
 UNITS = {"forward": "ms", "training step": "ms", "peak memory": "MiB"}
 
@@ -35,8 +35,12 @@ def markdown(results: Mapping[str, Any]) -> str:
         "forward, backward and SGD. The median over the rounds of the ratio within a round.",
         "",
     ]
-    for title, key in (("Layers of a ResNet18, 224 x 224", "layers"), ("Networks", "networks")):
-        rows = results[key]
+    for title, key in (
+        ("Layers of a ResNet18, 224 x 224", "layers"),
+        ("Networks", "networks"),
+        ("Volumes, beside the network of torch.nn's 3D layers", "volumes"),
+    ):
+        rows = results.get(key, [])
         if rows:
             lines += [f"## {title}", ""]
         for what in UNITS:

@@ -561,8 +561,9 @@ class BenchConfig:
         batch_sizes: Images a batch, separated by commas; layers take the first.
         arms: plain, plain-nhwc (channels last in memory), projection, slice, fourier, acs, i3d,
             and fft (the paper's formulation), separated by commas.
-        tables: layers (of a ResNet18, one by one), networks, memory (the peak of training steps,
-            each in a process of its own), separated by commas.
+        tables: layers (of a ResNet18, one by one), networks, volumes (beside networks of torch.nn's
+            3D layers), memory (the peak of training steps, each in a process of its own), separated
+            by commas.
         seconds: Time for the rounds of one case; there are at least three.
         device: cpu or cuda.
         precision: 32-true, bf16-mixed or 16-mixed.
@@ -574,7 +575,7 @@ class BenchConfig:
     sizes: str = "224,64"
     batch_sizes: str = "8"
     arms: str = "plain,plain-nhwc,projection,slice,fourier,acs,i3d,fft"
-    tables: str = "layers,networks,memory"
+    tables: str = "layers,networks,volumes,memory"
     seconds: float = 8.0
     device: str = "cpu"
     precision: str = "32-true"

@@ -529,10 +529,10 @@ def test_parametrized_convolutions_are_refused() -> None:
 
 
 def test_networks_of_both_ranks_are_refused() -> None:
-    net = nn.Sequential(nn.Conv2d(1, 1, 3), nn.MaxPool3d(2))
-    match = "network of both ranks: layer '0' of type .*Conv2d is for images, layer '1' .*MaxPool3d"
-    with pytest.raises(InputError, match=match):
-        convert(net)
+    match = "network of both ranks: layer '0' of type .*2d is for images, layer '1' .*3d for"
+    for layers in ((nn.Conv2d(1, 1, 3), nn.Conv3d(1, 1, 3)), (nn.MaxPool2d(2), nn.MaxPool3d(2))):
+        with pytest.raises(InputError, match=match):
+            convert(nn.Sequential(*layers))
 
 
 @pytest.mark.parametrize(

@@ -208,7 +208,8 @@ def test_networks_of_our_layers_and_with_converted_parts() -> None:
     holding = nn.Sequential(convert(Squeeze()), nn.Linear(2, 5))
     for net, given in ((own, crossd.CrossDConv), (holding, type(None))):
         net.eval()
-        solid, flat = crossd.to_3d(net), crossd.to_2d(net, "coronal")
+        solid: Any = crossd.to_3d(net)
+        flat: Any = crossd.to_2d(net, "coronal")
         assert not any(isinstance(m, given) for m in (*solid.modules(), *flat.modules()))
         x, image = torch.randn(2, 3, 9, 12, 10), torch.randn(2, 3, 12, 10)
         with torch.no_grad():

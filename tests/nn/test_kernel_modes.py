@@ -354,7 +354,7 @@ def test_fourier_projection_sums_what_was_moved(size: tuple[int, int, int], axis
     weight, x = normal(3, 2, *size), normal(4, 2, 6, 5)
     predictor: Any = mode.eval().predictor
     poses = predict_pose(predictor, x)
-    solid = fft_moved(weight, *poses)
+    solid = fft_moved(weight, *poses, offset=0.0)
     for kernel, moved in zip(mode.kernels(weight, x, axis), solid, strict=True):
         close(kernel, sum_along(moved, axis))
     shift = mode.displacements(x)

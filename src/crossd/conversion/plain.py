@@ -81,7 +81,7 @@ def to_3d(net: nn.Module, align: bool = False) -> nn.Module:
 def _turned(
     net: Any, rank: int, axis: int, plain: Callable[[Any], nn.Module], why: str, align: bool = False
 ) -> nn.Module:
-    """Bring a network into one rank, or every network of ours and every layer that is part of it."""
+    """Bring a network into one rank, or what is ours of it."""
     _require_cross(net)
     if _is_converted(net):
         return _turned_network(net, rank, axis, plain, why, align)
