@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import warnings
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from crossd.conversion.baselines import acs
 from crossd.conversion.convert import convert, rank_of
 from crossd.conversion.plain import to_2d, to_3d
 from crossd.conversion.report import ConversionReport, Entry
+from crossd.conversion.state import source_class
 from crossd.errors import InputError
 from crossd.files import atomic
 from crossd.nn.conv import CrossDConv
@@ -89,6 +91,24 @@ OF_0_1: dict[str, Any] = {
     "depth_padding": "zeros",
 }
 """How version 0.1 converted: its files say nothing of it."""
+
+
+OTHERWISE_IN_0_1 = ("GlobalResponseNorm", "GlobalContext", "SpaceToDepth", "DepthToSpace")
+"""Layers, by the names of their classes, that looked at single slices of volumes in version 0.1 and
+see the volume now; pools to several places, which kept all of depth, are found by their size."""
+
+
+def _differing(net: nn.Module) -> str | None:
+    """Name a layer by which version 0.1 answered on volumes otherwise than we do."""
+    for path, module in net.named_modules():
+        places = getattr(module, "output_size", 1)
+        several = any(
+            n not in (1, None) for n in (places if isinstance(places, tuple) else (places,))
+        )
+        pools = isinstance(module, nn.AdaptiveAvgPool2d | nn.AdaptiveMaxPool2d) and several
+        if pools or source_class(module).__name__ in OTHERWISE_IN_0_1:
+            return f"{path!r} ({source_class(module).__name__})"
+    return None
 
 
 def reshape(
@@ -225,6 +245,9 @@ def load(path: str | Path, model: nn.Module | None = None) -> nn.Module:
 
     Raises:
         InputError: "... is not a crossd weights file", or what does not fit.
+
+    Warns:
+        UserWarning: Of a file of version 0.1 with layers that answered on volumes otherwise there.
     """
     config = read_config(path)
     net = config.build(model)
@@ -244,6 +267,13 @@ def load(path: str | Path, model: nn.Module | None = None) -> nn.Module:
     versioned: Any = OrderedDict(state)
     versioned._metadata = getattr(net.state_dict(), "_metadata", None)  # some (MNASNet) ask for it
     net.load_state_dict(versioned, strict=False)
+    differing = _differing(net) if config.version.startswith("0.1.") else None
+    if differing and config.form in ("cross", "3d"):
+        warnings.warn(
+            f"{path} is of version {config.version}, which answered on volumes otherwise: layer "
+            f"{differing} now sees the whole volume; score it again before you rely on it",
+            stacklevel=2,
+        )
     given: Any = net
     setattr(given, "crossd_config" if hasattr(net, "config") else "config", config)
     return net.eval()

@@ -6,8 +6,11 @@ from typing import Any
 import pytest
 import torch
 from test_train import labelled, tiny
+from torch import nn
 
+import crossd
 from crossd import scoring, train
+from crossd.conversion.verify import perturbed
 from crossd.train import TrainConfig
 
 EPOCHS = 6
@@ -70,3 +73,28 @@ def test_compiled_code_trains_alike(rank: int, views: bool, mode: str) -> None:
     expected = fitted(rank, views, mode, False)[0]
     found = fitted(rank, views, mode, True)[0]
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+
+
+class InPlace(nn.Module):
+    """Changes its maps in place, by a layer and by a sum."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(2, 4, 3, 2, 1), nn.Conv2d(4, 4, 3, padding=1)
+        self.last, self.act = nn.Conv2d(4, 4, 3, padding=1), nn.ReLU(inplace=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.act(self.first(x))
+        z = self.second(y)
+        z += y
+        return self.last(z)
+
+
+@pytest.mark.parametrize("shape", [(1, 2, 2), (1, 2, 5), (2, 2, 2), (3, 2, 7)])
+def test_compiled_on_volumes_of_any_depth(shape: tuple[int, ...]) -> None:
+    """One volume of which one slice is left, too: it is as long a batch as one image."""
+    net = perturbed(crossd.convert(InPlace())).eval()
+    x = torch.randn(*shape, 12, 16)
+    with torch.no_grad():
+        found = torch.compile(net, fullgraph=True, backend="eager")(x)
+        torch.testing.assert_close(found, net(x))

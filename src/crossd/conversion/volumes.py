@@ -72,12 +72,14 @@ def _inherit(run: Run, answers: Iterable[Any], args: Any, kwargs: Any) -> None:
     first = next((v for v in given if run.depth_of(v) is not None), None)
     if first is None:
         return
-    depth, margin = run.depth_of(first), run.margin_of(first)
     for answer in answers:
         if isinstance(answer, Tensor) and run.depth_of(answer) is None:
-            if not any(answer is v for v in given):
-                alike = margin is not None and answer.shape == first.shape
-                run.mark(answer, depth or 0, margin if alike else None)
+            # A compiler takes what a function changed in place for another tensor, and as the same.
+            source = next((v for v in given if answer is v), first)
+            depth, margin = run.depth_of(source), run.margin_of(source)
+            if depth is not None:
+                alike = margin is not None and answer.shape == source.shape
+                run.mark(answer, depth, margin if alike else None)
 
 
 def on_slices(*functions: Any) -> Callable[[Handler], Handler]:
