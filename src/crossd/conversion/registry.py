@@ -105,7 +105,7 @@ def _of_monai(name: str, options: dict[str, Any], in_channels: int, num_classes:
         (num_classes, ("out_channels", "num_classes", "n_classes")),
     ):
         given |= {argument: value for argument in names if argument in own}
-    return _called(f"monai:{name}", make, {**given, **_MONAI.get(name, {}), **options})
+    return _called(f"monai:{name}", make, {**given, **_MONAI.get(make.__name__, {}), **options})
 
 
 _MONAI: dict[str, dict[str, Any]] = {
