@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors import safe_open
-from timm.layers.grn import GlobalResponseNorm
+from timm.layers.global_context import GlobalContext
 from torch import Tensor, nn
 
 import crossd
@@ -64,8 +64,8 @@ def test_answers_are_those_of_0_1(name: str) -> None:
 
 
 def test_a_network_that_0_1_answered_for_otherwise_is_named(tmp_path: Path) -> None:
-    """Its global response norm knew one slice; now it knows the volume."""
-    source = nn.Sequential(nn.Conv2d(1, 4, 3), GlobalResponseNorm(4, channels_last=False))
+    """Its attention pool weighed the places of one slice; now it weighs those of the volume."""
+    source = nn.Sequential(nn.Conv2d(1, 4, 3), GlobalContext(4))
     config = WeightsConfig("custom", "segmentation", 1, ("a", "b"))
     net, path = crossd.convert(source), tmp_path / "net.safetensors"
     crossd.save(net, path, config)
@@ -74,6 +74,6 @@ def test_a_network_that_0_1_answered_for_otherwise_is_named(tmp_path: Path) -> N
     content = content.replace(b'\\"version\\": \\"0.2.0', b'\\"version\\": \\"0.1.0')
     path.write_bytes(content)
     assert read_config(path).version == "0.1.0"
-    with pytest.warns(UserWarning, match=r"net\.safetensors is of version 0\.1.*'1' .*Response"):
+    with pytest.warns(UserWarning, match=r"net\.safetensors is of version 0\.1.*'1' .*GlobalContext"):
         load(path, source)
     assert checkpoint.OTHERWISE_IN_0_1

@@ -93,7 +93,7 @@ OF_0_1: dict[str, Any] = {
 """How version 0.1 converted: its files say nothing of it."""
 
 
-OTHERWISE_IN_0_1 = ("GlobalResponseNorm", "GlobalContext", "SpaceToDepth", "DepthToSpace")
+OTHERWISE_IN_0_1 = ("GlobalContext", "SpaceToDepth", "DepthToSpace")
 """Layers, by the names of their classes, that looked at single slices of volumes in version 0.1 and
 see the volume now; pools to several places, which kept all of depth, are found by their size."""
 
@@ -259,15 +259,19 @@ def load(path: str | Path, model: nn.Module | None = None) -> nn.Module:
         for name in {**wanted, **state}
         if name not in wanted or name not in state or wanted[name].shape != state[name].shape
     ]
+    old = config.version.startswith("0.1.")
     if wrong:
+        why = "was the file changed, or the model given another one?"
+        if old and any(source_class(m).__name__ == "CondConv2d" for m in net.modules()):
+            why = f"version {config.version} kept mixtures of convolutions otherwise: load it there"
         raise InputError(
             f"{path} does not fit the network {config.model!r}: {len(wrong)} tensors differ, "
-            f"the first is {wrong[0]!r}; was the file changed, or the model given another one?"
+            f"the first is {wrong[0]!r}; {why}"
         )
     versioned: Any = OrderedDict(state)
     versioned._metadata = getattr(net.state_dict(), "_metadata", None)  # some (MNASNet) ask for it
     net.load_state_dict(versioned, strict=False)
-    differing = _differing(net) if config.version.startswith("0.1.") else None
+    differing = _differing(net) if old else None
     if differing and config.form in ("cross", "3d"):
         warnings.warn(
             f"{path} is of version {config.version}, which answered on volumes otherwise: layer "
