@@ -126,6 +126,7 @@ def test_the_fft_is_left_out_where_it_would_take_minutes() -> None:
     assert "fft" not in bench._worth(ARMS, Case("resnet18", "64", 32, BenchConfig()))
 
 
+@pytest.mark.slow
 def test_i3d_is_left_out_where_one_slice_is_too_thin() -> None:
     assert "i3d" in bench._worth(ARMS, Case("resnet50", "64", 8, BenchConfig()))
     case = Case("unet", "32", 1, BenchConfig())

@@ -213,6 +213,7 @@ def test_interrupted_while_modules_are_imported(
     assert capsys.readouterr().err.count("\n") == 1
 
 
+@pytest.mark.slow
 @posix
 @pytest.mark.parametrize(("number", "expected"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_prediction_goes_on_after_an_interruption(

@@ -659,6 +659,7 @@ def test_options_shape_the_network_of_a_checkpoint(
     assert made.kernel_mode == "fourier"
 
 
+@pytest.mark.slow
 def test_a_segmentation_checkpoint_of_volumes(tmp_path: Path) -> None:
     solid: Any = crossd.to_3d(crossd.convert(registry.build("basicunet", "segmentation", 2, 3)))
     out = tmp_path / "made.safetensors"

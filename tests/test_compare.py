@@ -95,6 +95,7 @@ def comparable(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
 
 
+@pytest.mark.slow
 def test_two_processes_find_what_one_does_and_nothing_is_done_twice(
     path: str, tmp_path: Path
 ) -> None:

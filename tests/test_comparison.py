@@ -56,6 +56,7 @@ def test_tables_plots_and_a_report(
     assert run(*options, *more, "--out", str(out)) == 2  # not overwritten unasked
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_it_repeats_nothing(ready: tuple[str, str, str], tmp_path: Path) -> None:
     data, weights, _ = ready
     out = tmp_path / "out"

@@ -44,6 +44,7 @@ def assert_alike(actual: dict[str, Tensor], expected: dict[str, Tensor], toleran
         torch.testing.assert_close(actual[name], value, rtol=0, atol=tolerance, msg=name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("augment", ["light", pytest.param("full", marks=pytest.mark.slow)])
 def test_two_processes_equal_one_with_the_batch_of_both(
     tmp_path: Path, data: str, augment: str

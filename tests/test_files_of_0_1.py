@@ -74,6 +74,8 @@ def test_a_network_that_0_1_answered_for_otherwise_is_named(tmp_path: Path) -> N
     content = content.replace(b'\\"version\\": \\"0.2.0', b'\\"version\\": \\"0.1.0')
     path.write_bytes(content)
     assert read_config(path).version == "0.1.0"
-    with pytest.warns(UserWarning, match=r"net\.safetensors is of version 0\.1.*'1' .*GlobalContext"):
+    with pytest.warns(
+        UserWarning, match=r"net\.safetensors is of version 0\.1.*'1' .*GlobalContext"
+    ):
         load(path, source)
     assert checkpoint.OTHERWISE_IN_0_1

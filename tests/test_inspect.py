@@ -156,6 +156,7 @@ def test_other_forms_say_what_is_not_there(form: str, rank: int) -> None:
     assert all(("energy" in one) == (form == "3d") for one in found["layers"])
 
 
+@pytest.mark.slow
 def test_as_processes_without_warnings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A real network in the fourier mode, then data alone."""
     source = str(Path(crossd.__file__).parents[1])

@@ -146,6 +146,7 @@ def assert_equal(first: Path, second: Path) -> None:
     assert told["history"] == again["history"]
 
 
+@pytest.mark.slow
 @posix
 def test_killed_and_stopped_anywhere_equals_undisturbed(tmp_path: Path, data: str) -> None:
     assert finish(start(command(data, tmp_path / "whole")))[0] == 0

@@ -113,7 +113,9 @@ def masks_run(masks: str, tmp_path_factory: pytest.TempPathFactory) -> Done:
     ("run", "metrics", "picture"),
     [
         ("labels_run", LABELS, "confusion.png"),
-        ("masks_run", {"dice", "dice_1", "dice_2"}, "answers.png"),
+        pytest.param(
+            "masks_run", {"dice", "dice_1", "dice_2"}, "answers.png", marks=pytest.mark.slow
+        ),
     ],
 )
 def test_every_arm_under_every_protocol(
@@ -182,6 +184,7 @@ def test_pretrained_weights_answer_on_volumes(labels_run: Done) -> None:
         assert checkpoint.load(path)(torch.zeros(2, 1, 8, 8, 8)).shape == (2, 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("run", ["labels_run", "masks_run"])
 def test_interrupted_and_resumed_gives_the_same_rows(
     run: str, tmp_path: Path, request: pytest.FixtureRequest
@@ -211,6 +214,7 @@ def test_interrupted_and_resumed_gives_the_same_rows(
     assert names(tmp_path / "run") == names(Path(request.getfixturevalue(run)[0].out))
 
 
+@pytest.mark.slow
 def test_the_same_seed_twice_gives_the_same_rows(volumes: str, tmp_path: Path) -> None:
     """Whatever other arms and protocols run, in whatever order, and whatever was drawn before."""
     some = {"arms": "projection,slices", "protocols": "zero,finetune"}
@@ -268,6 +272,7 @@ def test_batchnorm_is_recalibrated_for_every_arm(
     assert counts == [12, 12, 12]  # all training volumes, not only the labelled ones
 
 
+@pytest.mark.slow
 def test_images_of_other_classes(volumes: str, tmp_path: Path) -> None:
     images = npz(tmp_path / "images.npz", (8, 8), classes=3)
     progress = Watching()
@@ -304,6 +309,7 @@ def test_a_result_is_not_overwritten_unasked(volumes: str, tmp_path: Path) -> No
     assert json.loads((tmp_path / "run" / "metrics.json").read_text())["seed"] == 3
 
 
+@pytest.mark.slow
 def test_overwriting_forgets_what_an_interrupted_run_left(volumes: str, tmp_path: Path) -> None:
     some: dict[str, Any] = {"arms": "scratch,projection", "protocols": "finetune"}
     config = config_of((volumes, volumes), tmp_path / "run", **some)

@@ -67,7 +67,6 @@ FAMILIES: dict[str, tuple[Make, tuple[int, ...]]] = {
     "torchvision shufflenet": (of_torchvision("shufflenet_v2_x0_5"), PLANE),
     "torchvision mnasnet": (of_torchvision("mnasnet0_5"), PLANE),
     "smp Unet": (of_smp("Unet"), PLANE),
-    "smp UPerNet": (of_smp("UPerNet"), (64, 128)),
     "smp FPN": (of_smp("FPN", "mobilenet_v2"), PLANE),
     "monai UNet": (of_monai("UNet", 2, 3, 2, (8, 16, 32), (2, 2), num_res_units=2), PLANE),
     "monai SegResNet": (of_monai("SegResNet", 2, 8, 3, 2), PLANE),
@@ -107,6 +106,7 @@ SLOW: dict[str, tuple[Make, tuple[int, ...]]] = {
     "torchvision alexnet": (of_torchvision("alexnet"), (64, 128)),
     "torchvision googlenet": (of_torchvision("googlenet", init_weights=False), PLANE),
     "torchvision fcn": (of_torchvision("fcn_resnet50", weights_backbone=None), PLANE),
+    "smp UPerNet": (of_smp("UPerNet"), (64, 128)),
     **{f"smp {name}": (of_smp(name), (64, 128)) for name in
        "UnetPlusPlus MAnet Linknet PSPNet PAN DeepLabV3 DeepLabV3Plus Segformer".split()},
     "monai DenseNet121": (of_monai("DenseNet121", 2, 3, 2), PLANE),

@@ -61,7 +61,7 @@ class Decisions:
             until `crossd.to_2d` or `crossd.to_3d` found out.
     """
 
-    attention: str = "volume"
+    attention: str = "slice"
     depth_padding: str = "zeros"
     stages: tuple[tuple[int, int], ...] = ()
     layers: dict[str, int] = dataclasses.field(default_factory=dict)
@@ -118,8 +118,8 @@ def convert(
     """Turn a network into one whose 3D kernels serve images and volumes.
 
     A 2D network keeps its code and is given volumes as batches of slices; its convolutions become
-    3D ones, and pools, norms and attention look at all slices. A 3D network keeps its code and its
-    weights, names and shapes, and is given images as volumes one voxel deep.
+    3D ones, and pools and norms look at all slices, attention where it is asked for. A 3D network
+    keeps its code and its weights, names and shapes, and is given images as volumes one voxel deep.
 
     Args:
         model: Any 2D or 3D network. It is not changed.
@@ -132,8 +132,9 @@ def convert(
         example: A batch that `model` takes, or a tuple of arguments; random ones if None.
         check: Hold a copy with weights moved at random against the consistency law, in both modes
             and all views. False decides nothing by running it: depth follows the plane.
-        attention: ``"volume"`` lets tokens of all slices attend to each other, ``"slice"`` those
-            of one. None takes the first if it keeps the law.
+        attention: ``"slice"`` lets tokens of one slice attend to each other, ``"volume"`` those of
+            all. None takes the first, which answered better on volumes after training on slices
+            alone (`benchmarks/depth_choices.py`).
         depth_stride: Of what reduces the plane, in the order of resolution: one number for all,
             one for each stage (1 keeps the depth), ``"auto"`` (from `size` and `spacing`), or
             None: as the plane or, in code that cannot have that, 1.
@@ -356,22 +357,21 @@ def _ways(
     wishes = [wish.depth]
     if wish.depth.stride is None:
         wishes.append(depth_strides.Wish(1))
-    kinds = [wish.attention] if wish.attention else ["volume", *(["slice"] if attends else [])]
-    for kind in kinds:
-        for one in wishes:
-            strides = depth_strides.decide(one, run or (lambda: None), model)
-            count = POSITIONS if wish.depth_position is None else wish.depth_position
-            embeds = attends and kind == "volume" and count > 0 and position
-            yield Decisions(
-                attention=kind,
-                depth_padding=wish.depth_padding or "zeros",
-                stages=strides.stages,
-                layers=strides.layers,
-                position=position if embeds else "",
-                positions=count if embeds else 0,
-                spread=options.spread,
-                **features,
-            )
+    kind = wish.attention or "slice"
+    for one in wishes:
+        strides = depth_strides.decide(one, run or (lambda: None), model)
+        count = POSITIONS if wish.depth_position is None else wish.depth_position
+        embeds = attends and kind == "volume" and count > 0 and position
+        yield Decisions(
+            attention=kind,
+            depth_padding=wish.depth_padding or "zeros",
+            stages=strides.stages,
+            layers=strides.layers,
+            position=position if embeds else "",
+            positions=count if embeds else 0,
+            spread=options.spread,
+            **features,
+        )
 
 
 def _runner(model: nn.Module, given: Any) -> Callable[[], Any]:
