@@ -221,6 +221,7 @@ def test_the_way_that_was_asked_for_is_taken_or_refused() -> None:
         count = 1 if kind == "volume" else 0
         assert f"{count} of 1 attentions see" in "\n".join(net.conversion.checks)
     vit = timm.create_model("vit_tiny_patch16_224", **small)
-    assert crossd.convert(vit).crossd_state.folding.attention == "slice"
+    default: Any = crossd.convert(vit)
+    assert default.crossd_state.folding.attention == "slice"
     with pytest.raises(InputError, match=r"attention .*must be one of volume, slice"):
         convert(timm.create_model("vit_tiny_patch16_224", **small), attention="depth")

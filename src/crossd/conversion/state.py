@@ -106,6 +106,7 @@ class Run:
         self.counts: Counter[str] = Counter()
         self.paused = False
         self.region = region()
+        self.module: nn.Module | None = None
         self.loose = ""
 
     @property
@@ -399,13 +400,14 @@ class State:
         """
         run = self._local.run
         if run is not None:
-            before, run.region = run.region, region()
+            before = run.region, run.module
+            run.region, run.module = region(), module
             try:
                 if form is None:
                     return method(module, *args, **kwargs)
                 return form(run, module, method, *args, **kwargs)
             finally:
-                run.region = before
+                run.region, run.module = before
         again = functools.partial(self.call, module, method, form)
         rank = self._rank(method, args, kwargs)
         if in_backward():

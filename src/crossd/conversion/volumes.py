@@ -238,13 +238,18 @@ def _window(
     return tuple(zip(deep, *flat, strict=True))
 
 
-def _is_global(x: Tensor, depth: int, kernel_size: Any, padding: Any) -> bool:
+def _is_global(run: Run, x: Tensor, depth: int, kernel_size: Any, padding: Any) -> bool:
     """Tell whether a pool is over the whole plane, and so over the whole volume.
 
-    Its window is given as the size of the maps, or covers them and is deeper than the volume.
+    Its window covers the maps, and code gives their size; or it is deeper than the volume. The
+    `kernel_size` of a layer is no size of maps, and neither is a window of two pixels, which halves.
     """
-    covers = pair(kernel_size) == tuple(x.shape[2:]) and pair(padding) == (0, 0)
-    return covers and (isinstance(kernel_size, torch.Size) or depth < pair(kernel_size)[0])
+    height, width = pair(kernel_size)
+    if (height, width) != tuple(x.shape[2:]) or pair(padding) != (0, 0):
+        return False
+    if isinstance(kernel_size, torch.Size) or depth < height:
+        return True
+    return max(height, width) > 2 and getattr(run.module, "kernel_size", None) != kernel_size
 
 
 @on_slices(F.max_pool2d, torch.max_pool2d)
@@ -264,7 +269,7 @@ def _max_pool(
         return func(
             input, kernel_size, stride, padding, dilation, ceil_mode=ceil_mode, return_indices=True
         )
-    if _is_global(input, depth, kernel_size, padding):
+    if _is_global(run, input, depth, kernel_size, padding):
         return over_depth(run, func(input, kernel_size), depth, torch.amax)
     kernel, step, margin, gap = _window(run, input, kernel_size, stride, padding, dilation)
     volume = run.unfold(input, depth)
@@ -297,7 +302,7 @@ def _avg_pool(
     count_include_pad: bool = True,
     divisor_override: int | None = None,
 ) -> Tensor:
-    if _is_global(input, depth, kernel_size, padding):
+    if _is_global(run, input, depth, kernel_size, padding):
         pooled = func(input, kernel_size, None, 0, False, True, divisor_override)
         return over_depth(run, pooled, depth, torch.mean)
     window = _window(run, input, kernel_size, stride, padding)
