@@ -5,8 +5,11 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from test_train import labelled, tiny
+from timm.models.swin_transformer import SwinTransformerBlock
 from torch import nn
+from torchvision.ops.misc import Permute
 
 import crossd
 from crossd import scoring, train
@@ -98,3 +101,33 @@ def test_compiled_on_volumes_of_any_depth(shape: tuple[int, ...]) -> None:
     with torch.no_grad():
         found = torch.compile(net, fullgraph=True, backend="eager")(x)
         torch.testing.assert_close(found, net(x))
+
+
+class Padded(nn.Module):
+    """Pads by a function, which looking along depth must do too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(2, 4, 3), nn.Conv2d(4, 4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.second(F.pad(self.first(F.pad(x, (1, 1, 1, 1))), (1, 1, 1, 1)))
+
+
+def of_swin(attention: str) -> nn.Module:
+    """A part of a Swin Transformer: windows, padded, and queries that come out of a tuple."""
+    block = SwinTransformerBlock(6, (8, 8), num_heads=2, window_size=3, shift_size=1)
+    source = nn.Sequential(nn.Conv2d(2, 6, 2, 2), Permute((0, 2, 3, 1)), block)
+    return crossd.convert(source, check=False, attention=attention)
+
+
+@pytest.mark.parametrize("depth", [2, 5])
+@pytest.mark.parametrize("name", ["padded", "slice", "volume"])
+def test_compiled_code_sees_what_watches_functions(name: str, depth: int) -> None:
+    net = perturbed(crossd.convert(Padded()) if name == "padded" else of_swin(name)).eval()
+    for count in (1, 2):
+        torch.compiler.reset()
+        x = torch.randn(count, 2, depth, 16, 16)
+        with torch.no_grad():
+            found = torch.compile(net, fullgraph=True, backend="eager")(x)
+            torch.testing.assert_close(found, net(x))

@@ -672,3 +672,69 @@ def test_blocks_are_dropped_from_volumes_in_training() -> None:
     torch.manual_seed(0)
     dropped = net(torch.ones(4, 4, 16, 16, 16)) == 0
     assert 0.02 < dropped.float().mean() < 0.5
+
+
+class Pooled(nn.Module):
+    """Pools the whole plane, by a window of its size that is written in one of several ways."""
+
+    def __init__(self, window: Any, gate: bool) -> None:
+        super().__init__()
+        self.conv, self.last = nn.Conv2d(2, 4, 3, padding=1), nn.Conv2d(4, 3, 1)
+        self.window, self.gate = window, gate
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x)
+        pooled = F.avg_pool2d(y, self.window(y), self.window(y)) + F.max_pool2d(y, self.window(y))
+        if self.gate:
+            return self.last(y * pooled.sigmoid())
+        answer: Tensor = self.last(pooled).view(y.size(0), -1)
+        return answer
+
+
+@pytest.mark.parametrize("gate", [False, True])
+@pytest.mark.parametrize(
+    "window",
+    [
+        lambda y: y.shape[2:],
+        lambda y: (y.size(2), y.size(3)),
+        lambda y: list(y.shape[2:]),
+        lambda y: y.size(2) if y.size(2) == y.size(3) else (y.size(2), y.size(3)),
+    ],
+)
+def test_pools_over_the_whole_plane_see_every_slice(window: Any, gate: bool) -> None:
+    net: Any = crossd.convert(Pooled(window, gate))
+    for side in ((8, 10), (8, 8)):
+        for count, depth in ((1, 5), (2, 8), (2, 12), (1, 16), (3, 20)):
+            x = torch.randn(count, 2, depth, *side, requires_grad=True)
+            answer = net(x)
+            assert answer.shape == ((count, 3, depth, *side) if gate else (count, 3))
+            first = answer[:, :, 0] if gate else answer
+            (slope,) = torch.autograd.grad(first.square().sum(), x)
+            assert bool((slope.flatten(3).abs().sum((1, 3)) > 0).all())  # of every slice
+
+
+def test_what_has_too_few_slices_says_so() -> None:
+    net: Any = crossd.convert(nn.Sequential(nn.PixelUnshuffle(2), nn.Conv2d(4, 4, 3, padding=1)))
+    with pytest.raises(InputError, match="1 slices deep, but the network needs at least 2"):
+        net(torch.randn(1, 1, 1, 8, 8))
+    with pytest.raises(InputError, match=r"shape \(1, 1, 0, 8, 8\) has no slices"):
+        net(torch.randn(1, 1, 0, 8, 8))
+
+
+def test_counts_of_pixels_are_averaged() -> None:
+    class Masked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(1, 3, 3, padding=1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.conv(x)
+            seen = y > 0
+            return (y * seen).sum((2, 3)) / seen.sum((2, 3)).clamp(min=1)
+
+    net: Any = crossd.convert(Masked())
+    x = torch.randn(2, 1, 6, 8, 9)
+    with torch.no_grad():
+        y = torch.nn.functional.conv3d(x, net.conv.weight, net.conv.bias, padding=1)
+        expected = (y * (y > 0)).sum((2, 3, 4)) / (y > 0).sum((2, 3, 4))
+        torch.testing.assert_close(net(x), expected)

@@ -582,6 +582,9 @@ def _sentences(
         f"on volumes that repeat an image along depth it differs from its answer on the image by "
         f"{found.difference:.1e} at most, with every weight moved at random ({what}: {names})"
     )
+    lost = [name for axis, name in enumerate(VIEWS) if axis not in found.views]
+    if lost and layers.has_views(net):
+        lines.append(f"training on images does not draw {' and '.join(lost)}: no law holds there")
     ups = [m for m in net.modules() if isinstance(m, CrossDConvTranspose) and max(m.stride) > 1]
     if ups:
         lines.append(f"{len(ups)} strided transposed convolutions do so on average over depth only")

@@ -21,7 +21,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from crossd.conversion.torch_private import ConvBase, after_backward, in_backward, region
+from crossd.conversion.torch_private import (
+    ConvBase,
+    after_backward,
+    in_backward,
+    region,
+    show_padding,
+)
 from crossd.errors import InputError
 from crossd.nn.kernel_modes import (
     View,
@@ -233,6 +239,8 @@ class Run:
         place = 1 if last and (axes == 4 or self.folding.channels_last) else 2
         volumes = [v for v in tree_leaves(args) if isinstance(v, Tensor) and v.dim() == axes]
         self.number, depth = volumes[0].shape[0], volumes[0].shape[place]
+        if depth == 0:
+            raise InputError(f"a volume of shape {tuple(volumes[0].shape)} has no slices")
 
         def fold(value: Any) -> Any:
             if not isinstance(value, Tensor):
@@ -466,6 +474,8 @@ class State:
     def _begin(
         self, run: Run, again: Any, method: Callable[..., Any], args: Any, kwargs: Any
     ) -> Any:
+        if torch.compiler.is_compiling():
+            show_padding()
         if run.folds:
             args, kwargs = run.fold_input((args, kwargs), method.__name__ == HEAD)
         with self.running(run):

@@ -6,11 +6,12 @@ There is no public way to what these do. A release that renames one breaks here 
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch.autograd.variable import Variable
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
-__all__ = ["BatchNormBase", "ConvBase", "after_backward", "in_backward", "region"]
+__all__ = ["BatchNormBase", "ConvBase", "after_backward", "in_backward", "region", "show_padding"]
 
 BatchNormBase = _BatchNorm
 """The base of all batch norms, SyncBatchNorm among them: what keeps running statistics."""
@@ -43,3 +44,16 @@ def region() -> object:
         return None
     hooks = torch._C._autograd._top_saved_tensors_default_hooks(True)
     return torch.is_grad_enabled(), None if hooks is None else id(hooks[0])
+
+
+def show_padding() -> None:
+    """Let a compiler that traces a network hand `F.pad` to the mode that watches functions.
+
+    It takes it apart instead, which the mode would not see. A compiler calls this function once,
+    when it meets it, because of the mark below; `torch.compiler.assume_constant_result` sets the
+    same mark, but loads the compiler, which takes a second that few need.
+    """
+    torch.compiler.allow_in_graph(F.pad)
+
+
+show_padding._dynamo_marked_constant = True  # type: ignore[attr-defined]

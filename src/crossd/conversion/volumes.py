@@ -56,6 +56,9 @@ class Volumes(TorchFunctionMode):
         if isinstance(answer, Tensor):
             _inherit(run, (answer,), args, kwargs)
         elif isinstance(answer, tuple | list) and not isinstance(answer, torch.Size):
+            if torch.compiler.is_compiling() and type(answer) in (tuple, list):
+                # A compiler lets no attribute be set to what comes out of a tuple.
+                answer = tuple(v.view_as(v) if isinstance(v, Tensor) else v for v in answer)
             _inherit(run, answer, args, kwargs)
         return answer
 
@@ -242,7 +245,7 @@ def _is_global(run: Run, x: Tensor, depth: int, kernel_size: Any, padding: Any) 
     """Tell whether a pool is over the whole plane, and so over the whole volume.
 
     Its window covers the maps, and code gives their size; or it is deeper than the volume. The
-    `kernel_size` of a layer is no size of maps, and neither is a window of two pixels, which halves.
+    `kernel_size` of a layer is no size of maps, nor is a window of two pixels, which halves.
     """
     height, width = pair(kernel_size)
     if (height, width) != tuple(x.shape[2:]) or pair(padding) != (0, 0):
@@ -404,7 +407,10 @@ def _reduction(reduce: Any, *functions: Any) -> None:
         dim = kwargs.pop("axis", dim)
         if not _covers_the_plane(input, dim):
             return func(input, dim, *args, **kwargs) if dim is not None else func(input, **kwargs)
-        return over_depth(run, func(input, dim, *args, **kwargs), depth, reduce)
+        answer = func(input, dim, *args, **kwargs)
+        if reduce is torch.mean and not answer.is_floating_point():  # counts of pixels
+            answer = answer.to(torch.get_default_dtype())
+        return over_depth(run, answer, depth, reduce)
 
 
 _reduction(torch.mean, torch.mean, Tensor.mean, torch.sum, Tensor.sum)
@@ -600,6 +606,8 @@ def _pixel_unshuffle(
     """Unshuffle within slices, and average slices."""
     answer = func(input, downscale_factor)
     factor = run.depth_stride(answer.shape[2], downscale_factor)
+    if depth < factor:
+        raise TooShallow(run, factor, depth)
     volume = run.unfold(answer, depth)
     return run.fold(F.avg_pool3d(volume, (factor, 1, 1), ceil_mode=True))
 
