@@ -357,6 +357,17 @@ def test_a_batch_of_one_where_channels_are_last_in_memory(
     check(net, report, (1, 1, *shape), (4, 1, *shape))
 
 
+@pytest.mark.parametrize("to", ["2d", pytest.param("3d", marks=pytest.mark.slow)])
+def test_windows_of_attention(tmp_path: Path, to: str) -> None:
+    options: dict[str, Any] = {"depths": (1, 1), "embed_dim": 12, "num_heads": (2, 2)}
+    source = timm.create_model(
+        "swin_tiny_patch4_window7_224", num_classes=3, img_size=28, in_chans=1, **options
+    )
+    net = noisy(crossd.convert(source))
+    report = export(net, tmp_path / "net.onnx", to, size=28, fixed_size=True)
+    check(net, report, (2, 1, *(28,) * int(to[0])))
+
+
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_the_size_is_fixed_where_asked(tmp_path: Path, suffix: str) -> None:
     net = noisy(crossd.convert(nn.Sequential(nn.Conv2d(1, 2, 3)), "fourier"))

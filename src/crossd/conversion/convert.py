@@ -451,7 +451,7 @@ def _built(model: nn.Module, rank: int, options: Options, choice: Decisions) -> 
         if isinstance(layer, CrossDConv):
             shape = (layer.out_channels, choice.positions)
             layer.depth_position = nn.Parameter(layer.weight.new_zeros(shape))
-    if rank == 2:
+    if rank == 2 and choice.attention == "volume":
         attention.use_fused_attention(net)
     fold(net, made, State(choice.folding(rank, layers.has_views(net))))
     return net
