@@ -79,3 +79,13 @@ def test_a_network_that_0_1_answered_for_otherwise_is_named(tmp_path: Path) -> N
     ):
         load(path, source)
     assert checkpoint.OTHERWISE_IN_0_1
+
+
+def test_a_3d_network_that_0_1_pooled_otherwise_is_named() -> None:
+    """Where depth is no multiple of the places, its pool cut it in another way."""
+    source = nn.Sequential(
+        nn.Conv2d(1, 4, 3, 2, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(1),
+        nn.Linear(16, 3),
+    )  # fmt: skip
+    with pytest.warns(UserWarning, match=r"pooled\.safetensors .*'2' .AdaptiveAvgPool"):
+        load(FILES / "pooled.safetensors", source)

@@ -642,3 +642,10 @@ def test_channels_and_classes_are_read(plain: nn.Module, solid: nn.Module) -> No
     }
     assert sizes(probe, theirs) == (1, 7)
     assert first_convolution(probe) == "conv1" and first_convolution(nn.ReLU()) is None
+
+
+def test_a_kernel_of_one_slice_is_not_taken_for_a_cube() -> None:
+    """Only what conversion deepens is put into the centre; other shapes are another network."""
+    flat = nn.Sequential(nn.Conv3d(2, 3, (1, 3, 3)), nn.BatchNorm3d(3), nn.Conv3d(3, 2, 1))
+    solid = nn.Sequential(nn.Conv3d(2, 3, 3), nn.BatchNorm3d(3), nn.Conv3d(3, 2, 1))
+    refused("1 of another shape .'0.weight' .3, 2, 1, 3, 3., expected", solid, flat.state_dict())

@@ -189,10 +189,10 @@ def _present(target: _Target, name: str) -> Step:
         )
     mode = target.modes.get(path)
     kept = ""
+    if how == "deepen":
+        reasons.append("its one slice stands in the centre, between slices of zeros")
     if how == "lift":
         reasons.append(f"lifted by {target.lift!r}")
-    elif how == "deepen":
-        reasons.append("its one slice stands in the centre, between slices of zeros")
     elif mode is not None and mode.state_dict():
         reasons.append(f"3D kernel, moved so that images see its central slice ({mode.name} mode)")
     elif mode is not None and own[0, 0].numel() > 1:

@@ -72,6 +72,11 @@ class WeightsConfig:
     recalibrated: bool = True
     version: str = ""
 
+    @property
+    def is_of_0_1(self) -> bool:
+        """Whether version 0.1 wrote the file."""
+        return self.version.startswith("0.1.")
+
     def build(self, model: nn.Module | None = None) -> nn.Module:
         """Build the network with new weights, from `model` (a 2D network) if it is custom."""
         if model is None:
@@ -79,7 +84,7 @@ class WeightsConfig:
                 raise InputError("the weights are of a custom model: give its 2D network as model=")
             model = registry.build(self.model, self.task, self.in_channels, len(self.classes))
         options = dict(self.mode_options)
-        if self.version.startswith("0.1."):
+        if self.is_of_0_1:
             options = {**OF_0_1, **options}
         return reshape(model, self.form, self.kernel_mode, decided=self.decided, **options)
 
@@ -95,19 +100,18 @@ OF_0_1: dict[str, Any] = {
 
 OTHERWISE_IN_0_1 = ("GlobalContext", "SpaceToDepth", "DepthToSpace")
 """Layers, by the names of their classes, that looked at single slices of volumes in version 0.1 and
-see the volume now; pools to several places, which kept all of depth, are found by their size."""
+see the volume now. Pools to several places, which cut depth otherwise, are found by their size."""
 
 
 def _differing(net: nn.Module) -> str | None:
     """Name a layer by which version 0.1 answered on volumes otherwise than we do."""
     for path, module in net.named_modules():
-        places = getattr(module, "output_size", 1)
-        several = any(
-            n not in (1, None) for n in (places if isinstance(places, tuple) else (places,))
-        )
-        pools = isinstance(module, nn.AdaptiveAvgPool2d | nn.AdaptiveMaxPool2d) and several
-        if pools or source_class(module).__name__ in OTHERWISE_IN_0_1:
-            return f"{path!r} ({source_class(module).__name__})"
+        name = source_class(module).__name__
+        pools = isinstance(module, nn.AdaptiveAvgPool2d | nn.AdaptiveMaxPool2d)
+        places = module.output_size if pools else 1
+        one = {*(places if isinstance(places, tuple) else (places,))} <= {1, None}
+        if not one or name in OTHERWISE_IN_0_1:
+            return f"{path!r} ({name})"
     return None
 
 
@@ -259,10 +263,11 @@ def load(path: str | Path, model: nn.Module | None = None) -> nn.Module:
         for name in {**wanted, **state}
         if name not in wanted or name not in state or wanted[name].shape != state[name].shape
     ]
-    old = config.version.startswith("0.1.")
     if wrong:
         why = "was the file changed, or the model given another one?"
-        if old and any(source_class(m).__name__ == "CondConv2d" for m in net.modules()):
+        if config.is_of_0_1 and any(
+            source_class(m).__name__ == "CondConv2d" for m in net.modules()
+        ):
             why = f"version {config.version} kept mixtures of convolutions otherwise: load it there"
         raise InputError(
             f"{path} does not fit the network {config.model!r}: {len(wrong)} tensors differ, "
@@ -271,11 +276,11 @@ def load(path: str | Path, model: nn.Module | None = None) -> nn.Module:
     versioned: Any = OrderedDict(state)
     versioned._metadata = getattr(net.state_dict(), "_metadata", None)  # some (MNASNet) ask for it
     net.load_state_dict(versioned, strict=False)
-    differing = _differing(net) if old else None
+    differing = _differing(net) if config.is_of_0_1 else None
     if differing and config.form in ("cross", "3d"):
         warnings.warn(
             f"{path} is of version {config.version}, which answered on volumes otherwise: layer "
-            f"{differing} now sees the whole volume; score it again before you rely on it",
+            f"{differing} takes depth otherwise now; score it again before you rely on it",
             stacklevel=2,
         )
     given: Any = net

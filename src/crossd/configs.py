@@ -559,8 +559,8 @@ class BenchConfig:
         networks: What to measure, separated by commas: resnet18, resnet50, unet.
         sizes: Sides of the images [pixels], separated by commas.
         batch_sizes: Images a batch, separated by commas; layers take the first.
-        arms: plain, plain-nhwc (channels last in memory), projection, slice, fourier, acs, i3d,
-            and fft (the paper's formulation), separated by commas.
+        arms: plain, plain-nhwc (channels last in memory), projection, slice, fourier,
+            fourier-projection, acs, i3d, and fft (the paper's formulation), separated by commas.
         tables: layers (of a ResNet18, one by one), networks, volumes (beside networks of torch.nn's
             3D layers), memory (the peak of training steps, each in a process of its own), separated
             by commas.

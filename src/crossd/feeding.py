@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Sampler, default_collate
 
 from crossd import device
 from crossd.budget import TrainConfig
-from crossd.conversion.convert import mixes_views, views_of
+from crossd.conversion.convert import mixes_views, seen_in, views_of
 from crossd.data import Samples, Source
 from crossd.data.patches import Patches
 from crossd.data.samples import Finish, Sample, in_floats
@@ -164,10 +164,9 @@ def view_of(batch: Batch, net: nn.Module, draw: bool = False) -> AbstractContext
     views = batch.get("view")
     if batch["image"].dim() != 4 or not has_views(net):
         return nullcontext()
-    lawful = views_of(net)
     if views is None or int(views[0]) < 0:
-        return view(draw_view(lawful)) if draw else nullcontext()
-    return view([axis if axis in lawful else 0 for axis in views.tolist()])
+        return view(draw_view(views_of(net))) if draw else nullcontext()
+    return view(seen_in(net, views.tolist()))
 
 
 def loss_of(task: str) -> Callable[[Any, Tensor], Tensor]:

@@ -111,7 +111,7 @@ def look(net: nn.Module, x: Tensor, layer: str) -> tuple[NDArray[np.float32], Te
     """Compute Grad-CAM of the likeliest class.
 
     Args:
-        net: In evaluation mode; its gradients are overwritten.
+        net: In evaluation mode.
         x: One image ``(1, C, H, W)`` or volume ``(1, C, D, H, W)``.
         layer: Name of the module whose answer is weighed.
 

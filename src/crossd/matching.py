@@ -79,8 +79,8 @@ def relation(target: Shape, source: Shape) -> str | None:
 
     Returns:
         ``"same"``, ``"lift"`` (a 2D kernel for a 3D one), ``"flatten"`` (a 3D one for a 2D one),
-        ``"deepen"`` (one that looks at one slice for one that looks at its neighbours too), or None
-        when they do not fit.
+        ``"deepen"`` (a 1 x 1 x 1 kernel for one that sees neighbouring slices too, as strided ones
+        do in converted networks), or None when they do not fit.
 
     Example:
         >>> relation((8, 4, 3, 3, 3), (8, 4, 3, 3))
@@ -92,8 +92,8 @@ def relation(target: Shape, source: Shape) -> str | None:
         return "lift"
     if (len(target), len(source)) == (4, 5) and target == plane(source):
         return "flatten"
-    flat = plane(target) == plane(source) and len(target) == len(source) == 5
-    if flat and source[2] == 1 and target[2] % 2:
+    deeper = source[2:] == (1, 1, 1) and target[3:] == (1, 1) and target[2] % 2
+    if deeper and target[:2] == source[:2]:
         return "deepen"
     return None
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from crossd.conversion.convert import ranks_of, views_of
+from crossd.conversion.convert import ranks_of, seen_in
 from crossd.errors import InputError
 from crossd.nn.conv import has_views
 from crossd.nn.kernel_modes import VIEWS, view
@@ -51,14 +51,15 @@ class SliceNet(nn.Module):
             return self.net(x)
         cut = [self._cut(x, axis) for axis in range(len(VIEWS))]  # (n, s, c, ...)
         images = [slices.flatten(0, 1) for slices in cut]
+        seen = seen_in(self.net, range(len(VIEWS)))
         alike = len({image.shape[1:] for image in images}) == 1
         if alike and (self.training or not has_views(self.net)):
             # One batch of all three views, as in 2D training: BatchNorm must see their mixture.
             counts = [len(image) for image in images]
-            with view([self._view(i) for i, count in enumerate(counts) for _ in range(count)]):
+            with view([axis for axis, n in zip(seen, counts, strict=True) for _ in range(n)]):
                 each = self.net(torch.cat(images)).split(counts)
         else:
-            each = [self._seen(image, axis) for axis, image in enumerate(images)]
+            each = [self._asked(image, axis) for axis, image in zip(seen, images, strict=True)]
         answers = [y.unflatten(0, (len(x), -1)) for y in each]  # (n, s, k, ...)
         if answers[0].dim() > 3:
             if self.count:
@@ -68,14 +69,10 @@ class SliceNet(nn.Module):
         logits = torch.cat(answers, dim=1)  # (n, slices, k)
         return averaged(logits.transpose(0, 1), self.average)
 
-    def _seen(self, image: Tensor, axis: int) -> Tensor:
-        with view(self._view(axis)):
+    def _asked(self, image: Tensor, axis: int) -> Tensor:
+        with view(axis):
             answer: Tensor = self.net(image)
         return answer
-
-    def _view(self, axis: int) -> int:
-        """Give the view in which the network sees slices across an axis."""
-        return axis if axis in views_of(self.net) else 0
 
     def _cut(self, x: Tensor, axis: int) -> Tensor:
         """Slices across an axis, shape ``(N, S, C, ...)``: `count` of them, or all."""

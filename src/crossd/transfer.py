@@ -127,10 +127,10 @@ class Run:
             if pretraining is not None and pretraining not in nets:
                 nets[pretraining] = self.untrained(pretraining, classes)
             make(nets[pretraining], task)
-        form = next((net for net in nets.values() if isinstance(net, Folded)), None)
-        if form is not None:
+        converted = next((net for net in nets.values() if isinstance(net, Folded)), None)
+        if converted is not None:
             volume = torch.zeros(1, self.volumes.channels, *self.volumes.size)
-            registry.answer_of(form, volume, self.model)
+            registry.answer_of(converted, volume, self.model)
 
     def untrained(self, name: str, classes: int) -> nn.Module:
         """Build the network of a pretraining with new weights."""

@@ -131,3 +131,19 @@ def test_compiled_code_sees_what_watches_functions(name: str, depth: int) -> Non
         with torch.no_grad():
             found = torch.compile(net, fullgraph=True, backend="eager")(x)
             torch.testing.assert_close(found, net(x))
+
+
+def test_a_list_stays_a_list() -> None:
+    class Split(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Conv2d(2, 4, 3, padding=1), nn.Conv2d(6, 2, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            parts = list(self.first(x).chunk(2, 1))
+            return self.last(torch.cat([*parts[::-1], torch.broadcast_tensors(x)[0]], 1))
+
+    net, x = perturbed(crossd.convert(Split())).eval(), torch.randn(1, 2, 3, 8, 10)
+    with torch.no_grad():
+        found = torch.compile(net, fullgraph=True, backend="eager")(x)
+        torch.testing.assert_close(found, net(x))

@@ -230,3 +230,21 @@ def test_it_refuses_in_one_line() -> None:
     net[0].register_forward_hook(lambda *_: None)
     with pytest.raises(InputError, match="forward hooks"):
         crossd.to_3d(net)
+
+
+class Gate(nn.Module):
+    """Weighs channels by their mean over the plane, which is written for images."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * x.mean((2, 3), keepdim=True).sigmoid()
+
+
+def test_what_was_found_of_a_network_is_not_kept_when_it_changes() -> None:
+    net: Any = convert(nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 2, 1)))
+    assert is_plain(crossd.to_3d(net))
+    changed: Any = convert(nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), Gate(), nn.Conv2d(4, 2, 1)))
+    net[1] = changed[1]
+    net[1].crossd_state = net.crossd_state
+    solid, x = crossd.to_3d(net), torch.randn(1, 1, 6, 8, 10)
+    with torch.no_grad():
+        close_relative(solid(x), net(x), 1e-5)

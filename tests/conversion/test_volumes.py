@@ -738,3 +738,20 @@ def test_counts_of_pixels_are_averaged() -> None:
         y = torch.nn.functional.conv3d(x, net.conv.weight, net.conv.bias, padding=1)
         expected = (y * (y > 0)).sum((2, 3, 4)) / (y > 0).sum((2, 3, 4))
         torch.testing.assert_close(net(x), expected)
+
+
+@pytest.mark.parametrize("depth", [7, 12])
+def test_a_window_that_overlaps_is_no_pool_of_the_volume(depth: int) -> None:
+    class Stage(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(1, 2, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.max_pool2d(self.conv(x), 3, 2)
+
+    net: Any = crossd.convert(Stage(), check=False)
+    x = torch.randn(1, 1, depth, 3, 3)
+    expected = F.max_pool3d(F.conv3d(x, net.conv.weight, net.conv.bias), 3, 2)
+    # A map of one pixel is averaged over what is left of depth.
+    torch.testing.assert_close(net(x), expected.mean(2, keepdim=True))

@@ -584,7 +584,10 @@ def _sentences(
     )
     lost = [name for axis, name in enumerate(VIEWS) if axis not in found.views]
     if lost and layers.has_views(net):
-        lines.append(f"training on images does not draw {' and '.join(lost)}: no law holds there")
+        lines.append(
+            f"training on images never draws {' or '.join(lost)} views, in which the consistency "
+            "law does not hold"
+        )
     ups = [m for m in net.modules() if isinstance(m, CrossDConvTranspose) and max(m.stride) > 1]
     if ups:
         lines.append(f"{len(ups)} strided transposed convolutions do so on average over depth only")
@@ -656,6 +659,12 @@ def views_of(net: nn.Module) -> tuple[int, ...]:
     """List the views in which a network keeps the law, as the axes that they drop."""
     common = set(range(len(VIEWS))).intersection(*(folding.views for folding in _foldings(net)))
     return tuple(sorted(common))
+
+
+def seen_in(net: nn.Module, axes: Sequence[int]) -> list[int]:
+    """Give the views in which a network sees images: their own where it keeps the law, or axial."""
+    lawful = views_of(net)
+    return [axis if axis in lawful else 0 for axis in axes]
 
 
 def ranks_of(net: nn.Module) -> tuple[int, ...]:

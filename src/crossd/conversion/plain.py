@@ -120,8 +120,6 @@ def _turned_network(
     result: Any = _plain(net, rank, axis, plain) if is_plain else _settled(net, rank, axis, align)
     if recipe is not None:
         options, decided = dict(recipe["mode_options"]), {**recipe["decided"], "plain": is_plain}
-        if rank == 3 and not moves:  # so that it is found out once
-            recipe["decided"] = dict(decided)
         result.crossd_recipe = {
             **recipe,
             "form": f"{rank}d",
@@ -308,7 +306,7 @@ def _settled(net: Any, rank: int, axis: int, align: bool) -> nn.Module:
             size: Any = module.kernel_size
             how = "projection" if module.mode.sums else "slice"
             module.mode = make_mode(how, module.in_channels, size)
-    return of_one_rank(result, rank, axis)
+    return _restricted(result, rank, axis)
 
 
 def of_one_rank(net: nn.Module, rank: int, axis: int) -> nn.Module:
@@ -319,11 +317,15 @@ def of_one_rank(net: nn.Module, rank: int, axis: int) -> nn.Module:
         rank: 2 or 3.
         axis: The view of images, as the axis that it drops.
     """
-    result: Any = _copy(net)
-    for module in filter(_is_converted, result.modules()):
-        state: State = module.crossd_state
+    return _restricted(_copy(net), rank, axis)
+
+
+def _restricted(net: nn.Module, rank: int, axis: int) -> nn.Module:
+    """Let what is converted in a network take one rank only, in place."""
+    for module in filter(_is_converted, net.modules()):
+        state: Any = module.crossd_state
         state.folding = dataclasses.replace(state.folding, only=rank, fixed_view=axis)
-    return result
+    return net
 
 
 def is_plain(net: nn.Module) -> bool:

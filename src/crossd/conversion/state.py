@@ -311,7 +311,8 @@ class Run:
         stack = value.unflatten(0, (self.number, depth))
         if value.dim() == 4 and not last:
             stack = self.unfold(value, depth)
-            pooled = value.shape[2] == 1 and value.shape[3] == 1  # (a chain compares the two)
+            # No chain: that compares both lengths, which fixes the size of traced networks.
+            pooled = value.shape[2] == 1 and value.shape[3] == 1
             return stack.mean(2, keepdim=True) if pooled else stack
         if value.dim() < 3 and value.is_floating_point():
             return stack.mean(1)

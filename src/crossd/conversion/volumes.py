@@ -58,7 +58,8 @@ class Volumes(TorchFunctionMode):
         elif isinstance(answer, tuple | list) and not isinstance(answer, torch.Size):
             if torch.compiler.is_compiling() and type(answer) in (tuple, list):
                 # A compiler lets no attribute be set to what comes out of a tuple.
-                answer = tuple(v.view_as(v) if isinstance(v, Tensor) else v for v in answer)
+                parts = [v.view_as(v) if isinstance(v, Tensor) else v for v in answer]
+                answer = parts if type(answer) is list else tuple(parts)
             _inherit(run, answer, args, kwargs)
         return answer
 
@@ -241,18 +242,23 @@ def _window(
     return tuple(zip(deep, *flat, strict=True))
 
 
-def _is_global(run: Run, x: Tensor, depth: int, kernel_size: Any, padding: Any) -> bool:
+def _is_global(
+    run: Run, x: Tensor, depth: int, kernel_size: Any, stride: Any, padding: Any
+) -> bool:
     """Tell whether a pool is over the whole plane, and so over the whole volume.
 
     Its window covers the maps, and code gives their size; or it is deeper than the volume. The
-    `kernel_size` of a layer is no size of maps, nor is a window of two pixels, which halves.
+    `kernel_size` of a layer is no size of maps, nor is a window of two pixels, which halves, or one
+    that moves on by a part of itself.
     """
     height, width = pair(kernel_size)
     if (height, width) != tuple(x.shape[2:]) or pair(padding) != (0, 0):
         return False
     if isinstance(kernel_size, torch.Size) or depth < height:
         return True
-    return max(height, width) > 2 and getattr(run.module, "kernel_size", None) != kernel_size
+    moves = bool(stride) and pair(stride) not in ((1, 1), (height, width))
+    own = getattr(run.module, "kernel_size", None) == kernel_size
+    return max(height, width) > 2 and not moves and not own
 
 
 @on_slices(F.max_pool2d, torch.max_pool2d)
@@ -272,7 +278,7 @@ def _max_pool(
         return func(
             input, kernel_size, stride, padding, dilation, ceil_mode=ceil_mode, return_indices=True
         )
-    if _is_global(run, input, depth, kernel_size, padding):
+    if _is_global(run, input, depth, kernel_size, stride, padding):
         return over_depth(run, func(input, kernel_size), depth, torch.amax)
     kernel, step, margin, gap = _window(run, input, kernel_size, stride, padding, dilation)
     volume = run.unfold(input, depth)
@@ -305,7 +311,7 @@ def _avg_pool(
     count_include_pad: bool = True,
     divisor_override: int | None = None,
 ) -> Tensor:
-    if _is_global(run, input, depth, kernel_size, padding):
+    if _is_global(run, input, depth, kernel_size, stride, padding):
         pooled = func(input, kernel_size, None, 0, False, True, divisor_override)
         return over_depth(run, pooled, depth, torch.mean)
     window = _window(run, input, kernel_size, stride, padding)
