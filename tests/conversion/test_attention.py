@@ -118,7 +118,7 @@ def test_attention_that_is_asked_for_its_weights_is_within_slices() -> None:
             y, weights = self.attention(tokens, tokens, tokens)
             return y.mean(0) * weights.mean()
 
-    net = convert(Net())
+    net = convert(Net(), example=torch.randn(2, 4, 4, 6))
     assert (
         "0 of 1 attentions see the tokens of all slices; the others work within slices"
         in net.conversion.checks

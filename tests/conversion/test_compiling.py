@@ -147,3 +147,30 @@ def test_a_list_stays_a_list() -> None:
     with torch.no_grad():
         found = torch.compile(net, fullgraph=True, backend="eager")(x)
         torch.testing.assert_close(found, net(x))
+
+
+STATISTICS: dict[str, Any] = {
+    "norm": lambda y: y.norm(p=2, dim=(2, 3), keepdim=True),
+    "vector norm": lambda y: torch.linalg.vector_norm(y, 2, (2, 3), keepdim=True),
+    "variance": lambda y: y.var((2, 3), keepdim=True),
+    "deviation and mean": lambda y: torch.std_mean(y, (2, 3), keepdim=True)[0],
+    "mean": lambda y: y.mean((2, 3), keepdim=True),
+    "largest": lambda y: y.amax((2, 3), keepdim=True),
+}
+
+
+@pytest.mark.parametrize("name", STATISTICS)
+def test_compiled_statistics_are_of_volumes(name: str) -> None:
+    class Gated(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(2, 4, 3, padding=1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = self.conv(x)
+            return y * STATISTICS[name](y)
+
+    net, x = perturbed(crossd.convert(Gated())).eval(), torch.randn(2, 2, 3, 8, 10)
+    with torch.no_grad():
+        found = torch.compile(net, fullgraph=True, backend="eager")(x)
+        torch.testing.assert_close(found, net(x))

@@ -168,14 +168,40 @@ def test_what_is_not_finite_or_does_not_run_is_one_line() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return self.conv(x).reshape(2, 4, -1).mean(2)  # a batch of two, and no other
 
-    with pytest.raises(InputError, match=r"^cannot convert .*Fixed: .*$"):
+    with pytest.raises(
+        InputError, match=r"^cannot convert .*Fixed: its code fixes the size of the batch.*$"
+    ):
         convert(Fixed())
+
+    class Outside(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return nn.functional.conv2d(x, self.conv.weight)
+
+    with pytest.raises(InputError, match=r"is used outside of its layer.*call the layer\)$"):
+        convert(Outside())
     with pytest.raises(
         InputError, match=r"cannot run the network on images .*give convert\(.*example"
     ):
         convert(nn.Sequential(nn.Conv2d(3, 4, 1), nn.Flatten(), nn.Linear(7, 2)))
     with pytest.raises(InputError, match=r"example holds no images \(N, C, H, W\)|cannot run"):
         convert(nn.Sequential(nn.Conv2d(3, 4, 1)), example=torch.zeros(3, 8, 8))
+
+
+def test_convolutions_of_single_slices_are_counted() -> None:
+    class Loops(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.cat([self.conv(x[i : i + 1]) for i in range(len(x))])
+
+    assert convert(Loops()).conversion.checks[0].startswith("0 of ")
+    assert not convert(Loops()).conversion.checks[0].startswith("0 of 0")
 
 
 class NotesTheBatch(nn.Module):

@@ -37,29 +37,29 @@ def _attend(
     **kwargs: Any,
 ) -> Tensor:
     """Let queries of every slice meet keys of all slices, ``(N D m, ..., L, E)``."""
-    marked = (run.slices(tensor) for tensor in (query, key, value))
-    depth = next((d for d in marked if d is not None), None)
+    marked = [d for d in map(run.slices, (query, key, value)) if d is not None]
+    depth = marked[0] if marked else None
     batch = query.shape[0]
     alike = key.shape[0] == value.shape[0] == batch
     if depth is None or not alike or batch % (run.number * depth):
         return func(query, key, value, attn_mask, dropout_p, is_causal, **kwargs)
     if run.folding.attention == "slice" or is_causal:
-        run.counts["flat attention"] += 1
+        run.seen.flat_attentions += 1
         answer = func(query, key, value, attn_mask, dropout_p, is_causal, **kwargs)
         return run.mark(answer, depth)
-    run.counts["solid attention"] += 1
-    run.counts["depth of attention"] = max(depth, run.counts["depth of attention"])
+    run.seen.attentions += 1
+    run.seen.tokens_deep = max(depth, run.seen.tokens_deep)
     shape = (run.number, depth, batch // (run.number * depth))
 
     def gather(x: Tensor) -> Tensor:
         """Put the tokens of all slices into one row: (N D m, ..., L, E) -> (N m, ..., D L, E)."""
-        return x.unflatten(0, shape).movedim(1, -3).flatten(-3, -2).flatten(0, 1)
+        return torch.unflatten(x, 0, shape).movedim(1, -3).flatten(-3, -2).flatten(0, 1)
 
     mask = None
     if attn_mask is not None:
         mask = _repeated(attn_mask, shape, batch if attn_mask.dim() == query.dim() else 0)
     answer = func(gather(query), gather(key), gather(value), mask, dropout_p, False, **kwargs)
-    rows = answer.unflatten(0, (shape[0], shape[2])).unflatten(-2, (depth, -1))
+    rows = torch.unflatten(answer, 0, (shape[0], shape[2])).unflatten(-2, (depth, -1))
     return run.mark(rows.movedim(-3, 1).flatten(0, 2), depth)
 
 
@@ -76,7 +76,7 @@ def _repeated(mask: Tensor, shape: tuple[int, int, int], batch: int) -> Tensor:
     """
     depth = shape[1]
     if batch and mask.shape[0] == batch:
-        keys = mask.unflatten(0, shape).movedim(1, -2)  # (n, m, ..., l, d, s)
+        keys = torch.unflatten(mask, 0, shape).movedim(1, -2)  # (n, m, ..., l, d, s)
         keys = keys.flatten(-2, -1).flatten(0, 1)
     else:
         keys = mask.repeat(*[1] * (mask.dim() - 1), depth)
@@ -130,7 +130,7 @@ def _attend_in_heads(
     extra = (bias_k, bias_v, kwargs.get("static_k"), kwargs.get("static_v"))
     plain = add_zero_attn or need_weights or any(x is not None for x in extra)
     if depth is None or not batched or plain or run.folding.attention == "slice":
-        run.counts["flat attention"] += batched
+        run.seen.flat_attentions += batched
         return func(
             *(query, key, value, embed_dim_to_check, num_heads, in_proj_weight, in_proj_bias),
             *(bias_k, bias_v, add_zero_attn, dropout_p, out_proj_weight, out_proj_bias),
@@ -143,7 +143,9 @@ def _attend_in_heads(
         weights = in_proj_weight.chunk(3)
     biases = (None,) * 3 if in_proj_bias is None else in_proj_bias.chunk(3)
     projected = [F.linear(*one) for one in zip(tensors, weights, biases, strict=True)]
-    heads = [run.mark(x.unflatten(-1, (num_heads, -1)).transpose(1, 2), depth) for x in projected]
+    heads = [
+        run.mark(torch.unflatten(x, -1, (num_heads, -1)).transpose(1, 2), depth) for x in projected
+    ]
     mask = _joint_mask(attn_mask, key_padding_mask, num_heads, heads[0].dtype)
     drop = dropout_p if training else 0.0
     q, k, v = heads
@@ -162,7 +164,7 @@ def _joint_mask(
     joint: Tensor | None = None
     if mask is not None:
         joint = _added(mask, dtype)
-        joint = joint.unflatten(0, (-1, heads)) if joint.dim() == 3 else joint
+        joint = torch.unflatten(joint, 0, (-1, heads)) if joint.dim() == 3 else joint
     if padding is not None:
         rows = _added(padding, dtype)[:, None, None]
         joint = rows if joint is None else joint + rows
@@ -181,7 +183,7 @@ def _weigh(run: Run, func: Any, *args: Any, **kwargs: Any) -> Tensor:
     dim = args[1] if len(args) > 1 else kwargs.get("dim")
     last = dim in (-1, x.dim() - 1)
     if last and x.dim() > 2 and x.shape[-1] > 1 and run.slices(x) is not None:
-        run.counts["flat attention"] += 1
+        run.seen.flat_attentions += 1
     answer: Tensor = func(*args, **kwargs)
     return answer
 
@@ -204,11 +206,11 @@ def form_of(*names: str) -> Callable[[Any], Any]:
             if not run.folds:
                 return method(module, *args, **kwargs)
             if run.folding.attention == "slice":
-                run.counts["flat attention"] += 1
+                run.seen.flat_attentions += 1
                 return method(module, *args, **kwargs)
-            flat = run.counts["flat attention"]
+            flat = run.seen.flat_attentions
             answer = function(module, *args, **kwargs)
-            run.counts["flat attention"] = flat  # its own softmax sees all slices
+            run.seen.flat_attentions = flat  # its own softmax sees all slices
             return answer
 
         FORMS.update(dict.fromkeys(names, form))

@@ -15,13 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 
 from crossd.conversion import adapt, attention, planes, verify, volumes
 from crossd.conversion import depth_stride as depth_strides
 from crossd.conversion.report import account
 from crossd.conversion.rules import RULES, Options, find_rule
-from crossd.conversion.state import Folded, Folding, State, folding_class
+from crossd.conversion.state import Folded, Folding, Seen, State, fold_module
 from crossd.conversion.torch_private import BatchNormBase, ConvBase
 from crossd.errors import InputError
 from crossd.nn import conv as layers
@@ -330,8 +330,30 @@ def _decide(
         _require_neighbours(model, net, found)
         return net, choice, _sentences(model, net, rank, choice, found, given, options, first)
     assert first is not None
-    kind = type(model)
-    raise InputError(f"cannot convert {kind.__module__}.{kind.__qualname__}: {first}")
+    kind, why = type(model), str(first)
+    if rank == 2 and (fault := _fault_of_three(model, given)):
+        why = (
+            "its code fixes the size of the batch, and a volume is a batch of slices; with three "
+            f"images {fault}"
+        )
+    raise InputError(f"cannot convert {kind.__module__}.{kind.__qualname__}: {why}")
+
+
+def _fault_of_three(model: nn.Module, given: Any) -> str:
+    """Say what is wrong with the answer of a network, which takes two samples, on three."""
+
+    def three(value: Any) -> Any:
+        samples = isinstance(value, Tensor) and value.dim() and len(value) == 2
+        return torch.cat((value, value[:1])) if samples else value
+
+    try:
+        sizes = [
+            [v.shape[:1] for v in tree_leaves(_runner(model, one)()) if isinstance(v, Tensor)]
+            for one in (given, tree_map(three, given))
+        ]
+    except Exception as error:  # whatever a network of others may raise
+        return f"it fails ({verify.one_line(error)})"
+    return "it answers as for two" if sizes[0] == sizes[1] and (2,) in sizes[0] else ""
 
 
 def _must_run(model: nn.Module, wish: _Wish) -> bool:
@@ -473,10 +495,7 @@ def fold(net: nn.Module, made: Iterable[nn.Module], state: State) -> None:
             continue
         if isinstance(module, torch.jit.ScriptModule):
             raise InputError(f"cannot convert {verify.named(module, path)}: a script of torch")
-        folded: Any = module
-        kind: Any = type(module)
-        folded.__class__ = folding_class(kind, module in own)
-        folded.crossd_state = state
+        fold_module(module, module in own, state)
 
 
 AROUND = (
@@ -528,16 +547,12 @@ def _require_no_hooks(module: nn.Module, path: str) -> None:
 def _require_neighbours(model: nn.Module, net: nn.Module, found: verify.Findings) -> None:
     """Refuse a network in which nothing could see depth."""
     known = any(isinstance(m, CrossDConv | CrossDConvTranspose) for m in net.modules())
-    counted = [found.counts.get(name, 0) for name in ("solid", "flat", *ATTENDING)]
-    if not known and not any(counted):
+    if not known and found.seen == Seen():
         kind = type(model)
         raise InputError(
             f"cannot convert {kind.__module__}.{kind.__qualname__}: it has no convolution and no "
             "attention, so that nothing in it could see depth"
         )
-
-
-ATTENDING = ("solid attention", "flat attention")
 
 
 def _sentences(
@@ -552,14 +567,16 @@ def _sentences(
 ) -> list[str]:
     """Say what was decided and found."""
     lines = []
-    counts = found.counts
+    seen = found.seen
     if rank == 2:
-        solid, flat = counts.get("solid", 0), counts.get("flat", 0)
-        lines.append(f"{solid} of {solid + flat} convolutions see depth")
-        all_, one = (counts.get(name, 0) for name in ATTENDING)
-        if all_ + one:
-            rest = "; the others work within slices" if one else ""
-            lines.append(f"{all_} of {all_ + one} attentions see the tokens of all slices{rest}")
+        count = seen.convolutions + seen.flat_convolutions
+        lines.append(f"{seen.convolutions} of {count} convolutions see depth")
+        count = seen.attentions + seen.flat_attentions
+        if count:
+            rest = "; the others work within slices" if seen.flat_attentions else ""
+            lines.append(
+                f"{seen.attentions} of {count} attentions see the tokens of all slices{rest}"
+            )
         if choice.stages:
             strides = ", ".join(str(stride) for _, stride in choice.stages)
             asked = "" if refused is None else f", because as the plane does {refused}"

@@ -79,7 +79,7 @@ def call_layer(run: Run, module: Any, call: Any, x: Tensor, *args: Any, **kwargs
     if run.folding.repeat > 1 or x.dim() != 5 or x.shape[2 + run.axis] != 1:
         answer: Tensor = call(x, *args, **kwargs)
         return answer
-    run.counts["solid"] += 1
+    run.seen.convolutions += 1
     if args or kwargs.get("output_size") is not None:
         size = kwargs.get("output_size", args[0] if args else None)
         args, kwargs = (), {"output_size": None if size is None else _plane(run, size[-3:])}
@@ -92,7 +92,7 @@ State.layers[3] = call_layer
 
 def triple(value: Any) -> tuple[Any, Any, Any]:
     """Make one number three."""
-    if isinstance(value, tuple | list):
+    if isinstance(value, (tuple, list)):
         return tuple(value) if len(value) == 3 else (value[0],) * 3
     return (value, value, value)
 
@@ -124,7 +124,7 @@ def _conv(
 ) -> Tensor:
     """Convolve with the sum of a kernel that is no parameter of a convolution."""
     axis = _one_view(run)
-    run.counts["solid"] += 1
+    run.seen.convolutions += 1
     margins = padding if isinstance(padding, str) else _plane(run, padding)
     image = F.conv2d(
         input.squeeze(2 + axis),
@@ -153,7 +153,7 @@ def _conv_transpose(
 ) -> Tensor:
     """Enlarge with the sum of a kernel over its classes of taps."""
     axis = _one_view(run)
-    run.counts["solid"] += 1
+    run.seen.convolutions += 1
     phases = min(triple(stride)[axis], weight.shape[2 + axis])
     image = F.conv_transpose2d(
         input.squeeze(2 + axis),

@@ -10,7 +10,6 @@ import functools
 import inspect
 import math
 import threading
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -79,6 +78,25 @@ class Folding:
     fixed_view: int | None = None
 
 
+@dataclass
+class Seen:
+    """What was met in a run: which of it looked along depth.
+
+    Attributes:
+        convolutions: That looked along depth.
+        flat_convolutions: That worked within slices.
+        attentions: To the tokens of all slices.
+        flat_attentions: To those of one slice.
+        tokens_deep: The most slices of tokens that one attention saw.
+    """
+
+    convolutions: int = 0
+    flat_convolutions: int = 0
+    attentions: int = 0
+    flat_attentions: int = 0
+    tokens_deep: int = 0
+
+
 Margin = tuple[int, int, str, float | None]
 """Padding before and after an axis, with its mode and value (`torch.nn.functional.pad`)."""
 
@@ -95,7 +113,7 @@ class Run:
     Attributes:
         number: Images or volumes in the batch.
         planes: (height, width, depth) of slices, in the order in which they were first met.
-        counts: How often what was met.
+        seen: Convolutions and attentions that were met.
         paused: Whether functions are left alone meanwhile.
         region: Where the method that runs was called; see `torch_private.region`.
         loose: A function that was called in a part to be recomputed, but in no module of it: when
@@ -109,7 +127,7 @@ class Run:
         self.replicated = replicated
         self.number: int = 0
         self.planes: list[tuple[int, int, int]] = []
-        self.counts: Counter[str] = Counter()
+        self.seen = Seen()
         self.paused = False
         self.region = region()
         self.module: nn.Module | None = None
@@ -171,9 +189,9 @@ class Run:
         """Make volumes ``(N m, C, D, H, W)`` of slices ``(N D m, C, H, W)``."""
         margin = self.margin_of(x)
         if x.shape[0] == self.number * depth:
-            volume = x.unflatten(0, (self.number, depth)).transpose(1, 2)
+            volume = torch.unflatten(x, 0, (self.number, depth)).transpose(1, 2)
         else:
-            stack = x.unflatten(0, (self.number, depth, -1))
+            stack = torch.unflatten(x, 0, (self.number, depth, -1))
             volume = stack.permute(0, 2, 3, 1, 4, 5).flatten(0, 1)
         return volume if margin is None else self.pad_depth(volume, margin)
 
@@ -195,7 +213,11 @@ class Run:
         if volume.shape[0] == self.number:
             x = volume.transpose(1, 2).flatten(0, 1)
         else:
-            x = volume.unflatten(0, (self.number, -1)).permute(0, 3, 1, 2, 4, 5).flatten(0, 2)
+            x = (
+                torch.unflatten(volume, 0, (self.number, -1))
+                .permute(0, 3, 1, 2, 4, 5)
+                .flatten(0, 2)
+            )
         self.note(height, width, depth)
         return self.mark(x, depth)
 
@@ -305,10 +327,11 @@ class Run:
         if value.shape[0] != self.number * depth:
             raise RuntimeError(
                 f"an answer of shape {tuple(value.shape)} does not have the {depth} slices of each "
-                "volume in its first axis: the code notes the number of slices before a layer that "
-                "changes it; convert with depth_stride=1"
+                f"of {self.number} volumes in its first axis: the code notes the number of slices "
+                "before a layer that changes it (convert with depth_stride=1), or squeezes the "
+                "axis of a batch of one (give two volumes)"
             )
-        stack = value.unflatten(0, (self.number, depth))
+        stack = torch.unflatten(value, 0, (self.number, depth))
         if value.dim() == 4 and not last:
             stack = self.unfold(value, depth)
             # No chain: that compares both lengths, which fixes the size of traced networks.
@@ -633,6 +656,23 @@ def _blank(kind: Any, layer: bool) -> Any:
     return made.__new__(made)
 
 
+def fold_module(module: nn.Module, layer: bool, state: State) -> None:
+    """Give a module the class that asks the state of its network, in place.
+
+    Args:
+        module: The module.
+        layer: Whether it takes images and volumes by itself.
+        state: What the modules of the network share.
+    """
+    folded: Any = module
+    kind: Any = type(module)
+    folded.__class__ = folding_class(kind, layer)
+    folded.crossd_state = state
+    for name in SETTINGS:
+        if isinstance(getattr(type(folded), name, None), property):
+            setattr(folded, name, folded.__dict__[name])
+
+
 @functools.cache
 def folding_class(kind: Any, layer: bool) -> Any:
     """Make the class whose methods ask the state of the network.
@@ -677,9 +717,10 @@ SETTINGS = ("kernel_size", "stride", "padding", "dilation", "output_padding")
 
 def _seen_by_its_code(name: str) -> property:
     """A setting of a layer, of which code that was written for images sees the two of the plane."""
+    own = f"crossd_{name}"  # a property that reads its own name is endless to a compiler
 
     def get(self: Any) -> Any:
-        value = self.__dict__[name]
+        value = getattr(self, own)
         state: State | None = self.crossd_state
         run = None if state is None else state._local.run
         if run is None or run.paused or run.folding.rank == 3 or len(value) < 3:
@@ -687,7 +728,8 @@ def _seen_by_its_code(name: str) -> property:
         return value if isinstance(value, str) else value[1:]
 
     def set_(self: Any, value: Any) -> None:
-        self.__dict__[name] = value
+        self.__dict__[name] = value  # which torch shows
+        setattr(self, own, value)
 
     return property(get, set_)
 

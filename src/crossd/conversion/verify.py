@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from crossd.conversion.state import Folding, Run, source_class
+from crossd.conversion.state import Folding, Run, Seen, source_class
 from crossd.conversion.torch_private import BatchNormBase, ConvBase
 from crossd.errors import InputError
 from crossd.nn.conv import CrossDConv, CrossDConvTranspose
@@ -50,14 +50,14 @@ class Findings:
     Attributes:
         views: The views in which the law holds.
         mixes: Whether images of one batch may have different views.
-        counts: How often which function was met on volumes; see `crossd.conversion.state.Run`.
+        seen: What was met on volumes.
         difference: The largest difference in these views, relative to the largest answer.
         lines: Sentences for the report.
     """
 
     views: tuple[int, ...] = ()
     mixes: bool = True
-    counts: dict[str, int] = field(default_factory=dict)
+    seen: Seen = field(default_factory=Seen)
     difference: float = 0.0
     lines: list[str] = field(default_factory=list)
 
@@ -360,10 +360,8 @@ def _examine_view(
     """Check one view: the law in both modes, and that a second call gives the same."""
     as_the_law_wants(net, axis)
     images, volumes, solid = _alike(net.eval(), folding, given, axis)
-    if axis == 0 or folding.rank == 3:
-        last: Run | None = net.crossd_state.last
-        if not findings.counts and folding.rank == 2 and last is not None:
-            findings.counts = dict(last.counts)
+    if axis == 0:
+        findings.seen = net.crossd_state.last.seen
     flat = _answers(net, images, "images", axis)
     _compare(net, flat, solid, images, volumes, axis, findings, "")
     if axis == 0 and difference(solid, _answers(net, volumes, "volumes", axis)) > TOLERATED:
@@ -412,8 +410,8 @@ def _alike(
         volumes = tree_map(lambda v, n=count: repeated(v, n), images)
         try:
             solid = _answers(net, volumes, "volumes", axis)
-            met = net.crossd_state.last.counts
-            if met["solid attention"] and met["depth of attention"] < 2 and count < DEPTHS[-1]:
+            seen = net.crossd_state.last.seen
+            if seen.attentions and seen.tokens_deep < 2 and count < DEPTHS[-1]:
                 continue  # one token deep: attention over depth would not be seen
             return images, volumes, solid
         except Refused as error:

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from crossd.conversion.state import Run, State, TooShallow
+from crossd.errors import InputError
 from crossd.nn.conv import pad_ends
 from crossd.nn.functional import depth_profile, depth_taps
 from crossd.nn.layers import depth_axis
@@ -47,7 +48,8 @@ class Volumes(TorchFunctionMode):
         run = self.run
         if run.paused:
             return func(*args, **kwargs)
-        handler = HANDLERS.get(func)
+        # A compiler does not find methods that are written in Python in a table.
+        handler = HANDLERS.get(torch.norm if func is Tensor.norm else func)
         if handler is None:
             answer = func(*args, **kwargs)
         else:
@@ -55,7 +57,7 @@ class Volumes(TorchFunctionMode):
             answer = handler(run, func, *args, **kwargs)
         if isinstance(answer, Tensor):
             _inherit(run, (answer,), args, kwargs)
-        elif isinstance(answer, tuple | list) and not isinstance(answer, torch.Size):
+        elif isinstance(answer, (tuple, list)) and not isinstance(answer, torch.Size):
             if torch.compiler.is_compiling() and type(answer) in (tuple, list):
                 # A compiler lets no attribute be set to what comes out of a tuple.
                 parts = [v.view_as(v) if isinstance(v, Tensor) else v for v in answer]
@@ -71,15 +73,15 @@ def _inherit(run: Run, answers: Iterable[Any], args: Any, kwargs: Any) -> None:
     """Mark what a function made of slices; what it only handed back is left as it was."""
     given = [v for v in (*args, *kwargs.values()) if isinstance(v, Tensor)]
     for value in (*args, *kwargs.values()):
-        if isinstance(value, tuple | list):
+        if isinstance(value, (tuple, list)):
             given += [v for v in value if isinstance(v, Tensor)]
-    first = next((v for v in given if run.depth_of(v) is not None), None)
-    if first is None:
+    marked = [v for v in given if run.depth_of(v) is not None]
+    if not marked:
         return
     for answer in answers:
         if isinstance(answer, Tensor) and run.depth_of(answer) is None:
             # A compiler takes what a function changed in place for another tensor, and as the same.
-            source = next((v for v in given if answer is v), first)
+            source = ([v for v in given if answer is v] or marked)[0]
             depth, margin = run.depth_of(source), run.margin_of(source)
             if depth is not None:
                 alike = margin is not None and answer.shape == source.shape
@@ -108,7 +110,7 @@ def on_slices(*functions: Any) -> Callable[[Handler], Handler]:
 
 def pair(value: Any) -> tuple[Any, Any]:
     """Make one number, or a list of one, a pair."""
-    if isinstance(value, tuple | list):
+    if isinstance(value, (tuple, list)):
         return (value[0], value[-1])
     return (value, value)
 
@@ -116,7 +118,8 @@ def pair(value: Any) -> tuple[Any, Any]:
 def call_layer(run: Run, module: Any, call: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """Give a layer that takes both ranks by itself the volumes that slices come from."""
     depth = run.slices(x) if x.dim() == 4 else None
-    if depth is None:  # made of parameters alone, or of a kind that nobody knows
+    if depth is None:  # made of parameters alone, or a part of the slices
+        run.seen.flat_convolutions += run.depth_of(x) is not None
         return call(x, *args, **kwargs)
     if "output_size" in kwargs or args:
         args, kwargs = _solid_output_size(run, depth, args, kwargs)
@@ -126,7 +129,7 @@ def call_layer(run: Run, module: Any, call: Any, x: Tensor, *args: Any, **kwargs
     run.paused = False
     if volume.shape[2] < least:
         raise TooShallow(run, least, volume.shape[2])
-    run.counts["solid"] += 1
+    run.seen.convolutions += 1
     answer = call(volume, *args, **kwargs)
     return run.fold(_as_on_the_way_down(run, answer) if grows(module) else answer)
 
@@ -177,13 +180,19 @@ def _conv(
     groups: int = 1,
 ) -> Tensor:
     """Convolve within slices; where the plane is reduced, depth is too, by fixed weights."""
+    if weight.dim() == 5:
+        raise InputError(
+            "the kernel of a converted convolution is used outside of its layer, where nothing "
+            "says which part of a 3D kernel is meant: call the layer"
+        )
     which = depth_axis(tuple(weight.shape[2:]))
     size, gap = weight.shape[2 + which], pair(dilation)[which]
     margin = 0 if isinstance(padding, str) else pair(padding)[which]
     high = _answered(input.shape[2], size, pair(stride)[which], margin, gap)
     wanted = run.depth_stride(high, pair(stride)[which])
     if wanted > 1 or max(weight.shape[2:]) > 1:
-        run.counts["solid" if wanted > 1 else "flat"] += 1
+        run.seen.convolutions += wanted > 1
+        run.seen.flat_convolutions += wanted == 1
     if wanted > 1:
         input = _reduced(run, run.unfold(input, depth), size, wanted, margin, gap)
         depth = run.depth_of(input) or depth
@@ -217,7 +226,7 @@ def _conv_transpose(
     run: Run, func: Any, depth: int, input: Tensor, weight: Tensor, *args: Any, **kwargs: Any
 ) -> Tensor:
     """Enlarge within slices, and repeat slices."""
-    run.counts["flat"] += 1
+    run.seen.flat_convolutions += 1
     answer = func(input, weight, *args, **kwargs)
     return resize_depth(run, input, answer, depth, "nearest")
 
@@ -392,13 +401,13 @@ def _adaptive_pool(
 
 def over_depth(run: Run, x: Tensor, depth: int, reduce: Any) -> Tensor:
     """Give every slice what a reduction over depth makes of all slices of its volume."""
-    stack = x.unflatten(0, (run.number, depth, -1))
+    stack = torch.unflatten(x, 0, (run.number, depth, -1))
     total = reduce(stack, 1, keepdim=True).expand_as(stack)
     return run.mark(total.flatten(0, 2), depth)
 
 
 def _covers_the_plane(x: Tensor, dim: Any) -> bool:
-    if not isinstance(dim, tuple | list) or len(dim) != 2:
+    if not isinstance(dim, (tuple, list)) or len(dim) != 2:
         return False
     return {axis % 4 for axis in dim} in ({2, 3}, {1, 2})
 
@@ -424,11 +433,12 @@ _reduction(torch.amax, torch.amax, Tensor.amax)
 _reduction(torch.amin, torch.amin, Tensor.amin)
 
 
-@on_slices(torch.norm, Tensor.norm, torch.linalg.vector_norm)
+@on_slices(torch.norm, torch.linalg.vector_norm)
 def _norm(run: Run, func: Any, depth: int, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """A root of a sum of powers over the plane: the same of their mean over depth."""
     first = "p" if func is not torch.linalg.vector_norm else "ord"
-    given = {**dict(zip((first, "dim", "keepdim"), args, strict=False)), **kwargs}
+    names = (first, "dim", "keepdim")[: len(args)]
+    given = {**dict(zip(names, args, strict=True)), **kwargs}
     answer = func(input, **given)
     power = given.get(first, 2)
     power = 2 if power in (None, "fro") else power
@@ -458,7 +468,7 @@ def _spread(*functions: Any, mean_too: bool, root: bool) -> None:
         if args or "unbiased" in kwargs:
             correction = int(bool(args[0] if args else kwargs["unbiased"]))
         keepdim = args[1] if len(args) > 1 else kwargs.get("keepdim", False)
-        pixels = math.prod(input.shape[axis] for axis in dim)
+        pixels = input.shape[dim[0]] * input.shape[dim[1]]
         variance, mean = torch.var_mean(input, dim, correction=0, keepdim=keepdim)
         within = over_depth(run, variance, depth, torch.mean)
         between = over_depth(
@@ -680,7 +690,7 @@ def _drop_path(run: Run, func: Any, x: Tensor, *args: Any, **kwargs: Any) -> Ten
     if depth is None:
         answer: Tensor = func(x, *args, **kwargs)
         return answer
-    stack = x.unflatten(0, (run.number, depth, -1))
+    stack = torch.unflatten(x, 0, (run.number, depth, -1))
     drawn = func(stack[:, :1].clone(), *args, **kwargs)
     return x.copy_(drawn.expand_as(stack).flatten(0, 2))
 
@@ -694,7 +704,7 @@ def _drawn_once(run: Run, func: Any, *args: Any, **kwargs: Any) -> Tensor:
     depth = run.slices(drawn) if drawn.dim() > 1 and drawn[0].numel() == 1 else None
     if depth is None:
         return drawn
-    stack = drawn.unflatten(0, (run.number, depth, -1))
+    stack = torch.unflatten(drawn, 0, (run.number, depth, -1))
     return run.mark(stack[:, :1].expand_as(stack).flatten(0, 2), depth)
 
 

@@ -160,7 +160,7 @@ class CrossDConv(nn.Conv3d):
         view = current_view() if self.mode.has_views else 0
         shift = self.mode.displacements(x)
 
-        def convolve(images: Tensor, axis: int, moved: Tensor | None) -> Tensor:
+        def convolve(images: Tensor, axis: int, moved: Any) -> Tensor:
             ends = [
                 i for i, own in enumerate(drop_axis(axis)(range(3))) if own in replicated_axes()
             ]
@@ -364,7 +364,7 @@ class CrossDConvTranspose(nn.ConvTranspose3d):
         view = current_view() if self.mode.has_views else 0
         shift = self.mode.displacements(x)
 
-        def upsample(images: Tensor, axis: int, moved: Tensor | None) -> Tensor:
+        def upsample(images: Tensor, axis: int, moved: Any) -> Tensor:
             drop = drop_axis(axis)
             images, settings = self._settings(images, output_size, drop(range(3)))
             stride, padding, extra, dilation = settings

@@ -80,7 +80,7 @@ def view(name: str | int | Sequence[str | int]) -> Iterator[None]:
     value: View
     if name == "random":
         value = draw_view(range(len(VIEWS)))
-    elif isinstance(name, str | int):
+    elif isinstance(name, (str, int)):
         value = _axis(name)
     else:
         value = tuple(_axis(part) for part in name)
