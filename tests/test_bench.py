@@ -154,6 +154,7 @@ def test_tables_of_layers_and_networks(tiny: None, tmp_path: Path, precision: st
     assert (tmp_path / "out" / "bench.png").read_bytes()[:4] == b"\x89PNG"
 
 
+@pytest.mark.slow
 def test_memory_is_measured_in_processes(tmp_path: Path) -> None:
     arms = "plain,projection"
     results = run(tmp_path / "out", tables="memory", arms=arms, batch_sizes="2")
@@ -163,6 +164,7 @@ def test_memory_is_measured_in_processes(tmp_path: Path) -> None:
     assert 1 < cross["ratio"] < cross["network_ratio"] < 10
 
 
+@pytest.mark.slow
 def test_volumes_are_measured_against_networks_of_torch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

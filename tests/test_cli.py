@@ -173,6 +173,7 @@ def test_exit_codes_of_processes() -> None:
     assert only_line(err).startswith("nowhere.npz: no such file or folder; give brain")
 
 
+@pytest.mark.slow
 @posix
 def test_killed_and_resumed_equals_undisturbed(tmp_path: Path) -> None:
     npz("volumes.npz", (8, 8, 8))

@@ -58,6 +58,7 @@ def test_two_processes_equal_one_with_the_batch_of_both(
     assert_alike(own, two, 1e-6)
 
 
+@pytest.mark.slow
 def test_shared_parameters_equal_whole_ones(tmp_path: Path, data: str) -> None:
     how = ["--sync-bn", "--batch-size", "8", "--devices", "2", "--precision", "32-true"]
     how += ["--lr", "0.001", "--limit", "16", "--epochs", "1"]  # few chances for a ReLU to turn

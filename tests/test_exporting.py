@@ -135,7 +135,7 @@ def networks(slow: Callable[[str, str], bool]) -> pytest.MarkDecorator:
 
 
 # Tracing kernels of each image takes seconds a layer. An .onnx is made of a trace that was run too.
-@networks(lambda name, suffix: name in (*SLOW, "unet") or suffix == ".pt2")
+@networks(lambda name, suffix: (name, suffix) != ("separable", ".onnx"))
 def test_fourier_networks_make_their_kernels_in_the_file(
     tmp_path: Path, name: str, suffix: str
 ) -> None:

@@ -109,6 +109,7 @@ def masks_run(masks: str, tmp_path_factory: pytest.TempPathFactory) -> Done:
     return config, progress, transfer(config, progress)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("run", "metrics", "picture"),
     [

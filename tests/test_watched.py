@@ -95,7 +95,9 @@ train.fit(tiny(), source(7, fault=sys.argv[1]), config, validate=False)
 """
 
 
-@pytest.mark.parametrize(("fault", "what"), [("die", "died"), ("hang", "hangs")])
+@pytest.mark.parametrize(
+    ("fault", "what"), [("die", "died"), pytest.param("hang", "hangs", marks=pytest.mark.slow)]
+)
 def test_a_process_that_dies_or_hangs_is_reported_with_its_sample(fault: str, what: str) -> None:
     # In a process of its own: torch raises at whatever is being done when a reader dies.
     done = subprocess.run(

@@ -19,7 +19,7 @@ convert: Callable[..., Any] = crossd.convert
 
 def resnet() -> nn.Module:
     torch.manual_seed(0)
-    return settle(timm.create_model("resnet18", num_classes=7))
+    return settle(timm.create_model("resnet18", channels=(16, 24, 32, 48), num_classes=7))
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 5])

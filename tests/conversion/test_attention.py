@@ -11,6 +11,7 @@ import torch.nn.functional as F
 import torchvision
 from helpers import close_relative, keeps_the_law, settle
 from torch import Tensor, nn
+from torchvision.models.swin_transformer import PatchMergingV2, SwinTransformerBlockV2
 
 import crossd
 from crossd import InputError
@@ -177,7 +178,16 @@ TORCHVISION: dict[str, Callable[[], nn.Module]] = {
     "swin": lambda: torchvision.models.SwinTransformer(
         [4, 4], 24, [2, 2], [2, 4], [4, 4], num_classes=3
     ),
-    "swin v2": lambda: torchvision.models.swin_v2_t(num_classes=3),
+    "swin v2": lambda: torchvision.models.SwinTransformer(
+        [4, 4],
+        24,
+        [1, 1],
+        [2, 4],
+        [4, 4],
+        num_classes=3,
+        block=SwinTransformerBlockV2,
+        downsample_layer=PatchMergingV2,
+    ),
     "maxvit": lambda: torchvision.models.MaxVit(
         (64, 64), 16, 8, [16, 32], [1, 1], 8, 0.0, num_classes=3
     ),

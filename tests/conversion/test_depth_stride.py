@@ -19,7 +19,9 @@ convert: Callable[..., Any] = functools.partial(crossd.convert, check=False)
 
 def resnet() -> nn.Module:
     torch.manual_seed(0)
-    return timm.create_model("resnet18", num_classes=3, in_chans=1).eval()
+    return timm.create_model(
+        "resnet18", channels=(16, 24, 32, 48), num_classes=3, in_chans=1
+    ).eval()
 
 
 def last_depth(net: Any, depth: int) -> int:

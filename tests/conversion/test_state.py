@@ -100,7 +100,7 @@ def on(inputs: Tensor, view: str | list[str] | None = None) -> Callable[[Any], T
 
 
 def thin_resnet() -> nn.Module:
-    return timm.create_model("resnet10t", in_chans=1, num_classes=3)
+    return timm.create_model("resnet10t", channels=(8, 16, 16, 24), in_chans=1, num_classes=3)
 
 
 def resnet(way: str) -> Any:

@@ -40,6 +40,7 @@ def of_monai(name: str, *args: Any, **options: Any) -> Make:
 
 
 PLANE, SQUARE = (32, 64), (64, 64)
+NARROW = (8, 16, 16, 32)
 
 FAMILIES: dict[str, tuple[Make, tuple[int, ...]]] = {
     "byobnet": (of_timm("test_byobnet"), PLANE),
@@ -50,14 +51,12 @@ FAMILIES: dict[str, tuple[Make, tuple[int, ...]]] = {
     "mambaout": (of_timm("test_mambaout"), PLANE),
     "nfnet": (of_timm("test_nfnet"), PLANE),
     "resnet": (of_timm("test_resnet"), PLANE),
-    "resnet, blurred": (of_timm("resnetblur18"), PLANE),
-    "resnet, squeeze and excite": (of_timm("seresnet18"), PLANE),
-    "resnetv2, standardised": (of_timm("resnetv2_18"), PLANE),
+    "resnet, blurred": (of_timm("resnetblur18", channels=NARROW), PLANE),
+    "resnet, squeeze and excite": (of_timm("seresnet18", channels=NARROW), PLANE),
+    "resnetv2, standardised": (of_timm("resnetv2_18", channels=NARROW), PLANE),
     "mobilenetv3": (of_timm("mobilenetv3_small_050"), PLANE),
     "mobilenetv4": (of_timm("mobilenetv4_conv_small"), PLANE),
     "mixed kernels": (of_timm("mixnet_s"), PLANE),
-    "split attention": (of_timm("resnest14d"), (64, 128)),
-    "computed kernels": (of_timm("tf_efficientnet_cc_b0_4e"), PLANE),
     "vit": (of_timm("test_vit", img_size=48), (48, 48)),
     "vit, registers": (of_timm("test_vit3", img_size=48), (48, 48)),
     "swin": (of_timm("swin_s3_tiny_224", depths=(1, 1, 2, 1), img_size=56), (56, 56)),
@@ -66,8 +65,7 @@ FAMILIES: dict[str, tuple[Make, tuple[int, ...]]] = {
     "mobilevit": (of_timm("mobilevit_xxs"), PLANE),
     "torchvision shufflenet": (of_torchvision("shufflenet_v2_x0_5"), PLANE),
     "torchvision mnasnet": (of_torchvision("mnasnet0_5"), PLANE),
-    "smp Unet": (of_smp("Unet"), PLANE),
-    "smp FPN": (of_smp("FPN", "mobilenet_v2"), PLANE),
+    "smp Unet": (of_smp("Unet", "mobilenet_v2"), PLANE),
     "monai UNet": (of_monai("UNet", 2, 3, 2, (8, 16, 32), (2, 2), num_res_units=2), PLANE),
     "monai SegResNet": (of_monai("SegResNet", 2, 8, 3, 2), PLANE),
     "monai3d UNet": (of_monai("UNet", 3, 3, 2, (8, 16, 32), (2, 2), num_res_units=2), (32, 16, 48)),
@@ -98,6 +96,9 @@ SLOW: dict[str, tuple[Make, tuple[int, ...]]] = {
             ("vit_small_patch16_dinov3", 64), ("mixer_s32_224", 64), ("gcvit_xxtiny", 224),
         ]
     },
+    "split attention": (of_timm("resnest14d"), (64, 128)),
+    "computed kernels": (of_timm("tf_efficientnet_cc_b0_4e"), PLANE),
+    "smp FPN": (of_smp("FPN", "mobilenet_v2"), PLANE),
     "maxvit": (of_timm("maxvit_rmlp_pico_rw_256", img_size=256), (256, 256)),
     "torchvision vit": (of_torchvision("vit_b_32", image_size=64), SQUARE),
     "torchvision swin": (of_torchvision("swin_t"), SQUARE),
@@ -159,7 +160,7 @@ def test_a_member_of_each_family(name: str, tmp_path: Path) -> None:
     source = settle(make())
     net: Any = crossd.convert(source, lift="inflate")
     images = torch.randn(2, 3, *size[-2:])
-    volumes = torch.randn(2, 3, *(size if len(size) == 3 else (48, *size)))
+    volumes = torch.randn(2, 3, *(size if len(size) == 3 else (32, *size)))
     with torch.no_grad():
         answer = source(images if len(size) == 2 else volumes)
         alike(net.eval()(images if len(size) == 2 else volumes), answer, 1e-4)

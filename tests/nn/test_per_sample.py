@@ -615,8 +615,8 @@ def test_an_empty_batch_under_autocast(way: str) -> None:
 @pytest.mark.parametrize(
     ("way", "groups"),
     [
-        ("kernels", 2),
-        *(pytest.param(*one, marks=pytest.mark.slow) for one in [("patches", 1), (None, 1)]),
+        pytest.param(*one, marks=pytest.mark.slow)
+        for one in [("kernels", 2), ("patches", 1), (None, 1)]
     ],
 )
 def test_compiles_as_one_graph_for_every_batch(way: str | None, groups: int) -> None:
