@@ -5,9 +5,10 @@ with complex numbers and explicit matrices where the library has none.
 """
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import settings
@@ -26,6 +27,11 @@ TOLERANCE: dict[torch.dtype, tuple[float, float]] = {
 
 law = settings(deadline=None, max_examples=25, derandomize=True)
 """Property tests draw the same examples every time."""
+
+
+def some(values: Iterable[Any], quick: Sequence[Any]) -> list[Any]:
+    """Mark the parameters of a test slow, but those that stand for all."""
+    return [v if v in quick else pytest.param(v, marks=pytest.mark.slow) for v in values]
 
 
 def close(actual: Tensor, expected: Tensor, dtype: torch.dtype | None = None) -> None:

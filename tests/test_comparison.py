@@ -82,6 +82,7 @@ def test_killed_and_resumed_it_repeats_nothing(ready: tuple[str, str, str], tmp_
     assert not list(out.glob("run-*.json"))
 
 
+@pytest.mark.slow
 def test_folds(ready: tuple[str, str, str], tmp_path: Path) -> None:
     data, weights, _ = ready
     out = tmp_path / "out"

@@ -25,6 +25,7 @@ def test_slices_teach_a_classifier_about_volumes(capsys: pytest.CaptureFixture[s
     assert f"right on {accuracy:.0%} of 60 new volumes" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_lifts_keep_what_they_say() -> None:
     found = example("lift").main("test_resnet", size=32)
     for lift in ("center", "inflate"):
@@ -34,6 +35,7 @@ def test_lifts_keep_what_they_say() -> None:
     assert found["triplanar"][0] > 1e-2
 
 
+@pytest.mark.slow
 def test_a_unet_segments_files() -> None:
     options = "--epochs 6 --batch-size 8 --lr 0.01 --augment light"
     assert example("segment").main("unet", (24, 20, 12), options) > 0.4

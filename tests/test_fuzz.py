@@ -7,6 +7,7 @@ from pathlib import Path
 import files
 import numpy as np
 import pytest
+from helpers import some
 
 COUNT = 500
 
@@ -75,7 +76,10 @@ print(outcomes["read"], outcomes["refused"], (peak() - before) // 1024)
 """
 
 
-@pytest.mark.parametrize("kind", ["nii", "nii.gz", "nrrd", "mha", "dcm", "series", "npz", "csv"])
+KINDS = ("nii", "nii.gz", "nrrd", "mha", "dcm", "series", "npz", "csv")
+
+
+@pytest.mark.parametrize("kind", some(KINDS, ["nii.gz", "dcm", "npz"]))
 def test_damaged_files_are_refused_in_a_line(tmp_path: Path, kind: str) -> None:
     image, mask = files.scan((24, 20, 16))
     good = tmp_path / "good" / f"a.{kind}"

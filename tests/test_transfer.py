@@ -155,6 +155,7 @@ def test_every_arm_under_every_protocol(
     assert f"zero, {DEFAULT_ARMS[0]}" not in progress.tasks
 
 
+@pytest.mark.slow
 def test_every_arm_has_the_same_budget(labels_run: Done) -> None:
     _, _, results = labels_run
     for row in results["rows"]:
@@ -172,6 +173,7 @@ def test_every_arm_has_the_same_budget(labels_run: Done) -> None:
     assert sizes["fourier-projection"] > sizes["projection"]
 
 
+@pytest.mark.slow
 def test_confusion_counts_the_test_volumes(labels_run: Done) -> None:
     for row in labels_run[2]["rows"]:
         counts = np.array(row["confusion"])
@@ -179,6 +181,7 @@ def test_confusion_counts_the_test_volumes(labels_run: Done) -> None:
         assert row["metrics"]["accuracy"] == pytest.approx(np.trace(counts) / 9)
 
 
+@pytest.mark.slow
 def test_pretrained_weights_answer_on_volumes(labels_run: Done) -> None:
     path = Path(labels_run[0].out) / "pretrained-projection.safetensors"
     with torch.no_grad():

@@ -75,6 +75,7 @@ def test_voxels_that_are_no_cubes_keep_their_shape() -> None:
     assert one.shape[1] / one.shape[0] == pytest.approx(0.5, abs=0.01)
 
 
+@pytest.mark.slow
 def test_many_and_large_slices_stay_small() -> None:
     noise = np.random.default_rng(0).random((300, 130, 120))
     mask = (noise > 0.5).astype(np.uint8)  # the worst there is

@@ -126,7 +126,8 @@ class Run:
             pretraining, make = ARMS[arm]
             if pretraining is not None and pretraining not in nets:
                 nets[pretraining] = self.untrained(pretraining, classes)
-            make(nets[pretraining], task)
+            if pretraining is None or PRETRAININGS[pretraining][0] != "cross":
+                make(nets[pretraining], task)  # of what convert took nothing is refused any more
         converted = next((net for net in nets.values() if isinstance(net, Folded)), None)
         if converted is not None:
             volume = torch.zeros(1, self.volumes.channels, *self.volumes.size)

@@ -9,7 +9,7 @@ import timm
 import torch
 import torch.nn.functional as F
 import torchvision
-from helpers import close_relative, keeps_the_law, settle
+from helpers import close_relative, keeps_the_law, settle, some
 from torch import Tensor, nn
 from torchvision.models.swin_transformer import PatchMergingV2, SwinTransformerBlockV2
 
@@ -139,7 +139,10 @@ TIMM: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("name", TIMM)
+QUICK = ("vit_tiny_patch16_224", "beit_base_patch16_224", "swin_tiny_patch4_window7_224")
+
+
+@pytest.mark.parametrize("name", some(TIMM, QUICK))
 def test_transformers_of_timm(name: str) -> None:
     torch.manual_seed(0)
     source = settle(timm.create_model(name, num_classes=3, **TIMM[name]))

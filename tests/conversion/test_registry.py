@@ -3,6 +3,7 @@
 import pytest
 import timm
 import torch
+from helpers import some
 from torch import nn
 
 import crossd
@@ -22,7 +23,7 @@ def test_classifiers_convert_and_answer_in_both_ranks(name: str) -> None:
         assert cross(torch.randn(1, 2, 32, 32, 32)).shape == (1, 5)
 
 
-@pytest.mark.parametrize("name", SEGMENTATION)
+@pytest.mark.parametrize("name", some(SEGMENTATION, ["segresnet-small", "dynunet"]))
 def test_segmenters_convert_and_answer_in_both_ranks(name: str) -> None:
     net = registry.build(name, "segmentation", 1, 3).eval()
     cross = crossd.convert(net)

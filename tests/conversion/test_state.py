@@ -209,6 +209,10 @@ def test_recomputation_of_a_whole_network(reentrant: bool, rank: int) -> None:
         torch.testing.assert_close(b, a)
 
 
+def test_checking_warns_of_nothing() -> None:
+    assert convert(Blocks("reentrant")).conversion.checks  # warnings are errors here
+
+
 def test_a_pass_that_is_not_known_is_an_error() -> None:
     net = turned(lambda: Blocks("other"))
     kept: list[Tensor] = []

@@ -8,6 +8,7 @@ written down.
 
 import copy
 import dataclasses
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -181,7 +182,9 @@ def convert(
         depth_strides.Wish(depth_stride, size, spacing), attention, depth_padding, depth_position
     )
     if decided is None:
-        net, choice, checks = _decide(model, rank, options, wish, example, check)
+        with warnings.catch_warnings():  # activation checkpointing wants gradients, the check none
+            warnings.filterwarnings("ignore", "None of the inputs have requires_grad")
+            net, choice, checks = _decide(model, rank, options, wish, example, check)
     else:
         choice, checks = Decisions.of_record(decided), []
         net = _built(model, rank, dataclasses.replace(options, spread=choice.spread), choice)
