@@ -197,7 +197,7 @@ TORCHVISION: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-@pytest.mark.parametrize("name", TORCHVISION)
+@pytest.mark.parametrize("name", some(TORCHVISION, ["vit", "swin"]))
 def test_transformers_of_torchvision(name: str) -> None:
     torch.manual_seed(0)
     source = settle(TORCHVISION[name]())
