@@ -201,6 +201,41 @@ def test_padding_at_the_end_is_along_depth_too() -> None:
         torch.testing.assert_close(folded(kind((1, 2, 0, 3)))(x), solid((1, 2, 0, 3, 0, 3))(x))
 
 
+def test_padding_before_a_window_to_a_size_that_was_there_is_the_windows() -> None:
+    """MONAI's EfficientNet pads 4 x 4 to 8 x 8, a size that it had with twice the depth."""
+
+    def forward(x: Tensor, pool: Any, sides: int) -> Tensor:
+        small = pool(pool(x, 2), 2)  # 8 and 4 wide
+        return pool(F.pad(F.pad(small, (1,) * sides), (1,) * sides), 3, 1)
+
+    net = folded(lambda y: forward(y, F.max_pool2d, 4))
+    for depth in (4, 8, 16, 20):
+        x = draw((depth, 16, 16))
+        torch.testing.assert_close(net(x), forward(x, F.max_pool3d, 6))
+
+
+@pytest.mark.parametrize("depth", [6, 7, 8, 9, 11])
+@pytest.mark.parametrize("join", ["sum", "cat", "in place", "answer"])
+def test_what_is_padded_to_meet_others_gets_their_depth(join: str, depth: int) -> None:
+    """As U-Nets pad where halving has dropped a line; depth has dropped another, or none."""
+
+    def forward(x: Tensor) -> Tensor:
+        up = F.interpolate(F.max_pool2d(x, 2), scale_factor=2.0)
+        high, wide = (a - b for a, b in zip(x.shape[2:], up.shape[2:], strict=True))
+        up = F.pad(up, (wide // 2, wide - wide // 2, high // 2, high - high // 2))
+        if join == "in place":
+            up += x
+        return {"sum": x + up, "cat": torch.cat((up, x), 1)[:, :2], "in place": up, "answer": up}[
+            join
+        ]
+
+    net = folded(forward)
+    for size in ((8, 10), (9, 11), (8, 11)):
+        x = draw((depth, *size))
+        assert net(x).shape == x.shape
+        keeps_the_law(net, x[:, :, 0], 0, depth)
+
+
 def test_negative_padding_cuts() -> None:
     net = folded(lambda y: F.avg_pool2d(F.pad(y, (-1, 1, -1, 1)), 1, 2))
     x = draw((6, 8, 10))

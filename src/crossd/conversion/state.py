@@ -115,6 +115,7 @@ class Run:
         planes: (height, width, depth) of slices, in the order in which they were first met.
         seen: Convolutions and attentions that were met.
         paused: Whether functions are left alone meanwhile.
+        pads: Whether slices were padded, which is to be seen to where they meet others.
         region: Where the method that runs was called; see `torch_private.region`.
         loose: A function that was called in a part to be recomputed, but in no module of it: when
             that part is recomputed, nothing watches it.
@@ -129,6 +130,7 @@ class Run:
         self.planes: list[tuple[int, int, int]] = []
         self.seen = Seen()
         self.paused = False
+        self.pads = False
         self.region = region()
         self.module: nn.Module | None = None
         self.loose = ""
@@ -194,6 +196,17 @@ class Run:
             stack = torch.unflatten(x, 0, (self.number, depth, -1))
             volume = stack.permute(0, 2, 3, 1, 4, 5).flatten(0, 1)
         return volume if margin is None else self.pad_depth(volume, margin)
+
+    def with_depth(self, x: Tensor, wanted: int) -> Tensor:
+        """Give slices whose plane was padded a depth, in place of what their margin would give."""
+        depth, margin = self.depth_of(x), self.margin_of(x)
+        assert depth is not None and margin is not None
+        alone = self.mark(x.view_as(x), depth)
+        if depth == wanted:
+            return alone
+        before = (wanted - depth) // 2 if margin[0] else 0
+        ends = (before, wanted - depth - before, *margin[2:])
+        return self.fold(self.pad_depth(self.unfold(alone, depth), ends))
 
     def pad_depth(self, volume: Tensor, margin: Margin) -> Tensor:
         """Pad depth, by the last slices where ends are replicated; negative numbers cut."""
@@ -331,6 +344,9 @@ class Run:
                 "before a layer that changes it (convert with depth_stride=1), or squeezes the "
                 "axis of a batch of one (give two volumes)"
             )
+        known = self.depth_at(*value.shape[2:]) if value.dim() == 4 and not last else None
+        if known is not None and self.margin_of(value) is not None:
+            value, depth = self.with_depth(value, known), known
         stack = torch.unflatten(value, 0, (self.number, depth))
         if value.dim() == 4 and not last:
             stack = self.unfold(value, depth)

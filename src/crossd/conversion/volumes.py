@@ -48,6 +48,8 @@ class Volumes(TorchFunctionMode):
         run = self.run
         if run.paused:
             return func(*args, **kwargs)
+        if run.pads:
+            args, kwargs = _agreed(run, args, kwargs)
         # A compiler does not find methods that are written in Python in a table.
         handler = HANDLERS.get(torch.norm if func is Tensor.norm else func)
         if handler is None:
@@ -587,26 +589,49 @@ def _pad(
     mode: str = "constant",
     value: float | None = None,
 ) -> Tensor:
-    """Pad depth as height, when something looks along it; maps with channels last not at all.
-
-    Where slices of the size that is reached were met before, depth becomes what it was there.
-    """
+    """Pad depth as height, when something looks along it; maps with channels last not at all."""
     if len(pad) != 4:
         return func(input, pad, mode, value)
-    top, bottom = pad[2:]
+    if run.margin_of(input) is not None:
+        input = run.fold(run.unfold(input, depth))
+        depth = run.depth_of(input) or depth
     plane = input
     for axis in (1, 2):
         sides = [side if 2 - i // 2 == axis else 0 for i, side in enumerate(pad)]
         if any(sides):
             ends = axis in run.replicated and min(sides) >= 0
             plane = func(plane, sides, *(("replicate", None) if ends else (mode, value)))
-    moved = plane.shape == input.shape  # what goes on one side comes on the other
-    known = None if moved else run.depth_at(*plane.shape[2:])
-    if known is None:
-        return run.mark(plane, depth, (top, bottom, mode, value))
-    before = (known - depth) // 2 if top else 0
-    volume = run.unfold(run.mark(plane, depth), depth)
-    return run.fold(run.pad_depth(volume, (before, known - depth - before, mode, value)))
+    run.pads = True
+    return run.mark(plane, depth, (pad[2], pad[3], mode, value))
+
+
+def _agreed(run: Run, args: Any, kwargs: Any) -> Any:
+    """Give slices that were padded the depth of others that they meet in a sum, say, or in a list.
+
+    Args:
+        run: The run that is under way.
+        args: What a function is given.
+        kwargs: What it is given by names.
+    """
+    values = [*args, *kwargs.values()]
+    listed = [v for value in values if isinstance(value, (tuple, list)) for v in value]
+    maps = [v for v in (*values, *listed) if isinstance(v, Tensor) and v.dim() == 4]
+    if len(maps) < 2 or all(run.margin_of(one) is None for one in maps):
+        return args, kwargs
+    depths = {}
+    for one in maps:
+        depth = run.slices(one)
+        if depth is not None and run.margin_of(one) is None:
+            depths[tuple(one.shape[2:])] = depth
+
+    def agree(value: Any) -> Any:
+        if type(value) in (tuple, list):
+            return type(value)([agree(v) for v in value])
+        padded = isinstance(value, Tensor) and value.dim() == 4 and run.margin_of(value)
+        wanted = depths.get(tuple(value.shape[2:])) if padded else None
+        return value if wanted is None else run.with_depth(value, wanted)
+
+    return [agree(v) for v in args], {name: agree(v) for name, v in kwargs.items()}
 
 
 @on_slices(torch.pixel_shuffle)
