@@ -236,6 +236,20 @@ def test_what_is_padded_to_meet_others_gets_their_depth(join: str, depth: int) -
         keeps_the_law(net, x[:, :, 0], 0, depth)
 
 
+@pytest.mark.parametrize("in_place", [False, True])
+def test_what_is_said_of_a_volume_at_a_coarser_scale_is_of_all_its_slices(in_place: bool) -> None:
+    def forward(x: Tensor) -> Tensor:  # as attention between scales gates (PAN)
+        whole = F.adaptive_avg_pool2d(F.max_pool2d(x, 2), 1)
+        if not in_place:
+            return whole * x
+        x += whole
+        return x
+
+    x = draw((6, 8, 10))
+    whole = F.adaptive_avg_pool3d(F.max_pool3d(x, 2), 1)
+    torch.testing.assert_close(folded(forward)(x), x + whole if in_place else x * whole)
+
+
 def test_negative_padding_cuts() -> None:
     net = folded(lambda y: F.avg_pool2d(F.pad(y, (-1, 1, -1, 1)), 1, 2))
     x = draw((6, 8, 10))

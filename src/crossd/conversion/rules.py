@@ -248,8 +248,13 @@ def _same_conv(conv: Any) -> nn.Module:
 def _static_same_conv(conv: Any, options: Options) -> nn.Module:
     left, right, top, bottom = getattr(conv.static_padding, "padding", (0, 0, 0, 0))
     settings = axis_settings(conv, SIZES, options)
-    more = settings["depth_padding"]  # what a kernel smaller than its stride gets
-    margins = ((top + more, bottom + more), (top, bottom), (left, right))
+    # Its own padding comes on top: of dilated ones, and what a kernel smaller than its stride gets.
+    deep, (high, wide) = settings["depth_padding"], settings["padding"]
+    margins = (
+        (top + deep, bottom + deep),
+        (top + high, bottom + high),
+        (left + wide, right + wide),
+    )
     padding = {"padding": 0, "depth_padding": 0}
     return cross(conv, options, SameConv, fixed_margins=margins, planar=conv, **padding)
 

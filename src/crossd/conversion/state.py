@@ -115,7 +115,6 @@ class Run:
         planes: (height, width, depth) of slices, in the order in which they were first met.
         seen: Convolutions and attentions that were met.
         paused: Whether functions are left alone meanwhile.
-        pads: Whether slices were padded, which is to be seen to where they meet others.
         region: Where the method that runs was called; see `torch_private.region`.
         loose: A function that was called in a part to be recomputed, but in no module of it: when
             that part is recomputed, nothing watches it.
@@ -130,7 +129,6 @@ class Run:
         self.planes: list[tuple[int, int, int]] = []
         self.seen = Seen()
         self.paused = False
-        self.pads = False
         self.region = region()
         self.module: nn.Module | None = None
         self.loose = ""

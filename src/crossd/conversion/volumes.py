@@ -48,11 +48,10 @@ class Volumes(TorchFunctionMode):
         run = self.run
         if run.paused:
             return func(*args, **kwargs)
-        if run.pads:
-            args, kwargs = _agreed(run, args, kwargs)
         # A compiler does not find methods that are written in Python in a table.
         handler = HANDLERS.get(torch.norm if func is Tensor.norm else func)
         if handler is None:
+            args, kwargs = _agreed(run, args, kwargs)
             answer = func(*args, **kwargs)
         else:
             run.met(func)
@@ -88,6 +87,51 @@ def _inherit(run: Run, answers: Iterable[Any], args: Any, kwargs: Any) -> None:
             if depth is not None:
                 alike = margin is not None and answer.shape == source.shape
                 run.mark(answer, depth, margin if alike else None)
+
+
+def _agreed(run: Run, args: Any, kwargs: Any) -> Any:
+    """Give slices that meet others in a sum, say, or in a list the depth of these.
+
+    Padded ones reach it by padding too. Maps of one pixel, which are of whole volumes, are averaged
+    over their own depth and repeated.
+
+    Args:
+        run: The run that is under way.
+        args: What a function is given.
+        kwargs: What it is given by names.
+    """
+    values = [*args, *kwargs.values()]
+    listed = [v for value in values if type(value) in (tuple, list) for v in value]
+    maps = [v for v in (*values, *listed) if isinstance(v, Tensor) and v.dim() == 4]
+    depths = [run.depth_of(one) for one in maps]
+    if len([d for d in depths if d is not None]) < 2:
+        return args, kwargs
+    margins = [run.margin_of(one) for one in maps]
+    settled = [
+        (one, depth)
+        for one, depth, margin in zip(maps, depths, margins, strict=True)
+        if depth is not None and margin is None
+    ]
+    if len(settled) == len(maps) and all(depth == depths[0] for depth in depths):
+        return args, kwargs
+    planes = {tuple(one.shape[2:]): depth for one, depth in settled}
+    large = [depth for plane, depth in planes.items() if plane != (1, 1)]
+
+    def agree(value: Any) -> Any:
+        if type(value) in (tuple, list):
+            return type(value)([agree(v) for v in value])
+        depth = run.depth_of(value) if isinstance(value, Tensor) and value.dim() == 4 else None
+        if depth is None:
+            return value
+        plane = tuple(value.shape[2:])
+        if run.margin_of(value) is not None:
+            return run.with_depth(value, planes[plane]) if plane in planes else value
+        if plane == (1, 1) and large and large[0] != depth:
+            stack = torch.unflatten(value, 0, (run.number, depth, -1)).mean(1, keepdim=True)
+            return run.mark(stack.repeat_interleave(large[0], 1).flatten(0, 2), large[0])
+        return value
+
+    return [agree(v) for v in args], {name: agree(v) for name, v in kwargs.items()}
 
 
 def on_slices(*functions: Any) -> Callable[[Handler], Handler]:
@@ -601,37 +645,7 @@ def _pad(
         if any(sides):
             ends = axis in run.replicated and min(sides) >= 0
             plane = func(plane, sides, *(("replicate", None) if ends else (mode, value)))
-    run.pads = True
     return run.mark(plane, depth, (pad[2], pad[3], mode, value))
-
-
-def _agreed(run: Run, args: Any, kwargs: Any) -> Any:
-    """Give slices that were padded the depth of others that they meet in a sum, say, or in a list.
-
-    Args:
-        run: The run that is under way.
-        args: What a function is given.
-        kwargs: What it is given by names.
-    """
-    values = [*args, *kwargs.values()]
-    listed = [v for value in values if isinstance(value, (tuple, list)) for v in value]
-    maps = [v for v in (*values, *listed) if isinstance(v, Tensor) and v.dim() == 4]
-    if len(maps) < 2 or all(run.margin_of(one) is None for one in maps):
-        return args, kwargs
-    depths = {}
-    for one in maps:
-        depth = run.slices(one)
-        if depth is not None and run.margin_of(one) is None:
-            depths[tuple(one.shape[2:])] = depth
-
-    def agree(value: Any) -> Any:
-        if type(value) in (tuple, list):
-            return type(value)([agree(v) for v in value])
-        padded = isinstance(value, Tensor) and value.dim() == 4 and run.margin_of(value)
-        wanted = depths.get(tuple(value.shape[2:])) if padded else None
-        return value if wanted is None else run.with_depth(value, wanted)
-
-    return [agree(v) for v in args], {name: agree(v) for name, v in kwargs.items()}
 
 
 @on_slices(torch.pixel_shuffle)
