@@ -51,7 +51,7 @@ HUGE = 9e8
 copies of all of it do not fit into 24 GiB."""
 
 
-SIZES = {"Inception3": (128, 160)}
+SIZES = {"Inception3": (299, 299)}
 """Sizes for networks that take smaller ones in evaluation only."""
 
 

@@ -3,8 +3,13 @@
 from typing import Any
 
 import pytest
+import torch
+from helpers import keeps_the_law
+from segmentation_models_pytorch.encoders._efficientnet import Conv2dStaticSamePadding
+from segmentation_models_pytorch.encoders._utils import replace_strides_with_dilation
 from torch import Tensor, nn
 
+import crossd
 from crossd.conversion.depth_stride import depth_settings
 from crossd.conversion.rules import find_rule
 
@@ -31,6 +36,21 @@ def test_rules_are_for_a_type_and_for_what_does_its_work() -> None:
     assert find_rule(nn.Linear(1, 1)) is None
     parametrized = nn.utils.parametrizations.weight_norm(nn.Conv2d(1, 1, 1))
     assert find_rule(parametrized) is None
+
+
+@pytest.mark.parametrize(("stride", "rate"), [(1, 1), (2, 1), (1, 2), (1, 4)])
+@pytest.mark.parametrize("size", [1, 3, 5])
+def test_static_padding_and_what_dilation_makes_of_it(stride: int, rate: int, size: int) -> None:
+    layer = Conv2dStaticSamePadding(2, 4, size, stride, image_size=(16, 24))
+    if rate > 1:
+        replace_strides_with_dilation(layer, rate)
+    source = nn.Sequential(layer)
+    net: Any = crossd.convert(source, check=False).eval()
+    x = torch.randn(2, 2, 16, 24)
+    torch.testing.assert_close(net(x), source(x))
+    assert net(torch.randn(2, 2, 16, 16, 24)).shape[2:] == (16 // stride, *source(x).shape[2:])
+    for axis in (0, 1, 2):
+        keeps_the_law(net, x, axis, 16)
 
 
 @pytest.mark.parametrize(
