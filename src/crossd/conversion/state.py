@@ -60,6 +60,7 @@ class Folding:
         features: Axes of what `forward_features` gives on images, where the network has it.
         channels_last: Whether channels are the last axis of these features.
         mixes: Whether images of one batch may have different views.
+        laid_last: Whether code takes maps with channels last in memory: then no folding copies.
         only: The one rank that is still taken, 2 or 3, where kernels are settled; 0 for both.
         fixed_view: The view of images, where kernels are settled in one.
     """
@@ -74,6 +75,7 @@ class Folding:
     features: int = 4
     channels_last: bool = False
     mixes: bool = True
+    laid_last: bool = False
     only: int = 0
     fixed_view: int | None = None
 
@@ -221,6 +223,9 @@ class Run:
     def fold(self, volume: Tensor) -> Tensor:
         """Make slices ``(N D m, C, H, W)`` of volumes ``(N m, C, D, H, W)``; note their size."""
         depth, height, width = volume.shape[2:]
+        copies = self.folding.laid_last and volume.stride(1) != 1  # as torch's pools lay out
+        if copies and not (torch.is_grad_enabled() or torch.compiler.is_compiling()):
+            volume = volume.contiguous(memory_format=torch.channels_last_3d)
         if volume.shape[0] == self.number:
             x = volume.transpose(1, 2).flatten(0, 1)
         else:
@@ -713,17 +718,14 @@ FORMS: dict[str, Callable[..., Any]] = {}
 
 def _call_layer(run: Run, module: Any, method: Any, *args: Any, **kwargs: Any) -> Any:
     """Call a layer that takes both ranks by itself; meanwhile nothing is watched."""
-
-    def alone(*given: Any, **named: Any) -> Any:
-        run.paused = True
-        try:
-            return method(module, *given, **named)
-        finally:
-            run.paused = False
-
-    if not run.folds:
-        return alone(*args, **kwargs)
-    return State.layers[run.folding.rank](run, module, alone, *args, **kwargs)
+    run.paused = True
+    try:
+        call = functools.partial(method, module)
+        if not run.folds:
+            return call(*args, **kwargs)
+        return State.layers[run.folding.rank](run, module, call, *args, **kwargs)
+    finally:
+        run.paused = False
 
 
 SETTINGS = ("kernel_size", "stride", "padding", "dilation", "output_padding")

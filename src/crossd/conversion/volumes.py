@@ -6,7 +6,7 @@ on slices of volumes they look along depth too, as they do along height. All oth
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -25,6 +25,13 @@ Handler = Callable[..., Any]
 HANDLERS: dict[Any, Handler] = {}
 """What is done instead of a function of torch: called with the run and the function before its
 arguments."""
+
+
+ASKED = frozenset(
+    {Tensor.dim, Tensor.size, Tensor.is_floating_point, Tensor.is_contiguous, Tensor.numel}
+    | {vars(Tensor.__base__)[name].__get__ for name in ("shape", "dtype", "device", "ndim")}
+)
+"""Functions that only say something of a tensor: what they are called most often is sped up."""
 
 
 class Volumes(TorchFunctionMode):
@@ -46,50 +53,62 @@ class Volumes(TorchFunctionMode):
         """Call a function, or what stands for it."""
         kwargs = kwargs or {}
         run = self.run
-        if run.paused:
+        if run.paused or func in ASKED:
             return func(*args, **kwargs)
         # A compiler does not find methods that are written in Python in a table.
         handler = HANDLERS.get(torch.norm if func is Tensor.norm else func)
+        given = _tensors(args, kwargs)
+        marked = [v for v in given if run.depth_of(v) is not None]
         if handler is None:
-            args, kwargs = _agreed(run, args, kwargs)
+            if len(marked) > 1:
+                args, kwargs = _agreed(run, marked, args, kwargs)
+                given = _tensors(args, kwargs)
+                marked = [v for v in given if run.depth_of(v) is not None]
             answer = func(*args, **kwargs)
         else:
             run.met(func)
             answer = handler(run, func, *args, **kwargs)
+        if not marked:
+            return answer
         if isinstance(answer, Tensor):
-            _inherit(run, (answer,), args, kwargs)
+            _inherit(run, answer, given, marked)
         elif isinstance(answer, (tuple, list)) and not isinstance(answer, torch.Size):
             if torch.compiler.is_compiling() and type(answer) in (tuple, list):
                 # A compiler lets no attribute be set to what comes out of a tuple.
                 parts = [v.view_as(v) if isinstance(v, Tensor) else v for v in answer]
                 answer = parts if type(answer) is list else tuple(parts)
-            _inherit(run, answer, args, kwargs)
+            for part in answer:
+                if isinstance(part, Tensor):
+                    _inherit(run, part, given, marked)
         return answer
 
 
 State.modes[2] = Volumes
 
 
-def _inherit(run: Run, answers: Iterable[Any], args: Any, kwargs: Any) -> None:
-    """Mark what a function made of slices; what it only handed back is left as it was."""
-    given = [v for v in (*args, *kwargs.values()) if isinstance(v, Tensor)]
-    for value in (*args, *kwargs.values()):
+def _tensors(args: Any, kwargs: Any) -> list[Tensor]:
+    """List the tensors that a function is given, by themselves or in a list."""
+    values = [*args, *kwargs.values()] if kwargs else args
+    found = [v for v in values if isinstance(v, Tensor)]
+    for value in values:
         if isinstance(value, (tuple, list)):
-            given += [v for v in value if isinstance(v, Tensor)]
-    marked = [v for v in given if run.depth_of(v) is not None]
-    if not marked:
+            found += [v for v in value if isinstance(v, Tensor)]
+    return found
+
+
+def _inherit(run: Run, answer: Tensor, given: list[Tensor], marked: list[Tensor]) -> None:
+    """Mark what a function made of slices; what it only handed back is left as it was."""
+    if run.depth_of(answer) is not None:
         return
-    for answer in answers:
-        if isinstance(answer, Tensor) and run.depth_of(answer) is None:
-            # A compiler takes what a function changed in place for another tensor, and as the same.
-            source = ([v for v in given if answer is v] or marked)[0]
-            depth, margin = run.depth_of(source), run.margin_of(source)
-            if depth is not None:
-                alike = margin is not None and answer.shape == source.shape
-                run.mark(answer, depth, margin if alike else None)
+    # A compiler takes what a function changed in place for another tensor, and as the same.
+    source = ([v for v in given if answer is v] or marked)[0]
+    depth, margin = run.depth_of(source), run.margin_of(source)
+    if depth is not None:
+        alike = margin is not None and answer.shape == source.shape
+        run.mark(answer, depth, margin if alike else None)
 
 
-def _agreed(run: Run, args: Any, kwargs: Any) -> Any:
+def _agreed(run: Run, marked: list[Tensor], args: Any, kwargs: Any) -> Any:
     """Give slices that meet others in a sum, say, or in a list the depth of these.
 
     Padded ones reach it by padding too. Maps of one pixel, which are of whole volumes, are averaged
@@ -97,24 +116,14 @@ def _agreed(run: Run, args: Any, kwargs: Any) -> Any:
 
     Args:
         run: The run that is under way.
-        args: What a function is given.
+        marked: The slices among what a function is given.
+        args: What it is given.
         kwargs: What it is given by names.
     """
-    values = [*args, *kwargs.values()]
-    listed = [v for value in values if type(value) in (tuple, list) for v in value]
-    maps = [v for v in (*values, *listed) if isinstance(v, Tensor) and v.dim() == 4]
-    depths = [run.depth_of(one) for one in maps]
-    if len([d for d in depths if d is not None]) < 2:
+    maps = [(v, run.depth_of(v), run.margin_of(v)) for v in marked if v.dim() == 4]
+    if all(depth == maps[0][1] and margin is None for _, depth, margin in maps):
         return args, kwargs
-    margins = [run.margin_of(one) for one in maps]
-    settled = [
-        (one, depth)
-        for one, depth, margin in zip(maps, depths, margins, strict=True)
-        if depth is not None and margin is None
-    ]
-    if len(settled) == len(maps) and all(depth == depths[0] for depth in depths):
-        return args, kwargs
-    planes = {tuple(one.shape[2:]): depth for one, depth in settled}
+    planes = {tuple(one.shape[2:]): depth for one, depth, margin in maps if margin is None}
     large = [depth for plane, depth in planes.items() if plane != (1, 1)]
 
     def agree(value: Any) -> Any:
@@ -125,8 +134,9 @@ def _agreed(run: Run, args: Any, kwargs: Any) -> Any:
             return value
         plane = tuple(value.shape[2:])
         if run.margin_of(value) is not None:
-            return run.with_depth(value, planes[plane]) if plane in planes else value
-        if plane == (1, 1) and large and large[0] != depth:
+            known = planes.get(plane)
+            return value if known is None else run.with_depth(value, known)
+        if plane == (1, 1) and large and large[0] is not None and large[0] != depth:
             stack = torch.unflatten(value, 0, (run.number, depth, -1)).mean(1, keepdim=True)
             return run.mark(stack.repeat_interleave(large[0], 1).flatten(0, 2), large[0])
         return value
@@ -170,9 +180,7 @@ def call_layer(run: Run, module: Any, call: Any, x: Tensor, *args: Any, **kwargs
     if "output_size" in kwargs or args:
         args, kwargs = _solid_output_size(run, depth, args, kwargs)
     volume = run.unfold(x, depth)
-    run.paused = True  # its settings are read as they are
     least = module.least_depth() if hasattr(module, "least_depth") else 1
-    run.paused = False
     if volume.shape[2] < least:
         raise TooShallow(run, least, volume.shape[2])
     run.seen.convolutions += 1
@@ -639,12 +647,14 @@ def _pad(
     if run.margin_of(input) is not None:
         input = run.fold(run.unfold(input, depth))
         depth = run.depth_of(input) or depth
-    plane = input
-    for axis in (1, 2):
+    plane, rest = input, list(pad)
+    for axis in set(run.replicated) & {1, 2}:
         sides = [side if 2 - i // 2 == axis else 0 for i, side in enumerate(pad)]
-        if any(sides):
-            ends = axis in run.replicated and min(sides) >= 0
-            plane = func(plane, sides, *(("replicate", None) if ends else (mode, value)))
+        if any(sides) and min(sides) >= 0:
+            plane = func(plane, sides, "replicate")
+            rest = [a - b for a, b in zip(rest, sides, strict=True)]
+    if any(rest):
+        plane = func(plane, rest, mode, value)
     return run.mark(plane, depth, (pad[2], pad[3], mode, value))
 
 

@@ -61,7 +61,8 @@ def pad_ends(
     own, ends, rest = [], [], []
     for axis, pair in enumerate(margins):
         end = axis in replicated
-        alone = mode == "zeros" and pair[0] == pair[1] and not end
+        known = isinstance(pair[0], int)  # of sizes that a graph leaves free nothing is asked
+        alone = known and mode == "zeros" and pair[0] == pair[1] and not end
         own.append(pair[0] if alone else 0)
         ends.append(pair if end else (0, 0))
         rest.append((0, 0) if end or alone else pair)
@@ -164,7 +165,7 @@ class CrossDConv(nn.Conv3d):
             ends = [
                 i for i, own in enumerate(drop_axis(axis)(range(3))) if own in replicated_axes()
             ]
-            margins = drop_axis(axis)(self.margins())
+            margins = self.margins(images, drop_axis(axis)((0, 1, 2)))
             images, padding = pad_ends(images, margins, self.padding_mode, ends)
             stride, dilation = in_plane(self.stride, axis), in_plane(self.dilation, axis)
             if moved is None:
@@ -181,7 +182,8 @@ class CrossDConv(nn.Conv3d):
 
     def _volumes(self, x: Tensor, weight: Tensor) -> Tensor:
         shift = self.mode.displacements(x) if self.mode.moves_volumes else None
-        x, padding = pad_ends(x, self.margins(), self.padding_mode, replicated_axes())
+        margins = self.margins(x, (0, 1, 2))
+        x, padding = pad_ends(x, margins, self.padding_mode, replicated_axes())
         settings = (self.stride, padding, self.dilation, self.groups)
         if shift is None:
             y = F.conv3d(x, weight, self.bias, *settings)
@@ -196,14 +198,21 @@ class CrossDConv(nn.Conv3d):
         """Give the 3D kernel that both uses take: the weight, or what a subclass makes of it."""
         return self.weight
 
-    def margins(self) -> Margins:
-        """Give what padding adds before and after each of depth, height and width."""
+    def margins(self, x: Tensor | None = None, axes: Sequence[int] = (0, 1, 2)) -> Margins:
+        """Give what padding adds before and after some of depth, height and width.
+
+        Args:
+            x: Images or volumes of these axes, where padding hangs on their size.
+            axes: 0 for depth, 1 for height, 2 for width.
+        """
         if self.padding == "valid":
-            return [(0, 0)] * 3
-        if isinstance(self.padding, str):
+            every = [(0, 0)] * 3
+        elif isinstance(self.padding, str):
             totals = [d * (k - 1) for d, k in zip(self.dilation, self.kernel_size, strict=True)]
-            return [(total // 2, total - total // 2) for total in totals]
-        return [(margin, margin) for margin in self.padding]
+            every = [(total // 2, total - total // 2) for total in totals]
+        else:
+            every = [(margin, margin) for margin in self.padding]
+        return [every[axis] for axis in axes]
 
     def least_depth(self) -> int:
         """Return how many slices a volume must have at least."""

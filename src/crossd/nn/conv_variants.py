@@ -5,12 +5,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from crossd.nn.conv import CrossDConv
-from crossd.nn.kernel_modes import current_view, in_plane, replicated_axes
-from crossd.nn.layers import drop_axis, fill, is_volume
+from crossd.nn.conv import CrossDConv, Margins
+from crossd.nn.layers import drop_axis, fill
 
 __all__ = ["SameConv", "SameStdConv", "StdConv", "same_margins"]
 
@@ -60,25 +58,16 @@ class SameConv(CrossDConv):
         # Not a part of this network: without tensors, and out of sight of `modules`.
         self.__dict__["planar"] = copy.deepcopy(planar).to("meta")
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Pad and convolve images or volumes."""
-        view = current_view() if self.mode.has_views else 0
-        own: list[int] = [0, 1, 2]
-        if not is_volume(x, self):
-            own = list(in_plane(own, view if isinstance(view, int) else view[0]))
-            for values in (self.kernel_size, self.stride, self.dilation):
-                in_plane(values, view)  # refuses views that want other margins
-        for place, axis in enumerate(own):
-            settings = (self.kernel_size[axis], self.stride[axis], self.dilation[axis])
-            if self.fixed_margins is None:
-                before, after = same_margins(x.shape[2 + place], *settings)
-            else:
-                before, after = self.fixed_margins[axis]
-            if before or after:
-                rest = 2 * (len(own) - 1 - place)
-                mode = "replicate" if axis in replicated_axes() else "constant"
-                x = _pad_axis(x, rest, before, after, mode)
-        return super().forward(x)
+    def margins(self, x: Tensor | None = None, axes: Sequence[int] = (0, 1, 2)) -> Margins:
+        """See `CrossDConv.margins`."""
+        if self.fixed_margins is not None:
+            return [self.fixed_margins[axis] for axis in axes]
+        if x is None:
+            return super().margins(x, axes)
+        return [
+            same_margins(length, self.kernel_size[axis], self.stride[axis], self.dilation[axis])
+            for length, axis in zip(x.shape[2:], axes, strict=True)
+        ]
 
     @property
     def is_plain_in_3d(self) -> bool:
@@ -96,13 +85,6 @@ class SameConv(CrossDConv):
         for name in ("kernel_size", "stride", "dilation"):
             setattr(conv, name, plane(getattr(self, name)))
         return fill(conv, super().to_2d(view))
-
-
-def _pad_axis(x: Tensor, rest: int, before: int, after: int, mode: str) -> Tensor:
-    """Pad one axis; replication wants margins for all spatial axes."""
-    spatial = 2 * (x.dim() - 2)
-    margins = [0] * rest + [before, after] + [0] * (spatial - rest - 2)
-    return F.pad(x, margins, mode)
 
 
 class StdConv(CrossDConv):
