@@ -6,7 +6,7 @@ MINUTES ?= 30
 
 BIN := $(VENV)/bin
 # One torch thread in each of two workers: faster than two threads in one, and the sums repeat.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 .DEFAULT_GOAL := help
 .PHONY: help run test test-slow soak lint format bench docs clean

@@ -515,6 +515,7 @@ def test_an_image_that_is_none(workers: int, capsys: pytest.CaptureFixture[str])
     assert words == "pictures/val/cats/0.png: cannot be read as an image; replace or remove it"
 
 
+@pytest.mark.slow
 def test_channels_that_cannot_be_adapted(capsys: pytest.CaptureFixture[str]) -> None:
     pairs("two", 2)
     pairs("three", 3)

@@ -264,6 +264,7 @@ def test_every_kernel_mode(mode: str, pretrained: Pretrained, tmp_path: Path) ->
     assert type(crossd.load(tmp_path / "p.safetensors")[0]) is nn.Conv2d  # type: ignore[index]
 
 
+@pytest.mark.slow
 def test_lifts_differ_where_training_starts(data: dict[str, str], tmp_path: Path) -> None:
     found = []
     for lift in ("center", "inflate", "triplanar", "none"):
@@ -337,6 +338,7 @@ def test_finetuning_on_images(pretrained: Pretrained, data: dict[str, str], tmp_
     assert "9 test samples" in finetune(config, QUIET)
 
 
+@pytest.mark.slow
 def test_alignment_is_for_the_fourier_mode_on_volumes(
     pretrained: Pretrained, data: dict[str, str], tmp_path: Path
 ) -> None:
@@ -704,6 +706,7 @@ def test_checkpoints_that_do_not_fit(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_part_of_a_checkpoint(foreign: tuple[str, torch.nn.Module], tmp_path: Path) -> None:
     content = torch.load(foreign[0], weights_only=True)
     for name in ("model.layer4.1.bn2.weight", "model.fc.weight", "model.fc.bias"):

@@ -69,6 +69,7 @@ def test_folds_test_every_sample_once_and_keep_patients_and_shares(path: str) ->
     assert sorted(tested) == list(range(len(whole)))
 
 
+@pytest.mark.slow
 def test_all_arms_of_a_repetition_see_the_same_volumes(
     path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

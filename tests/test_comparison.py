@@ -34,6 +34,7 @@ def run(*options: str) -> int:
     return cli.main(["evaluate", *options, *QUICK])
 
 
+@pytest.mark.slow
 def test_tables_plots_and_a_report(
     ready: tuple[str, str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -591,6 +591,7 @@ def test_brain_tests_on_the_real_image(brain: Source) -> None:
     assert area[len(area) // 2] > 4 * area[: len(area) // 5].float().mean()
 
 
+@pytest.mark.slow
 def test_brain_is_drawn_by_seed(brain: Source) -> None:
     again, other = open_source("brain"), open_source("brain", seed=1)
     assert same(again.train, brain.train) and same(again.val, brain.val)

@@ -51,6 +51,7 @@ def test_a_loop_of_ones_own() -> None:
     assert example("own_loop").main(size=16, count=8, epochs=6, accelerator="cpu") > 0.4
 
 
+@pytest.mark.slow
 def test_the_notebook_runs_from_top_to_bottom(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

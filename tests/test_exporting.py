@@ -345,10 +345,8 @@ def test_maps_of_one_pixel_do_not_fix_the_size(tmp_path: Path, mode: str, suffix
     check(net, report, (1, 1, 8, 8), (2, 1, 7, 9), (1, 1, 20, 17))
 
 
-@pytest.mark.parametrize(
-    ("mode", "to"),
-    [pytest.param("fourier", "2d", marks=pytest.mark.slow), ("projection", "3d")],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("mode", "to"), [("fourier", "2d"), ("projection", "3d")])
 def test_a_batch_of_one_where_channels_are_last_in_memory(
     tmp_path: Path, mode: str, to: str
 ) -> None:

@@ -335,7 +335,8 @@ def test_2d_into_2d(plain: nn.Module) -> None:
     same_answers(net, plain)
 
 
-@pytest.mark.parametrize("lift", some(["center", "inflate"], ["center"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("lift", ["center", "inflate"])
 def test_2d_into_plain_3d(lift: str, plain: nn.Module) -> None:
     net = crossd.inflate(resnet())
     report = load_checkpoint(net, plain.state_dict(), lift=lift)

@@ -46,6 +46,7 @@ def test_other_classes_have_rows_of_their_own(data: tuple[str, str], tmp_path: P
     assert net(torch.zeros(2, 1, 8, 8, 8)).shape == (2, 2)
 
 
+@pytest.mark.slow
 def test_slices_of_the_same_volumes_and_weights_to_start_from(
     data: tuple[str, str], tmp_path: Path
 ) -> None:

@@ -260,6 +260,7 @@ def test_what_each_protocol_trains(
     }
 
 
+@pytest.mark.slow
 def test_batchnorm_is_recalibrated_for_every_arm(
     volumes: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -301,7 +302,7 @@ def test_images_of_their_own(volumes: str, tmp_path: Path) -> None:
 
 
 def test_a_result_is_not_overwritten_unasked(volumes: str, tmp_path: Path) -> None:
-    some: dict[str, Any] = {"arms": "scratch", "protocols": "finetune"}
+    some: dict[str, Any] = {"arms": "slices", "protocols": "zero"}
     config = config_of((volumes, volumes), tmp_path / "run", **some)
     transfer(config)
     before = (tmp_path / "run" / "metrics.json").read_bytes()
