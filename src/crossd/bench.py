@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import functools
 import gc
+import itertools
 import json
 import multiprocessing
 import platform
@@ -442,20 +443,23 @@ def _solid_unet() -> tuple[nn.Module, nn.Module]:
     return solid, convert(flat)
 
 
-VOLUMES: dict[str, tuple[Callable[[], tuple[nn.Module, nn.Module]], tuple[int, ...]]] = {
-    "resnet18": (_solid_resnet, (2, 1, 32, 64, 64)),
-    "efficientnet-b0": (_solid_efficientnet, (2, 1, 32, 64, 64)),
-    "segresnet": (_solid_segresnet, (1, 1, 32, 48, 48)),
-    "unet": (_solid_unet, (1, 1, 32, 48, 48)),
+VOLUMES: dict[str, Callable[[], tuple[nn.Module, nn.Module]]] = {
+    "resnet18": _solid_resnet,
+    "efficientnet-b0": _solid_efficientnet,
+    "segresnet": _solid_segresnet,
+    "unet": _solid_unet,
 }
-"""A network of torch.nn's 3D layers and one made for images and converted; what both are given."""
+"""Make a network of torch.nn's 3D layers, and one for images that was converted."""
+
+SHAPES = ((2, 1, 32, 64, 64), (1, 1, 96, 96, 96))
+"""What both are given: small volumes, where what surrounds the layers shows, and a patch."""
 
 
 def _volumes(config: BenchConfig, progress: Progress) -> list[dict[str, Any]]:
     """Compare converted networks on volumes with such as were written for volumes."""
     rows = []
-    with progress.task("benchmark of volumes", len(VOLUMES)) as bar:
-        for name, (make, shape) in VOLUMES.items():
+    with progress.task("benchmark of volumes", len(VOLUMES) * len(SHAPES)) as bar:
+        for (name, make), shape in itertools.product(VOLUMES.items(), SHAPES):
             arms = ("plain", "folded")
             nets = {
                 a: channels_last(n).to(config.device) for a, n in zip(arms, make(), strict=True)
