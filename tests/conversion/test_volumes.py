@@ -250,6 +250,18 @@ def test_what_is_said_of_a_volume_at_a_coarser_scale_is_of_all_its_slices(in_pla
     torch.testing.assert_close(folded(forward)(x), x + whole if in_place else x * whole)
 
 
+@pytest.mark.parametrize("number", [1, 2])
+def test_statistics_of_volumes_may_be_changed_in_place(number: int) -> None:
+    def forward(x: Tensor) -> Tensor:  # SiLU in place, as squeeze and excite has it
+        gates = F.silu(F.adaptive_avg_pool2d(x, 1), inplace=True)
+        return x * gates + F.relu_(x.amax((2, 3), keepdim=True)) + x.mean((2, 3), True).mul_(2)
+
+    x = draw((5, 6, 7), number=number)
+    dims = (2, 3, 4)
+    expected = x * F.silu(x.mean(dims, True)) + x.amax(dims, True).relu() + 2 * x.mean(dims, True)
+    torch.testing.assert_close(folded(forward)(x), expected)
+
+
 def test_negative_padding_cuts() -> None:
     net = folded(lambda y: F.avg_pool2d(F.pad(y, (-1, 1, -1, 1)), 1, 2))
     x = draw((6, 8, 10))

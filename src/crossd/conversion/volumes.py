@@ -457,7 +457,7 @@ def over_depth(run: Run, x: Tensor, depth: int, reduce: Any) -> Tensor:
     """Give every slice what a reduction over depth makes of all slices of its volume."""
     stack = torch.unflatten(x, 0, (run.number, depth, -1))
     total = reduce(stack, 1, keepdim=True).expand_as(stack)
-    return run.mark(total.flatten(0, 2), depth)
+    return run.mark(total.flatten(0, 2).contiguous(), depth)  # code may change it in place
 
 
 def _covers_the_plane(x: Tensor, dim: Any) -> bool:
@@ -754,7 +754,7 @@ def _drawn_once(run: Run, func: Any, *args: Any, **kwargs: Any) -> Tensor:
     if depth is None:
         return drawn
     stack = torch.unflatten(drawn, 0, (run.number, depth, -1))
-    return run.mark(stack[:, :1].expand_as(stack).flatten(0, 2), depth)
+    return run.mark(stack[:, :1].expand_as(stack).flatten(0, 2).contiguous(), depth)
 
 
 HANDLERS[torch.rand] = HANDLERS[torch.bernoulli] = _drawn_once
