@@ -191,6 +191,25 @@ def test_what_is_not_finite_or_does_not_run_is_one_line() -> None:
         convert(nn.Sequential(nn.Conv2d(3, 4, 1)), example=torch.zeros(3, 8, 8))
 
 
+def test_a_batch_of_one_is_checked_where_the_network_takes_one() -> None:
+    class Net(nn.Module):
+        def __init__(self, fault: str) -> None:
+            super().__init__()
+            self.conv, self.fault = nn.Conv2d(3, 4, 3), fault
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.conv(x).mean((2, 3))
+            if self.fault == "squeezes":
+                return y.squeeze()
+            state: Any = getattr(self.conv, "crossd_state", None)
+            number = 2 if state is None else state.last.number
+            return y + float(number == 1 and len(y) > 1)  # wrong for one volume alone
+
+    assert convert(Net("squeezes"))(torch.randn(1, 3, 4, 8, 8)).shape == (1, 4)
+    with pytest.raises(InputError, match=r"the law is broken .* for a batch of one"):
+        convert(Net("one"))
+
+
 def test_convolutions_of_single_slices_are_counted() -> None:
     class Loops(nn.Module):
         def __init__(self) -> None:

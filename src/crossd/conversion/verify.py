@@ -366,6 +366,8 @@ def _examine_view(
     _compare(net, flat, solid, images, volumes, axis, findings, "")
     if axis == 0 and difference(solid, _answers(net, volumes, "volumes", axis)) > TOLERATED:
         raise Refused("its answers on volumes differ from call to call")
+    if axis == 0:
+        _examine_alone(net, images, volumes, findings)
     net.train()
     with Still():
         try:
@@ -380,6 +382,22 @@ def _examine_view(
             return
         solid = _answers(net, volumes, "volumes", axis)
         _compare(net, flat, solid, images, volumes, axis, findings, " in training")
+
+
+def _examine_alone(net: Any, images: Any, volumes: Any, findings: Findings) -> None:
+    """Check a batch of one, where the network takes one image alone."""
+
+    def first(value: Any) -> Any:
+        return value[:1] if isinstance(value, Tensor) and value.dim() and len(value) == 2 else value
+
+    image, volume = tree_map(first, (images, volumes))
+    try:
+        flat = _answers(net, image, "images", 0)
+    except Refused:  # what fails on images is not for volumes to do
+        return
+    if all(len(v) == 1 for v in flat if v.dim()):  # code that squeezes drops the axis
+        solid = _answers(net, volume, "volumes", 0)
+        _compare(net, flat, solid, image, volume, 0, findings, " for a batch of one")
 
 
 def _alike(
