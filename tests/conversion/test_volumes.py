@@ -262,6 +262,25 @@ def test_statistics_of_volumes_may_be_changed_in_place(number: int) -> None:
     torch.testing.assert_close(folded(forward)(x), expected)
 
 
+@pytest.mark.parametrize("number", [1, 2])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_gradients_where_code_changes_in_place_what_layers_give(number: int, channels: int) -> None:
+    source = nn.Sequential(
+        *(nn.Conv2d(channels, 4, 3, padding=1), nn.GroupNorm(2, 4), nn.ReLU(inplace=True)),
+        *(nn.Conv2d(4, 4, 3, padding=1), nn.SiLU(inplace=True), nn.MaxPool2d(2), nn.ELU(0.5, True)),
+        *(nn.Upsample(scale_factor=2, mode="bilinear"), nn.Hardtanh(-0.3, 0.3, inplace=True)),
+        *(nn.ConvTranspose2d(4, 2, 2, 2), nn.InstanceNorm2d(2, affine=True), nn.ReLU6(True)),
+    ).double()
+    net: Any = crossd.convert(source, check=False)
+    solid: Any = crossd.to_3d(net)
+    assert not isinstance(solid, type(net))  # of torch.nn's layers
+    x = draw((6, 8, 10), channels=channels, number=number).double()
+    for one in (net, solid):
+        one(x).square().sum().backward()
+    for a, b in zip(net.parameters(), solid.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad)
+
+
 def test_negative_padding_cuts() -> None:
     net = folded(lambda y: F.avg_pool2d(F.pad(y, (-1, 1, -1, 1)), 1, 2))
     x = draw((6, 8, 10))

@@ -24,6 +24,7 @@ from crossd.conversion.torch_private import (
     ConvBase,
     after_backward,
     in_backward,
+    no_view,
     region,
     show_padding,
 )
@@ -220,20 +221,30 @@ class Run:
             mode, value = "replicate", None
         return F.pad(volume, sides, mode, value)
 
-    def fold(self, volume: Tensor) -> Tensor:
-        """Make slices ``(N D m, C, H, W)`` of volumes ``(N m, C, D, H, W)``; note their size."""
+    def fold(self, volume: Tensor, own: bool = False) -> Tensor:
+        """Make slices ``(N D m, C, H, W)`` of volumes ``(N m, C, D, H, W)``; note their size.
+
+        Args:
+            volume: The volumes.
+            own: Whether nobody else holds them, nor needs them in the backward pass. Then code may
+                change slices in place as it would change what a layer gives: changing a view
+                costs some copies in the backward pass.
+        """
         depth, height, width = volume.shape[2:]
+        alone = torch.compiler.is_compiling()
         copies = self.folding.laid_last and volume.stride(1) != 1  # as torch's pools lay out
-        if copies and not (torch.is_grad_enabled() or torch.compiler.is_compiling()):
+        if copies and not (alone or torch.is_grad_enabled()):
             volume = volume.contiguous(memory_format=torch.channels_last_3d)
         if volume.shape[0] == self.number:
-            x = volume.transpose(1, 2).flatten(0, 1)
+            x = volume.transpose(1, 2)
+            own = own and not alone and volume.requires_grad
+            if own and (len(x) == 1 or x.stride(0) == x.stride(1) * depth):
+                x = no_view(x, (-1, *x.shape[2:]))
+            else:
+                x = x.flatten(0, 1)
         else:
-            x = (
-                torch.unflatten(volume, 0, (self.number, -1))
-                .permute(0, 3, 1, 2, 4, 5)
-                .flatten(0, 2)
-            )
+            x = torch.unflatten(volume, 0, (self.number, -1)).permute(0, 3, 1, 2, 4, 5)
+            x = x.flatten(0, 2)
         self.note(height, width, depth)
         return self.mark(x, depth)
 

@@ -7,11 +7,15 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 from torch.autograd.variable import Variable
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
-__all__ = ["BatchNormBase", "ConvBase", "after_backward", "in_backward", "region", "show_padding"]
+__all__ = [
+    *("BatchNormBase", "ConvBase"),
+    *("after_backward", "in_backward", "no_view", "region", "show_padding"),
+]
 
 BatchNormBase = _BatchNorm
 """The base of all batch norms, SyncBatchNorm among them: what keeps running statistics."""
@@ -44,6 +48,15 @@ def region() -> object:
         return None
     hooks = torch._C._autograd._top_saved_tensors_default_hooks(True)
     return torch.is_grad_enabled(), None if hooks is None else id(hooks[0])
+
+
+def no_view(x: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Give a tensor another shape, without a copy, as one that is no view of it to autograd.
+
+    Torch does so with what its own products have made. For a tensor that nobody else holds.
+    """
+    made: Tensor = torch.ops.aten._unsafe_view(x, shape)
+    return made
 
 
 def show_padding() -> None:

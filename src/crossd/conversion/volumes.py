@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 from crossd.conversion.state import Run, State, TooShallow
 from crossd.errors import InputError
-from crossd.nn.conv import pad_ends
+from crossd.nn.conv import CrossDConv, CrossDConvTranspose, pad_ends
 from crossd.nn.functional import depth_profile, depth_taps
 from crossd.nn.layers import depth_axis
 
@@ -185,7 +185,8 @@ def call_layer(run: Run, module: Any, call: Any, x: Tensor, *args: Any, **kwargs
         raise TooShallow(run, least, volume.shape[2])
     run.seen.convolutions += 1
     answer = call(volume, *args, **kwargs)
-    return run.fold(_as_on_the_way_down(run, answer) if grows(module) else answer)
+    ours = isinstance(module, (CrossDConv, CrossDConvTranspose))
+    return run.fold(_as_on_the_way_down(run, answer) if grows(module) else answer, ours)
 
 
 State.layers[2] = call_layer
@@ -346,7 +347,7 @@ def _max_pool(
     kernel, step, margin, gap = _window(run, input, kernel_size, stride, padding, dilation)
     volume = run.unfold(input, depth)
     kernel = _fitting(run, volume, kernel, margin[0], gap[0], ceil_mode)
-    return run.fold(F.max_pool3d(volume, kernel, step, margin, gap, ceil_mode))
+    return run.fold(F.max_pool3d(volume, kernel, step, margin, gap, ceil_mode), True)
 
 
 def _fitting(
@@ -544,7 +545,7 @@ def _norm_of_groups(
     run: Run, func: Any, depth: int, input: Tensor, *args: Any, **kwargs: Any
 ) -> Tensor:
     """Take statistics of whole volumes."""
-    return run.fold(func(run.unfold(input, depth), *args, **kwargs))
+    return run.fold(func(run.unfold(input, depth), *args, **kwargs), True)
 
 
 # Sizes
@@ -582,7 +583,7 @@ def _interpolate(
             align_corners,
             recompute_scale_factor,
         )
-        return run.fold(volume)
+        return run.fold(volume, True)
     plane = func(input, size, scale_factor, mode, align_corners, recompute_scale_factor, antialias)
     return resize_depth(run, input, plane, depth, mode)
 
@@ -628,7 +629,7 @@ def resize_depth(run: Run, before: Tensor, after: Tensor, depth: int, mode: str)
         return run.mark(after, depth)
     how = mode if mode.startswith("nearest") else "trilinear"
     volume = run.unfold(after, depth)
-    return run.fold(F.interpolate(volume, size=(deep, *volume.shape[3:]), mode=how))
+    return run.fold(F.interpolate(volume, size=(deep, *volume.shape[3:]), mode=how), True)
 
 
 @on_slices(F.pad)
