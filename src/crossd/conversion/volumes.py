@@ -27,11 +27,14 @@ HANDLERS: dict[Any, Handler] = {}
 arguments."""
 
 
-ASKED = frozenset(
-    {Tensor.dim, Tensor.size, Tensor.is_floating_point, Tensor.is_contiguous, Tensor.numel}
-    | {vars(Tensor.__base__)[name].__get__ for name in ("shape", "dtype", "device", "ndim")}
+ASKED = dict.fromkeys(
+    [
+        *(Tensor.dim, Tensor.size, Tensor.is_floating_point, Tensor.is_contiguous, Tensor.numel),
+        *(vars(Tensor.__base__)[name].__get__ for name in ("shape", "dtype", "device", "ndim")),
+    ],
+    True,
 )
-"""Functions that only say something of a tensor: what they are called most often is sped up."""
+"""Functions that only say something of a tensor: what is called most often is sped up."""
 
 
 class Volumes(TorchFunctionMode):
@@ -53,7 +56,7 @@ class Volumes(TorchFunctionMode):
         """Call a function, or what stands for it."""
         kwargs = kwargs or {}
         run = self.run
-        if run.paused or func in ASKED:
+        if run.paused or ASKED.get(func):
             return func(*args, **kwargs)
         # A compiler does not find methods that are written in Python in a table.
         handler = HANDLERS.get(torch.norm if func is Tensor.norm else func)
