@@ -40,8 +40,8 @@ SMP_DECODERS = (  # DPT takes transformers as encoders only
     "Unet UnetPlusPlus MAnet Linknet FPN PSPNet PAN DeepLabV3 DeepLabV3Plus UPerNet Segformer"
 )
 SMP_ENCODERS = ("resnet18", "efficientnet-b0", "timm-efficientnet-b0")
-LARGE = 3e7
-"""Parameters from which vision transformers are built for small images, where they can be."""
+SMALL = (64, 84, 96, 112, 128, 160)
+"""Sides of the images for which networks of one size are built, the first that they take."""
 
 ALONE = 1.5e8
 """Parameters of a network from which it is run alone."""
@@ -98,23 +98,25 @@ def build(library: str, name: str) -> tuple[Any, str]:
 
 
 def _of_timm(name: str) -> tuple[Any, str]:
-    """Build a network of timm; large transformers for small images, huge ones with few blocks."""
+    """Build a network of timm; for small images where it has one size, huge with few blocks."""
     import timm
     import torch
 
     with torch.device("meta"):
         plain = timm.create_model(name, num_classes=5)
     count = sum(p.numel() for p in plain.parameters())
-    options: list[dict[str, Any]] = [{}]
-    patch = getattr(getattr(plain, "patch_embed", None), "patch_size", None)
-    if count > LARGE and patch is not None and hasattr(plain, "pos_embed"):
-        side = 6 * max(patch) if isinstance(patch, tuple) else 6 * patch
-        options.insert(0, {"img_size": side})
+    config: Any = plain.pretrained_cfg
+    fixed = config.get("fixed_input_size") or hasattr(plain, "pos_embed")
+    options: list[dict[str, Any]] = [{"img_size": side} for side in SMALL if fixed] + [{}]
     if count > HUGE:
         options = [{**one, "depth": 2} for one in options] + [{"depths": (2, 2, 2, 2)}, *options]
     for one in options:
         with contextlib.suppress(Exception):
             net = timm.create_model(name, num_classes=5, **one)
+            side = one.get("img_size")
+            if side is not None:
+                with torch.no_grad():
+                    net.eval()(torch.zeros(1, config["input_size"][0], side, side))
             return net, ", ".join(f"{key} {value}" for key, value in one.items())
     return timm.create_model(name, num_classes=5), ""
 
