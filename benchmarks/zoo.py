@@ -43,7 +43,7 @@ SMP_ENCODERS = ("resnet18", "efficientnet-b0", "timm-efficientnet-b0")
 SMALL = (64, 84, 96, 112, 128, 160)
 """Sides of the images for which networks of one size are built, the first that they take."""
 
-ALONE = 1.5e8
+ALONE = 2e8
 """Parameters of a network from which it is run alone."""
 
 HUGE = 2.5e8
