@@ -3,6 +3,7 @@
 Each is held against the function of torch for volumes, one setting at a time, and against the law.
 """
 
+import functools
 import itertools
 from collections.abc import Callable
 from typing import Any
@@ -17,8 +18,10 @@ from torch import Tensor, nn
 
 import crossd
 from crossd import InputError
+from crossd.conversion.rules import RULES
 from crossd.conversion.state import State
 from crossd.conversion.volumes import HANDLERS
+from crossd.nn.conv import CrossDConv
 
 
 class Call(nn.Module):
@@ -234,6 +237,46 @@ def test_what_is_padded_to_meet_others_gets_their_depth(join: str, depth: int) -
         x = draw((depth, *size))
         assert net(x).shape == x.shape
         keeps_the_law(net, x[:, :, 0], 0, depth)
+
+
+def test_padded_slices_that_are_changed_under_another_name() -> None:
+    """They are the sum where they have its depth; where they cannot be, nothing is silent."""
+
+    def forward(x: Tensor, in_place: bool) -> Tensor:
+        up = F.interpolate(F.max_pool2d(x, 2), scale_factor=2.0)
+        up = F.pad(up, (0, x.shape[3] - up.shape[3], 0, x.shape[2] - up.shape[2]))
+        if in_place:
+            up.add_(x)  # and the answer is not taken
+        else:
+            up = up + x
+        return F.max_pool2d(up, 3, 1)
+
+    sums, changes = (folded(functools.partial(forward, in_place=b)) for b in (False, True))
+    x = draw((8, 9, 11))
+    torch.testing.assert_close(changes(x), sums(x))
+    assert sums(draw((7, 9, 11))).shape == (2, 2, 5, 7, 9)
+    with pytest.raises(InputError, match=r"changed in place by slices of another depth.* x = x"):
+        changes(draw((7, 9, 11)))
+
+
+def test_what_a_layer_of_ones_own_keeps_for_its_gradient_is_not_overwritten() -> None:
+    class Gate(nn.Conv2d):
+        pass
+
+    class SolidGate(CrossDConv):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x).sigmoid()  # whose gradient is made of its answer
+
+    before = dict(RULES)
+    try:
+        crossd.rule(Gate)(lambda gate, options: SolidGate(2, 3, 3, padding=1))
+        source = nn.Sequential(Gate(2, 3, 3, padding=1), nn.SiLU(inplace=True))
+        net = crossd.convert(source, check=False)
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            net(draw((4, 5, 6), number=1)).sum().backward()
+    finally:
+        RULES.clear()
+        RULES.update(before)
 
 
 @pytest.mark.parametrize("in_place", [False, True])

@@ -61,7 +61,7 @@ class Folding:
         features: Axes of what `forward_features` gives on images, where the network has it.
         channels_last: Whether channels are the last axis of these features.
         mixes: Whether images of one batch may have different views.
-        laid_last: Whether code takes maps with channels last in memory: then no folding copies.
+        laid_last: Whether code takes maps with channels last in memory, which fold without copies.
         only: The one rank that is still taken, 2 or 3, where kernels are settled; 0 for both.
         fixed_view: The view of images, where kernels are settled in one.
     """
@@ -119,6 +119,7 @@ class Run:
         seen: Convolutions and attentions that were met.
         paused: Whether functions are left alone meanwhile.
         region: Where the method that runs was called; see `torch_private.region`.
+        module: Whose method it is; None for the network's own, which began the run.
         loose: A function that was called in a part to be recomputed, but in no module of it: when
             that part is recomputed, nothing watches it.
     """
@@ -165,9 +166,21 @@ class Run:
         return x
 
     def depth_of(self, x: Tensor) -> int | None:
-        """Return the depth that `mark` noted in this run."""
+        """Return the depth that `mark` noted in this run.
+
+        Raises:
+            InputError: "slices that were padded ..." for those that `changed` made useless.
+        """
         mark = getattr(x, MARK, None)
-        return mark[1] if mark is not None and mark[0] is self else None
+        if mark is None or mark[0] is not self:
+            return None
+        if mark[1] is None:
+            raise InputError(
+                "slices that were padded were changed in place by slices of another depth, and are "
+                "used under another name than that of the result: write x = x + y"
+            )
+        depth: int = mark[1]
+        return depth
 
     def margin_of(self, x: Tensor) -> Margin | None:
         """Return the margin that `mark` noted in this run."""
@@ -209,6 +222,14 @@ class Run:
         ends = (before, wanted - depth - before, *margin[2:])
         return self.fold(self.pad_depth(self.unfold(alone, depth), ends))
 
+    def changed(self, before: Tensor, after: Tensor) -> None:
+        """Note that padded slices were changed in place in the form that `with_depth` gave them.
+
+        Those of the same depth share their memory; others do not show what became of them.
+        """
+        depth = self.depth_of(before)
+        setattr(before, MARK, (self, depth if depth == self.depth_of(after) else None, None))
+
     def pad_depth(self, volume: Tensor, margin: Margin) -> Tensor:
         """Pad depth, by the last slices where ends are replicated; negative numbers cut."""
         before, after, mode, value = margin
@@ -231,13 +252,13 @@ class Run:
                 costs some copies in the backward pass.
         """
         depth, height, width = volume.shape[2:]
-        alone = torch.compiler.is_compiling()
+        traced = torch.compiler.is_compiling()
         copies = self.folding.laid_last and volume.stride(1) != 1  # as torch's pools lay out
-        if copies and not (alone or torch.is_grad_enabled()):
+        if copies and not (traced or torch.is_grad_enabled()):
             volume = volume.contiguous(memory_format=torch.channels_last_3d)
         if volume.shape[0] == self.number:
             x = volume.transpose(1, 2)
-            own = own and not alone and volume.requires_grad
+            own = own and not traced and volume.requires_grad
             if own and (len(x) == 1 or x.stride(0) == x.stride(1) * depth):
                 x = no_view(x, (-1, *x.shape[2:]))
             else:

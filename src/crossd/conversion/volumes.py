@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from crossd.conversion.state import Run, State, TooShallow
+from crossd.conversion.state import Run, State, TooShallow, source_class
 from crossd.errors import InputError
 from crossd.nn.conv import CrossDConv, CrossDConvTranspose, pad_ends
 from crossd.nn.functional import depth_profile, depth_taps
@@ -34,7 +34,8 @@ ASKED = dict.fromkeys(
     ],
     True,
 )
-"""Functions that only say something of a tensor: what is called most often is sped up."""
+"""Functions that only say something of a tensor; they are called so often that to look for slices
+among their arguments would take a part of the time of small networks."""
 
 
 class Volumes(TorchFunctionMode):
@@ -63,11 +64,15 @@ class Volumes(TorchFunctionMode):
         given = _tensors(args, kwargs)
         marked = [v for v in given if run.depth_of(v) is not None]
         if handler is None:
-            if len(marked) > 1:
-                args, kwargs = _agreed(run, marked, args, kwargs)
+            agreed: list[tuple[Tensor, Tensor]] = []
+            if len(marked) > 1 and not _agree(run, marked):
+                args, kwargs = _brought_together(run, marked, args, kwargs, agreed)
                 given = _tensors(args, kwargs)
                 marked = [v for v in given if run.depth_of(v) is not None]
             answer = func(*args, **kwargs)
+            for before, after in agreed:
+                if answer is after:
+                    run.changed(before, after)
         else:
             run.met(func)
             answer = handler(run, func, *args, **kwargs)
@@ -111,7 +116,15 @@ def _inherit(run: Run, answer: Tensor, given: list[Tensor], marked: list[Tensor]
         run.mark(answer, depth, margin if alike else None)
 
 
-def _agreed(run: Run, marked: list[Tensor], args: Any, kwargs: Any) -> Any:
+def _agree(run: Run, marked: list[Tensor]) -> bool:
+    """Tell whether maps of slices that meet have one depth, and none of them was padded."""
+    maps = [v for v in marked if v.dim() == 4]
+    return all(run.depth_of(v) == run.depth_of(maps[0]) and run.margin_of(v) is None for v in maps)
+
+
+def _brought_together(
+    run: Run, marked: list[Tensor], args: Any, kwargs: Any, changed: list[tuple[Tensor, Tensor]]
+) -> Any:
     """Give slices that meet others in a sum, say, or in a list the depth of these.
 
     Padded ones reach it by padding too. Maps of one pixel, which are of whole volumes, are averaged
@@ -122,29 +135,31 @@ def _agreed(run: Run, marked: list[Tensor], args: Any, kwargs: Any) -> Any:
         marked: The slices among what a function is given.
         args: What it is given.
         kwargs: What it is given by names.
+        changed: Gets padded slices, and what the function is given in their place.
     """
-    maps = [(v, run.depth_of(v), run.margin_of(v)) for v in marked if v.dim() == 4]
-    if all(depth == maps[0][1] and margin is None for _, depth, margin in maps):
-        return args, kwargs
-    planes = {tuple(one.shape[2:]): depth for one, depth, margin in maps if margin is None}
+    settled = [v for v in marked if v.dim() == 4 and run.margin_of(v) is None]
+    planes = {tuple(v.shape[2:]): run.depth_of(v) for v in settled}
     large = [depth for plane, depth in planes.items() if plane != (1, 1)]
 
-    def agree(value: Any) -> Any:
+    def bring(value: Any) -> Any:
         if type(value) in (tuple, list):
-            return type(value)([agree(v) for v in value])
+            return type(value)([bring(v) for v in value])
         depth = run.depth_of(value) if isinstance(value, Tensor) and value.dim() == 4 else None
         if depth is None:
             return value
         plane = tuple(value.shape[2:])
         if run.margin_of(value) is not None:
             known = planes.get(plane)
-            return value if known is None else run.with_depth(value, known)
+            if known is None:
+                return value
+            changed.append((value, run.with_depth(value, known)))
+            return changed[-1][1]
         if plane == (1, 1) and large and large[0] is not None and large[0] != depth:
             stack = torch.unflatten(value, 0, (run.number, depth, -1)).mean(1, keepdim=True)
             return run.mark(stack.repeat_interleave(large[0], 1).flatten(0, 2), large[0])
         return value
 
-    return [agree(v) for v in args], {name: agree(v) for name, v in kwargs.items()}
+    return [bring(v) for v in args], {name: bring(v) for name, v in kwargs.items()}
 
 
 def on_slices(*functions: Any) -> Callable[[Handler], Handler]:
@@ -188,7 +203,8 @@ def call_layer(run: Run, module: Any, call: Any, x: Tensor, *args: Any, **kwargs
         raise TooShallow(run, least, volume.shape[2])
     run.seen.convolutions += 1
     answer = call(volume, *args, **kwargs)
-    ours = isinstance(module, (CrossDConv, CrossDConvTranspose))
+    # Another forward may keep what it gives for its backward pass.
+    ours = source_class(module).forward in (CrossDConv.forward, CrossDConvTranspose.forward)
     return run.fold(_as_on_the_way_down(run, answer) if grows(module) else answer, ours)
 
 
