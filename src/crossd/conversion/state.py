@@ -202,14 +202,16 @@ class Run:
         return depth
 
     def unfold(self, x: Tensor, depth: int) -> Tensor:
-        """Make volumes ``(N m, C, D, H, W)`` of slices ``(N D m, C, H, W)``."""
-        margin = self.margin_of(x)
-        if x.shape[0] == self.number * depth:
-            volume = torch.unflatten(x, 0, (self.number, depth)).transpose(1, 2)
-        else:
-            stack = torch.unflatten(x, 0, (self.number, depth, -1))
-            volume = stack.permute(0, 2, 3, 1, 4, 5).flatten(0, 1)
+        """Make volumes ``(N m, C, D, H, W)`` of slices ``(N D m, C, H, W)``, padded as these."""
+        margin, volume = self.margin_of(x), self.stacked(x, depth)
         return volume if margin is None else self.pad_depth(volume, margin)
+
+    def stacked(self, x: Tensor, depth: int) -> Tensor:
+        """Make volumes of slices, padded in the plane alone where these were padded."""
+        if x.shape[0] == self.number * depth:
+            return torch.unflatten(x, 0, (self.number, depth)).transpose(1, 2)
+        stack = torch.unflatten(x, 0, (self.number, depth, -1))
+        return stack.permute(0, 2, 3, 1, 4, 5).flatten(0, 1)
 
     def with_depth(self, x: Tensor, wanted: int) -> Tensor:
         """Give slices whose plane was padded a depth, in place of what their margin would give."""

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from crossd.conversion.state import Run, State, TooShallow, source_class
+from crossd.conversion.state import Margin, Run, State, TooShallow, source_class
 from crossd.errors import InputError
 from crossd.nn.conv import CrossDConv, CrossDConvTranspose, pad_ends
 from crossd.nn.functional import depth_profile, depth_taps
@@ -197,10 +197,15 @@ def call_layer(run: Run, module: Any, call: Any, x: Tensor, *args: Any, **kwargs
         return call(x, *args, **kwargs)
     if "output_size" in kwargs or args:
         args, kwargs = _solid_output_size(run, depth, args, kwargs)
-    volume = run.unfold(x, depth)
+    margin = run.margin_of(x)
+    if margin is not None and _pads_by_itself(module, margin):
+        volume, before, after = run.stacked(x, depth), *margin[:2]
+        kwargs["depth_margin"] = (before, after)  # without a copy, where both are equal
+    else:
+        volume, before, after = run.unfold(x, depth), 0, 0
     least = module.least_depth() if hasattr(module, "least_depth") else 1
-    if volume.shape[2] < least:
-        raise TooShallow(run, least, volume.shape[2])
+    if volume.shape[2] + before + after < least:
+        raise TooShallow(run, least - before - after, volume.shape[2])
     run.seen.convolutions += 1
     answer = call(volume, *args, **kwargs)
     # Another forward may keep what it gives for its backward pass.
@@ -209,6 +214,15 @@ def call_layer(run: Run, module: Any, call: Any, x: Tensor, *args: Any, **kwargs
 
 
 State.layers[2] = call_layer
+
+
+def _pads_by_itself(module: Any, margin: Margin) -> bool:
+    """Tell whether a layer can add to depth what was added to the plane before it."""
+    before, after, mode, value = margin
+    own = source_class(module)
+    plain = own.forward is CrossDConv.forward and own.margins is CrossDConv.margins
+    zeros = mode == "constant" and not value and min(before, after) >= 0
+    return plain and zeros and module.padding_mode == "zeros"
 
 
 def grows(module: Any) -> bool:
@@ -471,6 +485,16 @@ def _adaptive_pool(
 
 
 # Statistics of the plane
+
+
+@on_slices(F.batch_norm)
+def _batch_norm(run: Run, func: Any, depth: int, input: Tensor, *args: Any, **kwargs: Any) -> Any:
+    """Work on the volume where slices are views of one: the same numbers, in their order."""
+    volume = run.stacked(input, depth)
+    lies = not input.is_contiguous() and volume.is_contiguous()
+    if not lies or run.margin_of(input) is not None:
+        return func(input, *args, **kwargs)
+    return run.fold(func(volume, *args, **kwargs), True)
 
 
 def over_depth(run: Run, x: Tensor, depth: int, reduce: Any) -> Tensor:

@@ -153,11 +153,17 @@ class CrossDConv(nn.Conv3d):
         self.mode = make_mode(kernel_mode, in_channels, size, device, dtype, **options)
         self.depth_position = None
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Convolve images ``(N, C, H, W)`` or volumes ``(N, C, D, H, W)``."""
+    def forward(self, x: Tensor, depth_margin: tuple[int, int] = (0, 0)) -> Tensor:
+        """Convolve images ``(N, C, H, W)`` or volumes ``(N, C, D, H, W)``.
+
+        Args:
+            x: The images or volumes.
+            depth_margin: Slices of zeros that volumes get before the first slice and after the
+                last, besides the layer's own padding, which must be of zeros then.
+        """
         weight = self.kernel()
         if is_volume(x, self):
-            return self._volumes(x, weight)
+            return self._volumes(x, weight, depth_margin)
         view = current_view() if self.mode.has_views else 0
         shift = self.mode.displacements(x)
 
@@ -180,9 +186,10 @@ class CrossDConv(nn.Conv3d):
 
         return _by_view(convolve, x, view, shift)
 
-    def _volumes(self, x: Tensor, weight: Tensor) -> Tensor:
+    def _volumes(self, x: Tensor, weight: Tensor, more: tuple[int, int]) -> Tensor:
         shift = self.mode.displacements(x) if self.mode.moves_volumes else None
-        margins = self.margins(x, (0, 1, 2))
+        depth, *plane = self.margins(x, (0, 1, 2))
+        margins = [(depth[0] + more[0], depth[1] + more[1]), *plane]
         x, padding = pad_ends(x, margins, self.padding_mode, replicated_axes())
         settings = (self.stride, padding, self.dilation, self.groups)
         if shift is None:
