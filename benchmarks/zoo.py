@@ -109,7 +109,8 @@ def _of_timm(name: str) -> tuple[Any, str]:
     fixed = config.get("fixed_input_size") or hasattr(plain, "pos_embed")
     options: list[dict[str, Any]] = [{"img_size": side} for side in SMALL if fixed] + [{}]
     if count > HUGE:
-        options = [{**one, "depth": 2} for one in options] + [{"depths": (2, 2, 2, 2)}, *options]
+        fewer: list[dict[str, Any]] = [{"depth": 2}, {"depths": (2, 2, 2, 2)}, {}]
+        options = [{**one, **few} for few in fewer for one in options]
     for one in options:
         with contextlib.suppress(Exception):
             net = timm.create_model(name, num_classes=5, **one)

@@ -840,7 +840,7 @@ def test_what_has_too_few_slices_says_so() -> None:
     net: Any = crossd.convert(nn.Sequential(nn.PixelUnshuffle(2), nn.Conv2d(4, 4, 3, padding=1)))
     with pytest.raises(InputError, match="1 slices deep, but the network needs at least 2"):
         net(torch.randn(1, 1, 1, 8, 8))
-    with pytest.raises(InputError, match=r"shape \(1, 1, 0, 8, 8\) has no slices"):
+    with pytest.raises(InputError, match=r"shape \(1, 1, 0, 8, 8\): there are no slices"):
         net(torch.randn(1, 1, 0, 8, 8))
 
 

@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
-from torch.utils._pytree import tree_leaves, tree_map
 
 from crossd.conversion import adapt, attention, planes, verify, volumes
 from crossd.conversion import depth_stride as depth_strides
+from crossd.conversion.containers import leaves, mapped
 from crossd.conversion.report import account
 from crossd.conversion.rules import RULES, Options, find_rule
 from crossd.conversion.state import Folded, Folding, Seen, State, fold_module
@@ -174,9 +174,13 @@ def convert(
         (torch.Size([2, 4, 7, 7]), torch.Size([2, 4, 7, 7, 7]))
     """
     _check_choices(model, kernel_mode, lift, attention, depth_padding, batch_norm, volumes)
-    _check_numbers(depth_stride, depth_kernel, size, spacing, in_channels, num_classes)
+    numbers = (depth_stride, depth_kernel, depth_position, size, spacing, in_channels, num_classes)
+    _check_numbers(*numbers)
     model, said = adapt.adapted(model, in_channels, num_classes)
     rank = rank_of(model)
+    if rank == 3:
+        asked = {"attention": attention, "depth_stride": depth_stride, "depth_kernel": depth_kernel}
+        _require_unasked(**asked, depth_position=depth_position)
     options = Options(kernel_mode, lift, mode_options, depth_kernel, spread=spread)
     wish = _Wish(
         depth_strides.Wish(depth_stride, size, spacing), attention, depth_padding, depth_position
@@ -237,16 +241,31 @@ def _check_choices(
 
 
 def _check_numbers(
-    depth_stride: Any, depth_kernel: Any, size: Any, spacing: Any, channels: Any, classes: Any
+    depth_stride: Any,
+    depth_kernel: Any,
+    positions: Any,
+    size: Any,
+    spacing: Any,
+    channels: Any,
+    classes: Any,
 ) -> None:
     """Refuse options that are no numbers, or would have no effect."""
 
     def whole(value: Any) -> bool:
         return isinstance(value, int) and not isinstance(value, bool)
 
-    for name, value in (("in_channels", channels), ("num_classes", classes)):
-        if value is not None and not (whole(value) and value > 0):
-            raise InputError(f"{name} (={value!r}) must be a positive whole number")
+    for name, value, least in (
+        ("in_channels", channels, 1),
+        ("num_classes", classes, 1),
+        ("depth_position", positions, 0),
+    ):
+        if value is not None and not (whole(value) and value >= least):
+            raise InputError(f"{name} (={value!r}) must be a whole number of at least {least}")
+    for name, value in (("size", size), ("spacing", spacing)):
+        if value is not None and not (
+            isinstance(value, list | tuple) and all(isinstance(v, int | float) for v in value)
+        ):
+            raise InputError(f"{name} (={value!r}) must be three numbers (z, y, x)")
     if depth_kernel is not None and not (
         whole(depth_kernel) and depth_kernel > 0 and depth_kernel % 2
     ):
@@ -259,6 +278,13 @@ def _check_numbers(
         )
     if depth_stride is None and not (size is None and spacing is None):
         raise InputError("size and spacing are for depth_stride='auto', which was not asked for")
+
+
+def _require_unasked(**options: Any) -> None:
+    """Refuse options that have no effect on 3D networks, which keep their code and kernels."""
+    for name, value in options.items():
+        if value is not None:
+            raise InputError(f"{name} (={value!r}) is for 2D networks; this one is a 3D network")
 
 
 # Which network it is
@@ -274,6 +300,7 @@ def rank_of(net: nn.Module) -> int:
     found: dict[str, str] = {}
     others: dict[str, str] = {}
     for path, module in net.named_modules():
+        _require_whole(module, path)
         if isinstance(module, Folded) or hasattr(module, "to_3d"):
             raise InputError(
                 f"cannot convert {verify.named(module, path)}: it takes images and volumes already"
@@ -320,11 +347,15 @@ def _decide(
     first: verify.Refused | None = None
     random = torch.random.get_rng_state()
     for choice in ways:
+        if choice.repeat > 1 and not isinstance(first, verify.CannotRun):
+            break  # one voxel is enough for the code, and what it answers there is no volume's
         torch.random.set_rng_state(random)  # new weights are those of the first way
         net: Any = _built(model, rank, options, choice)
         try:
             with verify.forked(net):
                 found = verify.examine(net, net.crossd_state.folding, given)
+                if rank == 3 or options.lift in ("center", "inflate"):
+                    verify.require_same(model, net, given)
         except verify.Refused as error:
             first = first or error
             continue
@@ -351,8 +382,8 @@ def _fault_of_three(model: nn.Module, given: Any) -> str:
 
     try:
         sizes = [
-            [v.shape[:1] for v in tree_leaves(_runner(model, one)()) if isinstance(v, Tensor)]
-            for one in (given, tree_map(three, given))
+            [v.shape[:1] for v in leaves(_runner(model, one)()) if isinstance(v, Tensor)]
+            for one in (given, mapped(three, given))
         ]
     except Exception as error:  # whatever a network of others may raise
         return f"it fails ({verify.one_line(error)})"
@@ -372,8 +403,10 @@ def _ways(
     """List ways of taking the other rank, the wished or likeliest first."""
     if rank == 3:
         padding, last = wish.depth_padding or "zeros", _takes_channels_last(model, given)
-        for repeat in dict.fromkeys((1, *({v.shape[2] for v in given or ()}))):
-            yield Decisions(depth_padding=padding, repeat=repeat, laid_last=last)
+        yield Decisions(depth_padding=padding, laid_last=last)
+        if given is not None:
+            depth = verify.maps_of(given, 3).shape[2]
+            yield Decisions(depth_padding=padding, laid_last=last, repeat=depth)
         return
     run = None if given is None else _runner(model, given)
     position, attends = attention.first_convolution(model, run)
@@ -410,7 +443,7 @@ def _runner(model: nn.Module, given: Any) -> Callable[[], Any]:
 def _takes_channels_last(model: nn.Module, given: Any) -> bool:
     """Tell whether code runs on maps with channels last in memory; some makes views of others."""
     if given is None:
-        return True
+        return False
     laid = channels_last(copied(model))
     with verify.left_as_it_was(laid), torch.no_grad(), verify.Still():
         for training in (False, True):
@@ -456,14 +489,21 @@ def _built(model: nn.Module, rank: int, options: Options, choice: Decisions) -> 
         if rule is None:
             return None
         _require_no_hooks(module, path)
-        new = rule(module, dataclasses.replace(options, path=path))
+        try:
+            new = rule(module, dataclasses.replace(options, path=path))
+        except AttributeError as error:
+            raise InputError(
+                f"cannot convert {verify.named(module, path)}: its rule does not know all of it "
+                f"({error}); register one of its own with crossd.rule"
+            ) from error
         if not isinstance(new, nn.Module):
             raise InputError(
                 f"cannot convert {verify.named(module, path)}: its rule returned "
                 f"{type(new).__name__}, expected a module (the layer itself, to keep it)"
             )
         if new is not module:
-            made.add(new)
+            _require_known(module, new, path)
+            made.add(module)  # which becomes the new one
         return new
 
     net = turned(copied(model), change)
@@ -492,12 +532,10 @@ def fold(net: nn.Module, made: Iterable[nn.Module], state: State) -> None:
     """
     own = set(made)
     inside = {id(part) for layer in own for part in layer.modules() if part is not layer}
-    for path, module in net.named_modules():
+    for module in net.modules():
         stays = module not in own and module is not net and _is_pointwise(module)
         if id(module) in inside or stays:
             continue
-        if isinstance(module, torch.jit.ScriptModule):
-            raise InputError(f"cannot convert {verify.named(module, path)}: a script of torch")
         fold_module(module, module in own, state)
 
 
@@ -529,13 +567,45 @@ def _is_pointwise(module: nn.Module) -> bool:
     return file not in AROUND or kind.__name__ in ALONE or (file == "activation" and not attends)
 
 
+def _require_whole(module: nn.Module, path: str) -> None:
+    """Refuse modules whose code a class does not tell, or which a copy would not copy."""
+    name = verify.named(module, path)
+    if isinstance(module, torch.jit.ScriptModule | torch.fx.GraphModule):
+        raise InputError(f"cannot convert {name}: a graph; give the network it was made of")
+    if any(map(nn.parameter.is_lazy, module.parameters(recurse=False))):
+        raise InputError(f"cannot convert {name}: call the network once, so that it has its sizes")
+    if hasattr(module, "_orig_mod"):
+        raise InputError(f"cannot convert {name}: it is compiled; compile what convert gives")
+    if "forward" in vars(module):
+        raise InputError(
+            f"cannot convert {name}: its forward was replaced on this object; write a class for it"
+        )
+    for attribute, value in vars(module).items():
+        cells = getattr(value, "__closure__", None) or ()
+        if any(isinstance(cell.cell_contents, nn.Module) for cell in cells):
+            raise InputError(
+                f"cannot convert {name}: the function {attribute!r} that it keeps holds modules, "
+                "which a copy of the network would share with this one; write a method"
+            )
+
+
 def _require_plain(module: nn.Module, path: str) -> None:
     """Refuse convolutions whose weight is computed anew for each call."""
-    kind = type(module)
-    if is_parametrized(module) and any(base in RULES for base in kind.__mro__):
+    if is_parametrized(module) and any(base in RULES for base in type(module).__mro__):
         raise InputError(
             f"cannot convert {verify.named(module, path)}: its parameters are parametrized (weight "
             "norm?); call torch.nn.utils.parametrize.remove_parametrizations first"
+        )
+
+
+def _require_known(module: nn.Module, new: nn.Module, path: str) -> None:
+    """Refuse a subclass with buffers or parts that the rule of its base knows nothing of."""
+    kind = type(module)
+    lost = sorted({*module._buffers, *module._modules} - {*new._buffers, *new._modules})
+    if lost and kind not in RULES and f"{kind.__module__}.{kind.__qualname__}" not in RULES:
+        raise InputError(
+            f"cannot convert {verify.named(module, path)}: the rule of its base would lose "
+            f"{', '.join(lost)}; register one of its own with crossd.rule"
         )
 
 
@@ -589,12 +659,12 @@ def _sentences(
         if choice.position:
             lines.append(f"an embedding of depth is added to {choice.position!r}, zero at first")
         if options.lift in ("center", "inflate") and options.kernel_mode != "acs":
-            difference = verify.on_images(model, net, given)
+            difference = verify.from_source(model, net, given)
             lines.append(f"on images it differs from the 2D network by {difference:.1e}")
     elif choice.repeat > 1:
         lines.append(
-            f"images are repeated to {choice.repeat} slices, because the network's code fixes its "
-            "depth: they cost what volumes cost"
+            f"images are repeated to {choice.repeat} slices, because the code does not run on one "
+            f"({refused}): they cost what volumes cost"
         )
     names = ", ".join(VIEWS[axis] for axis in found.views)
     what = "view" if len(found.views) == 1 else "views"
@@ -618,29 +688,32 @@ def _sentences(
 
 
 def turned(model: nn.Module, change: Callable[[nn.Module, str], nn.Module | None]) -> nn.Module:
-    """Replace modules by what `change` gives, in place; shared ones once.
+    """Let modules become what `change` gives, in place; shared ones once.
 
-    Where it gives None or the module itself, the module's parts are changed.
+    They stay the same objects, so that lists and methods that hold them hold what they became.
+    Where `change` gives None or the module itself, the module's parts are changed.
     """
-    done: dict[int, nn.Module] = {}
+    done: set[nn.Module] = set()
 
-    def visit(module: nn.Module, path: str) -> nn.Module:
-        if id(module) in done:
-            return done[id(module)]
+    def visit(module: nn.Module, path: str) -> None:
+        if module in done:
+            return
+        done.add(module)
         try:
-            replaced = change(module, path)
+            new = change(module, path)
         except InputError:
             raise
         except ValueError as error:
             raise InputError(f"cannot convert {verify.named(module, path)}: {error}") from error
-        if replaced is None or replaced is module:
-            for name, child in module._modules.items():  # named_children gives a shared one once
-                if child is not None:
-                    module._modules[name] = visit(child, f"{path}.{name}" if path else name)
-        done[id(module)] = replaced or module
-        return done[id(module)]
+        if new is None or new is module:
+            for name, child in list(module.named_children()):
+                visit(child, f"{path}.{name}" if path else name)
+        else:
+            module.__class__ = new.__class__
+            module.__dict__ = {**vars(module), **vars(new)}  # what else it keeps, others may read
 
-    return visit(model, "")
+    visit(model, "")
+    return model
 
 
 def require_ties(source: nn.Module, result: nn.Module) -> None:
@@ -659,7 +732,7 @@ def require_ties(source: nn.Module, result: nn.Module) -> None:
 
 def copied(model: nn.Module) -> nn.Module:
     """Copy a network, also one that keeps activations of its last forward pass (DynUNet does)."""
-    values = tree_leaves([list(vars(module).values()) for module in model.modules()])
+    values = leaves([list(vars(module).values()) for module in model.modules()])
     activations = [v for v in values if isinstance(v, Tensor) and not v.is_leaf]
     return copy.deepcopy(model, {id(tensor): tensor.detach() for tensor in activations})
 

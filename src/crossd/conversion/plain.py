@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from crossd.conversion import verify
+from crossd.conversion.containers import leaves
 from crossd.conversion.convert import copied, known_view, require_ties, turned
 from crossd.conversion.report import account
 from crossd.conversion.state import Folded, State, source_class
@@ -26,7 +26,7 @@ from crossd.nn.layers import depth_axis, drop_axis
 
 PLAIN, FOLDING = (
     "plain: layers of torch.nn, nothing of crossd",
-    "it folds: its code has the other rank",
+    "it folds: layers of torch.nn alone would answer otherwise",
 )
 
 
@@ -111,10 +111,14 @@ def _turned_network(
         if hasattr(module, "to_3d"):
             _require_no_hooks(module, path)
     state: State = net.crossd_state
+    if rank == 2:
+        state.folding.require_views({axis})
     recipe = getattr(net, "crossd_recipe", None)
     known = None if recipe is None else recipe["decided"]["plain"]
     moves = rank == 3 and not align and _moves_volumes(net)
-    is_plain = not moves and (rank == state.folding.rank or known)
+    if rank == state.folding.rank:  # the code as it was, unless ends of depth are continued
+        known = state.folding.depth_padding == "zeros" or (rank == 2 and axis == 0)
+    is_plain = not moves and known
     if not moves and is_plain is None:
         is_plain = _works_as_it_is(net, rank, axis, plain, align)
     result: Any = _plain(net, rank, axis, plain) if is_plain else _settled(net, rank, axis, align)
@@ -155,10 +159,11 @@ def _works_as_it_is(
         return False
     if len(net.crossd_state.folding.stages) > 1:  # pools cannot tell theirs
         return False
-    moved: Any = verify.perturbed(net)
+    folding = net.crossd_state.folding
     try:
+        given = verify.example_for(net, folding.rank)[0]
+        moved: Any = verify.moved(net, folding, (given,))
         attempt = _plain(moved, rank, axis, plain)
-        given = verify.example_for(moved, moved.crossd_state.folding.rank)[0]
     except Exception:  # whatever code that was made for the other rank may raise
         return False
     settled = _settled(moved, rank, axis, align)
@@ -198,10 +203,10 @@ def _same(net: nn.Module, attempt: nn.Module, x: Tensor, modes: tuple[bool, ...]
         for one in (attempt, net):
             try:
                 with torch.no_grad(), verify.Still():
-                    answers.append(tree_leaves(one.train(training)(x)))
+                    answers.append(leaves(one.train(training)(x)))
             except Exception:  # too few slices perhaps
                 return None
-        tensors = [[v for v in leaves if isinstance(v, Tensor)] for leaves in answers]
+        tensors = [[v for v in found if isinstance(v, Tensor)] for found in answers]
         if [v.shape for v in tensors[0]] != [v.shape for v in tensors[1]]:
             return False
         if verify.difference(*tensors) > verify.TOLERATED / 10:

@@ -18,8 +18,8 @@ from typing import Any, ClassVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map
 
+from crossd.conversion.containers import leaves, mapped
 from crossd.conversion.torch_private import (
     ConvBase,
     after_backward,
@@ -30,6 +30,7 @@ from crossd.conversion.torch_private import (
 )
 from crossd.errors import InputError
 from crossd.nn.kernel_modes import (
+    VIEWS,
     View,
     current_view,
     draw_view,
@@ -42,6 +43,9 @@ from crossd.nn.kernel_modes import (
 
 MARK = "crossd_slices"
 """The attribute of a tensor that holds the run and the depth of the slices it descends from."""
+
+OWN = "crossd_own"
+"""The attribute of a tensor that descends from no input, which holds the run."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,19 @@ class Folding:
     laid_last: bool = False
     only: int = 0
     fixed_view: int | None = None
+
+    def require_views(self, axes: set[int]) -> None:
+        """Refuse views in which the network breaks the law.
+
+        Raises:
+            InputError: "this network has no ... view".
+        """
+        lost = sorted(axes - {*self.views})
+        if lost and self.has_views:
+            raise InputError(
+                f"this network has no {VIEWS[lost[0]]} view: in it the consistency law does not "
+                "hold, and what it says of images is not what it says of volumes"
+            )
 
 
 @dataclass
@@ -119,6 +136,7 @@ class Run:
         seen: Convolutions and attentions that were met.
         paused: Whether functions are left alone meanwhile.
         region: Where the method that runs was called; see `torch_private.region`.
+        root: What was called with images or volumes.
         module: Whose method it is; None for the network's own, which began the run.
         loose: A function that was called in a part to be recomputed, but in no module of it: when
             that part is recomputed, nothing watches it.
@@ -134,8 +152,10 @@ class Run:
         self.seen = Seen()
         self.paused = False
         self.region = region()
+        self.root: nn.Module | None = None
         self.module: nn.Module | None = None
         self.loose = ""
+        self._buffers: list[Tensor] | None = None
 
     @property
     def axis(self) -> int:
@@ -191,15 +211,27 @@ class Run:
         """Return the depth of a tensor of slices, ``(N D m, ...)``; None for any other tensor.
 
         Functions of the user's own lose marks: then a leading size is taken for slices only if it
-        is N times a depth that was met.
+        is N times a depth that was met, and the tensor is not made of parameters alone.
         """
         depth = self.depth_of(x)
+        if depth is None and self.is_own(x):
+            return None
         if depth is None:
             met = {d for _, _, d in self.planes if self.number * d == x.shape[0]}
             depth = met.pop() if len(met) == 1 and x.shape[0] > 1 else None
         if depth is None or x.dim() == 0 or x.shape[0] % (self.number * depth):
             return None
         return depth
+
+    def is_own(self, x: Tensor) -> bool:
+        """Tell whether a tensor is a parameter or buffer of the network, or made of such alone."""
+        if isinstance(x, nn.Parameter) or getattr(x, OWN, None) is self:
+            return True
+        if self.root is None:
+            return False
+        if self._buffers is None:
+            self._buffers = list(self.root.buffers())
+        return any(x is buffer for buffer in self._buffers)
 
     def unfold(self, x: Tensor, depth: int) -> Tensor:
         """Make volumes ``(N m, C, D, H, W)`` of slices ``(N D m, C, H, W)``, padded as these."""
@@ -242,6 +274,9 @@ class Run:
             return volume
         if 0 in self.replicated:
             mode, value = "replicate", None
+        least = max(sides) + {"reflect": 1, "circular": 0}.get(mode, -max(sides))
+        if size < least:
+            raise TooShallow(self, least, size)
         return F.pad(volume, sides, mode, value)
 
     def fold(self, volume: Tensor, own: bool = False) -> Tensor:
@@ -268,6 +303,8 @@ class Run:
         else:
             x = torch.unflatten(volume, 0, (self.number, -1)).permute(0, 3, 1, 2, 4, 5)
             x = x.flatten(0, 2)
+        if not self.folding.laid_last:  # code may make views that only these allow
+            x = x.contiguous()
         self.note(height, width, depth)
         return self.mark(x, depth)
 
@@ -301,40 +338,54 @@ class Run:
     def fold_input(self, args: Any, last: bool = False) -> Any:
         """Bring what a user gives into the rank of the network's code.
 
+        Besides images and volumes these are their labels, which lack the axis of channels, and what
+        is said of each volume, which has as many rows.
+
         Args:
             args: Tensors in any containers.
             last: Whether slices stand before channels: what `forward_head` is given.
         """
         if self.folding.rank == 3:
-            return tree_map(self._image_to_volume, args)
+            return self._images_to_volumes(args)
         axes = self.folding.features + 1 if last else 5
         place = 1 if last and (axes == 4 or self.folding.channels_last) else 2
-        volumes = [v for v in tree_leaves(args) if isinstance(v, Tensor) and v.dim() == axes]
+        volumes = [v for v in leaves(args) if isinstance(v, Tensor) and v.dim() == axes]
         self.number, depth = volumes[0].shape[0], volumes[0].shape[place]
-        if depth == 0:
-            raise InputError(f"a volume of shape {tuple(volumes[0].shape)} has no slices")
+        if 0 in (self.number, depth):
+            what = "slices" if self.number else "volumes"
+            raise InputError(f"volumes of shape {tuple(volumes[0].shape)}: there are no {what}")
+        labels = (self.number, depth, *volumes[0].shape[3:])
 
         def fold(value: Any) -> Any:
             if not isinstance(value, Tensor):
                 return value
+            if value.dim() == axes and (value.shape[0], value.shape[place]) != labels[:2]:
+                raise InputError(
+                    f"volumes of shapes {tuple(volumes[0].shape)} and {tuple(value.shape)}: all of "
+                    "one call must be as many and as deep"
+                )
             if value.dim() == axes and place == 2:
                 return self.fold(value)
-            if value.dim() == axes:
+            if value.dim() == axes or (place == 2 and value.shape == labels):
                 return self.mark(value.flatten(0, 1), value.shape[1])
             if value.dim() and value.shape[0] == self.number:  # what is said of each volume
                 return self.mark(value.repeat_interleave(depth, 0), depth)
             return value
 
-        return tree_map(fold, args)
+        return mapped(fold, args)
 
-    def _image_to_volume(self, value: Any) -> Any:
-        if not isinstance(value, Tensor) or value.dim() != 4:
-            return value
-        self.number = value.shape[0]
-        volume = value.unsqueeze(2 + self.axis)
-        if self.folding.repeat > 1:
-            volume = volume.repeat_interleave(self.folding.repeat, 2 + self.axis)
-        return volume
+    def _images_to_volumes(self, args: Any) -> Any:
+        images = [v for v in leaves(args) if isinstance(v, Tensor) and v.dim() == 4]
+        self.number = images[0].shape[0]
+        labels = (self.number, *images[0].shape[2:])
+
+        def extend(value: Any) -> Any:
+            if not isinstance(value, Tensor) or not (value.dim() == 4 or value.shape == labels):
+                return value
+            place = value.dim() - 2 + self.axis
+            return value.unsqueeze(place).repeat_interleave(self.folding.repeat, place)
+
+        return mapped(extend, args)
 
     def mark_again(self, args: Any) -> None:
         """Mark the slices among what a part that is recomputed is given.
@@ -342,7 +393,7 @@ class Run:
         Raises:
             RuntimeError: "cannot tell ..." where the first tensor is not recognised.
         """
-        tensors = [v for v in tree_leaves(args) if isinstance(v, Tensor) and v.dim()]
+        tensors = [v for v in leaves(args) if isinstance(v, Tensor) and v.dim()]
         depths = [self.slices(value) for value in tensors]
         if tensors and depths[0] is None:
             raise RuntimeError(
@@ -365,8 +416,8 @@ class Run:
             last: Whether channels are the last axis of maps.
         """
         if self.folding.rank == 3:
-            return tree_map(self._volume_to_image, answer)
-        return tree_map(functools.partial(self._unfold_one, last=last), answer)
+            return mapped(self._volume_to_image, answer)
+        return mapped(functools.partial(self._unfold_one, last=last), answer)
 
     def _unfold_one(self, value: Any, last: bool) -> Any:
         if not isinstance(value, Tensor) or value.dim() == 0:
@@ -381,25 +432,31 @@ class Run:
                 "before a layer that changes it (convert with depth_stride=1), or squeezes the "
                 "axis of a batch of one (give two volumes)"
             )
-        known = self.depth_at(*value.shape[2:]) if value.dim() == 4 and not last else None
-        if known is not None and self.margin_of(value) is not None:
-            value, depth = self.with_depth(value, known), known
-        stack = torch.unflatten(value, 0, (self.number, depth))
         if value.dim() == 4 and not last:
+            known = self.depth_at(*value.shape[2:])
+            if known is not None and self.margin_of(value) is not None:
+                value, depth = self.with_depth(value, known), known
             stack = self.unfold(value, depth)
             # No chain: that compares both lengths, which fixes the size of traced networks.
-            pooled = value.shape[2] == 1 and value.shape[3] == 1
-            return stack.mean(2, keepdim=True) if pooled else stack
+            if value.shape[2] == 1 and value.shape[3] == 1:
+                return stack.mean(2, keepdim=True)
+            if known is not None and known > depth:  # enlarged by code that nothing watches
+                stack = F.interpolate(stack, (known, *stack.shape[3:]))
+            return stack
+        stack = torch.unflatten(value, 0, (self.number, depth))
         if value.dim() < 3 and value.is_floating_point():
             return stack.mean(1)
         return stack if last or value.dim() < 3 else stack.movedim(1, -3)
 
     def _volume_to_image(self, value: Any) -> Any:
-        if not isinstance(value, Tensor) or value.dim() != 5:
+        """Take the axis of the view from what has depth, height and width as its last axes."""
+        place = -3 + self.axis
+        if not isinstance(value, Tensor) or value.dim() < 4:
             return value
-        if self.folding.repeat > 1:
-            return value.mean(2 + self.axis)
-        return value.squeeze(2 + self.axis)
+        if self.folding.repeat == 1:
+            return value.squeeze(place)
+        middle = value.shape[place] // 2
+        return value.mean(place) if value.is_floating_point() else value.select(place, middle)
 
 
 class TooShallow(InputError):
@@ -502,6 +559,7 @@ class State:
         self._require_taken(rank)
         ends = replicated_axes() or ((0,) if self.folding.depth_padding == "replicate" else ())
         run = Run(self.folding, rank, self._view(module, rank), ends)
+        run.root = module
         if rank == self.folding.rank or torch.compiler.is_compiling():
             return self._begin(run, again, method, args, kwargs)
         try:
@@ -512,10 +570,16 @@ class State:
                 f"the volume is {error.depth} slices deep, but the network needs at least {deep}: "
                 "give deeper volumes, or convert with depth_stride=1"
             ) from error
+        except RuntimeError as error:
+            error.add_note(
+                "The network's code has the other rank than what it is given. Where sizes do not "
+                "meet: sides of volumes that halve as often as those of images avoid that."
+            )
+            raise
 
     def _rank(self, method: Callable[..., Any], args: Any, kwargs: Any) -> int | None:
         """Tell volumes from images by the number of axes; None where there are neither."""
-        axes = {v.dim() for v in tree_leaves((args, kwargs)) if isinstance(v, Tensor)}
+        axes = {v.dim() for v in leaves((args, kwargs)) if isinstance(v, Tensor)}
         images = self.folding.features if method.__name__ == HEAD else 4
         return 3 if images + 1 in axes else 2 if images in axes else None
 
@@ -526,13 +590,21 @@ class State:
             raise InputError(
                 f"this network takes {names[self.folding.only]} alone, got {names[rank]}"
             )
+        if rank == 3 or not self.folding.has_views or self.folding.fixed_view is not None:
+            return
         chosen = current_view()
         axes = {chosen} if isinstance(chosen, int) else set(chosen)
-        if rank == 2 and self.folding.rank == 2 and self.folding.stages and axes != {0}:
+        if self.folding.rank == 2 and self.folding.stages and axes != {0}:
             raise InputError(
                 "the network's depth strides are not those of the plane, so that it has no "
                 "settings for images in another view than the axial one"
             )
+        if len(axes) > 1 and not self.folding.mixes:
+            raise InputError(
+                "images of one batch cannot have different views in this network, whose code mixes "
+                "them: put one view in a batch"
+            )
+        self.folding.require_views(axes)
 
     def _view(self, module: nn.Module, rank: int) -> View:
         if rank == 3:
@@ -562,7 +634,7 @@ class State:
                 answer = run.unfold_answer(answer, last)
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
             self._replayed.pop(threading.get_ident(), None)
-            for value in tree_leaves(answer):
+            for value in leaves(answer):
                 if isinstance(value, Tensor) and value.grad_fn is not None:
                     value.grad_fn.register_prehook(functools.partial(self._replay, run))
         return answer
@@ -584,7 +656,7 @@ class State:
             try:
                 with torch.no_grad(), torch.random.fork_rng(devices=[]):
                     run = Run(self.folding, 3, 0)
-                    self._begin(run, again, method, *tree_map(of_depth, (args, kwargs)))
+                    self._begin(run, again, method, *mapped(of_depth, (args, kwargs)))
             except TooShallow as more:
                 return more
             except Exception:  # of the network's own: it came further than before

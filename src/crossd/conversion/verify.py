@@ -5,18 +5,19 @@ and on the volumes that repeat them along each axis. Nothing hangs on the presen
 """
 
 import copy
+import dataclasses
 import functools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves, tree_map
 
+from crossd.conversion.containers import leaves, mapped
 from crossd.conversion.state import Folding, Run, Seen, source_class
 from crossd.conversion.torch_private import BatchNormBase, ConvBase
 from crossd.errors import InputError
@@ -43,7 +44,15 @@ class Refused(InputError):
     """A way of taking the other rank that does not work; another one may."""
 
 
-@dataclass
+class CannotRun(Refused):
+    """Code stops with an error."""
+
+
+class NotFinite(Refused):
+    """An answer has numbers that are not finite."""
+
+
+@dataclasses.dataclass
 class Findings:
     """What the check has found.
 
@@ -57,9 +66,9 @@ class Findings:
 
     views: tuple[int, ...] = ()
     mixes: bool = True
-    seen: Seen = field(default_factory=Seen)
+    seen: Seen = dataclasses.field(default_factory=Seen)
     difference: float = 0.0
-    lines: list[str] = field(default_factory=list)
+    lines: list[str] = dataclasses.field(default_factory=list)
 
 
 # What a network is run on
@@ -169,16 +178,22 @@ def one_line(error: BaseException | None) -> str:
 
 def shapes(given: Any) -> str:
     """Name the shapes of all tensors among some values."""
-    return ", ".join(str(tuple(v.shape)) for v in tree_leaves(given) if isinstance(v, Tensor))
+    return ", ".join(str(tuple(v.shape)) for v in leaves(given) if isinstance(v, Tensor))
 
 
 # The copy that is checked
 
 
-def perturbed(net: nn.Module) -> nn.Module:
-    """Copy a network and move every parameter and statistic, as a training might.
+def perturbed(net: nn.Module, reach: float = 1.0) -> nn.Module:
+    """Copy a network and move every parameter and statistic, as far as a training might.
 
+    What is close to zero, as softmaxes that are nearly flat and gates that are nearly closed, would
+    hide what it multiplies: kernels and matrices move by as much as new ones have, vectors as far.
     Embeddings of depth stay at zero: what is learnt along depth is not there on images.
+
+    Args:
+        net: The network.
+        reach: 1 for that far, less for a part of the way.
     """
     copied = copy.deepcopy(net)
     generator = torch.Generator().manual_seed(0)
@@ -190,18 +205,25 @@ def perturbed(net: nn.Module) -> nn.Module:
         for name, parameter in copied.named_parameters():
             if not parameter.is_floating_point() or name.endswith("depth_position"):
                 continue
-            if parameter.dim() <= 1:
-                parameter.add_(0.05 * noise(parameter))
-            elif not parameter.any():
-                parameter.copy_(0.05 * noise(parameter))
+            if parameter.numel() == 1:  # a gate, a temperature, an exponent
+                parameter.add_(
+                    reach * torch.where(parameter > 0, parameter / 2, 0.2 - parameter / 2)
+                )
+            elif parameter.dim() <= 1 or parameter.shape[0] == 1:
+                parameter.mul_(1 - 0.5 * reach).add_(0.5 * reach * noise(parameter))
             else:
-                parameter.add_(0.1 * parameter.square().mean().sqrt() * noise(parameter))
+                fan_in = max(1, parameter.numel() // max(parameter.shape[:2]))
+                parameter.add_(reach * fan_in**-0.5 * noise(parameter))
         for module in copied.modules():
             mean, variance = (getattr(module, f"running_{n}", None) for n in ("mean", "var"))
             if isinstance(mean, Tensor) and isinstance(variance, Tensor):
                 mean.add_(0.1 * variance.sqrt() * noise(mean))
                 variance.mul_(1 + 0.3 * torch.tanh(noise(variance)))
     return copied
+
+
+REACHES = (1.0, 0.3, 0.1)
+"""How far weights are moved: the first where the network's answers on images are finite."""
 
 
 def as_the_law_wants(net: nn.Module, axis: int) -> nn.Module:
@@ -216,11 +238,15 @@ def as_the_law_wants(net: nn.Module, axis: int) -> nn.Module:
     """
     for module in net.modules():
         if isinstance(module, CrossDConv | CrossDConvTranspose):
-            size: Any = module.kernel_size
-            module.mode = make_mode("projection", module.in_channels, size)
+            _project(module)
         if isinstance(module, CrossDConvTranspose) and max(module.stride) > 1:
             module.__dict__["_volumes"] = functools.partial(_transposed_alike, module, axis)
     return net
+
+
+def _project(layer: Any) -> None:
+    """Let a layer sum its kernel, whatever its mode was."""
+    layer.mode = make_mode("projection", layer.in_channels, layer.kernel_size)
 
 
 def _transposed_alike(self: Any, axis: int, x: Tensor, output_size: list[int] | None) -> Tensor:
@@ -253,8 +279,8 @@ class Still(TorchFunctionMode):
             ones: Tensor = args[0].fill_(1.0)
             return ones
         if func is F.scaled_dot_product_attention:
-            kwargs = {**(kwargs or {}), "dropout_p": 0.0}
-            args = args[:4]
+            named = dict(zip(("dropout_p", "is_causal", "scale"), args[4:], strict=False))
+            args, kwargs = args[:4], {**(kwargs or {}), **named, "dropout_p": 0.0}
         return func(*args, **(kwargs or {}))
 
 
@@ -294,10 +320,11 @@ class _Ends(TorchFunctionMode):
         stride: Any = 1,
         padding: Any = 0,
         *rest: Any,
+        **named: Any,
     ) -> Tensor:
         if not isinstance(padding, str):
             input, padding = self._continued(input, padding)
-        return F.conv3d(input, weight, bias, stride, padding, *rest)
+        return F.conv3d(input, weight, bias, stride, padding, *rest, **named)
 
     def _avg_pool(
         self, input: Tensor, kernel_size: Any, stride: Any = None, padding: Any = 0, *rest: Any,
@@ -335,23 +362,58 @@ def examine(net: nn.Module, folding: Folding, given: tuple[Any, ...]) -> Finding
     Raises:
         Refused: "the law ..." naming the first module that breaks it, or what does not run.
     """
-    moved = perturbed(net)
     findings = Findings()
-    failed: Refused | None = None
+    copied = moved(net, folding, given)
     for axis in range(len(VIEWS)):
         try:
-            _examine_view(moved, folding, given, axis, findings)
+            _examine_view(copied, folding, given, axis, findings)
             findings.views += (axis,)
-        except Refused as error:
-            failed = failed or error
-            if folding.rank == 2 and axis == 0:
+        except Refused:
+            if axis == 0:
                 raise
-    if not findings.views:
-        assert failed is not None
-        raise failed
     if folding.rank == 3:
-        findings.mixes = _mixes(moved, given)
+        findings.mixes = _mixes(copied, given)
+        if folding.repeat > 1:
+            findings.lines.append(_at_another_depth(copied, folding, given))
     return findings
+
+
+def moved(net: nn.Module, folding: Folding, given: tuple[Any, ...]) -> nn.Module:
+    """Copy a network with its weights moved as far as its answers stay finite."""
+    for reach in REACHES[:-1]:
+        copied = perturbed(net, reach)
+        try:
+            _answers(copied.eval(), given, "images" if folding.rank == 2 else "volumes", 0)
+        except NotFinite:
+            continue
+        except Refused:  # which is found again where it is looked at
+            pass
+        return copied
+    return perturbed(net, REACHES[-1])
+
+
+def _at_another_depth(net: nn.Module, folding: Folding, given: tuple[Any, ...]) -> str:
+    """Say how a network that is given repeated images answers on volumes of another depth."""
+
+    def repeated(value: Any, count: int) -> Any:
+        wide = isinstance(value, Tensor) and value.dim() == 5
+        return value[:, :, :1].repeat_interleave(count, 2) if wide else value
+
+    depths = (folding.repeat, 2 * folding.repeat)
+    answers = []
+    try:
+        with replicated_ends((0,)), _Ends(0):
+            for count in depths:
+                made: Any = mapped(functools.partial(repeated, count=count), given)
+                answers.append(_answers(net.eval(), made, "volumes", 0))
+    except Refused:
+        return f"it takes volumes of {depths[0]} slices, and not of {depths[1]}"
+    if [v.shape for v in answers[0]] != [v.shape for v in answers[1]]:
+        return f"volumes of other depths than {depths[0]} were not compared with images"
+    return (
+        f"on volumes of {depths[1]} slices it differs by {difference(*answers):.1e} from its "
+        f"answer on the image, which is a volume of {depths[0]}"
+    )
 
 
 def _examine_view(
@@ -390,7 +452,7 @@ def _examine_alone(net: Any, images: Any, volumes: Any, findings: Findings) -> N
     def first(value: Any) -> Any:
         return value[:1] if isinstance(value, Tensor) and value.dim() and len(value) == 2 else value
 
-    image, volume = tree_map(first, (images, volumes))
+    image, volume = mapped(first, (images, volumes))
     try:
         flat = _answers(net, image, "images", 0)
     except Refused:  # what fails on images is not for volumes to do
@@ -404,28 +466,32 @@ def _alike(
     net: Any, folding: Folding, given: tuple[Any, ...], axis: int
 ) -> tuple[Any, Any, list[Tensor]]:
     """Make images, and volumes that repeat them along an axis; with its answers on these."""
+    first = maps_of(given, folding.rank)
+    labels = first.shape[:1] + first.shape[2:]
 
     def flat(value: Any) -> Any:
-        wide = isinstance(value, Tensor) and value.dim() == 5
-        return value.select(2 + axis, 0) if wide else value
+        wide = isinstance(value, Tensor) and (value.dim() == 5 or value.shape == labels)
+        return value.select(value.dim() - 3 + axis, 0) if wide and folding.rank == 3 else value
 
     def repeated(value: Any, count: int) -> Any:
-        image = isinstance(value, Tensor) and value.dim() == 4
-        return value.unsqueeze(2 + axis).repeat_interleave(count, 2 + axis) if image else value
+        if not isinstance(value, Tensor) or not (value.dim() == 4 or value.shape == plane):
+            return value
+        place = value.dim() - 2 + axis
+        return value.unsqueeze(place).repeat_interleave(count, place)
 
-    images = tree_map(flat, given)
-    first = _maps(given, folding.rank)
+    images = mapped(flat, given)
+    plane = labels if folding.rank == 2 else labels[: 1 + axis] + labels[2 + axis :]
     if folding.rank == 3:
         counts: Sequence[int] = (first.shape[2 + axis],)
     elif axis == 0:
         counts = DEPTHS
-    elif max(first.shape[2:]) > LARGEST or len(tree_leaves(given)) > 1:
+    elif max(first.shape[2:]) > LARGEST or len(leaves(given)) > 1:
         raise Refused(f"images of {tuple(first.shape[2:])} pixels are repeated along depth alone")
     else:
         counts = (16, 3 * min(first.shape[2:]), first.shape[2 if axis == 1 else 3])
     failed: Refused | None = None
     for count in counts:
-        volumes = tree_map(lambda v, n=count: repeated(v, n), images)
+        volumes: Any = mapped(functools.partial(repeated, count=count), images)
         try:
             solid = _answers(net, volumes, "volumes", axis)
             seen = net.crossd_state.last.seen
@@ -438,9 +504,9 @@ def _alike(
     raise failed
 
 
-def _maps(given: Any, rank: int) -> Tensor:
+def maps_of(given: Any, rank: int) -> Tensor:
     """Return the first images, or volumes, among the arguments of a network."""
-    tensors = [v for v in tree_leaves(given) if isinstance(v, Tensor)]
+    tensors = [v for v in leaves(given) if isinstance(v, Tensor)]
     found = next((v for v in tensors if v.dim() == rank + 2), None)
     if found is None:
         what = "images (N, C, H, W)" if rank == 2 else "volumes (N, C, D, H, W)"
@@ -452,14 +518,18 @@ def _answers(net: nn.Module, given: Any, what: str, axis: int) -> list[Tensor]:
     """Run a network in a view, volumes with their ends continued; gives its tensors."""
     try:
         with torch.no_grad(), view(axis), _ends(net, axis, what):
-            answers = [v for v in tree_leaves(net(*given)) if isinstance(v, Tensor)]
+            answers = [v for v in leaves(net(*given)) if isinstance(v, Tensor)]
     except Exception as error:  # whatever a network of others may raise
-        raise Refused(f"it cannot run on {what} {shapes(given)} ({one_line(error)})") from error
+        raise CannotRun(f"it cannot run on {what} {shapes(given)} ({one_line(error)})") from error
+    if not answers:
+        raise Refused(f"its answer on {what} {shapes(given)} holds no tensor that is found")
     if not all(v.isfinite().all() for v in answers):
-        raise Refused(f"its answer on {what} {shapes(given)} is not finite")
-    answers = [v for v in answers if v.is_floating_point()]
+        raise NotFinite(f"its answer on {what} {shapes(given)} is not finite")
+    answers = [v for v in answers if _is_measured(v)] or answers
     if what == "volumes" and _repeats(net):  # images get the mean along the axis
-        return [v.mean(2 + axis, keepdim=True) if v.dim() == 5 else v for v in answers]
+        wide = [v.dim() >= 4 and _is_measured(v) for v in answers]
+        place = -3 + axis
+        return [v.mean(place, True) if w else v for v, w in zip(answers, wide, strict=True)]
     return answers
 
 
@@ -499,12 +569,13 @@ def _compare(
     worst = difference(solid, _as_volumes(flat, solid, axis))
     if worst > TOLERATED:
         exact = copy.deepcopy(net).double()
-        wide: Any = tree_map(_double, (images, volumes))
+        wide = _double_all((images, volumes))
         flat = _answers(exact, wide[0], "images", axis)
         solid = _answers(exact, wide[1], "volumes", axis)
         worst = difference(solid, _as_volumes(flat, solid, axis))
         if worst > TOLERATED:  # not rounding that many layers made grow
-            where = _first_broken(exact, wide[0], wide[1], axis)
+            told = axis == 0 or net.crossd_state.folding.rank == 3  # others are only left out
+            where = _first_broken(exact, wide[0], wide[1], axis) if told else ""
             raise Refused(
                 f"the law is broken in the {VIEWS[axis]} view{when}: on a volume that repeats an "
                 f"image it differs from its answer on the image by {worst:.1e}{where}"
@@ -512,34 +583,50 @@ def _compare(
     findings.difference = max(findings.difference, worst)
 
 
-def _double(value: Any) -> Any:
-    floats = isinstance(value, Tensor) and value.is_floating_point()
-    return value.double() if floats else value
+def _double_all(value: Any) -> Any:
+    def double(one: Any) -> Any:
+        floats = isinstance(one, Tensor) and one.is_floating_point()
+        return one.double() if floats else one
+
+    return mapped(double, value)
 
 
 def _as_volumes(flat: list[Tensor], solid: list[Tensor], axis: int) -> list[Tensor]:
-    """Repeat answers on images along the axis."""
+    """Repeat answers on images along the axis.
+
+    It stands where it does among the last three axes; of maps with channels last, behind the first.
+    """
     if len(flat) != len(solid):
         raise Refused(f"it gives {len(flat)} tensors on images and {len(solid)} on volumes")
     repeated = []
     for image, volume in zip(flat, solid, strict=True):
-        places = {0: None, 1: 2 + axis if image.dim() == 4 else 1}
-        place = places.get(volume.dim() - image.dim(), -1)
-        wide = image if place is None else image.unsqueeze(place) if place > 0 else image
-        try:
-            repeated.append(wide.expand_as(volume))
-        except RuntimeError as error:
+        wide = image
+        if image.dim() == volume.dim() - 1:
+            for place in (volume.dim() - 3 + axis, 1):
+                if volume.shape[:place] + volume.shape[place + 1 :] == image.shape:
+                    wide = image.unsqueeze(place).expand_as(volume)
+                    break
+        if wide.shape != volume.shape:
             raise Refused(
                 f"it gives {tuple(image.shape)} on images and {tuple(volume.shape)} on volumes"
-            ) from error
+            )
+        repeated.append(wide)
     return repeated
 
 
 def difference(actual: list[Tensor], expected: list[Tensor]) -> float:
-    """The largest difference, relative to the largest number."""
-    scale = max((float(v.abs().max()) for v in expected if v.numel()), default=0.0) or 1.0
-    pairs = zip(actual, expected, strict=True)
-    return max((float((a - b).abs().max()) for a, b in pairs if a.numel()), default=0.0) / scale
+    """The largest difference, relative to the largest number; of labels the share that differs."""
+    pairs = [(a, b) for a, b in zip(actual, expected, strict=True) if a.numel()]
+    labels = [(a, b) for a, b in pairs if not _is_measured(a)]
+    numbers = [(a, b) for a, b in pairs if _is_measured(a)]
+    scale = max((float(b.abs().max()) for _, b in numbers), default=0.0) or 1.0
+    found = [float((a - b).abs().max()) / scale for a, b in numbers]
+    found += [float((a != b).double().mean()) for a, b in labels]
+    return max((math.inf if math.isnan(one) else one for one in found), default=0.0)
+
+
+def _is_measured(x: Tensor) -> bool:
+    return x.is_floating_point() or x.is_complex()
 
 
 def _first_broken(net: Any, images: Any, volumes: Any, axis: int) -> str:
@@ -593,17 +680,44 @@ def _breaks(run: Run, image: Tensor, answer: Tensor, axis: int) -> bool:
     return difference([stack], [own]) > TOLERATED
 
 
-def on_images(source: nn.Module, net: nn.Module, given: Any) -> float:
-    """Measure by how much a converted network differs on images from the one it was made from.
+def from_source(source: nn.Module, net: nn.Module, given: Any) -> float:
+    """Measure by how much a converted network differs from the one it was made from.
 
-    In evaluation mode and the axial view, relative to the largest answer.
+    On what that one takes, in evaluation mode and the axial view, relative to the largest answer.
     """
     answers = []
     for one in (source, net):
         with left_as_it_was(one), torch.no_grad(), view(0):
-            found = [v for v in tree_leaves(one.eval()(*given)) if isinstance(v, Tensor)]
-            answers.append([v for v in found if v.is_floating_point()])
+            found = [v for v in leaves(one.eval()(*given)) if isinstance(v, Tensor)]
+            answers.append([v for v in found if _is_measured(v)] or found)
     return difference(answers[1], answers[0])
+
+
+def require_same(source: nn.Module, net: nn.Module, given: Any) -> None:
+    """Refuse a network that answers otherwise than its source where both are one computation.
+
+    Args:
+        source: The network of one rank.
+        net: The converted one, whose kernels sum to those of the source, or are the same.
+        given: What the source takes.
+
+    Raises:
+        Refused: "it answers otherwise ...".
+    """
+    copied: Any = copy.deepcopy(net)
+    state = copied.crossd_state
+    state.folding = dataclasses.replace(state.folding, depth_padding="zeros")
+    for module in copied.modules() if state.folding.rank == 3 else ():
+        if isinstance(module, CrossDConv | CrossDConvTranspose):
+            _project(module)  # volumes that choose their own kernels have others
+    found = from_source(source, copied, given)
+    if found > TOLERATED:
+        found = from_source(copy.deepcopy(source).double(), copied.double(), _double_all(given))
+    if found > TOLERATED:
+        raise Refused(
+            f"it answers otherwise than the network it was made from, by {found:.1e}: its code "
+            "asks for the classes of its layers, or keeps layers or weights in another place too"
+        )
 
 
 def named(module: nn.Module, path: str) -> str:
@@ -614,17 +728,17 @@ def named(module: nn.Module, path: str) -> str:
 
 def _mixes(net: Any, given: tuple[Any, ...]) -> bool:
     """Tell whether images of one batch may have different views, which share one place then."""
-    first = _maps(given, 3)
+    first = maps_of(given, 3)
     side = min(first.shape[2:])
     images = first[:1, :, 0, :side, :side].repeat_interleave(len(VIEWS), 0)
     try:
         with torch.no_grad():
             net.eval()
             with view(range(len(VIEWS))):
-                mixed = tree_leaves(net(images))
+                mixed = leaves(net(images))
             for axis in range(len(VIEWS)):
                 with view(axis):
-                    alone = tree_leaves(net(images[:1]))
+                    alone = leaves(net(images[:1]))
                 own = [v[axis : axis + 1] for v in mixed]
                 if difference(own, alone) > TOLERATED:
                     return False

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from crossd.conversion.state import Margin, Run, State, TooShallow, source_class
+from crossd.conversion.state import OWN, Margin, Run, State, TooShallow, source_class
 from crossd.errors import InputError
 from crossd.nn.conv import CrossDConv, CrossDConvTranspose, pad_ends
 from crossd.nn.functional import depth_profile, depth_taps
@@ -77,6 +77,8 @@ class Volumes(TorchFunctionMode):
             run.met(func)
             answer = handler(run, func, *args, **kwargs)
         if not marked:
+            if isinstance(answer, Tensor) and given and all(map(run.is_own, given)):
+                setattr(answer, OWN, run)
             return answer
         if isinstance(answer, Tensor):
             _inherit(run, answer, given, marked)
@@ -112,8 +114,8 @@ def _inherit(run: Run, answer: Tensor, given: list[Tensor], marked: list[Tensor]
     source = ([v for v in given if answer is v] or marked)[0]
     depth, margin = run.depth_of(source), run.margin_of(source)
     if depth is not None:
-        alike = margin is not None and answer.shape == source.shape
-        run.mark(answer, depth, margin if alike else None)
+        alike = answer.dim() == 4 and answer.shape[2:] == source.shape[2:]
+        run.mark(answer, depth, margin if alike and len(answer) == len(source) else None)
 
 
 def _agree(run: Run, marked: list[Tensor]) -> bool:
@@ -140,6 +142,7 @@ def _brought_together(
     settled = [v for v in marked if v.dim() == 4 and run.margin_of(v) is None]
     planes = {tuple(v.shape[2:]): run.depth_of(v) for v in settled}
     large = [depth for plane, depth in planes.items() if plane != (1, 1)]
+    alike = len({(run.depth_of(v), run.margin_of(v)) for v in marked if v.dim() == 4}) == 1
 
     def bring(value: Any) -> Any:
         if type(value) in (tuple, list):
@@ -150,9 +153,10 @@ def _brought_together(
         plane = tuple(value.shape[2:])
         if run.margin_of(value) is not None:
             known = planes.get(plane)
-            if known is None:
+            if known is None and alike:
                 return value
-            changed.append((value, run.with_depth(value, known)))
+            padded = run.fold(run.unfold(value, depth)) if known is None else value
+            changed.append((value, padded if known is None else run.with_depth(value, known)))
             return changed[-1][1]
         if plane == (1, 1) and large and large[0] is not None and large[0] != depth:
             stack = torch.unflatten(value, 0, (run.number, depth, -1)).mean(1, keepdim=True)
@@ -194,15 +198,20 @@ def call_layer(run: Run, module: Any, call: Any, x: Tensor, *args: Any, **kwargs
     depth = run.slices(x) if x.dim() == 4 else None
     if depth is None:  # made of parameters alone, or a part of the slices
         run.seen.flat_convolutions += run.depth_of(x) is not None
-        return call(x, *args, **kwargs)
+        alone: Tensor = call(x, *args, **kwargs)
+        if run.is_own(x):
+            setattr(alone, OWN, run)
+        return alone
     if "output_size" in kwargs or args:
         args, kwargs = _solid_output_size(run, depth, args, kwargs)
+    volume, before, after = run.stacked(x, depth), 0, 0
     margin = run.margin_of(x)
-    if margin is not None and _pads_by_itself(module, margin):
-        volume, before, after = run.stacked(x, depth), *margin[:2]
-        kwargs["depth_margin"] = (before, after)  # without a copy, where both are equal
-    else:
-        volume, before, after = run.unfold(x, depth), 0, 0
+    if margin is not None:
+        margin = _along_depth(module, margin)
+        if _pads_by_itself(module, margin):  # without a copy, where both are equal
+            before, after = kwargs["depth_margin"] = margin[:2]
+        else:
+            volume = run.pad_depth(volume, margin)
     least = module.least_depth() if hasattr(module, "least_depth") else 1
     if volume.shape[2] + before + after < least:
         raise TooShallow(run, least - before - after, volume.shape[2])
@@ -214,6 +223,17 @@ def call_layer(run: Run, module: Any, call: Any, x: Tensor, *args: Any, **kwargs
 
 
 State.layers[2] = call_layer
+
+
+def _along_depth(module: Any, margin: Margin) -> Margin:
+    """Give what depth is padded by, as much less as the kernel is less deep than high."""
+    size = getattr(module, "kernel_size", ())
+    if len(size) != 3 or isinstance(module.padding, str):
+        return margin
+    places = (1 + depth_axis(size[1:]), 0)
+    high, deep = (module.dilation[i] * (size[i] - 1) - 2 * module.padding[i] for i in places)
+    less = (high - deep) // 2
+    return (max(0, margin[0] - less), max(0, margin[1] - less), *margin[2:])
 
 
 def _pads_by_itself(module: Any, margin: Margin) -> bool:
@@ -372,9 +392,11 @@ def _max_pool(
     return_indices: bool = False,
 ) -> Any:
     if return_indices:  # of pixels within slices, which unpooling takes
-        return func(
+        answer = func(
             input, kernel_size, stride, padding, dilation, ceil_mode=ceil_mode, return_indices=True
         )
+        run.note(answer[0].shape[2], answer[0].shape[3], depth)
+        return answer
     if _is_global(run, input, depth, kernel_size, stride, padding):
         return over_depth(run, func(input, kernel_size), depth, torch.amax)
     kernel, step, margin, gap = _window(run, input, kernel_size, stride, padding, dilation)
@@ -736,14 +758,22 @@ def _cut(run: Run, func: Any, depth: int, input: Tensor, index: Any) -> Tensor:
         return answer
     known = run.depth_at(*answer.shape[2:])
     volume = run.unfold(answer, depth)
+    depth = volume.shape[2]
+    stride = cut.step or 1
+    if stride > 1:
+        step = run.depth_stride(answer.shape[2], stride)
+        count = -(-depth // step)
+        count = count if known is None else min(known, count)
+        first = (cut.start or 0) % stride if step == stride else 0
+        # As many slices from every start, though depth may be odd where height is not.
+        places = [min(first + step * place, depth - 1) for place in range(count)]
+        return run.fold(volume[:, :, places])
     if known is not None and known <= depth:
         first = (depth - known) // 2 if cut.start else 0
         return run.fold(volume[:, :, first : first + known])
     if (cut.start or 0) < 0 or (cut.stop or 0) > 0:
         return answer
-    stride = cut.step or 1
-    step = run.depth_stride(answer.shape[2], stride)
-    return run.fold(volume[:, :, cut.start if step == stride else None : cut.stop : step])
+    return run.fold(volume[:, :, cut.start : cut.stop])
 
 
 def _height_slice(index: Any) -> slice | None:
