@@ -67,10 +67,10 @@ def test_nothing_asked_is_nothing_done() -> None:
     ("net", "wish", "message"),
     [
         (nn.Sequential(nn.Conv2d(2, 2, 1, groups=2)), {"in_channels": 1}, "in_channels .*groups"),
-        (nn.Sequential(nn.Conv2d(2, 2, 1)), {"in_channels": 0}, "in_channels .*positive"),
+        (nn.Sequential(nn.Conv2d(2, 2, 1)), {"in_channels": 0}, "in_channels .*at least 1"),
         (nn.Sequential(nn.ReLU()), {"in_channels": 1}, "in_channels"),
         (nn.Sequential(nn.Conv2d(2, 2, 1), nn.BatchNorm2d(2)), {"num_classes": 2}, "num_classes"),
-        (nn.Sequential(nn.Conv2d(2, 2, 1)), {"num_classes": 0}, "num_classes .*positive"),
+        (nn.Sequential(nn.Conv2d(2, 2, 1)), {"num_classes": 0}, "num_classes .*at least 1"),
         (nn.Sequential(nn.Conv2d(2, 2, 1)), {"batch_norm": "drop"}, "batch_norm .*keep, reset"),
         (nn.Sequential(nn.Conv2d(2, 2, 1)), {"batch_norm": "recalibrate"}, "no batch"),
         (nn.Sequential(nn.Conv2d(2, 2, 1)), {"volumes": [torch.zeros(1)]}, "volumes are for"),

@@ -213,22 +213,58 @@ def test_checking_warns_of_nothing() -> None:
     assert convert(Blocks("reentrant")).conversion.checks  # warnings are errors here
 
 
-def test_a_pass_that_is_not_known_is_an_error() -> None:
-    net = turned(lambda: Blocks("other"))
+def from_inside(net: Any) -> Any:
+    """Give the gradients of what a part in the middle of a pass in the coronal view gives."""
     kept: list[Tensor] = []
-    net.blocks[1].register_forward_hook(lambda m, i, o: kept.append(o))
+    hook = net.blocks[1].register_forward_hook(lambda m, i, o: kept.append(o))
+    net.zero_grad()
     with crossd.view("coronal"):
-        net(torch.randn(1, 1, 16, 16))
+        net(torch.ones(1, 1, 16, 16, requires_grad=True))
+    hook.remove()
+    kept[0].sum().backward()
+    return [p.grad for p in net.blocks[0].parameters()]
+
+
+def test_a_pass_that_is_not_known_is_an_error() -> None:
+    expected = from_inside(turned(Blocks))
+    for a, b in zip(from_inside(turned(lambda: Blocks("other"))), expected, strict=True):
+        torch.testing.assert_close(a, b)
     with pytest.raises(RuntimeError, match="did not begin at an answer of the network"):
-        kept[0].sum().backward()
+        from_inside(turned(lambda: Blocks("reentrant")))  # of which torch keeps nothing
     same(blocks, "other", on(torch.randn(1, 1, 16, 16), "coronal"))  # and the next one is right
+
+
+@pytest.mark.parametrize("rank", [2, 3])
+@pytest.mark.parametrize("kind", [nn.Conv2d, nn.Conv3d])
+def test_recomputation_around_a_network_is_of_its_own_run(kind: Any, rank: int) -> None:
+    layers = kind(1, 4, 3, padding=1), nn.ReLU(), kind(4, 4, 3, padding=1)
+    net = settle(convert(nn.Sequential(*layers)))
+    images, inputs = torch.randn(2, 1, 8, 10), torch.randn(2, 1, *(6, 8, 10)[-rank:])
+
+    def around(x: Tensor) -> Tensor:
+        return (net(x).sigmoid() * net(x.flip(-1))).square()  # two runs in one part
+
+    def loss(recomputed: bool) -> Any:
+        net.zero_grad()
+        with crossd.view("coronal"):
+            first = (
+                checkpoint(around, inputs, use_reentrant=False) if recomputed else around(inputs)
+            )
+        with crossd.view("sagittal"):
+            first = first.sum() + net(images).square().sum()
+        first.backward(retain_graph=True)
+        first.backward()
+        return [p.grad for p in net.parameters()]
+
+    expected = [g.clone() for g in loss(False)]
+    for a, b in zip(loss(True), expected, strict=True):
+        close_relative(a, b, 1e-5)
 
 
 def test_functions_in_no_module_of_what_is_recomputed_are_an_error() -> None:
     net = turned(lambda: Blocks("loose"))
-    answer = net(torch.randn(1, 1, 8, 16, 16))
     with pytest.raises(RuntimeError, match=r"mean is called in a part .* in no module of it"):
-        answer.sum().backward()
+        net(torch.randn(1, 1, 8, 16, 16))
     net(torch.randn(1, 1, 16, 16)).sum().backward()  # images are not folded
 
 

@@ -264,8 +264,10 @@ def test_what_a_layer_of_ones_own_keeps_for_its_gradient_is_not_overwritten() ->
         pass
 
     class SolidGate(CrossDConv):
-        def forward(self, x: Tensor) -> Tensor:
-            return super().forward(x).sigmoid()  # whose gradient is made of its answer
+        def forward(self, x: Tensor, depth_margin: tuple[int, int] = (0, 0)) -> Tensor:
+            return (
+                super().forward(x, depth_margin).sigmoid()
+            )  # whose gradient is made of its answer
 
     before = dict(RULES)
     try:

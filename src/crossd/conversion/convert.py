@@ -132,7 +132,8 @@ def convert(
             keep their kernels.
         example: A batch that `model` takes, or a tuple of arguments; random ones if None.
         check: Hold a copy with weights moved at random against the consistency law, in both modes
-            and all views. False decides nothing by running it: depth follows the plane.
+            and all views. False decides nothing by running it: depth follows the plane, and code
+            must take maps with channels last in memory (`reshape`, not `view`).
         attention: ``"slice"`` lets tokens of one slice attend to each other, ``"volume"`` those of
             all. None takes the first, which answered better on volumes after training on slices
             alone (`benchmarks/depth_choices.py`).
@@ -443,7 +444,7 @@ def _runner(model: nn.Module, given: Any) -> Callable[[], Any]:
 def _takes_channels_last(model: nn.Module, given: Any) -> bool:
     """Tell whether code runs on maps with channels last in memory; some makes views of others."""
     if given is None:
-        return False
+        return True
     laid = channels_last(copied(model))
     with verify.left_as_it_was(laid), torch.no_grad(), verify.Still():
         for training in (False, True):

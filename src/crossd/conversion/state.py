@@ -10,6 +10,7 @@ import functools
 import inspect
 import math
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ from crossd.conversion.torch_private import (
     after_backward,
     in_backward,
     no_view,
+    part,
+    part_since,
     region,
     show_padding,
 )
@@ -138,8 +141,6 @@ class Run:
         region: Where the method that runs was called; see `torch_private.region`.
         root: What was called with images or volumes.
         module: Whose method it is; None for the network's own, which began the run.
-        loose: A function that was called in a part to be recomputed, but in no module of it: when
-            that part is recomputed, nothing watches it.
     """
 
     def __init__(
@@ -154,7 +155,6 @@ class Run:
         self.region = region()
         self.root: nn.Module | None = None
         self.module: nn.Module | None = None
-        self.loose = ""
         self._buffers: list[Tensor] | None = None
 
     @property
@@ -168,9 +168,17 @@ class Run:
         return self.rank != self.folding.rank
 
     def met(self, func: Any) -> None:
-        """Note that a function was called that is to be watched."""
-        if not self.loose and region() != self.region:
-            self.loose = getattr(func, "__name__", "function")
+        """Refuse a function in a part to be recomputed, but in no module of it.
+
+        When that part is recomputed, nothing would watch it.
+        """
+        if region() != self.region and part_since(self.region):
+            name = getattr(func, "__name__", "a function")
+            raise RuntimeError(
+                f"{name} is called in a part of the network that is recomputed in the backward "
+                "pass, but in no module of it: give torch.utils.checkpoint a module or a method, "
+                "or use crossd.checkpoint_activations(net)"
+            )
 
     # Slices
 
@@ -512,6 +520,7 @@ class State:
         self.folding = folding
         self._local = _Local()
         self._replayed: dict[int, Run] = {}
+        self._parts: weakref.WeakKeyDictionary[Any, _Part] = weakref.WeakKeyDictionary()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "State":
         """A copy of a network has runs of its own."""
@@ -544,6 +553,8 @@ class State:
         if run is not None:
             before = run.region, run.module
             run.region, run.module = region(), module
+            if run.region != before[0]:
+                self._note_part(run, begins=False)
             try:
                 if form is None:
                     return method(module, *args, **kwargs)
@@ -553,7 +564,7 @@ class State:
         again = functools.partial(self.call, module, method, form)
         rank = self._rank(method, args, kwargs)
         if in_backward():
-            return self._recompute(again, rank, args, kwargs)
+            return self._recompute(again, module, method, args, kwargs)
         if rank is None:
             return method(module, *args, **kwargs)
         self._require_taken(rank)
@@ -627,6 +638,7 @@ class State:
             show_padding()
         if run.folds:
             args, kwargs = run.fold_input((args, kwargs), method.__name__ == HEAD)
+        self._note_part(run, begins=True)
         with self.running(run):
             answer = again(args, kwargs)
             if run.folds:
@@ -704,30 +716,58 @@ class State:
     def _forget(self, thread: int) -> None:
         self._replayed.pop(thread, None)
 
-    def _recompute(self, again: Any, rank: int | None, args: Any, kwargs: Any) -> Any:
-        """Go on in the run whose backward pass is under way."""
-        run = self._replayed.get(threading.get_ident())
-        if run is None:
+    def _note_part(self, run: Run, begins: bool) -> None:
+        """Note which run a part belongs to that `torch.utils.checkpoint` will recompute."""
+        now = part()[0]
+        if now is not None and not in_backward():
+            self._parts.setdefault(now, _Part(begins)).runs.append(run)
+
+    def _recompute(
+        self, again: Any, module: nn.Module, method: Callable[..., Any], args: Any, kwargs: Any
+    ) -> Any:
+        """Go on in the run to which a part belongs that is recomputed, or begin it again."""
+        now, time = part()
+        known = None if now is None else self._parts.get(now)
+        if known is not None and known.begins:
+            last = known.next_run(time)
+            run = Run(self.folding, last.rank, last.view, last.replicated)
+            run.root = module
+            return self._begin(run, again, method, args, kwargs)
+        own = known.runs[0] if known is not None else self._replayed.get(threading.get_ident())
+        if own is None or (module is own.root and method.__name__ == "forward"):
             raise RuntimeError(
                 "a part of a converted network is recomputed in a backward pass that did not begin "
                 "at an answer of the network, so that its view and rank are not known: use "
                 "crossd.checkpoint_activations(net), or use_reentrant=False around the network"
             )
-        if run.loose:
-            raise RuntimeError(
-                f"{run.loose} is called in a part of the network that is recomputed in the "
-                "backward pass, but in no module of it: give torch.utils.checkpoint a module or a "
-                "method, or use crossd.checkpoint_activations(net)"
-            )
-        whole = run.folds and rank == run.rank  # of the whole network, not of a part of it
-        if whole:
-            run = Run(self.folding, run.rank, run.view, run.replicated)
-            args, kwargs = run.fold_input((args, kwargs))
-        elif run.folds and self.folding.rank == 2:
-            run.mark_again((args, kwargs))
-        with self.running(run):
-            answer = again(args, kwargs)
-            return run.unfold_answer(answer, self.folding.channels_last) if whole else answer
+        if own.folds and self.folding.rank == 2:
+            own.mark_again((args, kwargs))
+        with self.running(own):
+            return again(args, kwargs)
+
+
+class _Part:
+    """A part of a forward pass that `torch.utils.checkpoint` will recompute.
+
+    Args:
+        begins: Whether runs begin in it, or it is a part of one.
+
+    Attributes:
+        runs: In the order in which they began.
+    """
+
+    def __init__(self, begins: bool) -> None:
+        self.begins = begins
+        self.runs: list[Run] = []
+        self._time: Any = None
+        self._place = 0
+
+    def next_run(self, time: Any) -> Run:
+        """Give the run that is due in a recomputation, which is known by an object of its own."""
+        if time is not self._time:
+            self._time, self._place = time, 0
+        self._place += 1
+        return self.runs[self._place - 1]
 
 
 DEEPEST = 4096

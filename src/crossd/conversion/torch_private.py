@@ -3,7 +3,11 @@
 There is no public way to what these do. A release that renames one breaks here and nowhere else.
 """
 
+import inspect
+import sys
+import weakref
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -11,10 +15,11 @@ from torch import Tensor
 from torch.autograd.variable import Variable
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
+from torch.utils.checkpoint import CheckpointFunction, _CheckpointFrame
 
 __all__ = [
     *("BatchNormBase", "ConvBase"),
-    *("after_backward", "in_backward", "no_view", "region", "show_padding"),
+    *("after_backward", "in_backward", "no_view", "part", "part_since", "region", "show_padding"),
 ]
 
 BatchNormBase = _BatchNorm
@@ -48,6 +53,43 @@ def region() -> object:
         return None
     hooks = torch._C._autograd._top_saved_tensors_default_hooks(True)
     return torch.is_grad_enabled(), None if hooks is None else id(hooks[0])
+
+
+def part() -> tuple[Any, Any]:
+    """Tell which part of a forward pass runs that is to be recomputed, or is recomputed now.
+
+    `torch.utils.checkpoint` keeps one object for each part, unless it is reentrant, but hands it to
+    the hooks alone that it sets meanwhile.
+
+    Returns:
+        That object, and another one that each recomputation has of its own; both None outside.
+    """
+    if torch.compiler.is_compiling():
+        return None, None
+    hooks = torch._C._autograd._top_saved_tensors_default_hooks(True)
+    kept: Any = inspect.unwrap(hooks[0]) if hooks is not None else None
+    for cell in getattr(kept, "__closure__", None) or ():
+        kept = cell.cell_contents
+        kept = kept() if isinstance(kept, weakref.ref) else kept
+        if isinstance(kept, _CheckpointFrame):
+            return kept, hooks[0]
+    return None, None
+
+
+def part_since(before: object) -> bool:
+    """Tell whether a part that is to be recomputed began since `region` gave another answer."""
+    now: Any = region()
+    known: Any = before
+    if now == known:
+        return False
+    if now[1] != known[1]:
+        return part()[0] is not None
+    frame = sys._getframe()
+    while frame.f_back is not None:
+        frame = frame.f_back
+        if frame.f_code is CheckpointFunction.forward.__code__:
+            return True
+    return False
 
 
 def no_view(x: Tensor, shape: tuple[int, ...]) -> Tensor:

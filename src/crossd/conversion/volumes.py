@@ -509,14 +509,27 @@ def _adaptive_pool(
 # Statistics of the plane
 
 
-@on_slices(F.batch_norm)
-def _batch_norm(run: Run, func: Any, depth: int, input: Tensor, *args: Any, **kwargs: Any) -> Any:
-    """Work on the volume where slices are views of one: the same numbers, in their order."""
-    volume = run.stacked(input, depth)
-    lies = not input.is_contiguous() and volume.is_contiguous()
-    if not lies or run.margin_of(input) is not None:
-        return func(input, *args, **kwargs)
-    return run.fold(func(volume, *args, **kwargs), True)
+def _batch_norm(run: Run, func: Any, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """Work on the volume where slices are views of one: the same numbers, in their order.
+
+    What is said of one whole volume has no statistics, although all of its slices say it.
+    """
+    depth = run.slices(input)
+    training = kwargs.get("training", args[4] if len(args) > 4 else False)
+    if training and depth is not None and run.number == 1 and input[0].numel() == input.shape[1]:
+        alike = not torch.compiler.is_compiling() and torch.allclose(input, input[:1], 1e-5, 1e-6)
+        if alike:
+            shape = (1, *input.shape[1:])
+            raise ValueError(f"Expected more than 1 value per channel when training, got {shape}")
+    if depth is not None and input.dim() == 4:
+        volume = run.stacked(input, depth)
+        if volume.is_contiguous() and not input.is_contiguous() and run.margin_of(input) is None:
+            return run.fold(func(volume, *args, **kwargs), True)
+    answer: Tensor = func(input, *args, **kwargs)
+    return answer
+
+
+HANDLERS[F.batch_norm] = _batch_norm
 
 
 def over_depth(run: Run, x: Tensor, depth: int, reduce: Any) -> Tensor:
@@ -807,6 +820,22 @@ def _channel_dropout(
     return run.fold(F.dropout3d(run.unfold(input, depth), p, training, inplace))
 
 
+def _dropout(
+    run: Run, func: Any, input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
+) -> Tensor:
+    """Drop for all slices of a volume alike what is said of the whole of it: vectors."""
+    depth = run.slices(input) if training and input.dim() in (2, 4) else None
+    if depth is None or input[0].numel() != input.shape[1]:
+        answer: Tensor = func(input, p, training, inplace)
+        return answer
+    stack = torch.unflatten(input, 0, (run.number, depth, -1))
+    dropped = (stack * func(torch.ones_like(stack[:, :1]), p, training)).flatten(0, 2)
+    return input.copy_(dropped) if inplace else run.mark(dropped, depth)
+
+
+HANDLERS[F.dropout] = _dropout
+
+
 def _drop_path(run: Run, func: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """Draw once for a volume what is drawn once for a sample: shape ``(N D m, 1, 1, ...)``."""
     depth = run.slices(x) if x.dim() > 1 and x[0].numel() == 1 else None
@@ -822,13 +851,17 @@ HANDLERS[Tensor.bernoulli_] = _drop_path
 
 
 def _drawn_once(run: Run, func: Any, *args: Any, **kwargs: Any) -> Tensor:
-    """Draw once for a volume what is drawn once for a sample, by a function that makes tensors."""
+    """Draw once for a volume what is drawn once for a sample, by a function that makes tensors.
+
+    It is known by its shape ``(N D m, 1, 1, ...)``; one of two axes may be of the rows of a map.
+    """
     drawn: Tensor = func(*args, **kwargs)
-    depth = run.slices(drawn) if drawn.dim() > 1 and drawn[0].numel() == 1 else None
+    depth = run.slices(drawn) if drawn.dim() > 2 and drawn[0].numel() == 1 else None
     if depth is None:
         return drawn
     stack = torch.unflatten(drawn, 0, (run.number, depth, -1))
     return run.mark(stack[:, :1].expand_as(stack).flatten(0, 2).contiguous(), depth)
 
 
-HANDLERS[torch.rand] = HANDLERS[torch.bernoulli] = _drawn_once
+for draw in (torch.rand, torch.randn, torch.bernoulli):
+    HANDLERS[draw] = _drawn_once

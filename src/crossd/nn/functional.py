@@ -177,9 +177,10 @@ class _Project(torch.autograd.Function):
     The gradient is an expanded view, so that nothing is written before the parameter's own.
     """
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, dim: int) -> Tensor:
-        ctx.dim, ctx.length = dim, weight.shape[dim]
+    def forward(weight: Tensor, dim: int) -> Tensor:
         first, *rest = weight.unbind(dim)
         if not rest:
             return first.clone()
@@ -189,25 +190,43 @@ class _Project(torch.autograd.Function):
         return total
 
     @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
+        ctx.dim, ctx.length = inputs[1], inputs[0].shape[inputs[1]]
+
+    @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         shape = [-1] * (grad.dim() + 1)
         shape[ctx.dim] = ctx.length
         return grad.unsqueeze(ctx.dim).expand(shape), None
 
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, _: Any) -> Tensor:
+        return tangent.sum(ctx.dim)
+
 
 class _Central(torch.autograd.Function):
     """The middle slice, with a gradient in the memory format of the kernel."""
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, dim: int) -> Tensor:
-        ctx.dim, ctx.like = dim, (weight.shape, weight.stride())
+    def forward(weight: Tensor, dim: int) -> Tensor:
         return weight.select(dim, weight.shape[dim] // 2).clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
+        weight, ctx.dim = inputs
+        ctx.like = weight.shape, weight.stride()
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         whole = grad.new_empty_strided(*ctx.like).zero_()
         whole.select(ctx.dim, whole.shape[ctx.dim] // 2).copy_(grad)
         return whole, None
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, _: Any) -> Tensor:
+        return tangent.select(ctx.dim, tangent.shape[ctx.dim] // 2).clone()
 
 
 def project(weight: Tensor, axis: int) -> Tensor:
