@@ -20,7 +20,7 @@ from crossd.conversion.convert import convert, rank_of
 from crossd.conversion.plain import to_2d, to_3d
 from crossd.conversion.report import ConversionReport, Entry
 from crossd.conversion.state import source_class
-from crossd.errors import InputError
+from crossd.errors import InputError, require_kinds
 from crossd.files import atomic
 from crossd.nn.conv import CrossDConv
 from crossd.nn.kernel_modes import KERNEL_MODES, Fourier
@@ -222,6 +222,10 @@ def read_config(path: str | Path) -> WeightsConfig:
             f"{path} is not a crossd weights file ({type(error).__name__}): give a .safetensors "
             "file written by crossd; `crossd convert --model NAME` turns those of others into one"
         ) from error
+    require_kinds(config, str(path))
+    for name in ("decided", "plan"):
+        if not isinstance(getattr(config, name), dict | None):
+            raise InputError(f"{path}: {name} is damaged, expected a dict or null")
     if config.form not in FORMS:
         raise InputError(f"{path}: form (={config.form!r}) must be one of {', '.join(FORMS)}")
     return config
@@ -254,7 +258,11 @@ def load(path: str | Path, model: nn.Module | None = None) -> nn.Module:
         UserWarning: Of a file of version 0.1 with layers that answered on volumes otherwise there.
     """
     config = read_config(path)
-    net = config.build(model)
+    try:
+        net = config.build(model)
+    except TypeError as error:  # of arguments that convert does not know
+        options = sorted(config.mode_options)
+        raise InputError(f"{path}: mode_options (={options}) do not fit: {error}") from error
     with safe_open(Path(path), framework="pt") as file:
         state = {name: file.get_tensor(name) for name in file.keys()}
     wanted = unique_state(net)

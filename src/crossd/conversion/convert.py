@@ -24,7 +24,7 @@ from crossd.conversion.report import account
 from crossd.conversion.rules import RULES, Options, find_rule
 from crossd.conversion.state import Folded, Folding, Seen, State, fold_module
 from crossd.conversion.torch_private import BatchNormBase, ConvBase
-from crossd.errors import InputError
+from crossd.errors import InputError, require_kinds
 from crossd.nn import conv as layers
 from crossd.nn.conv import CrossDConv, CrossDConvTranspose
 from crossd.nn.kernel_modes import KERNEL_MODES, VIEWS
@@ -86,12 +86,35 @@ class Decisions:
 
     @classmethod
     def of_record(cls, record: Mapping[str, Any]) -> "Decisions":
-        """Read what `dataclasses.asdict` and JSON made of it."""
+        """Read what `dataclasses.asdict` and JSON made of it.
+
+        Raises:
+            InputError: "what was decided: ..." where the record was damaged.
+        """
         names = {field.name for field in dataclasses.fields(cls)}
         known = {name: value for name, value in record.items() if name in names}
-        known["stages"] = tuple(tuple(stage) for stage in known.get("stages", ()))
-        known["views"] = tuple(known.get("views", (0, 1, 2)))
-        return cls(**known)
+        for name in ("stages", "views"):
+            if isinstance(known.get(name), list | tuple):
+                pairs = [tuple(v) if isinstance(v, list) else v for v in known[name]]
+                known[name] = tuple(pairs)
+        made = cls(**known)
+        require_kinds(made, "what was decided")
+        stages = all(
+            isinstance(pair, tuple) and len(pair) == 2 and all(isinstance(v, int) for v in pair)
+            for pair in made.stages
+        )
+        for name, right in (
+            ("attention", made.attention in attention.ATTENTION),
+            ("depth_padding", made.depth_padding in DEPTH_PADDING),
+            ("stages", stages),
+            ("views", bool(made.views) and {*made.views} <= {*range(len(VIEWS))}),
+            ("repeat", made.repeat > 0),
+            ("features", made.features > 1),
+            ("positions", 0 <= made.positions < 2**16),
+        ):
+            if not right:
+                raise InputError(f"what was decided: {name} (={getattr(made, name)!r}) is damaged")
+        return made
 
 
 def convert(
@@ -513,7 +536,12 @@ def _built(model: nn.Module, rank: int, options: Options, choice: Decisions) -> 
         for layer in made:
             channels_last(layer)
     if choice.position:
-        layer = net.get_submodule(choice.position)
+        try:
+            layer = net.get_submodule(choice.position)
+        except AttributeError as error:
+            raise InputError(
+                f"the network has no layer {choice.position!r}: another one?"
+            ) from error
         if isinstance(layer, CrossDConv):
             shape = (layer.out_channels, choice.positions)
             layer.depth_position = nn.Parameter(layer.weight.new_zeros(shape))

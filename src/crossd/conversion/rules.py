@@ -144,6 +144,8 @@ def cross(conv: Any, options: Options, kind: Any, **more: Any) -> nn.Module:
     """
     if options.kernel_mode == "acs":
         raise ValueError(f"ACS has no {type(conv).__name__}")
+    if options.spread:
+        _require_no_gaps(conv)
     names = (*SIZES, "output_padding") if conv.transposed else SIZES
     settings = axis_settings(conv, names, options) | more
     new: Any = kind(
@@ -170,6 +172,18 @@ def cross(conv: Any, options: Options, kind: Any, **more: Any) -> nn.Module:
     for name, parameter in conv.named_parameters(recurse=False):
         getattr(new, name).requires_grad_(parameter.requires_grad)
     return new.train(conv.training)
+
+
+def _require_no_gaps(conv: Any) -> None:
+    """Refuse what leaves voxels that no tap reaches: no image says what a volume says on average.
+
+    Version 0.1 took such layers (`Options.spread` is False for its files).
+    """
+    if conv.transposed and any(k < s for k, s in zip(conv.kernel_size, conv.stride, strict=True)):
+        raise ValueError(
+            f"a transposed kernel of {tuple(conv.kernel_size)} leaves gaps at a stride of "
+            f"{tuple(conv.stride)}"
+        )
 
 
 def axis_settings(conv: Any, names: Sequence[str], options: Options) -> dict[str, Any]:
@@ -265,6 +279,7 @@ def _static_same_conv(conv: Any, options: Options) -> nn.Module:
 @rule(nn.Conv3d, nn.ConvTranspose3d)
 def _solid_conv(conv: Any, options: Options) -> nn.Module:
     """Take the layer's own kernels and settings; only the use on images is new."""
+    _require_no_gaps(conv)
     kind: Any = CrossDConvTranspose if conv.transposed else CrossDConv
     settings = layers.conv_settings(conv, lambda values: tuple(values[1:]))
     del settings["device"]

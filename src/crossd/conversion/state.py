@@ -568,7 +568,8 @@ class State:
         if rank is None:
             return method(module, *args, **kwargs)
         self._require_taken(rank)
-        ends = replicated_axes() or ((0,) if self.folding.depth_padding == "replicate" else ())
+        own = (0,) if self.folding.depth_padding == "replicate" else ()
+        ends = tuple({*own, *replicated_axes()})
         run = Run(self.folding, rank, self._view(module, rank), ends)
         run.root = module
         if rank == self.folding.rank or torch.compiler.is_compiling():
