@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -209,7 +210,8 @@ def test_interrupted_while_modules_are_imported(
     def interrupted(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("crossd.cli.importlib.import_module", interrupted)
+    own = types.SimpleNamespace(import_module=interrupted)  # others may keep importlib's own
+    monkeypatch.setattr(cli, "importlib", own)
     assert main(["pretrain"]) == 130
     assert capsys.readouterr().err.count("\n") == 1
 
@@ -558,9 +560,11 @@ def test_plain_networks_and_data_of_the_other_rank(
     words = error(
         "recalibrate --weights 2d.safetensors --data volumes.npz --out o.safetensors", capsys
     )
-    assert words.startswith("a plain 2D network cannot take the volumes of volumes.npz: bring it")
+    assert words.startswith("volumes.npz: a plain 2D network cannot take volumes: bring it")
     words = error("finetune --weights 3d.safetensors --data slices.npz --out run", capsys)
-    assert words == "a plain 3D network cannot take the images of slices.npz"
+    assert words.startswith("slices.npz: a plain 3D network cannot take images: give the")
+    words = error("evaluate --weights 2d.safetensors --data volumes.npz --out e", capsys)
+    assert words.startswith("volumes.npz: a plain 2D network cannot take volumes: bring it")
 
 
 def test_checkpoints_of_others(capsys: pytest.CaptureFixture[str]) -> None:

@@ -192,7 +192,7 @@ def test_as_processes_without_warnings(tmp_path: Path, monkeypatch: pytest.Monke
         (["--weights", "net.safetensors", "--layer", "9"], "--layer 9: no such layer; there are 0"),
         (["--weights", "data.npz"], "data.npz is not a crossd weights file"),
         (["--weights", "net.safetensors", "--data", "pairs"], "net.safetensors is for classif"),
-        (["--weights", "3d.safetensors", "--data", "data.npz"], "cannot take the images"),
+        (["--weights", "3d.safetensors", "--data", "data.npz"], "cannot take images"),
     ],
 )
 def test_what_cannot_be_looked_at(

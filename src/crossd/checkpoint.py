@@ -20,6 +20,7 @@ from crossd.conversion.convert import convert, rank_of
 from crossd.conversion.plain import to_2d, to_3d
 from crossd.conversion.report import ConversionReport, Entry
 from crossd.conversion.state import source_class
+from crossd.data.source import RANKS
 from crossd.errors import InputError, require_kinds
 from crossd.files import atomic
 from crossd.nn.conv import CrossDConv
@@ -410,12 +411,37 @@ def convert_file(
     elif to in ("2d", "3d") and config.form in ("cross", "acs"):
         result = to_2d(net, view) if to == "2d" else to_3d(net, align)
     else:
-        turns = to != "cross" and config.form == _plain_form(config)
-        hint = "; bring it to Cross-D first with --to cross" if turns else ""
-        raise InputError(f"{path} holds a {config.form} network, which cannot become {to}{hint}")
+        raise InputError(
+            f"{path} holds a {config.form} network, which cannot become {to}: {to_cross(config)}"
+        )
     save(result, out, dataclasses.replace(config, form=to, answer="volume"))
     report: Any = result.conversion
     return report
+
+
+def require_rank(config: WeightsConfig, rank: int, where: str) -> None:
+    """Refuse what a plain network cannot take.
+
+    Args:
+        config: Of the network.
+        rank: 2 for images, 3 for volumes.
+        where: Names them in the message.
+
+    Raises:
+        InputError: "...: a plain ... network cannot take ...".
+    """
+    if config.form in ("2d", "3d") and config.form != f"{rank}d":
+        raise InputError(
+            f"{where}: a plain {config.form.upper()} network cannot take {RANKS[rank]}: "
+            f"{to_cross(config)}"
+        )
+
+
+def to_cross(config: WeightsConfig) -> str:
+    """Say how one comes from a plain network to one that takes images and volumes."""
+    if config.model != "custom" and config.form == _plain_form(config):
+        return "bring it to Cross-D first with crossd convert --to cross"
+    return "give the Cross-D weights that it was taken from"
 
 
 def _plain_form(config: WeightsConfig) -> str:

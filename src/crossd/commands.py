@@ -7,7 +7,7 @@ from typing import Any
 
 from crossd import checkpoint, device, foreign, scoring, train
 from crossd.budget import of_the_run
-from crossd.checkpoint import WeightsConfig, load, read_config, reshape, save
+from crossd.checkpoint import WeightsConfig, load, read_config, require_rank, reshape, save
 from crossd.configs import (
     ConvertConfig,
     ExportConfig,
@@ -255,13 +255,7 @@ def _for_rank(
     net: Any, weights: WeightsConfig, source: Source, align: bool
 ) -> tuple[Any, WeightsConfig]:
     """Bring a Cross-D network into the form for volumes; refuse what does not fit the rank."""
-    if source.rank == 3 and weights.form == "2d":
-        raise InputError(
-            f"a plain 2D network cannot take the volumes of {source.name}: "
-            "bring it to Cross-D first with crossd convert --to cross"
-        )
-    if source.rank == 2 and weights.form == "3d":
-        raise InputError(f"a plain 3D network cannot take the images of {source.name}")
+    require_rank(weights, source.rank, source.name)
     if align:
         if source.rank == 2:
             raise InputError(f"--align is for volumes, but {source.name} holds images")

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from crossd import device, masks, metrics, scoring, segmenting, showcase, train
-from crossd.checkpoint import WeightsConfig, load, read_config
+from crossd.checkpoint import WeightsConfig, load, read_config, require_rank
 from crossd.configs import EvaluateConfig
 from crossd.data import Source, open_source
 from crossd.data.formats import read_header
@@ -83,6 +83,8 @@ def evaluate(config: EvaluateConfig, progress: Progress) -> str:
             classes=dict(zip(weights.values, weights.classes, strict=False)),
         )
         source = fitting(config.data, weights, None, config.seed, config.weights, given, progress)
+        if source.rank == 2 or (config.answer or weights.answer) == "volume":
+            require_rank(weights, source.rank, config.data)
         if source.classes != weights.classes:
             raise InputError(
                 f"{config.data} has the classes {', '.join(source.classes)}, but {config.weights} "

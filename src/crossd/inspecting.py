@@ -26,7 +26,7 @@ from crossd import (
     report,
     scoring,
 )
-from crossd.checkpoint import WeightsConfig, load, read_config
+from crossd.checkpoint import WeightsConfig, load, read_config, require_rank
 from crossd.configs import InspectConfig
 from crossd.data import Samples, Source, as_images
 from crossd.data.faults import faults
@@ -152,8 +152,8 @@ def _source(config: InspectConfig, weights: WeightsConfig, progress: Progress) -
             f"{config.data} has the classes {', '.join(source.classes)}, but {config.weights} "
             f"{', '.join(weights.classes)}"
         )
-    if source.rank == 2 and weights.form == "3d":
-        raise InputError(f"a plain 3D network cannot take the images of {source.name}")
+    if source.rank == 2:
+        require_rank(weights, 2, source.name)
     return source
 
 

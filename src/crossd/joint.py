@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from crossd import device, train
-from crossd.checkpoint import WeightsConfig, load, read_config
+from crossd.checkpoint import WeightsConfig, load, read_config, to_cross
 from crossd.configs import JointConfig
 from crossd.conversion import heads, registry
 from crossd.conversion.convert import convert
@@ -32,8 +32,7 @@ def joint(config: JointConfig, progress: Progress) -> str:
     start = None if config.weights is None else read_config(config.weights)
     if start is not None and start.form != "cross":
         raise InputError(
-            f"{config.weights}: a plain {start.form} network takes one rank only: bring it to "
-            "Cross-D first with crossd convert --to cross"
+            f"{config.weights}: a plain {start.form} network takes one rank only: {to_cross(start)}"
         )
     volumes, images = _open(config, start, progress)
     same = volumes.classes == images.classes

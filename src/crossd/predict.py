@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from crossd import device, masks, memory, predicted, segmenting, signals
 from crossd.asked import inputs, is_solid, key, takes
-from crossd.checkpoint import WeightsConfig, load, read_config
+from crossd.checkpoint import WeightsConfig, load, read_config, require_rank
 from crossd.configs import PredictConfig
 from crossd.data import images
 from crossd.data.cases import Case
@@ -231,11 +231,7 @@ def _check_any(weights: WeightsConfig, found: Sequence[Case]) -> None:
 
 
 def _check_solid(weights: WeightsConfig, case: Case) -> None:
-    if weights.form == "2d":
-        raise InputError(
-            f"{case.images[0]}: is a volume, which a plain 2D network cannot take: bring the "
-            "weights to Cross-D first with crossd convert --to cross"
-        )
+    require_rank(weights, 3, str(case.images[0]))
     if weights.task == "segmentation":
         try:
             segmenting.plan_of(weights)
@@ -245,8 +241,7 @@ def _check_solid(weights: WeightsConfig, case: Case) -> None:
 
 def _check_flat(weights: WeightsConfig, case: Case) -> None:
     path = case.images[0]
-    if weights.form == "3d":
-        raise InputError(f"{path}: is an image, which a plain 3D network cannot take")
+    require_rank(weights, 2, str(path))
     if len(weights.size) != 2:
         slices = " (of a DICOM series give the folder)" if is_dicom(path) else ""
         raise InputError(f"{path}: is an image, but the weights are for volumes{slices}")

@@ -114,8 +114,10 @@ def _inherit(run: Run, answer: Tensor, given: list[Tensor], marked: list[Tensor]
     source = ([v for v in given if answer is v] or marked)[0]
     depth, margin = run.depth_of(source), run.margin_of(source)
     if depth is not None:
-        alike = answer.dim() == 4 and answer.shape[2:] == source.shape[2:]
-        run.mark(answer, depth, margin if alike and len(answer) == len(source) else None)
+        if margin is not None:  # nothing is asked of free sizes else
+            same = (answer.shape[:1], answer.shape[2:]) == (source.shape[:1], source.shape[2:])
+            margin = margin if same and answer.dim() == 4 else None
+        run.mark(answer, depth, margin)
 
 
 def _agree(run: Run, marked: list[Tensor]) -> bool:
