@@ -605,7 +605,9 @@ def _require_whole(module: nn.Module, path: str) -> None:
         raise InputError(f"cannot convert {name}: call the network once, so that it has its sizes")
     if hasattr(module, "_orig_mod"):
         raise InputError(f"cannot convert {name}: it is compiled; compile what convert gives")
-    if "forward" in vars(module):
+    forward: Any = vars(module).get("forward")
+    chosen = getattr(forward, "__self__", None) is module  # one of its methods, as FasterNet does
+    if forward is not None and (find_rule(module) is not None or not chosen):
         raise InputError(
             f"cannot convert {name}: its forward was replaced on this object; write a class for it"
         )
