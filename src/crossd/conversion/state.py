@@ -834,8 +834,6 @@ def fold_module(module: nn.Module, layer: bool, state: State) -> None:
     kind: Any = type(module)
     folded.__class__ = folding_class(kind, layer)
     folded.crossd_state = state
-    if "forward" in vars(folded):  # one of its methods: the one of the new class
-        folded.forward = getattr(folded, vars(folded)["forward"].__name__)
     for name in SETTINGS:
         if isinstance(getattr(type(folded), name, None), property):
             setattr(folded, name, folded.__dict__[name])
