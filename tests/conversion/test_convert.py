@@ -758,3 +758,94 @@ def test_copies_and_pickles_do_the_same(case: tuple[str, dict[str, Any]]) -> Non
         if mode == "projection":
             other.train()
             assert Spy(other, other[2]).run(40, images) == {0, 1, 2}
+
+
+# What a copy would lose
+
+
+class Holding(nn.Module):
+    """Keeps its layers in containers of Python's too, and reads an attribute of one."""
+
+    def __init__(self, conv: Any) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([conv(1, 4, 3, padding=1), conv(4, 4, 1), conv(4, 2, 1)])
+        self.listed, self.by_name = list(self.layers[:1]), {"second": self.layers[1]}
+        self.third = (self.layers[2],)
+        vars(self.layers[2])["scale"] = 2.0
+
+    def forward(self, x: Any) -> Any:
+        last: Any = self.third[0]
+        return last(self.by_name["second"](self.listed[0](x).relu())) * last.scale
+
+
+@pytest.mark.parametrize("conv", [nn.Conv2d, nn.Conv3d])
+@pytest.mark.parametrize("check", [False, True])
+def test_layers_are_turned_wherever_they_are_kept(conv: Any, check: bool) -> None:
+    net = settle(crossd.convert(Holding(conv), check=check))
+    images, volumes = torch.randn(2, 1, 8, 10), torch.randn(2, 1, 6, 8, 10)
+    for x in (images, volumes):
+        net.zero_grad()
+        net(x).sum().backward()
+        assert all(p.grad is not None and p.grad.any() for p in net.parameters())
+    for plain, x in ((to_2d(net), images), (to_3d(net), volumes)):
+        torch.testing.assert_close(plain(x), net(x))
+
+
+def replaced() -> nn.Module:
+    conv: Any = nn.Conv2d(1, 2, 3)
+    conv.forward = lambda x: x
+    return nn.Sequential(conv)
+
+
+def of_closures() -> nn.Module:
+    net: Any = nn.Sequential(nn.Conv2d(1, 2, 3))
+    net.first = lambda x: net[0](x)
+    made: nn.Module = net
+    return made
+
+
+class Gained(nn.Conv2d):
+    def __init__(self, tensor: str) -> None:
+        super().__init__(1, 2, 3)
+        if tensor == "buffer":
+            self.register_buffer("gain", torch.ones(1))
+        else:
+            self.gain = nn.Parameter(torch.ones(1))
+
+
+REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
+    "replaced": (replaced, "forward was replaced on this object"),
+    "closure": (of_closures, "the function 'first' that it keeps holds modules"),
+    "lazy": (lambda: nn.Sequential(nn.LazyConv2d(2, 3)), "call the network once"),
+    "compiled": (lambda: torch.compile(nn.Sequential(nn.Conv2d(1, 2, 3))), "it is compiled"),
+    "graph": (lambda: torch.fx.symbolic_trace(nn.Sequential(nn.Conv2d(1, 2, 3))), "a graph"),
+    "script": (lambda: torch.jit.trace(nn.ReLU(), torch.zeros(1)), "a graph"),
+    "parameter": (lambda: nn.Sequential(Gained("parameter")), "does not know all of it"),
+    "buffer": (lambda: nn.Sequential(Gained("buffer")), "would lose gain"),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
+@pytest.mark.parametrize("what", REFUSED)
+@pytest.mark.parametrize("check", [False, True])
+def test_what_a_class_does_not_tell_is_refused_and_left_as_it_was(what: str, check: bool) -> None:
+    make, message = REFUSED[what]
+    source = make()
+    with pytest.raises(InputError, match=message):
+        crossd.convert(source, check=check)
+    if what == "lazy":
+        assert source(torch.zeros(1, 5, 8, 8)).shape == (1, 2, 6, 6)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"depth_position": "x"}, "depth_position"),
+        ({"depth_position": -1}, "depth_position"),
+        ({"depth_stride": "auto", "size": "abc"}, "size"),
+        ({"depth_stride": "auto", "spacing": (1.0, "b", 1.0)}, "spacing"),
+    ],
+)
+def test_options_of_another_kind_are_named(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=rf"{message} \(=.*\) must be"):
+        crossd.convert(nn.Sequential(nn.Conv2d(1, 2, 3, 2)), **options)

@@ -12,6 +12,7 @@ from helpers import close_relative, conv_images, settle, some
 from torch import Tensor, nn
 
 import crossd
+from crossd import InputError
 from crossd.conversion.planes import HANDLERS
 from crossd.nn.conv import CrossDConv
 from crossd.nn.kernel_modes import KERNEL_MODES, VIEWS
@@ -229,3 +230,107 @@ def test_what_torch_calls_in_three_dimensions_is_watched() -> None:
         with Spy():
             call()
         assert any(func in HANDLERS for func in seen)
+
+
+# Answers and targets of any form
+
+
+class Form(nn.Module):
+    """Convolves volumes, and gives its answer another form; or a loss, where it has a target."""
+
+    def __init__(self, form: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.conv, self.form = nn.Conv3d(1, 4, 3, padding=1), form
+
+    def forward(self, x: Tensor, target: Tensor | None = None) -> Any:
+        y = self.form(self.conv(x))
+        return y if target is None else self.loss(y, target)
+
+    def loss(self, y: Tensor, target: Tensor) -> Tensor:
+        return (y - target).square().mean()
+
+
+FORMS: dict[str, Callable[[Tensor], Tensor]] = {
+    "maps": lambda y: y,
+    "labels": lambda y: y.argmax(1),
+    "one channel less": lambda y: y[:, 0],
+    "stacked": lambda y: torch.stack([y, 2 * y], 1),
+    "pooled": lambda y: y.mean((2, 3, 4)),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(("axis", "view"), list(enumerate(VIEWS)))
+def test_answers_of_images_lack_the_axis_of_the_view(form: str, axis: int, view: str) -> None:
+    net = settle(convert(Form(FORMS[form])))
+    x = image(channels=1)
+    with crossd.view(view), torch.no_grad():
+        expected = FORMS[form](net.conv(x).unsqueeze(2 + axis))
+        expected = expected.squeeze(-3 + axis) if expected.dim() > 3 else expected
+        torch.testing.assert_close(net(x), expected)
+
+
+@pytest.mark.parametrize(("axis", "view"), list(enumerate(VIEWS)))
+def test_targets_lack_it_too(axis: int, view: str) -> None:
+    net = settle(convert(Form(lambda y: y.sum(1))))
+    x, target = image(channels=1), torch.randn(2, 6, 8)
+    with crossd.view(view), torch.no_grad():
+        expected = (net.conv(x).sum(1) - target).square().mean()
+        torch.testing.assert_close(net(x, target), expected)
+    volume, masks = torch.randn(2, 1, 5, 6, 8), torch.randn(2, 5, 6, 8)
+    torch.testing.assert_close(net(volume, masks), net.loss(net(volume), masks))
+
+
+def test_channels_last_in_an_answer_are_refused() -> None:
+    with pytest.raises(InputError, match=r"it gives \(2, 1, 32, 48, 4\) on images"):
+        convert(Form(lambda y: y.movedim(1, -1)))
+
+
+def test_an_example_may_hold_more_than_volumes() -> None:
+    class Timed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.linear = nn.Conv3d(1, 4, 3, padding=1), nn.Linear(3, 4)
+
+        def forward(self, x: Tensor, given: dict[str, Tensor]) -> Tensor:
+            return self.conv(x) + self.linear(given["time"])[:, :, None, None, None]
+
+    given = {"time": torch.randn(2, 3)}
+    net = convert(Timed(), example=(torch.randn(2, 1, 8, 10, 12), given))
+    assert net(image(channels=1), given).shape == (2, 4, 6, 8)
+
+
+def test_options_that_have_no_effect_are_refused() -> None:
+    for option in ({"depth_stride": 1}, {"depth_kernel": 3}, {"attention": "volume"}):
+        with pytest.raises(InputError, match="is for 2D networks; this one is a 3D network"):
+            convert(Form(FORMS["maps"]), **option)
+
+
+def test_images_of_one_batch_have_one_view_where_code_mixes_them() -> None:
+    net = convert(Form(lambda y: y - y.mean((0, 2, 3, 4), keepdim=True))).eval()
+    x = image(channels=1)
+    with crossd.view(["axial", "sagittal"]), pytest.raises(InputError, match="put one view in a"):
+        net(x)
+    with crossd.view("sagittal"):
+        assert net(x).shape == (2, 4, 6, 8)
+
+
+@pytest.mark.parametrize("conv", [nn.Conv2d, nn.Conv3d])
+def test_ends_that_are_continued_are_so_in_every_view(conv: Any) -> None:
+    source = nn.Sequential(conv(1, 4, 3, padding=1), nn.Tanh(), conv(4, 2, 3, padding=1))
+    net = settle(convert(source, depth_padding="replicate"))
+    assert net.crossd_state.folding.views == (0, 1, 2)
+    volume = torch.randn(1, 1, 6, 8, 10)
+    solid = crossd.to_3d(net)
+    torch.testing.assert_close(solid(volume), net(volume))
+    for view in VIEWS:
+        with crossd.view(view):
+            torch.testing.assert_close(
+                crossd.to_2d(net, view)(volume[:, :, 0]), net(volume[:, :, 0])
+            )
+
+
+@pytest.mark.parametrize("conv", [nn.ConvTranspose2d, nn.ConvTranspose3d])
+def test_transposed_kernels_that_leave_gaps_are_refused(conv: Any) -> None:
+    with pytest.raises(InputError, match=r"leaves gaps at a stride of \(2"):
+        convert(nn.Sequential(conv(1, 2, 1, 2)))

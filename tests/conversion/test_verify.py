@@ -296,3 +296,130 @@ def test_rounding_is_no_fault() -> None:
         layers += [conv, nn.BatchNorm2d(8), nn.Hardtanh(-0.1, 0.1), nn.BatchNorm2d(8)]
     net = convert(nn.Sequential(*layers))
     assert net.crossd_state.folding.views == (0, 1, 2)
+
+
+# What the check has to see
+
+
+class Own(nn.Module):
+    """Convolves, and goes on with a function of the module and the map."""
+
+    def __init__(self, forward: Callable[[Any, Tensor], Any], rank: int = 2, **more: Any) -> None:
+        super().__init__()
+        conv: Any = nn.Conv2d if rank == 2 else nn.Conv3d
+        self.conv, self.head = conv(3, 8, 3, padding=1), nn.Linear(8, 5)
+        for name, value in more.items():
+            setattr(self, name, value)
+        self.rest = forward
+
+    def forward(self, x: Tensor) -> Any:
+        return self.rest(self, self.conv(x))
+
+
+def mixed(self: Any, y: Tensor) -> Tensor:
+    """Convolve twice as many samples, in an order that slices do not have."""
+    a, b = self.inner(torch.cat([y, y.flip(-1)], 0)).relu().chunk(2, 0)
+    return a + b.flip(-1)
+
+
+def test_labels_alone_are_compared_too() -> None:
+    with pytest.raises(InputError, match="the law is broken in the axial view"):
+        convert(Own(lambda self, y: mixed(self, y).argmax(1), inner=nn.Conv2d(8, 8, 3, 1, 1)))
+    net = convert(Own(lambda self, y: y.argmax(1)))
+    assert net(torch.randn(2, 3, 4, 6, 8)).shape == (2, 4, 6, 8)
+
+
+@pytest.mark.parametrize("gate", [-7.0, 0.0, 1e-4])
+def test_gates_that_are_nearly_closed_hide_nothing(gate: float) -> None:
+    def forward(self: Any, y: Tensor) -> Tensor:
+        return y + (self.gate.sigmoid() if gate < 0 else self.gate) * mixed(self, y)
+
+    with pytest.raises(InputError, match="the law is broken in the axial view"):
+        inner = nn.Conv2d(8, 8, 3, 1, 1)
+        convert(Own(forward, gate=nn.Parameter(torch.tensor(gate)), inner=inner))
+
+
+def attended(self: Any, y: Tensor) -> Any:
+    weights = self.score(y).flatten(2).softmax(2)
+    return self.head((y.flatten(2) * weights).sum(2))
+
+
+def placed(self: Any, y: Tensor) -> Any:
+    places = F.interpolate(self.places, y.shape[2:], mode="bilinear")
+    return self.head((y + places).relu().mean((2, 3)))
+
+
+def test_views_hold_the_law_whatever_weights_become() -> None:
+    score = nn.Conv2d(8, 1, 1)
+    nn.init.normal_(score.weight, std=0.002)
+    for source in (
+        Own(attended, score=score),  # a softmax that is nearly flat
+        Own(placed, places=nn.Parameter(torch.zeros(1, 8, 16, 16))),
+    ):
+        net = convert(source)
+        assert net.crossd_state.folding.views == (0,)
+        with crossd.view("coronal"), pytest.raises(InputError, match="no coronal view"):
+            net(torch.zeros(1, 3, 16, 16))
+        with pytest.raises(InputError, match="no sagittal view"):
+            crossd.to_2d(net, "sagittal")
+
+
+def test_answers_that_are_not_finite_when_weights_move_far_are_those_of_a_shorter_way() -> None:
+    net = convert(Own(lambda self, y: y * (1 / (self.scale.abs() - 1).clamp(max=0.0)).tanh(),
+                      scale=nn.Parameter(torch.full((8, 1, 1), 0.5))))  # fmt: skip
+    assert net.conversion.checks
+
+
+def test_code_that_asks_for_classes_is_refused() -> None:
+    def forward(self: Any, y: Tensor) -> Any:
+        for layer in self.layers:
+            y = layer(y)
+            if type(layer) is nn.MaxPool3d:
+                y = y + 1
+        return y
+
+    with pytest.raises(InputError, match=r"answers otherwise than the network it was made from"):
+        convert(Own(forward, 3, layers=nn.ModuleList([nn.MaxPool3d(2), nn.ReLU()])))
+
+
+def test_one_voxel_is_repeated_only_where_code_does_not_run_on_it() -> None:
+    for broken in (
+        lambda self, y: self.head(y.sum((2, 3, 4))),
+        lambda self, y: y.cumsum(2),
+        lambda self, y: y * (y.shape[2] / 8),
+        lambda self, y: y[:, :, 1:] - y[:, :, :-1],
+    ):
+        with pytest.raises(InputError, match="cannot convert"):
+            convert(Own(broken, 3))
+
+    def halves(self: Any, y: Tensor) -> Tensor:
+        if y.shape[2] % 2:
+            raise ValueError("an odd number of slices")
+        return F.avg_pool3d(y, (2, 1, 1))
+
+    net = convert(Own(halves, 3))
+    said = " ".join(net.conversion.checks)
+    assert "images are repeated to 16 slices" in said and "an odd number of slices" in said
+    assert "on volumes of 32 slices it differs by" in said
+    assert net(torch.zeros(1, 3, 8, 8)).shape == (1, 8, 8, 8)
+
+
+def test_functions_may_be_called_with_names() -> None:
+    weight = nn.Parameter(torch.randn(8, 1, 3, 3, 3))
+    net = convert(
+        Own(
+            lambda self, y: F.conv3d(y, self.kernel, padding=2, dilation=2, groups=8),
+            3,
+            kernel=weight,
+        )
+    )
+    assert net.crossd_state.folding.repeat == 1
+    assert net.crossd_state.folding.views == (0, 1, 2)
+
+
+def test_attention_may_be_causal() -> None:
+    def forward(self: Any, y: Tensor) -> Tensor:
+        tokens = y.flatten(2).transpose(1, 2)
+        return F.scaled_dot_product_attention(tokens, tokens, tokens, is_causal=True)
+
+    assert "training" not in " ".join(convert(Own(forward), depth_stride=1).conversion.checks[:2])

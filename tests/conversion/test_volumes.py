@@ -880,3 +880,225 @@ def test_a_window_that_overlaps_is_no_pool_of_the_volume(depth: int) -> None:
     expected = F.max_pool3d(F.conv3d(x, net.conv.weight, net.conv.bias), 3, 2)
     # A map of one pixel is averaged over what is left of depth.
     torch.testing.assert_close(net(x), expected.mean(2, keepdim=True))
+
+
+# What only looks like slices, and what is easily lost
+
+
+def of_slices(depth: int, *plane: int) -> Tensor:
+    """A volume whose voxels hold the number of their slice."""
+    return torch.arange(float(depth)).view(1, 1, depth, 1, 1).expand(1, 2, depth, *plane).clone()
+
+
+class Templates(nn.Module):
+    """Has twelve of everything."""
+
+    def __init__(self, buffers: bool) -> None:
+        super().__init__()
+        self.conv, self.inner = nn.Conv2d(2, 6, 3, padding=1), nn.Conv2d(6, 6, 3, padding=1)
+        tensors = {"kernels": torch.randn(12, 6, 3, 3), "templates": torch.randn(12, 2, 5, 6)}
+        for name, tensor in {**tensors, "table": torch.randn(12, 1, 7, 7)}.items():
+            if buffers:
+                self.register_buffer(name, tensor)
+            else:
+                setattr(self, name, nn.Parameter(tensor))
+
+    def forward(self, x: Tensor) -> Tensor:
+        own: Any = self
+        y = self.inner(self.conv(x).relu())
+        centred = own.kernels - own.kernels.mean((2, 3), keepdim=True)
+        known = self.inner(self.conv(own.templates).relu()).mean((2, 3))
+        scores = F.conv2d(y, centred, padding=1) * F.interpolate(own.table, y.shape[2:])[:, 0]
+        return torch.cat([scores, torch.einsum("nchw,kc->nkhw", y, known)], 1)
+
+
+@pytest.mark.parametrize("buffers", [False, True])
+def test_parameters_with_as_many_rows_as_slices_are_no_slices(buffers: bool) -> None:
+    net: Any = crossd.convert(Templates(buffers)).eval()
+    images = torch.randn(3, 2, 8, 10)
+    for number, depth in ((1, 12), (2, 6), (3, 4), (1, 11)):
+        keeps_the_law(net, images[:number], length=depth)
+    volumes = draw((4, 8, 10), number=3)
+    torch.testing.assert_close(net(volumes)[:1], net(volumes[:1]), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("depth", [1, 4, 5])
+def test_every_second_slice_is_taken_with_every_second_row(depth: int) -> None:
+    def focus(x: Tensor) -> Tensor:
+        parts = [x[..., i::2, j::2] for j in (0, 1) for i in (0, 1)]
+        return torch.cat([*parts, x[:, :, ::2, ::2]], 1)
+
+    answer = folded(focus)(of_slices(depth, 6, 8))[0, ::2, :, 0, 0].long().tolist()
+    first = list(range(0, depth, 2))
+    second = [min(n + 1, depth - 1) for n in first]
+    assert answer == [first, second, first, second, first]
+
+
+ENLARGED: dict[str, Callable[[Tensor], Tensor]] = {
+    "repeat_interleave": lambda y: y.repeat_interleave(2, 2).repeat_interleave(2, 3),
+    "index": lambda y: y[:, :, torch.arange(8) // 2][..., torch.arange(12) // 2],
+    "matrices": lambda y: torch.kron(y, y.new_ones(1, 1, 2, 2)),
+    "view": lambda y: y[:, :, :, None, :, None].expand(-1, -1, -1, 2, -1, 2).reshape(-1, 2, 8, 12),
+}
+
+
+@pytest.mark.parametrize("how", ENLARGED)
+def test_maps_that_code_enlarges_by_hand_come_back_to_their_depth(how: str) -> None:
+    net = folded(lambda x: ENLARGED[how](F.avg_pool2d(x, 2)))
+    volume = of_slices(6, 8, 12)
+    expected = F.interpolate(F.avg_pool3d(volume, 2), scale_factor=2)
+    torch.testing.assert_close(net(volume), expected)
+
+
+def pad(x: Tensor) -> Tensor:
+    return F.pad(x, (1, 1, 1, 1))
+
+
+PADDED: dict[str, Callable[[Tensor], Tensor]] = {
+    "chunk": lambda x: pad(x).chunk(2, 1)[0],
+    "channels": lambda x: pad(x)[:, :1],
+    "cat": lambda x: torch.cat([pad(x[:, :1]), pad(x[:, 1:])], 1),
+    "cat of others": lambda x: torch.cat([pad(x), F.pad(x, (1, 1, 1, 1), "replicate")], 1),
+    "sum over channels": lambda x: pad(x).sum(1, keepdim=True),
+}
+
+
+@pytest.mark.parametrize("how", PADDED)
+def test_padding_goes_along_with_what_is_made_of_padded_maps(how: str) -> None:
+    x = draw((5, 6, 7))
+
+    def solid(x: Tensor) -> Tensor:
+        ends = F.pad(x, (1,) * 6, "replicate"), F.pad(x, (1,) * 6)
+        made = ends[1]
+        parts = {"chunk": made[:, :1], "channels": made[:, :1], "cat": made}
+        parts |= {"cat of others": torch.cat(ends[::-1], 1), "sum over channels": made.sum(1, True)}
+        return F.avg_pool3d(parts[how], 3, 1)
+
+    torch.testing.assert_close(folded(lambda y: F.avg_pool2d(PADDED[how](y), 3, 1))(x), solid(x))
+
+
+@pytest.mark.parametrize("deep", [1, 3, 5, None])
+@pytest.mark.parametrize("layer", [nn.ZeroPad2d, nn.ReflectionPad2d])
+def test_padding_layers_pad_depth_as_its_kernel_needs(layer: Any, deep: int | None) -> None:
+    layers = [layer(1), nn.Conv2d(2, 3, 3), layer(2), nn.Conv2d(3, 3, 5, 1)]
+    net: Any = crossd.convert(nn.Sequential(*layers), depth_kernel=deep)
+    assert net(draw((6, 8, 10))).shape == (2, 3, 6, 8, 10)
+    stem: Any = crossd.convert(nn.Sequential(layer(3), nn.Conv2d(2, 3, 7, 2)), depth_kernel=deep)
+    assert stem(draw((8, 16, 18))).shape == (2, 3, 4, 8, 9)
+
+
+class Padding(nn.Module):
+    """Pads by a function, before a layer that strides."""
+
+    def __init__(self, margins: tuple[int, ...]) -> None:
+        super().__init__()
+        self.conv, self.margins = nn.Conv2d(2, 4, 3, stride=2), margins
+
+    def forward(self, x: Tensor) -> Any:
+        return self.conv(F.pad(x, self.margins))
+
+
+@pytest.mark.parametrize("margins", [(1, 1, 1, 1), (2, 0, 0, 1)])
+def test_layers_pad_what_code_padded_before_them(margins: tuple[int, ...]) -> None:
+    net: Any = crossd.convert(Padding(margins), depth_padding="zeros")
+    nn.init.normal_(net.conv.weight)
+    x = draw((5, 6, 7))
+    padded = F.pad(x, (*margins, *margins[2:]))
+    expected = F.conv3d(padded, net.conv.weight, net.conv.bias, net.conv.stride)
+    torch.testing.assert_close(net(x), expected)
+
+
+def test_masks_beside_volumes_are_masks_of_their_slices() -> None:
+    class Masked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(2, 3, 1)
+
+        def forward(self, x: Tensor, mask: Tensor, weights: Tensor) -> Tensor:
+            return self.conv(x) * mask.unsqueeze(1) * weights[:, None, None, None]
+
+    example = (torch.randn(2, 2, 8, 10), torch.rand(2, 8, 10), torch.rand(2))
+    net: Any = crossd.convert(Masked(), example=example)
+    for number, depth in ((1, 2), (2, 5), (3, 3)):
+        x, mask, weights = (
+            draw((depth, 8, 10), number=number),
+            torch.rand(number, depth, 8, 10),
+            None,
+        )
+        weights = torch.rand(number)
+        expected = net.conv(x) * mask.unsqueeze(1) * weights.view(-1, 1, 1, 1, 1)
+        torch.testing.assert_close(net(x, mask, weights), expected)
+
+
+def test_volumes_that_do_not_go_together_are_refused() -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(2, 3, 1)
+
+        def forward(self, a: Tensor, b: Tensor) -> Tensor:
+            return self.conv(a) + self.conv(b)
+
+    net: Any = crossd.convert(Two(), example=(torch.zeros(2, 2, 8, 8), torch.zeros(2, 2, 8, 8)))
+    for other in (draw((5, 8, 8)), draw((6, 8, 8), number=1)):
+        with pytest.raises(InputError, match="all of one call must be as many and as deep"):
+            net(draw((6, 8, 8)), other)
+    with pytest.raises(InputError, match="there are no volumes"):
+        net(draw((6, 8, 8), number=0), draw((6, 8, 8), number=0))
+    with pytest.raises(InputError, match="needs at least 4"):
+        folded(lambda x: F.avg_pool2d(F.pad(x, (3,) * 4, "reflect"), 3))(draw((3, 8, 8)))
+
+
+# Chance and statistics of whole volumes
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_what_is_said_of_a_volume_is_dropped_once(in_place: bool) -> None:
+    def forward(x: Tensor) -> Tensor:
+        vectors = F.dropout(x.mean((2, 3)) * 0 + 1, 0.5, True, in_place)
+        maps = F.dropout(F.adaptive_avg_pool2d(x, 1) * 0 + 1, 0.5, True, in_place)
+        return torch.cat([vectors, maps.flatten(1)], 1)
+
+    net = folded(forward, 8).train()
+    answers = net(draw((5, 6, 7), channels=8, number=50))
+    assert {*answers.flatten().tolist()} == {0.0, 2.0}, "an average over slices has other values"
+    assert 0.3 < (answers == 0).float().mean() < 0.7
+    assert not torch.equal(answers[0], answers[1])
+
+
+def test_one_volume_has_no_statistics() -> None:
+    layers = [nn.Conv2d(2, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)]
+    net: Any = crossd.convert(nn.Sequential(*layers)).train()
+    with pytest.raises(ValueError, match="Expected more than 1 value per channel"):
+        net(draw((5, 6, 7), number=1))
+    assert net(draw((5, 6, 7))).isfinite().all()
+    small: Any = crossd.convert(nn.Sequential(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4))).train()
+    small(draw((5, 3, 3), number=1))  # slices of one pixel differ
+
+
+def test_what_is_drawn_for_rows_is_not_drawn_for_volumes() -> None:
+    drawn: list[Tensor] = []
+
+    def forward(x: Tensor) -> Tensor:
+        drawn.append(torch.rand(x.shape[2], 1))
+        return x * drawn[-1]
+
+    folded(forward)(draw((8, 8, 6), number=1))
+    assert len(drawn[0].unique()) == 8
+
+
+@pytest.mark.parametrize("shape", [(1, 2, 5, 6, 7), (2, 2, 5, 6, 7)])
+def test_batch_norm_is_that_of_volumes_in_any_order_of_memory(shape: tuple[int, ...]) -> None:
+    x = torch.randn(shape)
+    solid = nn.BatchNorm3d(2)
+    for memory in (torch.contiguous_format, torch.channels_last_3d):
+        layers = [nn.Conv2d(2, 2, 1, bias=False), nn.BatchNorm2d(2), nn.SiLU(inplace=True)]
+        nn.init.dirac_(layers[0].weight)  # type: ignore[arg-type]
+        net: Any = crossd.convert(nn.Sequential(*layers), check=False).train()
+        given = x.clone(memory_format=memory).requires_grad_()
+        twin = x.clone().requires_grad_()
+        answer, expected = net(given), F.silu(solid(twin))
+        torch.testing.assert_close(answer, expected)
+        for made in (answer, expected):
+            (made * x).sum().backward()
+        torch.testing.assert_close(given.grad, twin.grad)

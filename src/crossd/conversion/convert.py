@@ -606,8 +606,7 @@ def _require_whole(module: nn.Module, path: str) -> None:
     if hasattr(module, "_orig_mod"):
         raise InputError(f"cannot convert {name}: it is compiled; compile what convert gives")
     forward: Any = vars(module).get("forward")
-    chosen = path and getattr(forward, "__self__", None) is module  # a method of its own, as
-    # FasterNet's blocks choose one; what it calls is watched like all code.
+    chosen = path and getattr(forward, "__self__", None) is module  # of its own, as in FasterNet
     if forward is not None and (find_rule(module) is not None or not chosen):
         raise InputError(
             f"cannot convert {name}: its forward was replaced on this object; write a class for it"

@@ -206,9 +206,7 @@ def perturbed(net: nn.Module, reach: float = 1.0) -> nn.Module:
             if not parameter.is_floating_point() or name.endswith("depth_position"):
                 continue
             if parameter.numel() == 1:  # a gate, a temperature, an exponent
-                parameter.add_(
-                    reach * torch.where(parameter > 0, parameter / 2, 0.2 - parameter / 2)
-                )
+                parameter.add_(reach * (0.2 + parameter.abs() / 2))
             elif parameter.dim() <= 1 or parameter.shape[0] == 1:
                 parameter.mul_(1 - 0.5 * reach).add_(0.5 * reach * noise(parameter))
             else:
