@@ -529,3 +529,50 @@ def test_what_a_network_was_made_by_is_kept_with_it(tmp_path: Path) -> None:
         torch.testing.assert_close(
             crossd.load(tmp_path / "again.safetensors", model=plain())(given), one(given)
         )
+
+
+# Damage
+
+
+def damaged(file: Path, change: Callable[[dict[str, Any]], Any]) -> Path:
+    """Rewrite what a weights file says of itself."""
+    with safe_open(file, "pt") as opened:
+        state = {name: opened.get_tensor(name) for name in opened.keys()}
+        values = json.loads(opened.metadata()["crossd"])
+    change(values)
+    path = file.with_name("damaged.safetensors")
+    save_file(state, path, {"crossd": json.dumps(values)})
+    return path
+
+
+DECIDED: list[tuple[str, Any]] = [
+    *(("views", v) for v in ([], [5], "abc", 3)),
+    *(("stages", v) for v in ([[1]], [2], [["a", 1]])),
+    *(("repeat", v) for v in (0, -3, "x", True)),
+    *(("attention", "foo"), ("depth_padding", "foo"), ("position", "nope"), ("position", 3)),
+    *(("positions", -4), ("positions", 10**9), ("layers", [1]), ("mixes", "no"), ("features", 0)),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), DECIDED)
+def test_what_was_decided_is_read_only_where_it_can_be(file: Path, name: str, value: Any) -> None:
+    def change(values: dict[str, Any]) -> None:
+        assert name in values["decided"]
+        values["decided"][name] = value
+
+    refused(r"(what was decided: .*damaged|has no layer 'nope')", load, damaged(file, change))
+
+
+@pytest.mark.parametrize("value", [None, "junk", -1, [], {"a": 1}])
+@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(WeightsConfig)])
+def test_what_a_file_says_of_itself_is_held_against_what_it_may_say(
+    file: Path, name: str, value: Any
+) -> None:
+    path = damaged(file, lambda values: values.update({name: value}))
+    expected = load(file)(torch.ones(IMAGES))
+    try:
+        net = load(path)
+    except InputError as error:
+        assert "\n" not in str(error)
+    else:  # what changes nothing of the network
+        torch.testing.assert_close(net(torch.ones(IMAGES)), expected)

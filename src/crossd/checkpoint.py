@@ -224,9 +224,17 @@ def read_config(path: str | Path) -> WeightsConfig:
             "file written by crossd; `crossd convert --model NAME` turns those of others into one"
         ) from error
     require_kinds(config, str(path))
-    for name in ("decided", "plan"):
-        if not isinstance(getattr(config, name), dict | None):
-            raise InputError(f"{path}: {name} is damaged, expected a dict or null")
+    channels, classes = config.in_channels, config.classes
+    for name, right in (
+        ("model", isinstance(config.model, str)),
+        ("task", isinstance(config.task, str)),
+        ("in_channels", isinstance(channels, int) and channels > 0),
+        ("classes", bool(classes) and all(isinstance(one, str) for one in classes)),
+        ("decided", isinstance(config.decided, dict | None)),
+        ("plan", isinstance(config.plan, dict | None)),
+    ):
+        if not right:
+            raise InputError(f"{path}: {name} (={getattr(config, name)!r}) is damaged")
     if config.form not in FORMS:
         raise InputError(f"{path}: form (={config.form!r}) must be one of {', '.join(FORMS)}")
     return config

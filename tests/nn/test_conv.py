@@ -754,3 +754,42 @@ def test_views_by_name_and_by_number_are_the_same() -> None:
         y = conv(x)
     with view(VIEWS):
         close(conv(x), y)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script. is deprecated")
+@pytest.mark.parametrize("mode", ["projection", "slice"])
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_functions_of_torch_take_derivatives_of_it(mode: str, axis: int) -> None:
+    conv, x = make(CrossDConv, 1, 2, 3, padding=1, kernel_mode=mode), normal(3, 1, 5, 6)
+    own = {name: p.detach() for name, p in conv.named_parameters()}
+
+    def answer(parameters: Any, image: Tensor) -> Any:
+        with view(axis):
+            return torch.func.functional_call(conv, parameters, (image,)).square()
+
+    tangent = {name: torch.randn_like(p) for name, p in own.items()}
+    jvp: Any = torch.func.jvp
+    y, slope = jvp(lambda p: answer(p, x), (own,), (tangent,))
+    ahead, behind = (
+        answer({name: p + step * tangent[name] for name, p in own.items()}, x) for step in (1, -1)
+    )
+    close(slope, (ahead - behind) / 2)  # exact, as the square of the kernel is of second order
+    each = torch.func.vmap(
+        torch.func.grad(lambda p, one: answer(p, one[None]).sum()), in_dims=(None, 0)
+    )(own, x)
+    whole = torch.func.grad(lambda p: answer(p, x).sum())(own)
+    for name, gradient in whole.items():
+        close(each[name].sum(0), gradient)
+    networks = {name: torch.stack([p, 2 * p]) for name, p in own.items()}
+    both = torch.func.vmap(answer, in_dims=(0, None))(networks, x)
+    for i in (0, 1):
+        close(both[i], answer({name: p[i] for name, p in networks.items()}, x))
+
+
+@pytest.mark.parametrize("depth_margin", [(1, 1), (0, 2)])
+def test_zeros_may_be_added_to_depth_alone(depth_margin: tuple[int, int]) -> None:
+    conv, x = make(CrossDConv, 2, 3, 3, padding=1), normal(2, 2, 4, 5, 6)
+    close(conv(x, depth_margin), conv(F.pad(x, (0, 0, 0, 0, *depth_margin))))
+    with crossd.nn.kernel_modes.replicated_ends((0,)):
+        more = [x[:, :, :1]] * depth_margin[0], [x[:, :, -1:]] * depth_margin[1]
+        close(conv(x, depth_margin), conv(torch.cat([*more[0], x, *more[1]], 2)))
