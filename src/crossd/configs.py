@@ -88,7 +88,10 @@ class TransferConfig(CacheOptions):
             axial,coronal,sagittal.
         slice_step: Take every n-th slice. Default: three a view, for masks every second.
         limit: Labelled volumes to train on. Default: 4 with masks, otherwise ten a class.
-        model: A name of a 2D network. Default: a small ResNet or SegResNet.
+        model: A name of a network: of timm, or with its library (monai:SegResNet,
+            torchvision:r3d_18), with arguments in brackets if wanted; or for masks
+            segresnet-small, segresnet, basicunet, unet, dynunet. Default: a small ResNet or
+            SegResNet.
         arms: What to compare, separated by commas: scratch, slices, center, inflate, acs,
             triplanar, fourier, fourier-aligned, projection, projection-slices, projection-both.
         protocols: zero (no labelled volume), probe (convolutions frozen), finetune.
@@ -141,8 +144,10 @@ class PretrainConfig(TrainingOptions):
 
     Attributes:
         data: Source of images; of volumes, slices are taken.
-        model: A name of a 2D network: of timm, or for masks segresnet-small, segresnet, basicunet,
-            unet or dynunet. Default: a small ResNet or SegResNet.
+        model: A name of a network: of timm, or with its library (monai:SegResNet,
+            torchvision:r3d_18), with arguments in brackets if wanted; or for masks
+            segresnet-small, segresnet, basicunet, unet, dynunet. Default: a small ResNet or
+            SegResNet.
         kernel_mode: projection, slice, fourier (the paper's), fourier-projection, or none for the
             plain 2D network.
         lift: Where new 2D kernels start in the 3D ones: center (default), inflate, triplanar, or
@@ -227,7 +232,8 @@ class JointConfig(TrainingOptions):
         images: Source of images; of volumes, slices are taken.
         volumes: Source of volumes with the same task.
         weights: A Cross-D weights file to start from. Default: a new network.
-        model: A name of a 2D network, for a new one. Default: a small ResNet or SegResNet.
+        model: A name of a network, for a new one, as `crossd pretrain` takes it. Default: a small
+            ResNet or SegResNet.
         kernel_mode: projection, slice, fourier or fourier-projection, for a new network.
         slices: The views in which slices are taken of volumes, separated by commas. Default:
             axial,coronal,sagittal.
