@@ -20,7 +20,6 @@ from crossd.conversion.convert import convert, rank_of
 from crossd.conversion.plain import to_2d, to_3d
 from crossd.conversion.report import ConversionReport, Entry
 from crossd.conversion.state import source_class
-from crossd.data.source import RANKS
 from crossd.errors import InputError, require_kinds
 from crossd.files import atomic
 from crossd.nn.conv import CrossDConv
@@ -439,10 +438,8 @@ def require_rank(config: WeightsConfig, rank: int, where: str) -> None:
         InputError: "...: a plain ... network cannot take ...".
     """
     if config.form in ("2d", "3d") and config.form != f"{rank}d":
-        raise InputError(
-            f"{where}: a plain {config.form.upper()} network cannot take {RANKS[rank]}: "
-            f"{to_cross(config)}"
-        )
+        kind, what = config.form.upper(), "images" if rank == 2 else "volumes"
+        raise InputError(f"{where}: a plain {kind} network cannot take {what}: {to_cross(config)}")
 
 
 def to_cross(config: WeightsConfig) -> str:
