@@ -5,6 +5,7 @@ import dataclasses
 import types
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,17 @@ from crossd.conversion.containers import leaves, mapped
 class Record:
     logits: Tensor
     name: str = "record"
+
+
+@dataclasses.dataclass(slots=True)
+class Slotted:
+    logits: Tensor
+    missing: int = dataclasses.field(init=False)
+
+
+class Thing:
+    def __init__(self, logits: Tensor) -> None:
+        self.logits, self.itself = logits, [self]
 
 
 class Pair(NamedTuple):
@@ -42,6 +54,9 @@ KINDS: dict[str, tuple[Any, Any]] = {
     "subclass of dict": (lambda x: Bag(logits=[x]), lambda a: a["logits"][0]),
     "subclass of list": (lambda x: Row([x]), lambda a: a[0]),
     "frozen dataclass": (Record, lambda a: a.logits),
+    "dataclass with slots": (Slotted, lambda a: a.logits),
+    "object that holds itself": (Thing, lambda a: a.itself[0].itself[0].logits),
+    "user's dict": (lambda x: collections.UserDict(logits=x), lambda a: a["logits"]),
     "namespace": (lambda x: types.SimpleNamespace(a=Record(x)), lambda a: a.a.logits),
 }
 
@@ -58,8 +73,20 @@ def test_everything_in_them_is_found_and_changed(kind: str) -> None:
 
 
 def test_what_holds_no_tensor_is_one_thing() -> None:
-    for value in (None, 3, "text", types.SimpleNamespace(a=1), nn.Conv2d(1, 1, 1), torch.float32):
-        assert leaves([value]) == [value]
+    odd = types.SimpleNamespace(a=1)
+    odd.itself = odd
+    for value in (
+        None,
+        3,
+        "text",
+        odd,
+        np.ones(3),
+        {4},
+        types.SimpleNamespace(a=1),
+        nn.Conv2d(1, 1, 1),
+        torch.float32,
+    ):
+        assert leaves([value])[0] is value
         assert mapped(lambda leaf: leaf, value) is value
 
 

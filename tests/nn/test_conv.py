@@ -769,7 +769,7 @@ def test_functions_of_torch_take_derivatives_of_it(mode: str, axis: int) -> None
 
     tangent = {name: torch.randn_like(p) for name, p in own.items()}
     jvp: Any = torch.func.jvp
-    y, slope = jvp(lambda p: answer(p, x), (own,), (tangent,))
+    _, slope = jvp(lambda p: answer(p, x), (own,), (tangent,))
     ahead, behind = (
         answer({name: p + step * tangent[name] for name, p in own.items()}, x) for step in (1, -1)
     )

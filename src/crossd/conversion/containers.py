@@ -5,12 +5,14 @@ lists that were subclassed, dataclasses, and other objects that keep tensors as 
 """
 
 import copy
+import dataclasses
 import functools
+import types
 from collections.abc import Callable, MutableMapping
 from typing import Any
 
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 __all__ = ["leaves", "mapped"]
 
@@ -29,7 +31,7 @@ def mapped(function: Callable[[Any], Any], value: Any) -> Any:
         >>> mapped(lambda number: number + 1, {"one": (1, [2])})
         {'one': (2, [3])}
     """
-    return tree_map(functools.partial(_opened, function), value)
+    return _mapped(function, {}, value)
 
 
 def leaves(value: Any) -> list[Any]:
@@ -49,20 +51,63 @@ def leaves(value: Any) -> list[Any]:
     return found
 
 
-def _opened(function: Callable[[Any], Any], leaf: Any) -> Any:
-    """Apply a function to what pytree takes for one thing, or to the parts of it."""
+def _mapped(function: Callable[[Any], Any], made: dict[int, Any], value: Any) -> Any:
+    return tree_map(functools.partial(_opened, function, made), value)
+
+
+def _opened(function: Callable[[Any], Any], made: dict[int, Any], leaf: Any) -> Any:
+    """Apply a function to what pytree takes for one thing, or to the parts of it.
+
+    Args:
+        function: See `mapped`.
+        made: Containers that were made, by the identities of those they stand for, which may hold
+            each other.
+        leaf: The thing.
+    """
     if isinstance(leaf, PLAIN):
         return function(leaf)
-    if isinstance(leaf, (list, tuple)):
-        return type(leaf)(mapped(function, list(leaf)))
-    keyed = isinstance(leaf, MutableMapping)
-    parts = dict(leaf) if keyed else dict(getattr(leaf, "__dict__", {}))
-    if not any(isinstance(part, Tensor) for part in leaves(parts)):
+    if id(leaf) in made:
+        return made[id(leaf)]
+    parts = _parts(leaf)
+    if not parts or not _holds_a_tensor(parts, {id(leaf)}):
         return function(leaf)
-    made = copy.copy(leaf)
+    if isinstance(leaf, (list, tuple)):
+        made[id(leaf)] = type(leaf)(_mapped(function, made, parts))
+        return made[id(leaf)]
+    made[id(leaf)] = new = copy.copy(leaf)
     for name, part in parts.items():
-        if keyed:
-            made[name] = mapped(function, part)
+        if isinstance(leaf, MutableMapping):
+            new[name] = _mapped(function, made, part)
         else:
-            object.__setattr__(made, name, mapped(function, part))  # also of a frozen dataclass
-    return made
+            object.__setattr__(new, name, _mapped(function, made, part))  # a frozen one too
+    return new
+
+
+def _parts(leaf: Any) -> Any:
+    """Give what a container of users' own holds, as a list or by names; nothing for other things.
+
+    Objects that are neither dataclasses nor namespaces are containers if a tensor is among their
+    attributes: nobody looks further into them.
+    """
+    if isinstance(leaf, (list, tuple)):
+        return list(leaf)
+    if isinstance(leaf, MutableMapping):
+        return dict(leaf)
+    own = dict(getattr(leaf, "__dict__", {}))
+    if dataclasses.is_dataclass(leaf):
+        names = [field.name for field in dataclasses.fields(leaf)]
+        return own | {name: getattr(leaf, name) for name in names if hasattr(leaf, name)}
+    known = isinstance(leaf, types.SimpleNamespace)
+    return own if known or any(isinstance(part, Tensor) for part in own.values()) else {}
+
+
+def _holds_a_tensor(value: Any, seen: set[int]) -> bool:
+    for leaf in tree_leaves(value):
+        if isinstance(leaf, Tensor):
+            return True
+        if isinstance(leaf, PLAIN) or id(leaf) in seen:
+            continue
+        seen.add(id(leaf))
+        if _holds_a_tensor(_parts(leaf), seen):
+            return True
+    return False
