@@ -12,11 +12,12 @@ from collections.abc import Callable, MutableMapping
 from typing import Any
 
 from torch import Tensor, nn
+from torch.distributions import Distribution
 from torch.utils._pytree import tree_leaves, tree_map
 
 __all__ = ["leaves", "mapped"]
 
-PLAIN = (Tensor, nn.Module, str, bytes, int, float, complex, type(None), type)
+PLAIN = (Tensor, nn.Module, Distribution, str, bytes, int, float, complex, type(None), type)
 """What is no container, though some of it has attributes."""
 
 

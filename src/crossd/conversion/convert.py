@@ -8,6 +8,7 @@ written down.
 
 import copy
 import dataclasses
+import inspect
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -612,8 +613,8 @@ def _require_whole(module: nn.Module, path: str) -> None:
             f"cannot convert {name}: its forward was replaced on this object; write a class for it"
         )
     for attribute, value in vars(module).items():
-        cells = getattr(value, "__closure__", None) or ()
-        if any(isinstance(cell.cell_contents, nn.Module) for cell in cells):
+        held = inspect.getclosurevars(value).nonlocals if inspect.isfunction(value) else {}
+        if any(isinstance(one, nn.Module) for one in held.values()):
             raise InputError(
                 f"cannot convert {name}: the function {attribute!r} that it keeps holds modules, "
                 "which a copy of the network would share with this one; write a method"
@@ -703,12 +704,8 @@ def _sentences(
         f"on volumes that repeat an image along depth it differs from its answer on the image by "
         f"{found.difference:.1e} at most, with every weight moved at random ({what}: {names})"
     )
-    lost = [name for axis, name in enumerate(VIEWS) if axis not in found.views]
-    if lost and layers.has_views(net):
-        lines.append(
-            f"training on images never draws {' or '.join(lost)} views, in which the consistency "
-            "law does not hold"
-        )
+    if layers.has_views(net):
+        lines += [f"it has no {VIEWS[axis]} view: {why}" for axis, why in found.lost.items()]
     ups = [m for m in net.modules() if isinstance(m, CrossDConvTranspose) and max(m.stride) > 1]
     if ups:
         lines.append(f"{len(ups)} strided transposed convolutions do so on average over depth only")
@@ -765,7 +762,13 @@ def copied(model: nn.Module) -> nn.Module:
     """Copy a network, also one that keeps activations of its last forward pass (DynUNet does)."""
     values = leaves([list(vars(module).values()) for module in model.modules()])
     activations = [v for v in values if isinstance(v, Tensor) and not v.is_leaf]
-    return copy.deepcopy(model, {id(tensor): tensor.detach() for tensor in activations})
+    try:
+        return copy.deepcopy(model, {id(tensor): tensor.detach() for tensor in activations})
+    except (TypeError, ValueError, RecursionError) as error:  # a lock, an open file
+        kind = type(model)
+        raise InputError(
+            f"cannot copy {kind.__module__}.{kind.__qualname__}: {verify.one_line(error)}"
+        ) from error
 
 
 def _foldings(net: nn.Module) -> list[Folding]:

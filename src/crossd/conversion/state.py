@@ -96,8 +96,8 @@ class Folding:
         lost = sorted(axes - {*self.views})
         if lost and self.has_views:
             raise InputError(
-                f"this network has no {VIEWS[lost[0]]} view: in it the consistency law does not "
-                "hold, and what it says of images is not what it says of volumes"
+                f"this network has no {VIEWS[lost[0]]} view: the consistency law was not found to "
+                "hold in it (net.conversion says why), so that images tell nothing of volumes there"
             )
 
 
@@ -219,20 +219,22 @@ class Run:
         """Return the depth of a tensor of slices, ``(N D m, ...)``; None for any other tensor.
 
         Functions of the user's own lose marks: then a leading size is taken for slices only if it
-        is N times a depth that was met, and the tensor is not made of parameters alone.
+        is N times a depth that was met, and the tensor is not made without any input.
         """
+        return None if self.depth_of(x) is None and self.is_own(x) else self.rows(x)
+
+    def rows(self, x: Tensor) -> int | None:
+        """Return the depth of a tensor with a row for each slice, whatever it was made of."""
         depth = self.depth_of(x)
-        if depth is None and self.is_own(x):
-            return None
         if depth is None:
-            met = {d for _, _, d in self.planes if self.number * d == x.shape[0]}
-            depth = met.pop() if len(met) == 1 and x.shape[0] > 1 else None
+            met = {d for _, _, d in self.planes if self.number * d == x.shape[0]} if x.dim() else ()
+            depth = min(met) if len(met) == 1 and x.shape[0] > 1 else None
         if depth is None or x.dim() == 0 or x.shape[0] % (self.number * depth):
             return None
         return depth
 
     def is_own(self, x: Tensor) -> bool:
-        """Tell whether a tensor is a parameter or buffer of the network, or made of such alone."""
+        """Tell whether a tensor is a parameter or buffer of the network, or made without input."""
         if isinstance(x, nn.Parameter) or getattr(x, OWN, None) is self:
             return True
         if self.root is None:
@@ -313,6 +315,9 @@ class Run:
             x = x.flatten(0, 2)
         if not self.folding.laid_last:  # code may make views that only these allow
             x = x.contiguous()
+        if self.number == depth == 1:  # the stride of one slice is odd, which torch gets wrong
+            last = volume.stride(1) == 1
+            x = x.clone(memory_format=torch.channels_last if last else torch.contiguous_format)
         self.note(height, width, depth)
         return self.mark(x, depth)
 
@@ -416,8 +421,8 @@ class Run:
         """Bring the answer of the network's code into the rank of the input.
 
         Maps become maps of the rank of the input, depth standing before height and width; vectors,
-        and maps of one pixel, are averaged over what is left of depth; of tokens ``(N D, L, C)``
-        comes ``(N, D, L, C)``.
+        and maps of one pixel, are averaged over what is left of depth, and of whole numbers the
+        most frequent one is taken; of tokens ``(N D, L, C)`` comes ``(N, D, L, C)``.
 
         Args:
             answer: Tensors in any containers.
@@ -452,9 +457,9 @@ class Run:
                 stack = F.interpolate(stack, (known, *stack.shape[3:]))
             return stack
         stack = torch.unflatten(value, 0, (self.number, depth))
-        if value.dim() < 3 and value.is_floating_point():
-            return stack.mean(1)
-        return stack if last or value.dim() < 3 else stack.movedim(1, -3)
+        if value.dim() < 3:
+            return stack.mean(1) if value.is_floating_point() else stack.mode(1).values
+        return stack if last else stack.movedim(1, -3)
 
     def _volume_to_image(self, value: Any) -> Any:
         """Take the axis of the view from what has depth, height and width as its last axes."""

@@ -77,8 +77,9 @@ class Volumes(TorchFunctionMode):
             run.met(func)
             answer = handler(run, func, *args, **kwargs)
         if not marked:
-            if isinstance(answer, Tensor) and given and all(map(run.is_own, given)):
-                setattr(answer, OWN, run)
+            if all(map(run.is_own, given)):
+                for part in _tensors((answer,), {}):
+                    setattr(part, OWN, run)
             return answer
         if isinstance(answer, Tensor):
             _inherit(run, answer, given, marked)
@@ -840,7 +841,7 @@ HANDLERS[F.dropout] = _dropout
 
 def _drop_path(run: Run, func: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """Draw once for a volume what is drawn once for a sample: shape ``(N D m, 1, 1, ...)``."""
-    depth = run.slices(x) if x.dim() > 1 and x[0].numel() == 1 else None
+    depth = run.rows(x) if x.dim() > 1 and x[0].numel() == 1 else None
     if depth is None:
         answer: Tensor = func(x, *args, **kwargs)
         return answer
@@ -858,7 +859,7 @@ def _drawn_once(run: Run, func: Any, *args: Any, **kwargs: Any) -> Tensor:
     It is known by its shape ``(N D m, 1, 1, ...)``; one of two axes may be of the rows of a map.
     """
     drawn: Tensor = func(*args, **kwargs)
-    depth = run.slices(drawn) if drawn.dim() > 2 and drawn[0].numel() == 1 else None
+    depth = run.rows(drawn) if drawn.dim() > 2 and drawn[0].numel() == 1 else None
     if depth is None:
         return drawn
     stack = torch.unflatten(drawn, 0, (run.number, depth, -1))

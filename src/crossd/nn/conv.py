@@ -223,7 +223,10 @@ class CrossDConv(nn.Conv3d):
 
     def least_depth(self) -> int:
         """Return how many slices a volume must have at least."""
-        return self.dilation[0] * (self.kernel_size[0] - 1) + 1 - sum(self.margins()[0])
+        margins = self.margins()[0]
+        mirrored = {"reflect": 1 + max(margins), "circular": max(margins)}
+        reach = self.dilation[0] * (self.kernel_size[0] - 1) + 1 - sum(margins)
+        return max(reach, mirrored.get(self.padding_mode, 0))
 
     @property
     def is_plain_in_3d(self) -> bool:
