@@ -2,7 +2,9 @@
 
 import copy
 import functools
+import logging
 import pickle
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -849,3 +851,17 @@ def test_what_a_class_does_not_tell_is_refused_and_left_as_it_was(what: str, che
 def test_options_of_another_kind_are_named(options: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=rf"{message} \(=.*\) must be"):
         crossd.convert(nn.Sequential(nn.Conv2d(1, 2, 3, 2)), **options)
+
+
+def test_what_cannot_be_copied_is_refused_and_what_can_is_not() -> None:
+    locked: Any = nn.Sequential(nn.Conv2d(1, 2, 3))
+    locked.lock = threading.Lock()
+    with pytest.raises(InputError, match=r"cannot copy .*lock"):
+        crossd.convert(locked)
+    logged: Any = nn.Sequential(nn.Conv2d(1, 2, 3))
+    logged.log, logged.module = logging.getLogger("crossd.test"), logging
+    logged.itself = {"net": [logged]}
+    with pytest.raises(InputError, match=r"cannot copy .*module"):
+        crossd.convert(logged)
+    del logged.module
+    assert crossd.convert(logged)(torch.zeros(1, 1, 8, 8)).shape == (1, 2, 6, 6)

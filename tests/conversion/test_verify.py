@@ -316,15 +316,14 @@ class Own(nn.Module):
         return self.rest(self, self.conv(x))
 
 
-def mixed(self: Any, y: Tensor) -> Tensor:
-    """Convolve twice as many samples, in an order that slices do not have."""
-    a, b = self.inner(torch.cat([y, y.flip(-1)], 0)).relu().chunk(2, 0)
-    return a + b.flip(-1)
+def mixed(y: Tensor) -> Tensor:
+    """Look at the sample before, which on volumes is the slice before."""
+    return y.roll(1, 0).relu()
 
 
 def test_labels_alone_are_compared_too() -> None:
     with pytest.raises(InputError, match="the law is broken in the axial view"):
-        convert(Own(lambda self, y: mixed(self, y).argmax(1), inner=nn.Conv2d(8, 8, 3, 1, 1)))
+        convert(Own(lambda self, y: mixed(y).argmax(1)))
     net = convert(Own(lambda self, y: y.argmax(1)))
     assert net(torch.randn(2, 3, 4, 6, 8)).shape == (2, 4, 6, 8)
 
@@ -332,11 +331,10 @@ def test_labels_alone_are_compared_too() -> None:
 @pytest.mark.parametrize("gate", [-7.0, 0.0, 1e-4])
 def test_gates_that_are_nearly_closed_hide_nothing(gate: float) -> None:
     def forward(self: Any, y: Tensor) -> Tensor:
-        return y + (self.gate.sigmoid() if gate < 0 else self.gate) * mixed(self, y)
+        return y + (self.gate.sigmoid() if gate < 0 else self.gate) * mixed(y)
 
     with pytest.raises(InputError, match="the law is broken in the axial view"):
-        inner = nn.Conv2d(8, 8, 3, 1, 1)
-        convert(Own(forward, gate=nn.Parameter(torch.tensor(gate)), inner=inner))
+        convert(Own(forward, gate=nn.Parameter(torch.tensor(gate))))
 
 
 def attended(self: Any, y: Tensor) -> Any:
@@ -432,3 +430,79 @@ def test_training_that_rounding_alone_changes_is_not_held_against_the_law() -> N
 
     net = convert(Own(forward))
     assert "in training rounding alone changes its answers" in " ".join(net.conversion.checks)
+
+
+# Batches
+
+
+class Routed(nn.Module):
+    """Sends samples through layers in groups, or in another order."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.conv, self.how = nn.Conv2d(3, 8, 3, padding=1), how
+        self.experts = nn.ModuleList(nn.Conv2d(8, 8, 3, padding=1) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Any:
+        y = self.conv(x)
+        score = y[:, 0, 0, 0]
+        if self.how == "experts":
+            answer = torch.zeros_like(y)
+            for i, expert in enumerate(self.experts):
+                chosen = (score > 0) == bool(i)
+                answer[chosen] = expert(y[chosen])
+            return answer
+        if self.how == "chunks":
+            return torch.cat([self.experts[0](part) for part in y.split(8)])
+        if self.how == "pairs":
+            a, b = self.experts[0](torch.cat([y, y.flip(-1)])).chunk(2)
+            return a + b
+        order = score.argsort()
+        return self.experts[0](y[order])[order.argsort()]
+
+
+@pytest.mark.parametrize("how", ["experts", "chunks", "pairs", "order"])
+def test_code_that_takes_batches_apart_works_within_slices(how: str) -> None:
+    net = convert(Routed(how), lift=None).eval()
+    assert net.conversion.checks[0].startswith("1 of ")
+    volumes = torch.randn(3, 3, 8, 10, 12)
+    volumes[0] += 5  # all of its slices go one way
+    together = net(volumes)
+    for i in range(3):
+        torch.testing.assert_close(net(volumes[i : i + 1]), together[i : i + 1])
+
+
+def test_volumes_of_a_batch_do_not_mix() -> None:
+    def neighbours(self: Any, y: Tensor) -> Tensor:
+        return y + torch.roll(y, 1, 0)
+
+    def within(self: Any, y: Tensor) -> Tensor:
+        return y + y.view(-1, 2, *y.shape[1:]).flip(1).flatten(0, 1) * (len(y) > 2)
+
+    for broken in (neighbours, within):
+        with pytest.raises(InputError, match="cannot convert"):
+            convert(Own(broken))
+
+
+def test_views_that_are_not_there_say_why() -> None:
+    x = torch.randn(2, 3, 160, 160)
+    net = convert(nn.Sequential(nn.Conv2d(3, 4, 3)), example=x)
+    said = " ".join(net.conversion.checks)
+    assert "it has no coronal view: images of 160 x 160 are too large" in said
+
+    class Film(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.linear = nn.Conv2d(3, 4, 3), nn.Linear(5, 4)
+
+        def forward(self, x: Tensor, time: Tensor, flag: bool) -> Tensor:
+            return self.conv(x) + self.linear(time)[:, :, None, None]
+
+    net = convert(Film(), example=(x[:, :, :32, :40], torch.randn(2, 5), True))
+    assert net.crossd_state.folding.views == (0, 1, 2)
+
+
+def test_parameters_that_must_be_positive_stay_so() -> None:
+    shares = nn.Parameter(torch.full((8,), 1 / 32))
+    net = convert(Own(lambda self, y: self.head(y.mean((2, 3)) * self.shares.log()), shares=shares))
+    assert net.conversion.checks

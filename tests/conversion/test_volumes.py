@@ -1102,3 +1102,49 @@ def test_batch_norm_is_that_of_volumes_in_any_order_of_memory(shape: tuple[int, 
         for made in (answer, expected):
             (made * x).sum().backward()
         torch.testing.assert_close(given.grad, twin.grad)
+
+
+def test_what_forward_makes_itself_is_no_slices() -> None:
+    def forward(x: Tensor) -> Any:
+        rows = torch.meshgrid(torch.arange(4.0), torch.arange(6.0), indexing="ij")
+        anchors = torch.stack([part.flatten() for part in rows], 1)
+        kernels = torch.linspace(0, 1, 24 * 2 * 9, device=x.device).reshape(24, 2, 3, 3).sin()
+        return x * F.conv2d(x, kernels - kernels.mean((2, 3), keepdim=True), padding=1)[
+            :, :2
+        ], anchors
+
+    net = folded(forward)
+    for number, depth in ((1, 23), (1, 24), (3, 8), (2, 12)):
+        x = draw((depth, 4, 6), number=number)
+        maps, anchors = net(x)
+        assert anchors.shape == (24, 2)
+        for i in range(number):
+            torch.testing.assert_close(maps[i], net(x[i : i + 1])[0][0], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(1, 2, 1, 12, 14), (1, 2, 2, 12, 14), (2, 2, 1, 12, 14)])
+def test_gradients_of_a_single_slice(shape: tuple[int, ...]) -> None:
+    layers = nn.Conv2d(2, 4, 5, 2, 2), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(3, 2, 1)
+    net: Any = crossd.convert(nn.Sequential(*layers), check=False).eval()
+    solid: Any = crossd.to_3d(net)
+    x = torch.randn(shape)
+    for one in (net, solid):
+        one(x).square().sum().backward()
+    close_relative(net[0].weight.grad, solid[0].weight.grad, 1e-4)
+
+
+def test_labels_of_vectors_are_the_most_frequent_over_depth() -> None:
+    net = folded(lambda x: {"label": x.mean((2, 3)).argmax(1), "each": x[:, :, 0, 0].argmax(1)})
+    x = of_slices(5, 6, 8)
+    x[:, 0, 1:] = 9  # the first channel is larger in four slices
+    answer = net(torch.cat([x, -x]))
+    assert answer["label"].shape == (2,) and answer["each"].tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("mode", ["reflect", "circular"])
+def test_layers_that_mirror_say_how_many_slices_they_need(mode: Any) -> None:
+    net: Any = crossd.convert(nn.Sequential(nn.Conv2d(2, 3, 7, padding=3, padding_mode=mode)))
+    least = 4 if mode == "reflect" else 3
+    assert net(draw((least, 8, 10))).shape == (2, 3, least, 8, 10)
+    with pytest.raises(InputError, match=f"needs at least {least}"):
+        net(draw((least - 1, 8, 10)))

@@ -50,6 +50,9 @@ MARK = "crossd_slices"
 OWN = "crossd_own"
 """The attribute of a tensor that descends from no input, which holds the run."""
 
+APART = "crossd_apart"
+"""The attribute of slices that code took out of their batch, or put beside another; of the run."""
+
 
 @dataclass(frozen=True)
 class Folding:
@@ -221,7 +224,13 @@ class Run:
         Functions of the user's own lose marks: then a leading size is taken for slices only if it
         is N times a depth that was met, and the tensor is not made without any input.
         """
-        return None if self.depth_of(x) is None and self.is_own(x) else self.rows(x)
+        if self.depth_of(x) is None and (self.is_own(x) or self.is_apart(x)):
+            return None
+        return self.rows(x)
+
+    def is_apart(self, x: Tensor) -> bool:
+        """Tell whether a tensor was made of slices out of their batch."""
+        return getattr(x, APART, None) is self
 
     def rows(self, x: Tensor) -> int | None:
         """Return the depth of a tensor with a row for each slice, whatever it was made of."""
@@ -435,7 +444,7 @@ class Run:
     def _unfold_one(self, value: Any, last: bool) -> Any:
         if not isinstance(value, Tensor) or value.dim() == 0:
             return value
-        depth = self.slices(value)
+        depth = self.rows(value) if self.is_apart(value) else self.slices(value)
         if depth is None:
             return value
         if value.shape[0] != self.number * depth:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from crossd.conversion.state import OWN, Margin, Run, State, TooShallow, source_class
+from crossd.conversion.state import APART, OWN, Margin, Run, State, TooShallow, source_class
 from crossd.errors import InputError
 from crossd.nn.conv import CrossDConv, CrossDConvTranspose, pad_ends
 from crossd.nn.functional import depth_profile, depth_taps
@@ -76,10 +76,11 @@ class Volumes(TorchFunctionMode):
         else:
             run.met(func)
             answer = handler(run, func, *args, **kwargs)
-        if not marked:
-            if all(map(run.is_own, given)):
+        if not marked or _takes_apart(run, func, args, kwargs):
+            apart = bool(marked) or any(map(run.is_apart, given))
+            if apart or all(map(run.is_own, given)):
                 for part in _tensors((answer,), {}):
-                    setattr(part, OWN, run)
+                    setattr(part, APART if apart else OWN, run)
             return answer
         if isinstance(answer, Tensor):
             _inherit(run, answer, given, marked)
@@ -105,6 +106,36 @@ def _tensors(args: Any, kwargs: Any) -> list[Tensor]:
         if isinstance(value, (tuple, list)):
             found += [v for v in value if isinstance(v, Tensor)]
     return found
+
+
+BATCHES: dict[Any, tuple[int, int | None]] = {
+    **dict.fromkeys((torch.cat, torch.concat, torch.concatenate), (1, 0)),
+    **dict.fromkeys((torch.split, Tensor.split, torch.chunk, Tensor.chunk), (2, 0)),
+    **dict.fromkeys((torch.tensor_split, Tensor.tensor_split), (2, 0)),
+    **dict.fromkeys((torch.index_select, Tensor.index_select), (1, None)),
+    **dict.fromkeys((torch.narrow, Tensor.narrow), (1, None)),
+}
+"""Functions that take an axis apart or put it together: where it is given, and the usual one."""
+
+
+def _takes_apart(run: Run, func: Any, args: Any, kwargs: Any) -> bool:
+    """Tell whether code takes a batch of maps apart, orders it anew, or puts batches together.
+
+    What comes of it counts no slices of whole volumes, whatever its number: it stays within slices.
+    """
+    first = args[0] if args else None
+    x = first[0] if isinstance(first, (tuple, list)) and first else first
+    if not isinstance(x, Tensor) or x.dim() != 4 or run.slices(x) is None:
+        return False
+    if func is Tensor.__getitem__:
+        index = args[1][0] if isinstance(args[1], tuple) and args[1] else args[1]
+        whole = isinstance(index, slice) and index == slice(None)
+        return isinstance(index, (Tensor, list, slice)) and not whole
+    if func not in BATCHES:
+        return False
+    place, usual = BATCHES[func]
+    axis = kwargs.get("dim", kwargs.get("axis", args[place] if len(args) > place else usual))
+    return axis in (0, -4)
 
 
 def _inherit(run: Run, answer: Tensor, given: list[Tensor], marked: list[Tensor]) -> None:
@@ -200,10 +231,10 @@ def call_layer(run: Run, module: Any, call: Any, x: Tensor, *args: Any, **kwargs
     """Give a layer that takes both ranks by itself the volumes that slices come from."""
     depth = run.slices(x) if x.dim() == 4 else None
     if depth is None:  # made of parameters alone, or a part of the slices
-        run.seen.flat_convolutions += run.depth_of(x) is not None
+        run.seen.flat_convolutions += run.depth_of(x) is not None or run.is_apart(x)
         alone: Tensor = call(x, *args, **kwargs)
-        if run.is_own(x):
-            setattr(alone, OWN, run)
+        if run.is_own(x) or run.is_apart(x):
+            setattr(alone, OWN if run.is_own(x) else APART, run)
         return alone
     if "output_size" in kwargs or args:
         args, kwargs = _solid_output_size(run, depth, args, kwargs)
