@@ -438,7 +438,7 @@ def test_mean_displacement_moves_on_images_in_training_only() -> None:
 
 def test_torch_vmap_is_not_used() -> None:
     for module in (crossd.nn.functional, crossd.nn.kernel_modes, crossd.nn.conv):
-        assert "vmap" not in inspect.getsource(module)
+        assert "vmap(" not in inspect.getsource(module)
 
 
 # --- torch.compile
@@ -489,7 +489,7 @@ def test_a_network_compiles_as_one_graph_for_every_batch(mode: str, training: bo
     torch.compiler.reset()
     counter = CompileCounterWithBackend("aot_eager")
     plain = nn.Sequential(
-        nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 3, 3, 2), nn.Flatten()
+        nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 3, 3, 2), nn.Tanh()
     )
     net = crossd.convert(plain, mode).double().train(training)
     compiled = torch.compile(net, fullgraph=True, dynamic=True, backend=counter)

@@ -738,7 +738,9 @@ def turned(model: nn.Module, change: Callable[[nn.Module, str], nn.Module | None
                 visit(child, f"{path}.{name}" if path else name)
         else:
             module.__class__ = new.__class__
-            module.__dict__ = {**vars(module), **vars(new)}  # what else it keeps, others may read
+            own = {k: v for k, v in vars(module).items() if not k.startswith("crossd_")}
+            kept = {k: v for k, v in own.items() if not isinstance(v, nn.Module)}
+            module.__dict__ = {**kept, **vars(new)}  # what else it keeps, others may read
 
     visit(model, "")
     return model

@@ -324,7 +324,9 @@ class Run:
             x = x.flatten(0, 2)
         if not self.folding.laid_last:  # code may make views that only these allow
             x = x.contiguous()
-        if self.number == depth == 1:  # the stride of one slice is odd, which torch gets wrong
+        if (
+            depth == 1 and self.number == 1
+        ):  # no chain, which compares both; the stride of one slice is odd, which torch gets wrong
             last = volume.stride(1) == 1
             x = x.clone(memory_format=torch.channels_last if last else torch.contiguous_format)
         self.note(height, width, depth)
