@@ -27,7 +27,7 @@ from crossd.nn.conv import CrossDConv
 
 # Turned networks are indexed below, which the type nn.Module does not know.
 Turn = Callable[..., Any]
-convert: Turn = functools.partial(crossd.convert, check=False)  # tests/test_check.py has it
+convert: Turn = functools.partial(crossd.convert, check=False)  # test_verify.py has it
 to_2d: Turn = crossd.to_2d
 to_3d: Turn = crossd.to_3d
 acs: Turn = crossd.acs

@@ -248,3 +248,11 @@ def test_what_was_found_of_a_network_is_not_kept_when_it_changes() -> None:
     solid, x = crossd.to_3d(net), torch.randn(1, 1, 6, 8, 10)
     with torch.no_grad():
         close_relative(solid(x), net(x), 1e-5)
+
+
+def test_parametrized_layers_are_refused() -> None:
+    net: Any = crossd.convert(nn.Sequential(nn.Conv3d(1, 2, 3)), check=False)
+    nn.utils.parametrizations.weight_norm(net[0])
+    for turn in (crossd.to_2d, crossd.to_3d):
+        with pytest.raises(InputError, match="parameters are parametrized"):
+            turn(net)

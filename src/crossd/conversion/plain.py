@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from crossd.conversion import verify
 from crossd.conversion.containers import leaves
@@ -245,6 +246,11 @@ def _require_no_hooks(module: nn.Module, path: str) -> None:
         raise InputError(
             f"cannot convert {verify.named(module, path)}: it has forward hooks that would be "
             "lost; remove them first"
+        )
+    if is_parametrized(module):
+        raise InputError(
+            f"cannot convert {verify.named(module, path)}: its parameters are parametrized; call "
+            "torch.nn.utils.parametrize.remove_parametrizations first"
         )
 
 
