@@ -793,3 +793,16 @@ def test_zeros_may_be_added_to_depth_alone(depth_margin: tuple[int, int]) -> Non
     with crossd.nn.kernel_modes.replicated_ends((0,)):
         more = [x[:, :, :1]] * depth_margin[0], [x[:, :, -1:]] * depth_margin[1]
         close(conv(x, depth_margin), conv(torch.cat([*more[0], x, *more[1]], 2)))
+
+
+@pytest.mark.parametrize("depth", [1, 4, 5, 6, 7, 8])
+def test_gradients_of_volumes_shallower_than_the_kernel(depth: int) -> None:
+    """`nn.Conv3d(3, 8, 7, 2, 3)` of torch 2.8 to 2.14 gives nan here, or ends the process."""
+    torch.manual_seed(0)
+    conv, exact = CrossDConv(3, 8, 7, 2, 3), CrossDConv(3, 8, 7, 2, 3).double()
+    exact.load_state_dict({name: tensor.double() for name, tensor in conv.state_dict().items()})
+    x = torch.randn(1, 3, depth, 16, 24)
+    for one in (conv, exact):
+        one(x.to(one.weight.dtype)).square().sum().backward()
+    assert conv.weight.grad is not None and exact.weight.grad is not None
+    torch.testing.assert_close(conv.weight.grad, exact.weight.grad.float(), rtol=1e-3, atol=1e-2)

@@ -190,6 +190,10 @@ class CrossDConv(nn.Conv3d):
         shift = self.mode.displacements(x) if self.mode.moves_volumes else None
         depth, *plane = self.margins(x, (0, 1, 2))
         margins = [(depth[0] + more[0], depth[1] + more[1]), *plane]
+        zeros = self.padding_mode == "zeros" and 0 not in replicated_axes()
+        shallow = type(x.shape[2]) is int and x.shape[2] <= self.kernel_size[0]
+        if zeros and shallow and self.stride[0] > 1:  # torch's own padding: wrong gradients on CPUs
+            x, margins[0] = F.pad(x, (0, 0, 0, 0, *margins[0])), (0, 0)
         x, padding = pad_ends(x, margins, self.padding_mode, replicated_axes())
         settings = (self.stride, padding, self.dilation, self.groups)
         if shift is None:
