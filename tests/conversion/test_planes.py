@@ -259,6 +259,11 @@ FORMS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+def test_a_channel_alone_is_no_slice_alone() -> None:
+    net = convert(Form(lambda y: y.mean(2)[:, :1])).eval()  # an image of what is looked through
+    assert net(image(channels=1)).shape == net(torch.zeros(2, 1, 5, 6, 8)).shape == (2, 1, 6, 8)
+
+
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(("axis", "view"), list(enumerate(VIEWS)))
 def test_answers_of_images_lack_the_axis_of_the_view(form: str, axis: int, view: str) -> None:

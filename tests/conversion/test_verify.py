@@ -402,6 +402,21 @@ def test_one_voxel_is_repeated_only_where_code_does_not_run_on_it() -> None:
     assert net(torch.zeros(1, 3, 8, 8)).shape == (1, 8, 8, 8)
 
 
+def test_another_depth_is_tried_with_its_masks() -> None:
+    class Masked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv3d(1, 2, 3, padding=1)
+
+        def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+            if x.shape[2] % 2:
+                raise ValueError("an odd number of slices")
+            return self.conv(x) * mask.unsqueeze(1)
+
+    net = convert(Masked(), example=(torch.randn(2, 1, 8, 10, 12), torch.rand(2, 8, 10, 12)))
+    assert "on volumes of 16 slices it differs by" in net.conversion.checks[-1]
+
+
 def test_functions_may_be_called_with_names() -> None:
     weight = nn.Parameter(torch.randn(8, 1, 3, 3, 3))
     net = convert(
@@ -454,14 +469,16 @@ class Routed(nn.Module):
             return answer
         if self.how == "chunks":
             return torch.cat([self.experts[0](part) for part in y.split(8)])
-        if self.how == "pairs":
-            a, b = self.experts[0](torch.cat([y, y.flip(-1)])).chunk(2)
+        if self.how in ("pairs", "by name"):
+            pair = [y, y.flip(-1)]
+            both = torch.cat(pair) if self.how == "pairs" else torch.cat(tensors=pair, dim=0)
+            a, b = self.experts[0](both).chunk(2)
             return a + b
         order = score.argsort()
         return self.experts[0](y[order])[order.argsort()]
 
 
-@pytest.mark.parametrize("how", ["experts", "chunks", "pairs", "order"])
+@pytest.mark.parametrize("how", ["experts", "chunks", "pairs", "by name", "order"])
 def test_code_that_takes_batches_apart_works_within_slices(how: str) -> None:
     net = convert(Routed(how), lift=None).eval()
     assert net.conversion.checks[0].startswith("1 of ")

@@ -53,6 +53,7 @@ class Decisions:
         views: In which the law holds.
         mixes: Whether images of one batch may have different views.
         repeat: How often images are repeated to make the volumes that a 3D network needs.
+        labels: Whether answers of a 3D network with four axes are maps without channels.
         features: Axes of what `forward_features` gives on images.
         channels_last: Whether channels are the last of these axes.
         position: Path of the convolution that an embedding of depth is added to; may be empty.
@@ -70,6 +71,7 @@ class Decisions:
     views: tuple[int, ...] = (0, 1, 2)
     mixes: bool = True
     repeat: int = 1
+    labels: bool = True
     features: int = 4
     channels_last: bool = False
     position: str = ""
@@ -380,11 +382,12 @@ def _decide(
             with verify.forked(net):
                 found = verify.examine(net, net.crossd_state.folding, given)
                 if rank == 3 or options.lift in ("center", "inflate"):
-                    verify.require_same(model, net, given)
+                    found.from_source = verify.require_same(model, net, given)
         except verify.Refused as error:
             first = first or error
             continue
         choice = dataclasses.replace(choice, views=found.views, mixes=found.mixes)
+        choice = dataclasses.replace(choice, labels=found.labels)
         net.crossd_state.folding = choice.folding(rank, net.crossd_state.folding.has_views)
         _require_neighbours(model, net, found)
         return net, choice, _sentences(model, net, rank, choice, found, given, options, first)
@@ -690,9 +693,8 @@ def _sentences(
             lines.append("depth follows the plane")
         if choice.position:
             lines.append(f"an embedding of depth is added to {choice.position!r}, zero at first")
-        if options.lift in ("center", "inflate") and options.kernel_mode != "acs":
-            difference = verify.from_source(model, net, given)
-            lines.append(f"on images it differs from the 2D network by {difference:.1e}")
+        if found.from_source is not None:
+            lines.append(f"on images it differs from the 2D network by {found.from_source:.1e}")
     elif choice.repeat > 1:
         lines.append(
             f"images are repeated to {choice.repeat} slices, because the code does not run on one "

@@ -68,6 +68,7 @@ class Folding:
         has_views: Whether kernels depend on the view.
         repeat: How often an image is repeated along the axis of its view to make a volume, for 3D
             networks whose code fixes the depth; 1 for one voxel.
+        labels: Whether answers of 3D code with four axes are maps without channels.
         features: Axes of what `forward_features` gives on images, where the network has it.
         channels_last: Whether channels are the last axis of these features.
         mixes: Whether images of one batch may have different views.
@@ -83,6 +84,7 @@ class Folding:
     views: tuple[int, ...] = (0, 1, 2)
     has_views: bool = True
     repeat: int = 1
+    labels: bool = True
     features: int = 4
     channels_last: bool = False
     mixes: bool = True
@@ -475,7 +477,8 @@ class Run:
     def _volume_to_image(self, value: Any) -> Any:
         """Take the axis of the view from what has depth, height and width as its last axes."""
         place = -3 + self.axis
-        if not isinstance(value, Tensor) or value.dim() < 4:
+        least = 4 if self.folding.labels else 5
+        if not isinstance(value, Tensor) or value.dim() < least:
             return value
         if self.folding.repeat == 1:
             return value.squeeze(place)

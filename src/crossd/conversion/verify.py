@@ -59,17 +59,21 @@ class Findings:
     Attributes:
         views: The views in which the law holds.
         mixes: Whether images of one batch may have different views.
+        labels: Whether answers of 3D code with four axes are maps without channels.
         lost: Why the law was not found to hold in the other views, by their axes.
         seen: What was met on volumes.
         difference: The largest difference in these views, relative to the largest answer.
+        from_source: That from the network it was made from; None where it was not to be the same.
         lines: Sentences for the report.
     """
 
     views: tuple[int, ...] = ()
     mixes: bool = True
+    labels: bool = True
     lost: dict[int, str] = dataclasses.field(default_factory=dict)
     seen: Seen = dataclasses.field(default_factory=Seen)
     difference: float = 0.0
+    from_source: float | None = None
     lines: list[str] = dataclasses.field(default_factory=list)
 
 
@@ -366,7 +370,11 @@ def examine(net: nn.Module, folding: Folding, given: tuple[Any, ...]) -> Finding
         Refused: "the law ..." naming the first module that breaks it, or what does not run.
     """
     findings = Findings()
-    copied = moved(net, folding, given)
+    copied: Any = moved(net, folding, given)
+    if folding.rank == 3:  # a channel alone looks like a slice alone
+        solid = _answers(copied.eval(), given, "volumes", 0)
+        findings.labels = all(v.shape[1] > 1 for v in solid if v.dim() == 4)
+        copied.crossd_state.folding = dataclasses.replace(folding, labels=findings.labels)
     for axis in range(len(VIEWS)):
         try:
             _examine_view(copied, folding, given, axis, findings)
@@ -398,17 +406,12 @@ def moved(net: nn.Module, folding: Folding, given: tuple[Any, ...]) -> nn.Module
 
 def _at_another_depth(net: nn.Module, folding: Folding, given: tuple[Any, ...]) -> str:
     """Say how a network that is given repeated images answers on volumes of another depth."""
-
-    def repeated(value: Any, count: int) -> Any:
-        wide = isinstance(value, Tensor) and value.dim() == 5
-        return value[:, :, :1].repeat_interleave(count, 2) if wide else value
-
     depths = (folding.repeat, 2 * folding.repeat)
     answers = []
     try:
         with replicated_ends((0,)), _Ends(0):
             for count in depths:
-                made: Any = mapped(functools.partial(repeated, count=count), given)
+                made = _repeated(_images(given, 3, 0), count, 0)
                 answers.append(_answers(net.eval(), made, "volumes", 0))
     except Refused:
         return f"it takes volumes of {depths[0]} slices, and not of {depths[1]}"
@@ -452,11 +455,7 @@ def _examine_view(
 
 def _examine_alone(net: Any, images: Any, volumes: Any, findings: Findings) -> None:
     """Check a batch of one, where the network takes one image alone."""
-
-    def first(value: Any) -> Any:
-        return value[:1] if isinstance(value, Tensor) and value.dim() and len(value) == 2 else value
-
-    image, volume = mapped(first, (images, volumes))
+    image, volume = mapped(_first, (images, volumes))
     try:
         flat = _answers(net, image, "images", 0)
     except Refused:  # what fails on images is not for volumes to do
@@ -483,14 +482,15 @@ def _examine_alone(net: Any, images: Any, volumes: Any, findings: Findings) -> N
         )
 
 
+def _first(value: Any) -> Any:
+    """Take the first of two samples."""
+    return value[:1] if isinstance(value, Tensor) and value.dim() and len(value) == 2 else value
+
+
 def _mixture(net: nn.Module, given: Any, what: str) -> float:
     """Measure by how much the answer on the first of two samples differs from that on it alone."""
-
-    def first(value: Any) -> Any:
-        return value[:1] if isinstance(value, Tensor) and value.dim() and len(value) == 2 else value
-
-    together, alone = _answers(net, given, what, 0), _answers(net, mapped(first, given), what, 0)
-    together = [first(v) for v in together]
+    together, alone = _answers(net, given, what, 0), _answers(net, mapped(_first, given), what, 0)
+    together = [_first(v) for v in together]
     if [v.shape for v in together] != [v.shape for v in alone]:
         return 0.0  # nothing to compare
     return difference(alone, together)
@@ -500,21 +500,7 @@ def _alike(
     net: Any, folding: Folding, given: tuple[Any, ...], axis: int
 ) -> tuple[Any, Any, list[Tensor]]:
     """Make images, and volumes that repeat them along an axis; with its answers on these."""
-    first = maps_of(given, folding.rank)
-    labels = first.shape[:1] + first.shape[2:]
-
-    def flat(value: Any) -> Any:
-        wide = isinstance(value, Tensor) and (value.dim() == 5 or value.shape == labels)
-        return value.select(value.dim() - 3 + axis, 0) if wide and folding.rank == 3 else value
-
-    def repeated(value: Any, count: int) -> Any:
-        if not isinstance(value, Tensor) or not (value.dim() == 4 or value.shape == plane):
-            return value
-        place = value.dim() - 2 + axis
-        return value.unsqueeze(place).repeat_interleave(count, place)
-
-    images = mapped(flat, given)
-    plane = labels if folding.rank == 2 else labels[: 1 + axis] + labels[2 + axis :]
+    first, images = maps_of(given, folding.rank), _images(given, folding.rank, axis)
     if folding.rank == 3:
         counts: Sequence[int] = (first.shape[2 + axis],)
     elif axis == 0:
@@ -528,7 +514,7 @@ def _alike(
         counts = (16, 3 * min(first.shape[2:]), first.shape[2 if axis == 1 else 3])
     failed: Refused | None = None
     for count in counts:
-        volumes: Any = mapped(functools.partial(repeated, count=count), images)
+        volumes = _repeated(images, count, axis)
         try:
             solid = _answers(net, volumes, "volumes", axis)
             seen = net.crossd_state.last.seen
@@ -539,6 +525,32 @@ def _alike(
             failed = error
     assert failed is not None
     raise failed
+
+
+def _images(given: Any, rank: int, axis: int) -> Any:
+    """Take the first images along an axis of volumes and of their labels; images as they are."""
+    first = maps_of(given, rank)
+    labels = first.shape[:1] + first.shape[2:]
+
+    def flat(value: Any) -> Any:
+        wide = isinstance(value, Tensor) and (value.dim() == 5 or value.shape == labels)
+        return value.select(value.dim() - 3 + axis, 0) if wide else value
+
+    return mapped(flat, given) if rank == 3 else given
+
+
+def _repeated(images: Any, count: int, axis: int) -> Any:
+    """Make volumes of images, and of their labels, that repeat them along an axis."""
+    first = maps_of(images, 2)
+    labels = first.shape[:1] + first.shape[2:]
+
+    def wide(value: Any) -> Any:
+        if not isinstance(value, Tensor) or not (value.dim() == 4 or value.shape == labels):
+            return value
+        place = value.dim() - 2 + axis
+        return value.unsqueeze(place).repeat_interleave(count, place)
+
+    return mapped(wide, images)
 
 
 def maps_of(given: Any, rank: int) -> Tensor:
@@ -751,7 +763,7 @@ def from_source(source: nn.Module, net: nn.Module, given: Any) -> float:
     return difference(answers[1], answers[0])
 
 
-def require_same(source: nn.Module, net: nn.Module, given: Any) -> None:
+def require_same(source: nn.Module, net: nn.Module, given: Any) -> float:
     """Refuse a network that answers otherwise than its source where both are one computation.
 
     Args:
@@ -759,23 +771,30 @@ def require_same(source: nn.Module, net: nn.Module, given: Any) -> None:
         net: The converted one, whose kernels sum to those of the source, or are the same.
         given: What the source takes.
 
+    Returns:
+        What `from_source` measures.
+
     Raises:
         Refused: "it answers otherwise ...".
     """
-    copied: Any = copy.deepcopy(net)
-    state = copied.crossd_state
-    state.folding = dataclasses.replace(state.folding, depth_padding="zeros")
-    for module in copied.modules() if state.folding.rank == 3 else ():
-        if isinstance(module, CrossDConv | CrossDConvTranspose):
-            _project(module)  # volumes that choose their own kernels have others
-    found = from_source(source, copied, given)
+    own: Any = net
+    if own.crossd_state.folding.rank == 3:
+        own = copy.deepcopy(net)
+        state = own.crossd_state
+        state.folding = dataclasses.replace(state.folding, depth_padding="zeros")
+        for module in own.modules():
+            if isinstance(module, CrossDConv | CrossDConvTranspose):
+                _project(module)  # volumes that choose their own kernels have others
+    found = exact = from_source(source, own, given)
     if found > TOLERATED:
-        found = from_source(copy.deepcopy(source).double(), copied.double(), _double_all(given))
-    if found > TOLERATED:
+        twins = copy.deepcopy(source).double(), copy.deepcopy(own).double()
+        exact = from_source(*twins, _double_all(given))
+    if exact > TOLERATED:
         raise Refused(
-            f"it answers otherwise than the network it was made from, by {found:.1e}: its code "
+            f"it answers otherwise than the network it was made from, by {exact:.1e}: its code "
             "asks for the classes of its layers, or keeps layers or weights in another place too"
         )
+    return found
 
 
 def named(module: nn.Module, path: str) -> str:

@@ -76,7 +76,7 @@ class Volumes(TorchFunctionMode):
         else:
             run.met(func)
             answer = handler(run, func, *args, **kwargs)
-        if not marked or _takes_apart(run, func, args, kwargs):
+        if not marked or _takes_apart(run, func, marked[0], args, kwargs):
             apart = bool(marked) or any(map(run.is_apart, given))
             if apart or all(map(run.is_own, given)):
                 for part in _tensors((answer,), {}):
@@ -118,14 +118,12 @@ BATCHES: dict[Any, tuple[int, int | None]] = {
 """Functions that take an axis apart or put it together: where it is given, and the usual one."""
 
 
-def _takes_apart(run: Run, func: Any, args: Any, kwargs: Any) -> bool:
+def _takes_apart(run: Run, func: Any, x: Tensor, args: Any, kwargs: Any) -> bool:
     """Tell whether code takes a batch of maps apart, orders it anew, or puts batches together.
 
     What comes of it counts no slices of whole volumes, whatever its number: it stays within slices.
     """
-    first = args[0] if args else None
-    x = first[0] if isinstance(first, (tuple, list)) and first else first
-    if not isinstance(x, Tensor) or x.dim() != 4 or run.slices(x) is None:
+    if x.dim() != 4 or run.slices(x) is None:
         return False
     if func is Tensor.__getitem__:
         index = args[1][0] if isinstance(args[1], tuple) and args[1] else args[1]
