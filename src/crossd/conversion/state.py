@@ -688,6 +688,7 @@ class State:
             try:
                 with torch.no_grad(), torch.random.fork_rng(devices=[]):
                     run = Run(self.folding, 3, 0)
+                    run.root = module
                     self._begin(run, again, method, *mapped(of_depth, (args, kwargs)))
             except TooShallow as more:
                 return more
