@@ -25,7 +25,7 @@ test-slow: $(VENV)/.installed ## run the tests that take minutes
 	$(PYTEST) -m slow $(ARGS)
 
 soak: $(VENV)/.installed ## train for MINUTES (30) and see that memory and open files stay
-	CROSSD_SOAK_MINUTES=$(MINUTES) $(PYTEST) -n 0 -rA -m slow tests/test_soak.py $(ARGS)
+	CROSSD_SOAK_MINUTES=$(MINUTES) $(PYTEST) -n 0 -rA -m slow tests/commands/test_soak.py $(ARGS)
 
 lint: $(VENV)/.installed ## check style, format and types
 	$(BIN)/ruff check .

@@ -18,11 +18,12 @@ from typing import Any
 import numpy as np
 from safetensors.torch import load_file
 
-from crossd import protocols, scoring
-from crossd.checkpoint import read_config
-from crossd.data import open_source
-from crossd.slicenet import answering
-from crossd.train import TrainConfig
+from crossd.data.open_source import open_source
+from crossd.evaluation import protocols
+from crossd.inference.slice_ensemble import answering
+from crossd.training import validate
+from crossd.training.loop import TrainConfig
+from crossd.weights.weights_file import read_config
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "attention": ("volume", "slice"),
@@ -48,7 +49,7 @@ def main() -> None:
             decided = {**(config.decided or {}), **dict(zip(asked, chosen, strict=True))}
             net: Any = dataclasses.replace(config, decided=decided).build()
             net.load_state_dict(load_file(path))
-            scoring.recalibrate(net, source.train, budget)
+            validate.recalibrate(net, source.train, budget)
             for answer in ("volume", "orientations"):
                 asking = answering(net, answer, config.task)
                 scores = protocols.apply("zero", asking, source, budget).scores

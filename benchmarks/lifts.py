@@ -25,7 +25,7 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
 import crossd
-from crossd.progress import Progress
+from crossd.utils.progress import Progress
 
 COUNTS, DRAWS = (50, 100, 300), 20
 SLICES = 12

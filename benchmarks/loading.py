@@ -28,13 +28,14 @@ import torch
 from PIL import Image
 from torch import nn
 
-from crossd.data import Source, open_source
-from crossd.data.images import read_image
-from crossd.device import seed_everything
-from crossd.feeding import Feed
-from crossd.files import atomic
-from crossd.train import TrainConfig
-from crossd.workers import cores
+from crossd.data.open_source import open_source
+from crossd.data.source import Source
+from crossd.data.sources.image_folder import read_image
+from crossd.training.batches import Feed
+from crossd.training.devices import seed_everything
+from crossd.training.loop import TrainConfig
+from crossd.training.workers import cores
+from crossd.utils.atomic_files import atomic
 
 TARGET = 0.9
 KINDS = ("png", "jpeg")

@@ -5,9 +5,9 @@ import argparse
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from crossd.allocator import keep_freed_memory
-from crossd.bench import ARMS, NETWORKS, Case, arm, fitting, training_step
-from crossd.configs import BenchConfig
+from crossd.cli.bench import ARMS, NETWORKS, Case, arm, fitting, training_step
+from crossd.cli.options import BenchConfig
+from crossd.utils.allocator import keep_freed_memory
 
 
 def main() -> None:

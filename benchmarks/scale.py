@@ -17,13 +17,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from crossd import convert, device, train
+from crossd import convert
 from crossd.conversion import registry
-from crossd.data import open_source
-from crossd.feeding import ViewBatches
-from crossd.launched import is_first
-from crossd.resuming import keep
-from crossd.train import TrainConfig
+from crossd.data.open_source import open_source
+from crossd.training import devices, loop
+from crossd.training.batches import ViewBatches
+from crossd.training.checkpoints import keep
+from crossd.training.loop import TrainConfig
+from crossd.utils.processes import is_first
 
 IMAGES, SIDE, BATCH = 400, 64, 32
 RADIMAGENET = 1_350_000
@@ -78,11 +79,11 @@ def speed(file: str, sync: bool) -> dict[str, Any]:
     net = convert(registry.build("resnet18", "classification", 1, 3), "projection")
     config = TrainConfig(epochs=2, batch_size=BATCH, devices=1, sync_bn=sync)
     source = open_source(file)
-    train.fit(net, source, config, on_epoch=mark, validate=False)
+    loop.fit(net, source, config, on_epoch=mark, validate=False)
     mark(2, 2)
     wall, used = (marks[2][i] - marks[1][i] for i in (0, 1))
     count = len(source.train)
-    ranks = device.share()[1]
+    ranks = devices.share()[1]
     return {
         "ranks": ranks, "sync_bn": sync, "samples": count, "steps": -(-count // (BATCH * ranks)),
         "samples_per_second": count / wall, "samples_per_cpu_second": count / ranks / used,

@@ -11,10 +11,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from crossd.data import open_source, volumes
-from crossd.data.labelled import Given
+from crossd.data.open_source import open_source
 from crossd.data.patches import Patches
-from crossd.data.stored import Stored
+from crossd.data.preprocessing import volume_dataset
+from crossd.data.preprocessing.disk_cache import Stored
+from crossd.data.sources.labelled import Given
 
 
 def run(data: str, stored: Stored | None) -> dict[str, float]:
@@ -37,7 +38,7 @@ def main() -> None:
     parser.add_argument("data", help="a source of volumes that come as files")
     parser.add_argument("--out", default="benchmarks/results/volume-cache.json")
     args = parser.parse_args()
-    volumes.CACHE = 0.0
+    volume_dataset.CACHE = 0.0
     with tempfile.TemporaryDirectory() as folder:
         found: dict[str, Any] = {"data": Path(args.data).name, "load": os.getloadavg()[0]}
         found["none"] = run(args.data, None)

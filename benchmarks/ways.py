@@ -12,9 +12,9 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 
-from crossd.allocator import keep_freed_memory
 from crossd.nn.functional import shift_map
 from crossd.nn.per_sample import Settings, chosen, mapped_conv2d
+from crossd.utils.allocator import keep_freed_memory
 
 SHAPES = (
     *((64, 28), (64, 16), (64, 8), (128, 14), (128, 8), (128, 4)),

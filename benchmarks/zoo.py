@@ -242,7 +242,7 @@ def attempt(library: str, name: str, lock: str | None = None) -> dict[str, Any]:
     import torch
 
     import crossd
-    from crossd.allocator import give_back_memory
+    from crossd.utils.allocator import give_back_memory
 
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     torch.manual_seed(0)

@@ -9,7 +9,7 @@ from matplotlib.collections import PolyCollection
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
-from crossd.pictures import INK, SIGNED, SOFT, save
+from crossd.reports.pictures import INK, SIGNED, SOFT, save
 
 
 def idea(path: str | Path) -> None:

@@ -12,7 +12,7 @@ from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 
 from crossd.nn.functional import displacement, project
-from crossd.pictures import INK, SIGNED, SOFT, WARM, dress, figure, save
+from crossd.reports.pictures import INK, SIGNED, SOFT, WARM, dress, figure, save
 
 IMAGES = Path(__file__).parent / "images"
 SIZE = 15

@@ -19,20 +19,22 @@ from files import shaded
 from safetensors.torch import load_file
 from torch.utils.tensorboard import summary
 
-from crossd import checkpoint, report, resuming, scoring, watching
-from crossd.cli import main
-from crossd.outputs import CHECKPOINT, EARLIER_CHECKPOINT, RESULT
+from crossd.cli.main import main
+from crossd.reports import markdown
+from crossd.training import checkpoints, loggers, validate
+from crossd.utils.run_folder import CHECKPOINT, EARLIER_CHECKPOINT, RESULT
+from crossd.weights import weights_file
 
 PLACES: dict[str, tuple[Any, str, int]] = {
     # What is called when the disk has just become full, and the how manieth time.
-    "checkpoint": (resuming, "keep", 3),
+    "checkpoint": (checkpoints, "keep", 3),
     "log": (csv.DictWriter, "writeheader", 1),
     "tensorboard": (summary, "scalar", 5),
-    "status": (watching.Watch, "_write", 12),
-    "best weights": (checkpoint, "serialise", 2),
-    "last weights": (scoring, "score", 1),
-    "report": (report, "training", 1),
-    "result": (report, "plain", 2),
+    "status": (loggers.Watch, "_write", 12),
+    "best weights": (weights_file, "serialise", 2),
+    "last weights": (validate, "score", 1),
+    "report": (markdown, "training", 1),
+    "result": (markdown, "plain", 2),
 }
 
 
@@ -85,7 +87,7 @@ def tell(place: str, disk: Path, data: str, whole: Path, code: int, said: list[s
     """Print what became of a run whose disk was full, and of its continuation with room."""
     out = disk / "out"
     kept = [n for n in (CHECKPOINT, EARLIER_CHECKPOINT) if (out / n).is_file()]
-    whole_ones = [not resuming.fault(out / name) for name in kept]
+    whole_ones = [not checkpoints.fault(out / name) for name in kept]
     strays = [path.name for path in out.iterdir() if path.name.startswith(".")]
     (disk / "ballast").unlink(missing_ok=True)
     resumed, complaints = run(data, out, "--resume" if kept else "--overwrite")
@@ -97,7 +99,7 @@ def tell(place: str, disk: Path, data: str, whole: Path, code: int, said: list[s
 def every_place(disk: Path, elsewhere: Path) -> None:
     """Let checkpoints alone fill the disk; then, on a larger one, fill it at every place."""
     data = shaded(elsewhere / "images.npz", 60, 16)
-    watching.EVERY, watching.PULSE = 2, 0.0
+    loggers.EVERY, loggers.PULSE = 2, 0.0
     whole = elsewhere / "whole"
     run(data, whole)
     code, said = run(data, disk / "out")  # two checkpoints of 8 MB fit, and no third beside them

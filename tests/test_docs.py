@@ -18,10 +18,11 @@ import torch
 from torch import nn
 
 import crossd
-from crossd import cli, configs
-from crossd.cli import main
-from crossd.data import plan
-from crossd.parsers import build
+from crossd.cli import main as cli
+from crossd.cli import options as cli_options
+from crossd.cli.main import main
+from crossd.cli.parser import build
+from crossd.data.preprocessing import plan
 
 ROOT = Path(__file__).parent.parent
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
@@ -147,7 +148,7 @@ def parsed(line: str) -> tuple[str, Any]:
     """Parse a command line as the program does, as far as it needs no file."""
     name, *arguments = shlex.split(line, comments=True)
     arguments = arguments[: next((i for i, a in enumerate(arguments) if a in ("|", ">")), None)]
-    kind = getattr(configs, cli.COMMANDS[name][2])
+    kind = getattr(cli_options, cli.COMMANDS[name][2])
     return name, build(name, kind, "").parse_args(arguments)
 
 
@@ -169,7 +170,7 @@ def test_commands_are_found() -> None:
 
 
 def options(command: str) -> set[str]:
-    parser = build(command, getattr(configs, cli.COMMANDS[command][2]), "")
+    parser = build(command, getattr(cli_options, cli.COMMANDS[command][2]), "")
     return {name for action in parser._actions for name in action.option_strings}
 
 

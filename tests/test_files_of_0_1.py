@@ -14,8 +14,8 @@ from timm.layers.global_context import GlobalContext
 from torch import Tensor, nn
 
 import crossd
-from crossd import checkpoint
-from crossd.checkpoint import WeightsConfig, load, read_config
+from crossd.weights import weights_file
+from crossd.weights.weights_file import WeightsConfig, load, read_config
 
 FILES = Path(__file__).parent / "files_of_0_1"
 NAMES = sorted(path.stem for path in FILES.glob("*-*.safetensors"))
@@ -78,7 +78,7 @@ def test_a_network_that_0_1_answered_for_otherwise_is_named(tmp_path: Path) -> N
         UserWarning, match=r"net\.safetensors is of version 0\.1.*'1' .*GlobalContext"
     ):
         load(path, source)
-    assert checkpoint.OTHERWISE_IN_0_1
+    assert weights_file.OTHERWISE_IN_0_1
 
 
 def test_a_3d_network_that_0_1_pooled_otherwise_is_named() -> None:

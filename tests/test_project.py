@@ -13,7 +13,10 @@ import crossd
 
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "crossd"
-CORE = ("nn.conv", "conversion.convert", "checkpoint", "foreign", "hub", "exporting")
+CORE = (
+    *("nn.conv", "conversion.convert", "weights.weights_file", "weights.third_party"),
+    *("weights.hub", "weights.export"),
+)
 EXTRAS = (
     "SimpleITK",
     "PIL",
@@ -89,38 +92,49 @@ def test_one_version() -> None:
     assert f"\nversion: {crossd.__version__}\n" in citation
 
 
-def listed_modules() -> list[str]:
-    """Return the modules of the map of the code, in its order."""
+def rooms() -> dict[str, list[str]]:
+    """Return the rooms of the map of the code with their files, in its order."""
     text = (ROOT / "docs" / "contributors.md").read_text(encoding="utf-8")
-    cells = re.findall(r"^\| (`.*?) \|", text, re.MULTILINE)
-    return [name for cell in cells for name in re.findall(r"`([\w.]+)`", cell)]
+    rows = re.findall(r"^\| `([\w.]+)` \|.*?\|(.*)\|$", text, re.MULTILINE)
+    return {room: re.findall(r"`(\w+)`", files) for room, files in rows}
+
+
+def modules() -> set[str]:
+    """Return all modules of the package, but for `__init__` and `__main__`."""
+    paths = (p for p in SOURCE.rglob("*.py") if not p.name.startswith("__"))
+    return {".".join(path.relative_to(SOURCE).with_suffix("").parts) for path in paths}
 
 
 def imported_modules(name: str) -> set[str]:
-    """Return what of crossd a module imports when it is imported itself."""
+    """Return what of crossd a module imports, in its functions too."""
     path = SOURCE / f"{name.replace('.', '/')}.py"
     found = set()
-    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "crossd":
             base = str(node.module).removeprefix("crossd").strip(".")
             inner = {f"{base}.{alias.name}".strip(".") for alias in node.names}
-            found |= {one for one in inner if one in listed_modules()} or {base or "crossd"}
-    return found - {"crossd"}
+            found |= {one if one in modules() else base for one in inner}
+    return found
 
 
 def test_the_map_of_the_code_has_every_module_once() -> None:
-    modules = {
-        ".".join(path.relative_to(SOURCE).with_suffix("").parts)
-        for path in SOURCE.rglob("*.py")
-        if not path.name.startswith("__")
-    }
-    assert sorted(listed_modules()) == sorted(modules)
+    listed = [f"{room}.{file}" for room, files in rooms().items() for file in files]
+    assert sorted([*listed, "errors"]) == sorted(modules())
 
 
-def test_imports_point_upwards_on_the_map() -> None:
-    order = {name: place for place, name in enumerate(listed_modules())}
-    order["data"] = order["data.source"]
-    for name in listed_modules():
+def test_a_room_imports_from_rooms_above_it_on_the_map() -> None:
+    order = [room for room in rooms() if "." not in room]
+    for name in modules():
+        place = order.index(name.split(".")[0])
         for other in imported_modules(name):
-            together = name.startswith("data.") and other.startswith("data.")
-            assert together or order[other] < order[name], f"{name} imports {other}, below it"
+            room = other.split(".")[0]
+            if room:  # the package itself, for its version and public names
+                assert order.index(room) <= place, f"{name} imports {other}, above it"
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    left = {name: imported_modules(name) & modules() for name in modules()}
+    while left:
+        ready = {name for name, needs in left.items() if not needs & set(left)}
+        assert ready, f"among these is a circle: {sorted(left)}"
+        left = {name: needs for name, needs in left.items() if name not in ready}

@@ -4,7 +4,9 @@ from typing import Any
 
 from arms import OURS
 
-from crossd import report, standings
+from crossd.evaluation import summary
+from crossd.evaluation.summary import MISSING
+from crossd.reports import markdown
 
 SEEN = {
     ("organ", "zero", 0): 3,
@@ -37,9 +39,9 @@ def only(results: dict[str, Any], arms: tuple[str, ...]) -> dict[str, Any]:
     return {**results, "arms": [arm for arm in results["arms"] if arm in arms], "rows": rows}
 
 
-def level(name: str, key: standings.Key) -> float:
+def level(name: str, key: summary.Key) -> float:
     """Return the p below which a difference counts."""
-    return POCOCK if (name, *key) in SEEN else standings.ALPHA
+    return POCOCK if (name, *key) in SEEN else summary.ALPHA
 
 
 def section(sets: dict[str, dict[str, Any]]) -> list[str]:
@@ -59,19 +61,19 @@ def section(sets: dict[str, dict[str, Any]]) -> list[str]:
             body += [line(name, title, {**part, "rows": r}) for title, r in looks.items()]
     header = ["set", "seeds", OURS, "best rival", "difference", "95 % interval", "Holm p",
               "wins/ties/losses"]  # fmt: skip
-    return ["", "## New seeds", "", AGAIN, "", *report.grid(header, body)] if body else []
+    return ["", "## New seeds", "", AGAIN, "", *markdown.grid(header, body)] if body else []
 
 
 def line(name: str, title: str, part: dict[str, Any]) -> list[str]:
     """Make the line of some seeds of a set."""
-    key = standings.keys(part)[0]
-    found, tests = standings.summaries(part, key), standings.comparisons(part, key)
-    rival = standings.best(part, key, part["arms"][1:]) or part["arms"][-1]
+    key = summary.keys(part)[0]
+    found, tests = summary.summaries(part, key), summary.comparisons(part, key)
+    rival = summary.best(part, key, part["arms"][1:]) or part["arms"][-1]
     one = next(test for test in tests if test["arm"] == rival)
-    ends = report.MISSING if one["low"] is None else f"{one['low']:+.4f} to {one['high']:+.4f}"
-    p = report.MISSING if one.get("holm") is None else f"{one['holm']:.2g}"
+    ends = MISSING if one["low"] is None else f"{one['low']:+.4f} to {one['high']:+.4f}"
+    p = MISSING if one.get("holm") is None else f"{one['holm']:.2g}"
     return [
-        f"{name}, {standings.title(key)}", f"{title} ({found[OURS].count})",
+        f"{name}, {summary.title(key)}", f"{title} ({found[OURS].count})",
         f"{found[OURS].mean:.3f}", f"{rival} {found[rival].mean:.3f}",
         f"{one['difference']:+.4f}", ends, p,
         f"{one['wins']}/{one['ties']}/{one['losses']}",

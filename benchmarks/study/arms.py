@@ -12,14 +12,14 @@ from sets import Study
 from torch import nn
 from trainings import Options, pretrain
 
-from crossd import device, feeding, scoring, train
-from crossd.arms import ARMS as KNOWN
-from crossd.checkpoint import load
-from crossd.compare import Arm, Contest
 from crossd.conversion import heads, registry
 from crossd.conversion.plain import to_3d
-from crossd.data import Source
-from crossd.slicenet import answering
+from crossd.data.source import Source
+from crossd.evaluation.arms import ARMS as KNOWN
+from crossd.evaluation.experiment import Arm, Contest
+from crossd.inference.slice_ensemble import answering
+from crossd.training import batches, devices, loop, validate
+from crossd.weights.weights_file import load
 
 OURS = "projection"
 RIVALS = ("scratch", "slices", "center", "inflate", "acs", "triplanar")
@@ -30,18 +30,18 @@ def distilled(net: Any, study: Study, seed: int) -> nn.Module:
     source = study.volumes()
     budget = dataclasses.replace(budget_of(source), seed=seed, epochs=3, min_steps=0)
     teacher, student = answering(copy.deepcopy(net), "both", source.task), to_3d(net)
-    scoring.recalibrate(teacher, source.train, budget)
-    scoring.recalibrate(student, source.train, budget)
-    device.seed_everything(seed)
+    validate.recalibrate(teacher, source.train, budget)
+    validate.recalibrate(student, source.train, budget)
+    devices.seed_everything(seed)
     optimizer = torch.optim.AdamW(student.parameters(), lr=budget.lr / 2, weight_decay=0.01)
     for epoch in range(budget.epochs):
-        loader = feeding.batches(source.train, student, budget, train=True)
+        loader = batches.batches(source.train, student, budget, train=True)
         loader.batch_sampler.set_epoch(epoch)  # type: ignore[union-attr]
         for batch in loader:
             image = batch["image"]
             with torch.no_grad():
                 target = teacher.eval()(image)
-            said = student.train()(feeding.augment(image, None)[0])
+            said = student.train()(batches.augment(image, None)[0])
             loss = F.kl_div(said.log_softmax(1), target, reduction="batchmean", log_target=True)
             loss.backward()
             optimizer.step()
@@ -55,15 +55,15 @@ def beside_slices(net: nn.Module, source: Source, budget: Any, study: Study) -> 
     One pass over the images: on 50 labelled organs 137 steps of volumes, where others have 105.
     """
     images = study.images()
-    options = train.for_images(Options(budget.seed), images.task)
+    options = loop.for_images(Options(budget.seed), images.task)
     budget = dataclasses.replace(budget, epochs=1, min_steps=0)
-    train.fit(net, source, budget, beside=[(images, options)], validate=False)
+    loop.fit(net, source, budget, beside=[(images, options)], validate=False)
 
 
 def as_volumes(net: Any, source: Source, budget: Any, study: Study) -> None:
     """Fine-tune the 3D kernels on labelled volumes, of a network that answers by slices too."""
-    train.fit(net.net, source, budget, validate=False)
-    scoring.recalibrate(net, source.train, budget)
+    loop.fit(net.net, source, budget, validate=False)
+    validate.recalibrate(net, source.train, budget)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,7 +136,7 @@ def start(study: Study, name: str, seed: int, fitted: bool = False) -> nn.Module
     if fitted and kind.fitted is not None:
         kind = dataclasses.replace(kind, make=kind.fitted)
     task, classes = source.task, len(source.classes)
-    device.seed_everything(seed)
+    devices.seed_everything(seed)
     if kind.way is None:
         return kind.make(
             registry.build(registry.DEFAULTS[task], task, source.channels, classes), task
@@ -145,7 +145,7 @@ def start(study: Study, name: str, seed: int, fitted: bool = False) -> nn.Module
     net: Any = load(study.weights(kind.way, seed))
     net = kind.make(net, study, seed) if kind.more else kind.make(net, task)
     if study.kind == "mednist":
-        device.seed_everything(seed)
+        devices.seed_everything(seed)
         heads.new_classifier(net, len(study.images().classes), classes)
     return net
 
@@ -178,4 +178,4 @@ class Volumes:
 
 def budget_of(source: Source) -> Any:
     """Give the budget on labelled volumes, the same for every arm."""
-    return train.for_volumes(Volumes(), source.task)
+    return loop.for_volumes(Volumes(), source.task)

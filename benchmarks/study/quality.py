@@ -7,7 +7,9 @@ import numpy as np
 from arms import ARMS, moving, solid
 from scipy.stats import spearmanr
 
-from crossd import pictures, report, standings
+from crossd.evaluation import summary
+from crossd.evaluation.summary import MISSING
+from crossd.reports import markdown, pictures
 
 PICTURE = "images/results-quality.png"
 TEXT = """\
@@ -27,7 +29,7 @@ def pairs(results: dict[str, Any]) -> dict[str, list[tuple[float, float]]]:
     for arm, kind in ARMS.items():
         if kind.make not in (solid, moving):
             continue
-        scores = standings.scores(results, ("zero", 0), arm)
+        scores = summary.scores(results, ("zero", 0), arm)
         both = [(flat[kind.way, seed], score)
                 for (_, seed), score in scores.items() if (kind.way, seed) in flat]  # fmt: skip
         if both:
@@ -49,7 +51,7 @@ def section(sets: dict[str, dict[str, Any]], out: Path) -> list[str]:
     draw(found, {name: sets[name]["metric"] for name in found}, out / PICTURE)
     header = ["set", "trainings", "ρ of all", "ρ of the ways' means"]
     return [
-        "", "## Does quality in 2D tell quality in 3D?", "", TEXT, "", *report.grid(header, body),
+        "", "## Does quality in 2D tell quality in 3D?", "", TEXT, "", *markdown.grid(header, body),
         "", f"![Score on images against score on volumes]({PICTURE})",
     ]  # fmt: skip
 
@@ -61,7 +63,7 @@ def rho(points: Any) -> float | None:
 
 def shown(value: float | None) -> str:
     """Write a correlation."""
-    return report.MISSING if value is None else f"{value:+.2f}"
+    return MISSING if value is None else f"{value:+.2f}"
 
 
 def draw(found: dict[str, dict[str, Any]], metrics: dict[str, str], path: Path) -> None:
@@ -70,7 +72,7 @@ def draw(found: dict[str, dict[str, Any]], metrics: dict[str, str], path: Path) 
     order = list(dict.fromkeys(arm for ways in found.values() for arm in ways))
     handles = {}
     for ax, (name, ways) in zip(axes[0], found.items(), strict=True):
-        metric = report.METRICS[metrics[name]]
+        metric = markdown.METRICS[metrics[name]]
         pictures.dress(ax, name, f"{metric} on images", f"{metric} on volumes")
         for arm, both in ways.items():
             at = order.index(arm)

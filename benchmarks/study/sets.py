@@ -5,8 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
-from crossd.data import Source, as_images, open_source
-from crossd.data.samples import Subset
+from crossd.data.dataset import Subset
+from crossd.data.open_source import open_source
+from crossd.data.slices import as_images
+from crossd.data.source import Source
 from crossd.data.splits import pick
 
 SETS = {

@@ -26,10 +26,10 @@ from arms import ARMS, RIVALS, contest
 from sets import IMAGES, LIMITS, SETS, Study
 from trainings import pretrain
 
-from crossd import compare
-from crossd.compare import Run
-from crossd.files import atomic
-from crossd.progress import Progress
+from crossd.evaluation import experiment
+from crossd.evaluation.experiment import Run
+from crossd.utils.atomic_files import atomic
+from crossd.utils.progress import Progress
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -42,7 +42,7 @@ def study_set(study: Study, args: argparse.Namespace) -> None:
     make = functools.partial(contest, study, arms)
     ready = make()
     limits = [n for n in limits if n <= len(ready.source.train)]
-    runs = compare.plan(ready, args.protocols.split(","), limits, args.first + args.seeds)
+    runs = experiment.plan(ready, args.protocols.split(","), limits, args.first + args.seeds)
     runs = [run for run in runs if run.trial >= args.first]
     folder = study.work / study.title
     folder.mkdir(exist_ok=True)
@@ -51,7 +51,7 @@ def study_set(study: Study, args: argparse.Namespace) -> None:
     needed = {(way, run.trial) for run in todo if (way := ARMS[run.arm].way) is not None}
     pretrain_all(study, sorted(needed), args.jobs, progress)
     try:
-        compare.contest_all(make, todo, folder, args.jobs, progress, ready)
+        experiment.contest_all(make, todo, folder, args.jobs, progress, ready)
     finally:
         collect(study, folder, args.results)
 
@@ -125,7 +125,7 @@ def main() -> None:
         torch.set_num_threads(1)
         study = Study(args.data, name, args.work, args.images)
         run = Run(arm, protocol, int(labels), 0, int(seed))
-        record = compare.perform(contest(study, (arm,)), run)
+        record = experiment.perform(contest(study, (arm,)), run)
         print(json.dumps({k: v for k, v in record.items() if k not in ("cases", "loss")}))
         return
     for name in args.sets.split(","):

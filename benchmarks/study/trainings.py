@@ -12,15 +12,15 @@ from modes import AnyAngle, Oblique
 from sets import Study
 from torch import Tensor, nn
 
-from crossd import device, scoring, train
-from crossd.checkpoint import WeightsConfig, save
 from crossd.conversion import registry
 from crossd.conversion.convert import convert
-from crossd.data import Source
-from crossd.data.samples import Sample, Samples, Wrapped
-from crossd.files import atomic
+from crossd.data.dataset import Sample, Samples, Wrapped
+from crossd.data.source import Source
 from crossd.nn.conv import CrossDConv
 from crossd.nn.kernel_modes import make_mode, view
+from crossd.training import devices, loop, validate
+from crossd.utils.atomic_files import atomic
+from crossd.weights.weights_file import WeightsConfig, save
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,18 +85,18 @@ def pretrain(study: Study, way: str, seed: int) -> None:
         return
     start = time.perf_counter()
     how, source = WAYS[way], study.images()
-    options = train.for_images(Options(seed), source.task)
+    options = loop.for_images(Options(seed), source.task)
     name = registry.DEFAULTS[source.task]
-    device.seed_everything(seed)
+    devices.seed_everything(seed)
     net = registry.build(name, source.task, source.channels, len(source.classes))
     if how.after:
         first, options = _divided(options, how.after)
-        train.fit(net, source, first, validate=False)
+        loop.fit(net, source, first, validate=False)
     if how.mode is not None:
         more: dict[str, Any] = dict(how.options)
         net = convert(net, how.mode, how.lift, **more)
     _fit(net, source, options, how, study)
-    scores = scoring.score(net, source, source.test, options)[0]
+    scores = validate.score(net, source, source.test, options)[0]
     record = {"set": study.name, "images": study.kind, "way": way, "seed": seed,
               "metrics": {k: round(v, 4) for k, v in scores.items()},
               "seconds": round(time.perf_counter() - start, 1)}  # fmt: skip
@@ -139,7 +139,7 @@ def _fit(net: Any, source: Source, options: Any, how: Way, study: Study) -> None
         source = dataclasses.replace(source, train=Viewed(source.train, how.views))
         if how.views == "layer":
             _view_per_layer(net)
-    train.fit(trained, source, options, beside=beside, validate=False)
+    loop.fit(trained, source, options, beside=beside, validate=False)
     for hook in hooks:
         hook.remove()
     for module in net.modules():

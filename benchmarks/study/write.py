@@ -30,16 +30,17 @@ from texts import (
     WAYS,
 )
 
-from crossd import plots, report, standings
-from crossd.configs import ALL_PROTOCOLS
-from crossd.metrics import MAIN
+from crossd.cli.options import ALL_PROTOCOLS
+from crossd.evaluation import summary
+from crossd.reports import markdown, plots
+from crossd.training.metrics import MAIN
 
 HERE = Path(__file__).parent
 DOCS = HERE.parents[1] / "docs"
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Read the raw results of a set as a record of `crossd.standings`, ours first."""
+    """Read the raw results of a set as a record of `crossd.evaluation.summary`, ours first."""
     raw = json.loads(path.read_text())
     rows = raw["rows"]
     present = list(dict.fromkeys(row["arm"] for row in rows))
@@ -60,15 +61,13 @@ def section(name: str, results: dict[str, Any], out: Path) -> list[str]:
     if base in LARGEST:
         lines += [f"The largest class alone has an accuracy of {LARGEST[base]:.3f}.", ""]
     main = again.only(results, (OURS, *RIVALS))
-    for protocol in sorted({key[0] for key in standings.keys(main)}, key=ALL_PROTOCOLS.index):
+    for protocol in sorted({key[0] for key in summary.keys(main)}, key=ALL_PROTOCOLS.index):
         part = {**main, "rows": [r for r in main["rows"] if r["protocol"] == protocol]}
         part["rows"].sort(key=lambda row: row["limit"])
-        sure = min(again.level(name, key) for key in standings.keys(part))
-        lines += [f"**{protocol}**", "", *report.grid(*shown(part, sure)), ""]
-        keys = [key for key in standings.keys(part) if OURS in standings.summaries(part, key)]
-        lines += [f"- {standings.verdict(part, key, again.level(name, key))}" for key in keys] + [
-            ""
-        ]
+        sure = min(again.level(name, key) for key in summary.keys(part))
+        lines += [f"**{protocol}**", "", *markdown.grid(*shown(part, sure)), ""]
+        keys = [key for key in summary.keys(part) if OURS in summary.summaries(part, key)]
+        lines += [f"- {summary.verdict(part, key, again.level(name, key))}" for key in keys] + [""]
     if any(row["limit"] for row in main["rows"]):
         picture = f"images/results-{name}.png"
         plots.efficiency(main, out / picture)
@@ -78,13 +77,13 @@ def section(name: str, results: dict[str, Any], out: Path) -> list[str]:
 
 def shown(results: dict[str, Any], sure: float) -> tuple[list[str], list[list[str]]]:
     """Return the table of the arms that were run at all, with the AUC where nothing is fitted."""
-    header, body = standings.table(results, sure)
+    header, body = summary.table(results, sure)
     if header[1:] == ["zero"] and results["metric"] == "accuracy":
         header = ["arm", "accuracy", "AUC"]
         for line in body:
-            values = list(standings.scores(results, ("zero", 0), line[0], "auc").values())
-            line.append(f"{np.mean(values):.3f}" if values else report.MISSING)
-    return header, [line for line in body if any(cell != report.MISSING for cell in line[1:])]
+            values = list(summary.scores(results, ("zero", 0), line[0], "auc").values())
+            line.append(f"{np.mean(values):.3f}" if values else summary.MISSING)
+    return header, [line for line in body if any(cell != summary.MISSING for cell in line[1:])]
 
 
 def ceilings(sets: dict[str, dict[str, Any]]) -> list[str]:
@@ -92,26 +91,26 @@ def ceilings(sets: dict[str, dict[str, Any]]) -> list[str]:
     lines = ["", "## How much room is there?", "", ROOM, ""]
     body = []
     for name, results in sets.items():
-        most = max((n for _, n in standings.keys(results)), default=0)
+        most = max((n for _, n in summary.keys(results)), default=0)
         if "-" in name or most < MANY:
             continue
         free, head, full = (
-            standings.summaries(results, key)
+            summary.summaries(results, key)
             for key in (("zero", 0), ("linear", most), ("finetune", most))
         )
-        rival = standings.best(results, ("linear", most), RIVALS)
-        best = report.MISSING if rival is None else f"{rival} {mean_of(head[rival])}"
+        rival = summary.best(results, ("linear", most), RIVALS)
+        best = summary.MISSING if rival is None else f"{rival} {mean_of(head[rival])}"
         ours, slices = mean_of(free.get(OURS)), mean_of(free.get("slices"))
         fitted, scratch = mean_of(head.get(OURS)), mean_of(full.get("scratch"))
         body.append([name, str(most), ours, slices, fitted, best, scratch])
     header = ["set", "all", f"{OURS}, none", "slices, none", f"{OURS}, all, linear",
               "best rival, all, linear", "scratch, all, finetune"]  # fmt: skip
-    return [*lines, *report.grid(header, body)] if body else []
+    return [*lines, *markdown.grid(header, body)] if body else []
 
 
 def mean_of(cell: Any) -> str:
     """Write a mean with the number of its seeds."""
-    return report.MISSING if cell is None else f"{cell.mean:.3f} ({cell.count} seeds)"
+    return summary.MISSING if cell is None else f"{cell.mean:.3f} ({cell.count} seeds)"
 
 
 def configurations(sets: dict[str, dict[str, Any]]) -> list[str]:
@@ -123,15 +122,15 @@ def configurations(sets: dict[str, dict[str, Any]]) -> list[str]:
     for arm in order:
         cells = []
         for results in parts.values():
-            found = standings.summaries(results, ("zero", 0)).get(arm)
+            found = summary.summaries(results, ("zero", 0)).get(arm)
             spread = "" if found is None or found.high is None else f" ± {found.sd:.3f}"
-            cells.append(report.MISSING if found is None else f"{found.mean:.3f}{spread}")
+            cells.append(summary.MISSING if found is None else f"{found.mean:.3f}{spread}")
         body.append([f"{arm} (both)" if arm == OURS else arm, *cells])
     called = "".join(f" {arm.removeprefix(OURS)} " for arm in order)
     notes = "; ".join(f"`{word}`: {text}" for word, text in NOTES.items() if f" {word} " in called)
     text = WAYS.format(notes=f"{notes}." if notes else "")
     header = ["way (±: standard deviation)", *parts]
-    return ["", "## Which configuration", "", text, "", *report.grid(header, body)]
+    return ["", "## Which configuration", "", text, "", *markdown.grid(header, body)]
 
 
 def tried(results: dict[str, Any]) -> dict[str, Any]:
@@ -160,12 +159,12 @@ def against(sets: dict[str, dict[str, Any]]) -> list[str]:
     for name, results in sets.items():
         among = [OURS, *(arm for arm in RIVALS if arm in results["arms"])]
         part = {**results, "arms": among}
-        for key in sorted(standings.keys(results), key=lambda k: (k[0], k[1])):
-            rival = standings.best(part, key, among[1:])
-            found = standings.summaries(part, key)
+        for key in sorted(summary.keys(results), key=lambda k: (k[0], k[1])):
+            rival = summary.best(part, key, among[1:])
+            found = summary.summaries(part, key)
             if rival is None or OURS not in found:
                 continue
-            one = next(c for c in standings.comparisons(part, key) if c["arm"] == rival)
+            one = next(c for c in summary.comparisons(part, key) if c["arm"] == rival)
             gap, p = one["difference"], one.get("holm")
             if p is not None and p < again.level(name, key):
                 (won if gap > 0 else lost).append(name)
@@ -175,12 +174,12 @@ def against(sets: dict[str, dict[str, Any]]) -> list[str]:
             )  # fmt: skip
     text = f"`{OURS}` is significantly better than the best of the rivals in {said(won)}, and "
     text += f"significantly worse in {said(lost)}, of {len(body)} comparisons."
-    return [text, "", *report.grid(header, body)]
+    return [text, "", *markdown.grid(header, body)]
 
 
 def probability(p: float | None) -> str:
     """Write a p; what is below a thousandth is not told apart."""
-    return report.MISSING if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
+    return summary.MISSING if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def said(names: list[str]) -> str:

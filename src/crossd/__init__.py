@@ -6,42 +6,42 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.2.0"
 
 if TYPE_CHECKING:
-    from crossd.checkpoint import WeightsConfig, load, load_reference, save
     from crossd.conversion.adapt import recalibrate
     from crossd.conversion.baselines import acs, center, inflate, triplanar
     from crossd.conversion.convert import convert
     from crossd.conversion.plain import to_2d, to_3d
     from crossd.conversion.rules import rule
     from crossd.errors import InputError
-    from crossd.exporting import export
-    from crossd.foreign import load_checkpoint
-    from crossd.hub import from_pretrained, push_to_hub, save_pretrained
     from crossd.nn.checkpointing import checkpoint_activations
     from crossd.nn.conv import CrossDConv, CrossDConvTranspose
     from crossd.nn.kernel_modes import view
     from crossd.nn.layers import channels_last
+    from crossd.weights.export import export
+    from crossd.weights.hub import from_pretrained, push_to_hub, save_pretrained
+    from crossd.weights.third_party import load_checkpoint
+    from crossd.weights.weights_file import WeightsConfig, load, load_reference, save
 
 _HOMES = {
     "CrossDConv": "nn.conv",
     "CrossDConvTranspose": "nn.conv",
     "InputError": "errors",
-    "WeightsConfig": "checkpoint",
+    "WeightsConfig": "weights.weights_file",
     "acs": "conversion.baselines",
     "center": "conversion.baselines",
     "channels_last": "nn.layers",
     "checkpoint_activations": "nn.checkpointing",
     "convert": "conversion.convert",
-    "from_pretrained": "hub",
-    "export": "exporting",
+    "from_pretrained": "weights.hub",
+    "export": "weights.export",
     "inflate": "conversion.baselines",
-    "load": "checkpoint",
-    "load_checkpoint": "foreign",
-    "load_reference": "checkpoint",
-    "push_to_hub": "hub",
+    "load": "weights.weights_file",
+    "load_checkpoint": "weights.third_party",
+    "load_reference": "weights.weights_file",
+    "push_to_hub": "weights.hub",
     "recalibrate": "conversion.adapt",
     "rule": "conversion.rules",
-    "save": "checkpoint",
-    "save_pretrained": "hub",
+    "save": "weights.weights_file",
+    "save_pretrained": "weights.hub",
     "to_2d": "conversion.plain",
     "to_3d": "conversion.plain",
     "triplanar": "conversion.baselines",

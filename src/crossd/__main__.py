@@ -2,6 +2,6 @@
 
 import sys
 
-from crossd.cli import main
+from crossd.cli.main import main
 
 sys.exit(main())

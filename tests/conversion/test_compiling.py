@@ -13,9 +13,9 @@ from torch import nn
 from torchvision.ops.misc import Permute
 
 import crossd
-from crossd import scoring, train
 from crossd.conversion.verify import perturbed
-from crossd.train import TrainConfig
+from crossd.training import loop, validate
+from crossd.training.loop import TrainConfig
 
 EPOCHS = 6
 
@@ -49,8 +49,8 @@ def fitted(rank: int, views: bool, mode: str, compiled: bool) -> tuple[Any, list
     config = TrainConfig(
         epochs=EPOCHS, batch_size=5, compile=compiled, precision="64-true", one_view=True
     )
-    losses = [record["loss"] for record in train.fit(net, source, config, on_epoch=note).history]
-    answers = [answer for answer, _ in scoring.answers(net, source.test, config)]
+    losses = [record["loss"] for record in loop.fit(net, source, config, on_epoch=note).history]
+    answers = [answer for answer, _ in validate.answers(net, source.test, config)]
     return (losses, answers), graphs
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from crossd.adapting import classifiers, first_convolution
+from crossd.conversion.heads import classifiers, first_convolution
 from crossd.errors import InputError
 
 

@@ -1,29 +1,72 @@
 """The last layer of a network, and what of a network is trained."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
+from torch.nn.modules.conv import _ConvNd
 
 from crossd.errors import InputError
+from crossd.nn.kernel_modes import KernelMode
 
 NORMS = (nn.modules.batchnorm._BatchNorm,)
 
 
+def classifiers(net: nn.Module) -> list[str]:
+    """Paths of what gives the classes: timm's word for it, or the last layer with parameters.
+
+    The last layer in order of registration counts if it is linear or a convolution; a network
+    that ends with a norm, say, has none.
+
+    Example:
+        >>> classifiers(nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 2)))
+        ['2']
+    """
+    known = getattr(net, "default_cfg", None)
+    named = known.get("classifier") if isinstance(known, Mapping) else None
+    if named:
+        return [named] if isinstance(named, str) else list(named)
+    found = [(path, layer) for path, layer in layers_of(net).items() if layer._parameters]
+    path, layer = found[-1] if found else ("", net)
+    return [path] if path and isinstance(layer, nn.Linear | _ConvNd) else []
+
+
+def first_convolution(net: nn.Module) -> str | None:
+    """Path of the first convolution in order of registration."""
+    found = (path for path, layer in layers_of(net).items() if isinstance(layer, _ConvNd))
+    return next(found, None)
+
+
+def class_axis(layer: nn.Module) -> int:
+    """Axis of a layer's weight along which its outputs lie."""
+    return 1 if getattr(layer, "transposed", False) else 0
+
+
+def layers_of(net: nn.Module, repeated: bool = False) -> dict[str, nn.Module]:
+    """Every module by its path (by all its paths), but for what is inside of kernel modes."""
+    modes = [module for module in net.modules() if isinstance(module, KernelMode)]
+    inside = {id(part) for mode in modes for part in mode.modules()}
+    named = net.named_modules(remove_duplicate=not repeated)
+    return {path: module for path, module in named if id(module) not in inside}
+
+
 def classifier(net: nn.Module, classes: int) -> Any:
-    """Find the last layer of a network: a linear one or a convolution with `classes` outputs.
+    """Find the layer that gives so many classes: of `classifiers`, or the last one of them all.
+
+    Args:
+        net: Any network.
+        classes: Outputs of the layer.
 
     Raises:
         InputError: "the network has no last layer ..." when there is none.
     """
-    found = None
-    for module in net.modules():
-        outputs = getattr(module, "out_features", getattr(module, "out_channels", None))
-        if outputs == classes:
-            found = module
-    if found is None:
-        raise InputError(f"the network has no last layer with {classes} outputs, one a class")
-    return found
+    layers = layers_of(net)
+    for path in reversed([*layers, *classifiers(net)]):
+        layer = layers.get(path)
+        if classes == getattr(layer, "out_features", getattr(layer, "out_channels", None)):
+            return layer
+    raise InputError(f"the network has no last layer with {classes} outputs, one a class")
 
 
 def new_classifier(net: nn.Module, before: int, classes: int) -> None:

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from crossd.data.plan import ISOTROPIC
-from crossd.data.samples import Sample, Samples, Wrapped
+from crossd.data.dataset import Sample, Samples, Wrapped
+from crossd.data.preprocessing.plan import ISOTROPIC
 from crossd.data.shapes import fit
 
 ABOUT_LABELS = 0.67

@@ -1,0 +1,352 @@
+"""`crossd evaluate`: how good masks and labels are, case by case."""
+
+import csv
+import dataclasses
+import io
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from crossd.cli.opening import fitting, known
+from crossd.cli.options import EvaluateConfig
+from crossd.data.io.read import read_header
+from crossd.data.open_source import open_source
+from crossd.data.preprocessing.volume_dataset import Entry, read_image, read_mask
+from crossd.data.source import Source
+from crossd.data.sources.labelled import entries_of
+from crossd.errors import InputError
+from crossd.inference import predictor, write_masks
+from crossd.inference.slice_ensemble import answering
+from crossd.reports import shown_cases
+from crossd.reports.slice_viewer import Case
+from crossd.training import devices, loop, metrics, validate
+from crossd.utils.atomic_files import atomic
+from crossd.utils.option_values import check, choice, unused
+from crossd.utils.progress import Progress
+from crossd.utils.run_folder import claim_folder
+from crossd.weights.weights_file import WeightsConfig, load, read_config, require_rank
+
+WORST = 3
+"""Cases that are pictured."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Pair:
+    """A mask and the true one, in the grid of the true one.
+
+    Attributes:
+        name: Of the case.
+        guess: Classes, uint8, ``(D, H, W)`` or ``(H, W)``.
+        truth: Classes, of the same shape.
+        spacing: Size of a voxel in the order of the axes [mm]; None where it is unknown.
+        image: What to picture, of the same shape.
+    """
+
+    name: str
+    guess: NDArray[np.uint8]
+    truth: NDArray[np.uint8]
+    spacing: tuple[float, ...] | None
+    image: NDArray[np.float32]
+
+
+def evaluate(config: EvaluateConfig, progress: Progress) -> str:
+    """Score samples and write the report; returns what to print.
+
+    Raises:
+        InputError: When options and data do not go together, or a file cannot be read.
+    """
+    check(config)
+    if config.protocol is not None or config.baselines is not None:
+        from crossd.cli.comparison import comparison
+
+        return comparison(config, progress)
+    unused(config, _OF_COMPARISONS, "is for a comparison: give --protocol or --baselines too")
+    choice(config.part, ("train", "val", "test"), "--part")
+    if (config.weights is None) == (config.predictions is None):
+        raise InputError("give either --weights or --predictions")
+    if not config.tolerance >= 0:
+        raise InputError(f"--tolerance (={config.tolerance}) must be at least 0 mm")
+    start = time.perf_counter()
+    if config.weights is None:
+        given = known(None, config=config)
+        source = open_source(config.data, seed=config.seed, given=given, progress=progress)
+        net, weights = None, None
+    else:
+        weights = read_config(config.weights)
+        net = answering(load(config.weights), config.answer or weights.answer, weights.task)
+        given = dataclasses.replace(
+            known(weights, config=config),
+            statistics=(weights.mean, weights.std),
+            classes=dict(zip(weights.values, weights.classes, strict=False)),
+        )
+        source = fitting(config.data, weights, None, config.seed, config.weights, given, progress)
+        if source.rank == 2 or (config.answer or weights.answer) == "volume":
+            require_rank(weights, source.rank, config.data)
+        if source.classes != weights.classes:
+            raise InputError(
+                f"{config.data} has the classes {', '.join(source.classes)}, but {config.weights} "
+                f"{', '.join(weights.classes)}"
+            )
+    if source.task == "classification":
+        if net is None:
+            raise InputError(f"--predictions are masks, but {config.data} has labels")
+        return _labels(config, source, net, progress, start)
+    return _masks(config, source, net, weights, progress, start)
+
+
+_OF_COMPARISONS = (
+    *("plain", "limit", "folds", "trials", "size", "epochs", "steps", "batch_size", "lr"),
+    *("workers", "resume"),
+)
+
+
+def _masks(
+    config: EvaluateConfig,
+    source: Source,
+    net: nn.Module | None,
+    weights: WeightsConfig | None,
+    progress: Progress,
+    start: float,
+) -> str:
+    samples = getattr(source, config.part)
+    folder = claim_folder(config, resumable=False)
+    rows: list[dict[str, Any]] = []
+    worst: list[tuple[float, Pair, list[dict[str, Any]]]] = []
+    best: list[tuple[float, Case]] = []
+    begun = time.perf_counter()
+    with progress.task("evaluating", total=len(samples)) as bar:
+        for pair in _pairs(config, source, net, weights):
+            scored = score(pair, source.classes, config.tolerance)
+            rows += scored
+            found = [row["dice"] for row in scored if row["dice"] is not None]
+            value = float(np.mean(found)) if found else 1.0
+            worst.append((value, pair, scored))
+            worst = sorted(worst, key=lambda one: one[0])[:WORST]
+            if len(best) < WORST or best[-1][0] < value:
+                best.append((value, _case(pair, source.classes, scored, shown_cases.BEST)))
+                best = sorted(best, key=lambda one: -one[0])[:WORST]
+            bar.advance(1)
+    spent = time.perf_counter() - begun
+    from crossd.reports import pictures
+
+    for number, (value, pair, _) in enumerate(worst, start=1):
+        _draw(pictures, pair, source.classes, value, folder / f"worst-{number}.png")
+    summary = summarise(rows, source.classes)
+    _write_rows(folder / "cases.csv", rows)
+    results = _results(config, source, len(samples), summary, start)
+    results["worst"] = [
+        {"case": pair.name, "dice": value, "picture": f"worst-{number}.png"}
+        for number, (value, pair, _) in enumerate(worst, start=1)
+    ]
+    cases = [_case(pair, source.classes, scored, shown_cases.WORST) for _, pair, scored in worst]
+    shown = {case.name for case in cases}
+    cases += [case for _, case in best if case.name not in shown]
+    _write(results, folder, cases, spent)
+    first = summary["mean"]
+    return (
+        f"{len(samples):,} {config.part} samples: dice {_text(first['dice'])}, "
+        f"HD95 {_text(first['hd95'], ' mm')}, NSD {_text(first['nsd'])}\n"
+        f"written: {folder}/report.html, report.md, cases.csv, metrics.json and pictures"
+    )
+
+
+def _pairs(
+    config: EvaluateConfig,
+    source: Source,
+    net: nn.Module | None,
+    weights: WeightsConfig | None,
+) -> Iterator[Pair]:
+    """Yield the mask and the true mask of every sample: of files in their own grid."""
+    samples = getattr(source, config.part)
+    fabric = devices.alone(config.precision)
+    entries = entries_of(samples)
+    if net is None:
+        if entries is None:
+            raise InputError(f"--predictions are for volumes that come as files: {config.data}")
+        for entry in entries:
+            yield _pair(entry, _read_guess(config, entry, source.values), source.values)
+    elif entries is not None:
+        assert weights is not None
+        net.to(fabric.device)
+        for entry in entries:
+            guess = predictor.segment(net, entry, weights, fabric, config.flips)
+            yield _pair(entry, guess, source.values)
+    else:
+        options = loop.TrainConfig(batch_size=1, precision=config.precision)
+        for number, (answer, batch) in enumerate(validate.answers(net, samples, options)):
+            yield Pair(
+                str(number),
+                answer[0].to(torch.uint8).cpu().numpy(),
+                batch["mask"][0].to(torch.uint8).cpu().numpy(),
+                source.spacing,
+                batch["image"][0, 0].cpu().numpy(),
+            )
+
+
+def _pair(entry: Entry, guess: NDArray[np.uint8], values: Sequence[int]) -> Pair:
+    truth = read_mask(entry, values)
+    return Pair(entry.case.name, guess, truth, entry.images[0].spacing, read_image(entry)[0])
+
+
+def _read_guess(config: EvaluateConfig, entry: Entry, values: Sequence[int]) -> NDArray[np.uint8]:
+    """Read the mask that was made of a case."""
+    header = read_header(write_masks.find(Path(str(config.predictions)), entry.case.name))
+    true = entry.images[0]
+    if header.size != true.size or not np.allclose(header.spacing, true.spacing, rtol=1e-3):
+        raise InputError(
+            f"{header.path}: has {header.size} voxels of {header.spacing} mm, but {true.path} "
+            f"{true.size} of {true.spacing}; expected a mask in the same grid"
+        )
+    return read_mask(dataclasses.replace(entry, mask=header), values)
+
+
+def score(pair: Pair, classes: Sequence[str], tolerance: float) -> list[dict[str, Any]]:
+    """Score every class but the background of one mask.
+
+    Args:
+        pair: The masks.
+        classes: Names, the background first.
+        tolerance: Distance of surfaces that counts as none [mm].
+
+    Returns:
+        A record a class: ``dice`` (0 when only one of the masks has the class, None when none has),
+        ``hd95`` [mm] and ``nsd`` (None without two surfaces; nsd is 0 with one), and the volumes
+        ``ml`` and ``true_ml``.
+    """
+    spacing = pair.spacing or (1.0,) * pair.truth.ndim
+    voxel = float(np.prod(spacing)) / 1000
+    rows = []
+    for k, name in enumerate(classes[1:], start=1):
+        guess, truth = pair.guess == k, pair.truth == k
+        row: dict[str, Any] = {"case": pair.name, "class": name}
+        row |= metrics.surfaces(guess, truth, spacing, tolerance)
+        row["ml"], row["true_ml"] = guess.sum() * voxel, truth.sum() * voxel
+        rows.append(row)
+    return rows
+
+
+def summarise(rows: Sequence[dict[str, Any]], classes: Sequence[str]) -> dict[str, Any]:
+    """Average the records of `score` over cases, for each class and over classes.
+
+    Returns:
+        For each class, and under "mean", the mean of each measure over the cases that have it, with
+        its standard deviation over cases under ``dice_sd``; and the number of cases, of those where
+        the class was missed and of those where it was found but is not there.
+    """
+    out: dict[str, Any] = {}
+    for name in classes[1:]:
+        own = [row for row in rows if row["class"] == name]
+        out[name] = {key: _mean(row[key] for row in own) for key in ("dice", "hd95", "nsd")}
+        dices = [row["dice"] for row in own if row["dice"] is not None]
+        out[name]["dice_sd"] = float(np.std(dices, ddof=1)) if len(dices) > 1 else None
+        out[name]["volume_error_ml"] = _mean(abs(row["ml"] - row["true_ml"]) for row in own)
+        out[name]["cases"] = sum(row["true_ml"] > 0 for row in own)
+        out[name]["missed"] = sum(row["true_ml"] > 0 and row["ml"] == 0 for row in own)
+        out[name]["invented"] = sum(row["true_ml"] == 0 and row["ml"] > 0 for row in own)
+    out["mean"] = {key: _mean(out[n][key] for n in classes[1:]) for key in ("dice", "hd95", "nsd")}
+    return out
+
+
+def _mean(values: Any) -> float | None:
+    found = [value for value in values if value is not None]
+    return float(np.mean(found)) if found else None
+
+
+def _draw(pictures: Any, pair: Pair, classes: Sequence[str], value: float, path: Path) -> None:
+    image, guess, truth, spacing = pair.image, pair.guess, pair.truth, pair.spacing
+    if image.ndim == 2:
+        image, guess, truth, spacing = image[None], guess[None], truth[None], None
+    pictures.answers(
+        image,
+        truth,
+        {"prediction": guess},
+        classes,
+        path,
+        {"prediction": value},
+        spacing,
+        pair.name,
+    )
+
+
+def _case(pair: Pair, classes: Sequence[str], scored: Sequence[dict[str, Any]], group: str) -> Case:
+    dices = np.array([row["dice"] for row in scored], float)  # None becomes NaN
+    return shown_cases.segmented(
+        pair.name, group, pair.image, pair.truth, {"prediction": pair.guess}, classes,
+        pair.spacing, {"prediction": dices},
+    )  # fmt: skip
+
+
+def _labels(
+    config: EvaluateConfig, source: Source, net: nn.Module, progress: Progress, start: float
+) -> str:
+    samples = getattr(source, config.part)
+    folder = claim_folder(config, resumable=False)
+    options = loop.TrainConfig(batch_size=8, precision=config.precision)
+    begun = time.perf_counter()
+    scores, outputs = validate.score(net, source, samples, options)
+    spent = time.perf_counter() - begun
+    rows = [
+        {
+            "case": samples.case(index),
+            "class": source.classes[int(truth)],
+            "predicted": source.classes[int(probabilities.argmax())],
+            **{f"p_{n}": float(p) for n, p in zip(source.classes, probabilities, strict=True)},
+        }
+        for index, (probabilities, truth) in enumerate(zip(*outputs, strict=True))
+    ]
+    _write_rows(folder / "cases.csv", rows)
+    results = _results(config, source, len(samples), scores, start)
+    cases = shown_cases.of_scored(net, source, samples, outputs, options)
+    _write(results, folder, cases, spent)
+    return (
+        f"{len(samples):,} {config.part} samples: {validate.describe(scores, source.task)}\n"
+        f"written: {folder}/report.html, report.md, cases.csv and metrics.json"
+    )
+
+
+def _results(
+    config: EvaluateConfig, source: Source, count: int, found: dict[str, Any], start: float
+) -> dict[str, Any]:
+    from crossd.reports import markdown
+
+    return {
+        "command": "evaluate",
+        "task": source.task,
+        "data": config.data,
+        "part": config.part,
+        "samples": count,
+        "classes": list(source.classes),
+        "metrics": found,
+        "seconds": round(time.perf_counter() - start, 1),
+        "config": dataclasses.asdict(config),
+        "versions": markdown.versions(),
+    }
+
+
+def _write(results: dict[str, Any], folder: Path, cases: Sequence[Case], spent: float) -> None:
+    from crossd.reports import html, markdown
+
+    text, headline = markdown.evaluation(results), markdown.sentence(results)
+    cost = markdown.cost(results["seconds"], "samples", results["samples"], spent)
+    shown = html.render(text, headline, folder, cases, cost, without=["The worst cases"])
+    markdown.write(results, folder, text, {"report.html": shown})
+
+
+def _write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
+    with atomic(path) as temporary:
+        temporary.write_text(text.getvalue(), encoding="utf-8")
+
+
+def _text(value: float | None, unit: str = "") -> str:
+    return "not defined" if value is None else f"{value:.3f}{unit}"

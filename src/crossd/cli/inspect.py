@@ -1,0 +1,373 @@
+"""`crossd inspect`: what weights hold, what they look at, and what data are like, in pictures."""
+
+import dataclasses
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from crossd.cli.opening import fitting, known
+from crossd.cli.options import InspectConfig
+from crossd.data.dataset import Samples, Subset
+from crossd.data.patches import Patches
+from crossd.data.quality.checks import faults
+from crossd.data.quality.survey import survey
+from crossd.data.slices import as_images
+from crossd.data.source import Source
+from crossd.errors import InputError
+from crossd.nn.kernel_modes import VIEWS, Fourier
+from crossd.reports import (
+    data_sheet,
+    gradcam,
+    html,
+    kernel_numbers,
+    kernels,
+    markdown,
+    pictures,
+    poses,
+)
+from crossd.reports.kernel_numbers import Layer
+from crossd.training import config as training_config
+from crossd.training import devices, metrics, validate
+from crossd.training.batches import view_of
+from crossd.utils.option_values import check, choice, unused
+from crossd.utils.progress import Progress
+from crossd.utils.run_folder import claim_folder
+from crossd.weights.weights_file import WeightsConfig, load, read_config, require_rank
+
+SEEN = 4
+"""Samples that Grad-CAM is drawn of."""
+
+IMAGES = 600
+"""Images whose poses are collected, at most."""
+
+SCANS = ("data.png", "grad-cam.png", "answer.png", "kernels.png", "kernels.gif")
+"""Pictures of samples, or whose text names colours, which a dark page leaves as they are."""
+
+
+@dataclass
+class Findings:
+    """What goes into the report.
+
+    Attributes:
+        folder: Where the pictures are.
+        lines: Of Markdown.
+        said: One sentence or two of each section, for the terminal.
+        headline: What matters most, for the page.
+        results: For machines.
+    """
+
+    folder: Path
+    lines: list[str] = field(default_factory=list)
+    said: list[str] = field(default_factory=list)
+    headline: str = ""
+    results: dict[str, Any] = field(default_factory=dict)
+
+    def section(self, title: str, picture: str, reading: str, explanation: str = "") -> Path:
+        """Write down a section; returns where its picture belongs."""
+        self.lines += ["", f"## {title}", "", f"![{title}]({picture})", "", f"**{reading}**"]
+        if explanation:
+            self.lines += ["", explanation]
+        self.said.append(reading)
+        return self.folder / picture
+
+
+def inspect(config: InspectConfig, progress: Progress) -> str:
+    """Look at weights, at data, or at both; returns what to print.
+
+    Raises:
+        InputError: When there is nothing to look at, or it cannot be read.
+    """
+    check(config)
+    choice(config.part, ("train", "val", "test"), "--part")
+    if config.weights is None and config.data is None:
+        raise InputError("give --weights, --data or both: there is nothing to look at")
+    start = time.perf_counter()
+    if config.weights is None:
+        unused(config, ("layer", "part"), "is for --weights, which are not given")
+        assert config.data is not None
+        found = survey(config.data, config.limit, config.seed, progress)
+        out = Findings(claim_folder(config))
+        _data_section(out, found)
+    else:
+        weights = read_config(config.weights)
+        net = load(config.weights)
+        listed = kernel_numbers.layers_of(net)
+        layer = _chosen(listed, config)
+        source = None if config.data is None else _source(config, weights, progress)
+        out = Findings(claim_folder(config))
+        out.lines += ["", *_of_weights(config, weights, listed)]
+        _kernel_sections(out, listed, layer)
+        if source is not None:
+            _pose_sections(out, net, source, layer, config, progress)
+            if source.task == "classification":
+                _cam_section(out, net, source, weights.form == "2d", config)
+            else:
+                _mask_section(out, net, source, weights.form == "2d", config)
+    return _written(out, config, start)
+
+
+def _data_section(out: Findings, found: Any) -> None:
+    listed = faults(found)
+    data_sheet.draw(found, out.folder / "data.png")
+    out.lines += ["", "## The data", "", *data_sheet.markdown(found, listed)]
+    out.headline = data_sheet.reading(found, listed)
+    out.said.append(out.headline)
+    out.results["data_sheet"] = data_sheet.record(found, listed)
+
+
+def _chosen(listed: Sequence[Layer], config: InspectConfig) -> Layer:
+    """Return the layer to draw: the one asked for, or the first whose kernels have a depth."""
+    if not listed:
+        raise InputError(f"{config.weights}: no layer has kernels larger than one voxel")
+    if config.layer is None:
+        return next((one for one in listed if one.solid), listed[0])
+    for one in listed:
+        if one.name == config.layer:
+            return one
+    near = ", ".join(one.name for one in listed[:12])
+    more = ", ..." if len(listed) > 12 else ""
+    raise InputError(f"--layer {config.layer}: no such layer; there are {near}{more}")
+
+
+def _source(config: InspectConfig, weights: WeightsConfig, progress: Progress) -> Source:
+    assert config.data is not None and config.weights is not None
+    given = dataclasses.replace(
+        known(weights),
+        statistics=(weights.mean, weights.std),
+        classes=dict(zip(weights.values, weights.classes, strict=False)),
+    )
+    source = fitting(
+        config.data, weights, None, config.seed, config.weights, given, progress
+    )  # fmt: skip
+    if source.classes != weights.classes:
+        raise InputError(
+            f"{config.data} has the classes {', '.join(source.classes)}, but {config.weights} "
+            f"{', '.join(weights.classes)}"
+        )
+    if source.rank == 2:
+        require_rank(weights, 2, source.name)
+    return source
+
+
+def _of_weights(
+    config: InspectConfig, weights: WeightsConfig, listed: Sequence[Layer]
+) -> list[str]:
+    """Say what the weights are, and what is not to be seen in their form."""
+    what = {
+        "cross": f"Cross-D, kernel mode {weights.kernel_mode}: one set of 3D kernels for images "
+        "and volumes",
+        "3d": "a plain 3D network",
+        "2d": "a plain 2D network",
+        "acs": "a 2D network used in three planes (ACS)",
+    }[weights.form]
+    lines = [
+        f"`{config.weights}`: {weights.model} for {weights.task}, {what}. "
+        f"{len(listed)} layers have kernels larger than one voxel.",
+    ]
+    if not any(one.solid for one in listed):
+        lines += [
+            "",
+            "Its kernels have no depth, so there is nothing to say of views, of energy by depth or "
+            "of a lift: `crossd convert --to cross` makes 3D kernels of them.",
+        ]
+    elif weights.form == "3d":
+        lines += [
+            "",
+            "It takes no images any more. The 2D kernels are those that each mode would take from "
+            "its kernels; poses are not to be had.",
+        ]
+    return lines
+
+
+def _kernel_sections(out: Findings, listed: Sequence[Layer], layer: Layer) -> None:
+    records = [kernel_numbers.describe(one) for one in listed]
+    out.results["layers"] = records
+    solid = [one for one in records if "energy" in one]
+    own = [one for one in records if one["layer"] == layer.name]
+    first = kernel_numbers.depth_reading(own) if layer.solid else "Its 2D kernels, strongest first."
+    how = (
+        "A 2D kernel of the projection is the sum along the axis of the view, one of the slice "
+        "mode the central slice; the fourier mode shifts the 3D kernel first."
+    )
+    path = out.section(
+        f"The kernels of layer {layer.name}", "kernels.png", first, how if layer.solid else ""
+    )
+    kernels.kernels(layer, path)
+    if not solid:
+        return
+    if isinstance(layer.mode, Fourier) and layer.mode.predictor is not None:
+        path = out.section(
+            "The kernels along a path of axes and angles", "kernels.gif",
+            "What moves is where the 3D kernel is cut, and the kernel in its plane: a shift, not a "
+            "rotation.",
+            "The axis turns from z to y to x and back, the angle swings between -45 and 45 "
+            "degrees; below is the shift that they amount to.",
+        )  # fmt: skip
+        kernels.animate(layer, path)
+    path = out.section(
+        "Is the depth used?", "energy.png", kernel_numbers.depth_reading(solid),
+        "Energy is the sum of the squared weights. Of the fourier mode, kernels are first moved by "
+        "the mean displacement of training, to where 2D training used them.",
+    )  # fmt: skip
+    kernels.energies(solid, path)
+    out.headline = kernel_numbers.depth_reading(solid).partition(" (In the plane")[0]
+    path = out.section("Are the views alike?", "similarity.png", kernel_numbers.view_reading(solid))
+    kernels.similarities(solid, path)
+
+
+def _pose_sections(
+    out: Findings, net: nn.Module, source: Source, layer: Layer, config: InspectConfig,
+    progress: Progress,
+) -> None:  # fmt: skip
+    """Collect and draw what the fourier mode predicts for images, or for slices of volumes."""
+    watch = poses.Watch(net)
+    if not watch.places:
+        return
+    planes = as_images(source, None, None)
+    part = _some(getattr(planes, config.part), min(config.limit, IMAGES))
+    groups: list[int] = []
+    masks = source.task == "segmentation"
+    options = training_config.TrainConfig(batch_size=16, precision=config.precision)
+    with progress.task("collecting poses", total=len(part)) as bar, watch:
+        for _, batch in validate.answers(net, part, options):
+            groups += (batch["view"] if masks else batch["label"]).tolist()
+            bar.advance(len(batch["image"]))
+    found, told = watch.poses(), np.array(groups)
+    kind = "views" if masks else "classes"
+    records = poses.summary(found, told)
+    out.results["poses"] = {"images": len(told), "groups": kind, "layers": records}
+    path = out.section(
+        "Which poses the layers predict", "poses.png", poses.reading(records, kind),
+        "Each line is the histogram of one layer. A narrow one says that all images get the same "
+        "kernels. The three shifts always add up to three times their value at angle 0.",
+    )  # fmt: skip
+    poses.layers(found, path)
+    name = layer.name if layer.name in found else next(iter(found))
+    share = next(one["told by class"] for one in records if one["layer"] == name)
+    text = (
+        f"In layer {name}, the {kind} do not differ."
+        if share is None
+        else f"In layer {name}, {100 * share:.0f} % of the movement lies between {kind}."
+    )
+    names = dict(enumerate(VIEWS if masks else source.classes))
+    path = out.section(f"Poses and {kind}", "poses-classes.png", text)
+    title = f"What layer {name} predicts for images of different {kind}"
+    poses.classes(found[name], told, {**names, -1: "unknown"}, title, path)
+
+
+def _some(samples: Samples, count: int) -> Samples:
+    places = np.linspace(0, len(samples) - 1, min(count, len(samples))).round().astype(np.int64)
+    return Subset(samples, np.unique(places))
+
+
+def _cam_section(
+    out: Findings, net: nn.Module, source: Source, flat: bool, config: InspectConfig
+) -> None:
+    """Draw Grad-CAM of a sample of each of a few classes."""
+    if source.rank == 3 and flat:
+        source = as_images(source, None, None)
+    samples = getattr(source, config.part)
+    assert samples.labels is not None
+    fabric = devices.alone(config.precision)
+    net.eval().to(fabric.device)
+    seen = []
+    layer = ""
+    whole = Patches(samples, samples.patch, config.seed, center=True)
+    for place in _one_of_each(samples.labels, SEEN):
+        sample = whole[place]
+        x = fabric.to_device(sample["image"][None].to(devices.dtype_of(net)))
+        batch: Any = {"image": x, "view": torch.tensor([sample.get("view", -1)])}
+        with fabric.autocast(), view_of(batch, net):
+            layer = layer or gradcam.last_map(net, x)
+            heat, probabilities = gradcam.look(net, x, layer)
+        best = int(probabilities.argmax())
+        seen.append(
+            gradcam.Seen(
+                samples.name(place),
+                sample["image"][0].numpy(),
+                heat,
+                source.classes[best],
+                source.classes[int(samples.labels[place])],
+                float(probabilities[best]),
+            )
+        )
+    out.results["grad_cam"] = {
+        "layer": layer,
+        "samples": [
+            {"name": one.name, "answer": one.answer, "truth": one.truth,
+             "probability": one.probability, "maximum": _maximum(one.heat)} for one in seen
+        ],
+    }  # fmt: skip
+    path = out.section(
+        "What the answers rest on", "grad-cam.png", gradcam.reading(seen),
+        f"Grad-CAM (Selvaraju et al. 2017) at `{layer}`, the last layer with places; yellow speaks "
+        "most for the answer. It is as coarse as that layer.",
+    )  # fmt: skip
+    gradcam.draw(seen, layer, path, source.spacing)
+
+
+def _maximum(heat: NDArray[Any]) -> list[int]:
+    return [int(i) for i in np.unravel_index(int(heat.argmax()), heat.shape)]
+
+
+def _one_of_each(labels: NDArray[np.int64], count: int) -> Iterator[int]:
+    present = np.unique(labels)
+    for label in present[np.unique(np.linspace(0, len(present) - 1, count).astype(int))]:
+        yield int(np.flatnonzero(labels == label)[0])
+
+
+def _mask_section(
+    out: Findings, net: nn.Module, source: Source, flat: bool, config: InspectConfig
+) -> None:
+    """Draw the answer to the first sample over it, beside the truth."""
+    if source.rank == 3 and flat:
+        source = as_images(source, None, None)
+    samples = _some(getattr(source, config.part), 1)
+    options = training_config.TrainConfig(batch_size=1, precision=config.precision)
+    answer, batch = next(iter(validate.answers(net, samples, options)))
+    guess, truth = answer[0].cpu(), batch["mask"][0].cpu()
+    dices = metrics.dice(guess, truth, len(source.classes))
+    known_dices = [float(d) for d in dices if np.isfinite(d)]
+    scores = {"answer": float(np.mean(known_dices))} if known_dices else {}
+    said = f"mean Dice {scores['answer']:.2f}" if scores else "no Dice, as no label is in it"
+    image, spacing = batch["image"][0, 0].cpu().numpy(), source.spacing
+    arrays = [image, truth.numpy(), guess.numpy()]
+    if image.ndim == 2:
+        arrays, spacing = [one[None] for one in arrays], None
+    out.results["answer"] = {"sample": samples.name(0), "dice": dict(
+        zip(source.classes[1:], map(float, dices), strict=True)
+    )}  # fmt: skip
+    path = out.section(
+        "What the network answers", "answer.png",
+        f"{samples.name(0)}: {said}.",
+        "The slices with most foreground in each view; the white line is the outline of the truth. "
+        "`crossd evaluate` scores all samples.",
+    )  # fmt: skip
+    pictures.answers(arrays[0], arrays[1], {"answer": arrays[2]}, source.classes, path,
+                     scores, spacing)  # fmt: skip
+
+
+def _written(out: Findings, config: InspectConfig, start: float) -> str:
+    name = Path(config.weights or config.data or "").name
+    results = {
+        "command": "inspect",
+        **out.results,
+        "seconds": round(time.perf_counter() - start, 1),
+        "config": dataclasses.asdict(config),
+        "versions": markdown.versions(),
+    }
+    lines = [f"# crossd inspect: {name}", *out.lines, *markdown.ending(results)]
+    text = "\n".join(lines) + "\n"
+    headline = out.headline or out.said[0]
+    rest = text.replace(f"\n{headline}\n", "\n", 1)  # the page has it on top
+    shown = html.render(rest, headline, out.folder, scans=SCANS)
+    markdown.write(results, out.folder, text, {"report.html": shown})
+    written = f"written: {out.folder}/report.html, report.md, metrics.json and pictures"
+    return "\n".join([*out.said, written])

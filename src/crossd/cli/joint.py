@@ -1,0 +1,126 @@
+"""`crossd joint`: one network, batches of images and of volumes in turn."""
+
+import copy
+import dataclasses
+from typing import Any
+
+import torch
+from torch import nn
+
+from crossd.cli.opening import known, prepared
+from crossd.cli.options import JointConfig
+from crossd.cli.runs import augmentation, train_and_write
+from crossd.conversion import heads, registry
+from crossd.conversion.convert import convert
+from crossd.data.open_source import open_source
+from crossd.data.slices import as_images
+from crossd.data.source import Source, limit, require_rank
+from crossd.errors import InputError
+from crossd.nn.kernel_modes import KERNEL_MODES
+from crossd.training import devices, loop
+from crossd.utils.option_values import check, choice, sizes
+from crossd.utils.progress import Progress
+from crossd.weights.weights_file import WeightsConfig, load, read_config, to_cross
+
+
+def joint(config: JointConfig, progress: Progress) -> str:
+    """Train on both; returns what to print.
+
+    Raises:
+        InputError: When options and data do not go together.
+    """
+    check(config)
+    choice(config.kernel_mode, tuple(KERNEL_MODES), "--kernel-mode")
+    start = None if config.weights is None else read_config(config.weights)
+    if start is not None and start.form != "cross":
+        raise InputError(
+            f"{config.weights}: a plain {start.form} network takes one rank only: {to_cross(start)}"
+        )
+    volumes, images = _open(config, start, progress)
+    same = volumes.classes == images.classes
+    total = len(volumes.classes) + (0 if same else len(images.classes))
+    rows = [slice(0, len(volumes.classes)), slice(len(volumes.classes), total)]
+    net, name, mode = _network(config, start, volumes, images, total)
+    weights = WeightsConfig(
+        name,
+        volumes.task,
+        volumes.channels,
+        volumes.classes,
+        form="cross",
+        kernel_mode=mode,
+        **prepared(volumes),
+    )
+    progress.say(
+        f"{name}: {len(images.train):,} images of {config.images} in turn with "
+        f"{len(volumes.train):,} volumes of {config.volumes}"
+    )
+    of_images = dataclasses.replace(
+        loop.for_images(config, images.task), augment=augmentation(config, images)
+    )
+    of_volumes = dataclasses.replace(
+        of_images,
+        min_steps=config.steps or of_images.min_steps or (0 if config.epochs else 100),
+        batch_size=config.volume_batch_size or (2 if volumes.task == "segmentation" else 8),
+    )
+
+    def keep(net: nn.Module) -> nn.Module:
+        if same:
+            return net
+        net = copy.deepcopy(net)
+        heads.keep_classes(net, total, rows[0])
+        return net
+
+    return train_and_write(
+        net, volumes, of_volumes, weights, config, progress, "joint training", keep,
+        beside=[(images, of_images)], rows=None if same else rows,
+    )  # fmt: skip
+
+
+def _open(
+    config: JointConfig, start: WeightsConfig | None, progress: Progress
+) -> tuple[Source, Source]:
+    channels = None if start is None else start.in_channels
+    volumes = open_source(
+        config.volumes, size=sizes(config.size), seed=config.seed, channels=channels,
+        given=known(start, config=config), progress=progress,
+    )  # fmt: skip
+    volumes = require_rank(volumes, 3, "--volumes")
+    if config.images == config.volumes:
+        images = volumes
+    else:
+        images = open_source(
+            config.images,
+            seed=config.seed,
+            channels=volumes.channels,
+            given=known(None, config=config),
+            progress=progress,
+        )
+    images = as_images(images, config.slices, config.slice_step)
+    if images.task != volumes.task:
+        raise InputError(
+            f"--images is for {images.task}, --volumes for {volumes.task}: "
+            "both must have labels, or both masks"
+        )
+    return limit(volumes, config.limit, config.seed) if config.limit else volumes, images
+
+
+def _network(
+    config: JointConfig, start: WeightsConfig | None, volumes: Source, images: Source, classes: int
+) -> tuple[Any, str, str]:
+    """Make or load the network, with so many classes; returns it, its name and its kernel mode."""
+    devices.seed_everything(config.seed)
+    if start is None:
+        name = config.model or registry.DEFAULTS[volumes.task]
+        net = registry.build(name, volumes.task, volumes.channels, classes)
+        registry.require_answers(net, name, volumes.task, classes, images.size)
+        cross = convert(net, config.kernel_mode, "center")
+        registry.answer_of(cross, torch.zeros(1, volumes.channels, *volumes.size), name)
+        return cross, name, config.kernel_mode
+    if start.task != volumes.task:
+        raise InputError(
+            f"{config.weights} is for {start.task}, but {config.volumes} is for {volumes.task}"
+        )
+    net = load(str(config.weights))
+    if (len(start.classes), start.classes) != (classes, volumes.classes):
+        heads.new_classifier(net, len(start.classes), classes)
+    return net, start.model, start.kernel_mode

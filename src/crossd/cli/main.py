@@ -1,0 +1,289 @@
+"""The command line: parses, calls, prints. Heavy modules are imported by the command chosen."""
+
+import dataclasses
+import difflib
+import errno
+import importlib
+import re
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from crossd.training.signals import INTERRUPTED, Stopped
+from crossd.utils.processes import is_first
+
+COMMANDS = {
+    # name: module, function, dataclass of its options, example
+    "transfer": (
+        "transfer",
+        "transfer",
+        "TransferConfig",
+        "crossd transfer --images images.npz --volumes volumes.npz --limit 100 --out runs/mine",
+    ),
+    "pretrain": (
+        "commands",
+        "pretrain",
+        "PretrainConfig",
+        "crossd pretrain --data images.npz --model resnet18 --out runs/2d",
+    ),
+    "recalibrate": (
+        "commands",
+        "recalibrate",
+        "RecalibrateConfig",
+        "crossd recalibrate --weights runs/2d/weights.safetensors --data volumes.npz "
+        "--out ready.safetensors",
+    ),
+    "finetune": (
+        "commands",
+        "finetune",
+        "FinetuneConfig",
+        "crossd finetune --weights ready.safetensors --data volumes.npz --limit 100 --out runs/3d",
+    ),
+    "joint": (
+        "joint",
+        "joint",
+        "JointConfig",
+        "crossd joint --images images.npz --volumes volumes.npz --limit 100 --out runs/joint",
+    ),
+    "predict": (
+        "predict",
+        "predict",
+        "PredictConfig",
+        "crossd predict --weights runs/3d/weights.safetensors --input scans/ --out masks",
+    ),
+    "evaluate": (
+        "evaluate",
+        "evaluate",
+        "EvaluateConfig",
+        "crossd evaluate --weights runs/3d/weights.safetensors --data cases.csv --out runs/scores",
+    ),
+    "status": (
+        "status",
+        "status",
+        "StatusConfig",
+        "crossd status runs/pretrain",
+    ),
+    "plan": (
+        "commands",
+        "plan",
+        "PlanConfig",
+        "crossd plan --data cases.csv --out plan.yaml",
+    ),
+    "convert": (
+        "commands",
+        "convert",
+        "ConvertConfig",
+        "crossd convert --weights ready.safetensors --to 3d --out plain3d.safetensors",
+    ),
+    "export": (
+        "commands",
+        "export",
+        "ExportConfig",
+        "crossd export --weights ready.safetensors --to 3d --out net.onnx",
+    ),
+    "inspect": (
+        "inspect",
+        "inspect",
+        "InspectConfig",
+        "crossd inspect --weights runs/3d/weights.safetensors --data volumes.npz --out runs/seen",
+    ),
+    "doctor": (
+        "doctor",
+        "doctor",
+        "DoctorConfig",
+        "crossd doctor --json",
+    ),
+    "bench": (
+        "bench",
+        "bench",
+        "BenchConfig",
+        "crossd bench --networks resnet18,unet --batch-sizes 8,32 --out runs/bench",
+    ),
+}
+CONTINUED = ("predict",)
+"""Commands that go on where they were interrupted."""
+
+KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false"}
+USAGE_ERROR = 2
+LACKING = "the command line needs more libraries: pip install 'crossd[all]' (see crossd doctor)"
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        arguments: Without the program's name; None takes those of the process.
+
+    Returns:
+        The exit code: 0, 2 for bad input, 130 when interrupted, 143 when stopped by SIGTERM or
+        SIGUSR1 with what was finished kept.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if not given or given[0] in ("-h", "--help"):
+        print(_overview())
+        return 0
+    if given[0] == "--version":
+        from crossd import __version__
+
+        print(f"crossd {__version__}")
+        return 0
+    if given[0] == "--print_completion":
+        return _completion(given[1] if len(given) == 2 else "")
+    if given[0] not in COMMANDS:
+        known = ", ".join(COMMANDS)
+        close = difflib.get_close_matches(given[0], COMMANDS, 1)
+        hint = f"did you mean {close[0]}? " if close else ""
+        return _complain(
+            f"no command {given[0]!r}: {hint}the commands are {known}; see crossd --help"
+        )
+    way = "give the same command to go on" if given[0] in CONTINUED else "see --resume"
+    try:
+        return _run(given[0], given[1:])
+    except Stopped as stopped:
+        return _stopped(stopped.code, way)
+    except KeyboardInterrupt:
+        return _stopped(INTERRUPTED, way)
+
+
+def _stopped(code: int, way: str) -> int:
+    if is_first():
+        what = "interrupted" if code == INTERRUPTED else "stopped by a signal"
+        print(f"crossd: {what}; what was finished is kept, {way}", file=sys.stderr)
+    return code
+
+
+def _run(command: str, given: list[str]) -> int:
+    try:
+        from jsonargparse import ArgumentError
+    except ImportError:
+        return _without_extras(command, given)
+    from crossd.cli import options as cli_options
+    from crossd.errors import InputError
+    from crossd.utils.allocator import keep_freed_memory
+
+    module, function, kind, _ = COMMANDS[command]
+    try:
+        options = _parse(command, getattr(cli_options, kind), given)
+        home = importlib.import_module(f"crossd.cli.{module}")
+        keep_freed_memory()
+        from crossd.utils.progress import Progress
+
+        outcome = getattr(home, function)(options, Progress(quiet=not is_first()))
+    except InputError as error:
+        return _complain(str(error))
+    except ArgumentError as error:
+        return _complain(_readable(str(error)))
+    except OSError as error:
+        return _complain(_fault(error, hasattr(getattr(cli_options, kind), "resume")))
+    if is_first():
+        _show(outcome, options)
+    return 0
+
+
+def _without_extras(command: str, given: Sequence[str]) -> int:
+    """Let the doctor say what is missing where even the command line is."""
+    if command != "doctor":
+        return _complain(LACKING)
+    from crossd.cli.doctor import doctor
+    from crossd.cli.options import DoctorConfig
+    from crossd.errors import InputError
+
+    try:
+        print(doctor(DoctorConfig(json="--json" in given)))
+    except InputError as error:
+        return _complain(str(error))
+    return 0
+
+
+def _parse(command: str, kind: Any, given: list[str]) -> Any:
+    """Read options of a command into its dataclass."""
+    from jsonargparse import ArgumentError
+
+    from crossd.cli.parser import build, meant
+
+    parser = build(command, kind, COMMANDS[command][3])
+    try:
+        values = parser.parse_args(given).as_dict()
+    except ArgumentError as error:
+        error.message = meant(error.message, parser._option_string_actions)
+        raise
+    return kind(**{field.name: values[field.name] for field in dataclasses.fields(kind)})
+
+
+def _completion(shell: str) -> int:
+    """Print the script that lets a shell complete commands and options."""
+    from crossd.cli import options as cli_options
+    from crossd.errors import InputError
+
+    try:
+        from crossd.cli.parser import completion
+
+        commands = {
+            name: (getattr(cli_options, kind), example)
+            for name, (_, _, kind, example) in COMMANDS.items()
+        }
+        print(completion(shell, commands))
+    except ImportError:
+        return _complain(LACKING)
+    except InputError as error:
+        return _complain(str(error))
+    return 0
+
+
+def _readable(message: str) -> str:
+    """Name the option and the kind of value that it takes where jsonargparse names classes."""
+    pattern = r"Parser key \"(\w+)\":.*?Expected a <class '(\w+)'>.*[Vv]alue: (.*)"
+    found = re.search(pattern, message, re.DOTALL)
+    if not found:
+        return message
+    option, kind, value = found.groups()
+    return f"--{option.replace('_', '-')} (={value!r}) must be {KINDS.get(kind, kind)}"
+
+
+def _fault(error: OSError, resumes: bool) -> str:
+    """Say what the system refused, and what to do about it where that is known."""
+    where = f" {error.filename}" if error.filename else ""
+    if error.errno not in FULL:
+        return f"{error.strerror or error}{where}"
+    way = "go on with --resume" if resumes else "try again"
+    return f"no room left on the disk for{where or ' a file'}: make room and {way}"
+
+
+def _show(outcome: Any, options: Any) -> None:
+    if isinstance(outcome, str):
+        print(outcome)
+        return
+    from rich.console import Console
+
+    from crossd.reports import transfer_results as report
+
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    console.print(report.table(outcome))
+    for line in report.headline(outcome):
+        console.print(line, highlight=False)
+    print(f"written: {options.out}/report.html, report.md, metrics.json and pictures")
+
+
+def _complain(message: str) -> int:
+    marker = "crossd.errors.InputError: "  # a worker process hands on its whole traceback
+    text = " ".join(message.rpartition(marker)[2].split())
+    if is_first():
+        print(f"crossd: error: {text}", file=sys.stderr)
+    return USAGE_ERROR
+
+
+def _overview() -> str:
+    lines = ["crossd: train 3D kernels on images, use them on volumes", ""]
+    for name, (*_, example) in COMMANDS.items():
+        lines += [f"  {name}", f"      {example}"]
+    lines += [
+        "",
+        "crossd COMMAND --help lists the options; `crossd transfer` alone is a demo.",
+        "crossd --print_completion bash (or zsh, fish) writes the script that completes them.",
+    ]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

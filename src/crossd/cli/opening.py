@@ -1,0 +1,89 @@
+"""Opening a source as weights, a plan and the options of a command want it."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from crossd.data.open_source import open_source
+from crossd.data.preprocessing import plan as plans
+from crossd.data.preprocessing.disk_cache import open_stored
+from crossd.data.source import Source
+from crossd.data.sources.labelled import Given
+from crossd.errors import InputError
+from crossd.utils.option_values import sizes
+from crossd.utils.progress import Progress
+from crossd.weights.weights_file import WeightsConfig
+
+
+def known(weights: WeightsConfig | None, path: str | None = None, config: Any = None) -> Given:
+    """Gather what weights, a plan that the user edited or options for a cache decide on."""
+    given = Given(stored=None if config is None else open_stored(config))
+    if weights is not None:
+        own = plans.from_record(weights.plan, "the weights' plan") if weights.plan else None
+        masks = dict(zip(weights.values, weights.classes, strict=False))
+        labels = () if masks else weights.classes
+        given = dataclasses.replace(given, plan=own, labels=labels)
+    if path is not None:
+        if not Path(path).is_file():
+            raise InputError(f"--plan {path}: no such file; crossd plan writes one")
+        edited, classes = plans.read(Path(path))
+        given = dataclasses.replace(given, plan=edited, classes=classes)
+    return given
+
+
+def fitting(
+    spec: str,
+    weights: WeightsConfig,
+    size: str | None,
+    seed: int,
+    path: str,
+    given: Given,
+    progress: Progress,
+    labels: bool = True,
+) -> Source:
+    """Open a source as weights need it.
+
+    Args:
+        spec: The source.
+        weights: Their configuration: the number of channels is adapted, the task checked.
+        size: The option `--size`.
+        seed: Of splits.
+        path: The weights file, for messages.
+        given: What is known already.
+        progress: Where to show a scan.
+        labels: Whether labels are needed.
+
+    Returns:
+        The source; its classes are those of the weights where its masks hold no other values.
+
+    Raises:
+        InputError: When the task is another.
+    """
+    channels = weights.in_channels
+    source = open_source(
+        spec, size=sizes(size), seed=seed, channels=channels, labels=labels, given=given,
+        progress=progress,
+    )  # fmt: skip
+    if source.task not in (weights.task, "unlabelled"):
+        raise InputError(f"{path} is for {weights.task}, but {spec} is for {source.task}")
+    masks = dict(zip(weights.values, weights.classes, strict=False))
+    if source.values and source.values == weights.values and not given.classes:
+        return dataclasses.replace(source, classes=weights.classes)
+    if masks and source.values != weights.values and set(source.values) <= set(masks):
+        again = dataclasses.replace(given, classes=masks, plan=source.plan)
+        source = open_source(
+            spec, size=sizes(size), seed=seed, channels=channels, given=again, progress=progress
+        )
+    return source
+
+
+def prepared(source: Source) -> dict[str, Any]:
+    """Return what a weights file keeps of how the samples of a source were prepared."""
+    return {
+        "mean": source.mean,
+        "std": source.std,
+        "size": source.size,
+        "spacing": source.spacing,
+        "plan": plans.to_record(source.plan),
+        "values": source.values,
+    }

@@ -1,0 +1,553 @@
+"""The options of every command. Nothing heavy is imported here, so that --help is instant."""
+
+from dataclasses import dataclass, field
+
+from crossd.training.config import RunOptions
+
+PROTOCOLS = ("zero", "probe", "finetune")
+ALL_PROTOCOLS = ("zero", "knn", "linear", "probe", "unfreeze", "finetune")
+DEFAULT_ARMS = (
+    *("scratch", "slices", "inflate", "acs", "triplanar", "fourier"),
+    *("projection", "projection-both"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheOptions:
+    """Where volumes that come as files are kept once they are prepared.
+
+    Attributes:
+        cache: Folder where prepared volumes stay for later runs; several may share it. Default:
+            they are kept in memory only, while there is room.
+        cache_gb: Most that this folder may hold [GB]; what was used longest ago makes room.
+    """
+
+    cache: str | None = None
+    cache_gb: float = 100.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingOptions(CacheOptions, RunOptions):
+    """What all commands that train can be told.
+
+    Attributes:
+        loggers: Where to log, separated by commas: csv, tensorboard, wandb, mlflow.
+        overwrite: Replace a result that is there.
+        resume: Go on with a run that was interrupted.
+    """
+
+    loggers: str = "csv,tensorboard"
+    overwrite: bool = False
+    resume: bool = False
+
+
+@dataclass(frozen=True)
+class TransferConfig(CacheOptions):
+    """Train in 2D, use in 3D, and compare with the other ways of doing it.
+
+    Attributes:
+        images: Source of images for the 2D training; of volumes, slices are taken.
+        volumes: Source of volumes.
+        slices: The views in which slices are taken of volumes, separated by commas. Default:
+            axial,coronal,sagittal.
+        slice_step: Take every n-th slice. Default: three a view, for masks every second.
+        limit: Labelled volumes to train on. Default: 4 with masks, otherwise ten a class.
+        model: A name of a network: of timm, or with its library (monai:SegResNet,
+            torchvision:r3d_18), with arguments in brackets if wanted; or for masks
+            segresnet-small, segresnet, basicunet, unet, dynunet. Default: a small ResNet or
+            SegResNet.
+        arms: What to compare, separated by commas: scratch, slices, center, inflate, acs,
+            triplanar, fourier, fourier-aligned, projection, projection-slices, projection-both.
+        protocols: zero (no labelled volume), probe (convolutions frozen), finetune.
+        size: Size of the training volumes (one number, or depth,height,width).
+        epochs: Passes over the images. Default: 8, for masks 2 and at least 600 steps.
+        volume_epochs: Passes over the labelled volumes. Default: 15, or more for `volume_steps`.
+        volume_steps: Fewest steps on the labelled volumes. Default: 100, for masks 60, unless the
+            passes are given.
+        batch_size: Images a step. Default: 64, for masks 16.
+        volume_batch_size: Volumes a step. Default: 8, for masks 2.
+        lr: Highest learning rate in 2D. Default: 0.01, for masks 0.003.
+        volume_lr: Highest learning rate on the labelled volumes.
+        seed: Of everything that is drawn.
+        workers: Processes that read data. Default: by cores and memory; 0 on CPU.
+        precision: 32-true, bf16-mixed or 16-mixed.
+        checkpointing: Recompute activations in the backward pass: less memory, more time.
+        out: Folder for the table, the pictures and the weights.
+        overwrite: Replace a result that is there.
+        resume: Go on with a run that was interrupted.
+    """
+
+    images: str = "brain"
+    volumes: str = "brain"
+    slices: str | None = None
+    slice_step: int | None = None
+    limit: int | None = None
+    model: str | None = None
+    arms: str = ",".join(DEFAULT_ARMS)
+    protocols: str = ",".join(PROTOCOLS)
+    size: str | None = None
+    epochs: int | None = None
+    volume_epochs: int | None = None
+    volume_steps: int | None = None
+    batch_size: int | None = None
+    volume_batch_size: int | None = None
+    lr: float | None = None
+    volume_lr: float = 1e-3
+    seed: int = 0
+    workers: int | None = None
+    precision: str = "32-true"
+    checkpointing: bool = False
+    out: str = "runs/transfer"
+    overwrite: bool = False
+    resume: bool = False
+
+
+@dataclass(frozen=True)
+class PretrainConfig(TrainingOptions):
+    """Train a Cross-D network on images, or on slices of volumes.
+
+    Attributes:
+        data: Source of images; of volumes, slices are taken.
+        model: A name of a network: of timm, or with its library (monai:SegResNet,
+            torchvision:r3d_18), with arguments in brackets if wanted; or for masks
+            segresnet-small, segresnet, basicunet, unet, dynunet. Default: a small ResNet or
+            SegResNet.
+        kernel_mode: projection, slice, fourier (the paper's), fourier-projection, or none for the
+            plain 2D network.
+        lift: Where new 2D kernels start in the 3D ones: center (default), inflate, triplanar, or
+            none for new 3D kernels.
+        slices: The views in which slices are taken of volumes, separated by commas. Default:
+            axial,coronal,sagittal.
+        slice_step: Take every n-th slice. Default: three a view, for masks every second.
+        size: Size of the images (one number, or height,width).
+        limit: Train on so many images, or slices of so many volumes.
+        epochs: Passes over the images. Default: 8, for masks 2 and at least 600 steps.
+        batch_size: Images a step. Default: 64, for masks 16.
+        lr: Highest learning rate. Default: 0.01, for masks 0.003.
+        augment: light (shift, brightness, noise), full (rotation, zoom, blur, gamma too) or none.
+            Default: full for masks, else light.
+        task: classification or segmentation, to be sure. Default: what the data are for.
+        plan: A plan.yaml that says how volumes are prepared. Default: made from a scan of them.
+        out: Folder for the weights and the report.
+    """
+
+    data: str = "brain"
+    model: str | None = None
+    kernel_mode: str = "projection"
+    lift: str | None = None
+    slices: str | None = None
+    slice_step: int | None = None
+    size: str | None = None
+    limit: int | None = None
+    epochs: int | None = None
+    batch_size: int | None = None
+    lr: float | None = None
+    augment: str | None = None
+    task: str | None = None
+    plan: str | None = None
+    out: str = "runs/pretrain"
+
+
+@dataclass(frozen=True)
+class FinetuneConfig(TrainingOptions):
+    """Train a network further on labelled volumes (or images).
+
+    Attributes:
+        data: Source of volumes or images.
+        weights: A weights file of crossd.
+        protocol: finetune trains everything; probe only BatchNorm and the last layer.
+        size: Size of the training volumes (one number, or depth,height,width).
+        limit: Train on so many labelled samples.
+        align: Move the kernels of the fourier modes by their mean displacement first.
+        epochs: Passes over the labelled samples. Default: 15, or more for `steps`.
+        steps: Fewest steps. Default: 100, unless the passes are given.
+        batch_size: Samples a step. Default: 8, for masks 2.
+        lr: Highest learning rate.
+        augment: light (shift, brightness, noise), full (rotation, zoom, blur, gamma too) or none.
+            Default: full for masks, else light.
+        plan: A plan.yaml that says how volumes are prepared. Default: that of the weights, or one
+            made from a scan.
+        out: Folder for the weights and the report.
+    """
+
+    weights: str
+    data: str = "brain"
+    protocol: str = "finetune"
+    size: str | None = None
+    limit: int | None = None
+    align: bool = False
+    epochs: int | None = None
+    steps: int | None = None
+    batch_size: int | None = None
+    lr: float = 1e-3
+    augment: str | None = None
+    plan: str | None = None
+    out: str = "runs/finetune"
+
+
+@dataclass(frozen=True)
+class JointConfig(TrainingOptions):
+    """Train one network on images and on labelled volumes, a batch of each in turn.
+
+    The kernels are shared, each source has its own loss and its own classes, and BatchNorm keeps
+    running statistics of volumes and of images apart: those of volumes are written.
+
+    Attributes:
+        images: Source of images; of volumes, slices are taken.
+        volumes: Source of volumes with the same task.
+        weights: A Cross-D weights file to start from. Default: a new network.
+        model: A name of a network, for a new one, as `crossd pretrain` takes it. Default: a small
+            ResNet or SegResNet.
+        kernel_mode: projection, slice, fourier or fourier-projection, for a new network.
+        slices: The views in which slices are taken of volumes, separated by commas. Default:
+            axial,coronal,sagittal.
+        slice_step: Take every n-th slice. Default: three a view, for masks every second.
+        size: Size of the training volumes (one number, or depth,height,width).
+        limit: Train on so many labelled volumes.
+        epochs: Passes over the images. Default: 8, for masks 2.
+        steps: Fewest steps on volumes. Default: 100, for masks 600, unless the passes are given.
+        batch_size: Images a step. Default: 64, for masks 16.
+        volume_batch_size: Volumes a step. Default: 8, for masks 2.
+        lr: Highest learning rate. Default: 0.01, for masks 0.003.
+        augment: light (shift, brightness, noise), full (rotation, zoom, blur, gamma too) or none.
+            Default: full for masks, else light.
+        out: Folder for the weights and the report.
+    """
+
+    images: str
+    volumes: str
+    weights: str | None = None
+    model: str | None = None
+    kernel_mode: str = "projection"
+    slices: str | None = None
+    slice_step: int | None = None
+    size: str | None = None
+    limit: int | None = None
+    epochs: int | None = None
+    steps: int | None = None
+    batch_size: int | None = None
+    volume_batch_size: int | None = None
+    lr: float | None = None
+    augment: str | None = None
+    out: str = "runs/joint"
+
+
+@dataclass(frozen=True)
+class StatusConfig:
+    """Say how far a training is, whether it still runs, and what it has kept.
+
+    Attributes:
+        folder: The folder that a training writes to.
+    """
+
+    folder: str = field(metadata={"positional": True})
+
+
+@dataclass(frozen=True)
+class PlanConfig:
+    """Scan volumes and write down how they would be prepared, as a plan.yaml to look at and edit.
+
+    Attributes:
+        data: Source of volumes that come as files.
+        out: The file to write; give it to pretrain and finetune by --plan.
+        size: Size of the training patches (one number, or depth,height,width).
+        seed: Of the split, where the data has none: only training volumes are scanned.
+        overwrite: Replace a file that is there.
+    """
+
+    data: str
+    out: str = "plan.yaml"
+    size: str | None = None
+    seed: int = 0
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class PredictConfig:
+    """Label or segment new images and volumes.
+
+    Of volumes with masks, a mask a volume is written in its own grid and format (of a DICOM series
+    as NIfTI); of images a PNG. predictions.csv lists the mask of every file, or its class with the
+    probabilities. What is there already is skipped, so that the same command goes on; a folder with
+    answers of other weights, --answer, --flips or --precision is refused. A file that cannot be
+    read is reported and skipped, and the exit code is 2 at the end.
+
+    Attributes:
+        weights: A weights file of crossd.
+        input: Files, folders of them (at any depth), folders of DICOM series, or a csv with the
+            column image (and more that begin so, one a modality).
+        out: Folder for the masks and predictions.csv.
+        answer: On volumes, by their own 3D kernels (volume), by the mean of what these say of the
+            volume with each axis as depth (orientations), by 2D kernels on slices of all three
+            views (slices), or by the mean of volume and slices (both). Default: what the weights
+            say.
+        flips: Average over mirrored volumes: eight times slower, a little better.
+        dicom_seg: Write masks of DICOM series as DICOM SEG too (pip install 'crossd[dicom]').
+        precision: 32-true, bf16-mixed or 16-mixed.
+        overwrite: Make the answers to --input anew; others in the folder stay.
+    """
+
+    weights: str
+    input: list[str]
+    out: str = "runs/predict"
+    answer: str | None = None
+    flips: bool = False
+    dicom_seg: bool = False
+    precision: str = "32-true"
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class EvaluateConfig(CacheOptions):
+    """Score a network, or masks that were made before; or compare ways from images to volumes.
+
+    With masks: Dice, the 95th percentile of the Hausdorff distance [mm], the normalised surface
+    Dice and the volumes [ml] of every case and class, in the grid of the files. With --protocol,
+    the network and --baselines are fitted to labelled volumes, over folds and trials, and compared
+    by tests: tables, plots and a report with intervals.
+
+    Attributes:
+        data: Source of labelled volumes or images.
+        weights: A weights file of crossd.
+        predictions: Instead of weights, the folder that crossd predict wrote.
+        part: What to score: test, val or train.
+        tolerance: Distance of surfaces that counts as none [mm].
+        answer: On volumes, by their own 3D kernels (volume), by the mean of what these say of the
+            volume with each axis as depth (orientations), by 2D kernels on slices of all three
+            views (slices), or by the mean of volume and slices (both). Default: what the weights
+            say.
+        flips: Average over mirrored volumes.
+        protocol: How to fit to labelled volumes before scoring, separated by commas: zero, knn,
+            linear, probe, unfreeze, finetune.
+        baselines: What to compare with, separated by commas: scratch, slices, center, inflate,
+            acs, triplanar.
+        plain: Weights of the plain 2D network (pretrain --kernel-mode none) that the baselines
+            start from. Default: the 2D network that --weights hold in the axial view.
+        limit: Numbers of labelled volumes, separated by commas. Default: all.
+        folds: Cross-validate over all samples in so many folds. Default: the data's own split.
+        trials: Repetitions, with other labelled volumes and other seeds.
+        size: Size of the volumes (one number, or depth,height,width).
+        epochs: Passes over the labelled volumes. Default: 15, or more for `steps`.
+        steps: Fewest steps on them. Default: 100, with masks 60, unless the passes are given.
+        batch_size: Volumes a step. Default: 8, with masks 2.
+        lr: Highest learning rate on the labelled volumes.
+        seed: Of the split, where the data has none (the one of the training), and of the trials.
+        workers: Runs at a time, a process each. Default: as many as there are cores.
+        precision: 32-true, bf16-mixed or 16-mixed.
+        out: Folder for cases.csv, the report and pictures of the worst cases.
+        overwrite: Replace a result that is there.
+        resume: Go on with a comparison that was interrupted.
+    """
+
+    data: str
+    weights: str | None = None
+    predictions: str | None = None
+    part: str = "test"
+    tolerance: float = 1.0
+    answer: str | None = None
+    flips: bool = False
+    protocol: str | None = None
+    baselines: str | None = None
+    plain: str | None = None
+    limit: str | None = None
+    folds: int | None = None
+    trials: int = 1
+    size: str | None = None
+    epochs: int | None = None
+    steps: int | None = None
+    batch_size: int | None = None
+    lr: float = 1e-3
+    seed: int = 0
+    workers: int | None = None
+    precision: str = "32-true"
+    out: str = "runs/evaluate"
+    overwrite: bool = False
+    resume: bool = False
+
+
+@dataclass(frozen=True)
+class RecalibrateConfig:
+    """Measure BatchNorm statistics on unlabelled volumes (or images), and score the result.
+
+    Attributes:
+        weights: A weights file of crossd.
+        data: Source of volumes or images; the labels of its training samples are not used. Also
+            an .npz with images alone, or a folder of NIfTI or image files.
+        out: The weights file to write.
+        answer: On volumes, by their own 3D kernels (volume), by the mean of what these say of the
+            volume with each axis as depth (orientations), by 2D kernels on slices of all three
+            views (slices), or by the mean of volume and slices (both). Default: what the weights
+            say.
+        align: Move the kernels of the fourier modes by their mean displacement first.
+        size: Size of the volumes (one number, or depth,height,width).
+        batch_size: Samples a step. Default: 8, for masks 2.
+        seed: Of the split, where the data has none.
+        workers: Processes that read data. Default: by cores and memory; 0 on CPU.
+        precision: 32-true, bf16-mixed or 16-mixed.
+        overwrite: Replace a file that is there.
+    """
+
+    weights: str
+    out: str
+    data: str = "brain"
+    answer: str | None = None
+    align: bool = False
+    size: str | None = None
+    batch_size: int | None = None
+    seed: int = 0
+    workers: int | None = None
+    precision: str = "32-true"
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class ConvertConfig:
+    """Turn a weights file into one of a plain 2D or 3D network, or a 2D one into Cross-D.
+
+    With --model, the weights are a checkpoint of others: of torchvision, timm, RadImageNet,
+    MedicalNet, MONAI, Lightning or the paper's implementation.
+
+    Attributes:
+        weights: A weights file of crossd, or a checkpoint.
+        to: 2d, 3d or cross.
+        out: The weights file to write.
+        view: Which 2D network to take: axial, coronal or sagittal.
+        align: Move the kernels of the fourier modes by their mean displacement.
+        model: The name of a checkpoint's network; the options below are for a checkpoint.
+        task: classification or segmentation.
+        classes: Their number, or their names separated by commas. Default: the checkpoint's number.
+        channels: Input channels. Default: the checkpoint's.
+        kernel_mode: projection, slice, fourier or fourier-projection.
+        lift: Where 2D kernels are put in 3D ones: center, inflate or triplanar.
+        prefix: The part of the checkpoint to read, where several fit, such as state_dict_ema.
+        allow_partial: Load what fits, also where more than the classifier does not.
+        mean: What is subtracted from images before they are given to the network.
+        std: What they are divided by then.
+        overwrite: Replace a file that is there.
+    """
+
+    weights: str
+    to: str
+    out: str
+    view: str = "axial"
+    align: bool = False
+    model: str | None = None
+    task: str = "classification"
+    classes: str | None = None
+    channels: int | None = None
+    kernel_mode: str = "projection"
+    lift: str = "center"
+    prefix: str | None = None
+    allow_partial: bool = False
+    mean: float = 0.0
+    std: float = 1.0
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """Write a network to a file that runs without crossd: .onnx, or .pt2 of torch.export.
+
+    The file takes batches of any size, of images less the mean and over the standard deviation
+    that its metadata tell. It is read back, run, and compared with the network.
+
+    Attributes:
+        weights: A weights file of crossd.
+        to: 2d (for images) or 3d (for volumes).
+        out: The file to write, ending in .onnx (needs pip install 'crossd[onnx]') or .pt2.
+        size: Size of the example that is traced (one number, or one an axis). Default: that of the
+            training data.
+        fixed_size: Take this size only; else others too where the network allows it.
+        view: Which 2D network to take: axial, coronal or sagittal.
+        fixed_pose: In the fourier mode, fix the kernels at the mean pose of training: faster, and
+            without predictors.
+        overwrite: Replace a file that is there.
+    """
+
+    weights: str
+    to: str
+    out: str
+    size: str | None = None
+    fixed_size: bool = False
+    view: str = "axial"
+    fixed_pose: bool = False
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class InspectConfig:
+    """Look at data before a training, or at weights after it: pictures, and what they say.
+
+    With --data alone: samples of each class, counts, sizes, intensities, and what is wrong (files
+    that cannot be read, samples or patients in two parts, rare classes). With --weights: the
+    kernels of a layer, how the energy lies over depth, how alike the views are. With both: what
+    the answers rest on (Grad-CAM, or the mask), and the poses of the fourier mode.
+
+    Attributes:
+        weights: A weights file of crossd.
+        data: Source of images or volumes.
+        layer: The layer whose kernels are drawn, by its path. Default: the first.
+        part: Whose samples the network is shown: test, val or train.
+        limit: Samples to look at, at most.
+        seed: Of the split, where the data has none.
+        precision: 32-true, bf16-mixed or 16-mixed.
+        out: Folder for report.html, report.md, metrics.json and the pictures.
+        overwrite: Replace a result that is there.
+    """
+
+    weights: str | None = None
+    data: str | None = None
+    layer: str | None = None
+    part: str = "test"
+    limit: int = 1000
+    seed: int = 0
+    precision: str = "32-true"
+    out: str = "runs/inspect"
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class DoctorConfig:
+    """Say what this machine and this installation can do, and what is missing for more.
+
+    The exit code is 2 when something that everything needs is missing.
+
+    Attributes:
+        json: Print JSON, for machines.
+        out: The folder that results would be written to; whether that works is looked at.
+    """
+
+    json: bool = False
+    out: str = "runs"
+
+
+@dataclass(frozen=True)
+class BenchConfig:
+    """Measure what Cross-D costs on this machine, beside the plain network and the rivals.
+
+    Attributes:
+        networks: What to measure, separated by commas: resnet18, resnet50, unet.
+        sizes: Sides of the images [pixels], separated by commas.
+        batch_sizes: Images a batch, separated by commas; layers take the first.
+        arms: plain, plain-nhwc (channels last in memory), projection, slice, fourier,
+            fourier-projection, acs, i3d, and fft (the paper's formulation), separated by commas.
+        tables: layers (of a ResNet18, one by one), networks, volumes (beside networks of torch.nn's
+            3D layers), memory (the peak of training steps, each in a process of its own), separated
+            by commas.
+        seconds: Time for the rounds of one case; there are at least three.
+        device: cpu or cuda.
+        precision: 32-true, bf16-mixed or 16-mixed.
+        out: Folder for metrics.json, report.md and bench.png.
+        overwrite: Replace a result that is there.
+    """
+
+    networks: str = "resnet18"
+    sizes: str = "224,64"
+    batch_sizes: str = "8"
+    arms: str = "plain,plain-nhwc,projection,slice,fourier,acs,i3d,fft"
+    tables: str = "layers,networks,volumes,memory"
+    seconds: float = 8.0
+    device: str = "cpu"
+    precision: str = "32-true"
+    out: str = "runs/bench"
+    overwrite: bool = False

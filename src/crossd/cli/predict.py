@@ -1,0 +1,286 @@
+"""`crossd predict`: new images and volumes in, labels and masks out, file by file."""
+
+import contextlib
+import dataclasses
+import functools
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+
+from crossd.cli.options import PredictConfig
+from crossd.data.io.header import is_dicom, stem
+from crossd.data.io.read import holds_volume, read_header
+from crossd.data.preprocessing.volume_dataset import read_entry
+from crossd.data.sources import image_folder
+from crossd.data.sources.case_list import Case
+from crossd.errors import InputError
+from crossd.inference import predictor, results, write_masks
+from crossd.inference.inputs import inputs, is_solid, key, takes
+from crossd.inference.slice_ensemble import answering
+from crossd.training import devices, signals
+from crossd.utils import memory
+from crossd.utils.atomic_files import atomic
+from crossd.utils.option_values import check, unused
+from crossd.utils.progress import Progress
+from crossd.weights.weights_file import WeightsConfig, load, read_config, require_rank
+
+KEEP_EVERY = 10.0
+"""Seconds after which the table of answers is written, beside at the end."""
+
+
+def predict(config: PredictConfig, progress: Progress) -> str:
+    """Label or segment files; returns what to print.
+
+    Raises:
+        InputError: At once when nothing can be done; at the end when some files were skipped.
+    """
+    check(config)
+    weights = read_config(config.weights)
+    masks_wanted = weights.task == "segmentation"
+    if not masks_wanted:
+        unused(config, ("flips", "dicom_seg"), f"is for masks, but {config.weights} gives labels")
+    fabric = devices.alone(config.precision)
+    how = config.answer or weights.answer
+    net = answering(load(config.weights), how, weights.task).to(fabric.device)
+    if not config.out:
+        raise InputError("--out is empty: name a folder")
+    folder = Path(config.out).expanduser()
+    found = inputs(
+        config.input, weights.in_channels, takes(weights), masks_wanted, folder, progress.say
+    )
+    _check_any(weights, found)
+    if not weights.recalibrated and any(is_solid(case.images[0]) for case in found):
+        progress.say(
+            f"{config.weights}: BatchNorm knows images only, so that answers on volumes may be far "
+            "off: run crossd recalibrate on volumes first, which need no labels"
+        )
+    heads, asked = results.columns(weights), {key(case.images[0]) for case in found}
+    own = results.settings(config.weights, how, config.flips, config.precision)
+    rows = results.claim(folder, own, heads, asked, config.overwrite)
+    run = _Run(
+        config, weights, net, fabric, folder, rows,
+        owners={cells[-1]: name for name, cells in rows.items()},
+        sources={os.path.realpath(path) for case in found for path in case.images},
+    )  # fmt: skip
+    done, skipped, faults = _answer_all(run, found, heads, progress)
+    what = "masks in" if masks_wanted else "lines in"
+    where = folder if masks_wanted else folder / results.TABLE
+    already = f", {skipped:,} were there already (--overwrite makes them anew)" if skipped else ""
+    outcome = f"{done:,} new {what} {where}{already}"
+    if faults:
+        raise InputError(
+            f"{len(faults):,} of {len(found):,} could not be predicted, the first: {faults[0]} "
+            f"({outcome})"
+        )
+    return outcome
+
+
+@dataclasses.dataclass(frozen=True)
+class _Run:
+    """What all cases of a run share.
+
+    Attributes:
+        rows: Lines of the table.
+        owners: The image of every mask that was there before.
+        sources: Files that are asked about, which no mask may replace.
+        gone: Images whose mask has been replaced by that of another.
+    """
+
+    config: PredictConfig
+    weights: WeightsConfig
+    net: nn.Module
+    fabric: Any
+    folder: Path
+    rows: results.Rows
+    owners: dict[str, str]
+    sources: set[str]
+    gone: set[str] = dataclasses.field(default_factory=set)
+
+
+def _answer_all(
+    run: _Run, found: Sequence[Case], heads: Sequence[str], progress: Progress
+) -> tuple[int, int, list[str]]:
+    """Answer all cases; returns how many are new, how many were there, and what went wrong."""
+    done, skipped, faults, kept = 0, 0, [], time.monotonic()
+    write = functools.partial(
+        results.write_table, run.folder / results.TABLE, heads, run.rows, run.gone
+    )
+    with contextlib.ExitStack() as stack:
+        stack.callback(write)  # also when it is interrupted
+        asked_to = stack.enter_context(signals.listening(at_once=True))
+        bar = stack.enter_context(progress.task("predicting", total=len(found)))
+        for case in found:
+            if asked_to.code:
+                raise signals.Stopped(asked_to.code)
+            try:
+                new = _answer(run, case)
+                done, skipped = done + new, skipped + (not new)
+            except (InputError, MemoryError, RuntimeError) as error:
+                fault = str(error)
+                if not isinstance(error, InputError):
+                    if not memory.ran_out(error):
+                        raise
+                    fault = f"{case.images[0]}: memory ran out; crop or downsample it"
+                faults.append(fault)
+                progress.say(f"skipped: {fault}")
+            if time.monotonic() - kept > KEEP_EVERY:
+                write()
+                kept = time.monotonic()
+            bar.advance(1)
+    return done, skipped, faults
+
+
+def _answer(run: _Run, case: Case) -> bool:
+    """Answer one case; False when that is there already."""
+    name, weights = key(case.images[0]), run.weights
+    if weights.task == "segmentation":
+        return _answer_by_mask(run, case, name)
+    if name in run.rows and not run.config.overwrite:
+        return False
+    values = _label(run.net, case, weights, run.fabric).tolist()
+    run.rows[name] = [weights.classes[int(np.argmax(values))], *(f"{v:.6f}" for v in values)]
+    return True
+
+
+def _answer_by_mask(run: _Run, case: Case, name: str) -> bool:
+    """Write the mask of a case, where it replaces neither a source nor the mask of another."""
+    out = _mask_of(case, run.folder)
+    written = (out, _dicom_seg(out)) if run.config.dicom_seg else (out,)
+    if not run.sources.isdisjoint(map(os.path.realpath, written)):
+        raise InputError(
+            f"{case.images[0]}: its mask would replace {out}, which is in --input: name another "
+            "--out"
+        )
+    mask = out.relative_to(run.folder).as_posix()
+    owner = run.owners.get(mask, name)
+    if owner != name and not run.config.overwrite:
+        raise InputError(
+            f"{case.images[0]}: its mask would be {out}, which is that of {owner}: name another "
+            "--out, or --overwrite it"
+        )
+    new = _segment(run.net, case, run.weights, out, run.fabric, run.config)
+    if owner != name:
+        run.rows.pop(owner, None)
+        run.gone.add(owner)
+    run.rows[name] = [mask]
+    return new
+
+
+def _mask_of(case: Case, folder: Path) -> Path:
+    """Return where the mask of a case belongs."""
+    path = case.images[0]
+    return folder / f"{case.name}{write_masks.suffix_of(path) if holds_volume(path) else '.png'}"
+
+
+def _dicom_seg(mask: Path) -> Path:
+    return mask.parent / f"{stem(mask)}.dcm"
+
+
+def _segment(
+    net: nn.Module,
+    case: Case,
+    weights: WeightsConfig,
+    out: Path,
+    fabric: Any,
+    config: PredictConfig,
+) -> bool:
+    """Write the mask of one case; False when it is there already."""
+    values = weights.values or tuple(range(len(weights.classes)))
+    there = out.exists() and not config.overwrite
+    if not holds_volume(case.images[0]):
+        if there:
+            return False
+        mask = segment_image(net, case, weights, fabric)
+        with atomic(out) as temporary:
+            Image.fromarray(write_masks.valued(mask.numpy(), values)).save(temporary)
+        return True
+    _check_solid(weights, case)
+    second = _dicom_seg(out) if config.dicom_seg else None
+    if there and second is None:
+        return False
+    entry = read_entry(case)
+    header = entry.images[0]
+    second = second if header.files else None
+    if there and (second is None or second.exists()):
+        return False
+    found = predictor.segment(net, entry, weights, fabric, config.flips)
+    if case.spacing is not None:  # of the csv: it tells how to read, not where the file lies
+        header = read_header(case.images[0])
+    write_masks.write(found, header, values, out)
+    if second is not None:
+        write_masks.write_dicom_seg(found, header, weights.classes, second)
+    return True
+
+
+def _check_any(weights: WeightsConfig, found: Sequence[Case]) -> None:
+    """Say once, not of every file, that the network takes none of them."""
+    images, volumes = takes(weights)
+    for case in found:
+        path = case.images[0]
+        solid = is_solid(path)
+        either = not path.is_dir() and is_dicom(path)  # not looked into yet
+        if (volumes and solid) or (images and (either or not solid)):
+            return
+    first = found[0]
+    (_check_solid if is_solid(first.images[0]) else _check_flat)(weights, first)
+
+
+def _check_solid(weights: WeightsConfig, case: Case) -> None:
+    require_rank(weights, 3, str(case.images[0]))
+    if weights.task == "segmentation":
+        try:
+            predictor.plan_of(weights)
+        except InputError as error:
+            raise InputError(f"{case.images[0]}: is a volume, but {error}") from error
+
+
+def _check_flat(weights: WeightsConfig, case: Case) -> None:
+    path = case.images[0]
+    require_rank(weights, 2, str(path))
+    if len(weights.size) != 2:
+        slices = " (of a DICOM series give the folder)" if is_dicom(path) else ""
+        raise InputError(f"{path}: is an image, but the weights are for volumes{slices}")
+
+
+@torch.no_grad()
+def segment_image(net: nn.Module, case: Case, weights: WeightsConfig, fabric: Any) -> Tensor:
+    """Give the class of every pixel of an image in its own size, uint8, ``(H, W)``."""
+    x = _read_flat(case, weights, crop=False)
+    with fabric.autocast():
+        logits = net(fabric.to_device(x[None])).float()
+    shape = image_folder.shape_of(case.images[0])
+    whole = F.interpolate(logits.softmax(1), size=shape, mode="bilinear")
+    return whole[0].argmax(0).to(torch.uint8).cpu()
+
+
+@torch.no_grad()
+def _label(net: nn.Module, case: Case, weights: WeightsConfig, fabric: Any) -> Tensor:
+    """Give the class probabilities of an image or a volume, ``(K,)``."""
+    if holds_volume(case.images[0]):
+        _check_solid(weights, case)
+        return predictor.label(net, read_entry(case), weights, fabric)
+    x = _read_flat(case, weights, crop=True)
+    with fabric.autocast():
+        logits: Tensor = net(fabric.to_device(x[None]))
+    return logits.float().softmax(1)[0].cpu()
+
+
+def _read_flat(case: Case, weights: WeightsConfig, crop: bool) -> Tensor:
+    """Read an image as in training, ``(C, H, W)``."""
+    _check_flat(weights, case)
+    count = len(case.images)
+    if weights.in_channels % count:
+        raise InputError(f"{case.images[0]}: has {count} files, expected {weights.in_channels}")
+    planes = [
+        image_folder.read_image(path, weights.in_channels // count, weights.size, crop)
+        for path in case.images
+    ]
+    return (torch.cat(planes) - weights.mean) / weights.std

@@ -1,0 +1,112 @@
+"""One training of a command, from the network to its weights, its report and its pictures."""
+
+import dataclasses
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from crossd.data.preprocessing import plan as plans
+from crossd.data.source import Source
+from crossd.training import loop, validate
+from crossd.utils.option_values import choice
+from crossd.utils.processes import is_first
+from crossd.utils.progress import Progress
+from crossd.utils.run_folder import PLAN, claim_folder
+from crossd.weights.weights_file import WeightsConfig, save
+
+
+def train_and_write(
+    net: Any,
+    source: Source,
+    options: loop.TrainConfig,
+    weights: WeightsConfig,
+    config: Any,
+    progress: Progress,
+    name: str,
+    keep: Callable[[Any], Any] = lambda net: net,
+    **more: Any,
+) -> str:
+    """Train, keep the best weights, score them on the test samples, and write it all down.
+
+    Args:
+        net: The network.
+        source: What it learns and is scored on.
+        options: How.
+        weights: Written with it.
+        config: The options of the command, with a folder to claim.
+        progress: Where to show how far it is.
+        name: What to call it there.
+        keep: From the network that is trained to the one that is scored and written.
+        **more: For `crossd.training.loop.fit`.
+
+    Returns:
+        What to print.
+    """
+    from crossd.reports import html, markdown, plots, shown_cases
+
+    folder = Path(config.out)
+    if is_first():
+        claim_folder(config)
+        if source.plan is not None:
+            write_plan(source, folder / PLAN)
+    start = time.perf_counter()
+    path = folder / "weights.safetensors"
+    fit = loop.fit(
+        net,
+        source,
+        options,
+        folder=folder,
+        resume=config.resume,
+        on_best=lambda net: save(keep(net), path, weights),
+        progress=progress,
+        name=name,
+        **more,
+    )
+    net = fit.net
+    if fit.state is not None:
+        net.load_state_dict(fit.state)
+    kept = keep(net).float()
+    scores, outputs = validate.score(kept, source, source.test, options)
+    told = f"{len(source.test):,} test samples: {validate.describe(scores, source.task)}"
+    cases = shown_cases.of_scored(kept, source, source.test, outputs, options)
+    if not is_first():
+        return told
+    save(kept, path, weights)
+    results: dict[str, Any] = {
+        "command": type(config).__name__.removesuffix("Config").lower(),
+        "data": source.name,
+        "model": weights.model,
+        "test_samples": len(source.test),
+        "metrics": scores,
+        "seconds": round(time.perf_counter() - start, 1),
+        "history": fit.history,
+        "skipped_steps": fit.skipped,
+        "config": dataclasses.asdict(config),
+        "versions": markdown.versions(),
+    }
+    plots.training(results, folder / "curves.png")
+    text = markdown.training(results)
+    cost = markdown.cost(results["seconds"], "training samples", fit.samples, fit.seconds)
+    curves = {"Curves": "curves.png"}
+    shown = html.render(text, markdown.sentence(results), folder, cases, cost, more=curves)
+    markdown.write(results, folder, text, {"report.html": shown})
+    return f"{told}\nwritten: {path} and {folder}/report.html"
+
+
+def augmentation(config: Any, source: Source) -> str:
+    """Choose the augmentation where the options leave it open: full for masks, else light."""
+    if config.augment is None:
+        return "full" if source.task == "segmentation" else "light"
+    return choice(config.augment, ("light", "full", "none"), "--augment")
+
+
+def write_plan(source: Source, path: Path) -> None:
+    """Write the plan of a source of volumes, with a line on how many there are."""
+    assert source.plan is not None
+    names = source.classes if source.values else ()
+    counts = "{:,} training, {:,} validation and {:,} test {}".format(
+        *(len(part) for part in (source.train, source.val, source.test)),
+        "slices" if source.rank == 2 else "volumes",
+    )
+    plans.write(source.plan, path, source.values, names, [f"{source.name}: {counts}"])

@@ -1,0 +1,234 @@
+"""What samples are, and what is made of them: parts, several as one, samples that are changed."""
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import TypedDict
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from crossd.data.shared_arrays import share
+
+
+class Sample(TypedDict, total=False):
+    """One item; `label` for classification, `mask` for segmentation.
+
+    Attributes:
+        image: Normalised, float32, ``(C, H, W)`` or ``(C, D, H, W)``.
+        label: Class, int64, ``()``.
+        mask: Class of every pixel or voxel, int64, ``(H, W)`` or ``(D, H, W)``.
+        view: 0 axial, 1 coronal, 2 sagittal, -1 unknown. Images only.
+        instead_of: Number of the sample that could not be read, -1 otherwise. In training only.
+    """
+
+    image: Tensor
+    label: Tensor
+    mask: Tensor
+    view: int
+    instead_of: int
+
+
+class Samples(Dataset[Sample]):
+    """A sequence of samples with what must be known of them without reading them.
+
+    Attributes:
+        labels: Classes, int64, ``(N,)``; None for segmentation.
+        views: Views, int64, ``(N,)``, of slices with a known orientation; None otherwise.
+        groups: Patient of every sample, ``(N,)``, where it is known; folds never split one.
+        patch: Voxels that training takes of each, where they differ in size; None otherwise.
+        channels: Channels of every image, where they are known.
+        in_memory: Whether nothing has to be read to have one.
+    """
+
+    labels: NDArray[np.int64] | None = None
+    views: NDArray[np.int64] | None = None
+    groups: NDArray[np.str_] | None = None
+    patch: tuple[int, ...] | None = None
+    channels: int = 1
+    in_memory: bool = False
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        raise NotImplementedError
+
+    def size(self, index: int) -> tuple[int, ...]:
+        """Return the spatial size of a sample, ``(H, W)`` or ``(D, H, W)``."""
+        return tuple(self[index]["image"].shape[1:])
+
+    def name(self, index: int) -> str:
+        """Return what a sample is called: its file, or its number."""
+        return f"sample {index}"
+
+    def case(self, index: int) -> str:
+        """Return what tables call a sample: its case, its file below the source, or its number."""
+        return str(index)
+
+    def stamp(self, index: int) -> str | None:
+        """Tell what a sample is made of and how, without reading it; None where that is unknown."""
+        return None
+
+    def plane(self, index: int, axis: int, position: int) -> Sample:
+        """Return one slice of a volume, at a position across an axis (0 is z)."""
+        sample: Sample = {**self[index]}
+        sample["image"] = sample["image"].select(axis + 1, position)
+        if "mask" in sample:
+            sample["mask"] = sample["mask"].select(axis, position)
+        return sample
+
+    def late(self) -> tuple["Samples", "Finish"]:
+        """Give the same samples with images that are to be finished, and what finishes a batch.
+
+        What fits into 8 bits passes between processes, and to the accelerator, as a quarter of the
+        bytes, and is made float32 and normalised for a whole batch at once, where it is used.
+        """
+        return Pixels(self), in_floats
+
+    def pixels(self, index: int) -> Sample:
+        """Return a sample; in [0, 255], uint8, where its image has 8 bits and that is no work."""
+        return self[index]
+
+
+Finish = Callable[[Tensor], Tensor]
+"""Makes of a batch of images what they would be otherwise, in place where that can be."""
+
+
+def in_floats(image: Tensor) -> Tensor:
+    """Scale what has 8 bits to [0, 1], float32, and leave anything else as it is."""
+    return image.float().div_(255) if image.dtype == torch.uint8 else image
+
+
+class PixelSamples(Samples):
+    """Samples that are read as `pixels`, which a subclass gives."""
+
+    def __getitem__(self, index: int) -> Sample:
+        sample = self.pixels(index)
+        sample["image"] = in_floats(sample["image"])
+        return sample
+
+
+class Wrapped(Samples):
+    """Other samples, changed: what is known of them stays, `_changed` makes each what it is."""
+
+    def __init__(self, samples: Samples) -> None:
+        self.samples = samples
+        self.labels, self.views = samples.labels, samples.views
+        self.groups, self.patch = samples.groups, samples.patch
+        self.channels, self.in_memory = samples.channels, samples.in_memory
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self._changed(self.samples[index])
+
+    def size(self, index: int) -> tuple[int, ...]:
+        """Return the spatial size of a sample."""
+        return self.samples.size(index)
+
+    def name(self, index: int) -> str:
+        """Return what a sample is called."""
+        return self.samples.name(index)
+
+    def case(self, index: int) -> str:
+        """Return what tables call a sample."""
+        return self.samples.case(index)
+
+    def plane(self, index: int, axis: int, position: int) -> Sample:
+        """Return one slice of a volume."""
+        return self._changed(self.samples.plane(index, axis, position))
+
+    def late(self) -> tuple[Samples, Finish]:
+        """See `Samples.late`; for those whose `_changed` does not look at images."""
+        changed = copy.copy(self)
+        changed.samples, finish = self.samples.late()
+        return changed, finish
+
+    def _changed(self, sample: Sample) -> Sample:
+        return sample
+
+
+class Pixels(Wrapped):
+    """Samples with the pixels that they have: see `Samples.pixels`."""
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.samples.pixels(index)
+
+
+class Subset(Wrapped):
+    """The samples at `indices`, in that order."""
+
+    def __init__(self, samples: Samples, indices: NDArray[np.int64]) -> None:
+        super().__init__(samples)
+        self.indices = share(indices)
+        for name in ("labels", "views", "groups"):
+            known = getattr(samples, name)
+            setattr(self, name, None if known is None else share(known[indices]))
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.samples[int(self.indices[index])]
+
+    def size(self, index: int) -> tuple[int, ...]:
+        """Return the spatial size of a sample."""
+        return self.samples.size(int(self.indices[index]))
+
+    def name(self, index: int) -> str:
+        """Return what a sample is called."""
+        return self.samples.name(int(self.indices[index]))
+
+    def case(self, index: int) -> str:
+        """Return what tables call a sample."""
+        return self.samples.case(int(self.indices[index]))
+
+    def stamp(self, index: int) -> str | None:
+        """Tell what a sample holds."""
+        return self.samples.stamp(int(self.indices[index]))
+
+    def plane(self, index: int, axis: int, position: int) -> Sample:
+        """Return one slice of a volume."""
+        return self.samples.plane(int(self.indices[index]), axis, position)
+
+
+class Joined(Samples):
+    """Several parts of one source as one, one after the other."""
+
+    def __init__(self, parts: Sequence[Samples]) -> None:
+        self.parts = tuple(parts)
+        self.ends = np.cumsum([len(part) for part in parts])
+        self.patch, self.channels = parts[0].patch, parts[0].channels
+        self.in_memory = all(part.in_memory for part in parts)
+        for name in ("labels", "views", "groups"):
+            known = [getattr(part, name) for part in parts]
+            if all(one is not None for one in known):
+                setattr(self, name, np.concatenate(known))
+
+    def __len__(self) -> int:
+        return int(self.ends[-1])
+
+    def __getitem__(self, index: int) -> Sample:
+        part, at = self._find(index)
+        return part[at]
+
+    def size(self, index: int) -> tuple[int, ...]:
+        """Return the spatial size of a sample."""
+        part, at = self._find(index)
+        return part.size(at)
+
+    def name(self, index: int) -> str:
+        """Return what a sample is called."""
+        part, at = self._find(index)
+        return part.name(at)
+
+    def plane(self, index: int, axis: int, position: int) -> Sample:
+        """Return one slice of a volume."""
+        part, at = self._find(index)
+        return part.plane(at, axis, position)
+
+    def _find(self, index: int) -> tuple[Samples, int]:
+        which = int(np.searchsorted(self.ends, index, side="right"))
+        return self.parts[which], index - (int(self.ends[which - 1]) if which else 0)

@@ -1,0 +1,85 @@
+"""Names of many files, as bytes one after the other."""
+
+import os
+from array import array
+from collections.abc import Iterable, Sequence
+from typing import overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crossd.data.shared_arrays import share
+
+
+class Names(Sequence[str]):
+    """Names of files in two arrays, which cost their bytes and eight more each.
+
+    A list of a million paths takes ten times as much, is copied into every worker of a loader,
+    and a fixed width makes one long name cost memory for all.
+
+    Args:
+        blob: The bytes of all names, uint8; those that are no UTF-8 are kept as they are.
+        ends: Where each name ends, int64, ``(N,)``.
+
+    Example:
+        >>> names = Names.of(["a/1.png", "b/2.png", "c/3.png"])
+        >>> names[1], len(names), list(names.take(np.array([2, 0])))
+        ('b/2.png', 3, ['c/3.png', 'a/1.png'])
+    """
+
+    def __init__(self, blob: NDArray[np.uint8], ends: NDArray[np.int64]) -> None:
+        self.blob = share(blob)
+        self.ends = share(ends)
+
+    @classmethod
+    def of(cls, names: Iterable[str]) -> "Names":
+        """Take over the names of a list."""
+        writer = Writer()
+        for name in names:
+            writer.add(name)
+        return writer.names()
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> "Names": ...
+    def __getitem__(self, index: int | slice) -> "str | Names":
+        if isinstance(index, slice):
+            return self.take(np.arange(len(self))[index])
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"name {index} of {len(self)}")
+        index %= len(self)
+        start = int(self.ends[index - 1]) if index else 0
+        return os.fsdecode(self.blob[start : int(self.ends[index])].tobytes())
+
+    def take(self, indices: NDArray[np.int64]) -> "Names":
+        """Return the names at `indices`, in that order."""
+        starts = np.concatenate([np.zeros(1, np.int64), self.ends[:-1]])[indices]
+        lengths = self.ends[indices] - starts
+        ends = np.cumsum(lengths, dtype=np.int64)
+        # Each byte comes from where its name starts, and so far into it.
+        places = np.arange(lengths.sum()) + np.repeat(starts - (ends - lengths), lengths)
+        return Names(self.blob[places], ends)
+
+
+class Writer:
+    """Names that are found one by one."""
+
+    def __init__(self) -> None:
+        self.blob = bytearray()
+        self.ends = array("q")
+
+    def add(self, name: str) -> None:
+        """Append a name."""
+        self.blob += os.fsencode(name)
+        self.ends.append(len(self.blob))
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def names(self) -> Names:
+        """Return what was added."""
+        return Names(np.array(self.blob, np.uint8), np.array(self.ends, np.int64))

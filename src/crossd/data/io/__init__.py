@@ -1,0 +1,1 @@
+"""Files of volumes: finding, reading and checking them."""

@@ -1,0 +1,114 @@
+"""Files that SimpleITK reads: NRRD, MetaImage and DICOM."""
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crossd.data.io.header import MOST_CHANNELS, UNREADABLE, Array, Header, Part, damaged, whole
+from crossd.errors import InputError
+
+
+def read_header(path: Path) -> Header:
+    """Read what a NRRD or MetaImage file says of its volume."""
+    try:
+        reader = open_itk(path)
+    except UNREADABLE as error:
+        raise damaged(path, error) from error
+    return itk_header(path, reader)
+
+
+def open_itk(path: Path) -> Any:
+    """Open a file with SimpleITK and read what it says of its volume."""
+    import SimpleITK as sitk
+
+    quiet()
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    reader.LoadPrivateTagsOff()
+    reader.ReadImageInformation()
+    return reader
+
+
+def itk_header(path: Path, reader: Any) -> Header:
+    """Make a header of what SimpleITK read."""
+    size, axes = reader.GetSize(), reader.GetDimension()
+    channels = reader.GetNumberOfComponents()
+    if axes not in (2, 3) or channels > MOST_CHANNELS:
+        raise InputError(
+            f"{path}: has the shape {size} of {channels} numbers; expected a volume of 3 axes and "
+            f"up to {MOST_CHANNELS} channels"
+        )
+    direction = np.eye(3)
+    direction[:axes, :axes] = np.reshape(reader.GetDirection(), (axes, axes))
+    spacing = (*reader.GetSpacing(), 1.0)[:3]
+    origin = (*reader.GetOrigin(), 0.0)[:3]
+    x, y, z = (*size, 1)[:3]
+    return Header(path, (x, y, z), affine_of(direction, spacing, origin), channels)
+
+
+def affine_of(direction: Array, spacing: Sequence[float], origin: Sequence[float]) -> Array:
+    """Return the affine to RAS of a direction, a spacing and an origin in ITK's LPS."""
+    affine = np.eye(4)
+    affine[:3, :3] = direction * np.asarray(spacing)
+    affine[:3, 3] = origin
+    flip: Array = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
+    return flip
+
+
+def voxels(header: Header, part: Part) -> NDArray[np.float32]:
+    """Read a part of a file, or of a DICOM series, as ``(x, y, z, c)``, as stored."""
+    import SimpleITK as sitk
+
+    if len(header.files) > 1:
+        return _series(header, part)
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(header.files[0] if header.files else header.path))
+    if not whole(part):
+        reader.ReadImageInformation()
+        size = list(reader.GetSize())
+        index = [0] * len(size)
+        for axis, (s, n) in enumerate(zip(part, header.shape, strict=True)):
+            if axis < len(size):
+                start, stop, _ = s.indices(n)
+                index[axis], size[axis] = start, stop - start
+        reader.SetExtractIndex(index)
+        reader.SetExtractSize(size)
+    return from_itk(reader.Execute())
+
+
+def _series(header: Header, part: Part) -> NDArray[np.float32]:
+    """Read the slices of a DICOM series one by one, as they lie in order of position."""
+    import SimpleITK as sitk
+
+    columns, rows, wanted = part
+    slices = []
+    for file in header.files[wanted]:
+        image = from_itk(sitk.ReadImage(str(file)))
+        if image.shape[:2] != header.shape[:2]:
+            raise InputError(f"{file}: holds {image.shape[:2]} pixels, others {header.shape[:2]}")
+        slices.append(image[columns, rows])
+    return np.concatenate(slices, axis=2)
+
+
+def from_itk(image: Any) -> NDArray[np.float32]:
+    """Return the voxels of a SimpleITK image as ``(x, y, z, c)``."""
+    import SimpleITK as sitk
+
+    array = sitk.GetArrayFromImage(image)
+    components = image.GetNumberOfComponentsPerPixel()
+    array = array if components > 1 else array[..., None]
+    if image.GetDimension() == 2:
+        array = array[None]
+    return np.asarray(array, np.float32).transpose(2, 1, 0, 3)
+
+
+@functools.cache
+def quiet() -> None:
+    """Let SimpleITK report faults as exceptions only."""
+    import SimpleITK as sitk
+
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)

@@ -1,0 +1,92 @@
+"""NIfTI files, read by nibabel."""
+
+import gzip
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+
+from crossd.data.io.header import MOST_CHANNELS, UNREADABLE, Header, Part, damaged, whole
+from crossd.errors import InputError
+
+CHUNK = 1 << 20
+
+
+def read_header(path: Path) -> Header:
+    """Read what a NIfTI file says of its volume."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image: Any = _loaded(path)
+            kind = image.get_data_dtype()
+            zero = _zero_spacing(path, image)
+            shape = tuple(int(n) for n in image.shape)
+            affine = np.asarray(image.affine, np.float64)
+            needed = (
+                image.dataobj.offset + float(np.prod([float(n) for n in shape])) * kind.itemsize
+            )
+    except UNREADABLE as error:
+        raise damaged(path, error) from error
+    if not path.name.lower().endswith(".gz") and path.stat().st_size < needed:
+        raise InputError(
+            f"{path}: is shorter than its header says (a shape of {shape}): it is damaged or "
+            "incomplete"
+        )
+    if zero:
+        raise InputError(f"{path}: its spacing is 0 mm; expected more than 0 along every axis")
+    if kind.kind not in "iuf":
+        raise InputError(f"{path}: holds {kind}, expected one number a voxel")
+    channels = int(np.prod(shape[3:])) if len(shape) > 3 else 1
+    if len(shape) < 2 or channels > MOST_CHANNELS or channels < 1:
+        raise InputError(
+            f"{path}: has the shape {shape}; expected a volume of 3 axes, or a fourth of up to "
+            f"{MOST_CHANNELS} channels (split time series into files)"
+        )
+    x, y, z = (*shape, 1)[:3]
+    return Header(path, (x, y, z), affine, channels)
+
+
+def _loaded(path: Path) -> Any:
+    """Open a NIfTI file without what nibabel logs of headers that it mends."""
+    logger = logging.getLogger("nibabel.global")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        return nib.load(path)
+    finally:
+        logger.setLevel(level)
+
+
+def _zero_spacing(path: Path, image: Any) -> bool:
+    """Tell whether a header without an affine says 0 mm, of which nibabel makes 1."""
+    if int(image.header["sform_code"]) > 0:
+        return False
+    opened: Any = gzip.open if path.name.lower().endswith(".gz") else open
+    with opened(path, "rb") as stream:
+        raw = type(image.header).from_fileobj(stream, check=False)
+    return bool((raw["pixdim"][1:4] == 0).any())
+
+
+def voxels(path: Path, part: Part) -> NDArray[np.float32]:
+    """Read a part as ``(x, y, z, c)``, as stored; of a compressed file all is unpacked."""
+    image: Any = nib.load(path)
+    axes = len(image.shape)
+    if whole(part) and path.name.lower().endswith(".gz"):
+        array = _to_the_end(path, type(image))
+    else:
+        where = (*part, *[slice(None)] * max(0, axes - 3))[:axes]
+        array = np.asarray(image.dataobj if whole(part) else image.dataobj[where], np.float32)
+    return array.reshape(*(*array.shape[:3], 1, 1, 1)[:3], -1)
+
+
+def _to_the_end(path: Path, kind: Any) -> NDArray[np.float32]:
+    """Read a compressed file up to its checksum, which tells of damage that still unpacks."""
+    with gzip.open(path) as stream:
+        array = np.asarray(kind.from_stream(stream).dataobj, np.float32)
+        while stream.read(CHUNK):
+            pass
+    return array

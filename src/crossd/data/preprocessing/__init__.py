@@ -1,0 +1,1 @@
+"""How volumes are prepared: planned from a look at all of them, and done."""

@@ -1,0 +1,298 @@
+"""Files of volumes, prepared as a plan says and kept while there is room."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import get_worker_info
+
+from crossd.data.dataset import Sample, Samples
+from crossd.data.io import read
+from crossd.data.io.header import ITK, Header, with_spacing
+from crossd.data.preprocessing import plan, resample
+from crossd.data.preprocessing.disk_cache import Stored, fingerprint
+from crossd.data.preprocessing.plan import Plan
+from crossd.data.sources.case_list import Case, groups_of
+from crossd.errors import InputError
+
+AFFINE_TOLERANCE = 1e-3
+MOST_CLASSES = 256
+CACHE = 0.5
+"""Share of the free memory that prepared volumes may take."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A case whose headers were read.
+
+    Attributes:
+        case: The case.
+        images: One header a modality.
+        mask: Of the mask.
+    """
+
+    case: Case
+    images: tuple[Header, ...]
+    mask: Header | None = None
+
+    @property
+    def where(self) -> str:
+        """The first file, for messages."""
+        return str(self.case.images[0])
+
+    def fingerprint(self, *options: Any) -> str:
+        """Name what is made of the files (see `disk_cache.fingerprint`)."""
+        headers = [*self.images, *([self.mask] if self.mask else [])]
+        files = [file for header in headers for file in header.files or (header.path,)]
+        return fingerprint(files, len(self.images), self.case.spacing, *options)
+
+
+def read_entry(case: Case) -> Entry:
+    """Read the headers of a case and check that they agree.
+
+    Raises:
+        InputError: When a file is damaged, or lies elsewhere than the first.
+    """
+    headers = [read.read_header(path) for path in case.images]
+    mask = None if case.mask is None else read.read_header(case.mask)
+    first = headers[0]
+    for other in [*headers[1:], *([mask] if mask else [])]:
+        what = "image and mask" if other is mask else "modalities"
+        if other.shape != first.shape:
+            raise InputError(
+                f"{other.path}: has the shape {other.shape}, but {first.path} {first.shape}; "
+                f"{what} must agree"
+            )
+        if not np.allclose(
+            other.affine, first.affine, rtol=AFFINE_TOLERANCE, atol=AFFINE_TOLERANCE
+        ):
+            raise InputError(
+                f"{other.path}: its affine differs from that of {first.path}; {what} must lie in "
+                "the same place, resample one to the other"
+            )
+    if mask is not None and mask.channels != 1:
+        raise InputError(f"{mask.path}: holds {mask.channels} numbers a voxel; a mask holds one")
+    if case.spacing is not None:
+        headers = [with_spacing(header, case.spacing) for header in headers]
+    return Entry(case, tuple(headers), mask)
+
+
+def read_image(entry: Entry, planes: tuple[int, slice] | None = None) -> NDArray[np.float32]:
+    """Read the modalities of a case as channels, ``(C, D, H, W)``."""
+    arrays = [read.read(header, planes) for header in entry.images]
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+
+
+def read_mask(
+    entry: Entry, values: Sequence[int], planes: tuple[int, slice] | None = None
+) -> NDArray[np.uint8]:
+    """Read the mask of a case as numbers of classes, ``(D, H, W)``.
+
+    Args:
+        entry: The case.
+        values: What stands for each class in the file.
+        planes: As `formats.read` takes it.
+
+    Raises:
+        InputError: When it holds another value.
+    """
+    assert entry.mask is not None
+    mask = whole_mask(entry.mask, planes)
+    table = np.full(MOST_CLASSES, MOST_CLASSES - 1, np.uint8)
+    table[list(values)] = np.arange(len(values))
+    known = np.zeros(MOST_CLASSES, bool)
+    known[list(values)] = True
+    if not known[mask].all():
+        odd = int(mask[~known[mask]].flat[0])
+        raise InputError(
+            f"{entry.mask.path}: holds {odd}, but the classes have the values "
+            f"{', '.join(map(str, values))}"
+        )
+    return table[mask]
+
+
+def whole_mask(header: Header, planes: tuple[int, slice] | None = None) -> NDArray[np.uint8]:
+    """Read a mask as it is, ``(D, H, W)``, and check that it holds whole numbers."""
+    mask = read.read(header, planes)[0]
+    valid = (mask >= 0) & (mask < MOST_CLASSES) & (mask == np.floor(mask))
+    if not valid.all():
+        raise InputError(
+            f"{header.path}: holds {mask[~valid].flat[0]:g}; a mask holds whole numbers from 0 to "
+            f"{MOST_CLASSES - 1}"
+        )
+    return mask.astype(np.uint8)
+
+
+class Cache:
+    """Prepared volumes in memory, up to a number of bytes; workers of a loader add none.
+
+    Args:
+        budget: Bytes; None takes half of the memory that is free.
+    """
+
+    def __init__(self, budget: float | None = None) -> None:
+        from crossd.utils.memory import available
+
+        self.left = available() * CACHE if budget is None else budget
+        self.kept: dict[Any, tuple[Tensor, ...]] = {}
+
+    def get(self, key: Any) -> tuple[Tensor, ...] | None:
+        """Return what is kept under a key."""
+        return self.kept.get(key)
+
+    def keep(self, key: Any, tensors: tuple[Tensor, ...]) -> None:
+        """Keep tensors if there is room."""
+        size = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+        if size <= self.left and get_worker_info() is None:
+            self.left -= size
+            self.kept[key] = tensors
+
+
+class VolumeSamples(Samples):
+    """Volumes as files, prepared when they are asked for.
+
+    Args:
+        entries: The cases.
+        plan: How they are prepared.
+        values: What stands for each class in masks.
+        labels: Class of each case, ``(N,)``; None for masks, or without labels.
+        cache: Where prepared volumes are kept in memory.
+        stored: Where they are kept on disk.
+    """
+
+    def __init__(
+        self,
+        entries: Sequence[Entry],
+        plan: Plan,
+        values: Sequence[int],
+        labels: NDArray[np.int64] | None,
+        cache: Cache,
+        stored: Stored | None = None,
+    ) -> None:
+        self.entries = entries
+        self.plan = plan
+        self.values = values
+        self.labels = labels
+        self.cache = cache
+        self.stored = stored
+        self.patch = plan.patch
+        self.channels = len(plan.intensity)
+        voxels = sum(math.prod(self.size(index)) for index in range(len(entries)))
+        self.in_memory = 4 * voxels * self.channels < cache.left  # after the first time
+        self.groups = groups_of([entry.case for entry in entries])
+        self._limits: dict[int, NDArray[np.float64]] = {}
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def name(self, index: int) -> str:
+        """Return the name of a case."""
+        return self.entries[index].case.name
+
+    def case(self, index: int) -> str:
+        """Return the name of a case."""
+        return self.name(index)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self._sample(index, *self._prepared(index))
+
+    def _sample(self, index: int, image: Tensor, mask: Tensor | None = None) -> Sample:
+        sample: Sample = {"image": image}
+        if self.labels is not None:
+            sample["label"] = torch.tensor(self.labels[index])
+        elif mask is not None:
+            sample["mask"] = mask.long()
+        return sample
+
+    def size(self, index: int) -> tuple[int, int, int]:
+        """Voxels of a volume at the spacing of the plan, known without reading it."""
+        return resample.target_size(self.entries[index].images[0], self.plan.spacing)
+
+    def _prepared(self, index: int) -> tuple[Tensor, ...]:
+        """Take a volume from memory, from the disk or from its files."""
+        entry, name = self.entries[index], ""
+        kept = self.cache.get(entry.case.name)
+        if kept is None and self.stored is not None:
+            how = [asdict(one) for one in self.plan.intensity]
+            name = entry.fingerprint(self.plan.spacing, how, tuple(self.values))
+            kept = self.stored.get(name)
+        if kept is None:
+            kept = self._prepare(index)
+            if self.stored is None or not self.stored.keep(name, kept):
+                self.cache.keep(entry.case.name, kept)
+        return kept
+
+    def _prepare(self, index: int) -> tuple[Tensor, ...]:
+        entry = self.entries[index]
+        sides = resample.checked_size(entry.images[0], self.plan.spacing)
+        image = read_image(entry)
+        self._limits[index] = plan.limits(image, self.plan.intensity, entry.where)
+        plan.scale(image, self._limits[index])
+        found = [resample.image(torch.from_numpy(image), sides)]
+        if entry.mask is not None:
+            found.append(resample.mask(torch.from_numpy(read_mask(entry, self.values)), sides))
+        return tuple(found)
+
+    def plane(self, index: int, axis: int, position: int) -> Sample:
+        """Prepare one slice, reading as little as the format allows.
+
+        Args:
+            index: The volume.
+            axis: Across which the slice lies: 0 for z.
+            position: Along that axis, in voxels of the plan.
+
+        Returns:
+            The same as the slice of the whole sample.
+        """
+        entry, length = self.entries[index], self.size(index)[axis]
+        lazy = all(h.path.name.lower().endswith((".nii", *ITK)) for h in entry.images)
+        kept = self.stored is not None or self.cache.get(entry.case.name) is not None
+        if index not in self._limits or not lazy or kept:
+            whole, *masks = self._prepared(index)
+            cut = [mask.select(axis, position) for mask in masks]
+            return self._sample(index, whole.select(axis + 1, position), *cut)
+        sides = tuple(n for i, n in enumerate(self.size(index)) if i != axis)
+        source = entry.images[0].size[axis]
+        start, weights = resample.taps(source, length, position)
+        image = read_image(entry, (axis, slice(start, start + len(weights))))
+        plan.scale(image, self._limits[index])
+        mixed = torch.tensordot(
+            torch.from_numpy(image), torch.tensor(weights, dtype=torch.float32), ([axis + 1], [0])
+        )
+        plane = resample.image(mixed, sides)
+        if entry.mask is None:
+            return self._sample(index, plane)
+        nearest = resample.nearest(source, length, position)
+        mask = read_mask(entry, self.values, (axis, slice(nearest, nearest + 1)))
+        flat = torch.from_numpy(mask).select(axis, 0)
+        return self._sample(index, plane, resample.mask(flat, sides))
+
+
+class TensorVolumes(Samples):
+    """Volumes with masks that are in memory already.
+
+    Args:
+        images: float32, each ``(C, D, H, W)``.
+        masks: Classes, uint8, each ``(D, H, W)``.
+        patch: Voxels of a training patch.
+    """
+
+    def __init__(
+        self, images: Sequence[Tensor], masks: Sequence[Tensor], patch: tuple[int, ...]
+    ) -> None:
+        self.images = images
+        self.masks = masks
+        self.patch = patch
+        self.in_memory = True
+        self.channels = images[0].shape[0]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Sample:
+        return {"image": self.images[index], "mask": self.masks[index].long()}

@@ -1,0 +1,1 @@
+"""Looking at every sample of a source, and saying what is wrong with it."""

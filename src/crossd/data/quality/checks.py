@@ -1,0 +1,198 @@
+"""What is wrong, or odd, with the samples of a source: found before a training stumbles over it."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from crossd.data.quality.survey import Look, Survey
+from crossd.data.splits import SPLITS
+
+FACTOR = 2.0
+"""Times the median from which a size or a spacing is odd."""
+
+IMBALANCE = 10.0
+"""Times that the most frequent class may be as frequent as the rarest."""
+
+FEW = 10
+"""Training samples of a class below which it has few."""
+
+RANGE = 20.0
+"""Times the median range of values from which a range is odd."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing that is wrong or odd.
+
+    Attributes:
+        what: In words.
+        count: How many samples (or classes, or patients) have it.
+        which: All of them.
+        grave: Whether it stops a training, or makes its scores worth little.
+    """
+
+    what: str
+    count: int
+    which: tuple[str, ...]
+    grave: bool
+
+
+def faults(found: Survey) -> list[Fault]:
+    """List what is wrong with a source, the grave first.
+
+    Args:
+        found: What `crossd.data.quality.survey.survey` returned.
+
+    Example:
+        >>> flat = Look("a.png", "train", size=(8, 8), low=1.0, high=1.0, digest="x")
+        >>> [one.what for one in faults(Survey("x", 1, {"all": {"": 1}}, [flat]))]
+        ['show nothing: every value is the same']
+    """
+    good = [look for look in found.looks if not look.fault]
+    bad = [look for look in found.looks if look.fault]
+    constant = [look for look in good if not look.low < look.high]
+    varied = [look for look in good if look.low < look.high]
+    pairs = [
+        _fault("cannot be read", [f"{one.name} ({one.fault})" for one in bad], True),
+        _fault("show nothing: every value is the same", _names(constant), True),
+        *_twice(varied),
+        *_patients(found.looks),
+        *_classes(found),
+        *_masks(good),
+        *_odd(good),
+    ]
+    listed = [one for one in pairs if one is not None]
+    return sorted(listed, key=lambda one: not one.grave)
+
+
+def _fault(what: str, which: Sequence[str], grave: bool = False) -> Fault | None:
+    return Fault(what, len(which), tuple(which), grave) if which else None
+
+
+def _names(looks: Iterable[Look]) -> list[str]:
+    return [look.name for look in looks]
+
+
+def _grouped(looks: Iterable[Look], key: Callable[[Look], str]) -> dict[str, list[Look]]:
+    groups: dict[str, list[Look]] = defaultdict(list)
+    for look in looks:
+        if key(look):
+            groups[key(look)].append(look)
+    return groups
+
+
+def _twice(looks: Sequence[Look]) -> list[Fault | None]:
+    """Find samples that are there twice: within a part, in two parts, with two labels."""
+    same = [group for group in _grouped(looks, lambda one: one.digest).values() if len(group) > 1]
+
+    def shown(groups: Iterable[list[Look]]) -> list[str]:
+        return [" = ".join(look.name for look in group) for group in groups]
+
+    leaks = [group for group in same if len({one.part for one in group}) > 1]
+    torn = [group for group in same if len({one.label for one in group}) > 1]
+    others = [group for group in same if group not in leaks and group not in torn]
+    return [
+        _fault("the same sample in two parts: what is tested was trained", shown(leaks), True),
+        _fault("the same sample with two labels", shown(torn), True),
+        _fault("the same sample more than once", shown(others)),
+    ]
+
+
+def _patients(looks: Iterable[Look]) -> list[Fault | None]:
+    groups = _grouped(looks, lambda one: one.group)
+    if len(groups) < 2:  # one name for all is what anonymisation leaves
+        return []
+    torn = [
+        f"{name} ({', '.join(sorted({one.part for one in group}))})"
+        for name, group in groups.items()
+        if len({one.part for one in group}) > 1
+    ]
+    return [_fault("patients in two parts: what is tested was trained", torn, True)]
+
+
+def _classes(found: Survey) -> list[Fault | None]:
+    train = found.counts.get("train", {})
+    names = found.classes()
+    if not names or not train:
+        return []
+    none = [name for name in names if not train.get(name)]
+    few = [f"{name} ({train[name]})" for name in names if 0 < train.get(name, 0) < FEW]
+    untested = [
+        f"{name} ({part})"
+        for part in SPLITS[1:]
+        if part in found.counts
+        for name in names
+        if not found.counts[part].get(name)
+    ]
+    present = {name: train[name] for name in names if train.get(name)}
+    uneven: list[str] = []
+    if present and max(present.values()) > IMBALANCE * min(present.values()):
+        ends = max(present, key=present.__getitem__), min(present, key=present.__getitem__)
+        uneven = [" against ".join(f"{name} ({present[name]:,})" for name in ends)]
+    return [
+        _fault("classes without a training sample", none, True),
+        _fault(f"classes with fewer than {FEW} training samples", few),
+        _fault("classes that are not tested or validated", untested),
+        _fault(f"classes more than {IMBALANCE:g} times as frequent as others", uneven),
+    ]
+
+
+def _masks(looks: Iterable[Look]) -> list[Fault | None]:
+    masked = [look for look in looks if look.voxels]
+    trained = {value for look in masked if look.part == "train" for value in look.voxels}
+    new = [
+        f"{look.name} ({', '.join(map(str, sorted(set(look.voxels) - trained)))})"
+        for look in masked
+        if trained and look.part != "train" and set(look.voxels) - trained
+    ]
+    blank = _names(look for look in masked if set(look.voxels) == {0})
+    training = [look for look in masked if look.part == "train"] or masked
+    useless = not any(set(look.voxels) - {0} for look in training)
+    return [
+        _fault("masks hold a value that no training mask holds", new, True),
+        _fault("masks are empty", blank, useless),
+    ]
+
+
+def _odd(looks: Sequence[Look]) -> list[Fault | None]:
+    """Find samples whose channels, size or spacing are far from those of most."""
+    if not looks:
+        return []
+    channels = [look.channels for look in looks]
+    usual = max(set(channels), key=channels.count)
+    other = [f"{look.name} ({look.channels})" for look in looks if look.channels != usual]
+    axes = [len(look.size) for look in looks]
+    rank = max(set(axes), key=axes.count)
+    mixed = [look.name for look in looks if len(look.size) != rank]
+    even = [look for look in looks if len(look.size) == rank]
+    sized = _far([(look, look.size) for look in even])
+    spaced = _far([(look, look.spacing) for look in even if look.spacing is not None])
+    widths = np.array([look.high - look.low for look in looks])
+    usual_width = float(np.median(widths[widths > 0])) if (widths > 0).any() else 0.0
+    wide = [
+        f"{look.name} ({look.low:.3g} to {look.high:.3g})"
+        for look, width in zip(looks, widths, strict=True)
+        if width > 0 and not 1 / RANGE <= width / usual_width <= RANGE
+    ]
+    return [
+        _fault("other channels than most", other, True),
+        _fault("images among volumes, or volumes among images", mixed, True),
+        _fault(f"sizes more than {FACTOR:g} times above or below the median", sized),
+        _fault(f"spacings more than {FACTOR:g} times above or below the median", spaced),
+        _fault(f"ranges of values more than {RANGE:g} times wider or narrower than most", wide),
+    ]
+
+
+def _far(pairs: Sequence[tuple[Look, Sequence[float]]]) -> list[str]:
+    if not pairs:
+        return []
+    values = np.array([value for _, value in pairs], float)
+    ratio = values / np.median(values, axis=0)
+    odd = ((ratio > FACTOR) | (ratio < 1 / FACTOR)).any(1)
+    return [
+        f"{look.name} ({' x '.join(f'{side:.3g}' for side in value)})"
+        for (look, value), far in zip(pairs, odd, strict=True)
+        if far
+    ]

@@ -1,0 +1,1 @@
+"""The kinds of sources of data, a file for each."""

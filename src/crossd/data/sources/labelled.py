@@ -1,0 +1,259 @@
+"""Opening lists of labelled files: images or volumes, with classes or masks."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crossd.data.dataset import Samples, Subset
+from crossd.data.file_names import Names
+from crossd.data.io.read import holds_volume
+from crossd.data.preprocessing import fingerprint, plan, volume_dataset
+from crossd.data.preprocessing.disk_cache import Stored
+from crossd.data.preprocessing.normalise import Normalised
+from crossd.data.preprocessing.plan import Facts, Plan
+from crossd.data.preprocessing.volume_dataset import Entry
+from crossd.data.shapes import full_size, round_up
+from crossd.data.source import Source
+from crossd.data.sources import case_list as lists
+from crossd.data.sources import image_folder
+from crossd.data.sources.case_list import Case
+from crossd.errors import InputError
+from crossd.utils.progress import Progress
+
+LARGEST_IMAGE = 256
+"""Side of images with masks, at most, where no size is given."""
+
+LOOK_AT = 200
+"""Images whose sizes are looked at, at most."""
+
+
+@dataclass(frozen=True)
+class Given:
+    """What is known before a source is opened: of a plan that the user edited, or of weights.
+
+    Attributes:
+        plan: How volumes are prepared; None makes a plan of the data.
+        classes: Names of the classes by their values in masks; empty takes those that are found.
+        labels: Names of the classes of labels; empty takes those that are found.
+        statistics: Mean and standard deviation to normalise by; None measures them.
+        stored: Where prepared volumes are kept between runs; None keeps them nowhere.
+    """
+
+    plan: Plan | None = None
+    classes: dict[int, str] | None = None
+    labels: tuple[str, ...] = ()
+    statistics: tuple[float, float] | None = None
+    stored: Stored | None = None
+
+
+def open_cases(
+    name: str,
+    root: Path,
+    found: Sequence[Case],
+    size: tuple[int, ...] | None,
+    seed: int,
+    given: Given,
+    progress: Progress,
+) -> Source:
+    """Open a list of cases.
+
+    Args:
+        name: The source.
+        root: The folder that holds all files.
+        found: The cases.
+        size: Spatial size of training samples; None chooses one.
+        seed: Decides on splits that the cases do not fix.
+        given: What is known already.
+        progress: Where to show the scan.
+
+    Returns:
+        The source: images in [0, 1], volumes as the plan says.
+
+    Raises:
+        InputError: With the file that is wrong.
+    """
+    masks = found[0].mask is not None
+    classes: tuple[str, ...] = ()
+    labels = np.zeros(len(found), np.int64)
+    if not masks:
+        labels, classes = _classes(found, given, name)
+    divided = lists.parts(found, labels, seed, name)
+    said = {case.split for case in found}
+    missing = [part for part in ("val", "test") if part not in said]
+    if missing and "train" in said:
+        progress.say(
+            f"{name}: no case is said to be for {' or '.join(missing)}: "
+            f"{len(divided[1])} validate and {len(divided[2])} test, drawn by --seed {seed}"
+        )
+    solid = [case for case in found if holds_volume(case.images[0])]
+    if solid and len(solid) < len(found):
+        flat = next(case for case in found if not holds_volume(case.images[0]))
+        raise InputError(
+            f"{name}: mixes volumes ({solid[0].images[0].name}) and images "
+            f"({flat.images[0].name}); put them into sources of their own"
+        )
+    own = None if masks else labels
+    if solid:
+        source = _open_volumes(name, found, own, divided, size, given, progress)
+    else:
+        source = _open_images(name, root, found, own, divided, size, given, progress)
+    return source if masks else replace(source, classes=classes)
+
+
+def entries_of(samples: Samples) -> list[Entry] | None:
+    """Return the files behind samples, in their order; None where they are no files of volumes."""
+    if isinstance(samples, volume_dataset.VolumeSamples):
+        return list(samples.entries)
+    if not isinstance(samples, Normalised | Subset):
+        return None
+    inside = entries_of(samples.samples)
+    if inside is None or isinstance(samples, Normalised):
+        return inside
+    return [inside[int(index)] for index in samples.indices]
+
+
+def _classes(
+    found: Sequence[Case], given: Given, name: str
+) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    """Number the classes."""
+    present = {str(case.label) for case in found}
+    ordered = lists.in_order(present)
+    if given.labels and present <= set(given.labels):
+        ordered = list(given.labels)
+    if len(ordered) < 2:
+        raise InputError(f"{name}: has one class, {ordered[0]}; expected two or more")
+    number = {label: index for index, label in enumerate(ordered)}
+    return np.array([number[str(case.label)] for case in found], np.int64), tuple(ordered)
+
+
+def _open_volumes(
+    name: str,
+    found: Sequence[Case],
+    labels: NDArray[np.int64] | None,
+    divided: Sequence[NDArray[np.int64]],
+    size: tuple[int, ...] | None,
+    given: Given,
+    progress: Progress,
+) -> Source:
+    entries = [volume_dataset.read_entry(case) for case in found]
+    wanted = None if size is None else full_size(size, 3, name)
+    facts: list[Facts] = []
+    # All, as a fault is better found before training than after it; or to make a plan.
+    if given.statistics is None or given.plan is None:
+        whole = fingerprint.scan(entries, progress, given.stored)
+        facts = [whole[i] for i in divided[0]]
+    made = given.plan or plan.decide(facts, labels is None, wanted)
+    if facts and len(made.intensity) != len(facts[0].ranges):  # other channels than the weights'
+        made = replace(made, intensity=plan.decide(facts, labels is None, wanted).intensity)
+    if given.plan is not None and wanted is not None:
+        z, y, x = wanted
+        made = replace(made, patch=(z, y, x))
+    values: tuple[int, ...] = ()
+    classes: tuple[str, ...] = ()
+    if labels is None:
+        seen = {v: str(v) for one in facts for v in one.values}
+        values, classes = _mask_classes(given.classes or seen, name)
+        if given.statistics is None:
+            _check_values(entries, whole, values)
+    cache = volume_dataset.Cache()
+    train_part, val_part, test_part = (
+        volume_dataset.VolumeSamples(
+            [entries[i] for i in indices],
+            made,
+            values,
+            None if labels is None else labels[indices],
+            cache,
+            given.stored,
+        )
+        for indices in divided
+    )
+    return Source(
+        name,
+        3,
+        "segmentation" if labels is None else "classification",
+        len(made.intensity),
+        classes,
+        made.patch,
+        train_part,
+        val_part,
+        test_part,
+        spacing=made.spacing,
+        plan=made,
+        values=values,
+    )
+
+
+def _check_values(entries: Sequence[Entry], facts: Sequence[Facts], values: Sequence[int]) -> None:
+    """Refuse masks of validation and test that hold what no training mask does."""
+    for entry, one in zip(entries, facts, strict=True):
+        odd = sorted(set(one.values) - set(values))
+        if odd and entry.mask is not None:
+            raise InputError(
+                f"{entry.mask.path}: holds {odd[0]}, but the classes have the values "
+                f"{', '.join(map(str, values))}"
+            )
+
+
+def _mask_classes(named: dict[int, str], name: str) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """Return values and names of the classes of masks, the background first."""
+    known = {0: "background", **{v: text for v, text in named.items() if v or text != "0"}}
+    if len(known) < 2:
+        raise InputError(f"{name}: every training mask is empty; expected labels from 1 upwards")
+    values = tuple(sorted(known))
+    return values, tuple(known[value] for value in values)
+
+
+def _open_images(
+    name: str,
+    root: Path,
+    found: Sequence[Case],
+    labels: NDArray[np.int64] | None,
+    divided: Sequence[NDArray[np.int64]],
+    size: tuple[int, ...] | None,
+    given: Given,
+    progress: Progress,
+) -> Source:
+    names = [
+        Names.of(os.path.relpath(path, root) for path in paths)
+        for paths in zip(*(case.images for case in found), strict=True)
+    ]
+    masks = Names.of(os.path.relpath(case.mask, root) for case in found if case.mask is not None)
+    some = [found[i] for i in divided[0][:: max(1, len(divided[0]) // LOOK_AT)]]
+    values: tuple[int, ...] = ()
+    classes: tuple[str, ...] = ()
+    if masks:
+        seen: set[int] = set()
+        if not given.classes:
+            with progress.task("scanning masks", total=len(divided[0])) as bar:
+                for i in divided[0]:
+                    seen |= set(np.unique(image_folder.raw_mask(root / masks[i])).tolist())
+                    bar.advance(1)
+        values, classes = _mask_classes(given.classes or {v: str(v) for v in seen}, name)
+    if size is not None:
+        shape = full_size(size, 2, name)
+    elif masks:
+        typical = np.median([image_folder.shape_of(case.images[0]) for case in some], axis=0)
+        shape = round_up([int(min(LARGEST_IMAGE, side)) for side in typical])
+    else:
+        shape = image_folder.DEFAULT_SIZE
+    own = [] if labels is None else labels.tolist()
+    whole = image_folder.ImageSamples(root, names, own, shape, masks or None, values)
+    whole.channels = image_folder.channels_of(whole) * len(names)
+    whole.groups = lists.groups_of(found)
+    train, val, test = (Subset(whole, indices) for indices in divided)
+    return Source(
+        name,
+        2,
+        "segmentation" if masks else "classification",
+        whole.channels,
+        classes,
+        shape,
+        train,
+        val,
+        test,
+        values=values,
+    )

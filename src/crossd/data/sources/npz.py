@@ -1,0 +1,266 @@
+"""Labelled arrays: ``.npz`` files in the layout of MedMNIST, and MedMNIST itself."""
+
+import lzma
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+
+from crossd.data.dataset import Sample, Samples, Subset
+from crossd.data.shapes import full_size
+from crossd.data.source import Source
+from crossd.data.splits import FRACTIONS, SPLITS, split
+from crossd.errors import InputError
+
+Array = NDArray[Any]
+CHANNELS = (1, 3)
+UNREADABLE = (
+    *(OSError, ValueError, EOFError, KeyError, RuntimeError, NotImplementedError, MemoryError),
+    *(OverflowError, SyntaxError, TypeError, zlib.error, lzma.LZMAError, zipfile.BadZipFile),
+)
+
+
+class ArraySamples(Samples):
+    """Images of one array, kept in the dtype of the file and converted one by one."""
+
+    in_memory = True
+
+    def __init__(
+        self,
+        images: Array,
+        labels: NDArray[np.int64],
+        span: tuple[float, float],
+        size: tuple[int, ...],
+    ) -> None:
+        """Keep the arrays.
+
+        Args:
+            images: Shape ``(N, *spatial, C)``.
+            labels: Shape ``(N,)``.
+            span: The values that become 0 and 1.
+            size: Spatial size of the samples.
+        """
+        self.images = images
+        self.labels = labels
+        self.span = span
+        self.shape = size
+        self.channels = images.shape[-1]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def size(self, index: int) -> tuple[int, ...]:
+        """Return the size that all samples have."""
+        return self.shape
+
+    def __getitem__(self, index: int) -> Sample:
+        low, high = self.span
+        # (*spatial, c) -> (c, *spatial)
+        array = np.moveaxis(self.images[index].astype(np.float32), -1, 0)
+        image = torch.from_numpy(np.ascontiguousarray((array - low) / (high - low)))
+        if image.shape[1:] != self.shape:
+            mode = "bilinear" if len(self.shape) == 2 else "trilinear"
+            image = F.interpolate(image[None], size=self.shape, mode=mode)[0]
+        assert self.labels is not None
+        sample: Sample = {"image": image, "label": torch.tensor(self.labels[index])}
+        if len(self.shape) == 2:
+            sample["view"] = -1
+        return sample
+
+
+def open_npz(path: Path, size: tuple[int, ...] | None, seed: int) -> Source:
+    """Open an ``.npz`` in the layout of MedMNIST, or of ``images`` and ``labels``.
+
+    The first has ``train_images``, ``train_labels``, ``val_...`` and ``test_...``; the second is
+    split 70/10/20 by `seed`. Images have the shape ``(N, H, W)`` or ``(N, H, W, 3)``, volumes
+    ``(N, D, H, W)`` or ``(N, D, H, W, 3)``. uint8 is divided by 255, other numbers are scaled by
+    the least and the greatest of the training images.
+
+    Args:
+        path: The file.
+        size: Spatial size to resize to; None keeps that of the file.
+        seed: Decides on the split where the file has none.
+
+    Returns:
+        The source, its images in [0, 1].
+
+    Raises:
+        InputError: When the file cannot be read, lacks a key, or its labels do not fit.
+    """
+    arrays = read(path)
+    if "train_images" in arrays or "images" not in arrays:
+        keys = [(f"{part}_images", f"{part}_labels") for part in SPLITS]
+    else:
+        keys = [("images", "labels")]
+    missing = [key for pair in keys for key in pair if key not in arrays]
+    if missing:
+        found = ", ".join(sorted(arrays)) or "nothing"
+        raise InputError(
+            f"{path}: lacks {', '.join(missing)} (it holds {found}); expected train_images, "
+            f"train_labels, val_..., test_... or images, labels"
+        )
+    images = [channels_last(arrays[key], key, path) for key, _ in keys]
+    labels = [
+        _labels(arrays[key], len(x), key, path) for (_, key), x in zip(keys, images, strict=True)
+    ]
+    shape = images[0].shape[1:]
+    for (key, _), x in zip(keys, images, strict=True):
+        if x.shape[1:] != shape or x.dtype != images[0].dtype:
+            raise InputError(
+                f"{path}: {key} holds {x.dtype} of shape {x.shape[1:]}, but {keys[0][0]} "
+                f"{images[0].dtype} of shape {shape}; all splits must agree"
+            )
+    rank = len(shape) - 1
+    spatial = shape[:-1] if size is None else full_size(size, rank, str(path))
+    if len(images) == 1:
+        chosen = split(labels[0], FRACTIONS, seed, str(path))
+        scale = span(images, chosen[0], path)
+        whole = ArraySamples(images[0], labels[0], scale, spatial)
+        parts: list[Samples] = [Subset(whole, part) for part in chosen]
+    else:
+        scale = span(images, slice(None), path)
+        parts = [ArraySamples(x, y, scale, spatial) for x, y in zip(images, labels, strict=True)]
+    classes = _classes(parts, path)
+    train, val, test = parts
+    return Source(str(path), rank, "classification", shape[-1], classes, spatial, train, val, test)
+
+
+def read(path: Path) -> Mapping[str, Array]:
+    """Read all arrays of the file."""
+    try:
+        # numpy leaves a damaged file open that it opened itself.
+        with path.open("rb") as file:
+            loaded = np.load(file, allow_pickle=False)
+            if isinstance(loaded, np.lib.npyio.NpzFile):
+                return {key: loaded[key] for key in loaded.files}
+    except UNREADABLE as error:
+        raise InputError(
+            f"{path}: cannot be read as .npz, it is damaged, incomplete or holds objects "
+            f"({_line(error)}); write or fetch it again"
+        ) from error
+    raise InputError(f"{path}: holds a single array; expected an .npz of named ones")
+
+
+def channels_last(images: Array, key: str, path: Path) -> Array:
+    """Check the images and return them as ``(N, *spatial, C)``."""
+    if images.dtype.kind not in "buif" or images.size == 0:
+        raise InputError(f"{path}: {key} is empty or holds {images.dtype}; expected numbers")
+    if images.ndim in (4, 5) and images.shape[-1] in CHANNELS:
+        return images
+    if images.ndim == 3 or (images.ndim == 4 and images.shape[1] > max(CHANNELS)):
+        return images[..., None]
+    raise InputError(
+        f"{path}: {key} has the shape {images.shape}; expected (N, H, W), (N, H, W, 3), "
+        f"(N, D, H, W) or (N, D, H, W, 3), channels last"
+    )
+
+
+def _labels(labels: Array, count: int, key: str, path: Path) -> NDArray[np.int64]:
+    """Check the labels and return them as ``(N,)``."""
+    if labels.shape not in ((count,), (count, 1)):
+        raise InputError(
+            f"{path}: {key} has the shape {labels.shape} for {count} images; expected one "
+            f"number an image, ({count},) or ({count}, 1)"
+        )
+    labels = labels.reshape(-1)
+    if labels.dtype.kind not in "buif":
+        raise InputError(f"{path}: {key} holds {labels.dtype}; expected whole numbers from 0")
+    wrong = labels[~(np.isfinite(labels) & (labels >= 0) & (labels == np.floor(labels)))]
+    if len(wrong):
+        raise InputError(f"{path}: {key} holds {wrong[0]}; labels must be whole numbers from 0")
+    return labels.astype(np.int64)
+
+
+def _classes(parts: list[Samples], path: Path) -> tuple[str, ...]:
+    """Number the classes of the training part and check that the others know no more."""
+    tops = [int(part.labels.max()) for part in parts if part.labels is not None]
+    if tops[0] < 1:
+        raise InputError(f"{path}: all training labels are 0; expected two classes or more")
+    for name, top in zip(SPLITS, tops, strict=True):
+        if top > tops[0]:
+            raise InputError(
+                f"{path}: a {name} label is {top}, but the training labels end at {tops[0]}; "
+                f"labels must be within the classes of the training part"
+            )
+    return tuple(str(number) for number in range(tops[0] + 1))
+
+
+def span(images: list[Array], train: NDArray[np.int64] | slice, path: Path) -> tuple[float, float]:
+    """Return the values that become 0 and 1; `train` are the training rows of the first array."""
+    kind = images[0].dtype
+    if kind == np.uint8:
+        return 0.0, 255.0
+    if kind.kind == "f" and not all(np.isfinite(x).all() for x in images):
+        raise InputError(f"{path}: the images hold NaN or infinity; replace them first")
+    rows = images[0][train]
+    low, high = float(rows.min()), float(rows.max())
+    if low == high:
+        raise InputError(f"{path}: every value of the training images is {low:g}")
+    return low, high
+
+
+def open_medmnist(spec: str, size: tuple[int, ...] | None, seed: int) -> Source:
+    """Open ``medmnist:NAME`` or ``medmnist:NAME:SIZE``.
+
+    ``NAME.npz`` or ``NAME_SIZE.npz`` in the current folder or in the one of the medmnist package
+    is taken as it is. Otherwise the package downloads the file and checks its MD5.
+
+    Args:
+        spec: The name of the source.
+        size: Spatial size to resize to; None keeps that of the file.
+        seed: Unused by the data, which come split.
+
+    Returns:
+        The source, its images in [0, 1], with the published names of the classes.
+
+    Raises:
+        InputError: When the name or the size is unknown or the download fails.
+    """
+    import medmnist
+    from medmnist.info import DEFAULT_ROOT
+
+    _, flag, *rest = spec.split(":")
+    if flag not in medmnist.INFO:
+        raise InputError(f"{spec}: no such data set; expected one of {', '.join(medmnist.INFO)}")
+    info = medmnist.INFO[flag]
+    sides = {"28": "", **{key[4:]: key[3:] for key in info if key.startswith("url_")}}
+    if len(rest) > 1 or (rest and rest[0] not in sides):
+        raise InputError(f"{spec}: no such size; expected medmnist:{flag}:{'|'.join(sides)}")
+    side = rest[0] if rest else "28"
+    name = f"{flag}{sides[side]}.npz"
+    local = [folder / name for folder in (Path(), Path(DEFAULT_ROOT)) if (folder / name).is_file()]
+    path = local[0] if local else Path(DEFAULT_ROOT) / name
+    if not local:
+        _download(
+            getattr(medmnist, info["python_class"]), int(side), path, info[f"url{sides[side]}"]
+        )
+    source = open_npz(path, size, seed)
+    names = tuple(info["label"].values())
+    classes = names if len(names) == len(source.classes) else source.classes
+    return replace(source, name=spec, classes=classes)
+
+
+def _download(dataset: type[Any], side: int, path: Path, url: str) -> None:
+    """Let the medmnist package fetch and check the file, which appears when it is complete."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            dataset(split="val", download=True, root=folder, size=side)
+            (Path(folder) / path.name).replace(path)
+    except (RuntimeError, *UNREADABLE) as error:
+        raise InputError(
+            f"{path.name}: the download failed or its MD5 is wrong; fetch {url} by hand and put "
+            f"it as {path.name} into the current folder or {path.parent}"
+        ) from error
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,305 @@
+"""Tar archives of images: which ones a name stands for, and where in them the images lie."""
+
+import glob
+import itertools
+import json
+import re
+import tarfile
+import time
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crossd.data import array_cache
+from crossd.data.file_names import Names, Writer
+from crossd.data.sources.case_list import in_order
+from crossd.data.sources.folder_index import CLOCK, KEEP_FROM, suffixes
+from crossd.data.splits import SPLITS
+from crossd.errors import InputError
+from crossd.utils.progress import Progress
+
+FORM = "1"
+"""Of the index, to be counted up when it changes."""
+
+BLOCK = tarfile.BLOCKSIZE
+PACKED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tar.lz4")
+BRACES = re.compile(r"\{(\d+\.\.\d+|[^{},]*,[^{}]*)\}")
+MAGIC = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd", b"\x04\x22\x4d\x18")
+"""With which these begin."""
+
+KEY = re.compile(r"((?:.*/)?[^/.]+)\.([^/]+)")
+"""A name up to its first dot, and the rest, which says what the member is of its sample."""
+
+LABELS = ("cls", "json")
+
+
+@dataclass(frozen=True)
+class Members:
+    """Images in archives.
+
+    Attributes:
+        archives: The files.
+        names: Of the images in them.
+        archive: Number of the archive of every image, int32, ``(N,)``.
+        start: Where it begins there, int64, ``(N,)``.
+        size: Bytes, int64, ``(N,)``.
+        labels: Number of its class, int64, ``(N,)``.
+        classes: Names of the classes.
+    """
+
+    archives: tuple[Path, ...]
+    names: Names
+    archive: NDArray[np.int32]
+    start: NDArray[np.int64]
+    size: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    classes: tuple[str, ...]
+
+
+def find(spec: str) -> list[Path] | None:
+    """List the archives that a name stands for.
+
+    Args:
+        spec: An archive; a folder that holds some and no other folders, or has ``train``, ``val``
+            and ``test`` that do; or a pattern with ``{000..099}``, ``{a,b}``, ``*`` and ``?``.
+
+    Returns:
+        Their paths in order; None where the name stands for something else.
+
+    Raises:
+        InputError: When an archive of the pattern is missing, or is compressed.
+
+    Example:
+        >>> find("data.npz") is None
+        True
+    """
+    low = spec.lower()
+    if low.endswith(PACKED):
+        raise _packed(spec)
+    if not low.endswith(".tar"):
+        root = Path(spec).expanduser()
+        if not root.is_dir():
+            return None
+        parts = [root / part for part in SPLITS if (root / part).is_dir()]
+        return [path for folder in parts or [root] for path in _inside(folder)] or None
+    found: list[Path] = []
+    for one in _expanded(str(Path(spec).expanduser())):
+        if Path(one).is_dir():
+            return None
+        paths = [one] if Path(one).is_file() else sorted(glob.glob(one))  # noqa: PTH207 - it may be absolute
+        if not paths:
+            more = f" (of {spec})" if one != spec else ""
+            raise InputError(f"{one}: no such archive{more}")
+        found += map(Path, paths)
+    return found
+
+
+def scan(paths: Sequence[Path], progress: Progress) -> Members:
+    """List the images of archives.
+
+    Of many the list is kept in the cache folder of the user, and taken from there for as long as
+    no archive has changed in size or time.
+
+    Args:
+        paths: The archives.
+        progress: Where to show how fast it is.
+
+    Returns:
+        The images in the order of the archives, and in these as they lie.
+
+    Raises:
+        InputError: When an archive is damaged or compressed, or an image has no class.
+    """
+    every = [str(path.absolute()) for path in paths]
+    key = array_cache.key_of("shards", FORM, *sorted(suffixes()), *every)
+    with array_cache.alone(key):
+        start = time.time_ns()
+        states = _states(paths)
+        members = _remembered(key, paths, states)
+        if members is None:
+            members = _scanned(paths, progress)
+            newest = max(changed for _, changed in states)
+            if len(members.names) >= KEEP_FROM and newest < start - CLOCK:
+                _keep(key, members, states)
+        else:
+            count = len(members.names)
+            progress.say(f"{count:,} images in {len(paths):,} archives, as scanned before")
+    return members
+
+
+def _states(paths: Sequence[Path]) -> list[list[int]]:
+    try:
+        states = [path.stat() for path in paths]
+    except OSError as error:
+        raise InputError(f"{error.filename}: cannot be read ({error.strerror})") from error
+    return [[state.st_size, state.st_mtime_ns] for state in states]
+
+
+def _keep(key: str, members: Members, states: list[list[int]]) -> None:
+    arrays = {name: getattr(members, name) for name in ("archive", "start", "size", "labels")}
+    arrays |= {"blob": members.names.blob, "ends": members.names.ends}
+    array_cache.save(key, arrays, {"classes": members.classes, "states": states})
+
+
+def _remembered(key: str, paths: Sequence[Path], states: list[list[int]]) -> Members | None:
+    found = array_cache.load(key)
+    if found is None or found.facts["states"] != states:
+        return None
+    a = found.arrays
+    names = Names(a["blob"], a["ends"])
+    rest = (a["archive"], a["start"], a["size"], a["labels"], tuple(found.facts["classes"]))
+    return Members(tuple(paths), names, *rest)
+
+
+def _scanned(paths: Sequence[Path], progress: Progress) -> Members:
+    names = Writer()
+    rows = array("q")  # archive, start, size and class of every image
+    numbers: dict[str, int] = {}
+    with progress.task(f"scanning {len(paths):,} archives", total=len(paths)) as bar:
+        for number, path in enumerate(paths):
+            before = len(names)
+            for image, label in _images(path):
+                names.add(image.name)
+                rows.extend((number, image.offset_data, image.size))
+                rows.append(numbers.setdefault(label, len(numbers)))
+            bar.advance(len(names) - before)
+    archive, start, size, labels = np.array(rows, np.int64).reshape(-1, 4).T
+    classes = in_order(numbers)
+    order = np.array([classes.index(label) for label in numbers], np.int64)
+    return Members(
+        tuple(paths),
+        names.names(),
+        archive.astype(np.int32),
+        start.copy(),
+        size.copy(),
+        order[labels],
+        tuple(classes),
+    )
+
+
+def _images(path: Path) -> Iterator[tuple[tarfile.TarInfo, str]]:
+    """Yield the images of an archive, each with the name of its class."""
+    readable = suffixes()
+    for key, members in itertools.groupby(_members(path), lambda pair: _split(pair[0].name)[0]):
+        image, label = None, None
+        for member, content in members:
+            ending = _split(member.name)[1]
+            if f".{ending}" in readable:
+                if image is not None:
+                    raise InputError(
+                        f"{path}: {image.name} and {member.name} share a key; one image a key"
+                    )
+                image = member
+            elif ending in LABELS:
+                label = _label(content, ending, f"{path}: {member.name}") or label
+        if image is None:
+            continue
+        label = label or PurePosixPath(key).parent.name
+        if not label:
+            raise InputError(
+                f"{path}: {image.name} has no class: expected {key}.cls, or {key}.json with a "
+                "label, next to it, or a folder in its name"
+            )
+        yield image, label
+
+
+def _members(path: Path) -> Iterator[tuple[tarfile.TarInfo, bytes]]:
+    """Yield the members of an archive, with the content of those that hold a class."""
+    try:
+        with path.open("rb") as file:
+            if file.read(6).startswith(MAGIC):
+                raise _packed(str(path))
+            file.seek(0)
+            tar: Any = tarfile.open(fileobj=file, mode="r:")
+            while (member := tar.next()) is not None:
+                tar.members = []  # which it would keep, all of them
+                if not member.isreg() or not KEY.fullmatch(member.name):
+                    continue
+                content = b""
+                if _split(member.name)[1] in LABELS:
+                    file.seek(member.offset_data)
+                    content = file.read(member.size)
+                    if len(content) < member.size:
+                        raise EOFError("it is cut off")
+                yield member, content
+            # tarfile takes whatever is no header for the end.
+            file.seek(tar.offset)
+            end = file.read(BLOCK)
+    except (OSError, tarfile.TarError, EOFError, ValueError, OverflowError, MemoryError) as error:
+        why = " ".join(str(error).split()) or type(error).__name__
+        raise _damaged(path, why) from error
+    if end != bytes(BLOCK):
+        why = "it is cut off" if len(end) < BLOCK else f"no member begins at byte {tar.offset:,}"
+        raise _damaged(path, why)
+
+
+def _split(name: str) -> tuple[str, str]:
+    """Return the key of a member, and its ending in lower case."""
+    found = KEY.fullmatch(name)
+    assert found is not None
+    return found[1], found[2].lower()
+
+
+def _label(content: bytes, ending: str, where: str) -> str | None:
+    """Read the name of a class; None where a .json has no label."""
+    try:
+        value = content.decode().strip()
+        if ending == "json":
+            found = json.loads(value)
+            value = found.get("label", "") if isinstance(found, dict) else ""
+            if value == "":
+                return None
+    except ValueError:
+        value = ""
+    if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
+        raise InputError(f"{where}: holds no class; expected a whole number or a name")
+    text = str(value)
+    return str(int(text)) if text.isdecimal() else text
+
+
+def _inside(folder: Path) -> list[Path]:
+    """List the archives of a folder, none where it holds folders."""
+    entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    if any(entry.is_dir() for entry in entries):
+        return []
+    found = [entry for entry in entries if entry.name.lower().endswith(".tar")]
+    packed = [entry for entry in entries if entry.name.lower().endswith(PACKED)]
+    if packed:
+        raise _packed(str(packed[0]))
+    return found
+
+
+def _expanded(text: str) -> Iterator[str]:
+    """Write out what stands in braces, as a shell does.
+
+    Example:
+        >>> list(_expanded("{a,b}-{08..10}.tar"))[1:4]
+        ['a-09.tar', 'a-10.tar', 'b-08.tar']
+    """
+    found = BRACES.search(text)
+    if found is None:
+        yield text
+        return
+    choices: Iterable[str] = found[1].split(",")
+    if "," not in found[1]:
+        first, last = found[1].split("..")
+        width = max(len(first), len(last)) if "0" in (first[0], last[0]) else 0
+        choices = (f"{number:0{width}d}" for number in range(int(first), int(last) + 1))
+    for choice in choices:
+        yield from _expanded(text[: found.start()] + choice + text[found.end() :])
+
+
+def _packed(name: str) -> InputError:
+    return InputError(
+        f"{name}: is compressed, so that no image in it can be found without reading all before "
+        "it; decompress it (gunzip, unzstd, ...) to .tar"
+    )
+
+
+def _damaged(path: Path, why: str) -> InputError:
+    return InputError(f"{path}: cannot be read as a tar archive ({why}); fetch or write it again")

@@ -1,0 +1,1 @@
+"""Arms of a comparison against each other: protocols, runs and statistics."""

@@ -1,0 +1,46 @@
+"""The arms of a comparison: how a network trained on images becomes one for volumes."""
+
+from collections.abc import Callable
+
+from torch import nn
+
+from crossd.conversion.baselines import acs, center, inflate, triplanar
+from crossd.conversion.convert import convert
+from crossd.conversion.plain import to_3d
+from crossd.inference.slice_ensemble import Turned, answering
+
+PRETRAININGS: dict[str, tuple[str, str, str | None]] = {
+    # name: form, kernel mode, lift of the new 2D weights
+    "plain": ("2d", "projection", None),
+    "fourier": ("cross", "fourier", None),
+    "fourier-projection": ("cross", "fourier-projection", "center"),
+    "projection": ("cross", "projection", "center"),
+}
+
+Make = Callable[[nn.Module, str], nn.Module]
+"""Makes a network for volumes of a trained one and its task."""
+
+
+def _of(make: Callable[[nn.Module], nn.Module]) -> Make:
+    return lambda net, task: make(net)
+
+
+ARMS: dict[str, tuple[str | None, Make]] = {
+    # name: the pretraining it starts from, and how it becomes a network for volumes
+    "scratch": (None, lambda net, task: to_3d(convert(net, lift=None))),
+    "slices": ("plain", lambda net, task: answering(net, "slices", task)),
+    "center": ("plain", _of(center)),
+    "center-orientations": ("plain", lambda net, task: Turned(center(net))),
+    "inflate": ("plain", _of(inflate)),
+    "acs": ("plain", _of(acs)),
+    "triplanar": ("plain", _of(triplanar)),
+    "fourier": ("fourier", _of(to_3d)),
+    "fourier-aligned": ("fourier", lambda net, task: to_3d(net, align=True)),
+    "fourier-projection": ("fourier-projection", _of(to_3d)),
+    "projection": ("projection", _of(to_3d)),
+    "projection-orientations": ("projection", lambda net, task: Turned(to_3d(net))),
+    "projection-slices": ("projection", lambda net, task: answering(net, "slices", task)),
+    "projection-both": ("projection", lambda net, task: answering(net, "both", task)),
+}
+RIVALS = tuple(name for name, (pretraining, _) in ARMS.items() if pretraining in (None, "plain"))
+"""Arms that need no Cross-D training."""

@@ -1,0 +1,187 @@
+"""How a network for volumes is fitted to labelled ones before it is scored."""
+
+import copy
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from crossd.conversion import heads
+from crossd.data.dataset import Samples
+from crossd.data.source import Source
+from crossd.errors import InputError
+from crossd.training import loop, metrics, validate
+from crossd.training.loop import TrainConfig
+from crossd.utils.progress import Progress
+
+NEIGHBOURS = 5
+"""Of the k nearest neighbours."""
+
+STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
+"""Inverse strengths of the linear probe's penalty; the validation samples choose."""
+
+
+Learn = Callable[[nn.Module, Source, TrainConfig], None]
+"""Fits a network, in place, to the training samples of a source."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What a protocol gave.
+
+    Attributes:
+        net: The network as it was scored.
+        scores: On the test samples.
+        outputs: See `crossd.training.validate.score`.
+        history: Of training.
+    """
+
+    net: nn.Module
+    scores: dict[str, float]
+    outputs: list[Any]
+    history: list[dict[str, Any]]
+
+
+def apply(
+    protocol: str,
+    net: nn.Module,
+    source: Source,
+    budget: TrainConfig,
+    progress: Progress | None = None,
+    name: str = "",
+    learn: Learn | None = None,
+) -> Outcome:
+    """Fit a copy of a network to the training samples as a protocol says, and score the test ones.
+
+    Args:
+        protocol: ``zero`` (as it is), ``knn`` or ``linear`` (on frozen features), ``probe``
+            (convolutions frozen; BatchNorm's scales and shifts and the last layer trained),
+            ``unfreeze`` (the last layer first, then stage by stage backwards) or ``finetune``.
+        net: Gives logits of the source's classes.
+        source: Its training samples are the labelled ones.
+        budget: Of those protocols that train by gradients.
+        progress: Where to show how far training is.
+        name: What to call it there.
+        learn: What to do in place of ``finetune``.
+
+    Raises:
+        InputError: For features of a network for masks, or a network without a last layer.
+    """
+    net = copy.deepcopy(net)
+    history: list[dict[str, Any]] = []
+    if protocol in ("knn", "linear"):
+        return _on_features(protocol, net, source, budget)
+    if protocol == "finetune" and learn is not None:
+        learn(net, source, budget)
+    elif protocol != "zero":
+        _average_logits(net)
+        if protocol == "probe":
+            heads.freeze_convolutions(net, len(source.classes))
+        thaw = _thawing(net, len(source.classes)) if protocol == "unfreeze" else None
+        history = loop.fit(
+            net, source, budget, validate=False, on_epoch=thaw, progress=progress, name=name
+        ).history
+    scores, outputs = validate.score(net, source, source.test, budget)
+    return Outcome(net, scores, outputs, history)
+
+
+def stages(net: nn.Module, classes: int) -> list[list[nn.Parameter]]:
+    """Cut a network's parameters into its last layer and then its stages, the last first.
+
+    A stage is a child with parameters of the outermost module that has several of them.
+    """
+    last = heads.classifier(net, classes)
+    root = net
+    while len(inside := [child for child in root.children() if list(child.parameters())]) == 1:
+        root = inside[0]
+    head = list(last.parameters())
+    own = {id(p) for p in head}
+    parts = [[p for p in child.parameters() if id(p) not in own] for child in reversed(inside)]
+    seen = own | {id(p) for part in parts for p in part}
+    parts.append([p for p in net.parameters() if id(p) not in seen])  # loose ones
+    return [head, *(part for part in parts if part)]
+
+
+def _thawing(net: nn.Module, classes: int) -> Callable[[int, int], None]:
+    """Train the last layer, then stage after stage; all in the last quarter of the epochs."""
+    parts = stages(net, classes)
+
+    def thaw(epoch: int, epochs: int) -> None:
+        free = 1 + epoch * len(parts) * 4 // (3 * epochs)
+        for number, part in enumerate(parts):
+            for parameter in part:
+                parameter.requires_grad_(number < free)
+
+    return thaw
+
+
+def features(
+    net: nn.Module, samples: Samples, classes: int, config: TrainConfig
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Give what a network's last layer is told of every sample, ``(N, F)``, and the labels.
+
+    Of a network that averages several answers (an attribute `average`, as of `SliceNet`), the
+    features are averaged.
+
+    Raises:
+        InputError: When the network gives more than one vector a sample without its last layer.
+    """
+    net = copy.deepcopy(net)
+    last = heads.classifier(net, classes)
+    for module in net.modules():
+        for child_name, child in module.named_children():
+            if child is last:
+                setattr(module, child_name, nn.Identity())
+    _average_logits(net)
+    found = list(_vectors(net, samples, config))
+    vectors, labels = zip(*found, strict=True)
+    return torch.cat(vectors).double().numpy(), torch.cat(labels).numpy()
+
+
+def _average_logits(net: Any) -> None:
+    """Let a network that averages several answers average what a last layer can be trained on."""
+    if hasattr(net, "average"):
+        net.average = "logits"
+
+
+@torch.no_grad()
+def _vectors(
+    net: nn.Module, samples: Samples, config: TrainConfig
+) -> Iterator[tuple[Tensor, Tensor]]:
+    for answer, batch in validate.answers(net, samples, config, raw=True):
+        if answer.dim() != 2:
+            raise InputError("the protocols knn and linear are for networks that label volumes")
+        yield answer.cpu(), batch["label"].cpu()
+
+
+def _on_features(protocol: str, net: nn.Module, source: Source, config: TrainConfig) -> Outcome:
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.neighbors import KNeighborsClassifier
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    if source.task != "classification":
+        raise InputError(f"--protocol {protocol} is for labels, but {source.name} has masks")
+    count = len(source.classes)
+    x, y = features(net, source.train, count, config)
+    tests, truth = features(net, source.test, count, config)
+    if protocol == "knn":
+        near = min(NEIGHBOURS, len(x))
+        model: Any = KNeighborsClassifier(near, metric="cosine").fit(x, y)
+    else:
+        choices, known = features(net, source.val, count, config)
+        best = -1.0
+        for strength in STRENGTHS:
+            one = LogisticRegression(C=strength, max_iter=2000, class_weight="balanced")
+            fitted = make_pipeline(StandardScaler(), one).fit(x, y)
+            value = float(fitted.score(choices, known))
+            if value > best:
+                best, model = value, fitted
+    probabilities = np.zeros((len(tests), count))
+    probabilities[:, model.classes_] = model.predict_proba(tests)
+    outputs = [torch.from_numpy(probabilities), torch.from_numpy(truth)]
+    return Outcome(net, metrics.classification(*outputs), outputs, [])

@@ -1,0 +1,233 @@
+"""What a comparison found: intervals, tests, and the tables that show them.
+
+The record that all functions read, `results`, is what `crossd evaluate --protocol` writes to
+`metrics.json`: ``arms`` in order, ``metric``, ``ratio`` (see `statistics.paired`) and ``rows``,
+the records of the runs.
+"""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from crossd.evaluation import statistics
+
+Results = Mapping[str, Any]
+"""The record of `metrics.json`."""
+
+MISSING = "\u2013"
+"""The dash that stands where there is no number."""
+
+Key = tuple[str, int]
+"""Protocol, and number of labelled volumes."""
+
+ALPHA = 0.05
+
+
+def keys(results: Results) -> list[Key]:
+    """Return the pairs of protocol and number of labelled volumes, in the order of the runs."""
+    return list(dict.fromkeys((row["protocol"], row["limit"]) for row in results["rows"]))
+
+
+def scores(results: Results, key: Key, arm: str, metric: str | None = None) -> dict[Any, float]:
+    """Return an arm's scores by (fold, trial)."""
+    name = metric or results["metric"]
+    return {
+        (row["fold"], row["trial"]): row["metrics"][name]
+        for row in results["rows"]
+        if (row["protocol"], row["limit"], row["arm"]) == (*key, arm)
+        and row["metrics"].get(name) is not None
+    }
+
+
+def summaries(results: Results, key: Key) -> dict[str, statistics.Summary]:
+    """Return mean, standard deviation and interval of every arm that was run."""
+    found = {arm: scores(results, key, arm) for arm in results["arms"]}
+    ratio = _ratio(results, key)
+    return {
+        arm: statistics.summarise(list(values.values()), ratio)
+        for arm, values in found.items()
+        if values
+    }
+
+
+def comparisons(results: Results, key: Key, first: str | None = None) -> list[dict[str, Any]]:
+    """Compare one arm with each other one over the repetitions that both have.
+
+    Args:
+        results: The record.
+        key: Protocol and number of labelled volumes.
+        first: The arm; None for the first one.
+
+    Returns:
+        A record a rival: ``arm``, what `statistics.Paired` holds, ``holm`` (p adjusted for the
+        number of rivals) and ``case_low`` and ``case_high``, the bootstrapped interval of the
+        difference over test cases, where all repetitions have the same ones and they are known.
+    """
+    first = first or results["arms"][0]
+    own = scores(results, key, first)
+    found = []
+    for arm in results["arms"]:
+        other = scores(results, key, arm)
+        both = sorted(own.keys() & other.keys())
+        if arm == first or not both:
+            continue
+        pair = statistics.paired(
+            [own[k] for k in both], [other[k] for k in both], _ratio(results, key)
+        )
+        record: dict[str, Any] = {"arm": arm, **vars(pair)}
+        if not results.get("folds") and results["metric"] in ("accuracy", "dice"):
+            cases = case_scores(results, key, first), case_scores(results, key, arm)
+            if all(len(one) for one in cases):
+                record["case_low"], record["case_high"] = statistics.case_interval(*cases)
+        found.append(record)
+    tested = [one for one in found if one["p"] is not None]
+    for one, p in zip(tested, statistics.holm([one["p"] for one in tested]), strict=True):
+        one["holm"] = p
+    return found
+
+
+def _ratio(results: Results, key: Key) -> float:
+    """Test samples over training samples, where folds share them."""
+    if not results.get("folds"):
+        return 0.0
+    rows = [row for row in results["rows"] if (row["protocol"], row["limit"]) == key]
+    return float(np.mean([row["test"] / row["train"] for row in rows]))
+
+
+def case_scores(results: Results, key: Key, arm: str) -> Any:
+    """Return an arm's score of every test case, the mean over its runs."""
+    rows = [
+        row.get("cases", ())
+        for row in results["rows"]
+        if (row["protocol"], row["limit"], row["arm"]) == (*key, arm)
+    ]
+    return np.mean(rows, 0)
+
+
+def title(key: Key) -> str:
+    """Put a protocol and a number of labelled volumes in words.
+
+    Example:
+        >>> title(("probe", 110)), title(("zero", 0))
+        ('probe, 110 labelled', 'zero')
+    """
+    return f"{key[0]}, {key[1]:,} labelled" if key[1] else key[0]
+
+
+def table(results: Results, level: float = ALPHA) -> tuple[list[str], list[list[str]]]:
+    """Return header and lines: an arm a line, a column each protocol and number of volumes.
+
+    A cell holds the mean and, of several repetitions, the half of its 95 % interval; a dagger marks
+    a mean that differs from the first arm's (corrected test, p adjusted by Holm, below the level).
+    """
+    columns = keys(results)
+    body = [[arm] for arm in results["arms"]]
+    for key in columns:
+        found = summaries(results, key)
+        marked = {one["arm"] for one in comparisons(results, key) if one.get("holm", 1.0) < level}
+        for line in body:
+            one = found.get(line[0])
+            if one is None:
+                line.append(MISSING)
+                continue
+            half = "" if one.high is None else f" ± {one.high - one.mean:.3f}"
+            line.append(f"{one.mean:.3f}{half}{'†' if line[0] in marked else ''}")
+    return ["arm", *map(title, columns)], body
+
+
+def best(results: Results, key: Key, among: Sequence[str] | None = None) -> str | None:
+    """Return the arm of the highest mean, of those given or of all; None where none was run."""
+    found = summaries(results, key)
+    known = [arm for arm in found if among is None or arm in among]
+    return max(known, key=lambda arm: found[arm].mean) if known else None
+
+
+def verdict(results: Results, key: Key, level: float = ALPHA) -> str:
+    """Say how the first arm stands against the best of the others."""
+    first = results["arms"][0]
+    rival = best(results, key, results["arms"][1:])
+    found = summaries(results, key)
+    if first not in found or rival is None:
+        return f"{title(key)}: {first} has nothing to be compared with."
+    one = next(c for c in comparisons(results, key) if c["arm"] == rival)
+    gap = one["difference"]
+    way = "ahead of" if gap > 0 else "behind" if gap < 0 else "level with"
+    text = f"{title(key)}: {first} ({found[first].mean:.3f}) is {abs(gap):.3f} {way} {rival}"
+    text += f" ({found[rival].mean:.3f}), the best other arm"
+    if one["p"] is None:
+        return f"{text}; one repetition or no spread between them, no test."
+    sure = "significant" if one["holm"] < level else "not significant"
+    return (
+        f"{text} (interval {one['low']:+.3f} to {one['high']:+.3f}, p {one['p']:.2g}, "
+        f"by Holm {one['holm']:.2g}: {sure})."
+    )
+
+
+def runs_csv(results: Results) -> str:
+    """Write every run as a line of a csv."""
+    names = list(dict.fromkeys(n for row in results["rows"] for n in row["metrics"]))
+    fields = ["arm", "protocol", "limit", "fold", "trial", "train", "test", "seconds"]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*fields, *names])
+    for row in results["rows"]:
+        values = [row["metrics"].get(name) for name in names]
+        shown = ["" if v is None else f"{v:.6g}" for v in values]
+        writer.writerow([*(row[field] for field in fields), *shown])
+    return text.getvalue()
+
+
+def latex(results: Results) -> str:
+    """Write the table for LaTeX (package booktabs)."""
+    header, body = table(results)
+    known = {"±": r"$\pm$", "†": r"$^\dagger$", MISSING: "--", "_": r"\_", "%": r"\%"}
+
+    def line(cells: Sequence[str]) -> str:
+        text = " & ".join(cells)
+        for sign, written in known.items():
+            text = text.replace(sign, written)
+        return rf"{text} \\"
+
+    rows = [line(header), r"\midrule", *map(line, body)]
+    begin = rf"\begin{{tabular}}{{l{'r' * (len(header) - 1)}}}"
+    return "\n".join([begin, r"\toprule", *rows, r"\bottomrule", r"\end{tabular}"]) + "\n"
+
+
+def blocks(results: Results) -> tuple[list[str], Any]:
+    """Return the arms that were run everywhere else than under zero, and their scores.
+
+    Returns:
+        Names, and scores ``(blocks, arms)``; a block is a repetition under a protocol and a number
+        of labelled volumes.
+    """
+    wanted = [key for key in keys(results) if key[1]] or keys(results)
+    arms = [a for a in results["arms"] if all(scores(results, key, a) for key in wanted)]
+    rows = []
+    for key in wanted:
+        each = [scores(results, key, arm) for arm in arms]
+        shared = sorted(set.intersection(*(set(one) for one in each))) if each else []
+        rows += [[one[k] for one in each] for k in shared]
+    return arms, np.array(rows)
+
+
+def groups(ranks: Sequence[float], difference: float) -> list[tuple[int, int]]:
+    """Find the longest runs of arms, sorted by rank, that do not differ significantly.
+
+    Example:
+        >>> groups([1.0, 1.5, 3.0, 3.2], 1.0)
+        [(0, 1), (2, 3)]
+    """
+    found: list[tuple[int, int]] = []
+    for i in range(len(ranks)):
+        j = max(k for k in range(i, len(ranks)) if ranks[k] - ranks[i] <= difference)
+        if j > i and not (found and found[-1][1] >= j):
+            found.append((i, j))
+    return found
+
+
+def limits(results: Results, protocol: str) -> list[int]:
+    """Return the numbers of labelled volumes under a protocol, ascending."""
+    return sorted({n for name, n in keys(results) if name == protocol and n})

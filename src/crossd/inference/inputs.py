@@ -1,0 +1,184 @@
+"""What `crossd predict` is asked about: files, folders and lists of them."""
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from crossd.data.io.dicom import is_stack
+from crossd.data.io.header import is_dicom, is_volume, stem
+from crossd.data.io.read import holds_volume, read_header
+from crossd.data.sources import case_list as lists
+from crossd.data.sources import folder_index
+from crossd.data.sources.case_list import Case
+from crossd.errors import InputError
+from crossd.weights.weights_file import WeightsConfig
+
+Say = Callable[[str], None]
+
+
+def key(path: Path) -> str:
+    """Name a file so that it has one name, however its path was typed; links stay what they are."""
+    return os.path.normpath(path.expanduser().absolute())
+
+
+def is_solid(path: Path) -> bool:
+    """Tell whether a path is a volume by its name alone; what a DICOM file is, it tells itself."""
+    return path.is_dir() or is_volume(path)
+
+
+def takes(weights: WeightsConfig) -> tuple[bool, bool]:
+    """Tell whether a network takes images, and whether it takes volumes that come as files."""
+    sized = weights.plan is not None or (weights.spacing is not None and bool(weights.size))
+    images = weights.form != "3d" and len(weights.size) == 2
+    return images, weights.form != "2d" and (sized or weights.task == "classification")
+
+
+def inputs(
+    paths: Sequence[str],
+    channels: int,
+    kinds: tuple[bool, bool] = (True, True),
+    named: bool = True,
+    out: Path | None = None,
+    say: Say = lambda text: None,
+) -> list[Case]:
+    """List what is to be predicted, every file once.
+
+    Args:
+        paths: Files, folders (searched at any depth), folders of DICOM series, csv files.
+        channels: Of the network: with several, files ``NAME_0000``, ``NAME_0001``, ... of a folder
+            are the modalities of one case.
+        kinds: Whether the network takes images, and volumes: of folders that hold both, what it
+            does not take is left out.
+        named: Whether every answer is a file, so that no two may have one name.
+        out: A folder that is not searched: that of the answers.
+        say: Told what is left out.
+
+    Returns:
+        The cases, each with a name below which its answer is written.
+
+    Raises:
+        InputError: When a path does not exist or holds nothing to predict.
+    """
+    found: list[Case] = []
+    slices: dict[Path, list[Path]] = {}
+    for text in dict.fromkeys(paths):
+        path = Path(text).expanduser()
+        if not text or not path.exists():
+            raise InputError(f"{text or 'empty name'}: no such file or folder")
+        if path.suffix.lower() == ".csv":
+            found += lists.read_table(path, labels=False)
+        elif path.is_dir():
+            found += _below(path, channels, kinds, out, say)
+        elif is_volume(path) or path.suffix.lower() in folder_index.suffixes():
+            found.append(Case(stem(path), (path,)))
+            if is_dicom(path):
+                slices.setdefault(path.parent, []).append(path)
+        else:
+            raise InputError(
+                f"{path}: cannot be predicted; expected NIfTI, NRRD, MetaImage, DICOM, an image "
+                "that PIL reads, a folder of them, or a csv with the column image"
+            )
+    if kinds[1]:
+        _check_slices(slices, kinds[0], say)
+    once: dict[tuple[object, ...], Case] = {}
+    for case in found:
+        once.setdefault((*map(key, case.images), case.spacing), case)
+    if named:
+        _check_names(list(once.values()))
+    return list(once.values())
+
+
+def _check_names(found: Sequence[Case]) -> None:
+    """Refuse cases whose answers would be one file: a mask has the name of its volume or image."""
+    names: dict[tuple[str, bool], Path] = {}
+    for case in found:
+        path = case.images[0]
+        flat = not is_solid(path)
+        either = not path.is_dir() and is_dicom(path)  # an image or a volume: not looked into yet
+        for kind in {flat, flat or either}:
+            other = names.setdefault((case.name, kind), path)
+            if other != path:
+                raise InputError(
+                    f"{path}: would be answered as {case.name}, like {other}; remove or rename "
+                    "one, or predict one after the other with another --out"
+                )
+
+
+def _check_slices(slices: dict[Path, list[Path]], images: bool, say: Say) -> None:
+    """Tell who gives the slices of a series one by one, as shells do for ``*.dcm``, what to do."""
+    for folder, files in slices.items():
+        if len(files) < 2 or not is_stack(files):
+            continue
+        try:
+            if read_header(files[0]).shape[2] > 1:
+                continue
+        except InputError:  # told of when it is read
+            continue
+        if not images:
+            raise InputError(
+                f"{folder}: {len(files):,} DICOM files in it are given one by one, each an image, "
+                f"but the weights are for volumes: give the folder, --input {folder}"
+            )
+        say(
+            f"{folder}: {len(files):,} DICOM files in it are given one by one and taken as images; "
+            f"for one volume give the folder, --input {folder}"
+        )
+
+
+def _below(
+    folder: Path, channels: int, kinds: tuple[bool, bool], out: Path | None, say: Say
+) -> list[Case]:
+    """List the images and volumes below a folder that the network takes."""
+    top = Path(key(folder))
+    answers = None if out is None else Path(key(out))
+    answers = answers if answers is not None and top in answers.parents else None
+
+    def is_input(path: Path) -> bool:
+        place = path.relative_to(folder)
+        hidden = any(part.startswith(".") for part in place.parts)
+        return not hidden and answers not in (top / place).parents
+
+    flat, solid = (
+        [path for path in listed if is_input(path)]
+        for listed in (folder_index.files(folder), folder_index.volumes_below(folder))
+    )
+    if not flat and not solid:
+        raise InputError(f"{folder}: holds no image or volume that can be read")
+    if flat and solid and not all(kinds):
+        planes = {path for path in solid if _is_plane(path)}
+        solid, flat = [path for path in solid if path not in planes], [*flat, *sorted(planes)]
+    if kinds == (True, False) and flat and solid:
+        _leave_out(folder, solid, "volumes", say)
+        solid = []
+    elif kinds == (False, True) and flat and solid:
+        _leave_out(folder, flat, "images", say)
+        flat = []
+    return [*_grouped(folder, solid, channels), *_grouped(folder, flat, channels)]
+
+
+def _is_plane(path: Path) -> bool:
+    """Tell whether a file is a DICOM image, or one that cannot be read."""
+    try:
+        return not holds_volume(path)
+    except InputError:
+        return True
+
+
+def _leave_out(folder: Path, paths: Sequence[Path], what: str, say: Say) -> None:
+    say(
+        f"{folder}: {len(paths):,} {what} are left out, as the weights do not take {what} "
+        f"(the first is {paths[0].relative_to(folder)})"
+    )
+
+
+def _grouped(folder: Path, paths: Sequence[Path], channels: int) -> list[Case]:
+    """Make cases of files of one kind: numbered modalities are one case."""
+    if paths == [folder]:
+        return [Case(Path(key(folder)).name, (folder,))]
+    groups: dict[tuple[str, Path | None], list[Path]] = {}
+    for path in paths:
+        name = (path.parent.relative_to(folder) / stem(path)).as_posix()
+        numbered = lists.MODALITY.fullmatch(name) if channels > 1 else None
+        place = (numbered[1], None) if numbered else (name, path)
+        groups.setdefault(place, []).append(path)
+    return [Case(name, tuple(files)) for (name, _), files in groups.items()]

@@ -1,0 +1,157 @@
+"""From a file to a mask in its own grid, a slab at a time."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from crossd.data.io.header import Header
+from crossd.data.preprocessing import plan, resample
+from crossd.data.preprocessing.normalise import adapt
+from crossd.data.preprocessing.plan import Intensity, Plan
+from crossd.data.preprocessing.volume_dataset import Entry, read_image
+from crossd.data.shapes import fit
+from crossd.errors import InputError
+from crossd.inference import sliding_window
+from crossd.weights.weights_file import WeightsConfig
+
+AT_ONCE = 16
+"""Planes that are resampled at once."""
+
+
+def plan_of(weights: WeightsConfig) -> Plan:
+    """Return how a network's volumes are prepared.
+
+    Networks that were not trained on files of volumes have no plan: theirs had values in [0, 1],
+    which the percentiles 0.5 and 99.5 of every volume become.
+
+    Args:
+        weights: The configuration of the network.
+
+    Raises:
+        InputError: When it was trained on images whose size in mm is unknown.
+    """
+    if weights.plan is not None:
+        return plan.from_record(weights.plan, "the weights' plan")
+    if weights.spacing is None or not weights.size:
+        raise InputError(
+            "the weights know no spacing, as they were not trained on files of volumes: crossd "
+            "finetune or recalibrate them on such files first"
+        )
+    z, y, x = weights.spacing
+    depth, height, width = weights.size if len(weights.size) == 3 else weights.size[:1] * 3
+    intensity = (Intensity("percentiles", *plan.CLIP),) * weights.in_channels
+    return Plan((z, y, x), (depth, height, width), intensity)
+
+
+def prepare(entry: Entry, weights: WeightsConfig, how: Plan) -> Tensor:
+    """Read a volume and prepare it as in training, ``(C, D, H, W)`` in the grid of the plan."""
+    sides = resample.checked_size(entry.images[0], how.spacing)
+    image = read_image(entry)
+    if len(image) == 1 and len(how.intensity) > 1:
+        raise InputError(f"{entry.where}: has 1 channel, expected {len(how.intensity)}")
+    plan.scale(image, plan.limits(image, how.intensity, entry.where))
+    resampled = resample.image(torch.from_numpy(image), sides)
+    return (adapt(resampled, weights.in_channels) - weights.mean) / weights.std
+
+
+@torch.no_grad()
+def segment(
+    net: nn.Module, entry: Entry, weights: WeightsConfig, fabric: Any, flips: bool = False
+) -> NDArray[np.uint8]:
+    """Segment a volume in its own grid.
+
+    Args:
+        net: In evaluation mode, on the device of `fabric`.
+        entry: The volume.
+        weights: The configuration of the network.
+        fabric: Lightning Fabric, for device and precision.
+        flips: Average over mirrored windows.
+
+    Returns:
+        The class of every voxel in canonical order, ``(D, H, W)``.
+
+    Raises:
+        InputError: When the file cannot be read or does not fit into memory.
+    """
+    how = plan_of(weights)
+    volume = prepare(entry, weights, how)
+    with fabric.autocast():
+        parts = sliding_window.slabs(
+            sliding_window.probabilities(net, flips), fabric.to_device(volume), how.patch
+        )
+        return restore(parts, volume.shape[1:], entry.images[0].size)
+
+
+def restore(
+    parts: Iterable[tuple[int, Tensor]], sides: Sequence[int], wanted: Sequence[int]
+) -> NDArray[np.uint8]:
+    """Bring probabilities to another grid, slab by slab, and choose classes there.
+
+    Args:
+        parts: First plane and probabilities ``(K, n, H, W)``, in order, as `windows.slabs` gives.
+        sides: The grid they are in, ``(D, H, W)``.
+        wanted: The grid to bring them to.
+
+    Returns:
+        The likeliest class, in the shape `wanted`.
+
+    Example:
+        >>> x = torch.rand(3, 4, 6, 6)
+        >>> whole = restore([(0, x)], (4, 6, 6), (8, 6, 3))
+        >>> bool((whole == restore([(0, x[:, :1]), (1, x[:, 1:])], (4, 6, 6), (8, 6, 3))).all())
+        True
+    """
+    rows = [resample.matrix(n, m) for n, m in zip(sides, wanted, strict=True)]
+    reach = [resample.taps(sides[0], wanted[0], p) for p in range(wanted[0])]
+    ends = np.array([start + len(weights) for start, weights in reach])
+    out = np.empty(tuple(wanted), np.uint8)
+    kept: Tensor | None = None
+    first, done = 0, 0
+    for start, found in parts:
+        for offset in range(0, found.shape[1], AT_ONCE):
+            piece = found[:, offset : offset + AT_ONCE].cpu()
+            piece = resample.along(resample.along(piece, 2, rows[1]), 3, rows[2])
+            kept = piece if kept is None or not kept.shape[1] else torch.cat((kept, piece), 1)
+            end = start + offset + piece.shape[1]
+            upto = int(np.searchsorted(ends, end, side="right"))
+            for low in range(done, upto, AT_ONCE):
+                high = min(low + AT_ONCE, upto)
+                mixed = torch.tensordot(rows[0][low:high, first:end], kept, ([1], [1]))
+                out[low:high] = mixed.argmax(1).to(torch.uint8).numpy()
+            done = max(done, upto)
+            needed = reach[done][0] if done < wanted[0] else end
+            kept, first = kept[:, needed - first :].clone(), needed
+    return out
+
+
+@torch.no_grad()
+def label(net: nn.Module, entry: Entry, weights: WeightsConfig, fabric: Any) -> Tensor:
+    """Give the class probabilities ``(K,)`` of a volume."""
+    if weights.plan is None:
+        image = read_image(entry)
+        how = (Intensity("percentiles", *plan.CLIP),) * len(image)
+        plan.scale(image, plan.limits(image, how, entry.where))
+        sides = weights.size if len(weights.size) == 3 else weights.size[:1] * 3
+        x = adapt(resample.image(torch.from_numpy(image), sides), weights.in_channels)
+        x = (x - weights.mean) / weights.std
+    else:
+        how_all = plan_of(weights)
+        x = prepare(entry, weights, how_all)
+        x = fit(x, how_all.patch, float(x.min()))
+    with fabric.autocast():
+        logits: Tensor = net(fabric.to_device(x[None]))
+    return logits.float().softmax(1)[0].cpu()
+
+
+def stored(mask: NDArray[np.uint8], header: Header) -> NDArray[np.uint8]:
+    """Turn a mask from canonical order ``(D, H, W)`` to the order of its file, ``(x, y, z)``."""
+    import nibabel as nib
+
+    canonical = np.array([[0.0, 1.0], [1.0, 1.0], [2.0, 1.0]])
+    way = nib.orientations.ornt_transform(canonical, header.orientation)
+    turned: NDArray[np.uint8] = nib.orientations.apply_orientation(mask.T, way)
+    return turned

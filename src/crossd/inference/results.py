@@ -1,0 +1,196 @@
+"""What a folder of `crossd predict` holds: a table of the answers, and how they were made."""
+
+import csv
+import hashlib
+import io
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+from crossd.data.io.header import stem
+from crossd.errors import InputError
+from crossd.inference.inputs import key
+from crossd.utils.atomic_files import atomic, locked
+from crossd.weights.weights_file import WeightsConfig
+
+TABLE = "predictions.csv"
+RECORD = "predictions.yaml"
+LOCK = ".lock"
+COMPARED = {
+    **{"sha256": "--weights", "answer": "--answer"},
+    **{"flips": "--flips", "precision": "--precision"},
+}
+"""What decides on an answer, and the option it comes from."""
+
+Rows = dict[str, list[str]]
+"""The cells of every line below its first, the path of the image."""
+
+
+def columns(weights: WeightsConfig) -> list[str]:
+    """Return the names of the columns of the table, but for the first."""
+    if weights.task == "segmentation":
+        return ["mask"]
+    return ["class", *(f"p_{name}" for name in weights.classes)]
+
+
+def settings(weights: str | Path, answer: str, flips: bool, precision: str) -> dict[str, Any]:
+    """Return what is written down of how answers are made.
+
+    Args:
+        weights: The weights file.
+        answer: How the network answers on volumes.
+        flips: Whether answers on flipped volumes are averaged.
+        precision: Of the computation, as Lightning Fabric names it.
+    """
+    from crossd import __version__
+
+    with Path(weights).open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {
+        "weights": str(weights),
+        "sha256": digest,
+        "answer": answer,
+        "flips": flips,
+        "precision": precision,
+        "crossd": __version__,
+    }
+
+
+def claim(
+    folder: Path, own: dict[str, Any], heads: Sequence[str], asked: Collection[str], overwrite: bool
+) -> Rows:
+    """Make the folder ready for answers, beside those that an earlier run made in the same way.
+
+    With `overwrite`, answers that were made in another way are removed, if all of them are asked
+    for: the folder never holds answers of two kinds.
+
+    Args:
+        folder: Where answers are written.
+        own: The `settings` of this run.
+        heads: The `columns` of its table.
+        asked: What is to be answered, by `key`.
+        overwrite: Whether what is there may be replaced.
+
+    Returns:
+        The lines of the table that stay.
+
+    Raises:
+        InputError: When the folder holds anything else and nothing may be replaced, or when answers
+            of two kinds would lie side by side.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"--out {folder} is a file: name a folder")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _read_record(folder, overwrite)  # refuses a folder of others before a lock is left there
+        with locked(folder / LOCK):
+            return _claimed(folder, own, heads, asked, overwrite)
+    except OSError as error:
+        raise InputError(f"cannot write to --out {folder}: {error.strerror or error}") from error
+
+
+def _claimed(
+    folder: Path, own: dict[str, Any], heads: Sequence[str], asked: Collection[str], overwrite: bool
+) -> Rows:
+    import yaml
+
+    before = _read_record(folder, overwrite)
+    changed = [option for name, option in COMPARED.items() if before and
+               before.get(name) != own[name]]  # fmt: skip
+    if changed and not overwrite:
+        raise InputError(
+            f"--out {folder} holds answers that were made with another {', '.join(changed)} "
+            f"({RECORD} there tells): name another --out, or --overwrite them"
+        )
+    if before and not changed:
+        return _read_table(folder / TABLE, heads, overwrite)
+    if before:
+        _remove(folder, asked)
+    (folder / TABLE).unlink(missing_ok=True)
+    with atomic(folder / RECORD) as temporary:
+        temporary.write_text(yaml.safe_dump(own, sort_keys=False), encoding="utf-8")
+    return {}
+
+
+def _read_record(folder: Path, overwrite: bool) -> dict[str, Any] | None:
+    """Read how the answers in a folder were made; None where it is empty or may be overwritten."""
+    import yaml
+
+    path = folder / RECORD
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
+    except (ValueError, yaml.YAMLError):
+        found = None
+    if isinstance(found, dict):
+        return found
+    if not overwrite and any(not one.name.startswith(".") for one in folder.iterdir()):
+        raise InputError(
+            f"--out {folder} is not empty, and no {RECORD} of crossd predict tells how what is "
+            "there was made: name another, or --overwrite in it"
+        )
+    return None
+
+
+def _read_table(path: Path, heads: Sequence[str], overwrite: bool) -> Rows:
+    """Read the lines that an earlier run wrote."""
+    try:
+        lines = _lines(path)
+        if lines and lines[0] != ["image", *heads]:
+            raise ValueError
+        if any(len(line) != len(heads) + 1 for line in lines):
+            raise ValueError
+    except (ValueError, csv.Error) as error:
+        if overwrite:
+            return {}
+        raise InputError(
+            f"{path}: is not what crossd predict wrote with these weights (expected the columns "
+            f"image, {', '.join(heads)[:100]}): name another --out, or --overwrite it"
+        ) from error
+    return {line[0]: line[1:] for line in lines[1:]}
+
+
+def _lines(path: Path) -> list[list[str]]:
+    if not path.is_file():
+        return []
+    text = path.read_text(encoding="utf-8", errors="surrogateescape")
+    return [line for line in csv.reader(io.StringIO(text, newline=""), strict=True) if line]
+
+
+def _remove(folder: Path, asked: Collection[str]) -> None:
+    """Remove answers that were made in another way, so that none is taken for a new one."""
+    try:
+        lines = _lines(folder / TABLE)
+    except csv.Error:
+        lines = []
+    others = [line[0] for line in lines[1:] if line[0] not in asked]
+    if others:
+        raise InputError(
+            f"--out {folder} also holds answers of other settings for {len(others):,} files that "
+            f"are not in --input ({others[0]}): name another --out, or give these files too"
+        )
+    if lines and lines[0] == ["image", "mask"]:
+        for line in lines[1:]:
+            mask = folder / line[-1]
+            if Path(key(folder)) in Path(key(mask)).parents:
+                mask.unlink(missing_ok=True)
+                (mask.parent / f"{stem(mask)}.dcm").unlink(missing_ok=True)
+
+
+def write_table(path: Path, heads: Sequence[str], rows: Rows, gone: Collection[str] = ()) -> None:
+    """Write the table; it appears whole or not at all.
+
+    Args:
+        path: Of the table.
+        heads: Its `columns`.
+        rows: The lines of this process; those that others have written meanwhile stay.
+        gone: The first cells of lines that do not.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["image", *heads])
+    with locked(path.parent / LOCK):
+        there = _read_table(path, heads, overwrite=True)
+        lines = {name: cells for name, cells in there.items() if name not in gone} | rows
+        writer.writerows([name, *cells] for name, cells in lines.items())
+        with atomic(path) as temporary:
+            temporary.write_text(text.getvalue(), encoding="utf-8", errors="surrogateescape")

@@ -1,0 +1,192 @@
+"""Ways of asking a network about a volume: as it is, turned, by its slices, or both."""
+
+import torch
+from torch import Tensor, nn
+
+from crossd.conversion.convert import ranks_of, seen_in
+from crossd.errors import InputError
+from crossd.nn.conv import has_views
+from crossd.nn.kernel_modes import VIEWS, view
+from crossd.nn.layers import is_volume
+from crossd.utils.option_values import ANSWERS, choice
+
+LABELLED = 3
+"""Slices an axis where volumes have a label: at 1/4, 1/2 and 3/4, as in training."""
+
+LEAST = 1e-8
+"""Probability below which logarithms stop."""
+
+
+class SliceNet(nn.Module):
+    """Run a 2D network on slices along three axes and average what it says.
+
+    With labels, `count` evenly spaced slices an axis are used. Averaged logits are what a linear
+    layer says of averaged features, so training this network's last layer is training a linear
+    head on pooled features. With masks, all slices are used, and each voxel's probabilities are
+    averaged over the three axes.
+
+    Args:
+        net: From images ``(N, C, H, W)`` to logits ``(N, K)`` or ``(N, K, H, W)``; of Cross-D, it
+            sees slices of each axis in their own view.
+        count: Slices an axis; 0 takes all, as a network for masks needs.
+
+    Attributes:
+        average: ``"probabilities"`` or ``"logits"``; masks always use probabilities.
+
+    Example:
+        >>> net = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(1, 2))
+        >>> SliceNet(net)(torch.zeros(3, 1, 8, 8, 8)).shape
+        torch.Size([3, 2])
+    """
+
+    def __init__(self, net: nn.Module, count: int = LABELLED) -> None:
+        super().__init__()
+        self.net = net
+        self.count = count
+        self.average = "probabilities"
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Answer on volumes ``(N, C, D, H, W)``: logits ``(N, K)`` or ``(N, K, D, H, W)``."""
+        if not is_volume(x, self):
+            return self.net(x)
+        cut = [self._cut(x, axis) for axis in range(len(VIEWS))]  # (n, s, c, ...)
+        images = [slices.flatten(0, 1) for slices in cut]
+        seen = seen_in(self.net, range(len(VIEWS)))
+        alike = len({image.shape[1:] for image in images}) == 1
+        if alike and (self.training or not has_views(self.net)):
+            # One batch of all three views, as in 2D training: BatchNorm must see their mixture.
+            counts = [len(image) for image in images]
+            with view([axis for axis, n in zip(seen, counts, strict=True) for _ in range(n)]):
+                each = self.net(torch.cat(images)).split(counts)
+        else:
+            each = [self._asked(image, axis) for axis, image in zip(seen, images, strict=True)]
+        answers = [y.unflatten(0, (len(x), -1)) for y in each]  # (n, s, k, ...)
+        if answers[0].dim() > 3:
+            if self.count:
+                raise ValueError("a network for masks must be asked about every slice: count=0")
+            masks = [y.movedim(1, 2 + axis) for axis, y in enumerate(answers)]
+            return averaged(torch.stack(masks), "probabilities")
+        logits = torch.cat(answers, dim=1)  # (n, slices, k)
+        return averaged(logits.transpose(0, 1), self.average)
+
+    def _asked(self, image: Tensor, axis: int) -> Tensor:
+        with view(axis):
+            answer: Tensor = self.net(image)
+        return answer
+
+    def _cut(self, x: Tensor, axis: int) -> Tensor:
+        """Slices across an axis, shape ``(N, S, C, ...)``: `count` of them, or all."""
+        size = x.shape[2 + axis]
+        images = x.movedim(2 + axis, 1)
+        if self.count == 0:
+            return images
+        return images[:, [size * (i + 1) // (self.count + 1) for i in range(self.count)]]
+
+
+class Turned(nn.Module):
+    """Ask a network about a volume in three orientations, and average what it says.
+
+    Each axis is depth once, in the order (z, y, x), (y, z, x), (x, z, y): a network of kernels that
+    were lifted from images looks along each axis in the one way that it has.
+
+    Args:
+        net: From volumes ``(N, C, D, H, W)`` to logits ``(N, K)`` or ``(N, K, D, H, W)``.
+
+    Attributes:
+        average: As of `SliceNet`.
+
+    Example:
+        >>> net = nn.Sequential(nn.Conv3d(1, 2, 1), nn.AdaptiveAvgPool3d(1), nn.Flatten())
+        >>> Turned(net)(torch.zeros(3, 1, 8, 9, 10)).shape
+        torch.Size([3, 2])
+    """
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+        self.average = "probabilities"
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Answer on volumes as `SliceNet` does; images go to the network itself."""
+        if not is_volume(x, self):
+            return self.net(x)
+        answers = []
+        for axis in range(len(VIEWS)):
+            answer = self.net(x.movedim(2 + axis, 2))
+            answers.append(answer.movedim(2, 2 + axis) if answer.dim() == 5 else answer)
+        return averaged(torch.stack(answers), self.average)
+
+
+class Both(nn.Module):
+    """Average what a Cross-D network says of a volume and of the volume's slices.
+
+    The weights are the same: the 3D kernels see the volume, the 2D kernels of each view see its
+    slices. The two err differently; how much the average gains is in docs/results.
+
+    Args:
+        net: A Cross-D network.
+        count: As of `SliceNet`.
+
+    Attributes:
+        average: As of `SliceNet`.
+
+    Example:
+        >>> net = nn.Sequential(nn.Flatten(2), nn.AdaptiveAvgPool1d(1), nn.Flatten())
+        >>> Both(net)(torch.zeros(3, 2, 8, 8, 8)).exp()[0]
+        tensor([0.5000, 0.5000])
+    """
+
+    def __init__(self, net: nn.Module, count: int = LABELLED) -> None:
+        super().__init__()
+        self.net = net
+        self.slices = SliceNet(net, count)
+        self.average = "probabilities"
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Answer on volumes as `SliceNet` does; images go to the network itself."""
+        if not is_volume(x, self):
+            return self.net(x)
+        self.slices.average = self.average
+        return averaged(torch.stack([self.net(x), self.slices(x)]), self.average)
+
+
+def averaged(answers: Tensor, average: str) -> Tensor:
+    """Average logits ``(A, N, K, ...)`` over A, or the probabilities that they stand for."""
+    if average == "logits":
+        return answers.mean(0)
+    return answers.softmax(2).mean(0).clamp_min(LEAST).log()
+
+
+def answering(net: nn.Module, answer: str, task: str) -> nn.Module:
+    """Let a network answer on volumes in one of four ways.
+
+    Args:
+        net: Takes images and volumes; images alone suffice for ``"slices"``, and volumes for
+            ``"volume"`` and ``"orientations"``.
+        answer: ``"volume"`` (by its 3D kernels), ``"orientations"`` (the mean of what these say of
+            the volume turned so that each axis is depth once), ``"slices"`` (by its 2D kernels, on
+            slices in all three views) or ``"both"`` (the mean of the volume's and the slices').
+        task: ``"classification"`` takes nine slices of a volume, ``"segmentation"`` all.
+
+    Returns:
+        A network that shares the weights of `net`; `net` itself for ``"volume"``.
+
+    Raises:
+        InputError: "--answer ..." when there is no such way, or the network lacks what it needs.
+    """
+    choice(answer, ANSWERS, "--answer")
+    if answer == "volume":  # and images as they are
+        return net
+    ranks = ranks_of(net)
+    for rank, what, answers in (
+        (2, "images", ("slices", "both")),
+        (3, "volumes", ("orientations", "both")),
+    ):
+        if answer in answers and rank not in ranks:
+            raise InputError(f"--answer {answer} is for networks that take {what}; this does not")
+    if answer == "both" and not has_views(net):
+        raise InputError("--answer both is for kernel modes with views; this network has none")
+    count = 0 if task == "segmentation" else LABELLED
+    if answer == "orientations":
+        return Turned(net)
+    return SliceNet(net, count) if answer == "slices" else Both(net, count)

@@ -1,0 +1,171 @@
+"""Writing masks in the grid, the affine and the format of the volumes they belong to."""
+
+import contextlib
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crossd.data.io.header import ITK, NIFTI, Header, stem
+from crossd.data.io.itk import open_itk
+from crossd.errors import InputError
+from crossd.inference.predictor import stored
+from crossd.utils.atomic_files import atomic
+
+MAY_BE_EMPTY = (
+    *("PatientID", "PatientName", "PatientBirthDate", "PatientSex"),
+    *("StudyID", "StudyDate", "StudyTime", "AccessionNumber", "ReferringPhysicianName"),
+)
+"""Attributes that every DICOM object has, of type 2; copies of the web often lack them."""
+
+
+def suffix_of(path: Path) -> str:
+    """Return the suffix of the mask of a volume: that of its file, for DICOM ``.nii.gz``."""
+    name = path.name
+    for suffix in sorted((*NIFTI, *ITK), key=len, reverse=True):
+        if name.lower().endswith(suffix):
+            # A header of its own points at a file of voxels by name: one file is safer.
+            return {".mhd": ".mha", ".nhdr": ".nrrd"}.get(suffix, suffix)
+    return ".nii.gz"
+
+
+def write(mask: NDArray[np.uint8], header: Header, values: Sequence[int], path: Path) -> None:
+    """Write a mask.
+
+    Args:
+        mask: Classes in canonical order, ``(D, H, W)``.
+        header: Of its volume.
+        values: What stands for each class in the file.
+        path: The file; it appears whole or not at all.
+    """
+    array = stored(valued(mask, values), header)
+    with atomic(path) as temporary:
+        if path.name.endswith(ITK):
+            _write_itk(array, header, temporary)
+        else:
+            _write_nifti(array, header, temporary)
+
+
+def valued(mask: NDArray[np.uint8], values: Sequence[int]) -> NDArray[np.uint8]:
+    """Replace the classes of a mask by what stands for them in files."""
+    table = np.zeros(256, np.uint8)
+    table[: len(values)] = values
+    return table[mask]
+
+
+def _write_nifti(array: NDArray[np.uint8], header: Header, path: Path) -> None:
+    import nibabel as nib
+
+    image: Any = nib.Nifti1Image(array, header.affine)
+    if header.path.name.lower().endswith(NIFTI):
+        source: Any = nib.load(header.path)
+        for name in ("sform", "qform"):  # what the affine leads to: scanner, atlas, ...
+            code = int(source.header[f"{name}_code"]) if f"{name}_code" in source.header else 1
+            getattr(image, f"set_{name}")(header.affine, code=code or None)
+    image.header.set_xyzt_units("mm")
+    image.to_filename(path)
+
+
+def _write_itk(array: NDArray[np.uint8], header: Header, path: Path) -> None:
+    import SimpleITK as sitk
+
+    source = open_itk(header.path)
+    image = sitk.GetImageFromArray(np.ascontiguousarray(array.transpose(2, 1, 0)))
+    if source.GetDimension() == 2:
+        image = image[:, :, 0]
+    image.SetSpacing(source.GetSpacing())
+    image.SetOrigin(source.GetOrigin())
+    image.SetDirection(source.GetDirection())
+    sitk.WriteImage(image, str(path), useCompression=True)
+
+
+def find(folder: Path, name: str) -> Path:
+    """Find the mask of a case in a folder of masks.
+
+    Raises:
+        InputError: When there is none.
+    """
+    place = folder / name
+    for path in sorted(place.parent.glob("*")) if place.parent.is_dir() else ():
+        if path.is_file() and stem(path) == place.name:
+            return path
+    raise InputError(f"{folder}: holds no mask named {name}; crossd predict writes them")
+
+
+def write_dicom_seg(
+    mask: NDArray[np.uint8], header: Header, classes: Sequence[str], path: Path
+) -> None:
+    """Write the mask of a DICOM series as DICOM SEG, one segment a class.
+
+    Args:
+        mask: Classes in canonical order, ``(D, H, W)``.
+        header: Of the series.
+        classes: Their names, the background first.
+        path: The file; it appears whole or not at all.
+
+    Raises:
+        InputError: When highdicom is not installed.
+    """
+    try:
+        import highdicom as hd
+        import pydicom
+        from pydicom.sr.codedict import codes
+    except ImportError as error:
+        raise InputError("DICOM SEG needs highdicom: pip install 'crossd[dicom]'") from error
+    from crossd import __version__
+
+    sources = [pydicom.dcmread(file) for file in header.files]
+    for source in sources:
+        for keyword in MAY_BE_EMPTY:
+            if keyword not in source:
+                setattr(source, keyword, "")
+    array = stored(mask, header).transpose(2, 1, 0)  # frames, rows, columns
+    algorithm = hd.AlgorithmIdentificationSequence(
+        name="crossd", version=__version__, family=codes.DCM.ArtificialIntelligence
+    )
+    present = [k for k in range(1, len(classes)) if (array == k).any()] or [1]
+    segments = [
+        hd.seg.SegmentDescription(
+            segment_number=number,
+            segment_label=classes[k],
+            segmented_property_category=codes.SCT.Tissue,
+            segmented_property_type=codes.SCT.Tissue,
+            algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
+            algorithm_identification=algorithm,
+        )
+        for number, k in enumerate(present, start=1)
+    ]
+    planes = np.stack([array == k for k in present], axis=-1).astype(np.uint8)
+    with warnings.catch_warnings(), _said(header):
+        warnings.simplefilter("ignore")  # on names of patients and the like, which are as they are
+        made = hd.seg.Segmentation(
+            source_images=sources,
+            pixel_array=planes,
+            segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
+            segment_descriptions=segments,
+            series_instance_uid=hd.UID(),
+            series_number=900,
+            sop_instance_uid=hd.UID(),
+            instance_number=1,
+            manufacturer="crossd",
+            manufacturer_model_name="crossd",
+            software_versions=__version__,
+            device_serial_number="0",
+            omit_empty_frames=False,
+        )
+    with atomic(path) as temporary:
+        made.save_as(temporary)
+
+
+@contextlib.contextmanager
+def _said(header: Header) -> Iterator[None]:
+    try:
+        yield
+    except (AttributeError, ValueError, TypeError, KeyError) as error:
+        why = " ".join(str(error).split())[:150]
+        raise InputError(
+            f"{header.path}: DICOM SEG cannot be made of this series ({why})"
+        ) from error

@@ -1,0 +1,261 @@
+"""A contact sheet of data: samples of each class, counts, intensities, sizes, and faults."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from numpy.typing import NDArray
+
+from crossd.data.quality.checks import Fault
+from crossd.data.quality.survey import NO_PART, Look, Survey
+from crossd.data.splits import SPLITS
+from crossd.reports.markdown import grid
+from crossd.reports.pictures import COOL, GREY, INK, LABELS, SOFT, WARM, dress, region, save
+
+ROWS, COLUMNS = 8, 6
+"""Classes, and samples of each, that are drawn."""
+
+MOST_BARS = 24
+NAMED = 3
+"""Samples that the table of faults names; `metrics.json` names all."""
+
+COLOURS = {"train": COOL, "val": "#56b4e9", "test": WARM, NO_PART: COOL}
+
+
+def draw(found: Survey, path: str | Path) -> None:
+    """Draw the contact sheet.
+
+    Args:
+        found: What `crossd.data.quality.survey.survey` returned.
+        path: The picture to write.
+    """
+    rows = _rows(found)
+    side, head, charts = 1.45, 0.75, 3.1  # [inches]
+    above = max(1, len(rows)) * (side + 0.22) + head
+    width, height = COLUMNS * (side + 0.1) + 1.5, above + charts
+    drawn = Figure(figsize=(width, height), dpi=130, facecolor="white")
+    more = "" if len(found.looks) == found.total else f", {len(found.looks):,} of them looked at"
+    title = f"{_short(Path(found.name).name)}: {found.total:,} samples{more}"
+    drawn.text(0.5, 1 - 0.28 / height, title, ha="center", va="center", fontsize=12, color=INK)
+    for row, (name, looks) in enumerate(rows):
+        bottom = height - head - row * (side + 0.22) - side
+        drawn.text(1.15 / width, (bottom + side / 2) / height, _wrapped(name), ha="right",
+                   va="center", fontsize=9, color=INK)  # fmt: skip
+        for column, look in enumerate(looks[:COLUMNS]):
+            left = 1.25 + column * (side + 0.1)
+            box = (left / width, bottom / height, side / width, side / height)
+            _tile(drawn.add_axes(box), look)
+    below = drawn.add_gridspec(1, 3, left=1.3 / width, right=1 - 0.25 / width, wspace=0.32,
+                               bottom=0.85 / height, top=(charts - 0.55) / height)  # fmt: skip
+    parts = [(p, COLOURS[p]) for p in found.counts]
+    drawn.legend([Patch(color=c) for _, c in parts], [p for p, _ in parts], ncols=3, fontsize=9,
+                 loc="center", bbox_to_anchor=(0.5, (charts - 0.08) / height),
+                 frameon=False)  # fmt: skip
+    panels = [drawn.add_subplot(below[0, i]) for i in range(3)]
+    _counts(panels[0], found)
+    _intensities(panels[1], found.looks)
+    _sizes(panels[2], found.looks)
+    save(drawn, path)
+
+
+def _rows(found: Survey) -> list[tuple[str, list[Look]]]:
+    """Choose the rows of the sheet: classes, or the parts where there are none."""
+    drawn = [look for look in found.looks if look.thumb is not None]
+    classes = found.classes([look.label for look in drawn])
+    if classes:
+        picked = [classes[i] for i in np.unique(
+            np.linspace(0, len(classes) - 1, min(ROWS, len(classes))).round().astype(int)
+        )]  # fmt: skip
+        return [(name, _spread([x for x in drawn if x.label == name])) for name in picked]
+    parts = [part for part in (*SPLITS, NO_PART) if any(look.part == part for look in drawn)]
+    return [(part, _spread([x for x in drawn if x.part == part])) for part in parts]
+
+
+def _spread(looks: list[Look]) -> list[Look]:
+    """Take a few evenly, so that not all are of the first patient."""
+    places = np.linspace(0, len(looks) - 1, min(COLUMNS, len(looks))).round().astype(int)
+    return [looks[i] for i in np.unique(places)]
+
+
+def _tile(ax: Axes, look: Look) -> None:
+    assert look.thumb is not None
+    low, high = np.percentile(look.thumb, (1, 99))
+    ratio = 1.0
+    if look.spacing is not None:
+        ratio = look.spacing[-2] / look.spacing[-1]
+    ax.imshow(look.thumb, cmap="gray", vmin=low, vmax=max(high, low + 1e-6), aspect=ratio)
+    if look.mask is not None:
+        for place, value in enumerate(sorted(set(np.unique(look.mask).tolist()) - {0})):
+            colour = LABELS[(value - 1 if value <= len(LABELS) else place) % len(LABELS)]
+            region(ax, look.mask == value, colour, origin="upper")
+    ax.set(xticks=[], yticks=[], facecolor="black")
+    ax.spines[:].set_visible(False)
+    text = "x".join(map(str, look.size))
+    if look.spacing is not None:
+        text += "  " + " x ".join(f"{s:.2g}" for s in look.spacing) + " mm"
+    ax.set_title(text, fontsize=6.5, color=SOFT, pad=2)
+
+
+def _counts(ax: Axes, found: Survey) -> None:
+    """Draw how many samples each class has, or how many voxels each value of the masks."""
+    voxels = _voxels(found.looks)
+    if voxels:
+        total = sum(voxels.values())
+        names = [str(value) for value in voxels]
+        dress(ax, "values of the masks", "share of the voxels", "")
+        ax.grid(axis="y", visible=False)
+        shares = [count / total for count in voxels.values()]
+        colours = [GREY if value == 0 else LABELS[(value - 1) % len(LABELS)] for value in voxels]
+        ax.barh(range(len(names)), shares, color=colours, height=0.75)
+        for line, share in enumerate(shares):
+            ax.text(share, line, f" {100 * share:.2g} %", va="center", fontsize=8, color=INK)
+        ax.set_xlim(0, 1.2 * max(shares))
+    else:
+        names = found.classes() or [""]
+        names = sorted(names, key=lambda n: -found.counts.get("train", {}).get(n, 0))[:MOST_BARS]
+        title = "samples of each class" if names != [""] else "samples"
+        dress(ax, title, "samples", "")
+        ax.grid(axis="y", visible=False)
+        left = np.zeros(len(names))
+        for part, counts in found.counts.items():
+            values = np.array([counts.get(name, 0) for name in names])
+            ax.barh(range(len(names)), values, left=left, color=COLOURS[part], height=0.78)
+            left += values
+    shown = [_short(name, 14) for name in names]
+    ax.set_yticks(range(len(names)), shown, fontsize=8 if len(names) < 14 else 5.5)
+    ax.set_ylim(len(names) - 0.4, -0.6)
+
+
+def _voxels(looks: Sequence[Look]) -> dict[int, int]:
+    counts: dict[int, int] = {}
+    for look in looks:
+        for value, count in look.voxels.items():
+            counts[value] = counts.get(value, 0) + count
+    return dict(sorted(counts.items()))
+
+
+def _intensities(ax: Axes, looks: Sequence[Look]) -> None:
+    dress(ax, "intensities as stored", "value", "share of the voxels")
+    readable = [look for look in looks if len(look.values)]
+    if not readable:
+        return
+    # The axis is that of most samples: what a few have beyond it is in the bins at its ends.
+    ends = np.array([np.percentile(look.values, (0.2, 99.8)) for look in readable])
+    low = np.percentile(ends[:, 0], 10, method="higher")
+    high = np.percentile(ends[:, 1], 90, method="lower")
+    edges = np.linspace(low, max(high, low + 1e-6), 61)
+    for part in [p for p in COLOURS if any(look.part == p for look in readable)]:
+        own = np.concatenate([look.values for look in readable if look.part == part])
+        share = np.histogram(own.clip(low, high), edges)[0] / len(own)
+        ax.stairs(share, edges, color=COLOURS[part], lw=1.6)
+    ax.set_yscale("log")
+
+
+def _sizes(ax: Axes, looks: Sequence[Look]) -> None:
+    """Draw the lengths of the sides: in mm where the files say it, else in pixels."""
+    readable = [look for look in looks if look.size]
+    mm = bool(readable) and all(look.spacing is not None for look in readable)
+    dress(ax, "sizes", "mm" if mm else "voxels", "")
+    ax.grid(axis="y", visible=False)
+    rank = max((len(look.size) for look in readable), default=0)
+    names = ("depth", "height", "width")[3 - rank :]
+    rng = np.random.default_rng(0)
+    for line, name in enumerate(names):
+        values = np.array([_sides(look, mm)[line] for look in readable if len(look.size) == rank])
+        jitter = rng.uniform(-0.25, 0.25, len(values)) if len(np.unique(values)) > 1 else 0.0
+        ax.plot(values, line + jitter * np.ones(len(values)), "o", color=COOL, ms=3.5, alpha=0.35,
+                mew=0)  # fmt: skip
+        ax.annotate(f"{name}: {_range(values)}", (0.02, line - 0.36),
+                    xycoords=ax.get_yaxis_transform(), fontsize=8, color=INK)  # fmt: skip
+    ax.set_yticks([])
+    ax.set_ylim(max(rank, 1) - 0.5, -0.7)
+    ax.set_xlim(left=0)
+    ax.margins(x=0.1)
+
+
+def _sides(look: Look, mm: bool) -> NDArray[np.float64]:
+    return np.array(look.size) * (np.array(look.spacing) if mm else 1.0)
+
+
+def _range(values: NDArray[np.float64]) -> str:
+    low, high = float(values.min()), float(values.max())
+    return f"{low:.4g}" if low == high else f"{low:.4g} to {high:.4g}"
+
+
+def _wrapped(name: str) -> str:
+    return "\n".join(_short(word, 16) for word in name.replace("_", " ").split()) or name
+
+
+def _short(name: str, most: int = 70) -> str:
+    return name if len(name) <= most else "…" + name[1 - most :]
+
+
+def markdown(found: Survey, listed: Sequence[Fault]) -> list[str]:
+    """Return the lines of a report on data: what there is, and what is wrong with it.
+
+    Args:
+        found: What `crossd.data.quality.survey.survey` returned.
+        listed: What `crossd.data.quality.checks.faults` returned.
+    """
+    labels = found.classes() or [""]
+    parts = list(found.counts)
+    lines = ["![A contact sheet of the data](data.png)", "", reading(found, listed), ""]
+    if listed:
+        lines += ["## What is wrong or odd", ""]
+        lines += grid(
+            ["what", "grave", "how many", "the first"],
+            [[one.what, "yes" if one.grave else "no", f"{one.count:,}", _first(one.which)]
+             for one in listed],
+        )  # fmt: skip
+        lines += [""]
+    lines += ["## Samples", ""]
+    body = [[label or "samples", *(f"{found.counts[p].get(label, 0):,}" for p in parts)]
+            for label in labels]  # fmt: skip
+    lines += [*grid(["class" if labels != [""] else "", *parts], body), ""]
+    return [*lines, *(f"- {note}." for note in found.notes)]
+
+
+def _first(which: Sequence[str]) -> str:
+    return "; ".join(which[:NAMED]) + ("; ..." if len(which) > NAMED else "")
+
+
+def reading(found: Survey, listed: Sequence[Fault]) -> str:
+    """Say in a sentence or two whether the data can be trained on.
+
+    Args:
+        found: The data.
+        listed: Their faults.
+    """
+    grave = [one for one in listed if one.grave]
+    seen = f"{len(found.looks):,} of {found.total:,} samples were looked at"
+    if not listed:
+        return f"{seen}: nothing is wrong or odd."
+    worst = "; ".join(f"{one.what} ({one.count:,})" for one in grave)
+    if grave:
+        return f"{seen}. Mend this before a training: {worst}."
+    odd = "; ".join(f"{one.what} ({one.count:,})" for one in listed)
+    return f"{seen}: nothing that stops a training. Odd: {odd}."
+
+
+def record(found: Survey, listed: Sequence[Fault]) -> dict[str, Any]:
+    """Return what was found as JSON can hold it."""
+    readable = [look for look in found.looks if look.size]
+    sizes = np.array([look.size for look in readable if len(look.size) == len(readable[0].size)])
+    spaced = [look.spacing for look in readable if look.spacing is not None]
+    return {
+        "samples": found.total,
+        "looked_at": len(found.looks),
+        "counts": found.counts,
+        "faults": [
+            {"what": one.what, "count": one.count, "grave": one.grave, "which": list(one.which)}
+            for one in listed
+        ],
+        "median_size": np.median(sizes, axis=0).tolist() if len(sizes) else None,
+        "median_spacing": np.median(spaced, axis=0).tolist() if spaced else None,
+        "mask_voxels": {str(value): n for value, n in _voxels(found.looks).items()},
+        "notes": found.notes,
+    }

@@ -1,0 +1,214 @@
+"""The reports of trainings and evaluations: Markdown for people, JSON for machines.
+
+The functions read a record, `results`, as it is written to `metrics.json`. What is missing or not
+a finite number is shown as a dash, never as a zero.
+"""
+
+import json
+import math
+import platform
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from crossd.evaluation.summary import MISSING, Results
+from crossd.utils import memory
+from crossd.utils.atomic_files import atomic
+
+METRICS = {"accuracy": "accuracy", "auc": "AUC", "dice": "Dice"}
+LIBRARIES = (
+    *("crossd", "torch", "numpy", "safetensors", "timm", "torchvision", "monai"),
+    *("lightning-fabric", "nibabel", "SimpleITK", "medmnist", "torchmetrics", "scikit-learn"),
+    *("jsonargparse", "rich", "matplotlib", "nilearn"),
+)
+
+
+def write(
+    results: Results, folder: str | Path, text: str, more: Mapping[str, str] | None = None
+) -> None:
+    """Write `metrics.json`, `report.md` and other files into a folder, the record last.
+
+    Args:
+        results: The record of a run. Numbers that are not finite become null in the JSON.
+        folder: Where to write; made when missing.
+        text: The report.
+        more: Name to content of other files.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> write({"seconds": float("nan")}, folder, "# Nothing")
+        >>> json.loads((folder / "metrics.json").read_text())
+        {'seconds': None}
+    """
+    record = json.dumps(plain(results), indent=2, allow_nan=False) + "\n"
+    for name, content in {"report.md": text, **(more or {}), "metrics.json": record}.items():
+        with atomic(Path(folder) / name) as temporary:
+            temporary.write_text(content, encoding="utf-8")
+
+
+def cost(seconds: float, of: str = "", count: int = 0, spent: float = 0.0) -> dict[str, Any]:
+    """Return what a run took, as the page of its report shows it.
+
+    Args:
+        seconds: Of the whole run.
+        of: What was counted, such as "training images".
+        count: How many of them.
+        spent: In this time [s].
+    """
+    found = {"seconds": round(seconds, 1), **memory.peaks(), "device": memory.device()}
+    if count and spent > 0:
+        found |= {"of": of, "images_per_second": round(count / spent, 2)}
+    return found
+
+
+def sentence(results: Results) -> str:
+    """Return the result of one training or one evaluation in a sentence.
+
+    Example:
+        >>> sentence({"command": "evaluate", "metrics": {"mean": {"dice": 0.7}}, "samples": 5,
+        ...           "part": "val"})
+        'Dice 0.700 on 5 val samples.'
+    """
+    found = results["metrics"]
+    found = found.get("mean", found)  # of masks that were evaluated case by case
+    shown = [f"{METRICS[name]} {number(found[name])}" for name in METRICS if name in found]
+    count = results.get("samples", results.get("test_samples", 0))
+    never = ", never trained on" if "history" in results else ""
+    text = f"{joined(shown)} on {count:,} {results.get('part', 'test')} samples{never}."
+    return text[:1].upper() + text[1:]
+
+
+def training(results: Results) -> str:
+    """Return the report of one training run as Markdown.
+
+    Args:
+        results: The record that `crossd pretrain` and `crossd finetune` write to `metrics.json`.
+    """
+    scores = {name: number(value) for name, value in results["metrics"].items()}
+    history = results["history"]
+    checked = sorted({name for record in history for name in record.get("val") or {}})
+    body = [
+        [record["epoch"], number(record["loss"])]
+        + [number((record.get("val") or {}).get(name)) for name in checked]
+        for record in history
+    ]
+    lines = [
+        f"# crossd {results['command']}: {results['model']} on {results['data']}",
+        "",
+        f"On {results['test_samples']:,} test samples, never trained on:",
+        "",
+        *grid(list(scores), [list(scores.values())]),
+        "",
+        "## Training",
+        "",
+        *grid(["epoch", "loss", *(f"validation {name}" for name in checked)], body),
+        *ending(results),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def evaluation(results: Results) -> str:
+    """Return the report of `crossd evaluate` as Markdown.
+
+    Args:
+        results: The record that it writes to `metrics.json`.
+    """
+    found = results["metrics"]
+    lines = [f"# crossd evaluate: {results['data']}", ""]
+    lines += [f"{results['samples']:,} {results['part']} samples.", ""]
+    if results["task"] == "classification":
+        lines += grid(list(found), [[number(value) for value in found.values()]])
+    else:
+        columns = ("dice", "dice_sd", "hd95", "nsd", "volume_error_ml")
+        counts = ("cases", "missed", "invented")
+        body = [
+            [name, *(number(found[name].get(c)) for c in columns),
+             *(str(found[name].get(c, MISSING)) for c in counts)]
+            for name in (*results["classes"][1:], "mean")
+        ]  # fmt: skip
+        header = ["class", "Dice", "sd", "HD95 [mm]", "NSD", "volume error [ml]"]
+        lines += grid([*header, "cases with it", "missed", "invented"], body)
+        lines += [
+            "",
+            f"HD95: 95th percentile of the distances between surfaces, where there are two. NSD: "
+            f"share of the surfaces within {results['config']['tolerance']:g} mm. Missed: cases "
+            "that have the class, but not in the prediction; invented: the reverse. Both count as "
+            "Dice 0.",
+            "",
+            "## The worst cases",
+            "",
+        ]
+        for one in results["worst"]:
+            lines += [f"![{one['case']}]({one['picture']})", ""]
+            lines += [f"{one['case']}: mean Dice {number(one['dice'])}.", ""]
+    lines += ending(results)
+    return "\n".join(lines) + "\n"
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the installed libraries, importing none of them.
+
+    Example:
+        >>> sorted(versions())[-1] in LIBRARIES
+        True
+    """
+    found = {"python": platform.python_version()}
+    for name in LIBRARIES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def ending(results: Results) -> list[str]:
+    """Return how every report ends: the command and its configuration, and the versions."""
+    lines = ["", "## How to repeat", ""]
+    if results.get("config"):
+        told = {k: v for k, v in results["config"].items() if k not in ("resume", "overwrite")}
+        block = json.dumps(plain(told), indent=2, allow_nan=False)
+        command = f"crossd {results.get('command', 'transfer')} --config config.yaml --out FOLDER"
+        lines += ["Save this as `config.yaml` (JSON is YAML):", "", "```json", block, "```", ""]
+    else:
+        given = [(name, results.get(name)) for name in ("images", "volumes", "limit", "seed")]
+        options = [f"--{name} {shlex.quote(str(v))}" for name, v in given if v is not None]
+        command = " ".join(["crossd transfer", *options, "--out FOLDER"])
+    lines += ["```", command, "```", "", "## Versions", ""]
+    return lines + grid(["library", "version"], list((results.get("versions") or {}).items()))
+
+
+def grid(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:
+    """Return a Markdown table, its first column to the left and the others to the right."""
+    lines = [header, [":--", *["--:"] * (len(header) - 1)], *rows]
+    return [
+        f"| {' | '.join(str(cell).replace('|', chr(92) + '|') for cell in line)} |"
+        for line in lines
+    ]
+
+
+def number(value: float | None, decimals: int = 3) -> str:
+    """Return a number with fixed decimals, or the sign of a missing one."""
+    return f"{value:.{decimals}f}" if value is not None and math.isfinite(value) else MISSING
+
+
+def joined(names: Sequence[str]) -> str:
+    """Return "a", "a and b" or "a, b and c"."""
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
+def plain(value: Any) -> Any:
+    """Return what JSON can hold: numpy as Python, paths as text, and null for NaN and infinity."""
+    if isinstance(value, np.generic | np.ndarray):
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return str(value) if isinstance(value, Path) else value

@@ -1,0 +1,298 @@
+"""Pictures of a run, as PNG or whatever the path's suffix names.
+
+Figures are made without pyplot, so nothing global is touched. The colours are those of Okabe and
+Ito, which colour-blind readers can tell apart: Cross-D is warm, its rivals are cool or grey.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap, to_rgb
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
+
+from crossd.evaluation.summary import MISSING, Results
+from crossd.reports.markdown import METRICS
+from crossd.reports.transfer_results import CROSSD, arms, cells, metric_names
+from crossd.utils.atomic_files import atomic
+
+INK, SOFT, GREY = "#22303c", "#6b7783", "#b4bcc4"
+WARM, COOL = "#d55e00", "#0072b2"
+SIGNED = LinearSegmentedColormap.from_list("signed", [COOL, "#f7f7f5", WARM])
+COUNTS = LinearSegmentedColormap.from_list("counts", ["#f7f9fb", COOL])
+LABELS = ("#e69f00", "#56b4e9", "#009e73", "#cc79a7", "#d55e00", "#f0e442", "#0072b2")
+STYLES = {
+    "plain": (INK, "-"),
+    "scratch": ("#8a949e", ":"), "slices": (COOL, "-"), "center": ("#56b4e9", "--"),
+    "inflate": ("#009e73", "-"), "acs": ("#6a51a3", "-."), "triplanar": ("#7a9a01", "--"),
+    "fourier": ("#e69f00", "-"), "fourier-aligned": ("#cc79a7", "-"), "projection": (WARM, "-"),
+    "fourier-projection": ("#e69f00", "--"), "center-orientations": ("#56b4e9", "-."),
+    "projection-slices": (WARM, ":"), "projection-both": (WARM, "--"),
+    "projection-orientations": (WARM, "-."),
+}  # fmt: skip
+
+
+def learning_curves(results: Results, path: str | Path) -> None:
+    """Draw the pretraining by epoch and, by arm, the training of every protocol that has epochs.
+
+    Where an epoch was validated the main metric is drawn, else the loss.
+
+    Args:
+        results: The record of a run; see `crossd.reports.markdown`.
+        path: The picture to write.
+    """
+    runs = [(run["name"], run.get("history") or []) for run in results.get("pretraining") or []]
+    panels = [("Pretraining on images: loss", runs, "loss")]
+    main = _validated(runs)
+    if main:
+        panels.append(("Pretraining on images: validation", runs, main))
+    order = {arm: place for place, arm in enumerate(arms(results))}
+    for protocol in results.get("protocols") or []:
+        trained = [row for row in results.get("rows") or [] if row["protocol"] == protocol]
+        trained.sort(key=lambda row: order.get(row["arm"], len(order)))
+        curves = [(row["arm"], row["history"]) for row in trained if row.get("history")]
+        if curves:
+            main = _validated(curves)
+            what = "validation" if main else "loss"
+            panels.append((f"{protocol} on volumes: {what}", curves, main or "loss"))
+    rows, columns = -(-len(panels) // 2), min(2, len(panels))
+    drawn, axes = figure(rows, columns, (4.6 * columns, 3.1 * rows + 0.6))
+    handles: dict[str, Any] = {}
+    for ax, (title, curves, name) in zip(axes.flat, panels, strict=False):
+        dress(ax, title, "epoch", METRICS.get(name, name))
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        for position, (label, history) in enumerate(curves):
+            values = [{**(entry.get("val") or {}), "loss": entry.get("loss")}.get(name)
+                      for entry in history]  # fmt: skip
+            epochs = [entry.get("epoch", 1 + i) for i, entry in enumerate(history)]
+            colour, dash = STYLES.get(label, (LABELS[position % len(LABELS)], "-"))
+            width = 2.2 if label in CROSSD else 1.5
+            numbers = np.array(values, float)  # None becomes NaN, a gap in the line
+            (line,) = ax.plot(epochs, numbers, dash, color=colour, lw=width, marker="o", ms=3)
+            handles.setdefault(label, line)
+        if not any(history for _, history in curves):
+            _say(ax, "no epochs recorded")
+    for ax in list(axes.flat)[len(panels) :]:
+        ax.set_axis_off()
+    if handles:
+        place: dict[str, Any] = {"loc": "outside lower center", "ncols": min(5, len(handles))}
+        drawn.legend(handles.values(), handles.keys(), frameon=False, fontsize=9, **place)
+    save(drawn, path)
+
+
+def scores(results: Results, path: str | Path) -> None:
+    """Draw the main metric as dots: a panel a protocol, a line an arm, Cross-D in colour.
+
+    Args:
+        results: The record of a run; see `crossd.reports.markdown`.
+        path: The picture to write.
+    """
+    run, protocols, found = arms(results), results.get("protocols") or [], cells(results)
+    name = next(iter(metric_names(results)), "score")
+    width, height = 3.2 * max(1, len(protocols)) + 1.2, 0.34 * len(run) + 1.3
+    drawn, axes = figure(1, max(1, len(protocols)), (width, height), sharex=True, sharey=True)
+    for ax, protocol in zip(axes[0], protocols, strict=False):
+        dress(ax, protocol, METRICS.get(name, name), "")
+        ax.grid(axis="x", visible=False)
+        values = [found.get((arm, protocol, name)) for arm in run]
+        best = max((round(v, 3) for v in values if v is not None), default=None)
+        for line, (arm, value) in enumerate(zip(run, values, strict=True)):
+            if value is None:
+                ax.annotate(MISSING, (0.02, line), xycoords=ax.get_yaxis_transform(), va="center")
+                continue
+            colour = WARM if arm in CROSSD else SOFT
+            ax.plot(value, line, "o", color=colour, ms=7)
+            ax.annotate(f"{value:.3f}", (value, line), (7, 0), textcoords="offset points",
+                        va="center", fontsize=9, color=colour if arm in CROSSD else INK,
+                        fontweight="bold" if round(value, 3) == best else "normal")  # fmt: skip
+    first = axes[0, 0]
+    first.set_yticks(range(len(run)), run)
+    for text in first.get_yticklabels():
+        text.set_color(WARM if text.get_text() in CROSSD else INK)
+    first.set_ylim(len(run) - 0.4, -0.6)
+    shown = [value for key, value in found.items() if key[2] == name and key[1] in protocols]
+    if shown:
+        span = max(max(shown) - min(shown), 0.02)
+        first.set_xlim(min(shown) - 0.08 * span, max(shown) + 0.32 * span)  # room for the number
+    if not protocols:
+        _say(first, "no protocol was run")
+    save(drawn, path)
+
+
+def confusion(matrix: np.ndarray, classes: Sequence[str], title: str, path: str | Path) -> None:
+    """Draw one confusion matrix; see `confusions`."""
+    confusions({title: matrix}, classes, path)
+
+
+def confusions(
+    matrices: Mapping[str, np.ndarray], classes: Sequence[str], path: str | Path
+) -> None:
+    """Draw confusion matrices: colours are shares of the true class, numbers are counts.
+
+    Args:
+        matrices: Title to counts, each (K, K), rows the truth and columns the answer.
+        classes: The K names.
+        path: The picture to write.
+
+    Raises:
+        ValueError: "a confusion matrix ..." when one is not (K, K).
+    """
+    count = len(classes)
+    for title, matrix in matrices.items():
+        if np.shape(matrix) != (count, count):
+            shape = np.shape(matrix)
+            raise ValueError(f"a confusion matrix ({title}) must be {(count, count)}, not {shape}")
+    columns = min(3, max(1, len(matrices)))
+    rows = -(-max(1, len(matrices)) // columns)
+    side = float(np.clip(0.42 * count + 1.4, 3.0, 8.0))
+    drawn, axes = figure(rows, columns, (side * columns, side * rows))
+    for ax, (title, counts) in zip(axes.flat, matrices.items(), strict=False):
+        total = np.sum(counts, axis=1, keepdims=True)
+        share = np.divide(counts, total, out=np.zeros((count, count)), where=total > 0)
+        right = f": accuracy {np.trace(counts) / np.sum(counts):.3f}" if np.sum(counts) else ""
+        dress(ax, title + right, "answer", "truth")
+        ax.grid(visible=False)
+        ax.imshow(share, cmap=COUNTS, vmin=0, vmax=1)
+        ax.set_xticks(range(count), classes, rotation=90 if sum(map(len, classes)) > 30 else 0)
+        ax.set_yticks(range(count), classes)
+        ax.tick_params(labelsize=8 if count <= 12 else 5)
+        for row, column in np.ndindex(count, count):
+            if counts[row][column] and count <= 20:
+                light = "white" if share[row, column] > 0.55 else INK
+                ax.text(column, row, f"{counts[row][column]:g}", color=light,
+                        ha="center", va="center", fontsize=8 if count <= 12 else 5)  # fmt: skip
+    for ax in list(axes.flat)[len(matrices) :]:
+        ax.set_axis_off()
+    save(drawn, path)
+
+
+def answers(
+    image: np.ndarray,
+    truth: np.ndarray,
+    answers: Mapping[str, np.ndarray],
+    classes: Sequence[str],
+    path: str | Path,
+    scores: Mapping[str, float] | None = None,
+    spacing: Sequence[float] | None = None,
+    title: str = "",
+) -> None:
+    """Draw the image, the truth and each arm's answer in the three views.
+
+    Each row is the slice with most foreground. A thin white line is the truth's outline.
+
+    Args:
+        image: (D, H, W).
+        truth: (D, H, W) labels, 0 the background.
+        answers: Arm to labels, each (D, H, W).
+        classes: Names of the labels 1, 2, ...; a first one called "background" is label 0.
+        path: The picture to write.
+        scores: Arm to Dice, shown in the titles.
+        spacing: Size of a voxel in the order of the axes [mm]; cubes without.
+        title: Above all; a name of a case, say.
+
+    Raises:
+        ValueError: "the answer of ..." when a shape is not that of the image.
+    """
+    masks: dict[str, np.ndarray] = {"truth": truth, **answers}
+    for arm, mask in masks.items():
+        if mask.shape != image.shape:
+            raise ValueError(f"the answer of {arm} must be {image.shape}, not {mask.shape}")
+    seen = [int(label) for label in np.unique(np.stack(list(masks.values()))) if label > 0]
+    image = np.nan_to_num(image)
+    low, high = np.percentile(image, (1, 99))
+    views = ("axial", "coronal", "sagittal")[: 1 if len(image) == 1 else 3]
+    sides = np.array(image.shape) * (spacing or (1.0, 1.0, 1.0))
+    heights = [sides[1 if axis == 0 else 0] / sides[1 if axis == 2 else 2] for axis in range(3)]
+    heights = [min(3.0, max(0.2, height)) for height in heights[: len(views)]]
+    size = (1.9 * (1 + len(masks)) + 0.5, 1.9 * sum(heights) + 0.9 + 0.3 * bool(title))
+    drawn, grid = figure(len(views), 1 + len(masks), size, height_ratios=heights)
+    axes = np.reshape(grid, (len(views), -1))
+    if title:
+        drawn.suptitle(title, fontsize=11)
+    columns: list[tuple[str, np.ndarray | None]] = [("image", None), *masks.items()]
+    for axis, view in enumerate(views):
+        others = tuple(other for other in range(3) if other != axis)
+        area = (masks["truth"] > 0).sum(others)
+        place = int(area.argmax()) if area.any() else image.shape[axis] // 2
+        outline = np.take(masks["truth"], place, axis) > 0
+        for ax, (name, labels) in zip(axes[axis], columns, strict=True):
+            grey = np.take(image, place, axis)
+            ax.imshow(grey, cmap="gray", vmin=low, vmax=max(high, low + 1e-6), origin="lower")
+            ax.set_aspect("auto" if spacing else "equal")
+            ax.set(xticks=[], yticks=[], facecolor="black")
+            ax.spines[:].set_visible(False)
+            if axis == 0:
+                dice = f"\nDice {scores[name]:.3f}" if scores and name in scores else ""
+                ax.set_title(name + dice, fontsize=10, color=WARM if name in CROSSD else INK)
+            if labels is None:
+                ax.set_ylabel(f"{view} {place}", fontsize=9, color=SOFT)
+                continue
+            for label in seen:
+                chosen = np.take(labels, place, axis) == label
+                region(ax, chosen, LABELS[(label - 1) % len(LABELS)])
+            if name != "truth":
+                _edge(ax, outline, "white", 0.7)
+    names = list(classes)[1:] if list(classes[:1]) == ["background"] else list(classes)
+    keys = [Rectangle((0, 0), 1, 1, color=LABELS[(label - 1) % len(LABELS)]) for label in seen]
+    texts = [names[label - 1] if label <= len(names) else str(label) for label in seen]
+    if seen:
+        drawn.legend(keys, texts, loc="outside lower center", ncols=6, frameon=False, fontsize=9)
+    save(drawn, path)
+
+
+def figure(
+    rows: int, columns: int, size: tuple[float, float], **options: Any
+) -> tuple[Figure, np.ndarray]:
+    """Return a figure and its panels, (rows, columns)."""
+    made = Figure(figsize=size, dpi=150, facecolor="white", layout="constrained")
+    return made, made.subplots(rows, columns, squeeze=False, **options)
+
+
+def dress(ax: Axes, title: str, horizontal: str, vertical: str) -> None:
+    """Give a panel its title, labels and quiet lines."""
+    ax.set_title(title, fontsize=10, color=INK)
+    ax.set_xlabel(horizontal, fontsize=9, color=SOFT)
+    ax.set_ylabel(vertical, fontsize=9, color=SOFT)
+    ax.tick_params(labelsize=9, color=GREY, labelcolor=INK)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.spines[["left", "bottom"]].set_color(GREY)
+    ax.grid(color="#e8ecef", lw=0.8)
+    ax.set_axisbelow(True)
+
+
+def _say(ax: Axes, text: str) -> None:
+    """Write a remark into an empty panel."""
+    ax.text(0.5, 0.5, text, color=SOFT, ha="center", va="center", transform=ax.transAxes)
+
+
+def _validated(curves: Sequence[tuple[str, Sequence[Mapping[str, Any]]]]) -> str | None:
+    """Return the main metric that some epoch was validated with."""
+    names = {name for _, history in curves for entry in history for name in entry.get("val") or {}}
+    return next((name for name in METRICS if name in names), None)
+
+
+def region(
+    ax: Axes, mask: np.ndarray, colour: str, origin: Literal["lower", "upper"] = "lower"
+) -> None:
+    """Fill a mask and draw its edge."""
+    if mask.any():
+        fill = np.zeros((*mask.shape, 4))
+        fill[mask] = (*to_rgb(colour), 0.5)
+        ax.imshow(fill, origin=origin, interpolation="nearest", aspect=ax.get_aspect())
+    _edge(ax, mask, colour, 1.0)
+
+
+def _edge(ax: Axes, mask: np.ndarray, colour: str, width: float) -> None:
+    """Draw the edge of a mask that has one."""
+    if mask.any() and not mask.all() and min(mask.shape) > 1:
+        ax.contour(mask, [0.5], colors=[colour], linewidths=width)
+
+
+def save(drawn: Figure, path: str | Path) -> None:
+    """Write a figure whole or not at all."""
+    with atomic(path) as temporary:
+        drawn.savefig(temporary, format=Path(path).suffix[1:] or "png")

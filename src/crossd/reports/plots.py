@@ -1,0 +1,167 @@
+"""Plots of a comparison: curves over labelled volumes, differences with intervals, mean ranks."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.ticker import MaxNLocator
+
+from crossd.evaluation import statistics, summary
+from crossd.evaluation.summary import Results
+from crossd.reports.markdown import METRICS
+from crossd.reports.pictures import COOL, INK, LABELS, SOFT, STYLES, WARM, dress, figure, save
+
+
+def training(results: Results, path: str | Path) -> None:
+    """Draw the losses of one training by epoch and, where there was validation, its main score.
+
+    Args:
+        results: The record that `crossd pretrain` and its like write to `metrics.json`.
+        path: The picture to write.
+    """
+    history = results["history"]
+    losses = [name for name in history[-1] if name.startswith("loss")]
+    checked = [one for one in history if one.get("val")]
+    main = next((name for name in METRICS if checked and name in checked[0]["val"]), None)
+    drawn, axes = figure(1, 1 + (main is not None), (4.6 * (1 + (main is not None)), 3.1))
+    epochs = [one["epoch"] for one in history]
+    dress(axes[0, 0], "Loss in training", "epoch", "loss")
+    for name, colour in zip(losses, (WARM, COOL), strict=False):
+        values = np.array([one.get(name) for one in history], float)  # None becomes a gap
+        axes[0, 0].plot(epochs, values, "o-", color=colour, ms=3, label=name)
+    if len(losses) > 1:
+        axes[0, 0].legend(frameon=False, fontsize=9)
+    if main is not None:
+        dress(axes[0, 1], "On validation samples", "epoch", METRICS[main])
+        scores = [one["val"][main] for one in checked]
+        axes[0, 1].plot([one["epoch"] for one in checked], scores, "o-", color=WARM, ms=3)
+    for ax in axes.flat:
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    save(drawn, path)
+
+
+def efficiency(results: Results, path: str | Path) -> None:
+    """Draw the mean score over the number of labelled volumes, a panel a protocol, with bands.
+
+    What arms say without labelled volumes (zero) is drawn at the left end of every panel.
+
+    Args:
+        results: The record of a comparison; see `crossd.evaluation.summary`.
+        path: The picture to write.
+    """
+    names = [n for n in dict.fromkeys(k[0] for k in summary.keys(results)) if n != "zero"]
+    free = summary.summaries(results, ("zero", 0))
+    drawn, axes = figure(1, max(1, len(names)), (4.6 * max(1, len(names)), 3.8), sharey=True)
+    handles: dict[str, Any] = {}
+    for ax, protocol in zip(axes[0], names, strict=False):
+        numbers = summary.limits(results, protocol)
+        found = {n: summary.summaries(results, (protocol, n)) for n in numbers}
+        dress(ax, protocol, "labelled volumes", _metric(results))
+        ax.set_xscale("log")
+        left = min(numbers) / 2
+        for position, arm in enumerate(results["arms"]):
+            colour, dash = _style(arm, position)
+            known = [(n, found[n][arm]) for n in numbers if arm in found[n]]
+            if not known:
+                continue
+            x = np.array([n for n, _ in known])
+            means = np.array([s.mean for _, s in known])
+            low, high = (
+                np.array([s.mean if end(s) is None else end(s) for _, s in known])
+                for end in (lambda s: s.low, lambda s: s.high)
+            )
+            (line,) = ax.plot(x, means, dash, color=colour, marker="o", ms=4, label=arm)
+            ax.fill_between(x, low, high, color=colour, alpha=0.13, lw=0)
+            handles.setdefault(arm, line)
+            if arm in free:
+                ax.plot([left, x[0]], [free[arm].mean, means[0]], ":", color=colour, lw=1)
+                ax.plot(left, free[arm].mean, "D", color=colour, ms=5)
+        shown = [left, *numbers] if free else numbers
+        ax.set_xticks(shown, ["0", *map(str, numbers)] if free else list(map(str, numbers)))
+        ax.minorticks_off()
+    if handles:
+        drawn.legend(
+            list(handles.values()), list(handles), frameon=False, fontsize=9,
+            loc="outside lower center", ncols=min(3 * max(1, len(names)), len(handles)),
+        )  # fmt: skip
+    save(drawn, path)
+
+
+def differences(results: Results, path: str | Path) -> None:
+    """Draw how far the first arm is ahead of each other one, with the interval of the difference.
+
+    Args:
+        results: The record of a comparison.
+        path: The picture to write.
+    """
+    keys = summary.keys(results)
+    first, *others = results["arms"]
+    shape = (3.0 * len(keys) + 1.4, 0.36 * len(others) + 1.5)
+    drawn, axes = figure(1, len(keys), shape, sharex=True, sharey=True)
+    for ax, key in zip(axes[0], keys, strict=True):
+        dress(ax, summary.title(key), f"{_metric(results)}: {first} less the other", "")
+        ax.grid(axis="y", visible=False)
+        ax.axvline(0, color=INK, lw=1)
+        for one in summary.comparisons(results, key):
+            line, gap = others.index(one["arm"]), one["difference"]
+            sure = one.get("holm", 1.0) < summary.ALPHA
+            colour = (WARM if gap > 0 else "#0072b2") if sure else SOFT
+            low = one["low"] if one["low"] is not None else one.get("case_low", gap)
+            high = one["high"] if one["high"] is not None else one.get("case_high", gap)
+            ax.plot([low, high], [line, line], "-", color=colour, lw=2)
+            ax.plot(gap, line, "o", color=colour, ms=6)
+            ax.annotate(f"{gap:+.3f}", (gap, line), (0, 5), textcoords="offset points",
+                        ha="center", fontsize=8, color=INK)  # fmt: skip
+    axes[0, 0].margins(x=0.15)
+    axes[0, 0].set_yticks(range(len(others)), others)
+    axes[0, 0].set_ylim(len(others) - 0.4, -0.8)
+    save(drawn, path)
+
+
+def ranks(results: Results, path: str | Path) -> bool:
+    """Draw mean ranks with bars over arms that do not differ significantly (Demšar 2006).
+
+    Args:
+        results: The record of a comparison.
+        path: The picture to write.
+
+    Returns:
+        Whether there was enough to draw: three arms and two repetitions.
+    """
+    arms, scores = summary.blocks(results)
+    if len(arms) < 3 or len(scores) < 2:
+        return False
+    means = statistics.mean_ranks(scores)
+    order = np.argsort(means, kind="stable")
+    least = statistics.critical_difference(len(arms), len(scores))
+    drawn, axes = figure(1, 1, (6.4, 0.3 * len(arms) + 1.9))
+    ax = axes[0, 0]
+    dress(ax, f"mean rank over {len(scores)} repetitions", "", "")
+    ax.grid(axis="y", visible=False)
+    ax.set_yticks([])
+    for place, at in enumerate(order):
+        arm, rank = arms[at], means[at]
+        colour, _ = _style(arm, int(at))
+        ax.plot([rank, rank], [0, place + 1], color=colour, lw=1)
+        ax.plot(rank, 0, "o", color=colour, ms=6)
+        ax.annotate(f"{arm}  {rank:.2f}", (rank, place + 1), (4, 0), color=INK, va="center",
+                    textcoords="offset points", fontsize=9)  # fmt: skip
+    sorted_ranks = means[order].tolist()
+    for level, (i, j) in enumerate(summary.groups(sorted_ranks, least)):
+        y = -0.5 - 0.4 * level
+        ax.plot([sorted_ranks[i] - 0.05, sorted_ranks[j] + 0.05], [y, y], color=INK, lw=3)
+    note = f"1 is best; bars join what differs by less than {least:.2f} (Nemenyi)"
+    ax.set_xlabel(note, fontsize=8)
+    ax.set_xlim(0.8, len(arms) + 0.9)
+    ax.set_ylim(len(arms) + 0.8, -2.4)
+    save(drawn, path)
+    return True
+
+
+def _style(arm: str, position: int) -> tuple[str, str]:
+    return STYLES.get(arm, (LABELS[position % len(LABELS)], "-"))
+
+
+def _metric(results: Results) -> str:
+    name = str(results["metric"])
+    return METRICS.get(name, name)

@@ -1,0 +1,232 @@
+"""The cases that a report shows: the worst and the best, to leaf through."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import nn
+
+from crossd.data.dataset import Samples, Subset
+from crossd.data.source import Source
+from crossd.evaluation import summary
+from crossd.reports.slice_viewer import Case, sheets
+from crossd.training import devices, metrics, validate
+from crossd.training.config import TrainConfig
+
+COUNT = 3
+"""Cases of the worst, and of the best."""
+
+CLASSES = 5
+"""Classes whose probabilities are told."""
+
+WORST, BEST = "The worst", "The best"
+
+
+def titled(samples: Samples) -> list[str]:
+    """Return what samples are called, in their order; a number alone says too little."""
+    names = [samples.case(index) for index in range(len(samples))]
+    return [f"sample {name}" if name.isdecimal() else name for name in names]
+
+
+def extremes(values: ArrayLike, count: int = COUNT) -> list[tuple[int, str]]:
+    """Choose the worst and the best, each sample once.
+
+    Args:
+        values: Scores; what is not a number is left out.
+        count: Of either.
+
+    Returns:
+        Places, the worst first, then the best first, each with its group.
+
+    Example:
+        >>> extremes([0.9, 0.1, float("nan"), 0.5], count=1)
+        [(1, 'The worst'), (0, 'The best')]
+    """
+    scores = np.asarray(values, float)
+    order = [int(i) for i in np.argsort(scores, kind="stable") if np.isfinite(scores[i])]
+    low = order[: min(count, -(-len(order) // 2))]
+    high = order[len(low) :][::-1][:count]
+    return [(i, WORST) for i in low] + [(i, BEST) for i in high]
+
+
+def of_scored(
+    net: nn.Module,
+    source: Source,
+    samples: Samples,
+    outputs: Sequence[Any],
+    options: TrainConfig,
+) -> list[Case]:
+    """Show the worst and the best of samples that were scored; every process must ask.
+
+    Args:
+        net: That was scored.
+        source: What the samples are from.
+        samples: That were scored.
+        outputs: As `crossd.training.validate.score` gave them.
+        options: As it was given.
+    """
+    order = validate.order(net, samples, options)
+    if source.task == "segmentation":
+        with np.errstate(invalid="ignore"):
+            dices = outputs[0]
+            known = np.isfinite(dices)
+            means = np.where(known, dices, 0).sum(1) / known.sum(1)
+        chosen = [(int(order[i]), group) for i, group in extremes(means)]
+        return _masks(net, source, samples, chosen, options)
+    probabilities, truth = (np.asarray(one) for one in outputs)
+    own = probabilities[np.arange(len(truth)), truth]
+    names = titled(samples)
+    return [
+        labelled(
+            names[int(order[i])],
+            group,
+            samples[int(order[i])]["image"][0].numpy(),
+            {"network": probabilities[i]},
+            int(truth[i]),
+            source,
+        )
+        for i, group in extremes(own)
+    ]
+
+
+def labelled(
+    name: str,
+    group: str,
+    image: NDArray[Any],
+    answers: Mapping[str, NDArray[Any]],
+    truth: int,
+    source: Source,
+) -> Case:
+    """Show a sample with the class probabilities of one network, or the answers of several."""
+    classes = source.classes
+    made = sheets(image, spacing=source.spacing)
+    if len(answers) > 1:
+        right = sum(int(p.argmax()) == truth for p in answers.values())
+        said = f"{right} of {len(answers)} arms right; truth {classes[truth]}."
+        rows = [
+            (arm, classes[int(p.argmax())], f"{p.max():.3f}", f"{p[truth]:.3f}")
+            for arm, p in answers.items()
+        ]
+        return Case(name, said, group, made, header=("arm", "answer", "sure", "truth"), rows=rows)
+    (chances,) = answers.values()
+    best = int(chances.argmax())
+    verdict = "Right" if best == truth else f"Wrong: the truth is {classes[truth]}"
+    said = f"{verdict}. Answer {classes[best]}, probability {chances[best]:.3f}."
+    listed = list(dict.fromkeys([*np.argsort(-chances)[:CLASSES].tolist(), truth]))
+    rows2 = [(classes[k] + (" (truth)" if k == truth else ""), f"{chances[k]:.3f}") for k in listed]
+    return Case(name, said, group, made, header=("class", "probability"), rows=rows2)
+
+
+def segmented(
+    name: str,
+    group: str,
+    image: NDArray[Any],
+    truth: NDArray[Any],
+    answers: Mapping[str, NDArray[Any]],
+    classes: Sequence[str],
+    spacing: Sequence[float] | None,
+    scores: Mapping[str, NDArray[np.float64]] | None = None,
+) -> Case:
+    """Show a sample with its true mask and those of one network or several, with their Dice.
+
+    Args:
+        name: Of the sample.
+        group: The heading it stands under.
+        image: ``(D, H, W)`` or ``(H, W)``.
+        truth: Labels of the same shape.
+        answers: Arm to labels.
+        classes: Names, the background first.
+        spacing: Size of a voxel in the order of the axes [mm].
+        scores: Arm to the Dice of the classes, where they are known.
+    """
+    scores = scores or {
+        arm: metrics.dice(torch.from_numpy(mask), torch.from_numpy(truth), len(classes))
+        for arm, mask in answers.items()
+    }
+    means = {arm: _mean(dices) for arm, dices in scores.items()}
+    ranked = sorted(answers, key=lambda arm: -np.nan_to_num(means[arm]))  # the best is shown first
+    made = sheets(image, truth, {arm: answers[arm] for arm in ranked}, spacing)
+    if len(answers) == 1:
+        (arm,) = answers
+        rows = [(n, _text(d)) for n, d in zip(classes[1:], scores[arm], strict=True)]
+        said = f"Mean Dice {_text(means[arm])}."
+        return Case(name, said, group, made, classes, ("class", "Dice"), rows)
+    best, last = ranked[0], ranked[-1]
+    said = f"Mean Dice from {_text(means[last])} ({last}) to {_text(means[best])} ({best})."
+    rows = [(arm, _text(means[arm])) for arm in ranked]
+    return Case(name, said, group, made, classes, ("arm", "mean Dice"), rows)
+
+
+def compared(results: Mapping[str, Any], source: Source) -> list[Case]:
+    """Show where the first arm of a comparison is furthest behind and ahead of its best rival.
+
+    Nothing is shown of folds, whose test samples differ.
+    """
+    key = summary.keys(results)[-1]
+    first, *others = (a for a in results["arms"] if summary.scores(results, key, a))
+    if results["folds"]:
+        return []
+    scores = {arm: summary.case_scores(results, key, arm) for arm in (first, *others)}
+    rival = summary.best(results, key, others)
+    values = scores[first] - scores[rival] if rival else scores[first]
+    named = titled(source.test)
+    title = summary.title(key)
+    header = ("arm", "mean Dice" if source.task == "segmentation" else "share right")
+    cases = []
+    for i, group in extremes(values):
+        sample = source.test[i]
+        truth = sample["mask"].numpy() if "mask" in sample else None
+        said = f"{first} {scores[first][i]:.3f}" + (
+            f", {rival} {scores[rival][i]:.3f}" if rival else ""
+        )
+        if truth is None:
+            said += f"; truth {source.classes[int(sample['label'])]}"
+        end = f" for {first}" + (f" against {rival}" if rival else "") + f": {title}"
+        made = sheets(sample["image"][0].numpy(), truth, spacing=source.spacing)
+        rows = [(arm, f"{own[i]:.3f}") for arm, own in scores.items()]
+        cases.append(Case(named[i], f"{said}.", group + end, made, source.classes, header, rows))
+    return cases
+
+
+def _masks(
+    net: nn.Module,
+    source: Source,
+    samples: Samples,
+    chosen: Sequence[tuple[int, str]],
+    options: TrainConfig,
+) -> list[Case]:
+    """Let a network answer again on a few samples, to show its masks."""
+    part = Subset(samples, np.array([i for i, _ in chosen], np.int64))
+    one = dataclasses.replace(options, batch_size=1, workers=0)
+    guesses = devices.gathered(
+        [answer[0].to(torch.uint8).cpu().numpy() for answer, _ in validate.answers(net, part, one)]
+    )
+    found = dict(zip(validate.order(net, part, one).tolist(), guesses, strict=False))
+    names = titled(samples)
+    cases = []
+    for place, (i, group) in enumerate(chosen):
+        sample = samples[i]
+        cases.append(
+            segmented(
+                names[i],
+                group,
+                sample["image"][0].numpy(),
+                sample["mask"].to(torch.uint8).numpy(),
+                {"network": found[place]},
+                source.classes,
+                source.spacing,
+            )
+        )
+    return cases
+
+
+def _mean(values: NDArray[np.float64]) -> float:
+    known = values[np.isfinite(values)]
+    return float(known.mean()) if len(known) else float("nan")
+
+
+def _text(value: float) -> str:
+    return f"{value:.3f}" if np.isfinite(value) else "\u2013"

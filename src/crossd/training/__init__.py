@@ -1,0 +1,1 @@
+"""One training: its configuration, batches, loop, checkpoints and logs."""

@@ -1,0 +1,64 @@
+"""BatchNorm over the batches of all processes, on any device."""
+
+import functools
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from crossd.training import devices
+
+
+def sync_batch_norm(net: nn.Module) -> None:
+    """Let every BatchNorm of a network measure the batch of all processes, in place.
+
+    In training only. `torch.nn.SyncBatchNorm` does so on GPUs alone, and would replace our layers.
+    """
+    if devices.share()[1] > 1:
+        for module in net.modules():
+            if isinstance(module, _BatchNorm):
+                module.forward = functools.partial(_forward, module)  # type: ignore[method-assign]
+
+
+class _Summed(torch.autograd.Function):
+    """The sum over all processes; so is its gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        total = x.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        total = gradient.clone()
+        dist.all_reduce(total)
+        return total
+
+
+def _forward(norm: Any, x: Tensor) -> Tensor:
+    if not norm.training:
+        answer: Tensor = type(norm).forward(norm, x)
+        return answer
+    norm._check_input_dim(x)
+    axes = [0, *range(2, x.dim())]
+    shape = [1, -1, *[1] * (x.dim() - 2)]
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    count = wide.new_tensor([x.numel() / x.shape[1]])
+    dist.all_reduce(count)
+    mean = _Summed.apply(wide.sum(axes)) / count
+    centred = wide - mean.view(shape)
+    variance = _Summed.apply(centred.square().sum(axes)) / count
+    if norm.track_running_stats:
+        norm.num_batches_tracked.add_(1)
+        rate = 1 / float(norm.num_batches_tracked) if norm.momentum is None else norm.momentum
+        with torch.no_grad():
+            norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), rate)
+            unbiased = variance * (count / (count - 1).clamp_min(1))
+            norm.running_var.lerp_(unbiased.to(norm.running_var.dtype), rate)
+    normal = centred * (variance + norm.eps).rsqrt().view(shape)
+    if norm.affine:
+        normal = normal * norm.weight.view(shape) + norm.bias.view(shape)
+    return normal.to(x.dtype)

@@ -1,0 +1,93 @@
+"""Checkpoints of a training: written whole, checked when read, the last two kept."""
+
+import hashlib
+import io
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from crossd.errors import InputError
+from crossd.utils.atomic_files import atomic
+from crossd.utils.run_folder import CHECKPOINT, EARLIER_CHECKPOINT
+
+MAGIC = b"crossd checkpoint 1 sha256 "
+
+
+def keep(folder: Path, state: dict[str, Any]) -> None:
+    """Write a checkpoint; the one before it stays beside it.
+
+    Args:
+        folder: Where.
+        state: Of tensors, numbers, strings, lists and dictionaries.
+    """
+    stream = io.BytesIO()
+    torch.save(state, stream)
+    content = stream.getbuffer()
+    last = folder / CHECKPOINT
+    with atomic(last) as temporary:
+        with temporary.open("wb") as file:
+            file.write(MAGIC + hashlib.sha256(content).hexdigest().encode() + b"\n")
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        if last.is_file():
+            _also_called(last, folder / EARLIER_CHECKPOINT)
+
+
+def _also_called(path: Path, name: Path) -> None:
+    """Give a file a second name, which another file may have had; at no time it has none."""
+    spare = name.with_suffix(".tmp")
+    spare.unlink(missing_ok=True)
+    try:
+        spare.hardlink_to(path)
+        spare.replace(name)
+    except OSError:  # a file system without links: for a moment only the second name is there
+        path.replace(name)
+
+
+def restore(folder: Path | None) -> tuple[dict[str, Any], list[str]]:
+    """Read the newest good checkpoint of a folder.
+
+    Returns:
+        The state, and a line on each checkpoint that was not good.
+
+    Raises:
+        InputError: "nothing to resume" when there is none.
+    """
+    bad: list[str] = []
+    for name in (CHECKPOINT, EARLIER_CHECKPOINT):
+        path = None if folder is None else folder / name
+        if path is None or not path.is_file():
+            continue
+        try:
+            return _read(path), bad
+        except Exception as error:  # torch raises many kinds for what is not a checkpoint
+            bad.append(f"{path} is damaged ({type(error).__name__}: {error}): not used")
+    if bad:
+        raise InputError(f"nothing to resume: {'; '.join(bad)}; start anew with --overwrite")
+    where = CHECKPOINT if folder is None else folder / CHECKPOINT
+    raise InputError(f"nothing to resume: no such file: {where}; start anew with --overwrite")
+
+
+def fault(path: Path) -> str:
+    """Say what is wrong with a checkpoint; empty when it is whole."""
+    return _opened(path)[0]
+
+
+def _opened(path: Path) -> tuple[str, bytes]:
+    head, _, content = path.read_bytes().partition(b"\n")
+    if not head.startswith(MAGIC):
+        return "it does not begin like a checkpoint", b""
+    if hashlib.sha256(content).hexdigest().encode() != head.removeprefix(MAGIC):
+        return "its checksum is another", b""
+    return "", content
+
+
+def _read(path: Path) -> dict[str, Any]:
+    wrong, content = _opened(path)
+    if wrong:
+        raise ValueError(wrong)
+    state: dict[str, Any] = torch.load(io.BytesIO(content), weights_only=True)
+    return state

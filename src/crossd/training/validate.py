@@ -1,0 +1,134 @@
+"""What a network says of samples, what that is worth, and BatchNorm measured on them."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from crossd.conversion.adapt import measuring
+from crossd.data.dataset import Samples
+from crossd.data.patches import Patches
+from crossd.data.source import Source
+from crossd.inference import sliding_window
+from crossd.training import devices, metrics
+from crossd.training.batches import Batch, batches, view_of
+from crossd.training.config import TrainConfig
+from crossd.utils.progress import Progress
+
+
+def describe(scores: dict[str, float], task: str) -> str:
+    """Put the main scores of a task in words."""
+    shown = ("accuracy", "auc") if task == "classification" else ("dice",)
+    return ", ".join(f"{name} {scores[name]:.3f}" for name in shown)
+
+
+@torch.no_grad()
+def score(
+    net: nn.Module, source: Source, samples: Samples, config: TrainConfig
+) -> tuple[dict[str, float], list[Any]]:
+    """Score a network on samples of a source.
+
+    Args:
+        net: Takes the samples and gives logits.
+        source: What the samples are from.
+        samples: Any of its splits.
+        config: Batch size and precision.
+
+    Returns:
+        The scores; and for classification ``[probabilities (N, K), labels (N,)]``, for
+        segmentation the Dice of every sample and class, shape ``(N, K - 1)``, in a list.
+    """
+    masks = source.task == "segmentation"
+    mine: list[Any] = []
+    for answer, batch in answers(net, samples, config):
+        truth = batch["mask" if masks else "label"].cpu()
+        if masks:
+            pairs = zip(answer.cpu(), truth, strict=True)
+            mine.append([metrics.dice(guess, mask, len(source.classes)) for guess, mask in pairs])
+        else:
+            mine.append((answer.cpu(), truth))
+    outputs = devices.gathered(mine)  # the last batches may be there twice
+    if masks:
+        scores = np.stack([one for several in outputs for one in several][: len(samples)])
+        return metrics.segmentation(scores, source.classes), [scores]
+    joined = [torch.cat(part)[: len(samples)] for part in zip(*outputs, strict=True)]
+    return metrics.classification(joined[0], joined[1]), joined
+
+
+@torch.no_grad()
+def answers(
+    net: nn.Module, samples: Samples, config: TrainConfig, raw: bool = False
+) -> Iterator[tuple[Tensor, Batch]]:
+    """Yield what a network says of batch after batch, in evaluation mode.
+
+    Of images and volumes with labels the class probabilities ``(N, K)``; of those with masks the
+    class of every pixel or voxel, ``(N, ...)``, by windows of the size of a patch where volumes
+    differ in size. With `raw`, the network's answers as they are, of whole samples.
+    """
+    fabric = devices.alone(config.precision)
+    training = net.training
+    net.eval().to(fabric.device)
+    patch = samples.patch
+    if samples.labels is not None:
+        samples = Patches(samples, patch, config.seed, center=True)
+    loader = batches(samples, net, config)
+    ready: Any = fabric.setup_dataloaders(loader, use_distributed_sampler=False)
+    for batch in ready:
+        batch["image"] = batch["image"].to(devices.dtype_of(net))
+        with fabric.autocast(), view_of(batch, net):
+            if samples.patch is not None:
+                yield sliding_window.classes(net, batch["image"][0], samples.patch)[None], batch
+                continue
+            logits = net(batch["image"]).float()
+        if raw:
+            yield logits, batch
+            continue
+        yield logits.softmax(1) if logits.dim() == 2 else logits.argmax(1), batch
+    net.train(training)
+
+
+def order(net: nn.Module, samples: Samples, config: TrainConfig) -> NDArray[np.int64]:
+    """Return the places of samples in the order in which `score` and `answers` take them.
+
+    Slices whose views are known are sorted by view within their batches.
+    """
+    if samples.labels is not None:
+        samples = Patches(samples, samples.patch, config.seed, center=True)
+    sampler: Any = batches(samples, net, config).batch_sampler
+    places: NDArray[np.int64] = np.concatenate(sampler.plan())
+    return places
+
+
+@torch.no_grad()
+def recalibrate(
+    net: nn.Module, samples: Samples, config: TrainConfig, *, progress: Progress | None = None
+) -> int:
+    """Measure BatchNorm's running statistics anew on samples, whose labels are not used.
+
+    Args:
+        net: Changed in place; nothing happens without BatchNorm with running statistics.
+        samples: Images or volumes; of volumes that differ in size, one patch each.
+        config: Batch size and precision.
+        progress: Where to show how far it is.
+
+    Returns:
+        The number of layers that were recalibrated.
+    """
+    fabric = devices.alone(config.precision)
+    net.to(fabric.device)
+    progress = progress or Progress(quiet=True)
+    with measuring(net) as layers:
+        if layers == 0:
+            return 0
+        loader = batches(Patches(samples, samples.patch, config.seed), net, config)
+        ready: Any = fabric.setup_dataloaders(loader, use_distributed_sampler=False)
+        with progress.task("recalibrating", total=len(loader)) as bar:
+            for batch in ready:
+                batch["image"] = batch["image"].to(devices.dtype_of(net))
+                with fabric.autocast(), view_of(batch, net):
+                    net(batch["image"])
+                bar.advance(len(batch["image"]))
+    return layers

@@ -1,0 +1,104 @@
+"""Folders of results: claimed before work starts, never overwritten unasked."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from crossd.errors import InputError
+from crossd.utils.atomic_files import atomic
+
+RESULT = "metrics.json"
+CONFIGURATION = "config.yaml"
+CHECKPOINT = "last.ckpt"
+EARLIER_CHECKPOINT = "earlier.ckpt"
+PLAN = "plan.yaml"
+LOG = "log.csv"
+STATUS = "status.json"
+BAD_BATCHES = "bad-batches.jsonl"
+"""Where it is written which samples gave a loss that is no number."""
+
+LEFTOVERS = (
+    *("arm-*.json", "answer-*.npz", "pretrained-*.json", "run-*.json"),
+    *(CHECKPOINT, EARLIER_CHECKPOINT),
+)
+"""What an interrupted run leaves, to be resumed."""
+
+OUTPUTS = (
+    *(RESULT, "report.md", "report.html", "weights.safetensors", "pretrained-*.safetensors", PLAN),
+    *("cases.csv", "worst-*.png", "runs.csv", "table.tex"),
+    *(LOG, STATUS, BAD_BATCHES, "tensorboard/events.*"),
+    *("efficiency.png", "differences.png", "ranks.png"),
+    *("scores.png", "curves.png", "confusion.png", "answers.png", "bench.png"),
+    *("data.png", "kernels.png", "kernels.gif", "energy.png", "similarity.png"),
+    *("poses.png", "poses-classes.png", "grad-cam.png", "answer.png"),
+)
+"""What a run that ended leaves."""
+
+_NOT_COMPARED = ("out", "overwrite", "resume", "workers", "cache", "cache_gb")
+
+
+def claim_folder(config: Any, resumable: bool | None = None) -> Path:
+    """Make the output folder of a run and write its configuration there.
+
+    Args:
+        config: A dataclass with `out`, `overwrite` and, where a run can go on, `resume`.
+        resumable: Whether it can; None asks the dataclass.
+
+    Returns:
+        The folder.
+
+    Raises:
+        InputError: When a result or anything else is there already, or a run with other options is
+            to be resumed.
+    """
+    import yaml
+
+    if not config.out:
+        raise InputError("--out is empty: name a folder")
+    folder = Path(config.out)
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"--out {folder} is a file: name a folder")
+    if (folder / RESULT).exists() and not config.overwrite:
+        raise InputError(f"{folder} already holds a result: name another --out, or --overwrite it")
+    path = folder / CONFIGURATION
+    options = dataclasses.asdict(config)
+    resumable = "resume" in options if resumable is None else resumable
+    resume = resumable and options["resume"]
+    if resume:
+        if not path.is_file():
+            raise InputError(f"nothing to resume: no such file: {path}; start without --resume")
+        before = yaml.safe_load(path.read_text()) or {}
+        changed = [
+            name
+            for name, value in options.items()
+            if name not in _NOT_COMPARED and before.get(name) != value
+        ]
+        if changed:
+            raise InputError(
+                f"{folder} was started with another {', '.join(changed)}: resume with the same "
+                "options, or start anew with --overwrite"
+            )
+    elif not config.overwrite:
+        others = [p for p in folder.glob("*") if p != path]
+        if path.exists() and (others or resumable):
+            ways = "--resume or --overwrite" if resumable else "--overwrite"
+            raise InputError(f"{folder} holds a run that did not end: {ways} it")
+        if others:
+            raise InputError(f"--out {folder} is not empty: name another, or --overwrite in it")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not resume:
+            remove(folder, (*OUTPUTS, *LEFTOVERS))
+        with atomic(path) as temporary:
+            temporary.write_text(yaml.safe_dump(options, sort_keys=False))
+    except OSError as error:
+        raise InputError(f"cannot write to --out {folder}: {error.strerror}") from error
+    return folder
+
+
+def remove(folder: Path, patterns: Sequence[str]) -> None:
+    """Remove the files of a folder that match any of the patterns."""
+    for pattern in patterns:
+        for path in folder.glob(pattern):
+            path.unlink()

@@ -1,0 +1,1 @@
+"""Weights: crossd's files, the checkpoints of others, sharing, and export."""

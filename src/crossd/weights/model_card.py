@@ -1,0 +1,158 @@
+"""The card that goes with shared weights: licence, data, metrics and limits."""
+
+import math
+from collections.abc import Mapping
+from numbers import Real
+from typing import Any
+
+from crossd.errors import InputError
+from crossd.weights.weights_file import WeightsConfig
+
+
+def model_card(
+    config: WeightsConfig,
+    *,
+    licence: str,
+    data: str,
+    metrics: Mapping[str, float],
+    limits: str,
+    source: str = "path/to/this/folder",
+) -> str:
+    """Write the model card of a network in Markdown.
+
+    Args:
+        config: The network's configuration.
+        licence: See `save_pretrained`, as for `data`, `metrics` and `limits`.
+        data: See there.
+        metrics: See there.
+        limits: See there.
+        source: What is to be given to `from_pretrained`.
+
+    Returns:
+        The text, with the hub's header.
+
+    Raises:
+        InputError: "... is empty" for a text or metrics that say nothing.
+    """
+    for name, value in {"licence": licence, "data": data, "limits": limits}.items():
+        if not value.strip():
+            raise InputError(f"{name} is empty: a model card says it")
+    if not metrics:
+        raise InputError("metrics is empty: a model card says how good the network is")
+    for measure, number in metrics.items():
+        if not isinstance(number, Real) or not math.isfinite(number):
+            raise InputError(f"metrics: {measure} is {number!r}; expected a finite number")
+    head = hub_library().ModelCardData(
+        license=licence,
+        library_name="crossd",
+        pipeline_tag=f"image-{config.task}",
+        tags=["crossd", "medical", "3d"],
+        metrics=list(metrics),
+    )
+    rows = "\n".join(f"| {name} | {value:.4g} |" for name, value in metrics.items())
+    given = f'"{source}"' + (", model=..." if config.model == "custom" else "")
+    return _CARD.format(
+        head=head.to_yaml(),
+        given=given,
+        model=config.model,
+        task=config.task,
+        takes=_takes(config),
+        shapes=_SHAPES[config.form],
+        channels=config.in_channels,
+        classes=", ".join(config.classes),
+        size=" x ".join(map(str, config.size)) or "not recorded",
+        spacing=_spacing(config),
+        mean=config.mean,
+        std=config.std,
+        version=config.version or _version(),
+        data=data.strip(),
+        rows=rows,
+        limits=limits.strip(),
+        licence=licence,
+    )
+
+
+def _takes(config: WeightsConfig) -> str:
+    return {
+        "cross": f"images and volumes, with one set of 3D kernels (mode {config.kernel_mode})",
+        "acs": "images and volumes (ACS convolutions)",
+        "2d": "images",
+        "3d": "volumes",
+    }[config.form]
+
+
+def _spacing(config: WeightsConfig) -> str:
+    if config.spacing is None:
+        return "not recorded"
+    return " x ".join(f"{length:g}" for length in config.spacing) + " mm (z, y, x)"
+
+
+def _version() -> str:
+    from crossd import __version__
+
+    return __version__
+
+
+def hub_library() -> Any:
+    """Import huggingface_hub, which writes the header of a card."""
+    try:
+        import huggingface_hub
+    except ImportError as error:
+        raise InputError(
+            "hubs and model cards need huggingface_hub: pip install 'crossd[all]'"
+        ) from (error)
+    return huggingface_hub
+
+
+_IMAGES, _VOLUMES = "(N, C, H, W)", "(N, C, D, H, W)"
+_SHAPES = {
+    **dict.fromkeys(("cross", "acs"), f"{_IMAGES} or {_VOLUMES}"),
+    "2d": _IMAGES,
+    "3d": _VOLUMES,
+}
+
+_CARD = """---
+{head}
+---
+
+# {model}
+
+A network for {task} that takes {takes}, made with crossd {version}.
+
+| | |
+|:--|:--|
+| classes | {classes} |
+| input channels | {channels} |
+| size in training | {size} |
+| spacing | {spacing} |
+| normalisation | minus {mean:g}, divided by {std:g} |
+
+## Use
+
+```python
+import crossd
+
+net = crossd.from_pretrained({given})
+net(x)  # {shapes}, normalised as above
+```
+
+## Data
+
+{data}
+
+## Metrics
+
+| metric | value |
+|:--|--:|
+{rows}
+
+## Limits
+
+{limits}
+
+Not a medical device. It has not been approved for any clinical use.
+
+## Licence
+
+{licence}
+"""

@@ -1,0 +1,274 @@
+"""Checkpoints of others: torchvision, timm, RadImageNet, MedicalNet, MONAI, Lightning and the like.
+
+Nothing is known here about any of them. The state dict is found in the file by its tensors, and
+its names are matched with the network's by `crossd.weights.key_matching`.
+"""
+
+import argparse
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from crossd.conversion import registry
+from crossd.conversion.convert import LIFTS
+from crossd.conversion.heads import class_axis, classifiers, first_convolution
+from crossd.conversion.plain import to_2d, to_3d
+from crossd.conversion.report import ConversionReport
+from crossd.errors import InputError
+from crossd.weights.fitting import Step, steps_for
+from crossd.weights.key_matching import Match, Shape, find, join
+from crossd.weights.weights_file import WeightsConfig, check_turn, load_reference, save
+
+Source = str | Path | Mapping[str, Any]
+
+HINT = "to load what fits all the same, allow it (allow_partial=True, --allow-partial)"
+
+
+def load_checkpoint(
+    net: nn.Module,
+    source: Source,
+    allow_partial: bool = False,
+    lift: str = "center",
+    prefix: str | None = None,
+) -> ConversionReport:
+    """Load a checkpoint that something else than crossd wrote, of a 2D or a 3D network.
+
+    The tensors are looked for in every mapping of the file. Prefixes such as ``module.`` are
+    exchanged for those of the network under which most tensors agree in name and shape; children
+    that the checkpoint numbers are taken in order. 2D kernels are lifted as `crossd.convert`
+    lifts them. 3D kernels are kept as they are; a Cross-D network takes its 2D kernels out of
+    them as its mode says (the fourier mode rolls them back by its offset, so that images see the
+    central slice; ``to_3d(align=True)`` undoes it). Where the first convolution has another
+    number of input channels, each of the new channels takes an equal share of the sum over the
+    old ones, so that what is the same in all channels gives the same answer.
+
+    The classifier may differ: it then keeps its new weights. It is what timm's ``default_cfg``
+    names, or the last layer in order of registration, if it is linear or a convolution.
+
+    Strides and dilation do not show in a checkpoint (MedicalNet's last two stages are dilated
+    instead of strided): build the network that it was trained with.
+
+    Args:
+        net: A network made by `crossd.convert`, or a plain 2D or 3D one. All of it is loaded or,
+            on an error, nothing.
+        source: A ``.safetensors`` file; a file of `torch.save`, which is read with
+            ``weights_only=True`` and so cannot run code; or its content.
+        allow_partial: Load what fits, also where more than the classifier does not.
+        lift: ``"center"``, ``"inflate"`` or ``"triplanar"``, for 2D kernels.
+        prefix: The part of the checkpoint to read, where several fit, such as ``"state_dict_ema"``
+            or ``"encoder_q"``; what is outside of it may be left over.
+
+    Returns:
+        What became of every tensor: ``"matched"``, ``"adapted"`` (lifted, rolled or with other
+        input channels), ``"missing"`` in the checkpoint or ``"unexpected"`` in it.
+
+    Raises:
+        InputError: "no such file", "... is not a checkpoint", "the checkpoint is not of this
+            network", "two readings ... fit equally well", or "the checkpoint does not fit" with
+            what is missing, unexpected or of another shape.
+
+    Example:
+        >>> plain = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 2, 1))
+        >>> lightning = {"state_dict": nn.ModuleDict({"model": plain}).state_dict(), "epoch": 7}
+        >>> from crossd import convert
+        >>> report = load_checkpoint(convert(plain), lightning)
+        >>> print(report)
+        9 tensors: 2 adapted, 7 matched
+        'state_dict.model' of the checkpoint is the network
+        0.weight               adapted    4x3x3x3 -> 4x3x3x3x3     lifted by 'center'
+        ...
+    """
+    if lift not in LIFTS:
+        raise InputError(f"lift (={lift!r}) must be one of {', '.join(LIFTS)}")
+    parts = state_dicts(read(source))
+    for state in parts.values():
+        if any(name.endswith("weights_3d") for name in state):
+            return _in_our_words(load_reference({"model": state}, net))
+    match = _match(net, parts, prefix)
+    state = parts[match.part]
+    steps = steps_for(net, state, match, lift, outside_may_be_left=prefix is not None)
+    if not allow_partial:
+        _refuse_faults(steps)
+    new = {step.entry.name: step.make() for step in steps if step.make is not None}
+    net.load_state_dict(new, strict=False)
+    return ConversionReport(tuple(step.entry for step in steps), note=str(match))
+
+
+def read(source: Source) -> Mapping[str, Any]:
+    """Read what a checkpoint holds, without running code of it.
+
+    Raises:
+        InputError: "no such file" or "... is not a checkpoint".
+    """
+    if isinstance(source, Mapping):
+        return source
+    path = Path(source)
+    if not path.is_file():
+        raise InputError(f"no such file: {path} (a checkpoint was expected)")
+    if path.suffix == ".safetensors":
+        try:
+            with safe_open(path, framework="pt") as file:
+                return {name: file.get_tensor(name) for name in file.keys()}
+        except SafetensorError as error:
+            raise InputError(f"{path} is not a checkpoint: {_line(error)}") from error
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):  # options, which timm keeps
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for what is not a checkpoint
+        raise InputError(f"{path} is not a checkpoint of tensors: {_blame(path, error)}") from error
+    if not isinstance(content, Mapping):
+        raise InputError(f"{path} is not a checkpoint: it holds a {type(content).__name__}")
+    return content
+
+
+def _blame(path: Path, error: Exception) -> str:
+    try:
+        found = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except Exception:  # not even a file of torch.save
+        found = []
+    kinds = sorted(set(found) - {"argparse.Namespace"})
+    if not kinds:
+        return f"it does not load with weights_only=True ({type(error).__name__})"
+    return (
+        f"it holds {', '.join(kinds[:3])}, which weights_only=True does not load; if you "
+        "trust it, load it yourself and save its state dict alone"
+    )
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def state_dicts(content: Mapping[str, Any], path: str = "") -> dict[str, dict[str, Tensor]]:
+    """Find the tensors of every mapping in a checkpoint, by its place in it.
+
+    Example:
+        >>> list(state_dicts({"epoch": 3, "state_dict": {"bias": torch.zeros(2)}}))
+        ['state_dict']
+    """
+    tensors = {name: value for name, value in content.items() if isinstance(value, Tensor)}
+    found = {path: {str(name): value for name, value in tensors.items()}} if tensors else {}
+    for name, value in content.items():
+        if isinstance(value, Mapping):
+            found.update(state_dicts(value, join(path, str(name))))
+    return found
+
+
+def sizes(net: nn.Module, source: Source, prefix: str | None = None) -> tuple[int, int]:
+    """Read the input channels and the classes of a checkpoint.
+
+    Args:
+        net: The network that it is of, with any number of channels and classes.
+        source: See `load_checkpoint`, also for what else it raises.
+        prefix: Likewise.
+
+    Returns:
+        Channels and classes; 0 for what the checkpoint does not show.
+
+    Example:
+        >>> def build(channels, classes):
+        ...     conv, norm = nn.Conv2d(channels, 4, 3), nn.BatchNorm2d(4)
+        ...     return nn.Sequential(conv, norm, nn.Flatten(), nn.Linear(4, classes))
+        >>> sizes(build(1, 2), build(3, 7).state_dict())
+        (3, 7)
+    """
+    parts = {
+        part: {re.sub(r"\bweights_3d$", "weight", name): value for name, value in state.items()}
+        for part, state in state_dicts(read(source)).items()
+    }
+    match = _match(net, parts, prefix)
+    shapes = {name: parts[match.part][key].shape for key, name in match.names.items()}
+    channels = classes = 0
+    first = join(first_convolution(net) or "", "weight")
+    if first in shapes:
+        channels = shapes[first][1]
+    for path in classifiers(net):
+        if join(path, "weight") in shapes:
+            classes = shapes[join(path, "weight")][class_axis(net.get_submodule(path))]
+    return channels, classes
+
+
+def convert_checkpoint(
+    path: str | Path,
+    out: str | Path,
+    config: WeightsConfig,
+    view: str = "axial",
+    align: bool = False,
+    **loading: Any,
+) -> ConversionReport:
+    """Make a weights file of a checkpoint that something else than crossd wrote.
+
+    Args:
+        path: The checkpoint.
+        out: The file to write.
+        config: Of the network to write, whose `form` is ``"cross"``, ``"2d"`` or ``"3d"``.
+            Without channels (0) or classes (none), those of the checkpoint are taken.
+        view: Which 2D network to take.
+        align: See `crossd.to_3d`.
+        **loading: Options of `load_checkpoint`.
+
+    Returns:
+        What became of every tensor of the checkpoint.
+
+    Raises:
+        InputError: "the checkpoint does not show ...", or what `load_checkpoint` raises.
+    """
+    check_turn(config.form, config.kernel_mode, view, align)
+    content = read(path)
+    channels, classes = config.in_channels, config.classes
+    if not channels or not classes:
+        probe = registry.build(config.model, config.task, channels or 1, len(classes) or 2)
+        found, count = sizes(probe, content, loading.get("prefix"))
+        channels = channels or found
+        classes = classes or tuple(map(str, range(count)))
+    if not channels or not classes:
+        what, option = ("classes", "--classes") if channels else ("channels", "--channels")
+        raise InputError(f"the checkpoint does not show its number of {what}: give {option}")
+    config = dataclasses.replace(config, in_channels=channels, classes=classes)
+    net = dataclasses.replace(config, form="cross").build()
+    report = load_checkpoint(net, content, **loading)
+    if config.form != "cross":
+        net = to_2d(net, view) if config.form == "2d" else to_3d(net, align)
+    save(net, out, config)
+    return report
+
+
+def _match(net: nn.Module, parts: Mapping[str, Mapping[str, Tensor]], prefix: str | None) -> Match:
+    shapes = {part: _shapes(state) for part, state in parts.items()}
+    return find(_shapes(net.state_dict()), shapes, prefix)
+
+
+def _shapes(state: Mapping[str, Any]) -> dict[str, Shape]:
+    return {name: tuple(t.shape) for name, t in state.items() if isinstance(t, Tensor)}
+
+
+def _refuse_faults(steps: Sequence[Step]) -> None:
+    """Raise for what does not fit, naming the first of each kind."""
+    kinds: dict[str, list[str]] = {"missing": [], "of another shape": [], "unexpected": []}
+    for entry in (step.entry for step in steps if step.fault):
+        if entry.action == "unexpected":
+            kinds["unexpected"].append(f"{entry.name!r} {entry.source}")
+        elif entry.source is None:
+            kinds["missing"].append(f"{entry.name!r} {entry.result}")
+        else:
+            shapes = f"{entry.source}, expected {entry.result}"
+            kinds["of another shape"].append(f"{entry.name!r} {shapes}")
+    found = [f"{len(all)} {kind} ({all[0]})" for kind, all in kinds.items() if all]
+    if found:
+        fit = sum(step.entry.action in ("matched", "adapted") for step in steps)
+        raise InputError(
+            f"the checkpoint does not fit: {fit} tensors do, but {', '.join(found)}; {HINT}"
+        )
+
+
+def _in_our_words(report: ConversionReport) -> ConversionReport:
+    """Name what became of the tensors of the paper's checkpoint as `load_checkpoint` does."""
+    words = {"copied": "matched", "added": "missing", "dropped": "unexpected"}
+    entries = (dataclasses.replace(e, action=words[e.action]) for e in report.entries)
+    return ConversionReport(tuple(entries), note="a checkpoint of the paper's implementation")

@@ -1,0 +1,144 @@
+import csv
+import json
+from pathlib import Path
+
+import files
+import numpy as np
+import pytest
+import torch
+
+from crossd.cli import evaluate
+from crossd.cli.evaluate import Pair
+from crossd.cli.options import EvaluateConfig
+from crossd.data.open_source import open_source
+from crossd.data.preprocessing.plan import to_record
+from crossd.errors import InputError
+from crossd.training import metrics
+from crossd.utils.progress import Progress
+from crossd.weights import weights_file
+from crossd.weights.weights_file import WeightsConfig
+
+QUIET = Progress(quiet=True)
+CLASSES = ("background", "a", "b")
+
+
+def cube(shape: tuple[int, ...], low: int, high: int) -> np.ndarray:
+    mask = np.zeros(shape, bool)
+    mask[(slice(low, high),) * len(shape)] = True
+    return mask
+
+
+def test_surfaces_by_hand() -> None:
+    truth, guess = cube((20, 20, 20), 5, 10), np.roll(cube((20, 20, 20), 5, 10), 2, axis=2)
+    found = metrics.surfaces(guess, truth, (1.0, 1.0, 1.5), 1.0)
+    assert found["dice"] == pytest.approx(0.6)
+    assert found["hd95"] == pytest.approx(3.0)
+    assert 0 < found["nsd"] < 1  # type: ignore[operator]
+    assert metrics.surfaces(guess, truth, (1.0, 1.0, 1.5), 3.0)["nsd"] == 1
+    assert metrics.surfaces(truth, truth, (1, 1, 1), 0.0) == {"dice": 1, "hd95": 0, "nsd": 1}
+    nothing = np.zeros_like(truth)
+    assert metrics.surfaces(nothing, truth, (1, 1, 1), 1) == {"dice": 0, "hd95": None, "nsd": 0}
+    assert metrics.surfaces(nothing, nothing, (1, 1, 1), 1) == {
+        "dice": None,
+        "hd95": None,
+        "nsd": None,
+    }
+
+
+def test_scores_of_one_case() -> None:
+    truth = np.zeros((10, 10, 10), np.uint8)
+    truth[2:6, 2:6, 2:6] = 1
+    guess = truth.copy()
+    guess[2, 2, 2] = 2
+    image = truth.astype(np.float32)
+    first, second = evaluate.score(Pair("x", guess, truth, (5.0, 2.0, 1.0), image), CLASSES, 1.0)
+    assert first["true_ml"] == pytest.approx(64 * 10 / 1000)
+    assert first["ml"] == pytest.approx(63 * 10 / 1000)
+    assert first["dice"] == pytest.approx(2 * 63 / 127)
+    assert (second["dice"], second["true_ml"]) == (0, 0)
+    summary = evaluate.summarise([first, second], CLASSES)
+    assert summary["a"]["cases"] == 1 and summary["b"]["cases"] == 0
+    assert summary["b"]["invented"] == 1 and summary["a"]["missed"] == 0
+    assert summary["mean"]["dice"] == pytest.approx((2 * 63 / 127 + 0) / 2)
+
+
+def trained(root: Path, weights: Path) -> None:
+    """Save a network that knows nothing but fits the data."""
+    source = open_source(str(root))
+    torch.manual_seed(0)
+    config = WeightsConfig(
+        "segresnet-small", "segmentation", 1, source.classes, mean=source.mean, std=source.std,
+        size=source.size, spacing=source.spacing, plan=to_record(source.plan), values=source.values,
+    )  # fmt: skip
+    weights_file.save(config.build(), weights, config)
+
+
+def test_a_network_and_the_masks_it_made_score_the_same(tmp_path: Path) -> None:
+    from crossd.cli.options import PredictConfig
+    from crossd.cli.predict import predict
+
+    root = files.pairs(tmp_path / "data", 10, (16, 18, 20))
+    trained(root, tmp_path / "w.safetensors")
+    weights = str(tmp_path / "w.safetensors")
+    out = str(tmp_path / "scores")
+    text = evaluate.evaluate(EvaluateConfig(str(root), weights, out=out), QUIET)
+    assert "2 test samples: dice" in text
+    predict(PredictConfig(weights, [str(root / "images")], str(tmp_path / "masks")), QUIET)
+    again = EvaluateConfig(str(root), None, str(tmp_path / "masks"), out=str(tmp_path / "second"))
+    evaluate.evaluate(again, QUIET)
+    first, second = (
+        list(csv.DictReader((tmp_path / name / "cases.csv").read_text().splitlines()))
+        for name in ("scores", "second")
+    )
+    assert first == second and len(first) == 4
+    record = json.loads((tmp_path / "scores" / "metrics.json").read_text())
+    assert 0 <= record["metrics"]["mean"]["dice"] <= 1
+    report = (tmp_path / "scores" / "report.md").read_text()
+    for one in record["worst"]:
+        assert (tmp_path / "scores" / one["picture"]).stat().st_size > 5_000
+        assert one["picture"] in report
+    with pytest.raises(InputError, match="already holds a result"):
+        evaluate.evaluate(EvaluateConfig(str(root), weights, out=out), QUIET)
+
+
+def test_bad_requests(tmp_path: Path) -> None:
+    root = files.pairs(tmp_path / "data", 10, (16, 18, 20))
+    trained(root, tmp_path / "w.safetensors")
+    weights, out = str(tmp_path / "w.safetensors"), str(tmp_path / "o")
+
+    def message(**options: object) -> str:
+        with pytest.raises(InputError) as caught:
+            evaluate.evaluate(EvaluateConfig(str(root), out=out, **options), QUIET)  # type: ignore[arg-type]
+        return str(caught.value)
+
+    assert "either --weights or --predictions" in message()
+    assert "either" in message(weights=weights, predictions="x")
+    assert "--part" in message(weights=weights, part="all")
+    assert "--tolerance" in message(weights=weights, tolerance=-1.0)
+    assert "holds no mask named" in message(predictions=str(tmp_path))
+    (tmp_path / "small").mkdir()
+    for path in (root / "labels").iterdir():
+        files.nifti(tmp_path / "small" / path.name, np.zeros((4, 4, 4), np.uint8))
+    assert "expected a mask in the same grid" in message(predictions=str(tmp_path / "small"))
+
+
+def test_labelled_cases_have_their_names(tmp_path: Path) -> None:
+    rows = ["image,label,split"]
+    for i, split in enumerate(["train"] * 4 + ["val"] * 2 + ["test"] * 2):
+        files.nifti(tmp_path / f"v{i}.nii.gz", files.scan((10, 10, 10), seed=i)[0])
+        rows.append(f"v{i}.nii.gz,{'ab'[i % 2]},{split}")
+    table = tmp_path / "t.csv"
+    table.write_text("\n".join(rows) + "\n")
+    from crossd.cli import main as cli
+
+    made = ["--data", str(table), "--epochs", "1", "--out", str(tmp_path / "w")]
+    assert cli.main(["pretrain", *made]) == 0
+    ready, weights = str(tmp_path / "r.safetensors"), str(tmp_path / "w" / "weights.safetensors")
+    assert (
+        cli.main(["recalibrate", "--weights", weights, "--data", str(table), "--out", ready]) == 0
+    )
+    out = tmp_path / "out"
+    given = ["--data", str(table), "--weights", ready, "--out", str(out)]
+    assert cli.main(["evaluate", *given]) == 0
+    lines = (out / "cases.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in lines[1:]] == ["v6", "v7"]

@@ -1,0 +1,92 @@
+"""A long training holds no more memory and no more open files at its end than at its start.
+
+`make soak` runs it for half an hour; CROSSD_SOAK_MINUTES chooses another time.
+"""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from files import shaded
+
+from crossd.utils.run_folder import CHECKPOINT, LOG, STATUS
+
+MINUTES = float(os.environ.get("CROSSD_SOAK_MINUTES", "0"))
+EVERY = 2.0
+"""Seconds between two looks."""
+
+GROWTH = 0.02
+"""How much more memory there may be after the warm-up, a quarter of the time."""
+
+MAIN = """
+import sys
+from crossd import cli, train
+train.VALIDATIONS = 10**9  # after every epoch
+sys.exit(cli.main())
+"""
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not MINUTES, reason="takes as long as CROSSD_SOAK_MINUTES says"),
+]
+
+
+def look(process: psutil.Process) -> dict[str, float]:
+    """Measure a process, and what the largest of its children has to itself.
+
+    What the process has to itself tells nothing: while a child lives, most is shared with it.
+    """
+    found = {"rss": process.memory_info().rss, "files": process.num_fds(), "children": 0.0}
+    for child in process.children(recursive=True):
+        try:
+            found["children"] = max(found["children"], child.memory_full_info().uss)
+        except psutil.Error:  # it ended meanwhile
+            continue
+    return found
+
+
+def test_memory_and_open_files_stay(tmp_path: Path) -> None:
+    data = shaded(tmp_path / "images.npz", 240, 16)
+    out = tmp_path / "out"
+    command = [sys.executable, "-c", MAIN, "pretrain", "--data", data, "--out", str(out)]
+    how = ["--epochs", "100000", "--batch-size", "16", "--workers", "1"]
+    how += ["--checkpoint-minutes", "0.01", "--augment", "full", "--loggers", "csv,tensorboard"]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    looks: list[dict[str, float]] = []
+    with subprocess.Popen([*command, *how], env=env, stderr=subprocess.PIPE, text=True) as run:
+        watched = psutil.Process(run.pid)
+        end = None
+        while end is None or time.monotonic() < end:
+            with pytest.raises(subprocess.TimeoutExpired):
+                run.wait(EVERY)
+            if end is None and (out / CHECKPOINT).is_file():
+                end = time.monotonic() + 60 * MINUTES
+            if end is not None:
+                looks.append(look(watched))
+        run.terminate()
+        said = run.communicate()[1]
+    assert run.returncode == 143, said
+    warm = looks[len(looks) // 4 :]
+    third = len(warm) // 3
+    told: dict[str, Any] = {"minutes": MINUTES, "looks": len(looks)}
+    state = json.loads((out / STATUS).read_text())
+    told["epochs"] = state["done"] * state["epochs"] // state["batches"]
+    told["log [bytes]"] = (out / LOG).stat().st_size
+    told["status [bytes]"] = (out / STATUS).stat().st_size
+    # The median: a look may fall on a file that is open for a moment, as of a checkpoint.
+    for name in warm[0]:
+        parts = (warm[:third], warm[-third:])
+        told[name] = [statistics.median([one[name] for one in part]) for part in parts]
+    print(json.dumps(told))
+    for name in ("rss", "children"):
+        before, after = told[name]
+        assert after <= (1 + GROWTH) * before, told
+    before, after = told["files"]
+    assert after <= before, told

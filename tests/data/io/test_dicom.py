@@ -1,0 +1,184 @@
+from pathlib import Path
+
+import files
+import numpy as np
+import pytest
+
+from crossd.data.io import read
+from crossd.data.io.itk import affine_of
+from crossd.data.open_source import open_source
+from crossd.data.sources.folder_index import volumes_below
+from crossd.errors import InputError
+
+SHAPE = (6, 5, 7)
+ARRAY = np.random.default_rng(0).integers(-1000, 1000, SHAPE).astype(np.int16)
+
+
+def message(path: Path) -> str:
+    with pytest.raises(InputError) as caught:
+        read.read(read.read_header(path))
+    text = str(caught.value)
+    assert "\n" not in text and str(path.parent) in text
+    return text
+
+
+def test_a_series_is_sorted_by_position(tmp_path: Path) -> None:
+    header = read.read_header(files.dicom(tmp_path / "s", ARRAY, (0.5, 0.75, 3)))
+    assert header.shape == SHAPE and header.modality == "CT"
+    assert header.spacing == pytest.approx((3, 0.75, 0.5))
+    # to left and posterior in the file, to right and anterior here
+    np.testing.assert_array_equal(read.read(header)[0], ARRAY[::-1, ::-1].T)
+    np.testing.assert_allclose(header.affine[:3, 3], (10, 20, 5))
+
+
+def test_rescale_slope_and_intercept(tmp_path: Path) -> None:
+    path = files.dicom(tmp_path / "s", ARRAY, RescaleSlope=2, RescaleIntercept=-100)
+    values = read.read(read.read_header(path))[0]
+    np.testing.assert_allclose(values, 2.0 * ARRAY[::-1, ::-1].T - 100)
+
+
+def test_low_values_that_are_bright_are_turned(tmp_path: Path) -> None:
+    path = files.dicom(tmp_path / "s", ARRAY, PhotometricInterpretation="MONOCHROME1")
+    values = read.read(read.read_header(path))[0]
+    plain = ARRAY[::-1, ::-1].T
+    assert len(np.unique(values + plain)) == 1  # the same but for sign and a constant
+
+
+@pytest.mark.parametrize("syntax", ["RLELossless", "JPEGLSLossless"])
+def test_compressed_files(tmp_path: Path, syntax: str) -> None:
+    import pydicom
+
+    array = np.random.default_rng(0).integers(-1000, 1000, (16, 12, 4)).astype(np.int16)
+    folder = files.dicom(tmp_path / "s", array)
+    for file in folder.iterdir():
+        one = pydicom.dcmread(file)
+        one.compress(getattr(pydicom.uid, syntax))
+        one.save_as(file)
+    values = read.read(read.read_header(folder))[0]
+    np.testing.assert_array_equal(values, array[::-1, ::-1].T)
+
+
+def test_a_missing_slice(tmp_path: Path) -> None:
+    folder = files.dicom(tmp_path / "s", ARRAY)
+    headers = read.read_header(folder)
+    headers.files[3].unlink()
+    text = message(folder)
+    assert f"a slice is missing after {headers.files[2].name}" in text and "2 mm" in text
+
+
+def test_a_slice_that_is_there_twice(tmp_path: Path) -> None:
+    folder = files.dicom(tmp_path / "s", ARRAY)
+    files.write_slice(folder / "again.dcm", ARRAY[:, :, 2], 2.0)
+    assert "duplicate" in message(folder)
+
+
+def test_two_series(tmp_path: Path) -> None:
+    folder = files.dicom(tmp_path / "s", ARRAY)
+    files.write_slice(folder / "x.dcm", ARRAY[:, :, 2], 50.0, SeriesInstanceUID="9.9")
+    assert "holds 2 DICOM series" in message(folder)
+
+
+def test_a_scout_among_slices(tmp_path: Path) -> None:
+    folder = files.dicom(tmp_path / "s", ARRAY)
+    files.write_slice(folder / "x.dcm", ARRAY[:4, :, 2], 50.0)
+    assert "has the shape (4, 5, 1)" in message(folder)
+
+
+def test_without_pixels(tmp_path: Path) -> None:
+    folder = files.dicom(tmp_path / "s", ARRAY)
+    files.write_slice(folder / "x.dcm", ARRAY[:, :, 2], 50.0, PixelData=None)
+    assert "x.dcm" in message(folder)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert "holds no DICOM files" in message(empty)
+
+
+def test_a_damaged_slice(tmp_path: Path) -> None:
+    folder = files.dicom(tmp_path / "s", ARRAY)
+    file = read.read_header(folder).files[2]
+    file.write_bytes(file.read_bytes()[:-40])
+    assert "damaged" in message(folder) or "holds" in message(folder)
+    file.write_bytes(file.read_bytes()[:200])
+    assert file.name in message(folder)
+
+
+def test_names_without_suffix(tmp_path: Path) -> None:
+    folder = files.dicom(tmp_path / "s", ARRAY)
+    for number, file in enumerate(sorted(folder.iterdir())):
+        file.rename(folder / f"1.2.840.{number}")
+    (folder / "DICOMDIR").write_bytes(b"x")
+    (folder / "notes.txt").write_text("x")
+    assert read.read_header(folder).shape == SHAPE
+    assert volumes_below(tmp_path) == [folder]
+
+
+def test_files_that_say_no_position_are_images_of_their_own(tmp_path: Path) -> None:
+    for label, bright in (("calm", 0), ("loud", 900)):
+        for number in range(10):
+            path = tmp_path / label / f"study{number % 3}" / f"{number}.dcm"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            plane = ARRAY[:, :, number % 7] % 100 + bright
+            files.write_slice(path, plane, 0.0, SeriesInstanceUID=f"1.{number}", **files.NOWHERE)
+    (tmp_path / "DICOMDIR").write_bytes(bytes(128) + b"DICM")
+    source = open_source(str(tmp_path), seed=1)
+    assert source.rank == 2 and source.classes == ("calm", "loud") and source.channels == 1
+    assert sum(map(len, (source.train, source.val, source.test))) == 20
+    assert source.train[0]["image"].shape == (1, 64, 64)
+    assert len(volumes_below(tmp_path / "calm")) == 10
+
+
+def test_a_series_whose_first_file_says_no_position_is_one(tmp_path: Path) -> None:
+    folder = files.dicom(tmp_path / "s", ARRAY)
+    files.write_slice(folder / "0.dcm", ARRAY[:, :, 0], 0.0, **files.NOWHERE)
+    assert volumes_below(tmp_path) == [folder]
+    assert "0.dcm: lacks its position" in message(folder)
+
+
+def test_a_damaged_radiograph_does_not_make_a_series_of_the_others(tmp_path: Path) -> None:
+    for number in range(3):
+        files.write_slice(tmp_path / f"{number}.dcm", ARRAY[:, :, number], 0.0, **files.NOWHERE)
+    (tmp_path / "0.dcm").write_bytes(b"damaged")
+    assert [path.name for path in volumes_below(tmp_path)] == ["0.dcm", "1.dcm", "2.dcm"]
+    for number in range(3):
+        (tmp_path / f"{number}.dcm").write_bytes(b"damaged")
+    assert volumes_below(tmp_path) == [tmp_path]
+
+
+def test_a_lone_file_of_several_frames_is_its_folder(tmp_path: Path) -> None:
+    def write(name: str) -> None:
+        frames = np.stack([ARRAY[:, :, 0]] * 4).transpose(1, 0, 2).reshape(6, -1)
+        files.write_slice(tmp_path / name, frames, 0.0, NumberOfFrames=4, Rows=5, **files.NOWHERE)
+
+    write("1.dcm")
+    assert volumes_below(tmp_path) == [tmp_path]
+    write("2.dcm")
+    assert volumes_below(tmp_path) == [tmp_path / "1.dcm", tmp_path / "2.dcm"]
+
+
+def test_one_file_is_an_image(tmp_path: Path) -> None:
+    files.write_slice(tmp_path / "x.dcm", ARRAY[:, :, 0], 0.0)
+    plane = read.flat(tmp_path / "x.dcm")
+    assert plane.shape == (5, 6) and plane.min() == 0 and plane.max() == 1
+    assert np.corrcoef(plane.ravel(), ARRAY[:, :, 0].T.ravel())[0, 1] > 0.99
+
+
+@files.real_data
+@pytest.mark.parametrize("name", ["head_t1", "hippocampus_crop"])
+def test_real_series_lie_where_simpleitk_puts_them(name: str) -> None:
+    import SimpleITK as sitk
+
+    folder = next(iter(volumes_below(files.SHARED / "dicom" / name)))
+    header = read.read_header(folder)
+    reader = sitk.ImageSeriesReader()
+    reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(folder)))
+    image = reader.Execute()
+    direction = np.reshape(image.GetDirection(), (3, 3))
+    theirs = affine_of(direction, image.GetSpacing(), image.GetOrigin())
+    np.testing.assert_allclose(header.affine, theirs, atol=1e-3)
+    own = read._voxels(header, (slice(None),) * 3)[..., 0]
+    np.testing.assert_array_equal(own, sitk.GetArrayFromImage(image).transpose(2, 1, 0))
+
+
+def test_a_spacing_of_zero(tmp_path: Path) -> None:
+    folder = files.dicom(tmp_path / "a", np.ones((4, 5, 3)), PixelSpacing=[0.0, 0.0])
+    assert "its pixel spacing is" in message(folder)

@@ -1,0 +1,236 @@
+"""Prepared volumes on disk: never a wrong one, never more than fit, whoever else is there."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import files
+import numpy as np
+import pytest
+import torch
+from test_volumes import PLAN, message
+
+from crossd.data.open_source import open_source
+from crossd.data.preprocessing import volume_dataset
+from crossd.data.preprocessing.disk_cache import SUFFIX, Stored
+from crossd.data.preprocessing.plan import Intensity, Plan
+from crossd.data.preprocessing.volume_dataset import Cache, VolumeSamples, read_entry
+from crossd.data.sources.case_list import Case
+from crossd.data.sources.labelled import Given
+
+SIZE = 4000
+"""Bytes of what `tensors` gives, about."""
+
+
+def tensors(value: int) -> tuple[torch.Tensor, ...]:
+    return torch.full((1, 10, 10, 8), float(value)), torch.full(
+        (10, 10, 8), value, dtype=torch.uint8
+    )
+
+
+def entry_file(folder: Path, name: str) -> Path:
+    return folder / f"{name}{SUFFIX}"
+
+
+def aged(folder: Path, name: str, seconds: float) -> None:
+    """Let something have been used so long before this run."""
+    stamp = folder.stat().st_ctime - 1000 - seconds
+    os.utime(entry_file(folder, name), (stamp, stamp))
+
+
+def samples(folder: Path, stored: Stored, plan: Plan = PLAN, **case: Any) -> VolumeSamples:
+    """Two volumes with masks, which nothing keeps in memory."""
+    found = [Case(n, (folder / f"{n}.nii",), folder / f"{n}-mask.nii", **case) for n in "ab"]
+    return VolumeSamples([read_entry(c) for c in found], plan, (0, 1, 2), None, Cache(0), stored)
+
+
+@pytest.fixture
+def volume_folder(tmp_path: Path) -> Path:
+    for seed, name in enumerate("ab"):
+        image, mask = files.scan((9, 10, 12), seed=seed)
+        files.nifti(tmp_path / f"{name}.nii", image)
+        files.nifti(tmp_path / f"{name}-mask.nii", mask)
+    return tmp_path
+
+
+@pytest.fixture
+def preparations(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The volumes that are prepared from their files."""
+    done: list[int] = []
+    prepare = VolumeSamples._prepare
+
+    def noted(self: VolumeSamples, index: int) -> Any:
+        done.append(index)
+        return prepare(self, index)
+
+    monkeypatch.setattr(VolumeSamples, "_prepare", noted)
+    return done
+
+
+def test_another_run_reads_what_was_prepared(volume_folder: Path, preparations: list[int]) -> None:
+    first = samples(volume_folder, Stored(volume_folder / "cache", 1e9))
+    expected = [first[0], first[1]]
+    again = samples(volume_folder, Stored(volume_folder / "cache", 1e9))
+    for index, sample in enumerate(expected):
+        assert torch.equal(again[index]["image"], sample["image"])
+        assert torch.equal(again[index]["mask"], sample["mask"])
+        for axis in range(3):
+            plane = again.plane(index, axis, 3)
+            assert torch.equal(plane["image"], sample["image"].select(axis + 1, 3))
+            assert torch.equal(plane["mask"], sample["mask"].select(axis, 3))
+    assert preparations == [0, 1]
+
+
+@pytest.mark.parametrize("change", ["image", "mask", "plan", "spacing", "values"])
+def test_what_was_prepared_otherwise_is_not_used(
+    volume_folder: Path, preparations: list[int], change: str
+) -> None:
+    stored = Stored(volume_folder / "cache", 1e9)
+    before: dict[str, Any] = {**samples(volume_folder, stored)[0]}
+    changed = samples(volume_folder, stored)
+    if change in ("image", "mask"):
+        image, mask = files.scan((9, 10, 12), seed=5)
+        name, array = ("a", image) if change == "image" else ("a-mask", mask)
+        files.nifti(volume_folder / f"{name}.nii", array)
+    elif change == "plan":
+        plan = Plan((1.5, 1.5, 1.5), PLAN.patch, (Intensity("window", 0, 1),))
+        changed = samples(volume_folder, stored, plan)
+    elif change == "spacing":
+        changed = samples(volume_folder, stored, spacing=(2.0, 1.0, 1.0))
+    else:
+        changed.values = (0, 2, 1)
+    after: dict[str, Any] = {**changed[0]}
+    assert preparations == [0, 0]
+    if change in ("mask", "values"):
+        assert not torch.equal(after["mask"], before["mask"])
+    else:
+        assert not torch.equal(after["image"], before["image"])
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "empty", "foreign", "moved"])
+def test_what_is_damaged_is_made_again(tmp_path: Path, damage: str) -> None:
+    Stored(tmp_path, 1e9).keep("one", tensors(1))
+    path = entry_file(tmp_path, "one")
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1
+    made = {"flip": content, "cut": content[:-50], "empty": b"", "foreign": b"PK" + content}
+    if damage == "moved":
+        Stored(tmp_path, 1e9).keep("two", tensors(2))
+        entry_file(tmp_path, "two").replace(path)
+    else:
+        path.write_bytes(bytes(made[damage]))
+    stored = Stored(tmp_path, 1e9)
+    assert stored.get("one") is None
+    assert stored.keep("one", tensors(1))
+    assert torch.equal(stored.get("one")[0], tensors(1)[0])  # type: ignore[index]
+
+
+def test_what_was_used_longest_ago_makes_room(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("x" * 10 * SIZE)  # of somebody else
+    stored = Stored(tmp_path, 3.5 * SIZE)
+    for age, name in enumerate("cab"):
+        assert stored.keep(name, tensors(age))
+        aged(tmp_path, name, 10 - age)
+    assert stored.get("c") is not None  # used now, so that a is the oldest
+    assert stored.keep("d", tensors(4))
+    assert [name for name in "abcd" if stored.get(name) is not None] == ["b", "c", "d"]
+    assert (tmp_path / "notes.txt").is_file()
+
+
+def test_what_this_run_uses_stays_and_the_bound_too(tmp_path: Path) -> None:
+    stored = Stored(tmp_path, 2.5 * SIZE)
+    assert [stored.keep(str(i), tensors(i)) for i in range(4)] == [True, True, False, False]
+    assert [stored.get(str(i)) is not None for i in range(4)] == [True, True, False, False]
+    assert not Stored(tmp_path / "small", 10).keep("x", tensors(0))
+
+
+def test_a_full_disk_is_no_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stored = Stored(tmp_path, 1e9)
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("crossd.utils.atomic_files.os.fsync", full)
+    assert not stored.keep("x", tensors(0))
+    assert stored.get("x") is None and not list(tmp_path.glob(f"*{SUFFIX}"))
+
+
+def test_what_a_killed_writer_left_goes(tmp_path: Path) -> None:
+    stored = Stored(tmp_path, 1e9)
+    for name, age in (("old", 7200), ("new", 0)):
+        path = tmp_path / f".{name}.abc{SUFFIX}"
+        path.write_bytes(b"half")
+        stamp = path.stat().st_mtime - age
+        os.utime(path, (stamp, stamp))
+    stored.keep("x", tensors(0))
+    assert {path.name for path in tmp_path.glob(f".*{SUFFIX}")} == {f".new.abc{SUFFIX}"}
+
+
+def test_reading_maps_and_writes_nothing_back(tmp_path: Path) -> None:
+    stored = Stored(tmp_path, 1e9)
+    stored.keep("x", tensors(3))
+    found = stored.get("x")
+    assert found is not None
+    found[0].zero_()
+    entry_file(tmp_path, "x").unlink()  # by another process: what is mapped stays
+    assert (found[1] == 3).all() and stored.get("x") is None
+    stored.keep("x", tensors(3))
+    assert torch.equal(stored.get("x")[0], tensors(3)[0])  # type: ignore[index]
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    assert "cannot write to --cache" in message(lambda: Stored(tmp_path / "file" / "x", 1e9))
+
+
+MANY = """
+import sys
+from pathlib import Path
+from test_stored import SIZE, tensors
+from crossd.data.preprocessing.disk_cache import LOCK, SUFFIX, Stored
+from crossd.utils.atomic_files import locked
+folder, first = Path(sys.argv[1]), int(sys.argv[2])
+for turn in range(first, first + 60):
+    stored = Stored(folder, 5.5 * SIZE)  # a run of its own: the others' may go
+    for number in range(turn % 8, 8):
+        kept = stored.get(str(number))
+        if kept is None:
+            stored.keep(str(number), tensors(number))
+        else:
+            assert all((tensor == number).all() for tensor in kept), number
+    with locked(folder / LOCK):
+        used = sum(path.stat().st_size for path in folder.glob(f"*{SUFFIX}"))
+    assert used <= 5.5 * SIZE, used
+"""
+
+
+def test_two_processes_at_once(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", MANY, str(tmp_path)]
+    env = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([*sys.path[1:], str(Path(__file__).parents[2])]),
+    }
+    both = [
+        subprocess.Popen([*command, first], env=env, stderr=subprocess.PIPE, text=True)
+        for first in ("0", "4")
+    ]
+    told = [process.communicate()[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0], told
+    assert 0 < len(list(tmp_path.glob(f"*{SUFFIX}"))) <= 5
+
+
+def test_a_source_with_a_cache_is_the_same_and_its_scan_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = str(files.pairs(tmp_path / "data", 10, (8, 9, 10)))
+    plain = open_source(root)
+    given = Given(stored=Stored(tmp_path / "cache", 1e9))
+    first = open_source(root, given=given)
+    monkeypatch.setattr(volume_dataset, "read_image", None)  # nothing is read any more
+    again = open_source(root, given=Given(stored=Stored(tmp_path / "cache", 1e9)))
+    for source in (first, again):
+        assert (source.plan, source.values, source.mean) == (plain.plan, plain.values, plain.mean)
+        assert np.array_equal(source.train[2]["image"], plain.train[2]["image"])
+        assert torch.equal(source.train[2]["mask"], plain.train[2]["mask"])

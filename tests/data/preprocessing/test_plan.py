@@ -1,0 +1,128 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from crossd.data.preprocessing import plan
+from crossd.data.preprocessing.plan import Facts, Intensity, Plan
+from crossd.errors import InputError
+
+
+def facts(
+    modality: str = "",
+    ranges: tuple[float, float, float] = (0.0, 1.0, 9.0),
+    spacing: tuple[float, float, float] = (1.0, 1.0, 1.0),
+    size: tuple[int, int, int] = (30, 40, 50),
+) -> Facts:
+    return Facts(spacing, size, modality, np.array([ranges]), (0, 1))
+
+
+def test_ct_gets_a_window_and_others_are_scaled_by_themselves() -> None:
+    hounsfield = (-1024.0, -160.4, 239.6)
+    for modality in ("CT", ""):
+        made = plan.decide([facts(modality, hounsfield)] * 3, masks=True)
+        assert made.intensity == (Intensity("window", -160, 240),)
+    assert plan.decide([facts("MR")], masks=True).intensity[0].kind == "z-score"
+    assert plan.decide([facts()], masks=True).intensity[0].kind == "z-score"
+    mixed = [facts("CT", hounsfield), facts("MR")]
+    assert plan.decide(mixed, masks=True).intensity[0].kind == "z-score"
+
+
+@given(st.tuples(*[st.floats(0.1, 10)] * 3))
+def test_spacing_is_isotropic_unless_slices_are_thick(sides: tuple[float, float, float]) -> None:
+    made = plan.target_spacing([sides])
+    if max(sides) <= 3 * min(sides):
+        assert len(set(made)) == 1
+        assert np.prod(made) == pytest.approx(np.prod(sides), rel=0.01)
+    elif max(sides) > 3.01 * min(sides):
+        assert made == pytest.approx(sides, rel=0.01)
+
+
+def test_patches_cover_the_typical_size_up_to_a_limit() -> None:
+    assert plan.decide([facts()], masks=True).patch == (32, 40, 56)
+    patch = plan.decide([facts(size=(400, 512, 512))], masks=True).patch
+    assert np.prod(patch) <= plan.LARGEST_PATCH and min(patch) > 100
+    assert plan.decide([facts()], masks=True, size=(8, 16, 24)).patch == (8, 16, 24)
+
+
+def test_volumes_with_labels_are_seen_whole() -> None:
+    made = plan.decide([facts(size=(400, 512, 512))], masks=False)
+    covered = np.array(made.patch) * made.spacing
+    assert (covered > np.array((400, 512, 512)) * 0.97).all()
+    assert np.prod(made.patch) <= 1.3 * plan.LARGEST_WHOLE
+    small = plan.decide([facts()], masks=False)
+    assert small.spacing == (1.0, 1.0, 1.0)
+    asked = plan.decide([facts(size=(64, 32, 32))], masks=False, size=(32, 32, 32))
+    assert asked.patch == (32, 32, 32) and asked.spacing == (2.0, 2.0, 2.0)
+
+
+@pytest.mark.parametrize("kind", plan.KINDS)
+def test_scaling(kind: str) -> None:
+    rng = np.random.default_rng(0)
+    image = rng.normal(100, 20, (1, 20, 20, 20)).astype(np.float32)
+    ends = (60.0, 140.0) if kind == "window" else (0.5, 99.5)
+    found = plan.limits(image, (Intensity(kind, *ends),), "here")
+    plan.scale(image, found)
+    if kind == "z-score":
+        assert image.mean() == pytest.approx(0, abs=1e-3)
+        assert image.std() == pytest.approx(1, abs=1e-3)
+    else:
+        assert image.min() == 0 and image.max() == pytest.approx(1)
+
+
+def test_volumes_that_show_nothing_are_refused() -> None:
+    flat = np.full((1, 4, 4, 4), 7, np.float32)
+    with pytest.raises(InputError, match=r"here: every value is 7"):
+        plan.limits(flat, (Intensity("window", 0, 1),), "here")
+    with pytest.raises(InputError, match="has 1 channels, expected 2"):
+        plan.limits(flat, (Intensity("window", 0, 1),) * 2, "here")
+
+
+def test_a_small_bright_thing_is_still_seen() -> None:
+    image = np.zeros((1, 20, 20, 20), np.float32)
+    image[0, 3, 3, 3] = 5
+    plan.scale(image, plan.limits(image.copy(), (Intensity("percentiles", 0.5, 99.5),), "here"))
+    assert image.max() == 1 and image.min() == 0
+
+
+PLAN = Plan((2.0, 1.0, 1.0), (16, 32, 32), (Intensity("window", -100, 200),))
+
+
+def test_written_plans_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "plan.yaml"
+    plan.write(PLAN, path, (0, 2), ("background", "tumour"), ["a note"])
+    assert plan.read(path) == (PLAN, {0: "background", 2: "tumour"})
+    assert path.read_text().startswith("# a note\n")
+    plan.write(PLAN, path)
+    assert plan.read(path) == (PLAN, {})
+    record = plan.to_record(PLAN)
+    assert record is not None and plan.from_record(record, "x") == PLAN
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (("[2.0, 1.0, 1.0]", "[2.0, 0.0, 1.0]"), "spacing is [2.0, 0.0, 1.0]"),
+        (("[2.0, 1.0, 1.0]", "[2.0, 1.0]"), "expected three numbers"),
+        (("[16, 32, 32]", "[16, 32.5, 32]"), "patch is"),
+        (("window", "windows"), "must have kind (window"),
+        (("low: -100", "low: 300"), "low (=300"),
+        (("spacing", "spaces"), "does not know spaces"),
+        (("spacing", "# spacing"), "is no plan"),
+        (("patch:", "extra: 1\npatch:"), "does not know extra"),
+        (("{0: background, 2: tumour}", "{1: tumour}"), "must hold 0"),
+        (("{0: background, 2: tumour}", "[a, b]"), "must be lines such as"),
+        (("spacing: [", "spacing: ["[:-1] + "{"), "cannot be read as a plan"),
+    ],
+)
+def test_bad_plans(tmp_path: Path, change: tuple[str, str], words: str) -> None:
+    path = tmp_path / "plan.yaml"
+    plan.write(PLAN, path, (0, 2), ("background", "tumour"))
+    text = "\n".join(line for line in path.read_text().splitlines() if not line.startswith("#"))
+    assert change[0] in text
+    path.write_text(text.replace(*change))
+    with pytest.raises(InputError) as caught:
+        plan.read(path)
+    assert words in str(caught.value) and "\n" not in str(caught.value)

@@ -1,0 +1,356 @@
+import os
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset
+
+from crossd.data import array_cache
+from crossd.data.dataset import Sample, Samples, Wrapped
+from crossd.data.fault_tolerance import Watched
+from crossd.data.open_source import open_source
+from crossd.data.patches import Patches
+from crossd.data.preprocessing.normalise import Normalised
+from crossd.data.sources import folder_index
+from crossd.errors import InputError
+from crossd.utils.progress import Progress
+
+QUIET = Progress(quiet=True)
+NAMES = ("cat/1.png", "cat/a/b.JPG", "cat/a.png", "dog/x.png", "dog/notes.txt", "dog/._x.png")
+
+
+def tree(root: Path, names: tuple[str, ...] = NAMES) -> Path:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+    return root
+
+
+def aged(root: Path) -> Path:
+    """Let all folders be older than the clock of a file system is coarse."""
+    for folder, _, _ in os.walk(root):
+        os.utime(folder, ns=(0, time.time_ns() - 2 * folder_index.CLOCK))
+    return root
+
+
+@pytest.fixture
+def remembering(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Keep the index of small folders too; returns the folders that are looked through."""
+    monkeypatch.setattr(folder_index, "KEEP_FROM", 1)
+    looked: list[str] = []
+    look = folder_index._look
+
+    def noted(path: str) -> Any:
+        looked.append(path)
+        return look(path)
+
+    monkeypatch.setattr(folder_index, "_look", noted)
+    return looked
+
+
+def images(root: Path) -> list[str]:
+    return [name for part in folder_index.scan(root, QUIET).values() for name in part.images.names]
+
+
+def test_images_of_class_folders(tmp_path: Path) -> None:
+    part = folder_index.scan(tree(tmp_path), QUIET)[""]
+    assert part.folders == ("cat", "dog")
+    assert list(part.images.names) == ["cat/1.png", "cat/a/b.JPG", "cat/a.png", "dog/x.png"]
+    assert part.images.labels.tolist() == [0, 0, 0, 1]
+    assert not len(part.volumes.names) and part.volumes.counts.tolist() == [0, 0]
+
+
+def test_the_order_is_that_of_sorted_paths(tmp_path: Path) -> None:
+    names = ("a/b/1.png", "a/b.png", "a/b-c.png", "a/B.png", "a/b/é.png", "a/b/ö/1.png", "b/1.png")
+    assert images(tree(tmp_path, names)) == [str(path) for path in sorted(map(Path, names))]
+
+
+def test_parts_hidden_folders_links_and_series(tmp_path: Path) -> None:
+    tree(tmp_path, ("train/a/1.png", "val/a/2.png", "other/b/3.png", "train/.x/4.png"))
+    tree(tmp_path / "train" / "a", (".hidden/5.png", ".hidden/6.nii", "s/7.dcm", "s/8.nii"))
+    outside = tree(tmp_path / "outside", ("9.png", "10.nii.gz"))
+    (tmp_path / "train" / "a" / "linked").symlink_to(outside)
+    (tmp_path / "train" / "a" / "round").symlink_to(tmp_path / "train")
+    (tmp_path / "train" / "c").symlink_to(outside)
+    found = folder_index.scan(tmp_path, QUIET)
+    assert list(found) == ["train", "val"]
+    train = found["train"]
+    assert train.folders == ("a", "c")
+    assert list(train.images.names) == ["a/.hidden/5.png", "a/1.png", "c/9.png"]
+    assert list(train.volumes.names) == ["a/linked/10.nii.gz", "a/s", "c/10.nii.gz"]
+    assert folder_index.volumes_below(tmp_path / "train" / "a" / "s") == [
+        tmp_path / "train" / "a" / "s"
+    ]
+    assert folder_index.files(tmp_path / "none") == []
+
+
+def test_files_without_a_suffix_are_opened(tmp_path: Path) -> None:
+    tree(tmp_path, ("a/1.2.840", "a/README", "b/1.png"))
+    (tmp_path / "a" / "1.2.840").write_bytes(bytes(128) + b"DICM")
+    part = folder_index.scan(tmp_path, QUIET)[""]
+    assert list(part.volumes.names) == ["a/1.2.840"] and list(part.images.names) == ["b/1.png"]
+
+
+def test_a_folder_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(InputError, match=r"this folder cannot be read \(Permission denied\)"):
+        folder_index.scan(tree(tmp_path), QUIET)
+
+
+def test_odd_bytes_in_names(tmp_path: Path, remembering: list[str]) -> None:
+    odd = os.fsdecode(b"cat/\xff\xfe.png")
+    try:
+        tree(tmp_path, (odd, "dog/1.png"))
+    except OSError:
+        pytest.skip("this file system takes UTF-8 only")
+    aged(tmp_path)
+    for _ in range(2):
+        assert images(tmp_path) == [odd, "dog/1.png"]
+    assert len(remembering) == 3
+
+
+def test_what_is_kept_is_what_was_scanned(tmp_path: Path, remembering: list[str]) -> None:
+    tree(tmp_path, ("train/a/1.png", "train/b/2.png", "val/a/3.png", "train/a/v.nii"))
+    aged(tmp_path)
+    first = folder_index.scan(tmp_path, QUIET)
+    looked = len(remembering)
+    again = folder_index.scan(tmp_path, QUIET)
+    assert looked == 6 and len(remembering) == looked
+    for name, part in first.items():
+        assert again[name].folders == part.folders
+        for kind in ("images", "volumes"):
+            one, other = getattr(part, kind), getattr(again[name], kind)
+            assert list(one.names) == list(other.names)
+            assert one.labels.tolist() == other.labels.tolist()
+
+
+CHANGES: dict[str, Callable[[Path], object]] = {
+    "a file is added": lambda root: (root / "cat" / "new.png").touch(),
+    "a file is added deep down": lambda root: (root / "cat" / "a" / "new.png").touch(),
+    "a file is removed": lambda root: (root / "cat" / "1.png").unlink(),
+    "a folder is renamed": lambda root: (root / "dog").rename(root / "wolf"),
+    "a file is renamed": lambda root: (root / "dog" / "x.png").rename(root / "dog" / "y.png"),
+    "a class is added": lambda root: tree(root, ("new/1.png",)),
+    "a class is removed": lambda root: shutil.rmtree(root / "dog"),
+    "a folder is touched": lambda root: os.utime(root / "dog"),
+    "the folders become parts": lambda root: (root / "cat").rename(root / "train"),
+    "a folder is older": lambda root: os.utime(root / "dog", ns=(0, 0)),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=list(CHANGES))
+def test_changes_are_seen(
+    tmp_path: Path, remembering: list[str], change: Callable[[Path], object]
+) -> None:
+    aged(tree(tmp_path))
+    images(tmp_path)
+    change(tmp_path)
+    remembering.clear()
+    found = images(tmp_path)
+    assert remembering
+    shutil.rmtree(array_cache.folder())
+    assert found == images(tmp_path)
+
+
+def test_what_changed_just_before_is_not_trusted(tmp_path: Path, remembering: list[str]) -> None:
+    # A file that is added now could leave the time of its folder as it is.
+    images(tree(tmp_path))
+    assert not array_cache.folder().exists()
+    aged(tmp_path)
+    os.utime(tmp_path / "cat" / "a")
+    images(tmp_path)
+    assert not array_cache.folder().exists()
+
+
+def test_few_files_are_not_kept(tmp_path: Path) -> None:
+    images(aged(tree(tmp_path)))
+    assert not array_cache.folder().exists()
+
+
+@pytest.mark.parametrize("damage", ["gone", "empty", "cut", "noise", "other"])
+def test_an_index_that_cannot_be_read_is_made_anew(
+    tmp_path: Path, remembering: list[str], damage: str
+) -> None:
+    root = aged(tree(tmp_path / "data"))
+    expected = images(root)
+    (file,) = array_cache.folder().glob("index-*.safetensors")
+    content = file.read_bytes()
+    rng = np.random.default_rng(0)
+    damaged = {
+        "empty": b"",
+        "cut": content[:-40],
+        "noise": rng.integers(0, 256, len(content), np.uint8).tobytes(),
+        "other": (64).to_bytes(8, "little") + b'{"__metadata__":{"facts":"{}"}}'.ljust(64),
+    }
+    file.unlink() if damage == "gone" else file.write_bytes(damaged[damage])
+    remembering.clear()
+    assert images(root) == expected and remembering
+
+
+def test_a_cache_that_cannot_be_written(
+    tmp_path: Path, remembering: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("CROSSD_CACHE", str(tmp_path / "file" / "cache"))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    root = aged(tree(tmp_path / "data"))
+    assert images(root) == images(root) and len(remembering) == 8
+
+
+def test_an_index_in_use_may_be_replaced(tmp_path: Path, remembering: list[str]) -> None:
+    root = tree(tmp_path, tuple(f"{c}/{i:060d}.png" for c in "ab" for i in range(2000)))
+    aged(root)
+    images(root)
+    names = folder_index.scan(root, QUIET)[""].images.names
+    (root / "a" / "0.png").touch()
+    aged(root)
+    assert len(images(root)) == 4001
+    loader: Any = DataLoader(Named(names), num_workers=1, multiprocessing_context="forkserver")
+    assert [name for (name,) in loader] == [names[0], names[1]]
+
+
+class Named(Dataset[str]):
+    def __init__(self, names: Any) -> None:
+        self.names = names
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, number: int) -> str:
+        return str(self.names[number])
+
+
+def test_processes_that_start_together_scan_once(
+    tmp_path: Path, remembering: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    root = aged(tree(tmp_path))
+    loader: Any = DataLoader(Scanning(root), num_workers=2, multiprocessing_context="fork")
+    assert sorted(int(count) for count in loader) == [0, 4]
+
+
+class Scanning(Dataset[int]):
+    """Counts the folders that are looked through, in several processes at once."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, number: int) -> int:
+        count = 0
+        look = folder_index._look
+
+        def counted(path: str) -> Any:
+            nonlocal count
+            count += 1
+            return look(path)
+
+        folder_index._look = counted
+        assert len(images(self.root)) == 4
+        return count
+
+
+def pictures(root: Path, count: int, classes: int = 2) -> Path:
+    """Class folders of tiny images; many names lead to the same few files."""
+    rng = np.random.default_rng(0)
+    for c in range(classes):
+        (root / f"class_{c}").mkdir(parents=True)
+        for i in range(count // classes):
+            path = root / f"class_{c}" / f"picture_{i:07d}.png"
+            if i % 20_000 == 0:
+                pixels = rng.integers(0, 256, (8, 8), np.uint8)
+                Image.fromarray(pixels).save(path)
+                first = path
+            else:
+                os.link(first, path)
+    return aged(root)
+
+
+def test_statistics_are_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from crossd.data.preprocessing import normalise
+    from crossd.data.sources import image_folder as reading
+
+    monkeypatch.setattr(normalise, "ENOUGH", 8)
+    read: list[Path] = []
+    real = reading.read_pixels
+
+    def noted(path: Path, *rest: Any) -> torch.Tensor:
+        read.append(path)
+        return real(path, *rest)
+
+    monkeypatch.setattr(reading, "read_pixels", noted)
+    pictures(tmp_path, 24)
+    first = open_source(str(tmp_path))
+    assert len(read) == 8
+    again = open_source(str(tmp_path))
+    assert len(read) == 8 and (again.mean, again.std) == (first.mean, first.std)
+    changes: list[dict[str, Any]] = [{"size": (16,)}, {"seed": 1}, {"channels": 3}]
+    for options in changes:
+        read.clear()
+        open_source(str(tmp_path), **options)
+        assert len(read) == 8
+    os.utime(next(tmp_path.rglob("*.png")), ns=(0, 0))
+    read.clear()
+    open_source(str(tmp_path))
+    assert len(read) == 8
+
+
+class Weighed(Wrapped):
+    """Samples that tell the memory that the process which reads them has to itself [bytes]."""
+
+    def __getitem__(self, number: int) -> Sample:
+        sample: Any = self.samples[number]
+        sample["own"] = 0
+        if number % 25 == 0:
+            sample["own"] = psutil.Process().memory_full_info().uss
+        weighed: Sample = sample
+        return weighed
+
+
+def weigh(samples: Samples, way: str) -> list[float]:
+    """Read three times in a worker; returns its memory at the end of each pass [MiB]."""
+    chain = Weighed(Patches(Watched(samples, True, 1), None, 0))
+    chosen = np.random.default_rng(0).choice(len(samples), 1000, replace=False).tolist()
+    loader = DataLoader(
+        chain,
+        batch_size=50,
+        sampler=chosen,
+        num_workers=1,
+        multiprocessing_context=way,
+        persistent_workers=True,
+    )
+    return [max(int(batch["own"].max()) for batch in list(loader)[-5:]) / 2**20 for _ in range(3)]
+
+
+@pytest.mark.slow
+def test_two_hundred_thousand_files(tmp_path: Path) -> None:
+    """Print how long the first and the second start take, and what a worker takes."""
+    few, many = pictures(tmp_path / "few", 2_000), pictures(tmp_path / "many", 200_000, 200)
+    start = time.perf_counter()
+    first = open_source(str(many))
+    middle = time.perf_counter()
+    again = open_source(str(many))
+    print(f"\nfirst start {middle - start:.2f} s, then {time.perf_counter() - middle:.2f} s")
+    assert len(first.train) == len(again.train) > 139_000
+    for i in (0, 70_000, 139_000):
+        assert first.train.name(i) == again.train.name(i)
+        assert torch.equal(first.train[i]["image"], again.train[i]["image"])
+    assert isinstance(again.train, Normalised)
+    small = open_source(str(few)).train
+    for way in ("fork", "forkserver"):
+        little, much = weigh(small, way), weigh(again.train, way)
+        print(f"{way}: {little} MiB with 2,000 files, {much} with 200,000")
+        assert much[0] - little[0] < 8
+        assert much[2] - much[0] < 4

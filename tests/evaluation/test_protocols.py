@@ -1,0 +1,133 @@
+"""What each protocol trains, and that it is scored as scikit-learn would."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from files import npz
+from torch import nn
+
+from crossd.conversion import registry
+from crossd.conversion.convert import convert
+from crossd.conversion.plain import to_3d
+from crossd.data.dataset import Subset
+from crossd.data.open_source import open_source
+from crossd.data.source import Source
+from crossd.errors import InputError
+from crossd.evaluation import protocols
+from crossd.evaluation.arms import ARMS
+from crossd.inference.slice_ensemble import SliceNet
+from crossd.training import loop
+
+BUDGET = loop.TrainConfig(epochs=4, batch_size=8, lr=1e-2, augment="none")
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Source:
+    return open_source(npz(tmp_path / "volumes.npz", (8, 8, 8)))
+
+
+def plain() -> nn.Module:
+    return registry.build("resnet-small", "classification", 1, 2)
+
+
+def solid() -> nn.Module:
+    return to_3d(convert(plain(), lift=None))
+
+
+def changed(net: nn.Module, outcome: protocols.Outcome) -> set[str]:
+    before, after = dict(net.named_parameters()), dict(outcome.net.named_parameters())
+    return {name for name in before if not torch.equal(before[name], after[name])}
+
+
+def test_zero_changes_nothing_and_the_given_network_is_never_touched(source: Source) -> None:
+    net = solid()
+    state = {name: value.clone() for name, value in net.state_dict().items()}
+    for name in ("zero", "knn", "linear", "probe", "unfreeze", "finetune"):
+        outcome = protocols.apply(name, net, source, BUDGET)
+        assert outcome.scores["accuracy"] > (0.7 if name != "zero" else -1), name
+        assert len(outcome.outputs[1]) == len(source.test)
+        if name == "zero":
+            assert changed(net, outcome) == set()
+    assert all(torch.equal(value, state[name]) for name, value in net.state_dict().items())
+
+
+def test_a_probe_trains_norms_and_the_head_and_finetuning_everything(source: Source) -> None:
+    net = solid()
+    norms = {
+        f"{name}.{part}"
+        for name, module in net.named_modules()
+        if isinstance(module, nn.BatchNorm3d)
+        for part in ("weight", "bias")
+    }
+    head = {name for name, _ in net.named_parameters()} - norms
+    head = {name for name in head if name.startswith("8.")}
+    assert changed(net, protocols.apply("probe", net, source, BUDGET)) == norms | head
+    everything = {name for name, _ in net.named_parameters()}
+    assert changed(net, protocols.apply("finetune", net, source, BUDGET)) == everything
+
+
+def test_unfreezing_begins_at_the_head(source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
+    net = solid()
+    parts = protocols.stages(net, 2)
+    assert sum(len(part) for part in parts) == len(list(net.parameters()))
+    assert [p.shape[0] for p in parts[0]] == [2, 2]
+    assert [p is q for p, q in zip(parts[-1], net.parameters(), strict=False)] == [True]
+    free: list[int] = []
+    fit = loop.fit
+
+    def spy(net: nn.Module, *rest: Any, on_epoch: Any, **more: Any) -> Any:
+        def count(epoch: int, epochs: int) -> None:
+            on_epoch(epoch, epochs)
+            free.append(sum(p.requires_grad for p in net.parameters()))
+
+        return fit(net, *rest, on_epoch=count, **more)
+
+    monkeypatch.setattr(loop, "fit", spy)
+    outcome = protocols.apply("unfreeze", net, source, BUDGET)
+    assert free[0] == 2 and free == sorted(free) and free[-1] == len(list(net.parameters()))
+    assert len(changed(net, outcome)) == len(list(net.parameters()))
+
+
+def test_features_are_what_the_last_layer_is_told(source: Source) -> None:
+    net = solid().eval()
+    vectors, labels = protocols.features(net, source.test, 2, BUDGET)
+    assert vectors.shape == (len(source.test), 96)
+    assert labels.tolist() == np.asarray(source.test.labels).tolist()
+    images = torch.stack([source.test[i]["image"] for i in range(len(source.test))])
+    head = net[-1]  # type: ignore[index]
+    with torch.no_grad():
+        assert torch.allclose(head(torch.from_numpy(vectors).float()), net(images), atol=1e-5)
+
+
+def test_features_of_slices_are_averaged(source: Source) -> None:
+    net = SliceNet(plain()).eval()
+    net.average = "logits"
+    vectors, _ = protocols.features(net, source.test, 2, BUDGET)
+    images = torch.stack([source.test[i]["image"] for i in range(len(source.test))])
+    head: Any = net.net[-1]  # type: ignore[index]
+    with torch.no_grad():
+        assert torch.allclose(head(torch.from_numpy(vectors).float()), net(images), atol=1e-5)
+
+
+def test_classes_without_a_labelled_volume_get_no_probability(tmp_path: Path) -> None:
+    source = open_source(npz(tmp_path / "volumes.npz", (8, 8, 8), classes=3))
+    two = np.flatnonzero(np.asarray(source.train.labels) < 2)
+    few = dataclasses.replace(source, train=Subset(source.train, two))
+    net = ARMS["center"][1](
+        registry.build("resnet-small", "classification", 1, 3), "classification"
+    )
+    for name in ("knn", "linear"):
+        probabilities = protocols.apply(name, net, few, BUDGET).outputs[0]
+        assert probabilities.shape == (len(source.test), 3)
+        assert probabilities[:, 2].abs().max() == 0
+
+
+def test_features_of_masks_are_refused() -> None:
+    source = open_source("brain:8")
+    net = to_3d(convert(registry.build("segresnet-small", "segmentation", 1, 4)))
+    with pytest.raises(InputError, match="--protocol knn is for labels, but brain:8 has masks"):
+        protocols.apply("knn", net, source, BUDGET)

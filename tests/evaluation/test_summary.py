@@ -1,0 +1,95 @@
+"""Tables, verdicts and groups of a comparison whose numbers are known."""
+
+import csv
+import io
+from typing import Any
+
+import numpy as np
+import pytest
+
+from crossd.evaluation import statistics, summary
+from crossd.evaluation.summary import MISSING
+
+SCORES = {"ours": [0.9, 0.92, 0.91, 0.93], "acs": [0.8, 0.83, 0.8, 0.84], "scratch": [0.9] * 4}
+
+
+def record(**more: Any) -> dict[str, Any]:
+    rows = [
+        {"arm": arm, "protocol": "probe", "limit": 10, "fold": 0, "trial": t, "train": 10,
+         "test": 20, "seconds": 1.0, "metrics": {"accuracy": v, "auc": v / 2},
+         "cases": [float(i < 20 * v) for i in range(20)]}
+        for arm, values in SCORES.items() for t, v in enumerate(values)
+    ]  # fmt: skip
+    rows += [{**rows[0], "protocol": "zero", "limit": 0, "metrics": {"accuracy": 0.7}}]
+    return {"arms": list(SCORES), "metric": "accuracy", "folds": 0, "rows": rows} | more
+
+
+def test_summaries_and_comparisons_are_those_of_stats() -> None:
+    results, key = record(), ("probe", 10)
+    assert summary.keys(results) == [key, ("zero", 0)]
+    assert summary.summaries(results, key)["acs"] == statistics.summarise(SCORES["acs"])
+    acs, scratch = summary.comparisons(results, key)
+    expected = statistics.paired(SCORES["ours"], SCORES["acs"])
+    assert {name: acs[name] for name in vars(expected)} == vars(expected)
+    ps = [acs["p"], scratch["p"]]
+    assert [acs["holm"], scratch["holm"]] == statistics.holm(ps)
+    assert acs["case_low"] < acs["difference"] < acs["case_high"]
+    assert summary.comparisons(results, ("zero", 0)) == []
+
+
+def test_folds_are_corrected() -> None:
+    key = ("probe", 10)
+    plain = summary.comparisons(record(), key)[0]
+    folded = summary.comparisons(record(folds=5), key)[0]
+    expected = statistics.paired(SCORES["ours"], SCORES["acs"], ratio=2.0)
+    assert folded["p"] == expected.p > plain["p"]
+    assert "case_low" not in folded
+
+
+def test_the_table_marks_what_differs() -> None:
+    header, body = summary.table(record())
+    assert header == ["arm", "probe, 10 labelled", "zero"]
+    lines = {line[0]: line[1:] for line in body}
+    half = statistics.summarise(SCORES["ours"])
+    assert half.high is not None
+    assert lines["ours"] == [f"0.915 ± {half.high - half.mean:.3f}", "0.700"]
+    assert lines["acs"][0].endswith("†") and lines["acs"][1] == MISSING
+    assert not lines["scratch"][0].endswith("†")
+    text = summary.latex(record())
+    assert text.count(r"\\") == 4 and r"$^\dagger$" in text and "±" not in text
+
+
+def test_the_verdict_names_the_best_rival_and_says_lost() -> None:
+    assert summary.best(record(), ("probe", 10)) == "ours"
+    text = summary.verdict(record(), ("probe", 10))
+    assert "ours (0.915) is 0.015 ahead of scratch (0.900)" in text
+    assert "not significant" in text
+    lost = record(arms=["acs", "ours", "scratch"])
+    assert "acs (0.817) is 0.098 behind ours" in (text := summary.verdict(lost, ("probe", 10)))
+    assert ": significant" in text
+    assert "nothing to be compared with" in summary.verdict(lost, ("zero", 0))
+
+
+def test_the_csv_has_a_line_a_run() -> None:
+    lines = list(csv.DictReader(io.StringIO(summary.runs_csv(record()))))
+    assert len(lines) == 13
+    assert lines[0]["accuracy"] == "0.9" and lines[0]["auc"] == "0.45" and lines[-1]["auc"] == ""
+
+
+def test_ranks_are_of_repetitions_that_all_have() -> None:
+    arms, scores = summary.blocks(record())
+    assert arms == list(SCORES)
+    assert np.array_equal(scores, np.array(list(SCORES.values())).T)
+
+
+@pytest.mark.parametrize(
+    ("ranks", "least", "expected"),
+    [
+        ([1.0, 2.0, 3.0], 0.5, []),
+        ([1.0, 2.0, 3.0], 1.0, [(0, 1), (1, 2)]),
+        ([1.0, 2.0, 3.0], 2.0, [(0, 2)]),
+        ([1.0], 2.0, []),
+    ],
+)
+def test_groups(ranks: list[float], least: float, expected: list[tuple[int, int]]) -> None:
+    assert summary.groups(ranks, least) == expected

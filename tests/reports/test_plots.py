@@ -1,0 +1,88 @@
+"""Plots of a comparison: what is drawn, not how it looks."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from crossd.reports import pictures, plots
+
+
+def record(trials: int = 4, arms: tuple[str, ...] = ("projection", "acs", "scratch")) -> Any:
+    rows = [
+        {"arm": arm, "protocol": "probe", "limit": n, "fold": 0, "trial": t, "train": n, "test": 9,
+         "metrics": {"accuracy": 0.9 - 0.1 * place + 0.01 * t * (place + 1) + n / 1000},
+         "cases": [1.0, 0.0, 1.0]}
+        for place, arm in enumerate(arms) for n in (10, 100) for t in range(trials)
+    ]  # fmt: skip
+    rows += [
+        {**rows[0], "protocol": "zero", "limit": 0, "arm": arm, "metrics": {"accuracy": 0.5}}
+        for arm in arms[:2]
+    ]
+    return {"arms": list(arms), "metric": "accuracy", "folds": 0, "rows": rows}
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    figures: list[Figure] = []
+    keep = pictures.save
+
+    def spy(figure: Figure, path: Path) -> None:
+        figures.append(figure)
+        keep(figure, path)
+
+    monkeypatch.setattr(plots, "save", spy)
+    return figures
+
+
+def test_efficiency_has_a_line_an_arm_and_the_answers_without_labels(
+    tmp_path: Path, drawn: list[Figure]
+) -> None:
+    plots.efficiency(record(), tmp_path / "a.png")
+    (ax,) = drawn[0].axes
+    lines = {
+        str(line.get_label()): line for line in ax.lines if not str(line.get_label())[0] == "_"
+    }
+    assert list(lines) == ["projection", "acs", "scratch"]
+    assert np.asarray(lines["projection"].get_xdata()).tolist() == [10, 100]
+    assert np.asarray(lines["projection"].get_ydata())[0] == pytest.approx(0.925)
+    assert [tick.get_text() for tick in ax.get_xticklabels()] == ["0", "10", "100"]
+    assert len(ax.lines) == 3 + 2 * 2
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_differences_draw_intervals(tmp_path: Path, drawn: list[Figure]) -> None:
+    plots.differences(record(), tmp_path / "b.png")
+    first, second, zero = drawn[0].axes
+    assert first.get_title() == "probe, 10 labelled" and zero.get_title() == "zero"
+    texts = [text.get_text() for text in second.texts]
+    assert texts == ["+0.085", "+0.170"]
+    assert [text.get_text() for text in zero.texts] == ["+0.000"]
+    plots.differences(record(trials=1), tmp_path / "c.png")
+
+
+def test_ranks_need_three_arms_and_two_repetitions(tmp_path: Path, drawn: list[Figure]) -> None:
+    assert plots.ranks(record(), tmp_path / "d.png")
+    texts = [text.get_text() for text in drawn[0].axes[0].texts]
+    assert texts[:3] == ["projection  1.00", "acs  2.00", "scratch  3.00"]
+    assert not plots.ranks(record(arms=("projection", "acs")), tmp_path / "e.png")
+    assert not (tmp_path / "e.png").exists()
+
+
+def test_the_curves_of_a_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Figure] = []
+    monkeypatch.setattr(plots, "save", lambda figure, path: drawn.append(figure))
+    history: list[dict[str, Any]] = [
+        {"epoch": 1, "loss": 2.0, "loss_2d": 3.0, "val": {"f1": 0.1, "dice": 0.2}},
+        {"epoch": 2, "loss": 1.0, "loss_2d": None},
+        {"epoch": 3, "loss": 0.5, "loss_2d": 1.0, "val": {"f1": 0.1, "dice": 0.6}},
+    ]
+    plots.training({"history": history}, tmp_path / "a.png")
+    losses, scores = drawn[0].axes
+    assert [line.get_label() for line in losses.lines] == ["loss", "loss_2d"]
+    assert np.isnan(np.asarray(losses.lines[1].get_ydata(), float)).tolist() == [False, True, False]
+    assert np.asarray(scores.lines[0].get_xydata()).tolist() == [[1, 0.2], [3, 0.6]]
+    plots.training({"history": [{"epoch": 1, "loss": 2.0}]}, tmp_path / "b.png")
+    assert len(drawn[1].axes) == 1

@@ -1,0 +1,97 @@
+"""Several processes that train together equal one, however they were started."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from files import SHARED, real_data, shaded
+from PIL import Image
+from safetensors.torch import load_file
+from torch import Tensor
+
+from crossd.utils.run_folder import STATUS
+
+RUN = [sys.executable, "-m", "crossd", "pretrain", "--seed", "3", "--epochs", "3", "--lr", "0.02"]
+RUN += ["--precision", "64-true"]  # in which no rounding turns the sign of what a ReLU gets
+TWO = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A file of small images; the last batch is smaller, and its halves differ in size."""
+    return shaded(tmp_path_factory.mktemp("data") / "images.npz", 61, 12)
+
+
+def trained(command: list[str], out: Path, data: str, *options: str) -> dict[str, Tensor]:
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*command, "--data", data, "--out", str(out), *options],
+        env=env, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("written:") == 1, done.stdout
+    return dict(load_file(out / "weights.safetensors"))
+
+
+def assert_alike(actual: dict[str, Tensor], expected: dict[str, Tensor], tolerance: float) -> None:
+    assert actual.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(actual[name], value, rtol=0, atol=tolerance, msg=name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("augment", ["light", pytest.param("full", marks=pytest.mark.slow)])
+def test_two_processes_equal_one_with_the_batch_of_both(
+    tmp_path: Path, data: str, augment: str
+) -> None:
+    how = ["--sync-bn", "--augment", augment]
+    one = trained(RUN, tmp_path / "one", data, "--batch-size", "16", "--augment", augment)
+    torchrun = [*TWO, *RUN[1:]]
+    two = trained(torchrun, tmp_path / "two", data, "--batch-size", "8", *how)
+    assert_alike(two, one, 1e-5)
+    own = trained(RUN, tmp_path / "own", data, "--batch-size", "8", "--devices", "2", *how)
+    assert_alike(own, two, 1e-6)
+
+
+@pytest.mark.slow
+def test_shared_parameters_equal_whole_ones(tmp_path: Path, data: str) -> None:
+    how = ["--sync-bn", "--batch-size", "8", "--devices", "2", "--precision", "32-true"]
+    how += ["--lr", "0.001", "--limit", "16", "--epochs", "1"]  # few chances for a ReLU to turn
+    whole = trained(RUN, tmp_path / "ddp", data, *how)
+    shared = trained(RUN, tmp_path / "fsdp", data, *how, "--strategy", "fsdp")
+    # Adam's first step is the sign of the gradient: where that is zero but for rounding, which
+    # machines do differently, a weight may go the other way by twice the learning rate.
+    assert_alike(shared, whole, 2.1e-3)
+    apart = torch.cat([(shared[n] - v).abs().flatten().float() for n, v in whole.items()]) > 1e-5
+    assert apart.float().mean() < 1e-3
+
+
+def class_folders(root: Path, train: int, val: int) -> str:
+    """Write so many real images of each class as PNG."""
+    with np.load(SHARED / "mednist" / "mednist_64.npz") as arrays:
+        for part, count in (("train", train), ("val", val)):
+            images, labels = arrays[f"{part}_images"], arrays[f"{part}_labels"].ravel()
+            for label in np.unique(labels):
+                folder = root / part / str(label)
+                folder.mkdir(parents=True)
+                for number in np.flatnonzero(labels == label)[:count]:
+                    Image.fromarray(images[number]).save(folder / f"{number}.png")
+    return str(root)
+
+
+@real_data
+@pytest.mark.slow
+def test_torchrun_equals_one_process_after_twenty_steps_on_real_images(tmp_path: Path) -> None:
+    data = class_folders(tmp_path / "data", 110, 5)
+    how = ["--size", "64", "--limit", "640", "--epochs", "1"]  # 20 batches of 32
+    one = trained(RUN, tmp_path / "one", data, *how, "--batch-size", "32")
+    torchrun = [*TWO, *RUN[1:]]
+    two = trained(torchrun, tmp_path / "two", data, *how, "--batch-size", "16", "--sync-bn")
+    for folder in (tmp_path / "one", tmp_path / "two"):
+        assert json.loads((folder / STATUS).read_text())["done"] == 20
+    assert_alike(two, one, 1e-5)

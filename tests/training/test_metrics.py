@@ -1,0 +1,83 @@
+"""Scores against numbers worked by hand and against scikit-learn."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, roc_auc_score
+
+from crossd.training import metrics
+
+
+def test_classification_by_hand() -> None:
+    # Of the pairs (0.6, 0.3), (0.6, 0.7), (0.9, 0.3), (0.9, 0.7) three are in order.
+    first = torch.tensor([0.3, 0.7, 0.6, 0.9])
+    scores = metrics.classification(torch.stack((1 - first, first), 1), torch.tensor([0, 0, 1, 1]))
+    assert (scores["accuracy"], scores["auc"]) == (0.75, 0.75)
+    # Class 0: precision 1, recall 1/2, F1 2/3. Class 1: precision 2/3, recall 1, F1 4/5.
+    expected = {"precision": 5 / 6, "recall": 0.75, "balanced_accuracy": 0.75, "f1": 11 / 15}
+    assert {name: scores[name] for name in expected} == pytest.approx(expected)
+
+
+def test_classification_equals_scikit_learn() -> None:
+    generator = np.random.default_rng(0)
+    guesses = generator.dirichlet(np.ones(4), size=200)
+    labels = generator.integers(0, 4, 200)
+    scores = metrics.classification(torch.from_numpy(guesses), torch.from_numpy(labels))
+    answers = guesses.argmax(1)
+    assert scores["balanced_accuracy"] == balanced_accuracy_score(labels, answers)
+    assert scores["f1"] == pytest.approx(f1_score(labels, answers, average="macro"))
+    assert scores["accuracy"] == accuracy_score(labels, guesses.argmax(1))
+    expected = roc_auc_score(labels, guesses, multi_class="ovr", average="macro")
+    assert scores["auc"] == pytest.approx(expected, abs=1e-12)
+
+
+def test_absent_classes_do_not_count() -> None:
+    guesses = torch.tensor([[0.8, 0.1, 0.1], [0.2, 0.7, 0.1], [0.3, 0.6, 0.1]])
+    assert set(metrics.classification(guesses, torch.tensor([0, 1, 1])).values()) == {1.0}
+    alone = metrics.classification(guesses, torch.tensor([1, 1, 1]))
+    assert alone["accuracy"] == pytest.approx(2 / 3) and math.isnan(alone["auc"])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_classification_takes_low_precision(dtype: torch.dtype) -> None:
+    guesses = torch.tensor([[0.75, 0.25], [0.25, 0.75]], dtype=dtype)
+    assert set(metrics.classification(guesses, torch.tensor([0, 1])).values()) == {1.0}
+
+
+def test_confusion_has_truth_in_rows() -> None:
+    guesses = torch.eye(3)[[0, 1, 1, 0]]
+    matrix = metrics.confusion(guesses, torch.tensor([0, 0, 1, 1]))
+    np.testing.assert_array_equal(matrix, [[1, 1, 0], [1, 1, 0], [0, 0, 0]])
+
+
+def test_dice_by_hand() -> None:
+    mask = torch.tensor([[[0, 1, 1], [2, 2, 2]]])
+    answer = torch.tensor([[[1, 1, 0], [2, 2, 0]]])
+    # Class 1: 2 * 1 / (2 + 2); class 2: 2 * 2 / (2 + 3); class 3 is nowhere.
+    scores = metrics.dice(answer, mask, 4)
+    np.testing.assert_allclose(scores, [0.5, 0.8, np.nan], atol=1e-6)
+    assert scores.shape == (3,) and scores.dtype == np.float64
+
+
+def test_dice_of_a_class_that_only_one_has() -> None:
+    mask, empty = torch.ones(2, 2, 2, dtype=torch.long), torch.zeros(2, 2, 2, dtype=torch.long)
+    np.testing.assert_array_equal(metrics.dice(empty, mask, 2), [0])
+    assert np.isnan(metrics.dice(mask, empty, 2)).all()
+    np.testing.assert_array_equal(metrics.dice(mask, mask, 2), [1])
+
+
+def test_segmentation_averages_classes_after_masks() -> None:
+    scores = np.array([[0.5, np.nan], [0.7, 0.8], [np.nan, 0.4]])
+    assert metrics.segmentation(scores, ("none", "a", "b")) == pytest.approx(
+        {"dice": 0.6, "dice_a": 0.6, "dice_b": 0.6}
+    )
+    only = metrics.segmentation(scores[:1], ("none", "a", "b"))
+    assert only["dice"] == only["dice_a"] == 0.5 and math.isnan(only["dice_b"])
+
+
+def test_the_main_scores_are_among_those_given() -> None:
+    guesses = torch.tensor([[0.9, 0.1], [0.2, 0.8]])
+    assert metrics.MAIN["classification"] in metrics.classification(guesses, torch.tensor([0, 1]))
+    assert metrics.MAIN["segmentation"] in metrics.segmentation(np.ones((1, 1)), ("none", "a"))

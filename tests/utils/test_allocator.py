@@ -1,0 +1,46 @@
+"""Keeping freed memory."""
+
+import platform
+import subprocess
+import sys
+
+import pytest
+
+from crossd.utils.allocator import keep_freed_memory
+
+FAULTS = """
+import resource, torch
+from crossd.utils.allocator import keep_freed_memory
+assert keep_freed_memory()
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(4):
+        blocks = [torch.ones(7_000_000) for _ in range(4)]
+        del blocks
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+faults()
+print(faults())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries are left alone")
+def test_pages_are_not_taken_from_the_system_again_and_again() -> None:
+    out = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, check=True)
+    pages = 4 * 4 * 7_000_000 * 4 // 4096
+    assert int(out.stdout) < pages / 20
+
+
+def test_other_libraries_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("platform.libc_ver", lambda: ("", ""))
+    monkeypatch.setattr("ctypes.CDLL", None)
+    assert keep_freed_memory() is False
+
+
+def test_giving_back_is_harmless() -> None:
+    import torch
+
+    from crossd.utils.allocator import give_back_memory
+
+    kept = torch.ones(1000)
+    give_back_memory()
+    assert kept.sum() == 1000

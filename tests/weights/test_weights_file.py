@@ -1,0 +1,586 @@
+"""Weights files: written whole, read back the same; and those of the paper's implementation."""
+
+import copy
+import dataclasses
+import json
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+from helpers import some
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+import crossd
+from crossd import InputError
+from crossd.nn.layers import contiguous
+from crossd.weights import weights_file
+from crossd.weights.weights_file import (
+    WeightsConfig,
+    convert_file,
+    load,
+    load_reference,
+    read_config,
+    save,
+)
+
+SMALL = WeightsConfig("resnet-small", "classification", 1, ("cat", "dog", "emu"))
+CROSS = dataclasses.replace(SMALL, mean=0.3, std=1.7, size=(28, 30), spacing=(2.0, 1.0, 1.0))
+FORMS = {
+    "projection": CROSS,
+    "slice": dataclasses.replace(CROSS, kernel_mode="slice"),
+    "fourier": dataclasses.replace(CROSS, kernel_mode="fourier", mode_options={"offset": 0.5}),
+    "2d": dataclasses.replace(CROSS, form="2d"),
+    "3d": dataclasses.replace(CROSS, form="3d"),
+    "acs": dataclasses.replace(CROSS, form="acs"),
+    "unet": WeightsConfig("segresnet-small", "segmentation", 2, ("none", "a"), form="3d"),
+}
+IMAGES, VOLUMES = (2, 1, 16, 18), (2, 1, 12, 12, 13)
+
+
+def noisy(net: nn.Module) -> Any:
+    """Change every number of a network, so that none is what building it gives."""
+    with torch.no_grad():
+        for tensor in net.state_dict().values():
+            if tensor.is_floating_point():
+                tensor.mul_(0.9).add_(torch.rand_like(tensor) * 0.1)
+    return net.eval()
+
+
+def refused(message: str, function: Callable[..., Any], *arguments: Any, **named: Any) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        function(*arguments, **named)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """A weights file of a small Cross-D network."""
+    save(noisy(CROSS.build()), tmp_path / "net.safetensors", CROSS)
+    return tmp_path / "net.safetensors"
+
+
+def given(config: Any) -> WeightsConfig:
+    """Leave out of a configuration what conversion decided."""
+    return dataclasses.replace(config, decided=None)
+
+
+# Saving and loading
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_file_gives_back_the_network_and_its_configuration(tmp_path: Path, form: str) -> None:
+    config = FORMS[form]
+    net, path = noisy(config.build()), tmp_path / "net.safetensors"
+    save(net, path, config)
+    assert list(tmp_path.iterdir()) == [path]
+    again: Any = load(path)
+    assert given(again.config) == dataclasses.replace(config, version=crossd.__version__)
+    assert (again.config.decided is None) == (form == "2d")
+    assert not again.training
+    torch.testing.assert_close(again.state_dict(), net.state_dict(), rtol=0, atol=0)
+    shapes: dict[str, list[tuple[int, ...]]] = {
+        "2d": [IMAGES],
+        "3d": [VOLUMES],
+        "unet": [(1, 2, 8, 8, 8)],
+    }
+    for shape in shapes.get(form, [IMAGES, VOLUMES]):
+        x = torch.randn(shape)
+        with torch.no_grad():
+            torch.testing.assert_close(again(x), net(x), rtol=0, atol=0)
+    save(again, path)  # the configuration that load left
+    assert read_config(path) == again.config
+
+
+def test_a_network_without_a_configuration_is_refused(tmp_path: Path) -> None:
+    refused("no configuration", save, nn.Linear(1, 1), tmp_path / "a.safetensors")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_custom_model_needs_its_2d_network(tmp_path: Path) -> None:
+    def make() -> nn.Module:
+        return nn.Sequential(nn.Conv2d(1, 3, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+    config = dataclasses.replace(SMALL, model="custom", kernel_mode="fourier")
+    source, path = make(), tmp_path / "net.safetensors"
+    net = noisy(config.build(source))
+    save(net, path, config)
+    refused("custom model: give its 2D network as model=", load, path)
+    state = copy.deepcopy(source.state_dict())
+    images = torch.randn(IMAGES)
+    torch.testing.assert_close(load(path, source)(images), net(images), rtol=0, atol=0)
+    torch.testing.assert_close(source.state_dict(), state, rtol=0, atol=0)
+    refused("does not fit .* 'custom'.*'0.weight'", load, path, nn.Sequential(nn.Conv2d(1, 4, 3)))
+
+
+def test_shared_tensors_are_written_once(tmp_path: Path) -> None:
+    conv = nn.Conv2d(1, 1, 3, padding=1)
+    source = nn.Sequential(conv, nn.ReLU(), conv)
+    config = dataclasses.replace(SMALL, model="custom")
+    net, path = noisy(config.build(source)), tmp_path / "net.safetensors"
+    save(net, path, config)
+    with safe_open(path, framework="pt") as opened:
+        assert sorted(opened.keys()) == ["0.bias", "0.weight"]
+    again: Any = load(path, source)
+    assert again[0] is again[2]
+    torch.testing.assert_close(again(torch.ones(IMAGES)), net(torch.ones(IMAGES)))
+
+
+def test_what_is_no_weights_file_is_refused(tmp_path: Path, file: Path) -> None:
+    path = tmp_path / "other.safetensors"
+    refused("no such file: .*other.safetensors", load, path)
+    refused("no such file", load, tmp_path)
+    named = "other.safetensors is not a crossd weights file"
+    path.write_text("hello, I am a text of some length\n" * 20)
+    refused(named, load, path)
+    path.write_bytes(b"")
+    refused(named, load, path)
+    for size in (4, 100, file.stat().st_size // 2, file.stat().st_size - 1):
+        path.write_bytes(file.read_bytes()[:size])
+        refused(named, load, path)
+    torch.save(CROSS.build().state_dict(), path)
+    refused(named, load, path)
+    tensors = {"a": torch.zeros(2)}
+    save_file(tensors, path)
+    refused(named, load, path)
+    for text in ("", "{}", "[1, 2]", "3", '{"model": "resnet-small"}', '"text"'):
+        save_file(tensors, path, {"crossd": text})
+        refused(named, load, path)
+    values = dataclasses.asdict(CROSS)
+    save_file(tensors, path, {"crossd": json.dumps(values | {"classes": 3})})
+    refused(named, load, path)
+    save_file(tensors, path, {"crossd": json.dumps(values | {"form": "4d"})})
+    refused(r"form \(='4d'\) must be one of", load, path)
+    save_file(tensors, path, {"crossd": json.dumps(values | {"model": "resnet19x"})})
+    refused("no model called 'resnet19x'", load, path)
+
+
+def test_a_later_version_may_say_more(file: Path) -> None:
+    with safe_open(file, framework="pt") as opened:
+        tensors = {name: opened.get_tensor(name) for name in opened.keys()}
+        values = json.loads(opened.metadata()["crossd"])
+    save_file(tensors, file, {"crossd": json.dumps(values | {"colour": "blue"}), "author": "me"})
+    assert given(load(file).config) == dataclasses.replace(CROSS, version=crossd.__version__)
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        (lambda t: t.update({"0.weight": torch.zeros(1)}), "0.weight"),
+        (lambda t: t.pop("1.running_mean"), "1.running_mean"),
+        (lambda t: t.update({"extra": torch.zeros(1)}), "extra"),
+    ],
+)
+def test_tensors_that_do_not_fit_are_refused(
+    file: Path, change: Callable[[dict[str, Tensor]], Any], name: str
+) -> None:
+    state = contiguous(CROSS.build()).state_dict()
+    change(state)
+    save_file(state, file, {"crossd": json.dumps(dataclasses.asdict(CROSS))})
+    refused(f"does not fit the network 'resnet-small': 1 tensors differ.*'{name}'", load, file)
+
+
+def test_a_failed_write_leaves_the_old_file(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = file.read_bytes()
+    write = Path.write_bytes
+
+    def full(path: Path, data: bytes) -> int:
+        write(path, data[:1000])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space"):
+        save(CROSS.build(), file, CROSS)
+    monkeypatch.undo()
+    assert file.read_bytes() == before and list(file.parent.iterdir()) == [file]
+
+
+# Files turned
+
+
+@pytest.mark.parametrize("form", some(["projection", "fourier", "acs"], ["projection"]))
+@pytest.mark.parametrize("to", ["2d", "3d"])
+def test_convert_file_gives_plain_networks(tmp_path: Path, form: str, to: str) -> None:
+    net, source, out = noisy(FORMS[form].build()), tmp_path / "a.st", tmp_path / "b" / "b.st"
+    save(net, source, FORMS[form])
+    report = convert_file(source, to, out)
+    plain: Any = load(out)
+    options = FORMS[form].mode_options | ({"view": "axial"} if to == "2d" else {})
+    changed: dict[str, Any] = {"form": to, "mode_options": options, "version": crossd.__version__}
+    assert given(plain.config) == dataclasses.replace(FORMS[form], **changed)
+    expected: Any = crossd.to_2d(net) if to == "2d" else crossd.to_3d(net)
+    assert str(report) == str(expected.conversion)
+    assert all(not type(m).__module__.startswith("crossd") for m in plain.modules())
+    x = torch.randn(IMAGES if to == "2d" else VOLUMES)
+    with torch.no_grad():
+        torch.testing.assert_close(plain(x), expected(x))
+        if to == "3d":
+            torch.testing.assert_close(plain(x), net(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_convert_file_takes_a_view_and_aligns(tmp_path: Path) -> None:
+    net, source, out = noisy(CROSS.build()), tmp_path / "a.st", tmp_path / "b.st"
+    save(net, source, CROSS)
+    convert_file(source, "2d", out, view="sagittal")
+    x = torch.randn(IMAGES)
+    torch.testing.assert_close(load(out)(x), crossd.to_2d(net, "sagittal")(x))
+    moved = noisy(FORMS["fourier"].build())
+    save(moved, source, FORMS["fourier"])
+    convert_file(source, "3d", out, align=True)
+    x = torch.randn(VOLUMES)
+    torch.testing.assert_close(load(out)(x), crossd.to_3d(moved, align=True)(x))
+
+
+def test_convert_file_makes_a_2d_network_cross(tmp_path: Path) -> None:
+    net, source, out = noisy(FORMS["2d"].build()), tmp_path / "a.st", tmp_path / "b.st"
+    save(net, source, FORMS["2d"])
+    convert_file(source, "cross", out)
+    cross: Any = load(out)
+    assert cross.config.form == "cross"
+    images = torch.randn(IMAGES)
+    torch.testing.assert_close(cross(images), net(images), rtol=1e-4, atol=1e-5)
+    assert cross(torch.randn(VOLUMES)).shape == (2, 3)
+
+
+def test_convert_file_refuses_what_it_cannot_do(tmp_path: Path, file: Path) -> None:
+    out, solid = tmp_path / "out.safetensors", tmp_path / "solid.safetensors"
+    refused("holds a cross network already", convert_file, file, "cross", out)
+    refused("holds a cross network, which cannot become 4d", convert_file, file, "4d", out)
+    refused("view .*'front'.* must be one of", convert_file, file, "2d", out, view="front")
+    refused("view .* is for a conversion to 2d", convert_file, file, "3d", out, view="coronal")
+    refused("align is for .* fourier", convert_file, file, "3d", out, align=True)
+    refused("no such file", convert_file, tmp_path / "nothing", "3d", out)
+    convert_file(file, "3d", solid)
+    refused("holds a 3d network, which cannot become 2d", convert_file, solid, "2d", out)
+    refused("holds a 3d network, which cannot become cross", convert_file, solid, "cross", out)
+    assert not out.exists()
+
+
+# Checkpoints of the paper's implementation
+
+
+class ReferenceConv(nn.Module):
+    """The layer of design section 2.1 step by step, with the names of the reference."""
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        super().__init__()
+        out, inner, size = *conv.weight.shape[:2], conv.kernel_size[0]
+        std = (2 / (inner * size**2)) ** 0.5
+        self.weights_3d = nn.Parameter(torch.randn(out, inner, size, size, size) * std)
+        self.rotation_params = nn.Sequential(
+            nn.Conv2d(conv.in_channels, 16, 1), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 4, 1)
+        )
+        self.stride, self.padding = conv.stride, conv.padding
+
+    def forward(self, x: Tensor) -> Tensor:
+        size = self.weights_3d.shape[-1]
+        r = self.rotation_params(x).flatten(2)
+        pooled = (r.softmax(2) * r).sum(2)
+        outputs = []
+        for image, (kz, ky, kx, angle) in zip(x, pooled, strict=True):
+            length = (kz**2 + ky**2 + kx**2) ** 0.5 + 1e-8
+            kz, ky, kx = kz / length, ky / length, kx / length
+            zero = x.new_zeros(())
+            rows = [[zero, -kx, ky], [kx, zero, -kz], [-ky, kz, zero]]
+            cross = torch.stack([torch.stack(row) for row in rows])
+            rotation = torch.eye(3, dtype=x.dtype) + torch.pi / 4 * angle.tanh() * cross
+            f = torch.fft.fftfreq(size, dtype=x.dtype)
+            grid = torch.stack(torch.meshgrid(f, f, f, indexing="ij"))
+            turned = torch.einsum("ab,bzyx->azyx", rotation, grid)
+            phase = torch.exp(-2j * torch.pi * turned.sum(0))
+            spectrum = torch.fft.fftn(self.weights_3d, dim=(2, 3, 4)) * phase
+            kernel = torch.fft.ifftn(spectrum, dim=(2, 3, 4)).real[:, :, size // 2]
+            outputs.append(F.conv2d(image[None], kernel, None, self.stride, self.padding))
+        return torch.cat(outputs)
+
+
+def plain_resnet() -> nn.Module:
+    return timm.create_model("resnet18", channels=(16, 32, 48, 64), in_chans=2, num_classes=7)
+
+
+@pytest.fixture(scope="module")
+def reference() -> nn.Module:
+    """A ResNet18 of reference layers, with the numbers of a trained network."""
+    torch.manual_seed(11)
+    net = plain_resnet()
+    for parent in list(net.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, nn.Conv2d) and not isinstance(parent, ReferenceConv):
+                setattr(parent, name, ReferenceConv(child))
+    for name, module in net.named_modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = None  # statistics of the one pass below
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, std=0.1)
+            if name.endswith("bn2"):  # branches smaller than what they are added to
+                module.weight.data.mul_(0.3)
+        if isinstance(module, ReferenceConv):  # angles from nothing to nearly pi / 4
+            last: Any = module.rotation_params[3]
+            nn.init.normal_(last.weight, std=0.1)
+            nn.init.normal_(last.bias, std=1)
+    with torch.no_grad():
+        net.train()(torch.randn(4, 2, 40, 40))
+    return net.eval()
+
+
+@pytest.fixture(scope="module")
+def empty() -> nn.Module:
+    return crossd.convert(plain_resnet(), "fourier").eval()
+
+
+def prefixed(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {prefix + name: tensor for name, tensor in state.items()}
+
+
+def test_the_checkpoint_is_named_as_the_reference_names_it(reference: nn.Module) -> None:
+    names = set(reference.state_dict())
+    assert {
+        "conv1.weights_3d",
+        "layer1.0.conv1.weights_3d",
+        "layer1.0.conv1.rotation_params.0.weight",
+        "layer1.0.conv1.rotation_params.1.running_mean",
+        "layer1.0.conv1.rotation_params.1.num_batches_tracked",
+        "layer1.0.conv1.rotation_params.3.bias",
+        "layer2.0.downsample.0.rotation_params.0.weight",
+    } <= names
+
+
+def test_outputs_equal_the_formula_network_wide(reference: nn.Module, empty: nn.Module) -> None:
+    net = copy.deepcopy(empty)
+    load_reference({"model": reference.state_dict()}, net)
+    images = torch.randn(3, 2, 40, 40)
+    with torch.no_grad():
+        expected = reference(images)
+        scale = float(expected.abs().max())
+        # Relative to the largest logit: 20 layers round, in the reference as here.
+        torch.testing.assert_close(net(images), expected, rtol=0, atol=1e-5 * scale)
+        assert float(expected.std(0).min()) > 0.01 * scale, "the images must matter"
+        solid = crossd.to_3d(net)(torch.randn(1, 2, 32, 32, 32))
+    assert solid.shape == (1, 7) and solid.isfinite().all()
+    loaded: Any = net
+    torch.testing.assert_close(
+        loaded.layer1[0].conv1.weight, reference.state_dict()["layer1.0.conv1.weights_3d"]
+    )
+
+
+def test_outputs_equal_the_formula_exactly_also_for_wild_poses(
+    reference: nn.Module, empty: nn.Module
+) -> None:
+    # Large predictor weights magnify rounding by 1000, in the reference too: hence float64.
+    wild, net = copy.deepcopy(reference).double(), copy.deepcopy(empty).double()
+    for module in wild.modules():
+        if isinstance(module, ReferenceConv):
+            last: Any = module.rotation_params[3]
+            last.weight.data.mul_(10)
+    load_reference({"model": wild.state_dict()}, net)
+    images = torch.randn(1, 2, 40, 40, dtype=torch.float64)
+    with torch.no_grad():
+        torch.testing.assert_close(net(images), wild(images), rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda state: state,
+        lambda state: {"model": prefixed(state, "module."), "epoch": 3},
+        lambda state: {"model": prefixed(state, "_orig_mod.")},
+        lambda state: {"model": prefixed(state, "_orig_mod.module.")},
+        lambda state: {"model": prefixed(state, "module._orig_mod."), "args": {"lr": 0.1}},
+    ],
+)
+def test_wrappings_and_prefixes_are_removed(
+    tmp_path: Path,
+    reference: nn.Module,
+    empty: nn.Module,
+    wrap: Callable[[dict[str, Tensor]], dict[str, Any]],
+) -> None:
+    net = copy.deepcopy(empty)
+    torch.save(wrap(reference.state_dict()), tmp_path / "checkpoint.pth")
+    report = load_reference(tmp_path / "checkpoint.pth", net)
+    assert not any(e.name.startswith(("module.", "_orig_mod.")) for e in report.entries)
+    loaded, state = net.state_dict(), reference.state_dict()
+    torch.testing.assert_close(loaded["conv1.weight"], state["conv1.weights_3d"])
+    torch.testing.assert_close(loaded["fc.bias"], state["fc.bias"])
+
+
+def test_the_report_accounts_for_every_tensor_of_both(
+    reference: nn.Module, empty: nn.Module
+) -> None:
+    net = copy.deepcopy(empty)
+    report = load_reference(reference.state_dict(), net)
+    state = reference.state_dict()
+    entries = {entry.name: entry for entry in report.entries}
+    assert len(entries) == len(report.entries)
+    assert {name for name, e in entries.items() if e.action != "added"} == set(state)
+    dropped = {name for name, e in entries.items() if e.action == "dropped"}
+    assert dropped == {n for n in state if ".downsample.0.rotation_params." in n}
+    assert all("size 1" in entries[name].why for name in dropped)
+    assert entries["layer1.0.conv1.weights_3d"].why == "now layer1.0.conv1.weight"
+    assert entries["fc.weight"].why == ""
+    added = {name for name, e in entries.items() if e.action == "added"}
+    targets = {e.why.removeprefix("now ") or n for n, e in entries.items() if e.action == "copied"}
+    assert targets | added == set(net.state_dict()) and not targets & added
+    assert all(name.endswith(".mode.mean_displacement") for name in added)
+    assert report.counts() == {"copied": len(targets), "dropped": len(dropped), "added": len(added)}
+
+
+def test_the_mean_displacement_starts_anew(reference: nn.Module, empty: nn.Module) -> None:
+    net: Any = copy.deepcopy(empty)
+    net.conv1.mode.mean_displacement.fill_(0.3)
+    load_reference(reference.state_dict(), net)
+    torch.testing.assert_close(net.conv1.mode.mean_displacement, torch.ones(3))
+
+
+def without(name: str) -> Callable[[dict[str, Any]], Any]:
+    return lambda state: state.pop(name)
+
+
+def with_tensor(name: str, *shape: int) -> Callable[[dict[str, Any]], Any]:
+    return lambda state: state.update({name: torch.zeros(shape)})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (without("layer4.1.conv2.weights_3d"), "lacks 'layer4.1.conv2.weight'"),
+        (
+            without("layer1.0.conv1.rotation_params.3.bias"),
+            "lacks 'layer1.0.conv1.mode.predictor.3.bias'",
+        ),
+        (without("fc.bias"), "lacks 'fc.bias'"),
+        (without("bn1.running_var"), "lacks 'bn1.running_var'"),
+        (with_tensor("layer9.weight", 2, 3), r"'layer9.weight' has shape \(2, 3\), expected noth"),
+        (with_tensor("fc.rotation_params.0.weight", 1), "'fc.rotation_params.0.weight' has shape"),
+        (with_tensor("conv1.weights_3d", 64, 2, 3, 3, 3), r"expected \(64, 2, 7, 7, 7\)"),
+        (with_tensor("fc.weight", 9, 64), r"'fc.weight' has shape \(9, 64\), expected \(7, 64"),
+    ],
+)
+def test_what_does_not_fit_leaves_the_network_untouched(
+    reference: nn.Module,
+    empty: nn.Module,
+    change: Callable[[dict[str, Any]], Any],
+    message: str,
+) -> None:
+    before = {name: tensor.clone() for name, tensor in empty.state_dict().items()}
+    state = dict(reference.state_dict())
+    change(state)
+    refused(message, load_reference, {"model": state}, empty)
+    torch.testing.assert_close(empty.state_dict(), before, rtol=0, atol=0)
+
+
+def test_only_the_papers_mode_takes_a_reference_checkpoint(reference: nn.Module) -> None:
+    state = reference.state_dict()
+    refused("no fourier mode", load_reference, state, plain_resnet())
+    refused("no fourier mode", load_reference, state, crossd.convert(plain_resnet()))
+    centred = crossd.convert(plain_resnet(), "fourier", offset=0.0)
+    refused("offset 1", load_reference, state, centred)
+
+
+class Code:
+    """What runs when an unsafe loader reads it."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (exec, ("raise SystemExit('code of the checkpoint ran')",))
+
+
+def test_what_is_no_checkpoint_is_refused(tmp_path: Path, empty: nn.Module) -> None:
+    path = tmp_path / "checkpoint.pth"
+    refused("no such file: .*checkpoint.pth", load_reference, path, empty)
+    path.write_text("hello")
+    refused("not a checkpoint that loads with weights_only", load_reference, path, empty)
+    torch.save({"model": {"conv1.weights_3d": Code()}}, path)
+    refused("not a checkpoint that loads with weights_only", load_reference, path, empty)
+    path.write_bytes(pickle.dumps(Code()))
+    refused("not a checkpoint that loads with weights_only", load_reference, path, empty)
+    refused("holds no state dict", load_reference, {"model": [torch.zeros(1)]}, empty)
+    refused("holds no state dict", load_reference, {"model": {"a": "text"}, "epoch": 1}, empty)
+    torch.save([1, 2], path)
+    refused("holds no state dict", load_reference, path, empty)
+    refused("no tensor 'weights_3d'", load_reference, {"model": {"a": torch.zeros(1)}}, empty)
+    refused("no tensor 'weights_3d'", load_reference, plain_resnet().state_dict(), empty)
+
+
+def test_forms_are_those_that_can_be_built() -> None:
+    images, solid = torch.randn(IMAGES), torch.randn(VOLUMES)
+    for form in weights_file.FORMS:
+        net = dataclasses.replace(SMALL, form=form).build().eval()
+        for x in (images,) * (form != "3d") + (solid,) * (form != "2d"):
+            assert net(x).shape == (2, 3)
+
+
+def test_what_a_network_was_made_by_is_kept_with_it(tmp_path: Path) -> None:
+    def plain() -> nn.Module:
+        return nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.ReLU(), nn.Conv2d(4, 2, 3, 2, 1))
+
+    torch.manual_seed(0)
+    source = plain()
+    config = WeightsConfig("custom", "segmentation", 1, ("a", "b"))
+    x, flat = torch.randn(1, 1, 9, 16, 16), torch.randn(1, 1, 16, 16)
+    net = crossd.convert(source, "slice", depth_stride=1, depth_kernel=1, in_channels=1)
+    for name, one, given in (
+        ("cross", net, x),
+        ("3d", crossd.to_3d(net), x),
+        ("2d", crossd.to_2d(net), flat),
+    ):
+        crossd.save(one.eval(), tmp_path / "n.safetensors", config)
+        again = crossd.load(tmp_path / "n.safetensors", model=plain())
+        assert again.config.form == name and again.config.kernel_mode == "slice"  # type: ignore[union-attr]
+        torch.testing.assert_close(again(given), one(given))
+        crossd.save(again, tmp_path / "again.safetensors")
+        torch.testing.assert_close(
+            crossd.load(tmp_path / "again.safetensors", model=plain())(given), one(given)
+        )
+
+
+# Damage
+
+
+def damaged(file: Path, change: Callable[[dict[str, Any]], Any]) -> Path:
+    """Rewrite what a weights file says of itself."""
+    with safe_open(file, "pt") as opened:
+        state = {name: opened.get_tensor(name) for name in opened.keys()}
+        values = json.loads(opened.metadata()["crossd"])
+    change(values)
+    path = file.with_name("damaged.safetensors")
+    save_file(state, path, {"crossd": json.dumps(values)})
+    return path
+
+
+DECIDED: list[tuple[str, Any]] = [
+    *(("views", v) for v in ([], [5], "abc", 3)),
+    *(("stages", v) for v in ([[1]], [2], [["a", 1]])),
+    *(("repeat", v) for v in (0, -3, "x", True)),
+    *(("attention", "foo"), ("depth_padding", "foo"), ("position", "nope"), ("position", 3)),
+    *(("positions", -4), ("positions", 10**9), ("layers", [1]), ("mixes", "no"), ("features", 0)),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), DECIDED)
+def test_what_was_decided_is_read_only_where_it_can_be(file: Path, name: str, value: Any) -> None:
+    def change(values: dict[str, Any]) -> None:
+        assert name in values["decided"]
+        values["decided"][name] = value
+
+    refused(r"(what was decided: .*damaged|has no layer 'nope')", load, damaged(file, change))
+
+
+@pytest.mark.parametrize("value", [None, "junk", -1, [], {"a": 1}])
+@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(WeightsConfig)])
+def test_what_a_file_says_of_itself_is_held_against_what_it_may_say(
+    file: Path, name: str, value: Any
+) -> None:
+    path = damaged(file, lambda values: values.update({name: value}))
+    expected = load(file)(torch.ones(IMAGES))
+    try:
+        net = load(path)
+    except InputError as error:
+        assert "\n" not in str(error)
+    else:  # what changes nothing of the network
+        torch.testing.assert_close(net(torch.ones(IMAGES)), expected)
