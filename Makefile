@@ -9,14 +9,17 @@ BIN := $(VENV)/bin
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-slow soak lint format bench docs clean
+.PHONY: help run run-all test test-slow soak lint format bench docs clean
 
 help: ## list the targets
 	@echo "crossd: make TARGET [ARGS='...'] [PYTHON=python3.12] [VENV=.venv]"
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' Makefile | expand -t 14
 
-run: $(VENV)/.installed ## pretrain in 2D, use in 3D, compare: the table and pictures in runs/transfer
-	$(BIN)/crossd transfer --out runs/transfer --overwrite $(ARGS)
+run: $(VENV)/.installed ## train on slices, answer on volumes, compare three ways: the report in runs/transfer
+	$(BIN)/crossd transfer --arms projection,slices,triplanar --protocols zero --out runs/transfer --overwrite $(ARGS)
+
+run-all: $(VENV)/.installed ## the same with every arm, and with few labelled volumes: the report in runs/transfer-all
+	$(BIN)/crossd transfer --out runs/transfer-all --overwrite $(ARGS)
 
 test: $(VENV)/.installed ## run the tests and the docstring examples
 	$(PYTEST) $(ARGS)

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from safetensors.torch import load_file
 
-from crossd.data.open_source import open_source
+from crossd.data.opening import open_source
 from crossd.evaluation import protocols
 from crossd.inference.slice_ensemble import answering
 from crossd.training import validate

@@ -28,7 +28,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from crossd.data.open_source import open_source
+from crossd.data.opening import open_source
 from crossd.data.source import Source
 from crossd.data.sources.image_folder import read_image
 from crossd.training.batches import Feed

@@ -19,7 +19,7 @@ import torch
 
 from crossd import convert
 from crossd.conversion import registry
-from crossd.data.open_source import open_source
+from crossd.data.opening import open_source
 from crossd.training import devices, loop
 from crossd.training.batches import ViewBatches
 from crossd.training.checkpoints import keep

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from crossd.data.open_source import open_source
+from crossd.data.opening import open_source
 from crossd.data.patches import Patches
 from crossd.data.preprocessing import volume_dataset
 from crossd.data.preprocessing.disk_cache import Stored

@@ -9,6 +9,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from crossd.data.preprocessing.plan import Intensity, Plan
+from crossd.errors import InputError
+
 SHARED = Path(
     os.environ.get("CROSSD_TEST_DATA", Path(__file__).parents[1].parent / "shared" / "data")
 )
@@ -152,3 +155,14 @@ def npz(path: Path, shape: tuple[int, ...], classes: int = 2) -> str:
         made[f"{part}_labels"] = labels.astype(np.uint8)[:, None]
     np.savez(path, **made)
     return str(path)
+
+
+PLAN = Plan((1.0, 1.0, 1.0), (16, 16, 16), (Intensity("percentiles", 0.5, 99.5),))
+
+
+def message(action: Any) -> str:
+    with pytest.raises(InputError) as caught:
+        action()
+    text = str(caught.value)
+    assert "\n" not in text
+    return text

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from crossd.data.dataset import Subset
-from crossd.data.open_source import open_source
-from crossd.data.slices import as_images
+from crossd.data.opening import open_source
+from crossd.data.slicing import as_images
 from crossd.data.source import Source
 from crossd.data.splits import pick
 

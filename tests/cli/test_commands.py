@@ -16,10 +16,11 @@ from helpers import some
 from torch import nn
 
 import crossd
+from crossd.cli import main as cli
 from crossd.cli.commands import convert, finetune, pretrain, recalibrate
 from crossd.cli.options import ConvertConfig, FinetuneConfig, PretrainConfig, RecalibrateConfig
 from crossd.conversion import registry
-from crossd.data.open_source import open_source
+from crossd.data.opening import open_source
 from crossd.errors import InputError
 from crossd.training import loop, validate
 from crossd.utils.progress import Progress
@@ -385,12 +386,22 @@ def test_interrupted_and_resumed_equals_undisturbed(data: dict[str, str], tmp_pa
     assert "already holds a result" in raised(lambda: pretrain(replace(parts, resume=True), QUIET))
 
 
-def test_nothing_to_resume(data: dict[str, str], tmp_path: Path) -> None:
+def test_resuming_starts_goes_on_and_ends(
+    data: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Scripts of clusters pass --resume always."""
     config = PretrainConfig(data["images"], epochs=2, out=str(tmp_path / "run"), resume=True)
-    assert "nothing to resume: no such file" in raised(lambda: pretrain(config, QUIET))
     with pytest.raises(KeyboardInterrupt):
-        pretrain(replace(config, resume=False), stops(1))
-    assert "start anew with --overwrite" in raised(lambda: pretrain(config, QUIET))
+        pretrain(config, stops(1))
+    given = ["pretrain", "--data", data["images"], "--epochs", "2", "--out", config.out, "--resume"]
+    assert cli.main(given) == 0
+    before = (tmp_path / "run" / "weights.safetensors").stat().st_mtime_ns
+    assert "already finished" not in capsys.readouterr().out
+    assert cli.main(given) == 0
+    assert f"already finished: the result is in {config.out}" in capsys.readouterr().out
+    assert (tmp_path / "run" / "weights.safetensors").stat().st_mtime_ns == before
+    assert cli.main([*given, "--seed", "3"]) == 2
+    assert "was started with another seed" in capsys.readouterr().err
 
 
 def test_what_is_overwritten_is_never_resumed(data: dict[str, str], tmp_path: Path) -> None:
@@ -399,7 +410,9 @@ def test_what_is_overwritten_is_never_resumed(data: dict[str, str], tmp_path: Pa
     anew = replace(config, overwrite=True, seed=3)
     with pytest.raises(KeyboardInterrupt):
         pretrain(anew, stops(1))
-    assert "nothing to resume" in raised(lambda: pretrain(replace(anew, resume=True), QUIET))
+    seeds = pretrain(replace(anew, resume=True), QUIET)  # from nothing
+    alone = pretrain(replace(anew, overwrite=False, out=str(tmp_path / "alone")), QUIET)
+    assert seeds.splitlines()[0] == alone.splitlines()[0]
 
 
 # --- bad input ----------------------------------------------------------------------------------

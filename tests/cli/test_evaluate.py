@@ -10,7 +10,7 @@ import torch
 from crossd.cli import evaluate
 from crossd.cli.evaluate import Pair
 from crossd.cli.options import EvaluateConfig
-from crossd.data.open_source import open_source
+from crossd.data.opening import open_source
 from crossd.data.preprocessing.plan import to_record
 from crossd.errors import InputError
 from crossd.training import metrics

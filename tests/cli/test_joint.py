@@ -12,7 +12,7 @@ import crossd
 from crossd.cli import main as cli
 from crossd.conversion import registry
 from crossd.conversion.convert import convert
-from crossd.data.open_source import open_source
+from crossd.data.opening import open_source
 from crossd.training import batches as training_batches
 from crossd.training import devices, loop
 from crossd.weights.weights_file import read_config

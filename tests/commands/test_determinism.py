@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from test_train import assert_same, labelled, tiny
+from made import assert_same, labelled, tiny
 
 from crossd.training import loop
 from crossd.training.loop import TrainConfig

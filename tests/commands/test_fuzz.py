@@ -15,7 +15,9 @@ SCRIPT = """
 import resource, shutil, sys, warnings
 from pathlib import Path
 import numpy as np
-from crossd.data import cases, formats, open_source
+from crossd.data.io import read as formats
+from crossd.data.opening import open_source
+from crossd.data.sources import case_list as cases
 from crossd.errors import InputError
 
 warnings.simplefilter("ignore")

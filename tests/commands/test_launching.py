@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 from files import shaded
+from processes import PATIENCE, RUN, TWO, assert_alike, posix, trained, written
 from safetensors.torch import load_file
-from test_device import RUN, TWO, assert_alike, trained
-from test_resuming import PATIENCE, posix, written
 
 from crossd.training import checkpoints
 from crossd.utils.run_folder import CHECKPOINT

@@ -27,9 +27,10 @@ GROWTH = 0.02
 
 MAIN = """
 import sys
-from crossd import cli, train
-train.VALIDATIONS = 10**9  # after every epoch
-sys.exit(cli.main())
+from crossd.cli.main import main
+from crossd.training import loop
+loop.VALIDATIONS = 10**9  # after every epoch
+sys.exit(main())
 """
 
 pytestmark = [

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from helpers import some
-from test_train import labelled, tiny
+from made import labelled, tiny
 from timm.models.swin_transformer import SwinTransformerBlock
 from torch import nn
 from torchvision.ops.misc import Permute

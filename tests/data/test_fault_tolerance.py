@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_train import Made, labelled, odd, tiny
+from made import Made, labelled, odd, tiny
 
 from crossd.data.dataset import Sample
 from crossd.data.fault_tolerance import FEWEST, Watched
@@ -88,11 +88,11 @@ def test_without_skipping_it_is_an_error() -> None:
 
 DISTURBED = """
 import sys
-from test_watched import source, tiny
-from crossd import feeding, train
-feeding.PATIENCE = 3
-config = train.TrainConfig(epochs=1, batch_size=4, workers=1)
-train.fit(tiny(), source(7, fault=sys.argv[1]), config, validate=False)
+from test_fault_tolerance import source, tiny
+from crossd.training import batches, loop
+batches.PATIENCE = 3
+config = loop.TrainConfig(epochs=1, batch_size=4, workers=1)
+loop.fit(tiny(), source(7, fault=sys.argv[1]), config, validate=False)
 """
 
 
@@ -103,7 +103,8 @@ def test_a_process_that_dies_or_hangs_is_reported_with_its_sample(fault: str, wh
     # In a process of its own: torch raises at whatever is being done when a reader dies.
     done = subprocess.run(
         [sys.executable, "-c", DISTURBED, fault],
-        cwd=Path(__file__).parents[1], capture_output=True, text=True,
+        cwd=Path(__file__).parent, capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path[1:])},
     )  # fmt: skip
     assert f"a process that reads data {what}" in done.stderr, done.stderr
     assert "sample 7; try --workers 0" in done.stderr, done.stderr

@@ -14,7 +14,7 @@ from torch import nn
 
 from crossd.conversion import registry
 from crossd.data.dataset import Joined
-from crossd.data.open_source import open_source
+from crossd.data.opening import open_source
 from crossd.evaluation import experiment, protocols
 from crossd.evaluation.arms import ARMS
 from crossd.evaluation.experiment import Arm, Contest
@@ -77,7 +77,7 @@ def test_all_arms_of_a_repetition_see_the_same_volumes(
     seen: dict[tuple[int, str], list[int]] = {}
     apply = protocols.apply
 
-    def spy(name: str, net: nn.Module, source: Any, budget: Any, **_: Any) -> Any:
+    def spy(name: str, net: nn.Module, source: Any, budget: Any, *_: Any) -> Any:
         key = (budget.seed, type(net[0]).__name__ + str(len(seen)))  # type: ignore[index]
         seen[key] = source.train.indices.tolist()
         return apply(name, net, source, budget)

@@ -14,7 +14,7 @@ from crossd.conversion import registry
 from crossd.conversion.convert import convert
 from crossd.conversion.plain import to_3d
 from crossd.data.dataset import Subset
-from crossd.data.open_source import open_source
+from crossd.data.opening import open_source
 from crossd.data.source import Source
 from crossd.errors import InputError
 from crossd.evaluation import protocols

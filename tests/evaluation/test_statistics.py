@@ -102,11 +102,17 @@ def test_ranks_and_the_critical_difference() -> None:
     )
 
 
-def test_the_bootstrap_covers_the_standard_error(scores: np.ndarray) -> None:
+def test_the_interval_over_cases_covers_the_standard_error() -> None:
     right = (np.random.default_rng(1).random((2, 400)) < [[0.9], [0.8]]).astype(float)
-    low, high = statistics.case_interval(*right)
+    found = statistics.case_interval(*right)
+    assert found is not None
     difference = right[0] - right[1]
-    error = 1.96 * difference.std() / 20
-    assert (high - low) / 2 == pytest.approx(error, rel=0.1)
-    assert low < difference.mean() < high
-    assert (low, high) == statistics.case_interval(*right)
+    error = scipy_stats.t.ppf(0.975, 399) * difference.std(ddof=1) / 20
+    assert found == pytest.approx((difference.mean() - error, difference.mean() + error))
+    assert statistics.case_interval([0.5], [0.4]) is None
+
+
+def test_the_interval_of_shares_is_wilsons() -> None:
+    low, high = statistics.interval_over_cases([1.0] * 7 + [0.0] * 3)
+    assert (low, high) == pytest.approx((0.397, 0.892), abs=1e-3)  # Wilson 1927, 7 of 10
+    assert statistics.interval_over_cases([0.0] * 4)[0] == 0.0

@@ -50,24 +50,55 @@ def test_the_table_marks_what_differs() -> None:
     header, body = summary.table(record())
     assert header == ["arm", "probe, 10 labelled", "zero"]
     lines = {line[0]: line[1:] for line in body}
-    half = statistics.summarise(SCORES["ours"])
-    assert half.high is not None
-    assert lines["ours"] == [f"0.915 ± {half.high - half.mean:.3f}", "0.700"]
+    own = statistics.summarise(SCORES["ours"])
+    low, high = statistics.interval_over_cases([1.0] * 18 + [0.0] * 2)
+    assert lines["ours"] == [
+        f"0.915 ({own.low:.3f} to {own.high:.3f})",
+        f"0.700 ({low:.3f} to {high:.3f})",  # of a single run: over its test samples
+    ]
     assert lines["acs"][0].endswith("†") and lines["acs"][1] == MISSING
     assert not lines["scratch"][0].endswith("†")
     text = summary.latex(record())
-    assert text.count(r"\\") == 4 and r"$^\dagger$" in text and "±" not in text
+    assert text.count(r"\\") == 4 and r"$^\dagger$" in text
 
 
 def test_the_verdict_names_the_best_rival_and_says_lost() -> None:
     assert summary.best(record(), ("probe", 10)) == "ours"
     text = summary.verdict(record(), ("probe", 10))
-    assert "ours (0.915) is 0.015 ahead of scratch (0.900)" in text
-    assert "not significant" in text
+    assert (
+        "ours (0.915) is level with scratch (0.900), the best other arm (difference +0.015" in text
+    )
+    assert "over repetitions -" in text and "over test samples" in text and "by Holm" in text
     lost = record(arms=["acs", "ours", "scratch"])
-    assert "acs (0.817) is 0.098 behind ours" in (text := summary.verdict(lost, ("probe", 10)))
-    assert ": significant" in text
+    text = summary.verdict(lost, ("probe", 10))
+    assert "acs (0.817) is level with ours (0.915)" in text  # other test samples may say otherwise
+    for row in lost["rows"]:
+        row["cases"] = []
+    text = summary.verdict(lost, ("probe", 10))
+    assert "acs (0.817) is 0.098 behind ours (0.915)" in text
     assert "nothing to be compared with" in summary.verdict(lost, ("zero", 0))
+
+
+@pytest.mark.parametrize(
+    ("gain", "cases", "words"),
+    [
+        (0.1, [0.8, 0.7, 0.9, 0.8, 0.85], "ours (0.910) is 0.100 ahead of acs"),
+        (-0.1, [0.8, 0.7, 0.9, 0.8, 0.85], "ours (0.710) is 0.100 behind acs"),
+        (0.002, [0.8, 0.7, 0.9, 0.8, 0.85], "ours (0.812) is level with acs"),
+        (0.1, [0.8], "ours (0.910) is level with acs"),
+    ],
+)
+def test_nothing_is_ahead_within_its_interval(gain: float, cases: list[float], words: str) -> None:
+    """One run of each: what is known of the difference is its interval over test samples."""
+    noise = np.array([0.01, -0.01, 0.02, -0.02, 0.0])[: len(cases)]
+    pairs = {"ours": np.array(cases) + gain + noise, "acs": np.array(cases)}
+    rows = [
+        {"arm": arm, "protocol": "zero", "limit": 0, "fold": 0, "trial": 0, "train": 1, "test": 5,
+         "metrics": {"dice": 0.81 + (arm == "ours") * gain}, "cases": own.tolist()}
+        for arm, own in pairs.items()
+    ]  # fmt: skip
+    results = {"arms": list(pairs), "metric": "dice", "folds": 0, "rows": rows}
+    assert words in summary.verdict(results, ("zero", 0))
 
 
 def test_the_csv_has_a_line_a_run() -> None:

@@ -115,9 +115,9 @@ from pathlib import Path
 from lightning_fabric import Fabric
 from torch import nn
 import files
-from crossd import segmenting
+from crossd.inference import predictor
 from crossd.weights.weights_file import WeightsConfig
-from crossd.data import plan
+from crossd.data.preprocessing import plan
 from crossd.data.sources.case_list import Case
 from crossd.data.preprocessing.plan import Intensity, Plan
 from crossd.data.preprocessing.volume_dataset import read_entry
@@ -129,7 +129,7 @@ classes, record = tuple(map(str, range(20))), plan.to_record(how)
 weights = WeightsConfig("custom", "segmentation", 1, classes, plan=record)
 fabric = Fabric(accelerator="cpu", devices=1)
 net = nn.Conv3d(1, 20, 3, padding=1).eval()
-found = segmenting.segment(net, read_entry(Case("a", (path,))), weights, fabric)
+found = predictor.segment(net, read_entry(Case("a", (path,))), weights, fabric)
 assert found.shape == (384,) * 3
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
 """

@@ -37,6 +37,18 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
     return figures
 
 
+def test_scores_have_a_dot_and_an_interval_an_arm(tmp_path: Path, drawn: list[Figure]) -> None:
+    plots.scores(record(), tmp_path / "s.png")
+    first, _, zero = drawn[0].axes
+    assert [text.get_text() for text in first.get_yticklabels()] == ["projection", "acs", "scratch"]
+    assert [text.get_text() for text in first.texts] == ["0.925", "0.840", "0.755"]
+    spans = [np.asarray(line.get_xdata(), float) for line in first.lines]
+    ends = [span for span in spans if len(span) > 1]
+    assert all(a < mean < b for (a, b), mean in zip(ends, (0.925, 0.84, 0.755), strict=True))
+    assert len(zero.texts) == 2, "scratch has no answer without labels"
+    assert {line.get_color() for line in first.lines} == {pictures.WARM, pictures.SOFT}
+
+
 def test_efficiency_has_a_line_an_arm_and_the_answers_without_labels(
     tmp_path: Path, drawn: list[Figure]
 ) -> None:

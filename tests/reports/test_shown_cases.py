@@ -11,8 +11,8 @@ from files import npz, pairs
 from torch import nn
 
 import crossd
-from crossd.data.open_source import open_source
-from crossd.data.slices import as_images
+from crossd.data.opening import open_source
+from crossd.data.slicing import as_images
 from crossd.nn.kernel_modes import VIEWS
 from crossd.reports import shown_cases
 from crossd.reports.shown_cases import BEST, WORST

@@ -7,7 +7,6 @@ import random
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,23 +14,27 @@ from typing import Any
 import pytest
 import torch
 from files import shaded
+from processes import PATIENCE, posix, written
 from safetensors.torch import load_file
 
 from crossd.errors import InputError
 from crossd.training import checkpoints
 from crossd.utils.run_folder import CHECKPOINT, EARLIER_CHECKPOINT, RESULT
 
-PATIENCE = 600
-posix = pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+
+def restored(folder: Path) -> dict[str, Any]:
+    state, _ = checkpoints.restore(folder)
+    assert state is not None
+    return state
 
 
 def test_the_last_two_are_kept(tmp_path: Path) -> None:
     for number in range(3):
         checkpoints.keep(tmp_path, {"number": number, "weights": torch.full((3,), float(number))})
     state, bad = checkpoints.restore(tmp_path)
-    assert state["number"] == 2 and not bad
+    assert state is not None and state["number"] == 2 and not bad
     (tmp_path / CHECKPOINT).unlink()  # killed between the two renames
-    assert checkpoints.restore(tmp_path)[0]["number"] == 1
+    assert restored(tmp_path)["number"] == 1
     assert {path.name for path in tmp_path.iterdir()} == {EARLIER_CHECKPOINT}
 
 
@@ -47,7 +50,7 @@ def test_a_damaged_checkpoint_is_noticed_and_the_one_before_it_used(
     made = {"flip": content, "cut": content[:-50], "empty": b"", "foreign": b"PK" + content}
     path.write_bytes(bytes(made[damage]))
     state, bad = checkpoints.restore(tmp_path)
-    assert state["number"] == 0
+    assert state is not None and state["number"] == 0
     assert len(bad) == 1 and str(path) in bad[0]
     (tmp_path / EARLIER_CHECKPOINT).write_bytes(b"nothing")
     with pytest.raises(InputError, match=r"nothing to resume: .* is damaged .*--overwrite"):
@@ -64,7 +67,7 @@ def test_a_full_disk_leaves_the_older_ones(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr("crossd.training.checkpoints.os.fsync", full)
     with pytest.raises(OSError, match="No space"):
         checkpoints.keep(tmp_path, {"number": 2})
-    assert checkpoints.restore(tmp_path)[0]["number"] == 1
+    assert restored(tmp_path)["number"] == 1
     assert {path.name for path in tmp_path.iterdir()} == {CHECKPOINT, EARLIER_CHECKPOINT}
 
 
@@ -120,19 +123,6 @@ def disturbed(data: str, out: Path, signals: Sequence[int], *more: str) -> None:
             assert (code, err.splitlines()[-1]) == (expected, said)
             assert not checkpoints.fault(path)
     assert finish(start(command(data, out, *more, "--resume")))[0] == 0
-
-
-def written(process: subprocess.Popen[str], path: Path, times: int) -> None:
-    """Wait until a process has written a file so many times."""
-    deadline = time.monotonic() + PATIENCE
-    before = path.stat().st_mtime_ns if path.is_file() else 0
-    while times:
-        with pytest.raises(subprocess.TimeoutExpired):
-            process.wait(0.005)
-        assert time.monotonic() < deadline
-        now = path.stat().st_mtime_ns if path.is_file() else 0
-        times -= now != before
-        before = now
 
 
 def assert_equal(first: Path, second: Path) -> None:

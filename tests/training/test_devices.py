@@ -1,9 +1,6 @@
 """Several processes that train together equal one, however they were started."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,37 +8,15 @@ import pytest
 import torch
 from files import SHARED, real_data, shaded
 from PIL import Image
-from safetensors.torch import load_file
-from torch import Tensor
+from processes import RUN, TWO, assert_alike, trained
 
 from crossd.utils.run_folder import STATUS
-
-RUN = [sys.executable, "-m", "crossd", "pretrain", "--seed", "3", "--epochs", "3", "--lr", "0.02"]
-RUN += ["--precision", "64-true"]  # in which no rounding turns the sign of what a ReLU gets
-TWO = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A file of small images; the last batch is smaller, and its halves differ in size."""
     return shaded(tmp_path_factory.mktemp("data") / "images.npz", 61, 12)
-
-
-def trained(command: list[str], out: Path, data: str, *options: str) -> dict[str, Tensor]:
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*command, "--data", data, "--out", str(out), *options],
-        env=env, capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("written:") == 1, done.stdout
-    return dict(load_file(out / "weights.safetensors"))
-
-
-def assert_alike(actual: dict[str, Tensor], expected: dict[str, Tensor], tolerance: float) -> None:
-    assert actual.keys() == expected.keys()
-    for name, value in expected.items():
-        torch.testing.assert_close(actual[name], value, rtol=0, atol=tolerance, msg=name)
 
 
 @pytest.mark.slow

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from made import Stopping, labelled, odd, tiny
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from test_train import Stopping, labelled, odd, tiny
 
 from crossd.cli import status
 from crossd.cli.main import main

@@ -3,8 +3,6 @@
 import copy
 import itertools
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from made import Made, Stopping, assert_same, labelled, masked, tiny
 from monai.losses.dice import DiceCELoss
 from torch import Tensor, nn
 
@@ -19,7 +18,6 @@ from crossd.cli.options import PretrainConfig
 from crossd.conversion import heads, registry
 from crossd.conversion.convert import convert
 from crossd.conversion.plain import to_3d
-from crossd.data.dataset import Sample, Samples
 from crossd.data.source import Source
 from crossd.errors import InputError
 from crossd.inference.slice_ensemble import SliceNet
@@ -30,121 +28,7 @@ from crossd.training import config as training_config
 from crossd.training import loop, validate
 from crossd.training.batches import ViewBatches
 from crossd.training.loop import TrainConfig
-from crossd.utils.progress import Bar, Progress
 from crossd.utils.run_folder import CHECKPOINT, EARLIER_CHECKPOINT, LOG, STATUS
-
-
-class Made(Samples):
-    """Samples in memory."""
-
-    def __init__(
-        self,
-        images: list[Tensor],
-        labels: list[int] | None = None,
-        masks: list[Tensor] | None = None,
-        views: list[int] | None = None,
-    ) -> None:
-        self.images, self.masks = images, masks
-        if masks is not None and images[0].dim() == 4:
-            self.patch = tuple(images[0].shape[1:])
-        self.labels = None if labels is None else np.array(labels, np.int64)
-        self.views = None if views is None else np.array(views, np.int64)
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> Sample:
-        sample: Sample = {"image": self.images[index]}
-        if self.labels is not None:
-            sample["label"] = torch.tensor(self.labels[index])
-        if self.masks is not None:
-            sample["mask"] = self.masks[index]
-        if sample["image"].dim() == 3:
-            sample["view"] = -1 if self.views is None else int(self.views[index])
-        return sample
-
-
-def labelled(rank: int, count: int = 12, views: bool = False, bad: float = 0.0) -> Source:
-    """Dark images of class 0, bright ones of class 1."""
-    generator = torch.Generator().manual_seed(1)
-    labels = [i % 2 for i in range(count)]
-    images = [
-        0.3 * torch.randn((1, *(8,) * rank), generator=generator) + 2 * label - 1 + bad
-        for label in labels
-    ]
-    made = Made(images, labels, views=[i % 3 for i in range(count)] if views else None)
-    sides = (8,) * rank
-    return Source("made", rank, "classification", 1, ("a", "b"), sides, made, made, made)
-
-
-def odd(index: int) -> Source:
-    """Images of which one is not a number."""
-    made = labelled(2)
-    made.train.images[index] = torch.full_like(made.train.images[index], torch.nan)  # type: ignore[attr-defined]
-    return made
-
-
-def masked(rank: int, count: int = 6, side: int = 8) -> Source:
-    """Noise with a bright box, which is class 1."""
-    generator = torch.Generator().manual_seed(1)
-    masks = []
-    for i in range(count):
-        mask = torch.zeros((side,) * rank, dtype=torch.long)
-        mask[(slice(1 + i % 3, 5 + i % 3),) * rank] = 1
-        masks.append(mask)
-    images = [
-        0.3 * torch.randn((1, *mask.shape), generator=generator) + 2 * mask[None] - 1
-        for mask in masks
-    ]
-    made = Made(images, masks=masks)
-    sides = (side,) * rank
-    return Source("made", rank, "segmentation", 1, ("background", "box"), sides, made, made, made)
-
-
-def tiny(mode: str = "projection", dropout: float = 0.0) -> nn.Module:
-    """A small Cross-D classifier."""
-    torch.manual_seed(3)
-    net = nn.Sequential(
-        nn.Conv2d(1, 4, 3, padding=1),
-        nn.BatchNorm2d(4),
-        nn.ReLU(),
-        nn.Conv2d(4, 6, 3),
-        nn.BatchNorm2d(6),
-        nn.ReLU(),
-        nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(1),
-        nn.Dropout(dropout),
-        nn.Linear(6, 2),
-    )
-    return convert(net, mode)
-
-
-def assert_same(first: Any, second: Any) -> None:
-    """Compare nested results bit for bit."""
-    torch.testing.assert_close(first, second, rtol=0, atol=0, equal_nan=True)
-
-
-class Stopping(Progress):
-    """Interrupts like Ctrl-C after so many steps."""
-
-    def __init__(self, steps: int) -> None:
-        super().__init__(quiet=True)
-        self.steps = steps
-
-    @contextmanager
-    def task(self, name: str, total: int | None, done: int = 0) -> Iterator[Bar]:
-        with super().task(name, total, done) as bar:
-            advance = bar.advance
-
-            def stop(samples: int, loss: Any = None, waited: float | None = None) -> None:
-                advance(samples, loss)
-                self.steps -= 1
-                if self.steps == 0:
-                    raise KeyboardInterrupt
-
-            bar.advance = stop  # type: ignore[method-assign]
-            yield bar
-
 
 # --- batches and views --------------------------------------------------------------------------
 
@@ -571,11 +455,10 @@ def test_what_is_finished_is_not_trained_again(tmp_path: Path) -> None:
     assert_same(dict(net.state_dict()), before)
 
 
-def test_nothing_to_resume(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"nothing to resume: no such file: .*last\.ckpt"):
-        loop.fit(tiny(), labelled(2), TrainConfig(), folder=tmp_path, resume=True)
-    with pytest.raises(InputError, match="nothing to resume"):
-        loop.fit(tiny(), labelled(2), TrainConfig(), resume=True)
+def test_resuming_starts_where_there_is_nothing(tmp_path: Path) -> None:
+    first = loop.fit(tiny(), labelled(2), TrainConfig(epochs=1), folder=tmp_path, resume=True)
+    assert first.history == loop.fit(tiny(), labelled(2), TrainConfig(epochs=1)).history
+    assert loop.fit(tiny(), labelled(2), TrainConfig(epochs=1), resume=True).history
 
 
 def test_a_checkpoint_that_does_not_fit(tmp_path: Path) -> None:

@@ -3,11 +3,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_train import labelled, tiny
+from made import labelled, tiny
 
 from crossd.cli.options import PretrainConfig, RecalibrateConfig, TransferConfig
 from crossd.data.dataset import Joined, Samples, Subset
-from crossd.data.slices import slices
+from crossd.data.slicing import slices
 from crossd.data.sources.npz import ArraySamples
 from crossd.training import loop, workers
 from crossd.training.loop import TrainConfig

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from crossd import InputError
-from crossd.utils.run_folder import CONFIGURATION, RESULT, claim_folder
+from crossd.utils.run_folder import CONFIGURATION, RESULT, claim_folder, is_finished
 
 
 @dataclass(frozen=True)
@@ -93,9 +93,24 @@ def test_a_run_that_did_not_end_is_resumed_with_the_same_options(config: Config)
     claim_folder(changed(config, overwrite=True, lr=0.2))
 
 
-def test_nothing_to_resume(config: Config) -> None:
-    refused(changed(config, resume=True), "nothing to resume")
-    assert not Path(config.out).exists()
+def test_resuming_starts_where_there_is_nothing(config: Config) -> None:
+    folder = claim_folder(changed(config, resume=True))
+    assert yaml.safe_load((folder / CONFIGURATION).read_text())["lr"] == 0.1
+    (Path(config.out).parent / "b").mkdir()
+    (Path(config.out).parent / "b" / "mine.txt").write_text("")
+    refused(changed(config, resume=True, out=str(folder.parent / "b")), "is not empty")
+
+
+def test_what_has_ended_is_finished(config: Config) -> None:
+    again = changed(config, resume=True)
+    assert not is_finished(again)
+    folder = claim_folder(config)
+    assert not is_finished(again)
+    (folder / RESULT).write_text("{}")
+    assert is_finished(again) and is_finished(changed(again, workers=4))
+    assert not is_finished(config)
+    with pytest.raises(InputError, match="was started with another lr: resume with the same"):
+        is_finished(changed(again, lr=0.2))
 
 
 def test_a_file_is_no_folder(tmp_path: Path) -> None:

@@ -19,9 +19,9 @@ from crossd.conversion import adapt, heads, registry
 from crossd.conversion.convert import LIFTS
 from crossd.conversion.convert import convert as convert_network
 from crossd.conversion.plain import to_3d
-from crossd.data.open_source import open_source
+from crossd.data.opening import open_source
 from crossd.data.preprocessing import plan as plans
-from crossd.data.slices import as_images
+from crossd.data.slicing import as_images
 from crossd.data.source import Source, limit
 from crossd.errors import InputError
 from crossd.inference.slice_ensemble import answering

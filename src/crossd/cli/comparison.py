@@ -3,21 +3,19 @@
 import copy
 import dataclasses
 import functools
-import os
 import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from torch import nn
 
-from crossd.cli.opening import fitting, known
+from crossd.cli.opening import fitting, known, require_limits
 from crossd.cli.options import ALL_PROTOCOLS, EvaluateConfig
 from crossd.conversion import heads, registry
 from crossd.conversion.plain import to_2d, to_3d
 from crossd.data.source import Source
 from crossd.errors import InputError
-from crossd.evaluation import experiment, summary
+from crossd.evaluation import experiment, jobs
 from crossd.evaluation.arms import ARMS, RIVALS
 from crossd.evaluation.experiment import Arm, Contest
 from crossd.inference.slice_ensemble import answering
@@ -28,9 +26,6 @@ from crossd.utils.option_values import counts, names
 from crossd.utils.progress import Progress
 from crossd.utils.run_folder import LEFTOVERS, claim_folder, remove
 from crossd.weights.weights_file import WeightsConfig, load, read_config
-
-FEW = 5
-"""Repetitions below which a comparison says little."""
 
 
 def comparison(config: EvaluateConfig, progress: Progress) -> str:
@@ -44,14 +39,9 @@ def comparison(config: EvaluateConfig, progress: Progress) -> str:
         raise InputError("--protocol and --baselines need --weights")
     protocols = names(config.protocol or "zero", ALL_PROTOCOLS, "--protocol")
     contest = open_contest(config, progress)
-    total = len(contest.source.train)
-    limits = counts(config.limit, "--limit") or (total,)
-    classes = len(contest.source.classes) if contest.source.task == "classification" else 1
-    if not config.folds and not classes <= limits[0] <= limits[-1] <= total:
-        raise InputError(
-            f"--limit {config.limit}: {config.data} has {total} training samples"
-            + (f" of {classes} classes, each of which needs one" if classes > 1 else "")
-        )
+    limits = counts(config.limit, "--limit") or (len(contest.source.train),)
+    if not config.folds:
+        require_limits(contest.source, limits, str(config.limit), config.data)
     runs = experiment.plan(contest, protocols, limits, config.trials)
     if not runs:
         raise InputError(
@@ -66,7 +56,7 @@ def comparison(config: EvaluateConfig, progress: Progress) -> str:
         functools.partial(open_contest, config),
         runs,
         folder,
-        config.workers or os.cpu_count() or 1,
+        jobs.count(config.workers),
         progress,
         contest,
     )
@@ -81,17 +71,14 @@ def comparison(config: EvaluateConfig, progress: Progress) -> str:
         "trials": config.trials,
         "seconds": round(time.perf_counter() - start, 1),
         "notes": notes,
+        "cases": [contest.source.test.case(i) for i in range(len(contest.source.test))],
         "rows": rows,
         "config": dataclasses.asdict(config),
         "versions": markdown.versions(),
     }
-    write(results, folder, contest.source)
+    comparison_results.write(results, folder, contest.source)
     remove(folder, LEFTOVERS)
-    verdicts = [summary.verdict(results, key) for key in summary.keys(results)]
-    written = (
-        f"written: {folder}/report.html, report.md, runs.csv, table.tex, metrics.json and plots"
-    )
-    return "\n".join([*verdicts, written])
+    return comparison_results.printed(results, folder)
 
 
 def open_contest(config: EvaluateConfig, progress: Progress | None = None) -> Contest:
@@ -131,7 +118,8 @@ def open_contest(config: EvaluateConfig, progress: Progress | None = None) -> Co
             arms[name] = _arm(start, weights, source.classes)
     if not same:
         arms = {name: dataclasses.replace(arm, answers=False) for name, arm in arms.items()}
-    return Contest(source, arms, loop.for_volumes(config, source.task), config.folds or 0)
+    budget = loop.for_volumes(config, source.task)
+    return Contest(source, arms, budget, config.folds or 0, keep=Path(config.out))
 
 
 def _own(
@@ -195,47 +183,5 @@ def _notes(config: EvaluateConfig, source: Source) -> list[str]:
             "view; a plain network trained alike (pretrain --kernel-mode none) given by --plain is "
             "the fairer rival"
         )
-    if config.folds:
-        notes.append(
-            "folds are made of all samples: the weights must not have been trained on any of them"
-        )
-    if (config.folds or 1) * config.trials < FEW:
-        notes.append(
-            f"{config.trials} trials say little: intervals are wide, and tests find large "
-            f"differences only; give --trials {FEW} or more"
-        )
-    labels = source.test.labels
-    if source.task == "classification" and labels is not None and not config.folds:
-        share = np.bincount(labels).max() / len(labels)
-        notes.append(f"to name the largest class of all test samples is right for {share:.3f}")
-    return notes
-
-
-def write(results: dict[str, Any], folder: Path, source: Source | None = None) -> None:
-    """Write `metrics.json`, the reports, the tables and the plots of a comparison.
-
-    Args:
-        results: The record.
-        folder: Where to write.
-        source: What was compared on, to show cases of it.
-    """
-    from crossd.reports import html, plots, shown_cases
-
-    pictures = {"Differences": "differences.png"}
-    plots.differences(results, folder / "differences.png")
-    several = any(len(summary.limits(results, name)) > 1 for name, _ in summary.keys(results))
-    if several:
-        plots.efficiency(results, folder / "efficiency.png")
-        pictures = {"Over labelled volumes": "efficiency.png", **pictures}
-    if plots.ranks(results, folder / "ranks.png"):
-        pictures["Mean ranks"] = "ranks.png"
-    text = comparison_results.markdown(results, pictures)
-    headline = summary.verdict(results, summary.keys(results)[-1])
-    cases = shown_cases.compared(results, source) if source else []
-    cost = markdown.cost(results["seconds"]) if source else None
-    more = {
-        "report.html": html.render(text, headline, folder, cases, cost),
-        "runs.csv": summary.runs_csv(results),
-        "table.tex": summary.latex(results),
-    }
-    markdown.write(results, folder, text, more)
+    repetitions = (config.folds or 1) * config.trials
+    return notes + comparison_results.notes(source, repetitions, config.folds or 0)

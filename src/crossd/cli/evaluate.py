@@ -16,7 +16,7 @@ from torch import nn
 from crossd.cli.opening import fitting, known
 from crossd.cli.options import EvaluateConfig
 from crossd.data.io.read import read_header
-from crossd.data.open_source import open_source
+from crossd.data.opening import open_source
 from crossd.data.preprocessing.volume_dataset import Entry, read_image, read_mask
 from crossd.data.source import Source
 from crossd.data.sources.labelled import entries_of

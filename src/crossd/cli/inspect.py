@@ -18,7 +18,7 @@ from crossd.data.dataset import Samples, Subset
 from crossd.data.patches import Patches
 from crossd.data.quality.checks import faults
 from crossd.data.quality.survey import survey
-from crossd.data.slices import as_images
+from crossd.data.slicing import as_images
 from crossd.data.source import Source
 from crossd.errors import InputError
 from crossd.nn.kernel_modes import VIEWS, Fourier

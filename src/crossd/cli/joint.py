@@ -12,8 +12,8 @@ from crossd.cli.options import JointConfig
 from crossd.cli.runs import augmentation, train_and_write
 from crossd.conversion import heads, registry
 from crossd.conversion.convert import convert
-from crossd.data.open_source import open_source
-from crossd.data.slices import as_images
+from crossd.data.opening import open_source
+from crossd.data.slicing import as_images
 from crossd.data.source import Source, limit, require_rank
 from crossd.errors import InputError
 from crossd.nn.kernel_modes import KERNEL_MODES

@@ -168,7 +168,12 @@ def _run(command: str, given: list[str]) -> int:
         home = importlib.import_module(f"crossd.cli.{module}")
         keep_freed_memory()
         from crossd.utils.progress import Progress
+        from crossd.utils.run_folder import is_finished
 
+        if is_finished(options):
+            if is_first():
+                print(f"already finished: the result is in {options.out}")
+            return 0
         outcome = getattr(home, function)(options, Progress(quiet=not is_first()))
     except InputError as error:
         return _complain(str(error))
@@ -177,7 +182,7 @@ def _run(command: str, given: list[str]) -> int:
     except OSError as error:
         return _complain(_fault(error, hasattr(getattr(cli_options, kind), "resume")))
     if is_first():
-        _show(outcome, options)
+        print(outcome)
     return 0
 
 
@@ -248,21 +253,6 @@ def _fault(error: OSError, resumes: bool) -> str:
         return f"{error.strerror or error}{where}"
     way = "go on with --resume" if resumes else "try again"
     return f"no room left on the disk for{where or ' a file'}: make room and {way}"
-
-
-def _show(outcome: Any, options: Any) -> None:
-    if isinstance(outcome, str):
-        print(outcome)
-        return
-    from rich.console import Console
-
-    from crossd.reports import transfer_results as report
-
-    console = Console(width=None if sys.stdout.isatty() else 120)
-    console.print(report.table(outcome))
-    for line in report.headline(outcome):
-        console.print(line, highlight=False)
-    print(f"written: {options.out}/report.html, report.md, metrics.json and pictures")
 
 
 def _complain(message: str) -> int:

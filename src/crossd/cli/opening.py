@@ -1,10 +1,11 @@
 """Opening a source as weights, a plan and the options of a command want it."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from crossd.data.open_source import open_source
+from crossd.data.opening import open_source
 from crossd.data.preprocessing import plan as plans
 from crossd.data.preprocessing.disk_cache import open_stored
 from crossd.data.source import Source
@@ -75,6 +76,25 @@ def fitting(
             spec, size=sizes(size), seed=seed, channels=channels, given=again, progress=progress
         )
     return source
+
+
+def require_limits(source: Source, limits: Sequence[int], given: str, spec: str) -> None:
+    """Refuse numbers of labelled samples that a source does not have.
+
+    Args:
+        source: The source.
+        limits: The numbers, ascending.
+        given: The option `--limit`.
+        spec: What the source was opened by.
+
+    Raises:
+        InputError: "--limit ...".
+    """
+    total = len(source.train)
+    classes = len(source.classes) if source.task == "classification" else 1
+    if not classes <= limits[0] <= limits[-1] <= total:
+        each = f" of {classes} classes, each of which needs one" if classes > 1 else ""
+        raise InputError(f"--limit {given}: {spec} has {total} training samples{each}")
 
 
 def prepared(source: Source) -> dict[str, Any]:

@@ -7,8 +7,8 @@ from crossd.training.config import RunOptions
 PROTOCOLS = ("zero", "probe", "finetune")
 ALL_PROTOCOLS = ("zero", "knn", "linear", "probe", "unfreeze", "finetune")
 DEFAULT_ARMS = (
-    *("scratch", "slices", "inflate", "acs", "triplanar", "fourier"),
-    *("projection", "projection-both"),
+    *("projection", "projection-both", "fourier", "scratch", "slices", "inflate", "acs"),
+    "triplanar",
 )
 
 
@@ -33,7 +33,8 @@ class TrainingOptions(CacheOptions, RunOptions):
     Attributes:
         loggers: Where to log, separated by commas: csv, tensorboard, wandb, mlflow.
         overwrite: Replace a result that is there.
-        resume: Go on with a run that was interrupted.
+        resume: Go on with a run that was interrupted; start where there is none, and do nothing
+            where it has ended.
     """
 
     loggers: str = "csv,tensorboard"
@@ -51,14 +52,18 @@ class TransferConfig(CacheOptions):
         slices: The views in which slices are taken of volumes, separated by commas. Default:
             axial,coronal,sagittal.
         slice_step: Take every n-th slice. Default: three a view, for masks every second.
-        limit: Labelled volumes to train on. Default: 4 with masks, otherwise ten a class.
+        limit: Numbers of labelled volumes to train on, separated by commas. Default: 4 with masks,
+            otherwise ten a class.
+        trials: Repetitions, with other labelled volumes and other seeds.
         model: A name of a network: of timm, or with its library (monai:SegResNet,
             torchvision:r3d_18), with arguments in brackets if wanted; or for masks
             segresnet-small, segresnet, basicunet, unet, dynunet. Default: a small ResNet or
             SegResNet.
         arms: What to compare, separated by commas: scratch, slices, center, inflate, acs,
             triplanar, fourier, fourier-aligned, projection, projection-slices, projection-both.
-        protocols: zero (no labelled volume), probe (convolutions frozen), finetune.
+            The first is compared with each other one.
+        protocols: zero (no labelled volume), knn, linear, probe (convolutions frozen), unfreeze,
+            finetune.
         size: Size of the training volumes (one number, or depth,height,width).
         epochs: Passes over the images. Default: 8, for masks 2 and at least 600 steps.
         volume_epochs: Passes over the labelled volumes. Default: 15, or more for `volume_steps`.
@@ -69,19 +74,24 @@ class TransferConfig(CacheOptions):
         lr: Highest learning rate in 2D. Default: 0.01, for masks 0.003.
         volume_lr: Highest learning rate on the labelled volumes.
         seed: Of everything that is drawn.
-        workers: Processes that read data. Default: by cores and memory; 0 on CPU.
+        workers: Processes that read data, for each training. Default: by cores and memory; 0 on
+            CPU.
+        jobs: Trainings at a time, a process of one thread each. Default: as many as there are
+            cores, or 1 beside an accelerator.
         precision: 32-true, bf16-mixed or 16-mixed.
         checkpointing: Recompute activations in the backward pass: less memory, more time.
         out: Folder for the table, the pictures and the weights.
         overwrite: Replace a result that is there.
-        resume: Go on with a run that was interrupted.
+        resume: Go on with a run that was interrupted; start where there is none, and do nothing
+            where it has ended.
     """
 
     images: str = "brain"
     volumes: str = "brain"
     slices: str | None = None
     slice_step: int | None = None
-    limit: int | None = None
+    limit: str | None = None
+    trials: int = 1
     model: str | None = None
     arms: str = ",".join(DEFAULT_ARMS)
     protocols: str = ",".join(PROTOCOLS)
@@ -95,6 +105,7 @@ class TransferConfig(CacheOptions):
     volume_lr: float = 1e-3
     seed: int = 0
     workers: int | None = None
+    jobs: int | None = None
     precision: str = "32-true"
     checkpointing: bool = False
     out: str = "runs/transfer"
@@ -336,7 +347,8 @@ class EvaluateConfig(CacheOptions):
         precision: 32-true, bf16-mixed or 16-mixed.
         out: Folder for cases.csv, the report and pictures of the worst cases.
         overwrite: Replace a result that is there.
-        resume: Go on with a comparison that was interrupted.
+        resume: Go on with a comparison that was interrupted; start where there is none, and do
+            nothing where it has ended.
     """
 
     data: str

@@ -44,3 +44,6 @@ ARMS: dict[str, tuple[str | None, Make]] = {
 }
 RIVALS = tuple(name for name, (pretraining, _) in ARMS.items() if pretraining in (None, "plain"))
 """Arms that need no Cross-D training."""
+
+CROSSD = tuple(name for name in ARMS if name not in RIVALS)
+"""Arms that are trained as Cross-D networks."""

@@ -6,16 +6,12 @@ All arms of a repetition see the same labelled volumes, seeds, augmentation and 
 BatchNorm recalibrated on the same unlabelled training volumes.
 """
 
-import concurrent.futures
 import dataclasses
 import functools
 import itertools
 import json
-import multiprocessing
-import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +22,9 @@ from torch import nn
 
 from crossd.data.dataset import Joined, Subset
 from crossd.data.source import Source, limit
-from crossd.errors import InputError
 from crossd.evaluation import protocols
-from crossd.training import devices, validate
+from crossd.evaluation.jobs import spread
+from crossd.training import devices, metrics, validate
 from crossd.training.loop import TrainConfig
 from crossd.utils.atomic_files import atomic
 from crossd.utils.progress import Progress
@@ -38,6 +34,9 @@ FREE = ("zero",)
 
 VALIDATION = 8
 """One in so many training samples of a fold validates."""
+
+SHOWN = 3
+"""Test volumes whose masks are kept."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +70,7 @@ class Contest:
         budget: Of training on the labelled volumes; its seed is that of the first trial.
         folds: Of a cross-validation over all samples; 0 for the source's own split.
         warm: Whether BatchNorm is recalibrated on the unlabelled training samples first.
+        keep: Folder where masks of the first test volumes are kept for the report; None for none.
     """
 
     source: Source
@@ -78,6 +78,7 @@ class Contest:
     budget: TrainConfig
     folds: int = 0
     warm: bool = True
+    keep: Path | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +102,16 @@ class Run:
     @property
     def file(self) -> str:
         """Where its record is kept."""
-        return f"run-{self.protocol}-{self.limit}-{self.fold}-{self.trial}-{self.arm}.json"
+        return f"run-{self}.json"
+
+    @property
+    def masks(self) -> str:
+        """Where masks that it made are kept."""
+        return f"answer-{self}.npz"
+
+    def __str__(self) -> str:
+        """Name it."""
+        return f"{self.protocol}-{self.limit}-{self.fold}-{self.trial}-{self.arm}"
 
 
 def plan(contest: Contest, names: Sequence[str], limits: Sequence[int], trials: int) -> list[Run]:
@@ -155,7 +165,7 @@ def _start(contest: Contest, arm: str, fold: int, seed: int, fitted: bool) -> nn
     return net
 
 
-def perform(contest: Contest, run: Run) -> dict[str, Any]:
+def perform(contest: Contest, run: Run, progress: Progress | None = None) -> dict[str, Any]:
     """Do one run; returns its record."""
     start = time.perf_counter()
     seed = contest.budget.seed + run.trial
@@ -166,22 +176,48 @@ def perform(contest: Contest, run: Run) -> dict[str, Any]:
     if run.limit:
         source = limit(source, run.limit, seed)
     budget = dataclasses.replace(contest.budget, seed=seed)
-    outcome = protocols.apply(run.protocol, net, source, budget, learn=arm.learn)
+    outcome = protocols.apply(
+        run.protocol, net, source, budget, progress, f"{run.protocol}, {run.arm}", arm.learn
+    )
+    record: dict[str, Any] = dataclasses.asdict(run) | {"metrics": outcome.scores}
     if source.task == "classification":
         probabilities, truth = outcome.outputs
         cases = (probabilities.argmax(1) == truth).double().numpy()
+        record["confusion"] = metrics.confusion(probabilities, truth).tolist()
     else:
         cases = np.nan_to_num(np.nanmean(outcome.outputs[0], 1))
+        if contest.keep is not None and run.fold == run.trial == 0:
+            _keep_masks(contest, run, outcome.net, budget)
     return {
-        **dataclasses.asdict(run),
-        "metrics": outcome.scores,
+        **record,
         "cases": [round(float(value), 4) for value in cases],
         "train": len(source.train),
         "test": len(source.test),
         "precision": budget.precision,
-        "loss": [record["loss"] for record in outcome.history],
+        "parameters": sum(p.numel() for p in net.parameters()),
+        "history": outcome.history,
         "seconds": round(time.perf_counter() - start, 2),
     }
+
+
+def _keep_masks(contest: Contest, run: Run, net: nn.Module, budget: TrainConfig) -> None:
+    """Write what a network says of the first test volumes, for the report."""
+    assert contest.keep is not None
+    test = part(contest, run.fold).test
+    first = Subset(test, np.arange(min(SHOWN, len(test))))
+    found = validate.answers(net, first, dataclasses.replace(budget, batch_size=1))
+    masks = [classes[0].to(torch.uint8).cpu().numpy() for classes, _ in found]
+    with atomic(contest.keep / run.masks) as temporary:
+        np.savez_compressed(temporary, *masks)
+
+
+def masks_of(run: Run, folder: Path) -> list[NDArray[np.uint8]]:
+    """Read what an arm said of the first test volumes; nothing where that was not kept."""
+    path = folder / run.masks
+    if not path.is_file():
+        return []
+    with np.load(path) as kept:
+        return [kept[name] for name in kept.files]
 
 
 def contest_all(
@@ -203,7 +239,7 @@ def contest_all(
         contest: What `make` gives, where it is at hand already.
 
     Raises:
-        InputError: Of a run that could not be done, naming it.
+        InputError: Of a run that could not be done.
     """
     runs, done = list(runs), {}
     for run in runs:
@@ -212,59 +248,10 @@ def contest_all(
     progress = progress or Progress(quiet=True)
     with progress.task("comparing", total=len(runs), done=len(done)) as bar:
         todo = [run for run in runs if run not in done]
-        for run, record in _performed(make, todo, jobs, contest):
+        for run, record in spread(make, perform, todo, jobs, progress, contest):
             if folder is not None:
                 with atomic(folder / run.file) as temporary:
                     temporary.write_text(json.dumps(record))
             done[run] = record
             bar.advance(1)
     return [done[run] for run in runs]
-
-
-def _performed(
-    make: Callable[[], Contest], todo: Sequence[Run], jobs: int, contest: Contest | None
-) -> Iterator[tuple[Run, dict[str, Any]]]:
-    if not todo:
-        return
-    if jobs == 1 or len(todo) == 1:
-        ready = contest or make()
-        for run in todo:
-            yield run, perform(ready, run)
-        return
-    context = multiprocessing.get_context("spawn")
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the processes that start now
-    with concurrent.futures.ProcessPoolExecutor(
-        min(jobs, len(todo)), context, _begin, (make,)
-    ) as pool:
-        try:
-            yield from _collected(pool, todo)
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-
-
-def _collected(pool: Executor, todo: Sequence[Run]) -> Iterator[tuple[Run, dict[str, Any]]]:
-    futures = {pool.submit(_perform_here, run): run for run in todo}
-    for future in concurrent.futures.as_completed(futures):
-        run = futures[future]
-        try:
-            yield run, future.result()
-        except concurrent.futures.process.BrokenProcessPool as error:
-            raise InputError(
-                f"a process that compares was ended at {run.file.removesuffix('.json')}, for want "
-                "of memory perhaps: give fewer --jobs and --resume"
-            ) from error
-
-
-_CONTEST: Contest | None = None
-
-
-def _begin(make: Callable[[], Contest]) -> None:
-    global _CONTEST
-    torch.set_num_threads(1)
-    _CONTEST = make()
-
-
-def _perform_here(run: Run) -> dict[str, Any]:
-    assert _CONTEST is not None
-    return perform(_CONTEST, run)

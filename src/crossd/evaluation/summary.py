@@ -6,6 +6,7 @@ the records of the runs.
 """
 
 import csv
+import dataclasses
 import io
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -43,14 +44,28 @@ def scores(results: Results, key: Key, arm: str, metric: str | None = None) -> d
 
 
 def summaries(results: Results, key: Key) -> dict[str, statistics.Summary]:
-    """Return mean, standard deviation and interval of every arm that was run."""
+    """Return mean, standard deviation and interval of every arm that was run.
+
+    The interval is over repetitions or, where there is one alone, over its test samples.
+    """
     found = {arm: scores(results, key, arm) for arm in results["arms"]}
     ratio = _ratio(results, key)
-    return {
+    made = {
         arm: statistics.summarise(list(values.values()), ratio)
         for arm, values in found.items()
         if values
     }
+    for arm, one in made.items():
+        cases = case_scores(results, key, arm) if _has_cases(results) else []
+        if one.count == 1 and len(cases) > 1:
+            low, high = statistics.interval_over_cases(cases)
+            made[arm] = dataclasses.replace(one, low=low, high=high)
+    return made
+
+
+def _has_cases(results: Results) -> bool:
+    """Tell whether runs say how good each test sample is, and all have the same ones."""
+    return not results.get("folds") and results["metric"] in ("accuracy", "dice")
 
 
 def comparisons(results: Results, key: Key, first: str | None = None) -> list[dict[str, Any]]:
@@ -63,7 +78,7 @@ def comparisons(results: Results, key: Key, first: str | None = None) -> list[di
 
     Returns:
         A record a rival: ``arm``, what `statistics.Paired` holds, ``holm`` (p adjusted for the
-        number of rivals) and ``case_low`` and ``case_high``, the bootstrapped interval of the
+        number of rivals) and ``case_low`` and ``case_high``, the interval of the
         difference over test cases, where all repetitions have the same ones and they are known.
     """
     first = first or results["arms"][0]
@@ -78,10 +93,10 @@ def comparisons(results: Results, key: Key, first: str | None = None) -> list[di
             [own[k] for k in both], [other[k] for k in both], _ratio(results, key)
         )
         record: dict[str, Any] = {"arm": arm, **vars(pair)}
-        if not results.get("folds") and results["metric"] in ("accuracy", "dice"):
+        if _has_cases(results):
             cases = case_scores(results, key, first), case_scores(results, key, arm)
-            if all(len(one) for one in cases):
-                record["case_low"], record["case_high"] = statistics.case_interval(*cases)
+            if all(len(one) for one in cases) and (ends := statistics.case_interval(*cases)):
+                record["case_low"], record["case_high"] = ends
         found.append(record)
     tested = [one for one in found if one["p"] is not None]
     for one, p in zip(tested, statistics.holm([one["p"] for one in tested]), strict=True):
@@ -120,8 +135,8 @@ def title(key: Key) -> str:
 def table(results: Results, level: float = ALPHA) -> tuple[list[str], list[list[str]]]:
     """Return header and lines: an arm a line, a column each protocol and number of volumes.
 
-    A cell holds the mean and, of several repetitions, the half of its 95 % interval; a dagger marks
-    a mean that differs from the first arm's (corrected test, p adjusted by Holm, below the level).
+    A cell holds the mean and its 95 % interval (see `summaries`); a dagger marks a mean that
+    differs from the first arm's (corrected test, p adjusted by Holm, below the level).
     """
     columns = keys(results)
     body = [[arm] for arm in results["arms"]]
@@ -133,8 +148,8 @@ def table(results: Results, level: float = ALPHA) -> tuple[list[str], list[list[
             if one is None:
                 line.append(MISSING)
                 continue
-            half = "" if one.high is None else f" ± {one.high - one.mean:.3f}"
-            line.append(f"{one.mean:.3f}{half}{'†' if line[0] in marked else ''}")
+            ends = "" if one.high is None else f" ({one.low:.3f} to {one.high:.3f})"
+            line.append(f"{one.mean:.3f}{ends}{'†' if line[0] in marked else ''}")
     return ["arm", *map(title, columns)], body
 
 
@@ -146,24 +161,32 @@ def best(results: Results, key: Key, among: Sequence[str] | None = None) -> str 
 
 
 def verdict(results: Results, key: Key, level: float = ALPHA) -> str:
-    """Say how the first arm stands against the best of the others."""
+    """Say how the first arm stands against the best of the others.
+
+    It is ahead or behind where no interval of the difference, over repetitions or over test
+    samples, holds zero, and a test that could be made finds it; else both are called level.
+    """
     first = results["arms"][0]
     rival = best(results, key, results["arms"][1:])
     found = summaries(results, key)
     if first not in found or rival is None:
         return f"{title(key)}: {first} has nothing to be compared with."
     one = next(c for c in comparisons(results, key) if c["arm"] == rival)
-    gap = one["difference"]
-    way = "ahead of" if gap > 0 else "behind" if gap < 0 else "level with"
-    text = f"{title(key)}: {first} ({found[first].mean:.3f}) is {abs(gap):.3f} {way} {rival}"
+    gap, holm = one["difference"], one.get("holm")
+    ends = {"repetitions": ("low", "high"), "test samples": ("case_low", "case_high")}
+    known = {over: (one.get(a), one.get(b)) for over, (a, b) in ends.items()}
+    spans = {over: (a, b) for over, (a, b) in known.items() if a is not None and b is not None}
+    sure = spans and all(a > 0 or b < 0 for a, b in spans.values())
+    sure = sure and (holm is None or holm < level)
+    way = f"{abs(gap):.3f} {'ahead of' if gap > 0 else 'behind'}" if sure else "level with"
+    text = f"{title(key)}: {first} ({found[first].mean:.3f}) is {way} {rival}"
     text += f" ({found[rival].mean:.3f}), the best other arm"
-    if one["p"] is None:
-        return f"{text}; one repetition or no spread between them, no test."
-    sure = "significant" if one["holm"] < level else "not significant"
-    return (
-        f"{text} (interval {one['low']:+.3f} to {one['high']:+.3f}, p {one['p']:.2g}, "
-        f"by Holm {one['holm']:.2g}: {sure})."
-    )
+    told = [f"over {over} {a:+.3f} to {b:+.3f}" for over, (a, b) in spans.items()]
+    if holm is not None:
+        told.append(f"p {one['p']:.2g}, by Holm {holm:.2g}")
+    if not told:
+        return f"{text}: one repetition says nothing of a difference of {gap:+.3f}."
+    return f"{text} (difference {gap:+.3f}; {'; '.join(told)})."
 
 
 def runs_csv(results: Results) -> str:
@@ -183,7 +206,7 @@ def runs_csv(results: Results) -> str:
 def latex(results: Results) -> str:
     """Write the table for LaTeX (package booktabs)."""
     header, body = table(results)
-    known = {"±": r"$\pm$", "†": r"$^\dagger$", MISSING: "--", "_": r"\_", "%": r"\%"}
+    known = {"†": r"$^\dagger$", MISSING: "--", "_": r"\_", "%": r"\%"}
 
     def line(cells: Sequence[str]) -> str:
         text = " & ".join(cells)

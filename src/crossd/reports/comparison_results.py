@@ -1,43 +1,150 @@
-"""What `crossd evaluate --protocol` found: who won, by how much, and how sure that is."""
+"""What a comparison of arms found: who won, by how much, and how sure that is."""
 
+import io
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from crossd.data.source import Source
 from crossd.evaluation import summary
+from crossd.evaluation.experiment import Run, masks_of
 from crossd.evaluation.summary import MISSING, Results
+from crossd.reports import html, pictures, plots, shown_cases
+from crossd.reports import markdown as reports
 from crossd.reports.markdown import METRICS, ending, grid, joined, number
 
+FEW = 5
+"""Repetitions below which a comparison says little."""
 
-def markdown(results: Results, pictures: Mapping[str, str]) -> str:
-    """Return the report of `crossd evaluate --protocol` as Markdown.
+MANY = 12
+"""Test samples up to which each of them has a line in a table."""
+
+
+def notes(source: Source, repetitions: int, folds: int = 0) -> list[str]:
+    """Say what a reader must know of how sure a comparison can be.
 
     Args:
-        results: The record that it writes to `metrics.json`; see `crossd.evaluation.summary`.
-        pictures: Title to file name.
+        source: What is compared on.
+        repetitions: Of every run.
+        folds: Of a cross-validation; 0 for none.
+    """
+    found = []
+    if folds:
+        found.append(
+            "folds are made of all samples: the weights must not have been trained on any of them"
+        )
+    if repetitions < FEW:
+        found.append(
+            f"{repetitions} repetition{'s' * (repetitions > 1)} of each training: other labelled "
+            f"volumes and seeds may say otherwise; give --trials {FEW} or more"
+        )
+    labels = source.test.labels
+    if source.task == "classification" and labels is not None and not folds:
+        share = np.bincount(labels).max() / len(labels)
+        found.append(f"to name the largest class of all test samples is right for {share:.3f}")
+    return found
+
+
+def write(results: dict[str, Any], folder: Path, source: Source | None = None) -> None:
+    """Write `metrics.json`, the reports, the tables and the plots of a comparison.
+
+    Args:
+        results: The record; see `crossd.evaluation.summary`.
+        folder: Where to write, and where masks of the first test volumes are kept.
+        source: What was compared on, to show cases of it.
+    """
+    key = summary.keys(results)[0]
+    drawn = {"Scores": "scores.png"}
+    plots.scores(results, folder / "scores.png")
+    if len(results["arms"]) > 1:
+        drawn["Differences"] = "differences.png"
+        plots.differences(results, folder / "differences.png")
+    if any(len(summary.limits(results, name)) > 1 for name, _ in summary.keys(results)):
+        plots.efficiency(results, folder / "efficiency.png")
+        drawn["Over labelled volumes"] = "efficiency.png"
+    if plots.ranks(results, folder / "ranks.png"):
+        drawn["Mean ranks"] = "ranks.png"
+    if results.get("pretraining") or any(row.get("history") for row in results["rows"]):
+        pictures.learning_curves(results, folder / "curves.png")
+        drawn["Learning curves"] = "curves.png"
+    counts = _confusions(results, key)
+    if counts and source is not None:
+        pictures.confusions(counts, source.classes, folder / "confusion.png")
+        drawn[f"Confusion of classes: {summary.title(key)}"] = "confusion.png"
+    text = markdown(results, drawn)
+    masks = {arm: masks_of(Run(arm, *key, 0, 0), folder) for arm in results["arms"]}
+    cases = [] if source is None else shown_cases.compared(results, source, masks)
+    cost = reports.cost(results["seconds"]) if source else None
+    more = {
+        "report.html": html.render(text, summary.verdict(results, key), folder, cases, cost),
+        "runs.csv": summary.runs_csv(results),
+        "table.tex": summary.latex(results),
+    }
+    reports.write(results, folder, text, more)
+
+
+def printed(results: Results, folder: Path) -> str:
+    """Return what to print: the table, the scores of few test samples, and what they say.
+
+    Args:
+        results: The record.
+        folder: Where the reports are.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    metric = METRICS.get(results["metric"], results["metric"])
+    tables = [(f"Mean {metric}", summary.table(results)), *list(_each_sample(results).items())[:1]]
+    text = io.StringIO()
+    console = Console(file=text, width=120)
+    for title, (header, body) in tables:
+        drawn = Table(title=title, title_justify="left")
+        for name in header:
+            drawn.add_column(name, justify="left" if name == header[0] else "right")
+        for line in body:
+            drawn.add_row(*line)
+        console.print(drawn)
+    console.print(f"{_interval_of(results)}.", highlight=False)
+    verdicts = [summary.verdict(results, key) for key in summary.keys(results)]
+    written = f"written: {folder}/report.html, report.md, runs.csv, table.tex, metrics.json, plots"
+    return "\n".join([text.getvalue(), *verdicts, written])
+
+
+def markdown(results: Results, drawn: Mapping[str, str]) -> str:
+    """Return the report as Markdown.
+
+    Args:
+        results: The record.
+        drawn: Title to file name of pictures.
     """
     first, keys = results["arms"][0], summary.keys(results)
-    fixed = not results["folds"]
     lines = [
         f"# {first} against {joined(results['arms'][1:] or ['nothing'])} on {results['data']}",
         "",
     ]
     lines += [f"- {summary.verdict(results, key)}" for key in keys]
     lines += [f"- Note: {note}." for note in results["notes"]]
-    header, body = summary.table(results)
     metric = METRICS.get(results["metric"], results["metric"])
-    lines += ["", f"## Mean {metric}", "", *grid(header, body), ""]
+    lines += ["", f"## Mean {metric}", "", *grid(*summary.table(results)), ""]
     sizes = sorted({row["test"] for row in results["rows"]})
     lines += [
-        f"{results['trials']} trials" + ("" if fixed else f" of {results['folds']} folds")
-        + f", {' or '.join(f'{n:,}' for n in sizes)} test samples. ±: 95 % interval of the mean. "
+        f"{results['trials']} trials"
+        + (f" of {results['folds']} folds" if results["folds"] else "")
+        + f", {' or '.join(f'{n:,}' for n in sizes)} test samples. {_interval_of(results)}. "
         f"†: differs from {first}, p < 0.05 after Holm's correction over arms. "
-        + ("The test samples are the same in all trials: intervals and tests speak of labelled "
-           "volumes and seeds, on these test samples; the interval over cases speaks of other "
-           "test samples." if fixed else "Tests and intervals are corrected for folds that share "
-           "training samples (Nadeau and Bengio 2003).")
-    ]  # fmt: skip
+        + (
+            "Tests and intervals are corrected for folds that share training samples (Nadeau and "
+            "Bengio 2003)."
+            if results["folds"]
+            else "The test samples are the same in all trials: intervals and tests over trials "
+            "speak of labelled volumes and seeds, on these test samples; the interval over cases "
+            "speaks of other test samples."
+        )
+    ]
+    for title, (header, body) in _each_sample(results).items():
+        lines += ["", f"## {title}", "", *grid(header, body)]
     for key in keys:
         found = summary.comparisons(results, key)
         if found:
@@ -58,10 +165,67 @@ def markdown(results: Results, pictures: Mapping[str, str]) -> str:
         for key in keys for arm in results["arms"] if summary.scores(results, key, arm)
     ]  # fmt: skip
     lines += grid(["arm", "protocol", *(METRICS.get(n, n) for n in scores)], means)
-    for name, path in pictures.items():
+    for name, path in drawn.items():
         lines += ["", f"## {name}", "", f"![{name}]({path})"]
-    lines += ending(results)
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *_pretraining(results), *_cost(results), *ending(results)]) + "\n"
+
+
+def _interval_of(results: Results) -> str:
+    """Say what the intervals of the table are."""
+    over = "repetitions or, of a single one, over its test samples"
+    return f"In brackets: 95 % interval of the mean over {over}"
+
+
+def _each_sample(results: Results) -> dict[str, tuple[list[str], list[list[str]]]]:
+    """Give the scores of every test sample as tables by title, where there are few samples."""
+    names = results.get("cases") or []
+    if results["folds"] or results["metric"] != "dice" or not 1 < len(names) <= MANY:
+        return {}
+    found = {}
+    for key in summary.keys(results):
+        arms = [arm for arm in results["arms"] if summary.scores(results, key, arm)]
+        columns = [summary.case_scores(results, key, arm) for arm in arms]
+        lines = [[name, *map(number, row)] for name, *row in zip(names, *columns, strict=True)]
+        found[f"Every test sample: {summary.title(key)}"] = (["sample", *arms], lines)
+    return found
+
+
+def _confusions(results: Results, key: summary.Key) -> dict[str, Any]:
+    """Add up the confusion of classes of every arm over its runs."""
+    found: dict[str, Any] = {}
+    for row in results["rows"]:
+        if (row["protocol"], row["limit"]) == key and "confusion" in row:
+            found[row["arm"]] = found.get(row["arm"], 0) + np.array(row["confusion"])
+    return found
+
+
+def _pretraining(results: Results) -> list[str]:
+    """Return the table of the 2D networks."""
+    runs = results.get("pretraining") or []
+    names = [name for name in METRICS if any(name in run["metrics"] for run in runs)]
+    header = ["network", *(f"2D {METRICS[name]}" for name in names), "epochs", "seconds"]
+    rows = [
+        [run["name"], *(number(run["metrics"].get(name)) for name in names),
+         str(len(run["history"])), number(run["seconds"], 1)] for run in runs
+    ]  # fmt: skip
+    images = f"On slices or images of {results.get('images')}, scored on those held out."
+    return ["", "## Pretraining on images", "", images, "", *grid(header, rows)] if rows else []
+
+
+def _cost(results: Results) -> list[str]:
+    """Return the table of parameters, and of the mean seconds of a run."""
+    keys, rows = summary.keys(results), results["rows"]
+    size = {row["arm"]: row.get("parameters") for row in rows}
+    body = []
+    for arm in results["arms"]:
+        spent = [
+            [r["seconds"] for r in rows if (r["arm"], r["protocol"], r["limit"]) == (arm, *key)]
+            for key in keys
+        ]
+        means = [number(float(np.mean(one)), 1) if one else MISSING for one in spent]
+        body.append([arm, f"{size[arm]:,}" if size.get(arm) else MISSING, *means])
+    header = ["arm", "parameters", *(f"{summary.title(key)}: s" for key in keys)]
+    return ["", "## Cost", "", *grid(header, body)]
 
 
 def _interval(low: float | None, high: float | None) -> str:

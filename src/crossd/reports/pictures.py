@@ -15,9 +15,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from crossd.evaluation.summary import MISSING, Results
+from crossd.evaluation.arms import CROSSD
+from crossd.evaluation.summary import Results
 from crossd.reports.markdown import METRICS
-from crossd.reports.transfer_results import CROSSD, arms, cells, metric_names
 from crossd.utils.atomic_files import atomic
 
 INK, SOFT, GREY = "#22303c", "#6b7783", "#b4bcc4"
@@ -37,28 +37,25 @@ STYLES = {
 
 
 def learning_curves(results: Results, path: str | Path) -> None:
-    """Draw the pretraining by epoch and, by arm, the training of every protocol that has epochs.
+    """Draw the pretraining by epoch and, by arm, the first training of every protocol.
 
     Where an epoch was validated the main metric is drawn, else the loss.
 
     Args:
-        results: The record of a run; see `crossd.reports.markdown`.
+        results: The record of a comparison; see `crossd.evaluation.summary`.
         path: The picture to write.
     """
     runs = [(run["name"], run.get("history") or []) for run in results.get("pretraining") or []]
-    panels = [("Pretraining on images: loss", runs, "loss")]
+    panels = [("Pretraining on images: loss", runs, "loss")] if runs else []
     main = _validated(runs)
     if main:
         panels.append(("Pretraining on images: validation", runs, main))
-    order = {arm: place for place, arm in enumerate(arms(results))}
-    for protocol in results.get("protocols") or []:
-        trained = [row for row in results.get("rows") or [] if row["protocol"] == protocol]
-        trained.sort(key=lambda row: order.get(row["arm"], len(order)))
-        curves = [(row["arm"], row["history"]) for row in trained if row.get("history")]
-        if curves:
-            main = _validated(curves)
-            what = "validation" if main else "loss"
-            panels.append((f"{protocol} on volumes: {what}", curves, main or "loss"))
+    trained: dict[str, dict[str, Any]] = {}
+    for row in results["rows"]:
+        if row.get("history"):
+            trained.setdefault(row["protocol"], {}).setdefault(row["arm"], row["history"])
+    for protocol, histories in trained.items():
+        panels.append((f"{protocol} on volumes: loss", list(histories.items()), "loss"))
     rows, columns = -(-len(panels) // 2), min(2, len(panels))
     drawn, axes = figure(rows, columns, (4.6 * columns, 3.1 * rows + 0.6))
     handles: dict[str, Any] = {}
@@ -81,45 +78,6 @@ def learning_curves(results: Results, path: str | Path) -> None:
     if handles:
         place: dict[str, Any] = {"loc": "outside lower center", "ncols": min(5, len(handles))}
         drawn.legend(handles.values(), handles.keys(), frameon=False, fontsize=9, **place)
-    save(drawn, path)
-
-
-def scores(results: Results, path: str | Path) -> None:
-    """Draw the main metric as dots: a panel a protocol, a line an arm, Cross-D in colour.
-
-    Args:
-        results: The record of a run; see `crossd.reports.markdown`.
-        path: The picture to write.
-    """
-    run, protocols, found = arms(results), results.get("protocols") or [], cells(results)
-    name = next(iter(metric_names(results)), "score")
-    width, height = 3.2 * max(1, len(protocols)) + 1.2, 0.34 * len(run) + 1.3
-    drawn, axes = figure(1, max(1, len(protocols)), (width, height), sharex=True, sharey=True)
-    for ax, protocol in zip(axes[0], protocols, strict=False):
-        dress(ax, protocol, METRICS.get(name, name), "")
-        ax.grid(axis="x", visible=False)
-        values = [found.get((arm, protocol, name)) for arm in run]
-        best = max((round(v, 3) for v in values if v is not None), default=None)
-        for line, (arm, value) in enumerate(zip(run, values, strict=True)):
-            if value is None:
-                ax.annotate(MISSING, (0.02, line), xycoords=ax.get_yaxis_transform(), va="center")
-                continue
-            colour = WARM if arm in CROSSD else SOFT
-            ax.plot(value, line, "o", color=colour, ms=7)
-            ax.annotate(f"{value:.3f}", (value, line), (7, 0), textcoords="offset points",
-                        va="center", fontsize=9, color=colour if arm in CROSSD else INK,
-                        fontweight="bold" if round(value, 3) == best else "normal")  # fmt: skip
-    first = axes[0, 0]
-    first.set_yticks(range(len(run)), run)
-    for text in first.get_yticklabels():
-        text.set_color(WARM if text.get_text() in CROSSD else INK)
-    first.set_ylim(len(run) - 0.4, -0.6)
-    shown = [value for key, value in found.items() if key[2] == name and key[1] in protocols]
-    if shown:
-        span = max(max(shown) - min(shown), 0.02)
-        first.set_xlim(min(shown) - 0.08 * span, max(shown) + 0.32 * span)  # room for the number
-    if not protocols:
-        _say(first, "no protocol was run")
     save(drawn, path)
 
 

@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.ticker import MaxNLocator
 
 from crossd.evaluation import statistics, summary
+from crossd.evaluation.arms import CROSSD
 from crossd.evaluation.summary import Results
 from crossd.reports.markdown import METRICS
 from crossd.reports.pictures import COOL, INK, LABELS, SOFT, STYLES, WARM, dress, figure, save
@@ -37,6 +38,32 @@ def training(results: Results, path: str | Path) -> None:
         axes[0, 1].plot([one["epoch"] for one in checked], scores, "o-", color=WARM, ms=3)
     for ax in axes.flat:
         ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    save(drawn, path)
+
+
+def scores(results: Results, path: str | Path) -> None:
+    """Draw the mean score of every arm with its interval, a panel a protocol and number of volumes.
+
+    Args:
+        results: The record of a comparison; see `crossd.evaluation.summary`.
+        path: The picture to write.
+    """
+    keys, arms = summary.keys(results), results["arms"]
+    shape = (3.2 * len(keys) + 1.2, 0.34 * len(arms) + 1.3)
+    drawn, axes = figure(1, len(keys), shape, sharex=True, sharey=True)
+    for ax, key in zip(axes[0], keys, strict=True):
+        dress(ax, summary.title(key), _metric(results), "")
+        ax.grid(axis="y", visible=False)
+        for arm, one in summary.summaries(results, key).items():
+            line, colour = arms.index(arm), WARM if arm in CROSSD else SOFT
+            if one.low is not None and one.high is not None:
+                ax.plot([one.low, one.high], [line, line], "-", color=colour, lw=2)
+            ax.plot(one.mean, line, "o", color=colour, ms=6)
+            ax.annotate(f"{one.mean:.3f}", (one.mean, line), (0, 5), textcoords="offset points",
+                        ha="center", fontsize=8, color=INK)  # fmt: skip
+    axes[0, 0].margins(x=0.15)
+    axes[0, 0].set_yticks(range(len(arms)), arms)
+    axes[0, 0].set_ylim(len(arms) - 0.4, -0.8)
     save(drawn, path)
 
 

@@ -160,22 +160,32 @@ def segmented(
     return Case(name, said, group, made, classes, ("arm", "mean Dice"), rows)
 
 
-def compared(results: Mapping[str, Any], source: Source) -> list[Case]:
-    """Show where the first arm of a comparison is furthest behind and ahead of its best rival.
+def compared(
+    results: Mapping[str, Any],
+    source: Source,
+    masks: Mapping[str, Sequence[NDArray[np.uint8]]] | None = None,
+) -> list[Case]:
+    """Show the first test volumes with the masks of all arms, and where the first arm is worst.
 
-    Nothing is shown of folds, whose test samples differ.
+    That is where it is furthest behind its best rival, and where it is furthest ahead. Nothing is
+    shown of folds, whose test samples differ.
+
+    Args:
+        results: The record of a comparison.
+        source: What was compared on.
+        masks: Arm to what it says of the first test volumes.
     """
-    key = summary.keys(results)[-1]
-    first, *others = (a for a in results["arms"] if summary.scores(results, key, a))
     if results["folds"]:
         return []
+    key = summary.keys(results)[0]
+    first, *others = (a for a in results["arms"] if summary.scores(results, key, a))
     scores = {arm: summary.case_scores(results, key, arm) for arm in (first, *others)}
     rival = summary.best(results, key, others)
     values = scores[first] - scores[rival] if rival else scores[first]
     named = titled(source.test)
     title = summary.title(key)
     header = ("arm", "mean Dice" if source.task == "segmentation" else "share right")
-    cases = []
+    cases = _with_masks(source, {a: m for a, m in (masks or {}).items() if m}, title)
     for i, group in extremes(values):
         sample = source.test[i]
         truth = sample["mask"].numpy() if "mask" in sample else None
@@ -189,6 +199,26 @@ def compared(results: Mapping[str, Any], source: Source) -> list[Case]:
         rows = [(arm, f"{own[i]:.3f}") for arm, own in scores.items()]
         cases.append(Case(named[i], f"{said}.", group + end, made, source.classes, header, rows))
     return cases
+
+
+def _with_masks(
+    source: Source, masks: Mapping[str, Sequence[NDArray[np.uint8]]], title: str
+) -> list[Case]:
+    """Show the first test volumes, of which the masks of some arms are kept."""
+    named = titled(source.test)
+    count = min(map(len, masks.values()), default=0)
+    return [
+        segmented(
+            named[i],
+            f"The first test volumes: {title}",
+            source.test[i]["image"][0].numpy(),
+            source.test[i]["mask"].to(torch.uint8).numpy(),
+            {arm: one[i] for arm, one in masks.items()},
+            source.classes,
+            source.spacing,
+        )
+        for i in range(count)
+    ]
 
 
 def _masks(

@@ -47,14 +47,14 @@ def _also_called(path: Path, name: Path) -> None:
         path.replace(name)
 
 
-def restore(folder: Path | None) -> tuple[dict[str, Any], list[str]]:
+def restore(folder: Path | None) -> tuple[dict[str, Any] | None, list[str]]:
     """Read the newest good checkpoint of a folder.
 
     Returns:
-        The state, and a line on each checkpoint that was not good.
+        The state, None where there is no checkpoint; and a line on each that was not good.
 
     Raises:
-        InputError: "nothing to resume" when there is none.
+        InputError: "nothing to resume" when there are damaged ones alone.
     """
     bad: list[str] = []
     for name in (CHECKPOINT, EARLIER_CHECKPOINT):
@@ -67,8 +67,7 @@ def restore(folder: Path | None) -> tuple[dict[str, Any], list[str]]:
             bad.append(f"{path} is damaged ({type(error).__name__}: {error}): not used")
     if bad:
         raise InputError(f"nothing to resume: {'; '.join(bad)}; start anew with --overwrite")
-    where = CHECKPOINT if folder is None else folder / CHECKPOINT
-    raise InputError(f"nothing to resume: no such file: {where}; start anew with --overwrite")
+    return None, bad
 
 
 def fault(path: Path) -> str:

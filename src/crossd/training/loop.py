@@ -113,7 +113,7 @@ def fit(
         rows: For each source the logits that are its classes; None takes all.
         folder: Where checkpoints are kept: after every epoch, and at least every
             `config.checkpoint_minutes`; None keeps nothing.
-        resume: Go on from the newest of these that is whole.
+        resume: Go on from the newest of these that is whole, if there is any.
         validate: Whether to score the validation samples: after every epoch, of many epochs after
             the first and 25 more, the last among these.
         on_best: Called after an epoch with the best score so far, with the network, to keep it.
@@ -359,8 +359,13 @@ class _Run:
         )
 
     def resume(self) -> Position:
-        """Put back what the newest good checkpoint holds; returns where it was taken."""
+        """Put back what the newest good checkpoint holds; returns where it was taken.
+
+        Where there is none, training starts.
+        """
         state, bad = checkpoints.restore(self.folder)
+        if state is None:
+            return Position()
         for line in bad:
             self.progress.say(line)
         try:

@@ -1,5 +1,7 @@
 """Progress bars with rates and time left, and plain lines where there is no terminal."""
 
+import os
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,7 +22,7 @@ EVERY = 60.0
 
 
 class Progress:
-    """Shows tasks on the standard error stream.
+    """Shows tasks on the standard error stream, a bar each while it runs.
 
     Args:
         quiet: Show nothing.
@@ -28,6 +30,7 @@ class Progress:
 
     def __init__(self, quiet: bool = False) -> None:
         self.console = Console(stderr=True, quiet=quiet)
+        self._rich: RichProgress | None = None
 
     def say(self, text: str) -> None:
         """Print a line above the bars."""
@@ -44,6 +47,24 @@ class Progress:
             total: Steps until it is; None where that is not known.
             done: Steps that were done before.
         """
+        start, within = time.perf_counter(), self._rich is not None
+        with self._display() as rich:
+            bar = Bar(rich, name, total, done, None if self.console.is_terminal else self.say)
+            yield bar
+            if within:
+                bar.remove()
+        seconds = time.perf_counter() - start
+        if total is None and seconds < 1:
+            return
+        rate = f", {_rate(bar.samples, seconds, ' samples/s')}" if bar.samples else ""
+        self.say(f"{name}: {bar.note or 'done'} in {seconds:.1f} s{rate}")
+
+    @contextmanager
+    def _display(self) -> Iterator[RichProgress]:
+        """Give the display of all bars, which is shown while any task runs."""
+        if self._rich is not None:
+            yield self._rich
+            return
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
@@ -53,16 +74,69 @@ class Progress:
             TextColumn("left"),
             TimeRemainingColumn(),
         )
-        start = time.perf_counter()
         hidden = not self.console.is_terminal
         with RichProgress(*columns, console=self.console, transient=True, disable=hidden) as rich:
-            bar = Bar(rich, name, total, done, self.say if hidden else None)
-            yield bar
-        seconds = time.perf_counter() - start
-        if total is None and seconds < 1:
-            return
-        rate = f", {_rate(bar.samples, seconds, ' samples/s')}" if bar.samples else ""
-        self.say(f"{name}: {bar.note or 'done'} in {seconds:.1f} s{rate}")
+            self._rich = rich
+            try:
+                yield rich
+            finally:
+                self._rich = None
+
+    @contextmanager
+    def relayed(self, queue: Any) -> Iterator[None]:
+        """Show what `Relay`s in other processes tell, while the block runs.
+
+        Args:
+            queue: A queue of multiprocessing, which they were given.
+        """
+        with self._display():
+            thread = threading.Thread(target=self._show_relayed, args=(queue,), daemon=True)
+            thread.start()
+            try:
+                yield
+            finally:
+                queue.put(None)
+                thread.join()
+
+    def _show_relayed(self, queue: Any) -> None:
+        tasks: dict[Any, Any] = {}
+        bars: dict[Any, Bar] = {}
+        while (told := queue.get()) is not None:
+            what, key, *rest = told
+            if what == "say":
+                self.say(*rest)
+            elif what == "begin":
+                tasks[key] = self.task(*rest)
+                bars[key] = tasks[key].__enter__()
+            elif what == "advance":
+                bars[key].advance(*rest)
+            else:
+                tasks.pop(key).__exit__(None, None, None)
+
+
+class Relay(Progress):
+    """Tells another process what to show; see `Progress.relayed`.
+
+    Args:
+        queue: That reaches it.
+    """
+
+    def __init__(self, queue: Any) -> None:
+        super().__init__(quiet=True)
+        self.queue = queue
+
+    def say(self, text: str) -> None:
+        """Let the other process print a line."""
+        self.queue.put(("say", None, text))
+
+    @contextmanager
+    def task(self, name: str, total: int | None, done: int = 0) -> Iterator["Bar"]:
+        """Let the other process show a bar."""
+        key = os.getpid(), name
+        self.queue.put(("begin", key, name, total, done))
+        with self._display() as rich:
+            yield _RelayBar(rich, name, total, done, queue=self.queue, key=key)
+        self.queue.put(("end", key))
 
 
 def _rate(samples: int, seconds: float, unit: str) -> str:
@@ -115,7 +189,7 @@ class Bar:
         self.samples += samples
         self._waited += waited or 0.0
         now = time.perf_counter()
-        task = self.rich.tasks[-1]
+        task = next(task for task in self.rich.tasks if task.id == self._id)
         last = task.total is not None and task.completed + 1 >= task.total
         if last or now - self._shown > 0.25:
             self._shown = now
@@ -135,3 +209,20 @@ class Bar:
                 parts[0] += f" of {task.total:,.0f}"
                 parts.append(f"{left / 60:,.0f} min left")
             self.say(", ".join(part for part in parts if part))
+
+    def remove(self) -> None:
+        """Show it no longer."""
+        self.rich.remove_task(self._id)
+
+
+class _RelayBar(Bar):
+    """A bar that another process shows."""
+
+    def __init__(self, *args: Any, queue: Any, key: Any) -> None:
+        super().__init__(*args)
+        self._queue, self._key = queue, key
+
+    def advance(self, samples: int, loss: Any = None, waited: float | None = None) -> None:
+        """Count one step there."""
+        told = loss if loss is None else float(loss)
+        self._queue.put(("advance", self._key, samples, told, waited))

@@ -19,7 +19,7 @@ BAD_BATCHES = "bad-batches.jsonl"
 """Where it is written which samples gave a loss that is no number."""
 
 LEFTOVERS = (
-    *("arm-*.json", "answer-*.npz", "pretrained-*.json", "run-*.json"),
+    *("answer-*.npz", "pretrained-*.json", "run-*.json"),
     *(CHECKPOINT, EARLIER_CHECKPOINT),
 )
 """What an interrupted run leaves, to be resumed."""
@@ -35,14 +35,15 @@ OUTPUTS = (
 )
 """What a run that ended leaves."""
 
-_NOT_COMPARED = ("out", "overwrite", "resume", "workers", "cache", "cache_gb")
+_NOT_COMPARED = ("out", "overwrite", "resume", "workers", "jobs", "cache", "cache_gb")
 
 
 def claim_folder(config: Any, resumable: bool | None = None) -> Path:
     """Make the output folder of a run and write its configuration there.
 
     Args:
-        config: A dataclass with `out`, `overwrite` and, where a run can go on, `resume`.
+        config: A dataclass with `out`, `overwrite` and, where a run can go on, `resume`: it goes on
+            where one began, and starts where there is nothing.
         resumable: Whether it can; None asks the dataclass.
 
     Returns:
@@ -65,21 +66,9 @@ def claim_folder(config: Any, resumable: bool | None = None) -> Path:
     options = dataclasses.asdict(config)
     resumable = "resume" in options if resumable is None else resumable
     resume = resumable and options["resume"]
-    if resume:
-        if not path.is_file():
-            raise InputError(f"nothing to resume: no such file: {path}; start without --resume")
-        before = yaml.safe_load(path.read_text()) or {}
-        changed = [
-            name
-            for name, value in options.items()
-            if name not in _NOT_COMPARED and before.get(name) != value
-        ]
-        if changed:
-            raise InputError(
-                f"{folder} was started with another {', '.join(changed)}: resume with the same "
-                "options, or start anew with --overwrite"
-            )
-    elif not config.overwrite:
+    if resume and path.is_file():
+        _require_same_options(config)
+    elif resume or not config.overwrite:
         others = [p for p in folder.glob("*") if p != path]
         if path.exists() and (others or resumable):
             ways = "--resume or --overwrite" if resumable else "--overwrite"
@@ -88,13 +77,46 @@ def claim_folder(config: Any, resumable: bool | None = None) -> Path:
             raise InputError(f"--out {folder} is not empty: name another, or --overwrite in it")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if not resume:
+        if not (resume and path.is_file()):
             remove(folder, (*OUTPUTS, *LEFTOVERS))
         with atomic(path) as temporary:
             temporary.write_text(yaml.safe_dump(options, sort_keys=False))
     except OSError as error:
         raise InputError(f"cannot write to --out {folder}: {error.strerror}") from error
     return folder
+
+
+def is_finished(config: Any) -> bool:
+    """Tell whether a run that is to go on has ended already.
+
+    Args:
+        config: As of `claim_folder`.
+
+    Raises:
+        InputError: "... was started with another ..." when its options were others.
+    """
+    if not getattr(config, "resume", False) or not (Path(config.out) / RESULT).is_file():
+        return False
+    _require_same_options(config)
+    return True
+
+
+def _require_same_options(config: Any) -> None:
+    """Refuse to go on with a run that was started with other options."""
+    import yaml
+
+    path = Path(config.out) / CONFIGURATION
+    before = yaml.safe_load(path.read_text()) if path.is_file() else None
+    changed = [
+        name
+        for name, value in dataclasses.asdict(config).items()
+        if name not in _NOT_COMPARED and isinstance(before, dict) and before.get(name) != value
+    ]
+    if changed:
+        raise InputError(
+            f"{path.parent} was started with another {', '.join(changed)}: resume with the same "
+            "options, or start anew with --overwrite"
+        )
 
 
 def remove(folder: Path, patterns: Sequence[str]) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from crossd.data.io import read
 from crossd.data.io.itk import affine_of
-from crossd.data.open_source import open_source
+from crossd.data.opening import open_source
 from crossd.data.sources.folder_index import volumes_below
 from crossd.errors import InputError
 

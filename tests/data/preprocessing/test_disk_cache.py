@@ -10,9 +10,9 @@ import files
 import numpy as np
 import pytest
 import torch
-from test_volumes import PLAN, message
+from files import PLAN, message
 
-from crossd.data.open_source import open_source
+from crossd.data.opening import open_source
 from crossd.data.preprocessing import volume_dataset
 from crossd.data.preprocessing.disk_cache import SUFFIX, Stored
 from crossd.data.preprocessing.plan import Intensity, Plan
@@ -188,7 +188,7 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
 MANY = """
 import sys
 from pathlib import Path
-from test_stored import SIZE, tensors
+from test_disk_cache import SIZE, tensors
 from crossd.data.preprocessing.disk_cache import LOCK, SUFFIX, Stored
 from crossd.utils.atomic_files import locked
 folder, first = Path(sys.argv[1]), int(sys.argv[2])
@@ -210,7 +210,7 @@ def test_two_processes_at_once(tmp_path: Path) -> None:
     command = [sys.executable, "-c", MANY, str(tmp_path)]
     env = {
         **os.environ,
-        "PYTHONPATH": os.pathsep.join([*sys.path[1:], str(Path(__file__).parents[2])]),
+        "PYTHONPATH": os.pathsep.join([*sys.path[1:], str(Path(__file__).parent)]),
     }
     both = [
         subprocess.Popen([*command, first], env=env, stderr=subprocess.PIPE, text=True)

@@ -5,23 +5,14 @@ import files
 import numpy as np
 import pytest
 import torch
+from files import PLAN, message
 
-from crossd.data.open_source import open_source
-from crossd.data.preprocessing.plan import Intensity, Plan
+from crossd.data.opening import open_source
+from crossd.data.preprocessing.plan import Plan
 from crossd.data.preprocessing.volume_dataset import Cache, VolumeSamples, read_entry
 from crossd.data.sources.case_list import Case
 from crossd.data.sources.labelled import Given
 from crossd.errors import InputError
-
-PLAN = Plan((1.0, 1.0, 1.0), (16, 16, 16), (Intensity("percentiles", 0.5, 99.5),))
-
-
-def message(action: Any) -> str:
-    with pytest.raises(InputError) as caught:
-        action()
-    text = str(caught.value)
-    assert "\n" not in text
-    return text
 
 
 def samples(paths: list[Path], masks: list[Path], plan: Plan, cache: float = 1e9) -> VolumeSamples:
@@ -187,11 +178,11 @@ def test_modalities_are_channels(tmp_path: Path) -> None:
 
 
 def test_large_slices_are_cut_about_the_labels(tmp_path: Path, monkeypatch: Any) -> None:
-    from crossd.data import slices
+    from crossd.data import slicing
 
-    monkeypatch.setattr(slices, "LARGEST", 16)
+    monkeypatch.setattr(slicing, "LARGEST", 16)
     root = files.pairs(tmp_path, 10, (20, 40, 24))
-    made = slices.slices(open_source(str(root)), ("axial",))
+    made = slicing.slices(open_source(str(root)), ("axial",))
     assert made.size == (16, 16)
     assert all(made.train[i]["mask"].any() for i in range(len(made.train)))
 

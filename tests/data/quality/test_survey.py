@@ -7,7 +7,7 @@ import pytest
 from files import dicom, nifti
 from PIL import Image
 
-from crossd.data.open_source import open_source
+from crossd.data.opening import open_source
 from crossd.data.quality.checks import Fault, faults
 from crossd.data.quality.survey import Look, Survey, survey
 from crossd.errors import InputError

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from crossd.data import array_cache
 from crossd.data.dataset import Sample, Samples, Wrapped
 from crossd.data.fault_tolerance import Watched
-from crossd.data.open_source import open_source
+from crossd.data.opening import open_source
 from crossd.data.patches import Patches
 from crossd.data.preprocessing.normalise import Normalised
 from crossd.data.sources import folder_index

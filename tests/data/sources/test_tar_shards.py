@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from crossd.data import array_cache
 from crossd.data.dataset import Samples
-from crossd.data.open_source import open_source
+from crossd.data.opening import open_source
 from crossd.data.source import Source
 from crossd.data.sources import tar_index, tar_shards
 from crossd.data.sources.folder_index import CLOCK

@@ -280,16 +280,26 @@ class TensorVolumes(Samples):
         images: float32, each ``(C, D, H, W)``.
         masks: Classes, uint8, each ``(D, H, W)``.
         patch: Voxels of a training patch.
+        names: What tables call each; their numbers if there are none.
     """
 
     def __init__(
-        self, images: Sequence[Tensor], masks: Sequence[Tensor], patch: tuple[int, ...]
+        self,
+        images: Sequence[Tensor],
+        masks: Sequence[Tensor],
+        patch: tuple[int, ...],
+        names: Sequence[str] = (),
     ) -> None:
         self.images = images
         self.masks = masks
         self.patch = patch
+        self.names = names
         self.in_memory = True
         self.channels = images[0].shape[0]
+
+    def case(self, index: int) -> str:
+        """Return what tables call a sample."""
+        return self.names[index] if self.names else super().case(index)
 
     def __len__(self) -> int:
         return len(self.images)

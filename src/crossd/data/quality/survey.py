@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from crossd.data.io.header import is_dicom, is_volume
 from crossd.data.io.read import holds_volume, read_header
-from crossd.data.open_source import open_source
+from crossd.data.opening import open_source
 from crossd.data.preprocessing import volume_dataset
 from crossd.data.source import Source
 from crossd.data.sources import case_list as lists

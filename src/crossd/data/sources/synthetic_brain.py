@@ -16,7 +16,10 @@ from crossd.errors import InputError
 CLASSES = ("background", "grey", "white", "CSF")
 DEFAULT_SPACING = 4
 SPACINGS = range(2, 9)
-TRAIN, VAL = 24, 4
+TRAIN, VAL, TEST = 24, 4, 8
+REAL = "MNI152 T1 average"
+"""What tables call the one real volume."""
+
 INSIDE = 0.1
 """Intensity of the T1 average, which is 0 outside the brain and up to 1, that bounds the brain."""
 
@@ -31,12 +34,12 @@ BIAS, NOISE, BLUR, GAP = 0.25, 0.06, 0.6, 0.15
 
 
 def open_brain(spec: str, size: tuple[int, ...] | None, seed: int) -> Source:
-    """Open ``brain`` or ``brain:MM``: synthetic training volumes, one real test volume.
+    """Open ``brain`` or ``brain:MM``: synthetic volumes, and a real one among those to test on.
 
     The grey- and white-matter maps of MNI152 are deformed, each tissue gets a random intensity,
     and a bias field, blur and noise are added. The idea is SynthSeg's (Billot et al., Medical
-    Image Analysis 86, 2023). The test volume is the real T1 average with the labels of the maps;
-    it is never trained on.
+    Image Analysis 86, 2023). The last test volume is the real T1 average with the labels of the
+    maps; it is never trained on.
 
     Args:
         spec: ``brain`` (4 mm) or ``brain:MM`` with a whole number of millimetres.
@@ -44,7 +47,7 @@ def open_brain(spec: str, size: tuple[int, ...] | None, seed: int) -> Source:
         seed: Decides on everything that is drawn.
 
     Returns:
-        The source, its images in [0, 1], with 24, 4 and 1 volumes.
+        The source, its images in [0, 1], with 24, 4 and 9 volumes.
 
     Raises:
         InputError: When the spacing is not a whole number within 2 to 8.
@@ -59,13 +62,14 @@ def open_brain(spec: str, size: tuple[int, ...] | None, seed: int) -> Source:
     shape = tuple(template.shape) if size is None else full_size(size, 3, spec)
     drawn = [
         [synthesise(maps, spacing, (seed, part, index)) for index in range(count)]
-        for part, count in enumerate((TRAIN, VAL))
+        for part, count in enumerate((TRAIN, VAL, TEST))
     ]
-    train, val = (
-        TensorVolumes([image for image, _ in pairs], [mask for _, mask in pairs], shape)
-        for pairs in drawn
+    drawn[2].append((scale(template)[None], maps.argmax(0).to(torch.uint8)))
+    names = [f"synthetic {number}" for number in range(1, TEST + 1)] + [REAL]
+    train, val, test = (
+        TensorVolumes([image for image, _ in pairs], [mask for _, mask in pairs], shape, own)
+        for pairs, own in zip(drawn, ((), (), names), strict=True)
     )
-    test = TensorVolumes([scale(template)[None]], [maps.argmax(0).to(torch.uint8)], shape)
     mm = float(spacing)
     return Source(
         spec, 3, "segmentation", 1, CLASSES, shape, train, val, test, spacing=(mm, mm, mm)

@@ -24,8 +24,8 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from crossd.data.dataset import Sample, Samples
-from crossd.data.open_source import open_source
-from crossd.data.slices import slices
+from crossd.data.opening import open_source
+from crossd.data.slicing import slices
 from crossd.data.source import Source, limit, require_rank
 from crossd.data.splits import pick, split
 from crossd.errors import InputError
@@ -574,7 +574,7 @@ def test_brain(brain: Source) -> None:
     assert (brain.rank, brain.task, brain.channels) == (3, "segmentation", 1)
     assert brain.classes == ("background", "grey", "white", "CSF")
     assert brain.spacing == (4.0, 4.0, 4.0) and all(side % 8 == 0 for side in brain.size)
-    assert [len(part) for part in (brain.train, brain.val, brain.test)] == [24, 4, 1]
+    assert [len(part) for part in (brain.train, brain.val, brain.test)] == [24, 4, 9]
     for part in (brain.train, brain.val, brain.test):
         for i in range(len(part)):
             sample = part[i]
@@ -584,7 +584,8 @@ def test_brain(brain: Source) -> None:
 
 
 def test_brain_tests_on_the_real_image(brain: Source) -> None:
-    sample = brain.test[0]
+    assert brain.test.case(8) == "MNI152 T1 average" and brain.test.case(0) == "synthetic 1"
+    sample = brain.test[8]
     grey, white, fluid = (sample["image"][0][sample["mask"] == k].mean() for k in (1, 2, 3))
     assert white > grey > fluid
     litres = torch.bincount(sample["mask"].flatten()) * 4**3 / 1e6
@@ -599,7 +600,8 @@ def test_brain_is_drawn_by_seed(brain: Source) -> None:
     again, other = open_source("brain"), open_source("brain", seed=1)
     assert same(again.train, brain.train) and same(again.val, brain.val)
     assert not same(other.train, brain.train)
-    assert torch.equal(other.test[0]["mask"], brain.test[0]["mask"])
+    assert torch.equal(other.test[8]["mask"], brain.test[8]["mask"])
+    assert not torch.equal(other.test[0]["mask"], brain.test[0]["mask"])
     assert not torch.equal(brain.train[0]["mask"], brain.train[1]["mask"])
     assert not torch.equal(brain.train[0]["mask"], brain.val[0]["mask"])
 

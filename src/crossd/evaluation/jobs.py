@@ -1,0 +1,103 @@
+"""Work spread over processes of one thread each, or done in this one.
+
+Two torch threads beside another busy process wait for each other most of the time; two processes
+of one thread do not.
+"""
+
+import concurrent.futures
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any
+
+import torch
+
+from crossd.errors import InputError
+from crossd.utils.progress import Progress, Relay
+
+Work = Callable[[Any, Any, Progress], Any]
+"""Does one thing: called with what was made once a process, the thing, and where to show it."""
+
+
+def count(wanted: int | None) -> int:
+    """Choose how many processes work: as many as there are cores, or one beside an accelerator."""
+    if wanted is not None:
+        return wanted
+    return 1 if torch.accelerator.is_available() else os.cpu_count() or 1
+
+
+def spread(
+    make: Callable[[], Any],
+    work: Work,
+    todo: Sequence[Any],
+    jobs: int,
+    progress: Progress,
+    ready: Any = None,
+) -> Iterator[tuple[Any, Any]]:
+    """Do things, several at a time, and yield each with what came of it, as they end.
+
+    Args:
+        make: Makes what all of them need; each process calls it, so it must be picklable.
+        work: Does one of them; a function of a module.
+        todo: The things.
+        jobs: Processes; 1 works in this one.
+        progress: Where to show how far they are.
+        ready: What `make` gives, where it is at hand already.
+
+    Raises:
+        InputError: "a process ..." when one was ended.
+    """
+    if not todo:
+        return
+    if jobs == 1 or len(todo) == 1:
+        made = make() if ready is None else ready
+        for one in todo:
+            yield one, work(made, one, progress)
+        return
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    before = os.environ.get("OMP_NUM_THREADS")
+    os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that start now
+    pool = concurrent.futures.ProcessPoolExecutor(
+        min(jobs, len(todo)), context, _begin, (make, queue)
+    )
+    try:
+        with progress.relayed(queue):
+            futures = {pool.submit(_do, work, one): one for one in todo}
+            for future in concurrent.futures.as_completed(futures):
+                yield futures[future], _result(future, futures[future])
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise
+    finally:
+        if before is None:
+            del os.environ["OMP_NUM_THREADS"]
+        else:
+            os.environ["OMP_NUM_THREADS"] = before
+    pool.shutdown()
+
+
+def _result(future: Any, one: Any) -> Any:
+    try:
+        return future.result()
+    except BrokenProcessPool as error:
+        raise InputError(
+            f"a process was ended at {one}, for want of memory perhaps: give fewer processes, and "
+            "--resume"
+        ) from error
+
+
+_MADE: Any = None
+_PROGRESS = Progress(quiet=True)
+
+
+def _begin(make: Callable[[], Any], queue: Any) -> None:
+    global _MADE, _PROGRESS
+    torch.set_num_threads(1)
+    _PROGRESS = Relay(queue)
+    _MADE = make()
+
+
+def _do(work: Work, one: Any) -> Any:
+    return work(_MADE, one, _PROGRESS)
