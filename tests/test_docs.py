@@ -54,7 +54,7 @@ def a_tiny_net(names: dict[str, Any]) -> None:
 
 def others(names: dict[str, Any]) -> None:
     """Weights of others, and a hub that is a folder."""
-    net = crossd.convert(plain())
+    names["net"] = net = crossd.convert(plain())
     torch.save({"state_dict": crossd.to_3d(net).state_dict()}, "resnet_50_23dataset.pth")
 
 
@@ -88,10 +88,10 @@ def arms(names: dict[str, Any]) -> None:
 
 
 STANDINS: dict[str, Callable[[dict[str, Any]], None]] = {
-    "README.md": others,
-    "docs/compare.md": arms,
+        "docs/compare.md": arms,
     "docs/export.md": exported,
     "docs/networks.md": own_network,
+    "docs/weights.md": others,
 }
 """What a page takes for granted, beside images, volumes and labels."""
 
