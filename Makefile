@@ -40,7 +40,7 @@ format: $(VENV)/.installed ## put the code in the style that lint wants
 	$(BIN)/ruff format .
 
 bench: $(VENV)/.installed ## time and memory against the plain network: tables and a picture in runs/bench
-	$(BIN)/crossd bench --out runs/bench --overwrite $(ARGS)
+	$(BIN)/python benchmarks/cost.py --out runs/bench --overwrite $(ARGS)
 
 docs: $(VENV)/.docs ## build the documentation in docs/_build/html
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html

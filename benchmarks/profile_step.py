@@ -3,10 +3,9 @@
 import argparse
 
 import torch
+from cost import ARMS, NETWORKS, Case, CostConfig, arm, fitting, training_step
 from torch.profiler import ProfilerActivity, profile
 
-from crossd.cli.bench import ARMS, NETWORKS, Case, arm, fitting, training_step
-from crossd.cli.options import BenchConfig
 from crossd.utils.allocator import keep_freed_memory
 
 
@@ -22,7 +21,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=25, help="operations shown (25)")
     args = parser.parse_args()
     keep_freed_memory()
-    config = BenchConfig(device=args.device, precision=args.precision)
+    config = CostConfig(device=args.device, precision=args.precision)
     case = Case(args.network, args.size, args.batch, config)
     net = arm(args.arm, case.plain()).to(args.device)
     run = training_step(net, fitting(args.arm, case.images()), args.precision)

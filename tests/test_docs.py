@@ -88,7 +88,7 @@ def arms(names: dict[str, Any]) -> None:
 
 
 STANDINS: dict[str, Callable[[dict[str, Any]], None]] = {
-        "docs/compare.md": arms,
+    "docs/compare.md": arms,
     "docs/export.md": exported,
     "docs/networks.md": own_network,
     "docs/weights.md": others,

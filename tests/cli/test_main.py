@@ -38,7 +38,6 @@ CONFIGS = {
     "finetune": cli_options.FinetuneConfig,
     "convert": cli_options.ConvertConfig,
     "export": cli_options.ExportConfig,
-    "bench": cli_options.BenchConfig,
     "predict": cli_options.PredictConfig,
     "evaluate": cli_options.EvaluateConfig,
     "plan": cli_options.PlanConfig,
@@ -671,9 +670,9 @@ def test_transfer_prints_its_table(capsys: pytest.CaptureFixture[str]) -> None:
     )
     assert main(arguments.split()) == 0
     shown = capsys.readouterr()
-    assert "Transfer from images to volumes" in shown.out
+    assert "Mean accuracy" in shown.out and "In brackets: 95 % interval" in shown.out
     assert "projection" in shown.out and "zero" in shown.out
-    assert "written: run/report.html, report.md, metrics.json and pictures" in shown.out
+    assert "written: run/report.html, report.md" in shown.out
     assert "2D training, projection: " in shown.err
     assert "resnet-small: 2D training on 108 images of volumes.npz" in shown.err
 

@@ -93,12 +93,6 @@ COMMANDS = {
         "DoctorConfig",
         "crossd doctor --json",
     ),
-    "bench": (
-        "bench",
-        "bench",
-        "BenchConfig",
-        "crossd bench --networks resnet18,unet --batch-sizes 8,32 --out runs/bench",
-    ),
 }
 CONTINUED = ("predict",)
 """Commands that go on where they were interrupted."""

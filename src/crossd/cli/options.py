@@ -531,35 +531,3 @@ class DoctorConfig:
 
     json: bool = False
     out: str = "runs"
-
-
-@dataclass(frozen=True)
-class BenchConfig:
-    """Measure what Cross-D costs on this machine, beside the plain network and the rivals.
-
-    Attributes:
-        networks: What to measure, separated by commas: resnet18, resnet50, unet.
-        sizes: Sides of the images [pixels], separated by commas.
-        batch_sizes: Images a batch, separated by commas; layers take the first.
-        arms: plain, plain-nhwc (channels last in memory), projection, slice, fourier,
-            fourier-projection, acs, i3d, and fft (the paper's formulation), separated by commas.
-        tables: layers (of a ResNet18, one by one), networks, volumes (beside networks of torch.nn's
-            3D layers), memory (the peak of training steps, each in a process of its own), separated
-            by commas.
-        seconds: Time for the rounds of one case; there are at least three.
-        device: cpu or cuda.
-        precision: 32-true, bf16-mixed or 16-mixed.
-        out: Folder for metrics.json, report.md and bench.png.
-        overwrite: Replace a result that is there.
-    """
-
-    networks: str = "resnet18"
-    sizes: str = "224,64"
-    batch_sizes: str = "8"
-    arms: str = "plain,plain-nhwc,projection,slice,fourier,acs,i3d,fft"
-    tables: str = "layers,networks,volumes,memory"
-    seconds: float = 8.0
-    device: str = "cpu"
-    precision: str = "32-true"
-    out: str = "runs/bench"
-    overwrite: bool = False

@@ -15,7 +15,7 @@ from torch import nn
 
 from crossd.nn.functional import project
 
-STUDY = Path(__file__).parents[1] / "benchmarks/study"
+STUDY = Path(__file__).parents[2] / "benchmarks/study"
 sys.path.insert(0, str(STUDY))
 import modes  # noqa: E402
 import trainings  # noqa: E402

@@ -1,6 +1,7 @@
 """The benchmark: what it builds is what it says, and its arithmetic."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,13 @@ from helpers import normal, some
 from torch import nn
 
 import crossd
-from crossd.cli import bench, benchtable
-from crossd.cli.bench import ARMS, LAYERS, Case, arm, fitting, timed
-from crossd.cli.options import BenchConfig
 from crossd.errors import InputError
 from crossd.utils.progress import Progress
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+import cost
+import cost_tables
+from cost import ARMS, LAYERS, Case, CostConfig, arm, fitting, timed
 
 QUIET = Progress(quiet=True)
 
@@ -33,14 +36,14 @@ class Tiny(nn.Module):
 
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench, "network", lambda name: Tiny())
-    monkeypatch.setattr(bench, "LAYERS", {"3 to 4": (3, 4, 3, 1, 6)})
-    monkeypatch.setattr(bench, "MOST", 3)
+    monkeypatch.setattr(cost, "network", lambda name: Tiny())
+    monkeypatch.setattr(cost, "LAYERS", {"3 to 4": (3, 4, 3, 1, 6)})
+    monkeypatch.setattr(cost, "MOST", 3)
 
 
 def run(folder: Path, **options: Any) -> dict[str, Any]:
-    config = BenchConfig(**{"sizes": "32", "out": str(folder), "overwrite": True, **options})
-    bench.bench(config, QUIET)
+    config = CostConfig(**{"sizes": "32", "out": str(folder), "overwrite": True, **options})
+    cost.measure(config, QUIET)
     return json.loads((folder / "metrics.json").read_text())
 
 
@@ -52,7 +55,7 @@ def run(folder: Path, **options: Any) -> dict[str, Any]:
     ),
 )
 def test_arms_keep_the_function_of_the_plain_network(name: str) -> None:
-    case = Case("resnet18", "64", 2, BenchConfig())
+    case = Case("resnet18", "64", 2, CostConfig())
     plain, other = case.plain().eval(), arm(name, case.plain()).eval()
     x = case.images()
     with torch.inference_mode():
@@ -80,14 +83,14 @@ def test_the_fft_arm_is_the_fourier_mode(size: int) -> None:
 
 
 def test_i3d_takes_images_as_volumes_of_one_slice() -> None:
-    case = Case("resnet18", "64", 2, BenchConfig())
+    case = Case("resnet18", "64", 2, CostConfig())
     net = arm("i3d", case.plain()).eval()
     assert not any(isinstance(m, crossd.CrossDConv) for m in net.modules())
     assert net(fitting("i3d", case.images())).shape == (2, 1000)
 
 
 def test_layers_are_those_of_a_resnet18() -> None:
-    net = bench.network("resnet18")
+    net = cost.network("resnet18")
     seen = set()
 
     def note(module: Any, given: Any, _: Any) -> None:
@@ -120,7 +123,7 @@ def test_ratios_are_medians_of_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
         clock += next(durations)
 
     monkeypatch.setattr("time.perf_counter", lambda: clock)
-    rows = timed({"plain": work, "other": work}, BenchConfig(seconds=0.5))
+    rows = timed({"plain": work, "other": work}, CostConfig(seconds=0.5))
     assert [(r["arm"], r["ms"], r["ratio"], r["rounds"]) for r in rows] == [
         ("plain", 10_000, 1, 3),
         ("other", 40_000, 3, 3),
@@ -128,15 +131,15 @@ def test_ratios_are_medians_of_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_fft_is_left_out_where_it_would_take_minutes() -> None:
-    assert "fft" in bench._worth(ARMS, Case("resnet18", "64", 8, BenchConfig()))
-    assert "fft" not in bench._worth(ARMS, Case("resnet18", "64", 32, BenchConfig()))
+    assert "fft" in cost._worth(ARMS, Case("resnet18", "64", 8, CostConfig()))
+    assert "fft" not in cost._worth(ARMS, Case("resnet18", "64", 32, CostConfig()))
 
 
 @pytest.mark.slow
 def test_i3d_is_left_out_where_one_slice_is_too_thin() -> None:
-    assert "i3d" in bench._worth(ARMS, Case("resnet50", "64", 8, BenchConfig()))
-    case = Case("unet", "32", 1, BenchConfig())
-    for name in bench._worth(ARMS, case):
+    assert "i3d" in cost._worth(ARMS, Case("resnet50", "64", 8, CostConfig()))
+    case = Case("unet", "32", 1, CostConfig())
+    for name in cost._worth(ARMS, case):
         arm(name, case.plain()).eval()(fitting(name, case.images()))
 
 
@@ -174,18 +177,18 @@ def test_memory_is_measured_in_processes(tmp_path: Path) -> None:
 def test_volumes_are_measured_against_networks_of_torch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bench, "VOLUMES", {"unet": bench._solid_unet})
-    monkeypatch.setattr(bench, "SHAPES", ((1, 1, 16, 32, 32),))
+    monkeypatch.setattr(cost, "VOLUMES", {"unet": cost._solid_unet})
+    monkeypatch.setattr(cost, "SHAPES", ((1, 1, 16, 32, 32),))
     results = run(tmp_path / "out", tables="volumes")
     rows = results["volumes"]
     assert [row["arm"] for row in rows] == ["plain", "folded"] * 2
     assert "| unet, 16x32x32 | 1 |" in (tmp_path / "out" / "report.md").read_text()
 
 
-@pytest.mark.parametrize("name", some(bench.VOLUMES, ["resnet18"]))
+@pytest.mark.parametrize("name", some(cost.VOLUMES, ["resnet18"]))
 def test_what_is_compared_on_volumes_is_one_network(name: str) -> None:
     """But for shortcuts that see every slice."""
-    solid, folded = bench.VOLUMES[name]()
+    solid, folded = cost.VOLUMES[name]()
     own, theirs = solid.state_dict(), folded.state_dict()
     assert [(key, t.shape) for key, t in own.items()] == [(k, t.shape) for k, t in theirs.items()]
     x = torch.randn(1, 1, 32, 40, 48)
@@ -235,6 +238,6 @@ def test_a_table_with_missing_cells() -> None:
         {"case": "a", "batch": 8, "pass": "forward", "arm": "fft", "ms": 1.0, "ratio": 32.4},
         {"case": "b", "batch": 32, "pass": "forward", "arm": "plain", "ms": 2.0, "ratio": 1.0},
     ]
-    lines = benchtable._table(rows, "ms")
+    lines = cost_tables._table(rows, "ms")
     assert lines[0] == "| | batch | plain [ms] | fourier by FFT |"
     assert lines[2:] == ["| a | 8 | 1,234.5 | 32.40 |", "| b | 32 | 2.0 |  |"]

@@ -3,6 +3,8 @@
 All networks of a case are measured in turn within each round of one run, so that whatever else the
 machine does slows all of them; a ratio is the median over the rounds of a network's time by the
 plain network's in the same round.
+
+    python benchmarks/cost.py --networks resnet18,unet --batch-sizes 8,32 --out runs/bench
 """
 
 import concurrent.futures
@@ -15,18 +17,21 @@ import json
 import multiprocessing
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import cost_tables
 import torch
 import torch.nn.functional as F
+from jsonargparse import ArgumentError
 from torch import Tensor, nn
 
 from crossd import acs, channels_last, convert, inflate, to_3d
-from crossd.cli.options import BenchConfig
+from crossd.cli.parser import build
 from crossd.errors import InputError
 from crossd.nn.conv import CrossDConv
 from crossd.nn.functional import displacement
@@ -58,10 +63,40 @@ FEWEST, MOST = 3, 25
 Run = Callable[[], None]
 
 
-def bench(config: BenchConfig, progress: Progress) -> str:
-    """Measure and write tables, a picture and `metrics.json`; returns the tables to print."""
-    from crossd.cli import benchtable
+@dataclasses.dataclass(frozen=True)
+class CostConfig:
+    """Measure what Cross-D costs on this machine, beside the plain network and the rivals.
 
+    Attributes:
+        networks: What to measure, separated by commas: resnet18, resnet50, unet.
+        sizes: Sides of the images [pixels], separated by commas.
+        batch_sizes: Images a batch, separated by commas; layers take the first.
+        arms: plain, plain-nhwc (channels last in memory), projection, slice, fourier,
+            fourier-projection, acs, i3d, and fft (the paper's formulation), separated by commas.
+        tables: layers (of a ResNet18, one by one), networks, volumes (beside networks of torch.nn's
+            3D layers), memory (the peak of training steps, each in a process of its own), separated
+            by commas.
+        seconds: Time for the rounds of one case; there are at least three.
+        device: cpu or cuda.
+        precision: 32-true, bf16-mixed or 16-mixed.
+        out: Folder for metrics.json, report.md and bench.png.
+        overwrite: Replace a result that is there.
+    """
+
+    networks: str = "resnet18"
+    sizes: str = "224,64"
+    batch_sizes: str = "8"
+    arms: str = "plain,plain-nhwc,projection,slice,fourier,acs,i3d,fft"
+    tables: str = "layers,networks,volumes,memory"
+    seconds: float = 8.0
+    device: str = "cpu"
+    precision: str = "32-true"
+    out: str = "runs/bench"
+    overwrite: bool = False
+
+
+def measure(config: CostConfig, progress: Progress) -> str:
+    """Measure and write tables, a picture and `metrics.json`; returns the tables to print."""
     check(config)
     arms = names(config.arms, ARMS, "--arms")
     networks = names(config.networks, NETWORKS, "--networks")
@@ -99,15 +134,13 @@ def bench(config: BenchConfig, progress: Progress) -> str:
     if "volumes" in tables:
         results["volumes"] = _volumes(config, progress)
     text = _write(results, folder)
-    drawn = benchtable.picture(results, folder / "bench.png")
+    drawn = cost_tables.picture(results, folder / "bench.png")
     return f"{text}\nwritten: {folder}/report.md, metrics.json{' and bench.png' if drawn else ''}"
 
 
 def _write(results: dict[str, Any], folder: Path) -> str:
     """Write the tables and the numbers; returns the tables."""
-    from crossd.cli import benchtable
-
-    text = benchtable.markdown(results)
+    text = cost_tables.markdown(results)
     with atomic(folder / "report.md") as temporary:
         temporary.write_text(text)
     with atomic(folder / "metrics.json") as temporary:
@@ -121,7 +154,7 @@ def _step_ratios(case: "Case", rows: list[dict[str, Any]]) -> str:
     return f"{case.name}, batch {case.batch}, training step: {', '.join(steps)}"
 
 
-def about(config: BenchConfig) -> dict[str, Any]:
+def about(config: CostConfig) -> dict[str, Any]:
     """What the numbers depend on: machine, versions, date and options."""
     from crossd.reports import markdown
 
@@ -150,7 +183,7 @@ class Case:
     network: str | None
     what: str
     batch: int
-    config: BenchConfig
+    config: CostConfig
 
     @property
     def name(self) -> str:
@@ -323,7 +356,7 @@ def _precision(device: torch.device, precision: str) -> contextlib.AbstractConte
     return torch.autocast(device.type, kind) if kind else contextlib.nullcontext()
 
 
-def timed(runs: Mapping[str, Run], config: BenchConfig) -> list[dict[str, Any]]:
+def timed(runs: Mapping[str, Run], config: CostConfig) -> list[dict[str, Any]]:
     """Time functions in turn.
 
     Args:
@@ -455,7 +488,7 @@ SHAPES = ((2, 1, 32, 64, 64), (1, 1, 96, 96, 96))
 """What both are given: small volumes, where what surrounds the layers shows, and a patch."""
 
 
-def _volumes(config: BenchConfig, progress: Progress) -> list[dict[str, Any]]:
+def _volumes(config: CostConfig, progress: Progress) -> list[dict[str, Any]]:
     """Compare converted networks on volumes with such as were written for volumes."""
     rows = []
     with progress.task("benchmark of volumes", len(VOLUMES) * len(SHAPES)) as bar:
@@ -493,3 +526,21 @@ def _processor() -> str:
         models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
         name = models[0] if models else name
     return f"{name}, {torch.get_num_threads()} threads"
+
+
+def main() -> int:
+    """Measure what the command line asks for."""
+    parser = build("cost", CostConfig, "python benchmarks/cost.py --networks unet --out runs/unet")
+    parser.prog = "python benchmarks/cost.py"
+    try:
+        given = parser.parse_args().as_dict()
+        known = {field.name: given[field.name] for field in dataclasses.fields(CostConfig)}
+        print(measure(CostConfig(**known), Progress()))
+    except (InputError, ArgumentError) as error:
+        print(f"cost.py: error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

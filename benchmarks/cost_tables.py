@@ -1,4 +1,4 @@
-"""Tables and a picture of what `crossd.cli.bench` measured."""
+"""Tables and a picture of what `cost.py` measured."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
