@@ -131,7 +131,8 @@ def test_every_arm_under_every_protocol(
 ) -> None:
     config, progress, results = request.getfixturevalue(run)
     keys = [(row["arm"], row["protocol"]) for row in results["rows"]]
-    assert keys == [(arm, protocol) for arm in ARMS for protocol in PROTOCOLS]
+    every = [(arm, protocol) for arm in ARMS for protocol in PROTOCOLS]
+    assert keys == [key for key in every if key != ("scratch", "zero")]  # which has learnt nothing
     for row in results["rows"]:
         assert set(row["metrics"]) == metrics
         assert all(0 <= value <= 1 for value in row["metrics"].values())
@@ -284,7 +285,7 @@ def test_batchnorm_is_recalibrated_for_every_arm(
         return real(net, samples, *rest, **named)
 
     monkeypatch.setattr(validate, "recalibrate", spy)
-    some = {"arms": "scratch,slices,acs", "protocols": "zero"}
+    some = {"arms": "inflate,slices,acs", "protocols": "zero"}
     transfer(config_of((volumes, volumes), tmp_path / "run", limit="4", **some))
     assert counts == [12, 12, 12]  # all training volumes, not only the labelled ones
 

@@ -116,7 +116,7 @@ def open_contest(config: TransferConfig, setting: Setting | None = None) -> Cont
     arms = {
         name: Arm(
             functools.partial(_made, setting, name),
-            answers=setting.same_classes or ARMS[name][0] is None,
+            answers=setting.same_classes and ARMS[name][0] is not None,
             drawn=ARMS[name][0] is None,
         )
         for name in names(config.arms, list(ARMS), "--arms")
