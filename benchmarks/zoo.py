@@ -290,8 +290,8 @@ def quick_weights() -> Iterator[None]:
 
 def _run(source: Any, crossd: Any, torch: Any) -> dict[str, Any]:
     """Convert a network, and train it for a step in both ranks."""
-    from crossd.conversion.convert import rank_of
-    from crossd.conversion.verify import example_for
+    from crossd.conversion.building import rank_of
+    from crossd.conversion.checking.examples import example_for
 
     parameters = sum(p.numel() for p in source.parameters())
     with warnings.catch_warnings():

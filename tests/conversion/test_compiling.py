@@ -13,7 +13,7 @@ from torch import nn
 from torchvision.ops.misc import Permute
 
 import crossd
-from crossd.conversion.verify import perturbed
+from crossd.conversion.checking.perturbed import perturbed
 from crossd.training import loop, validate
 from crossd.training.loop import TrainConfig
 

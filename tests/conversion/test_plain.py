@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 import crossd
 from crossd import InputError, view
-from crossd.conversion import verify
+from crossd.conversion.checking import law, perturbed
+from crossd.conversion.folding.modules import Folded
 from crossd.conversion.plain import FOLDING, PLAIN, is_plain
-from crossd.conversion.state import Folded
 from crossd.nn.kernel_modes import VIEWS
 
 convert: Callable[..., Any] = crossd.convert
@@ -101,7 +101,7 @@ def test_training_goes_on_in_one_rank(name: str) -> None:
         twins = [one, copy.deepcopy(one), pickle.loads(pickle.dumps(one))]
         losses = []
         for twin in twins:
-            with verify.Still():
+            with perturbed.Still():
                 loss = twin.train()(x).square().mean()
             loss.backward()
             assert all(p.grad is not None for p in twin.parameters() if p.requires_grad)
@@ -194,7 +194,7 @@ def test_what_was_decided_is_in_the_file(tmp_path: Path, monkeypatch: pytest.Mon
         raise AssertionError("decided again")
 
     monkeypatch.setattr("crossd.conversion.plain._works_as_it_is", never)
-    monkeypatch.setattr(verify, "examine", never)
+    monkeypatch.setattr(law, "examine", never)
     again: Any = crossd.load(tmp_path / "w.safetensors", Squeeze())
     assert not is_plain(again)
     with torch.no_grad():

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 import crossd
-from crossd.conversion import verify
+from crossd.conversion.checking import perturbed
 
 Make = Callable[[], nn.Module]
 
@@ -176,7 +176,7 @@ def test_a_member_of_each_family(name: str, tmp_path: Path) -> None:
     folding = net.crossd_state.folding
     for axis in folding.views:
         length = volumes.shape[2 + axis] if folding.rank == 3 or axis else 32
-        lawful = verify.as_the_law_wants(copy.deepcopy(net), axis)  # of transposed strides
+        lawful = perturbed.as_the_law_wants(copy.deepcopy(net), axis)  # of transposed strides
         keeps_the_law(lawful, images, axis, length, 1e-3)
     loaded = stored_and_loaded(net, make, tmp_path / "w.safetensors")
     assert loaded.conversion.checks == () and loaded.crossd_state.folding == folding
@@ -184,7 +184,7 @@ def test_a_member_of_each_family(name: str, tmp_path: Path) -> None:
         alike(loaded(volumes), first[0])
         alike(loaded(images), first[1])
     net.train()
-    with verify.Still(), crossd.view("axial"):
+    with perturbed.Still(), crossd.view("axial"):
         for x in (images, volumes):
             net.zero_grad()
             torch.stack([v.square().mean() for v in flat(net(x))]).sum().backward()

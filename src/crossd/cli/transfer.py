@@ -19,7 +19,7 @@ from crossd.cli.opening import require_limits
 from crossd.cli.options import ALL_PROTOCOLS, TransferConfig
 from crossd.conversion import heads, registry
 from crossd.conversion.convert import convert
-from crossd.conversion.state import Folded
+from crossd.conversion.folding.modules import Folded
 from crossd.data.opening import open_source
 from crossd.data.preprocessing.disk_cache import open_stored
 from crossd.data.preprocessing.plan import to_record

@@ -4,9 +4,12 @@ from typing import Any
 
 from torch import nn
 
-from crossd.conversion.convert import acs_network, convert
+from crossd.conversion.building import built, rank_of
+from crossd.conversion.convert import convert, recipe
+from crossd.conversion.decisions import Decisions
 from crossd.conversion.plain import to_3d
 from crossd.conversion.report import account
+from crossd.conversion.rules import Options
 
 __all__ = ["acs", "center", "inflate", "triplanar"]
 
@@ -60,4 +63,9 @@ def acs(model: nn.Module) -> nn.Module:
 
     Source: Yang et al. 2021, arXiv 1911.10477.
     """
-    return acs_network(model)
+    rank_of(model)
+    choice = Decisions(spread=False)
+    net: Any = built(model, 2, Options("acs"), choice)
+    net.crossd_recipe = recipe("acs", "projection", {}, choice)
+    net.conversion = account(model, net, "kept in 2D")
+    return net

@@ -14,11 +14,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
-from crossd.conversion import verify
-from crossd.conversion.containers import leaves
-from crossd.conversion.convert import copied, known_view, require_ties, turned
+from crossd.conversion.building import copied, require_ties, turned
+from crossd.conversion.checking import examples, law, perturbed
+from crossd.conversion.folding import modules
+from crossd.conversion.folding.containers import leaves
+from crossd.conversion.folding.modules import Folded, source_class
+from crossd.conversion.folding.state import State
 from crossd.conversion.report import account
-from crossd.conversion.state import Folded, State, source_class
+from crossd.conversion.views import known_view
 from crossd.errors import InputError
 from crossd.nn.checkpointing import checkpoint_activations
 from crossd.nn.conv import CrossDConv, CrossDConvTranspose
@@ -162,8 +165,8 @@ def _works_as_it_is(
         return False
     folding = net.crossd_state.folding
     try:
-        given = verify.example_for(net, folding.rank)[0]
-        moved: Any = verify.moved(net, folding, (given,))
+        given = examples.example_for(net, folding.rank)[0]
+        moved: Any = law.moved(net, folding, (given,))
         attempt = _plain(moved, rank, axis, plain)
     except Exception:  # whatever code that was made for the other rank may raise
         return False
@@ -203,14 +206,14 @@ def _same(net: nn.Module, attempt: nn.Module, x: Tensor, modes: tuple[bool, ...]
         answers = []
         for one in (attempt, net):
             try:
-                with torch.no_grad(), verify.Still():
+                with torch.no_grad(), perturbed.Still():
                     answers.append(leaves(one.train(training)(x)))
             except Exception:  # too few slices perhaps
                 return None
         tensors = [[v for v in found if isinstance(v, Tensor)] for found in answers]
         if [v.shape for v in tensors[0]] != [v.shape for v in tensors[1]]:
             return False
-        if verify.difference(*tensors) > verify.TOLERATED / 10:
+        if law.difference(*tensors) > law.TOLERATED / 10:
             return False
     return True
 
@@ -244,12 +247,12 @@ def _copy(net: nn.Module) -> nn.Module:
 def _require_no_hooks(module: nn.Module, path: str) -> None:
     if module._forward_hooks or module._forward_pre_hooks:
         raise InputError(
-            f"cannot convert {verify.named(module, path)}: it has forward hooks that would be "
+            f"cannot convert {modules.named(module, path)}: it has forward hooks that would be "
             "lost; remove them first"
         )
     if is_parametrized(module):
         raise InputError(
-            f"cannot convert {verify.named(module, path)}: its parameters are parametrized; call "
+            f"cannot convert {modules.named(module, path)}: its parameters are parametrized; call "
             "torch.nn.utils.parametrize.remove_parametrizations first"
         )
 

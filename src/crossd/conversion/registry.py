@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from crossd.conversion.adapt import adapted
-from crossd.conversion.convert import rank_of
-from crossd.conversion.verify import example_for, left_as_it_was, one_line
+from crossd.conversion.building import rank_of
+from crossd.conversion.checking.examples import example_for, left_as_it_was, one_line
 from crossd.errors import InputError
 
 DEFAULTS = {"classification": "resnet-small", "segmentation": "segresnet-small"}

@@ -3,8 +3,16 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
+
+from crossd.conversion.checking import law
+from crossd.conversion.decisions import Decisions
+from crossd.conversion.rules import Options
+from crossd.nn import conv as layers
+from crossd.nn.conv import CrossDConvTranspose
+from crossd.nn.kernel_modes import VIEWS
 
 Shape = tuple[int, ...]
 
@@ -106,3 +114,54 @@ def tensors(net: nn.Module) -> dict[str, Tensor]:
 
 def _show(shape: Shape | None) -> str:
     return "-" if shape is None else "x".join(map(str, shape)) or "scalar"
+
+
+def sentences(
+    model: nn.Module,
+    net: Any,
+    rank: int,
+    choice: Decisions,
+    found: law.Findings,
+    given: Any,
+    options: Options,
+    refused: Exception | None,
+) -> list[str]:
+    """Say what was decided and found."""
+    lines = []
+    seen = found.seen
+    if rank == 2:
+        count = seen.convolutions + seen.flat_convolutions
+        lines.append(f"{seen.convolutions} of {count} convolutions see depth")
+        count = seen.attentions + seen.flat_attentions
+        if count:
+            rest = "; the others work within slices" if seen.flat_attentions else ""
+            lines.append(
+                f"{seen.attentions} of {count} attentions see the tokens of all slices{rest}"
+            )
+        if choice.stages:
+            strides = ", ".join(str(stride) for _, stride in choice.stages)
+            asked = "" if refused is None else f", because as the plane does {refused}"
+            lines.append(f"depth is strided by {strides}{asked}")
+        else:
+            lines.append("depth follows the plane")
+        if choice.position:
+            lines.append(f"an embedding of depth is added to {choice.position!r}, zero at first")
+        if found.from_source is not None:
+            lines.append(f"on images it differs from the 2D network by {found.from_source:.1e}")
+    elif choice.repeat > 1:
+        lines.append(
+            f"images are repeated to {choice.repeat} slices, because the code does not run on one "
+            f"({refused}): they cost what volumes cost"
+        )
+    names = ", ".join(VIEWS[axis] for axis in found.views)
+    what = "view" if len(found.views) == 1 else "views"
+    lines.append(
+        f"on volumes that repeat an image along depth it differs from its answer on the image by "
+        f"{found.difference:.1e} at most, with every weight moved at random ({what}: {names})"
+    )
+    if layers.has_views(net):
+        lines += [f"it has no {VIEWS[axis]} view: {why}" for axis, why in found.lost.items()]
+    ups = [m for m in net.modules() if isinstance(m, CrossDConvTranspose) and max(m.stride) > 1]
+    if ups:
+        lines.append(f"{len(ups)} strided transposed convolutions do so on average over depth only")
+    return [*lines, *dict.fromkeys(found.lines)]

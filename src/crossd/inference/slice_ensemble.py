@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from crossd.conversion.convert import ranks_of, seen_in
+from crossd.conversion.views import ranks_of, seen_in
 from crossd.errors import InputError
 from crossd.nn.conv import has_views
 from crossd.nn.kernel_modes import VIEWS, view

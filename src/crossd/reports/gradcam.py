@@ -15,7 +15,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from crossd.conversion.state import Folded
+from crossd.conversion.folding.modules import Folded
 from crossd.errors import InputError
 from crossd.nn.kernel_modes import VIEWS, batch_view, current_view
 from crossd.reports.pictures import INK, SOFT, figure, save

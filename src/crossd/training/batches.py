@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler, default_collate
 
-from crossd.conversion.convert import mixes_views, seen_in, views_of
+from crossd.conversion.views import mixes_views, seen_in, views_of
 from crossd.data.dataset import Finish, Sample, Samples, in_floats
 from crossd.data.fault_tolerance import PATIENCE, Watched
 from crossd.data.patches import Patches

@@ -16,10 +16,11 @@ from torch import Tensor, nn
 
 from crossd.conversion import adapt, registry
 from crossd.conversion.baselines import acs
-from crossd.conversion.convert import convert, rank_of
+from crossd.conversion.building import rank_of
+from crossd.conversion.convert import convert
+from crossd.conversion.folding.modules import source_class
 from crossd.conversion.plain import to_2d, to_3d
 from crossd.conversion.report import ConversionReport, Entry
-from crossd.conversion.state import source_class
 from crossd.errors import InputError, require_kinds
 from crossd.nn.conv import CrossDConv
 from crossd.nn.kernel_modes import KERNEL_MODES, Fourier

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import crossd
 from crossd import InputError
-from crossd.conversion import verify
+from crossd.conversion.checking import examples, law
 
 convert: Callable[..., Any] = crossd.convert
 
@@ -256,12 +256,12 @@ def test_decisions_are_taken_from_the_recipe() -> None:
     def fail(*_: Any, **__: Any) -> Any:
         raise Never
 
-    kept = verify.examine, verify.example_for
-    verify.examine = verify.example_for = fail
+    kept = law.examine, examples.example_for
+    law.examine = examples.example_for = fail
     try:
         again = convert(NotesTheBatch(), decided=recipe["decided"], **recipe["mode_options"])
     finally:
-        verify.examine, verify.example_for = kept
+        law.examine, examples.example_for = kept
     assert again.crossd_state.folding == net.crossd_state.folding
     assert again.crossd_recipe == net.crossd_recipe
 

@@ -22,8 +22,10 @@ __all__ = [
     *("after_backward", "in_backward", "no_view", "part", "part_since", "region", "show_padding"),
 ]
 
+
 BatchNormBase = _BatchNorm
 """The base of all batch norms, SyncBatchNorm among them: what keeps running statistics."""
+
 
 ConvBase = _ConvNd
 """The base of all convolutions, plain and transposed, of one to three dimensions."""

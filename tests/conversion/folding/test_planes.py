@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import crossd
 from crossd import InputError
-from crossd.conversion.planes import HANDLERS
+from crossd.conversion.folding.planes import HANDLERS
 from crossd.nn.conv import CrossDConv
 from crossd.nn.kernel_modes import KERNEL_MODES, VIEWS
 

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 import crossd
 from crossd import InputError
+from crossd.conversion.folding.state import State
+from crossd.conversion.folding.volumes import HANDLERS
 from crossd.conversion.rules import RULES
-from crossd.conversion.state import State
-from crossd.conversion.volumes import HANDLERS
 from crossd.nn.conv import CrossDConv
 
 

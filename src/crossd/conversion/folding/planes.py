@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from crossd.conversion.state import Run, State
+from crossd.conversion.folding.run import Run
+from crossd.conversion.folding.state import State
 from crossd.nn.kernel_modes import in_plane
 
 HANDLERS: dict[Any, Callable[..., Any]] = {}

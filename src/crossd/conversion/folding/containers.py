@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 __all__ = ["leaves", "mapped"]
 
+
 PLAIN = (Tensor, nn.Module, Distribution, str, bytes, int, float, complex, type(None), type)
 """What is no container, though some of it has attributes."""
 

@@ -18,8 +18,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from crossd.conversion.state import FORMS, Run
-from crossd.conversion.volumes import HANDLERS
+from crossd.conversion.folding.modules import FORMS
+from crossd.conversion.folding.run import Run
+from crossd.conversion.folding.volumes import HANDLERS
 
 ATTENTION = ("volume", "slice")
 """How far attention sees: all slices of a volume, or one."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import crossd
 from crossd import InputError
-from crossd.conversion.containers import leaves, mapped
+from crossd.conversion.folding.containers import leaves, mapped
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,35 +6,37 @@ and on the volumes that repeat them along each axis. Nothing hangs on the presen
 
 import copy
 import dataclasses
-import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
-from crossd.conversion.containers import leaves, mapped
-from crossd.conversion.state import Folding, Run, Seen, source_class
-from crossd.conversion.torch_private import BatchNormBase, ConvBase
+from crossd.conversion.checking.examples import left_as_it_was, maps_of, one_line, shapes
+from crossd.conversion.checking.perturbed import (
+    REACHES,
+    Ends,
+    Still,
+    as_the_law_wants,
+    perturbed,
+    project,
+)
+from crossd.conversion.folding.containers import leaves, mapped
+from crossd.conversion.folding.modules import named
+from crossd.conversion.folding.run import Folding, Run, Seen
 from crossd.errors import InputError
 from crossd.nn.conv import CrossDConv, CrossDConvTranspose
-from crossd.nn.kernel_modes import VIEWS, make_mode, replicated_ends, view
+from crossd.nn.kernel_modes import VIEWS, replicated_ends, view
 
 TOLERATED = 1e-3
 """Largest difference between the answers, relative to the largest answer, that is no fault."""
 
-SIDES: dict[int, list[tuple[int, ...]]] = {
-    2: [(32, 64), (64, 128), *((side, side) for side in (32, 64, 96, 128, 224, 256, 299, 384))],
-    3: [(16, 32, 48), (32, 64, 96), (32,) * 3, (64,) * 3, (96,) * 3, (16, 224, 224), (128,) * 3],
-}
-"""Sizes of images and of volumes on which a network is tried, until it takes one."""
 
 LARGEST = 128
 """Longest side of images that are repeated along height and width too, which takes whole cubes."""
+
 
 DEPTHS = (8, 16, 32, 64)
 """Depths of the volumes that repeat an image along depth, until the network takes one."""
@@ -75,284 +77,6 @@ class Findings:
     difference: float = 0.0
     from_source: float | None = None
     lines: list[str] = dataclasses.field(default_factory=list)
-
-
-# What a network is run on
-
-
-def channels_of(net: nn.Module) -> list[int]:
-    """List the numbers of channels that a network's input may have, the likeliest first."""
-    kinds = ((ConvBase, "in_channels"), (BatchNormBase, "num_features"))
-    found = [
-        int(getattr(module, name))
-        for kind, name in kinds
-        for module in net.modules()
-        if isinstance(module, kind)
-    ][:1]
-    return list(dict.fromkeys((*found, 3, 1)))
-
-
-def example_for(net: nn.Module, rank: int, example: Any = None) -> tuple[Any, ...]:
-    """Find arguments that a network takes: a small batch of two images or volumes.
-
-    Args:
-        net: A network of this rank; it is left as it was.
-        rank: 2 or 3.
-        example: A batch, or a tuple of arguments; None tries several sizes.
-
-    Raises:
-        InputError: "cannot run ...".
-    """
-    first: Exception | None = None
-    tried = [_as_arguments(example)] if example is not None else list(_examples(net, rank))
-    for given in tried:
-        try:
-            with left_as_it_was(net), torch.no_grad():
-                net.eval()(*given)
-            return given
-        except Exception as error:  # whatever a network of others may raise
-            first = first or error
-    what = "images" if rank == 2 else "volumes"
-    raise InputError(
-        f"cannot run the network on {what} of shape {shapes(tried[0])} and larger ones "
-        f"({one_line(first)}): give convert(..., example={what}) that it takes"
-    )
-
-
-def _as_arguments(example: Any) -> tuple[Any, ...]:
-    return example if isinstance(example, tuple) else (example,)
-
-
-def _examples(net: nn.Module, rank: int) -> Iterator[tuple[Any, ...]]:
-    parameter = next(net.parameters(), torch.empty(0))
-    generator = torch.Generator().manual_seed(0)
-    for count in channels_of(net):
-        for size in (*_own_sides(net, rank), *SIDES[rank], *_trained_sides(net, rank)):
-            x = torch.randn(2, count, *size, generator=generator)
-            yield (x.to(parameter) if parameter.is_floating_point() else x,)
-
-
-def _own_sides(net: nn.Module, rank: int) -> list[tuple[int, ...]]:
-    """Sizes that a network says it was built for, as timm and MONAI keep them."""
-    for module in net.modules():
-        parts, patch = getattr(module, "feat_size", None), getattr(module, "patch_size", None)
-        if isinstance(parts, tuple) and isinstance(patch, tuple) and len(parts) == rank:
-            return [tuple(a * b for a, b in zip(parts, patch, strict=True))]
-        size = getattr(module, "img_size", None) or getattr(module, "input_image_size", None)
-        if isinstance(size, int):
-            return [(size,) * rank]
-        if isinstance(size, tuple | list) and len(size) == rank and all(size):
-            return [tuple(int(side) for side in size)]
-    return []
-
-
-def _trained_sides(net: Any, rank: int) -> list[tuple[int, ...]]:
-    """The size that timm says a network was trained on."""
-    shape = (getattr(net, "pretrained_cfg", None) or {}).get("input_size", ())
-    return [tuple(shape[1:])] if len(shape) == 1 + rank else []
-
-
-@contextmanager
-def left_as_it_was(net: nn.Module) -> Iterator[None]:
-    """Leave buffers, modes and the random state of a network as they are."""
-    modes = {module: module.training for module in net.modules()}
-    kept = [(b, b.detach().clone()) for b in net.buffers()]
-    try:
-        with forked(net):
-            yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
-        with torch.no_grad():
-            for buffer, before in kept:
-                buffer.copy_(before)
-
-
-def forked(net: nn.Module) -> AbstractContextManager[None]:
-    """Leave the random state as it is, here and on the device of a network."""
-    device = next((p.device for p in net.parameters()), torch.device("cpu"))
-    where = [device.index or 0] if device.type == "cuda" else []
-    context: AbstractContextManager[None] = torch.random.fork_rng(where)
-    return context
-
-
-def one_line(error: BaseException | None) -> str:
-    """Bring the message of an error into one line that is not too long."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) < 200 else text[:200] + "..."
-
-
-def shapes(given: Any) -> str:
-    """Name the shapes of all tensors among some values."""
-    return ", ".join(str(tuple(v.shape)) for v in leaves(given) if isinstance(v, Tensor))
-
-
-# The copy that is checked
-
-
-def perturbed(net: nn.Module, reach: float = 1.0) -> nn.Module:
-    """Copy a network and move every parameter and statistic, as far as a training might.
-
-    What is close to zero, as softmaxes that are nearly flat and gates that are nearly closed, would
-    hide what it multiplies: kernels and matrices move by as much as new ones have, vectors as far.
-    Embeddings of depth stay at zero: what is learnt along depth is not there on images.
-
-    Args:
-        net: The network.
-        reach: 1 for that far, less for a part of the way; 0 to keep signs, and what is zero.
-    """
-    copied = copy.deepcopy(net)
-    generator = torch.Generator().manual_seed(0)
-
-    def noise(like: Tensor) -> Tensor:
-        return torch.randn(like.shape, generator=generator).to(like)
-
-    with torch.no_grad():
-        for name, parameter in copied.named_parameters():
-            if not parameter.is_floating_point() or name.endswith("depth_position"):
-                continue
-            if not reach:
-                parameter.mul_(1 + 0.3 * torch.tanh(noise(parameter)))
-                continue
-            if parameter.numel() == 1:  # a gate, a temperature, an exponent
-                parameter.add_(reach * (0.2 + parameter.abs() / 2))
-            elif parameter.dim() <= 1 or parameter.shape[0] == 1:
-                parameter.mul_(1 - 0.5 * reach).add_(0.5 * reach * noise(parameter))
-            else:
-                fan_in = max(1, parameter.numel() // max(parameter.shape[:2]))
-                parameter.add_(reach * fan_in**-0.5 * noise(parameter))
-        for module in copied.modules():
-            mean, variance = (getattr(module, f"running_{n}", None) for n in ("mean", "var"))
-            if isinstance(mean, Tensor) and isinstance(variance, Tensor):
-                mean.add_(0.1 * variance.sqrt() * noise(mean))
-                variance.mul_(1 + 0.3 * torch.tanh(noise(variance)))
-    return copied
-
-
-REACHES = (1.0, 0.3, 0.1, 0.0)
-"""How far weights are moved: the first where the network's answers are finite."""
-
-
-def as_the_law_wants(net: nn.Module, axis: int) -> nn.Module:
-    """Give layers that keep the law in part what keeps it whole, in place: how code folds is asked.
-
-    Other kernel modes than the projection do not sum, and strided transposed convolutions keep the
-    law on average over depth.
-
-    Args:
-        net: A converted network.
-        axis: Of the view in which the law is asked for.
-    """
-    for module in net.modules():
-        if isinstance(module, CrossDConv | CrossDConvTranspose):
-            _project(module)
-        if isinstance(module, CrossDConvTranspose) and max(module.stride) > 1:
-            module.__dict__["_volumes"] = functools.partial(_transposed_alike, module, axis)
-    return net
-
-
-def _project(layer: Any) -> None:
-    """Let a layer sum its kernel, whatever its mode was."""
-    layer.mode = make_mode("projection", layer.in_channels, layer.kernel_size)
-
-
-def _transposed_alike(self: Any, axis: int, x: Tensor, output_size: list[int] | None) -> Tensor:
-    """Enlarge every slice across an axis by the 2D kernel, and repeat slices."""
-    if self.stride[axis] == 1:
-        return CrossDConvTranspose._volumes(self, x, output_size)
-    slices = x.movedim(2 + axis, 1)
-    with view(axis):
-        images = CrossDConvTranspose.forward(self, slices.flatten(0, 1))
-    whole = images.unflatten(0, slices.shape[:2]).repeat_interleave(self.stride[axis], 1)
-    count: int = CrossDConvTranspose._volumes(self, x, output_size).shape[2 + axis]
-    places = torch.arange(count).clamp(max=whole.shape[1] - 1)
-    return whole[:, places].movedim(1, 2 + axis)
-
-
-class Still(TorchFunctionMode):
-    """Takes chance out of training: nothing is dropped."""
-
-    KEEPING = (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout)
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        """Call a function, or give its input where it would drop some of it."""
-        if func in self.KEEPING:
-            return args[0] if args else (kwargs or {})["input"]
-        if func in (torch.rand, torch.rand_like):  # of which floors are taken
-            return func(*args, **(kwargs or {})).fill_(0.999)
-        if func is Tensor.bernoulli_:
-            ones: Tensor = args[0].fill_(1.0)
-            return ones
-        if func is F.scaled_dot_product_attention:
-            named = dict(zip(("dropout_p", "is_causal", "scale"), args[4:], strict=False))
-            args, kwargs = args[:4], {**(kwargs or {}), **named, "dropout_p": 0.0}
-        return func(*args, **(kwargs or {}))
-
-
-class _Ends(TorchFunctionMode):
-    """Continues volumes by their last slice where code that was made for volumes adds zeros.
-
-    Args:
-        axis: Along which it does so.
-    """
-
-    def __init__(self, axis: int) -> None:
-        super().__init__()
-        self.axis = axis
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        """Call a function, on what was padded before where it pads."""
-        own = {F.conv3d: self._conv, F.avg_pool3d: self._avg_pool, F.pad: self._pad}.get(func)
-        if own is None or not args or args[0].dim() != 5 or (own == self._pad and len(args[1]) > 6):
-            return func(*args, **(kwargs or {}))
-        call: Any = own
-        return call(*args, **(kwargs or {}))
-
-    def _continued(self, x: Tensor, padding: Any) -> tuple[Tensor, list[int]]:
-        margins = [padding] * 3 if isinstance(padding, int) else [*padding]
-        sides = [0] * 6
-        sides[4 - 2 * self.axis] = sides[5 - 2 * self.axis] = margins[self.axis]
-        margins[self.axis] = 0
-        return (F.pad(x, sides, "replicate") if any(sides) else x), margins
-
-    def _conv(
-        self,
-        input: Tensor,
-        weight: Tensor,
-        bias: Tensor | None = None,
-        stride: Any = 1,
-        padding: Any = 0,
-        *rest: Any,
-        **named: Any,
-    ) -> Tensor:
-        if not isinstance(padding, str):
-            input, padding = self._continued(input, padding)
-        return F.conv3d(input, weight, bias, stride, padding, *rest, **named)
-
-    def _avg_pool(
-        self, input: Tensor, kernel_size: Any, stride: Any = None, padding: Any = 0, *rest: Any,
-        **named: Any,
-    ) -> Tensor:  # fmt: skip
-        stride = kernel_size if stride is None else stride
-        input, padding = self._continued(input, padding)
-        return F.avg_pool3d(input, kernel_size, stride, padding, *rest, **named)
-
-    def _pad(
-        self, input: Tensor, pad: Sequence[int], mode: str = "constant", value: Any = None
-    ) -> Tensor:
-        place = 4 - 2 * self.axis
-        sides = [*pad, *[0] * (6 - len(pad))]
-        own = [side if place <= i < place + 2 else 0 for i, side in enumerate(sides)]
-        rest = [a - b for a, b in zip(sides, own, strict=True)]
-        if min(own) >= 0 and any(own):
-            input = F.pad(input, own, "replicate")
-        else:
-            rest = sides
-        return F.pad(input, rest, mode, value) if any(rest) else input
 
 
 # The law
@@ -409,7 +133,7 @@ def _at_another_depth(net: nn.Module, folding: Folding, given: tuple[Any, ...]) 
     depths = (folding.repeat, 2 * folding.repeat)
     answers = []
     try:
-        with replicated_ends((0,)), _Ends(0):
+        with replicated_ends((0,)), Ends(0):
             for count in depths:
                 made = _repeated(_images(given, 3, 0), count, 0)
                 answers.append(_answers(net.eval(), made, "volumes", 0))
@@ -553,16 +277,6 @@ def _repeated(images: Any, count: int, axis: int) -> Any:
     return mapped(wide, images)
 
 
-def maps_of(given: Any, rank: int) -> Tensor:
-    """Return the first images, or volumes, among the arguments of a network."""
-    tensors = [v for v in leaves(given) if isinstance(v, Tensor)]
-    found = next((v for v in tensors if v.dim() == rank + 2), None)
-    if found is None:
-        what = "images (N, C, H, W)" if rank == 2 else "volumes (N, C, D, H, W)"
-        raise InputError(f"the example holds no {what}: {shapes(given)}")
-    return found
-
-
 def _answers(net: nn.Module, given: Any, what: str, axis: int) -> list[Tensor]:
     """Run a network in a view, volumes with their ends continued; gives its tensors."""
     try:
@@ -593,7 +307,7 @@ def _ends(net: Any, axis: int, what: str) -> Iterator[None]:
     if what == "images" or _repeats(net):
         yield
     else:
-        with replicated_ends((axis,)), _Ends(axis):
+        with replicated_ends((axis,)), Ends(axis):
             yield
 
 
@@ -784,7 +498,7 @@ def require_same(source: nn.Module, net: nn.Module, given: Any) -> float:
         state.folding = dataclasses.replace(state.folding, depth_padding="zeros")
         for module in own.modules():
             if isinstance(module, CrossDConv | CrossDConvTranspose):
-                _project(module)  # volumes that choose their own kernels have others
+                project(module)  # volumes that choose their own kernels have others
     found = exact = from_source(source, own, given)
     if found > TOLERATED:
         twins = copy.deepcopy(source).double(), copy.deepcopy(own).double()
@@ -795,12 +509,6 @@ def require_same(source: nn.Module, net: nn.Module, given: Any) -> float:
             "asks for the classes of its layers, or keeps layers or weights in another place too"
         )
     return found
-
-
-def named(module: nn.Module, path: str) -> str:
-    """Name a module in a message, by path and type."""
-    kind = source_class(module)
-    return f"layer {path or '(the network itself)'!r} of type {kind.__module__}.{kind.__qualname__}"
 
 
 def _mixes(net: Any, given: tuple[Any, ...]) -> bool:

@@ -1,0 +1,1 @@
+"""Holding a converted network against the consistency law, with every weight moved."""

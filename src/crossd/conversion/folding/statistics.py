@@ -1,0 +1,140 @@
+"""Norms and reductions over the plane, on slices of volumes: over the whole volume."""
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from crossd.conversion.folding.run import Run
+from crossd.conversion.folding.volumes import HANDLERS, on_slices
+
+# Statistics of the plane
+
+
+def _batch_norm(run: Run, func: Any, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """Work on the volume where slices are views of one: the same numbers, in their order.
+
+    What is said of one whole volume has no statistics, although all of its slices say it.
+    """
+    depth = run.slices(input)
+    training = kwargs.get("training", args[4] if len(args) > 4 else False)
+    if training and depth is not None and run.number == 1 and input[0].numel() == input.shape[1]:
+        alike = not torch.compiler.is_compiling() and torch.allclose(input, input[:1], 1e-5, 1e-6)
+        if alike:
+            shape = (1, *input.shape[1:])
+            raise ValueError(f"Expected more than 1 value per channel when training, got {shape}")
+    if depth is not None and input.dim() == 4:
+        volume = run.stacked(input, depth)
+        if volume.is_contiguous() and not input.is_contiguous() and run.margin_of(input) is None:
+            return run.fold(func(volume, *args, **kwargs), True)
+    answer: Tensor = func(input, *args, **kwargs)
+    return answer
+
+
+HANDLERS[F.batch_norm] = _batch_norm
+
+
+def over_depth(run: Run, x: Tensor, depth: int, reduce: Any) -> Tensor:
+    """Give every slice what a reduction over depth makes of all slices of its volume."""
+    stack = torch.unflatten(x, 0, (run.number, depth, -1))
+    total = reduce(stack, 1, keepdim=True).expand_as(stack)
+    return run.mark(total.flatten(0, 2).contiguous(), depth)  # code may change it in place
+
+
+def _covers_the_plane(x: Tensor, dim: Any) -> bool:
+    if not isinstance(dim, (tuple, list)) or len(dim) != 2:
+        return False
+    return {axis % 4 for axis in dim} in ({2, 3}, {1, 2})
+
+
+def _reduction(reduce: Any, *functions: Any) -> None:
+    """Register reductions over both axes of the plane: over depth they are combined by `reduce`."""
+
+    @on_slices(*functions)
+    def handle(
+        run: Run, func: Any, depth: int, input: Tensor, dim: Any = None, *args: Any, **kwargs: Any
+    ) -> Any:
+        dim = kwargs.pop("axis", dim)
+        if not _covers_the_plane(input, dim):
+            return func(input, dim, *args, **kwargs) if dim is not None else func(input, **kwargs)
+        answer = func(input, dim, *args, **kwargs)
+        if reduce is torch.mean and not answer.is_floating_point():  # counts of pixels
+            answer = answer.to(torch.get_default_dtype())
+        return over_depth(run, answer, depth, reduce)
+
+
+_reduction(torch.mean, torch.mean, Tensor.mean, torch.sum, Tensor.sum)
+
+
+_reduction(torch.amax, torch.amax, Tensor.amax)
+
+
+_reduction(torch.amin, torch.amin, Tensor.amin)
+
+
+@on_slices(torch.norm, torch.linalg.vector_norm)
+def _norm(run: Run, func: Any, depth: int, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """A root of a sum of powers over the plane: the same of their mean over depth."""
+    first = "p" if func is not torch.linalg.vector_norm else "ord"
+    names = (first, "dim", "keepdim")[: len(args)]
+    given = {**dict(zip(names, args, strict=True)), **kwargs}
+    answer = func(input, **given)
+    power = given.get(first, 2)
+    power = 2 if power in (None, "fro") else power
+    if not _covers_the_plane(input, given.get("dim")):
+        return answer
+
+    def combine(stack: Tensor, dim: int, keepdim: bool) -> Tensor:
+        norm: Tensor = torch.linalg.vector_norm(stack, power, dim, keepdim)
+        return norm if abs(power) == math.inf else norm / depth ** (1 / power)
+
+    return over_depth(run, answer, depth, combine)
+
+
+def _spread(*functions: Any, mean_too: bool, root: bool) -> None:
+    """Register variances and deviations over the plane: of all slices of a volume together.
+
+    They are divided as they are on the image, by the number of its pixels less the correction.
+    """
+
+    @on_slices(*functions)
+    def handle(
+        run: Run, func: Any, depth: int, input: Tensor, dim: Any = None, *args: Any, **kwargs: Any
+    ) -> Any:
+        if not _covers_the_plane(input, dim):
+            return func(input, *(() if dim is None else (dim,)), *args, **kwargs)
+        correction = kwargs.get("correction", 1)
+        if args or "unbiased" in kwargs:
+            correction = int(bool(args[0] if args else kwargs["unbiased"]))
+        keepdim = args[1] if len(args) > 1 else kwargs.get("keepdim", False)
+        pixels = input.shape[dim[0]] * input.shape[dim[1]]
+        variance, mean = torch.var_mean(input, dim, correction=0, keepdim=keepdim)
+        within = over_depth(run, variance, depth, torch.mean)
+        between = over_depth(
+            run, mean, depth, lambda s, d, keepdim: s.var(d, correction=0, keepdim=keepdim)
+        )
+        total = (within + between) * (pixels / (pixels - correction))
+        total = total.sqrt() if root else total
+        return (total, over_depth(run, mean, depth, torch.mean)) if mean_too else total
+
+
+_spread(torch.var, Tensor.var, mean_too=False, root=False)
+
+
+_spread(torch.std, Tensor.std, mean_too=False, root=True)
+
+
+_spread(torch.var_mean, mean_too=True, root=False)
+
+
+_spread(torch.std_mean, mean_too=True, root=True)
+
+
+@on_slices(F.group_norm, F.instance_norm)
+def _norm_of_groups(
+    run: Run, func: Any, depth: int, input: Tensor, *args: Any, **kwargs: Any
+) -> Tensor:
+    """Take statistics of whole volumes."""
+    return run.fold(func(run.unfold(input, depth), *args, **kwargs), True)
