@@ -17,8 +17,11 @@ from torch import nn
 
 import crossd
 from crossd.cli import main as cli
-from crossd.cli.commands import convert, finetune, pretrain, recalibrate
+from crossd.cli.convert import convert
+from crossd.cli.finetune import finetune
 from crossd.cli.options import ConvertConfig, FinetuneConfig, PretrainConfig, RecalibrateConfig
+from crossd.cli.pretrain import pretrain
+from crossd.cli.recalibrate import recalibrate
 from crossd.conversion import registry
 from crossd.data.opening import open_source
 from crossd.errors import InputError

@@ -21,20 +21,20 @@ COMMANDS = {
         "crossd transfer --images images.npz --volumes volumes.npz --limit 100 --out runs/mine",
     ),
     "pretrain": (
-        "commands",
+        "pretrain",
         "pretrain",
         "PretrainConfig",
         "crossd pretrain --data images.npz --model resnet18 --out runs/2d",
     ),
     "recalibrate": (
-        "commands",
+        "recalibrate",
         "recalibrate",
         "RecalibrateConfig",
         "crossd recalibrate --weights runs/2d/weights.safetensors --data volumes.npz "
         "--out ready.safetensors",
     ),
     "finetune": (
-        "commands",
+        "finetune",
         "finetune",
         "FinetuneConfig",
         "crossd finetune --weights ready.safetensors --data volumes.npz --limit 100 --out runs/3d",
@@ -64,19 +64,19 @@ COMMANDS = {
         "crossd status runs/pretrain",
     ),
     "plan": (
-        "commands",
+        "plan",
         "plan",
         "PlanConfig",
         "crossd plan --data cases.csv --out plan.yaml",
     ),
     "convert": (
-        "commands",
+        "convert",
         "convert",
         "ConvertConfig",
         "crossd convert --weights ready.safetensors --to 3d --out plain3d.safetensors",
     ),
     "export": (
-        "commands",
+        "export",
         "export",
         "ExportConfig",
         "crossd export --weights ready.safetensors --to 3d --out net.onnx",

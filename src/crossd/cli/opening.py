@@ -1,19 +1,24 @@
-"""Opening a source as weights, a plan and the options of a command want it."""
+"""What commands open, as weights, a plan and their options want it: sources, networks, files."""
 
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from crossd.conversion.plain import to_3d
 from crossd.data.opening import open_source
 from crossd.data.preprocessing import plan as plans
 from crossd.data.preprocessing.disk_cache import open_stored
 from crossd.data.source import Source
 from crossd.data.sources.labelled import Given
 from crossd.errors import InputError
+from crossd.nn.kernel_modes import KERNEL_MODES
 from crossd.utils.option_values import sizes
 from crossd.utils.progress import Progress
-from crossd.weights.weights_file import WeightsConfig
+from crossd.weights.weights_file import (
+    WeightsConfig,
+    require_rank,
+)
 
 
 def known(weights: WeightsConfig | None, path: str | None = None, config: Any = None) -> Given:
@@ -107,3 +112,48 @@ def prepared(source: Source) -> dict[str, Any]:
         "plan": plans.to_record(source.plan),
         "values": source.values,
     }
+
+
+def for_rank(
+    net: Any, weights: WeightsConfig, source: Source, align: bool
+) -> tuple[Any, WeightsConfig]:
+    """Bring a Cross-D network into the form for volumes; refuse what does not fit the rank."""
+    require_rank(weights, source.rank, source.name)
+    if align:
+        if source.rank == 2:
+            raise InputError(f"--align is for volumes, but {source.name} holds images")
+        if weights.form != "cross" or not KERNEL_MODES[weights.kernel_mode].displaces:
+            mode = weights.kernel_mode if weights.form == "cross" else f"a {weights.form} network"
+            raise InputError(f"--align is for Cross-D in the fourier modes, not for {mode}")
+        return to_3d(net, align=True), dataclasses.replace(weights, form="3d")
+    return net, weights
+
+
+def batch_size(source: Source) -> int:
+    """Choose how many samples of a source a batch has, where the options leave it open."""
+    if source.rank == 2:
+        return 64
+    return 2 if source.task == "segmentation" else 8
+
+
+def free_file(path: str, overwrite: bool, endings: Sequence[str] = (".safetensors",)) -> Path:
+    """Make the folder of a file that is to be written.
+
+    Args:
+        path: The option `--out`.
+        overwrite: Whether a file that is there may be replaced.
+        endings: Of its name.
+
+    Raises:
+        InputError: "--out ..." or "... exists already".
+    """
+    out = Path(path)
+    if out.suffix not in endings:
+        raise InputError(f"--out {out} must end in {' or '.join(endings)}")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot write to --out {out}: {error.strerror}") from error
+    if out.exists() and not overwrite:
+        raise InputError(f"{out} exists already: name another --out, or --overwrite it")
+    return out

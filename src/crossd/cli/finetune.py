@@ -1,0 +1,56 @@
+"""`crossd finetune`: training further on labelled samples."""
+
+import dataclasses
+
+from crossd.cli.opening import batch_size, fitting, for_rank, known, prepared
+from crossd.cli.options import (
+    FinetuneConfig,
+)
+from crossd.cli.runs import augmentation, train_and_write
+from crossd.conversion import adapt, heads
+from crossd.data.source import limit
+from crossd.training import devices, loop
+from crossd.training.config import of_the_run
+from crossd.utils.option_values import check, choice
+from crossd.utils.progress import Progress
+from crossd.weights.weights_file import (
+    load,
+    read_config,
+)
+
+
+def finetune(config: FinetuneConfig, progress: Progress) -> str:
+    """Train further on labelled samples; returns what to print."""
+    check(config)
+    choice(config.protocol, ("finetune", "probe"), "--protocol")
+    weights = read_config(config.weights)
+    net = load(config.weights)
+    given = known(weights, config.plan, config)
+    source = fitting(
+        config.data, weights, config.size, config.seed, config.weights, given, progress
+    )
+    net, weights = for_rank(net, weights, source, config.align)
+    renamed = source.values and source.values == weights.values
+    if source.classes != weights.classes and not renamed:
+        progress.say(f"other classes than {config.weights} has: its last layer starts anew")
+        devices.seed_everything(config.seed)
+        heads.new_classifier(net, len(weights.classes), len(source.classes))
+    source = limit(source, config.limit, config.seed) if config.limit else source
+    if config.protocol == "probe":
+        heads.freeze_convolutions(net, len(source.classes))
+    options = loop.TrainConfig(
+        epochs=config.epochs or 15,
+        min_steps=config.steps or (0 if config.epochs else 100),
+        batch_size=config.batch_size or batch_size(source),
+        lr=config.lr,
+        augment=augmentation(config, source),
+        **of_the_run(config),
+    )
+    weights = dataclasses.replace(
+        weights,
+        classes=source.classes,
+        answer="volume",
+        recalibrated=source.rank == 3 or not adapt.measured(net),
+        **prepared(source),
+    )
+    return train_and_write(net, source, options, weights, config, progress, config.protocol)

@@ -1,0 +1,62 @@
+"""`crossd recalibrate`: statistics of BatchNorm measured anew, without labels."""
+
+import dataclasses
+from typing import Any
+
+from crossd.cli.opening import batch_size, fitting, for_rank, free_file, known
+from crossd.cli.options import (
+    RecalibrateConfig,
+)
+from crossd.data.preprocessing import plan as plans
+from crossd.inference.slice_ensemble import answering
+from crossd.training import loop, validate
+from crossd.utils.option_values import check
+from crossd.utils.progress import Progress
+from crossd.weights.weights_file import (
+    load,
+    read_config,
+    save,
+)
+
+
+def recalibrate(config: RecalibrateConfig, progress: Progress) -> str:
+    """Measure BatchNorm statistics anew; returns what to print."""
+    check(config)
+    out = free_file(config.out, config.overwrite)
+    weights = read_config(config.weights)
+    net = load(config.weights)
+    source = fitting(
+        config.data, weights, config.size, config.seed, config.weights, known(weights), progress,
+        labels=False,
+    )  # fmt: skip
+    net, weights = for_rank(net, weights, source, config.align)
+    options = loop.TrainConfig(
+        batch_size=config.batch_size or batch_size(source),
+        workers=config.workers,
+        precision=config.precision,
+    )
+    asked, weights = net, dataclasses.replace(weights, answer=config.answer or weights.answer)
+    if source.rank == 3:
+        asked = answering(net, weights.answer, weights.task)
+    layers = validate.recalibrate(asked, source.train, options, progress=progress)
+    lines = [
+        f"{layers} BatchNorm layers recalibrated on {len(source.train):,} unlabelled samples"
+        if layers
+        else "the network has no BatchNorm statistics: nothing to recalibrate"
+    ]
+    if source.task == "unlabelled":
+        lines.append(f"{config.data} has no labels: not scored")
+    elif source.classes == weights.classes:
+        scores = validate.score(asked, source, source.test, options)[0]
+        lines.append(f"{len(source.test):,} test samples: {validate.describe(scores, source.task)}")
+    else:
+        lines.append(f"{config.data} has other classes than the network: not scored")
+    weights = dataclasses.replace(
+        weights, mean=source.mean, std=source.std, recalibrated=source.rank == 3 or not layers
+    )
+    if source.rank == 3 and source.spacing and not (weights.plan or weights.spacing):
+        # Slices told nothing of depth. From now on files of volumes can be prepared alike.
+        how: Any = {"spacing": source.spacing, "plan": plans.to_record(source.plan)}
+        weights = dataclasses.replace(weights, size=source.size, **how)
+    save(net, out, weights)
+    return "\n".join([*lines, f"written: {out}"])
