@@ -15,6 +15,7 @@ import concurrent.futures
 import contextlib
 import functools
 import gc
+import hashlib
 import json
 import multiprocessing
 import os
@@ -46,7 +47,7 @@ SMALL = (64, 84, 96, 112, 128, 160)
 ALONE = 2e8
 """Parameters of a network from which it is run alone."""
 
-LARGE = 4e7
+LARGE = 3e7
 """Parameters from which a network is built with two blocks in each stage, where it can be: the
 others are like these, and it is checked in a fifth of the time."""
 
@@ -236,8 +237,47 @@ def module_of(library: str, name: str) -> str:
     return timm.models.model_entrypoint(name).__module__.rpartition(".")[2]
 
 
-def attempt(library: str, name: str, lock: str | None = None) -> dict[str, Any]:
-    """Build, convert and run one architecture; a large one alone, by the lock of that file."""
+def likeness(net: Any) -> str:
+    """Sum up a network in a line: classes, settings and shapes, everything but the weights.
+
+    Names of timm that differ in the size of images, say, give one network when built for small
+    ones: what one of them does, the others do.
+    """
+    import torch
+
+    kinds = (int, float, str, bool, type(None), complex, torch.dtype)
+    unlike = {"pretrained_cfg", "default_cfg", "_parameters", "_buffers", "_modules"}
+
+    def told(value: Any, depth: int = 0) -> Any:
+        if isinstance(value, kinds):
+            return repr(value)
+        if isinstance(value, (tuple, list)) and depth < 4:
+            return [told(one, depth + 1) for one in value]
+        if isinstance(value, dict) and depth < 4:
+            return {str(key): told(one, depth + 1) for key, one in value.items()}
+        if isinstance(value, torch.Tensor):
+            return [*value.shape, str(value.dtype)]
+        return getattr(value, "__qualname__", type(value).__qualname__)
+
+    parts = []
+    for path, module in net.named_modules(remove_duplicate=False):
+        own = {k: told(v) for k, v in vars(module).items() if k not in unlike}
+        held = [*module._parameters.items(), *module._buffers.items()]
+        parts.append((path, str(type(module)), own, [(k, told(v)) for k, v in held]))
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def attempt(
+    library: str, name: str, lock: str | None = None, done: str = os.devnull
+) -> dict[str, Any]:
+    """Build, convert and run one architecture, unless one that is like it was before.
+
+    Args:
+        library: Where it is from.
+        name: What it is called there.
+        lock: A file by whose lock large ones work alone.
+        done: The rows of those that were attempted.
+    """
     import fcntl
 
     import torch
@@ -258,6 +298,12 @@ def attempt(library: str, name: str, lock: str | None = None) -> dict[str, Any]:
                 source, differs = build(library, name)
             if differs:
                 row["built_with"] = differs
+            row["likeness"] = likeness(source)
+            for line in Path(done).read_text().splitlines():
+                other = json.loads(line)
+                if other.get("likeness") == row["likeness"] and other["outcome"] != "failed":
+                    seconds = round(time.perf_counter() - start, 1)
+                    return {**other, **row, "same_as": other["name"], "seconds": seconds}
             if sum(p.numel() for p in source.parameters()) > ALONE:
                 fcntl.flock(file, fcntl.LOCK_EX)
             row |= _run(source, crossd, torch)
@@ -342,16 +388,16 @@ def _forward_backward(net: Any, inputs: list[Any], crossd: Any, torch: Any) -> N
         return
 
 
-def work(todo: list[tuple[str, str]], jobs: int, lock: str) -> Iterable[dict[str, Any]]:
+def work(todo: list[tuple[str, str]], jobs: int, done: str) -> Iterable[dict[str, Any]]:
     """Attempt architectures in processes of their own, renewed now and then."""
-    context = multiprocessing.get_context("spawn")
-    for start in range(0, len(todo), 10 * jobs):
-        left = dict.fromkeys(todo[start : start + 10 * jobs])
+    context, lock = multiprocessing.get_context("spawn"), f"{done}.lock"
+    for start in range(0, len(todo), 30 * jobs):
+        left = dict.fromkeys(todo[start : start + 30 * jobs])
         with (
             contextlib.suppress(BrokenProcessPool),
             concurrent.futures.ProcessPoolExecutor(jobs, context) as pool,
         ):
-            futures = {pool.submit(attempt, *one, lock): one for one in left}
+            futures = {pool.submit(attempt, *one, lock, done): one for one in left}
             for future in concurrent.futures.as_completed(futures):
                 row = future.result()
                 del left[futures[future]]
@@ -363,7 +409,7 @@ def work(todo: list[tuple[str, str]], jobs: int, lock: str) -> Iterable[dict[str
                 contextlib.suppress(BrokenProcessPool),
                 concurrent.futures.ProcessPoolExecutor(1, context) as pool,
             ):
-                row = pool.submit(attempt, library, name, None).result()
+                row = pool.submit(attempt, library, name, None, done).result()
             yield row
 
 
@@ -388,12 +434,15 @@ def table(rows: list[dict[str, Any]]) -> str:
             groups[f"timm, {kind}"].append(row)
     for group, own in groups.items():
         lines.append(f"| {group} | {_counts(own)} |")
+    alike = sum("same_as" in row for row in rows)
     smaller = [row["built_with"] for row in rows if row.get("built_with")]
     fewer = sum("depth" in how or "layers" in how for how in smaller)
     lines += [
         "",
         f"{len(smaller)} large ones were built smaller than their names say: for small images, and "
-        f"{fewer} with two blocks in each stage, which are alike. `benchmarks/results/zoo.jsonl` "
+        f"{fewer} with two blocks in each stage, which are alike. So built, {alike} are the same "
+        "network as another name, module by module, and were not run again. "
+        "`benchmarks/results/zoo.jsonl` "
         "says which, and of each the size that it was run on, how far the law was off, in which "
         "views, and what was decided.",
     ]
@@ -447,7 +496,7 @@ def main() -> None:
     wanted = [one for one in wanted if not parts or any(part in one[1] for part in parts)]
     todo = [one for one in wanted if one not in known]
     with done.open("a") as file:
-        for row in work(todo, args.jobs, f"{done}.lock"):
+        for row in work(todo, args.jobs, str(done)):
             rows.append(row)
             print(json.dumps(row), file=file, flush=True)
             why = row.get("why", "")
