@@ -352,7 +352,7 @@ def _run(source: Any, crossd: Any, torch: Any) -> dict[str, Any]:
         if rank == 3:
             inputs = {2: images, 3: given}
         else:
-            depths = (8, 16, 32, 64)
+            depths = (8, 16, 32, 64, 96)
             inputs = {2: images, 3: [images.unsqueeze(2).repeat_interleave(d, 2) for d in depths]}
         for tried in inputs.values():
             _forward_backward(net, tried if isinstance(tried, list) else [tried], crossd, torch)

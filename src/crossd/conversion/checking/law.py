@@ -237,7 +237,9 @@ def _alike(
     else:
         counts = (16, 3 * min(first.shape[2:]), first.shape[2 if axis == 1 else 3])
     failed: Refused | None = None
-    for count in counts:
+    left = [*counts]
+    while left:
+        count = left.pop(0)
         volumes = _repeated(images, count, axis)
         try:
             solid = _answers(net, volumes, "volumes", axis)
@@ -247,6 +249,9 @@ def _alike(
             return images, volumes, solid
         except Refused as error:
             failed = error
+            enough = getattr(error.__cause__, "enough", 0)
+            if enough > count:
+                left = [more for more in left if more >= enough] or [enough]
     assert failed is not None
     raise failed
 

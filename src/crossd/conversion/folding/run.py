@@ -485,3 +485,22 @@ class TooShallow(InputError):
             f"the volume is {self.depth} slices deep, of which {left} are left where a layer needs "
             f"{needed}: give deeper volumes, or convert with depth_stride=1"
         )
+
+
+class NotDeepEnough(InputError):
+    """A volume is shallower than the network can take.
+
+    Args:
+        depth: Slices of the volume.
+        enough: The fewest that the network takes.
+
+    Attributes:
+        enough: The same.
+    """
+
+    def __init__(self, depth: int, enough: int) -> None:
+        self.enough = enough
+        super().__init__(
+            f"the volume is {depth} slices deep, but the network needs at least {enough}: give "
+            "deeper volumes, or convert with depth_stride=1"
+        )

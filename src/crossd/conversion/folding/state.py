@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from crossd.conversion.folding.containers import leaves, mapped
-from crossd.conversion.folding.run import Folding, Run, TooShallow
+from crossd.conversion.folding.run import Folding, NotDeepEnough, Run, TooShallow
 from crossd.conversion.folding.torch_private import (
     after_backward,
     in_backward,
@@ -127,10 +127,7 @@ class State:
             return self._begin(run, again, method, args, kwargs)
         except TooShallow as error:
             deep = self._deep_enough(error, module, method, args, kwargs)
-            raise InputError(
-                f"the volume is {error.depth} slices deep, but the network needs at least {deep}: "
-                "give deeper volumes, or convert with depth_stride=1"
-            ) from error
+            raise NotDeepEnough(error.depth, deep) from error
         except RuntimeError as error:
             error.add_note(
                 "The network's code has the other rank than what it is given. Where sizes do not "
