@@ -14,11 +14,11 @@ from typing import Any
 from crossd.data.opening import open_source
 from crossd.data.patches import Patches
 from crossd.data.preprocessing import volume_dataset
-from crossd.data.preprocessing.disk_cache import Stored
+from crossd.data.preprocessing.disk_cache import DiskCache
 from crossd.data.sources.labelled import Given
 
 
-def run(data: str, stored: Stored | None) -> dict[str, float]:
+def run(data: str, stored: DiskCache | None) -> dict[str, float]:
     """Open a source, and read a patch of every training volume."""
     took: dict[str, float] = {}
     start, used = time.perf_counter(), time.process_time()
@@ -42,8 +42,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         found: dict[str, Any] = {"data": Path(args.data).name, "load": os.getloadavg()[0]}
         found["none"] = run(args.data, None)
-        found["empty"] = run(args.data, Stored(Path(folder), 1e12))
-        found["full"] = run(args.data, Stored(Path(folder), 1e12))
+        found["empty"] = run(args.data, DiskCache(Path(folder), 1e12))
+        found["full"] = run(args.data, DiskCache(Path(folder), 1e12))
         found["bytes"] = sum(path.stat().st_size for path in Path(folder).iterdir())
     Path(args.out).write_text(json.dumps(found, indent=2) + "\n")
     print(json.dumps(found, indent=2))

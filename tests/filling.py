@@ -30,7 +30,7 @@ PLACES: dict[str, tuple[Any, str, int]] = {
     "checkpoint": (checkpoints, "keep", 3),
     "log": (csv.DictWriter, "writeheader", 1),
     "tensorboard": (summary, "scalar", 5),
-    "status": (loggers.Watch, "_write", 12),
+    "status": (loggers.TrainingLog, "_write", 12),
     "best weights": (weights_file, "serialise", 2),
     "last weights": (validate, "score", 1),
     "report": (markdown, "training", 1),

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from crossd.conversion import registry
 from crossd.conversion.convert import convert
-from crossd.data.dataset import Sample, Samples, Wrapped
+from crossd.data.dataset import ChangedSamples, Sample, Samples
 from crossd.data.source import Source
 from crossd.nn.conv import CrossDConv
 from crossd.nn.kernel_modes import make_mode, view
@@ -157,7 +157,7 @@ def _off_centre(weight: Tensor, strength: float, gradient: Tensor) -> Tensor:
     return gradient + strength * off * weight.detach()
 
 
-class Viewed(Wrapped):
+class Viewed(ChangedSamples):
     """Images that say no view, or one drawn for each."""
 
     def __init__(self, samples: Samples, which: str) -> None:

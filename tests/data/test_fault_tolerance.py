@@ -13,7 +13,7 @@ import pytest
 from made import Made, labelled, odd, tiny
 
 from crossd.data.dataset import Sample
-from crossd.data.fault_tolerance import FEWEST, Watched
+from crossd.data.fault_tolerance import FEWEST, GuardedSamples
 from crossd.data.source import Source
 from crossd.errors import InputError
 from crossd.training import loop
@@ -66,7 +66,7 @@ def test_an_unreadable_sample_is_passed_over_and_listed(workers: int) -> None:
 
 def test_another_of_the_same_class_and_view_stands_in() -> None:
     samples = source(7).train
-    watched = Watched(samples, True, 0)
+    watched = GuardedSamples(samples, True, 0)
     instead = watched[7]
     assert instead["instead_of"] == 7 and int(instead["label"]) == samples.labels[7]  # type: ignore[index]
     assert instead["view"] == samples.views[7]  # type: ignore[index]
@@ -74,7 +74,7 @@ def test_another_of_the_same_class_and_view_stands_in() -> None:
 
 
 def test_too_many_unreadable_samples() -> None:
-    watched = Watched(source(*range(FEWEST + 1)).train, True, 0)
+    watched = GuardedSamples(source(*range(FEWEST + 1)).train, True, 0)
     for index in range(FEWEST):
         assert watched.note(index) is not None and watched.note(index) is None
     with pytest.raises(InputError, match=r"11 samples cannot be read, more than the 10 .* cut off"):

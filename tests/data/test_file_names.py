@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader, Dataset
 
 from crossd.data.file_names import Names
-from crossd.data.shared_arrays import LARGE, Handle, Shared, share
+from crossd.data.shared_arrays import LARGE, Handle, MappedArray, share
 
 raw = st.lists(st.binary(max_size=40))
 
@@ -47,7 +47,7 @@ def test_small_arrays_stay_and_large_ones_are_put_into_a_file() -> None:
     small, large = np.arange(10), np.arange(LARGE)
     assert share(small) is small
     shared = share(large)
-    assert isinstance(shared, Shared) and np.array_equal(shared, large)
+    assert isinstance(shared, MappedArray) and np.array_equal(shared, large)
     assert share(shared) is shared
 
 

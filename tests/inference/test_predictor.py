@@ -70,7 +70,7 @@ def test_masks_lie_on_what_they_mark_in_every_orientation(
     )
     entry = read_entry(Case("a", (path,)))
     found = predictor.segment(Threshold(), entry, WEIGHTS, FABRIC)
-    back = predictor.stored(found, entry.images[0])
+    back = predictor.in_file_order(found, entry.images[0])
     assert back.shape == ball.shape
     overlap = 2 * (back.astype(bool) & ball).sum() / (back.sum() + ball.sum())
     assert overlap > 0.93

@@ -13,7 +13,7 @@ import crossd
 from crossd.errors import InputError
 from crossd.nn.kernel_modes import VIEWS
 from crossd.reports import gradcam
-from crossd.reports.gradcam import Seen
+from crossd.reports.gradcam import CamOfSample
 
 
 @pytest.mark.parametrize("rank", [2, 3])
@@ -84,7 +84,10 @@ def test_pictures_and_readings(shape: tuple[int, ...], tmp_path: Path) -> None:
     image = np.random.default_rng(0).random(shape).astype(np.float32)
     heat = np.zeros(shape, np.float32)
     heat[0] = 1.0
-    seen = [Seen("a", image, heat, "cat", "cat", 0.9), Seen("b", image, 0 * heat, "cat", "dog", 1)]
+    seen = [
+        CamOfSample("a", image, heat, "cat", "cat", 0.9),
+        CamOfSample("b", image, 0 * heat, "cat", "dog", 1),
+    ]
     gradcam.draw(seen, "5", tmp_path / "cam.png", (2.0, 1.0, 1.0))
     with Image.open(tmp_path / "cam.png") as drawn:
         assert drawn.format == "PNG"

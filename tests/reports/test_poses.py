@@ -20,7 +20,7 @@ def fourier() -> torch.nn.Module:
 
 def test_every_image_has_a_pose_in_every_layer() -> None:
     net = fourier()
-    with poses.Watch(net) as watch, torch.no_grad():
+    with poses.PoseRecorder(net) as watch, torch.no_grad():
         net(torch.randn(3, 1, 16, 16))
         net(torch.randn(2, 1, 16, 16))
     net(torch.randn(1, 1, 16, 16))  # nobody watches any more
@@ -33,7 +33,7 @@ def test_every_image_has_a_pose_in_every_layer() -> None:
 
 
 def test_other_modes_have_no_poses() -> None:
-    assert poses.Watch(crossd.convert(PLAIN, check=False)).places == []
+    assert poses.PoseRecorder(crossd.convert(PLAIN, check=False)).places == []
 
 
 def test_poses_that_the_class_decides() -> None:

@@ -71,7 +71,7 @@ def test_masks_of_the_chosen_volumes(tmp_path: Path) -> None:
     options = TrainConfig(batch_size=2)
     _, outputs = validate.score(net, source, source.train, options)
     cases = shown_cases.of_scored(net, source, source.train, outputs, options)
-    names = shown_cases.titled(source.train)
+    names = shown_cases.case_names(source.train)
     with np.errstate(invalid="ignore"):
         means = np.nanmean(outputs[0], 1)
     assert [names.index(case.name) for case in cases] == [i for i, _ in shown_cases.extremes(means)]
@@ -110,9 +110,9 @@ def test_where_the_first_arm_of_a_comparison_wins_and_loses(tmp_path: Path) -> N
         for arm, cases in right.items()
     ]  # fmt: skip
     results = {"arms": list(right), "metric": "accuracy", "folds": 0, "rows": rows}
-    found = shown_cases.compared(results, source)
+    found = shown_cases.comparison_cases(results, source)
     assert found[0].name == "sample 8" and found[3].name == "sample 3" and len(found) == 6
     assert found[0].group == "The worst for ours against acs: zero"
     assert found[0].said == "ours 0.000, acs 1.000; truth 0."
     assert found[3].rows == [("ours", "1.000"), ("acs", "0.000"), ("scratch", "0.000")]
-    assert shown_cases.compared(results | {"folds": 3}, source) == []
+    assert shown_cases.comparison_cases(results | {"folds": 3}, source) == []

@@ -164,7 +164,7 @@ def _pairs(
 ) -> Iterator[Pair]:
     """Yield the mask and the true mask of every sample: of files in their own grid."""
     samples = getattr(source, config.part)
-    fabric = devices.alone(config.precision)
+    fabric = devices.single_device(config.precision)
     entries = entries_of(samples)
     if net is None:
         if entries is None:

@@ -50,7 +50,7 @@ def finetune(config: FinetuneConfig, progress: Progress) -> str:
         weights,
         classes=source.classes,
         answer="volume",
-        recalibrated=source.rank == 3 or not adapt.measured(net),
+        recalibrated=source.rank == 3 or not adapt.norms_with_statistics(net),
         **prepared(source),
     )
     return train_and_write(net, source, options, weights, config, progress, config.protocol)

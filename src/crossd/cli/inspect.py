@@ -227,7 +227,7 @@ def _pose_sections(
     progress: Progress,
 ) -> None:  # fmt: skip
     """Collect and draw what the fourier mode predicts for images, or for slices of volumes."""
-    watch = poses.Watch(net)
+    watch = poses.PoseRecorder(net)
     if not watch.places:
         return
     planes = as_images(source, None, None)
@@ -275,7 +275,7 @@ def _cam_section(
         source = as_images(source, None, None)
     samples = getattr(source, config.part)
     assert samples.labels is not None
-    fabric = devices.alone(config.precision)
+    fabric = devices.single_device(config.precision)
     net.eval().to(fabric.device)
     seen = []
     layer = ""
@@ -289,7 +289,7 @@ def _cam_section(
             heat, probabilities = gradcam.look(net, x, layer)
         best = int(probabilities.argmax())
         seen.append(
-            gradcam.Seen(
+            gradcam.CamOfSample(
                 samples.name(place),
                 sample["image"][0].numpy(),
                 heat,

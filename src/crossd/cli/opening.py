@@ -8,7 +8,7 @@ from typing import Any
 from crossd.conversion.plain import to_3d
 from crossd.data.opening import open_source
 from crossd.data.preprocessing import plan as plans
-from crossd.data.preprocessing.disk_cache import open_stored
+from crossd.data.preprocessing.disk_cache import open_disk_cache
 from crossd.data.source import Source
 from crossd.data.sources.labelled import Given
 from crossd.errors import InputError
@@ -23,7 +23,7 @@ from crossd.weights.weights_file import (
 
 def known(weights: WeightsConfig | None, path: str | None = None, config: Any = None) -> Given:
     """Gather what weights, a plan that the user edited or options for a cache decide on."""
-    given = Given(stored=None if config is None else open_stored(config))
+    given = Given(stored=None if config is None else open_disk_cache(config))
     if weights is not None:
         own = plans.from_record(weights.plan, "the weights' plan") if weights.plan else None
         masks = dict(zip(weights.values, weights.classes, strict=False))

@@ -47,7 +47,7 @@ def predict(config: PredictConfig, progress: Progress) -> str:
     masks_wanted = weights.task == "segmentation"
     if not masks_wanted:
         unused(config, ("flips", "dicom_seg"), f"is for masks, but {config.weights} gives labels")
-    fabric = devices.alone(config.precision)
+    fabric = devices.single_device(config.precision)
     how = config.answer or weights.answer
     net = answering(load(config.weights), how, weights.task).to(fabric.device)
     if not config.out:
@@ -200,7 +200,7 @@ def _segment(
             return False
         mask = segment_image(net, case, weights, fabric)
         with atomic(out) as temporary:
-            Image.fromarray(write_masks.valued(mask.numpy(), values)).save(temporary)
+            Image.fromarray(write_masks.with_file_values(mask.numpy(), values)).save(temporary)
         return True
     _check_solid(weights, case)
     second = _dicom_seg(out) if config.dicom_seg else None

@@ -55,7 +55,7 @@ def pretrain(config: PretrainConfig, progress: Progress) -> str:
         net = convert_network(
             net, config.kernel_mode, None if config.lift == "none" else config.lift or "center"
         )
-    weights = dataclasses.replace(weights, recalibrated=not adapt.measured(net))
+    weights = dataclasses.replace(weights, recalibrated=not adapt.norms_with_statistics(net))
     if has_views(net):
         weights = dataclasses.replace(weights, answer="both")
     options = dataclasses.replace(

@@ -21,7 +21,7 @@ from crossd.conversion import heads, registry
 from crossd.conversion.convert import convert
 from crossd.conversion.folding.modules import Folded
 from crossd.data.opening import open_source
-from crossd.data.preprocessing.disk_cache import open_stored
+from crossd.data.preprocessing.disk_cache import open_disk_cache
 from crossd.data.preprocessing.plan import to_record
 from crossd.data.slicing import as_images
 from crossd.data.source import Source, require_rank
@@ -81,7 +81,7 @@ def open_setting(config: TransferConfig, progress: Progress | None = None) -> Se
         InputError: For data that do not go together.
     """
     progress = progress or Progress(quiet=True)
-    given = Given(stored=open_stored(config))
+    given = Given(stored=open_disk_cache(config))
     volumes = open_source(
         config.volumes,
         size=read_sizes(config.size),

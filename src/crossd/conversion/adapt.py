@@ -90,7 +90,7 @@ def _give_classes(net: Any, classes: int) -> str:
     return f"{path}: drawn anew for {classes} classes"
 
 
-def measured(net: nn.Module) -> list[Any]:
+def norms_with_statistics(net: nn.Module) -> list[Any]:
     """List the BatchNorms that keep running statistics."""
     return [m for m in net.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
 
@@ -107,7 +107,7 @@ def measuring(net: nn.Module) -> Iterator[int]:
     Yields:
         The number of layers that measure.
     """
-    norms = measured(net)
+    norms = norms_with_statistics(net)
     modes = {module: module.training for module in net.modules()}
     momenta = [norm.momentum for norm in norms]
     net.eval()

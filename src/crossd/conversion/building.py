@@ -100,7 +100,7 @@ def built(model: nn.Module, rank: int, options: Options, choice: Decisions) -> n
             made.add(module)  # which becomes the new one
         return new
 
-    net = turned(copied(model), change)
+    net = exchange_modules(copy_of(model), change)
     require_ties(model, net)
     if choice.laid_last:
         for layer in made:
@@ -222,7 +222,9 @@ def _require_no_hooks(module: nn.Module, path: str) -> None:
 # Copying and changing
 
 
-def turned(model: nn.Module, change: Callable[[nn.Module, str], nn.Module | None]) -> nn.Module:
+def exchange_modules(
+    model: nn.Module, change: Callable[[nn.Module, str], nn.Module | None]
+) -> nn.Module:
     """Let modules become what `change` gives, in place; shared ones once.
 
     They stay the same objects, so that lists and methods that hold them hold what they became.
@@ -267,7 +269,7 @@ def require_ties(source: nn.Module, result: nn.Module) -> None:
             )
 
 
-def copied(model: nn.Module) -> nn.Module:
+def copy_of(model: nn.Module) -> nn.Module:
     """Copy a network, also one that keeps activations of its last forward pass (DynUNet does)."""
     values = leaves([list(vars(module).values()) for module in model.modules()])
     activations = [v for v in values if isinstance(v, Tensor) and not v.is_leaf]

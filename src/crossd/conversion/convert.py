@@ -16,12 +16,12 @@ from torch import Tensor, nn
 
 from crossd.conversion import adapt
 from crossd.conversion import depth_stride as depth_strides
-from crossd.conversion.building import built, copied, rank_of
+from crossd.conversion.building import built, copy_of, rank_of
 from crossd.conversion.checking import examples, law, perturbed
 from crossd.conversion.decisions import DEPTH_PADDING, Decisions
 from crossd.conversion.folding import attention
 from crossd.conversion.folding.containers import leaves, mapped
-from crossd.conversion.folding.run import Seen
+from crossd.conversion.folding.run import LayersMet
 from crossd.conversion.folding.torch_private import BatchNormBase
 from crossd.conversion.report import account, sentences
 from crossd.conversion.rules import Options
@@ -359,7 +359,7 @@ def _takes_channels_last(model: nn.Module, given: Any) -> bool:
     """Tell whether code runs on maps with channels last in memory; some makes views of others."""
     if given is None:
         return True
-    laid = channels_last(copied(model))
+    laid = channels_last(copy_of(model))
     with examples.left_as_it_was(laid), torch.no_grad(), perturbed.Still():
         for training in (False, True):
             try:
@@ -392,7 +392,7 @@ def _features(model: Any, given: Any) -> dict[str, Any]:
 def _require_neighbours(model: nn.Module, net: nn.Module, found: law.Findings) -> None:
     """Refuse a network in which nothing could see depth."""
     known = any(isinstance(m, CrossDConv | CrossDConvTranspose) for m in net.modules())
-    if not known and found.seen == Seen():
+    if not known and found.seen == LayersMet():
         kind = type(model)
         raise InputError(
             f"cannot convert {kind.__module__}.{kind.__qualname__}: it has no convolution and no "

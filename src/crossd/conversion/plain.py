@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
-from crossd.conversion.building import copied, require_ties, turned
+from crossd.conversion.building import copy_of, exchange_modules, require_ties
 from crossd.conversion.checking import examples, law, perturbed
 from crossd.conversion.folding import modules
 from crossd.conversion.folding.containers import leaves
@@ -101,7 +101,7 @@ def _turned(
             return plain(module)
         return None
 
-    result: Any = turned(copied(net), change)
+    result: Any = exchange_modules(copy_of(net), change)
     require_ties(net, result)
     result.conversion = account(net, result, why, found or [PLAIN])
     return result
@@ -235,13 +235,13 @@ def _plain(net: Any, rank: int, axis: int, plain: Callable[[Any], nn.Module]) ->
             _change_rank(module, rank, axis, depth_stride)
         return None
 
-    result = turned(_copy(net), change)
+    result = exchange_modules(_copy(net), change)
     require_ties(net, result)
     return result
 
 
 def _copy(net: nn.Module) -> nn.Module:
-    return checkpoint_activations(copied(net), enabled=False)
+    return checkpoint_activations(copy_of(net), enabled=False)
 
 
 def _require_no_hooks(module: nn.Module, path: str) -> None:

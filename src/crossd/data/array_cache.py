@@ -29,7 +29,7 @@ UNREADABLE = (
 
 
 @dataclass(frozen=True)
-class Kept:
+class CachedArrays:
     """What was kept under a key.
 
     Attributes:
@@ -61,7 +61,7 @@ def key_of(kind: str, *parts: str) -> str:
     return f"{kind}-{hashlib.sha256(text).hexdigest()[:16]}"
 
 
-def load(key: str) -> Kept | None:
+def load(key: str) -> CachedArrays | None:
     """Return what is kept under a key, None where there is nothing that can be read."""
     try:
         file = Handle.of(_path(key))
@@ -71,7 +71,7 @@ def load(key: str) -> Kept | None:
         arrays = {name: _array(file, one, 8 + start) for name, one in header.items()}
     except UNREADABLE:
         return None
-    return Kept(arrays, facts)
+    return CachedArrays(arrays, facts)
 
 
 def save(key: str, arrays: Mapping[str, NDArray[Any]], facts: Any) -> None:
@@ -84,7 +84,7 @@ def save(key: str, arrays: Mapping[str, NDArray[Any]], facts: Any) -> None:
 
 
 @contextmanager
-def alone(key: str) -> Iterator[None]:
+def one_process_at_a_time(key: str) -> Iterator[None]:
     """Let the processes that train together make what belongs to a key one after the other.
 
     The second then finds what the first one kept. Where files cannot be locked they do not wait.

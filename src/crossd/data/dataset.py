@@ -109,7 +109,7 @@ class PixelSamples(Samples):
         return sample
 
 
-class Wrapped(Samples):
+class ChangedSamples(Samples):
     """Other samples, changed: what is known of them stays, `_changed` makes each what it is."""
 
     def __init__(self, samples: Samples) -> None:
@@ -150,14 +150,14 @@ class Wrapped(Samples):
         return sample
 
 
-class Pixels(Wrapped):
+class Pixels(ChangedSamples):
     """Samples with the pixels that they have: see `Samples.pixels`."""
 
     def __getitem__(self, index: int) -> Sample:
         return self.samples.pixels(index)
 
 
-class Subset(Wrapped):
+class Subset(ChangedSamples):
     """The samples at `indices`, in that order."""
 
     def __init__(self, samples: Samples, indices: NDArray[np.int64]) -> None:

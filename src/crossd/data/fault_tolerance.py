@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch.utils.data import get_worker_info
 
-from crossd.data.dataset import Sample, Samples, Wrapped
+from crossd.data.dataset import ChangedSamples, Sample, Samples
 from crossd.errors import InputError
 
 SHARE, FEWEST = 0.01, 10
@@ -14,7 +14,7 @@ PATIENCE = 600
 """Seconds after which a process that reads data counts as hung."""
 
 
-class Watched(Wrapped):
+class GuardedSamples(ChangedSamples):
     """Samples of which it is known which ones cannot be read, and which are being read.
 
     Args:

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from crossd.data.dataset import Sample, Samples, Wrapped
+from crossd.data.dataset import ChangedSamples, Sample, Samples
 from crossd.data.preprocessing.plan import ISOTROPIC
 from crossd.data.shapes import fit
 
@@ -21,7 +21,7 @@ BLUR = (0.4, 1.0)
 """Ends of the standard deviations of the blur [voxels]."""
 
 
-class Patches(Wrapped):
+class Patches(ChangedSamples):
     """Patches of samples, anew in every epoch, whoever reads them and in whichever order.
 
     Args:

@@ -36,7 +36,7 @@ class Handle:
         close(self.number)
 
 
-class Shared(np.ndarray[Any, Any]):
+class MappedArray(np.ndarray[Any, Any]):
     """An array in a file that processes map.
 
     A process that is being started takes over the open file, so that nothing is copied and a file
@@ -68,7 +68,7 @@ def share(array: NDArray[Any]) -> NDArray[Any]:
     """
     if array.nbytes < LARGE or array.dtype.hasobject or os.name != "posix":
         return array
-    if isinstance(array, Shared) and array.file is not None:
+    if isinstance(array, MappedArray) and array.file is not None:
         return array
     try:
         # It is open for as long as the array is, and gone from the disk already.
@@ -86,7 +86,7 @@ def mapped(
     if not np.prod(shape):
         return np.empty(shape, dtype)
     with os.fdopen(os.dup(file.number), "rb", buffering=0) as stream:
-        array = np.memmap(stream, dtype, "c", offset, tuple(shape)).view(Shared)
+        array = np.memmap(stream, dtype, "c", offset, tuple(shape)).view(MappedArray)
     array.file, array.offset = file, offset
     return array
 

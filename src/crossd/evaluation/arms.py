@@ -7,7 +7,7 @@ from torch import nn
 from crossd.conversion.baselines import acs, center, inflate, triplanar
 from crossd.conversion.convert import convert
 from crossd.conversion.plain import to_3d
-from crossd.inference.slice_ensemble import Turned, answering
+from crossd.inference.slice_ensemble import OrientationMean, answering
 
 PRETRAININGS: dict[str, tuple[str, str, str | None]] = {
     # name: form, kernel mode, lift of the new 2D weights
@@ -30,7 +30,7 @@ ARMS: dict[str, tuple[str | None, Make]] = {
     "scratch": (None, lambda net, task: to_3d(convert(net, lift=None))),
     "slices": ("plain", lambda net, task: answering(net, "slices", task)),
     "center": ("plain", _of(center)),
-    "center-orientations": ("plain", lambda net, task: Turned(center(net))),
+    "center-orientations": ("plain", lambda net, task: OrientationMean(center(net))),
     "inflate": ("plain", _of(inflate)),
     "acs": ("plain", _of(acs)),
     "triplanar": ("plain", _of(triplanar)),
@@ -38,7 +38,7 @@ ARMS: dict[str, tuple[str | None, Make]] = {
     "fourier-aligned": ("fourier", lambda net, task: to_3d(net, align=True)),
     "fourier-projection": ("fourier-projection", _of(to_3d)),
     "projection": ("projection", _of(to_3d)),
-    "projection-orientations": ("projection", lambda net, task: Turned(to_3d(net))),
+    "projection-orientations": ("projection", lambda net, task: OrientationMean(to_3d(net))),
     "projection-slices": ("projection", lambda net, task: answering(net, "slices", task)),
     "projection-both": ("projection", lambda net, task: answering(net, "both", task)),
 }

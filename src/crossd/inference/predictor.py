@@ -147,7 +147,7 @@ def label(net: nn.Module, entry: Entry, weights: WeightsConfig, fabric: Any) -> 
     return logits.float().softmax(1)[0].cpu()
 
 
-def stored(mask: NDArray[np.uint8], header: Header) -> NDArray[np.uint8]:
+def in_file_order(mask: NDArray[np.uint8], header: Header) -> NDArray[np.uint8]:
     """Turn a mask from canonical order ``(D, H, W)`` to the order of its file, ``(x, y, z)``."""
     import nibabel as nib
 

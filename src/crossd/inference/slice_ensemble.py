@@ -83,7 +83,7 @@ class SliceNet(nn.Module):
         return images[:, [size * (i + 1) // (self.count + 1) for i in range(self.count)]]
 
 
-class Turned(nn.Module):
+class OrientationMean(nn.Module):
     """Ask a network about a volume in three orientations, and average what it says.
 
     Each axis is depth once, in the order (z, y, x), (y, z, x), (x, z, y): a network of kernels that
@@ -97,7 +97,7 @@ class Turned(nn.Module):
 
     Example:
         >>> net = nn.Sequential(nn.Conv3d(1, 2, 1), nn.AdaptiveAvgPool3d(1), nn.Flatten())
-        >>> Turned(net)(torch.zeros(3, 1, 8, 9, 10)).shape
+        >>> OrientationMean(net)(torch.zeros(3, 1, 8, 9, 10)).shape
         torch.Size([3, 2])
     """
 
@@ -188,5 +188,5 @@ def answering(net: nn.Module, answer: str, task: str) -> nn.Module:
         raise InputError("--answer both is for kernel modes with views; this network has none")
     count = 0 if task == "segmentation" else LABELLED
     if answer == "orientations":
-        return Turned(net)
+        return OrientationMean(net)
     return SliceNet(net, count) if answer == "slices" else Both(net, count)

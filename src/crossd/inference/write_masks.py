@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from crossd.data.io.header import ITK, NIFTI, Header, stem
 from crossd.data.io.itk import open_itk
 from crossd.errors import InputError
-from crossd.inference.predictor import stored
+from crossd.inference.predictor import in_file_order
 from crossd.utils.atomic_files import atomic
 
 MAY_BE_EMPTY = (
@@ -41,7 +41,7 @@ def write(mask: NDArray[np.uint8], header: Header, values: Sequence[int], path: 
         values: What stands for each class in the file.
         path: The file; it appears whole or not at all.
     """
-    array = stored(valued(mask, values), header)
+    array = in_file_order(with_file_values(mask, values), header)
     with atomic(path) as temporary:
         if path.name.endswith(ITK):
             _write_itk(array, header, temporary)
@@ -49,7 +49,7 @@ def write(mask: NDArray[np.uint8], header: Header, values: Sequence[int], path: 
             _write_nifti(array, header, temporary)
 
 
-def valued(mask: NDArray[np.uint8], values: Sequence[int]) -> NDArray[np.uint8]:
+def with_file_values(mask: NDArray[np.uint8], values: Sequence[int]) -> NDArray[np.uint8]:
     """Replace the classes of a mask by what stands for them in files."""
     table = np.zeros(256, np.uint8)
     table[: len(values)] = values
@@ -122,7 +122,7 @@ def write_dicom_seg(
         for keyword in MAY_BE_EMPTY:
             if keyword not in source:
                 setattr(source, keyword, "")
-    array = stored(mask, header).transpose(2, 1, 0)  # frames, rows, columns
+    array = in_file_order(mask, header).transpose(2, 1, 0)  # frames, rows, columns
     algorithm = hd.AlgorithmIdentificationSequence(
         name="crossd", version=__version__, family=codes.DCM.ArtificialIntelligence
     )

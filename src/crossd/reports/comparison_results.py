@@ -13,7 +13,7 @@ from crossd.evaluation.experiment import Run, masks_of
 from crossd.evaluation.summary import MISSING, Results
 from crossd.reports import html, pictures, plots, shown_cases
 from crossd.reports import markdown as reports
-from crossd.reports.markdown import METRICS, ending, grid, joined, number
+from crossd.reports.markdown import METRICS, ending, grid, join_words, number
 
 FEW = 5
 """Repetitions below which a comparison says little."""
@@ -75,7 +75,7 @@ def write(results: dict[str, Any], folder: Path, source: Source | None = None) -
         drawn[f"Confusion of classes: {summary.title(key)}"] = "confusion.png"
     text = markdown(results, drawn)
     masks = {arm: masks_of(Run(arm, *key, 0, 0), folder) for arm in results["arms"]}
-    cases = [] if source is None else shown_cases.compared(results, source, masks)
+    cases = [] if source is None else shown_cases.comparison_cases(results, source, masks)
     cost = reports.cost(results["seconds"]) if source else None
     more = {
         "report.html": html.render(text, summary.verdict(results, key), folder, cases, cost),
@@ -121,7 +121,7 @@ def markdown(results: Results, drawn: Mapping[str, str]) -> str:
     """
     first, keys = results["arms"][0], summary.keys(results)
     lines = [
-        f"# {first} against {joined(results['arms'][1:] or ['nothing'])} on {results['data']}",
+        f"# {first} against {join_words(results['arms'][1:] or ['nothing'])} on {results['data']}",
         "",
     ]
     lines += [f"- {summary.verdict(results, key)}" for key in keys]

@@ -11,7 +11,7 @@ from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
 from crossd.data.quality.checks import Fault
-from crossd.data.quality.survey import NO_PART, Look, Survey
+from crossd.data.quality.survey import NO_PART, SampleFacts, Survey
 from crossd.data.splits import SPLITS
 from crossd.reports.markdown import grid
 from crossd.reports.pictures import COOL, GREY, INK, LABELS, SOFT, WARM, dress, region, save
@@ -62,7 +62,7 @@ def draw(found: Survey, path: str | Path) -> None:
     save(drawn, path)
 
 
-def _rows(found: Survey) -> list[tuple[str, list[Look]]]:
+def _rows(found: Survey) -> list[tuple[str, list[SampleFacts]]]:
     """Choose the rows of the sheet: classes, or the parts where there are none."""
     drawn = [look for look in found.looks if look.thumb is not None]
     classes = found.classes([look.label for look in drawn])
@@ -75,13 +75,13 @@ def _rows(found: Survey) -> list[tuple[str, list[Look]]]:
     return [(part, _spread([x for x in drawn if x.part == part])) for part in parts]
 
 
-def _spread(looks: list[Look]) -> list[Look]:
+def _spread(looks: list[SampleFacts]) -> list[SampleFacts]:
     """Take a few evenly, so that not all are of the first patient."""
     places = np.linspace(0, len(looks) - 1, min(COLUMNS, len(looks))).round().astype(int)
     return [looks[i] for i in np.unique(places)]
 
 
-def _tile(ax: Axes, look: Look) -> None:
+def _tile(ax: Axes, look: SampleFacts) -> None:
     assert look.thumb is not None
     low, high = np.percentile(look.thumb, (1, 99))
     ratio = 1.0
@@ -130,7 +130,7 @@ def _counts(ax: Axes, found: Survey) -> None:
     ax.set_ylim(len(names) - 0.4, -0.6)
 
 
-def _voxels(looks: Sequence[Look]) -> dict[int, int]:
+def _voxels(looks: Sequence[SampleFacts]) -> dict[int, int]:
     counts: dict[int, int] = {}
     for look in looks:
         for value, count in look.voxels.items():
@@ -138,7 +138,7 @@ def _voxels(looks: Sequence[Look]) -> dict[int, int]:
     return dict(sorted(counts.items()))
 
 
-def _intensities(ax: Axes, looks: Sequence[Look]) -> None:
+def _intensities(ax: Axes, looks: Sequence[SampleFacts]) -> None:
     dress(ax, "intensities as stored", "value", "share of the voxels")
     readable = [look for look in looks if len(look.values)]
     if not readable:
@@ -155,7 +155,7 @@ def _intensities(ax: Axes, looks: Sequence[Look]) -> None:
     ax.set_yscale("log")
 
 
-def _sizes(ax: Axes, looks: Sequence[Look]) -> None:
+def _sizes(ax: Axes, looks: Sequence[SampleFacts]) -> None:
     """Draw the lengths of the sides: in mm where the files say it, else in pixels."""
     readable = [look for look in looks if look.size]
     mm = bool(readable) and all(look.spacing is not None for look in readable)
@@ -177,7 +177,7 @@ def _sizes(ax: Axes, looks: Sequence[Look]) -> None:
     ax.margins(x=0.1)
 
 
-def _sides(look: Look, mm: bool) -> NDArray[np.float64]:
+def _sides(look: SampleFacts, mm: bool) -> NDArray[np.float64]:
     return np.array(look.size) * (np.array(look.spacing) if mm else 1.0)
 
 

@@ -27,7 +27,7 @@ HEAT = LinearSegmentedColormap.from_list(
 
 
 @dataclass(frozen=True)
-class Seen:
+class CamOfSample:
     """What a network saw in one sample.
 
     Attributes:
@@ -144,7 +144,7 @@ def look(net: nn.Module, x: Tensor, layer: str) -> tuple[NDArray[np.float32], Te
 
 
 def draw(
-    seen: Sequence[Seen],
+    seen: Sequence[CamOfSample],
     layer: str,
     path: str | Path,
     spacing: Sequence[float] | None = None,
@@ -189,7 +189,7 @@ def draw(
     save(drawn, path)
 
 
-def reading(seen: Sequence[Seen]) -> str:
+def reading(seen: Sequence[CamOfSample]) -> str:
     """Say how large the places are that decide, and whether the answers are right.
 
     Args:

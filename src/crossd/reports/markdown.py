@@ -79,7 +79,7 @@ def sentence(results: Results) -> str:
     shown = [f"{METRICS[name]} {number(found[name])}" for name in METRICS if name in found]
     count = results.get("samples", results.get("test_samples", 0))
     never = ", never trained on" if "history" in results else ""
-    text = f"{joined(shown)} on {count:,} {results.get('part', 'test')} samples{never}."
+    text = f"{join_words(shown)} on {count:,} {results.get('part', 'test')} samples{never}."
     return text[:1].upper() + text[1:]
 
 
@@ -196,7 +196,7 @@ def number(value: float | None, decimals: int = 3) -> str:
     return f"{value:.{decimals}f}" if value is not None and math.isfinite(value) else MISSING
 
 
-def joined(names: Sequence[str]) -> str:
+def join_words(names: Sequence[str]) -> str:
     """Return "a", "a and b" or "a, b and c"."""
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 

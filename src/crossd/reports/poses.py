@@ -26,7 +26,7 @@ Poses = dict[str, NDArray[np.float64]]
 """Layer to poses, ``(N, 7)``: the columns are `QUANTITIES`."""
 
 
-class Watch:
+class PoseRecorder:
     """Collects, while it is entered, what the predictors of a network say of images.
 
     Args:
@@ -46,7 +46,7 @@ class Watch:
         ]
         self._handles: list[Any] = []
 
-    def __enter__(self) -> "Watch":
+    def __enter__(self) -> "PoseRecorder":
         for name, mode in self.places:
             assert mode.predictor is not None
             self._handles.append(mode.predictor.register_forward_hook(self._hook(name, mode)))

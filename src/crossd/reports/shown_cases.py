@@ -25,7 +25,7 @@ CLASSES = 5
 WORST, BEST = "The worst", "The best"
 
 
-def titled(samples: Samples) -> list[str]:
+def case_names(samples: Samples) -> list[str]:
     """Return what samples are called, in their order; a number alone says too little."""
     names = [samples.case(index) for index in range(len(samples))]
     return [f"sample {name}" if name.isdecimal() else name for name in names]
@@ -78,7 +78,7 @@ def of_scored(
         return _masks(net, source, samples, chosen, options)
     probabilities, truth = (np.asarray(one) for one in outputs)
     own = probabilities[np.arange(len(truth)), truth]
-    names = titled(samples)
+    names = case_names(samples)
     return [
         labelled(
             names[int(order[i])],
@@ -160,7 +160,7 @@ def segmented(
     return Case(name, said, group, made, classes, ("arm", "mean Dice"), rows)
 
 
-def compared(
+def comparison_cases(
     results: Mapping[str, Any],
     source: Source,
     masks: Mapping[str, Sequence[NDArray[np.uint8]]] | None = None,
@@ -182,7 +182,7 @@ def compared(
     scores = {arm: summary.case_scores(results, key, arm) for arm in (first, *others)}
     rival = summary.best(results, key, others)
     values = scores[first] - scores[rival] if rival else scores[first]
-    named = titled(source.test)
+    named = case_names(source.test)
     title = summary.title(key)
     header = ("arm", "mean Dice" if source.task == "segmentation" else "share right")
     cases = _with_masks(source, {a: m for a, m in (masks or {}).items() if m}, title)
@@ -205,7 +205,7 @@ def _with_masks(
     source: Source, masks: Mapping[str, Sequence[NDArray[np.uint8]]], title: str
 ) -> list[Case]:
     """Show the first test volumes, of which the masks of some arms are kept."""
-    named = titled(source.test)
+    named = case_names(source.test)
     count = min(map(len, masks.values()), default=0)
     return [
         segmented(
@@ -231,11 +231,11 @@ def _masks(
     """Let a network answer again on a few samples, to show its masks."""
     part = Subset(samples, np.array([i for i, _ in chosen], np.int64))
     one = dataclasses.replace(options, batch_size=1, workers=0)
-    guesses = devices.gathered(
+    guesses = devices.gather_lists(
         [answer[0].to(torch.uint8).cpu().numpy() for answer, _ in validate.answers(net, part, one)]
     )
     found = dict(zip(validate.order(net, part, one).tolist(), guesses, strict=False))
-    names = titled(samples)
+    names = case_names(samples)
     cases = []
     for place, (i, group) in enumerate(chosen):
         sample = samples[i]

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Sampler, default_collate
 
 from crossd.conversion.views import mixes_views, seen_in, views_of
 from crossd.data.dataset import Finish, Sample, Samples, in_floats
-from crossd.data.fault_tolerance import PATIENCE, Watched
+from crossd.data.fault_tolerance import PATIENCE, GuardedSamples
 from crossd.data.patches import Patches
 from crossd.data.source import Source
 from crossd.errors import InputError
@@ -143,13 +143,13 @@ def batches(
         samples,
         batch_sampler=sampler,
         num_workers=workers,
-        collate_fn=together,
+        collate_fn=collate,
         generator=own,
         timeout=PATIENCE if workers else 0,
     )
 
 
-def together(samples: list[Sample]) -> Any:
+def collate(samples: list[Sample]) -> Any:
     """Make a batch; of images of 8 bits and others one of float32."""
     if len({sample["image"].dtype for sample in samples}) > 1:
         samples = [{**sample, "image": in_floats(sample["image"])} for sample in samples]
@@ -277,7 +277,7 @@ class Feed:
         full = config.augment == "full"
         skip = config.on_bad_sample == "skip"
         workers = choose(config.workers, source.train, config.batch_size, busy=full)
-        self.watched = Watched(source.train, skip, workers)
+        self.watched = GuardedSamples(source.train, skip, workers)
         read: Samples = self.watched
         self.finish: Finish = in_floats
         if not full and source.train.patch is None:
@@ -343,7 +343,7 @@ def is_of_a_reader(error: Exception) -> bool:
     return isinstance(error, ConnectionError | EOFError) or "DataLoader" in str(error)
 
 
-def in_turn(feeds: Sequence[Feed], epoch: int, count: int, done: int = 0) -> Iterator[Piece]:
+def alternate(feeds: Sequence[Feed], epoch: int, count: int, done: int = 0) -> Iterator[Piece]:
     """Yield a batch of each feed in turn, `count` of each less those `done`."""
     for taken in zip(*(feed.take(epoch, count, done) for feed in feeds), strict=True):
         yield from taken

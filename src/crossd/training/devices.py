@@ -37,7 +37,7 @@ def share() -> tuple[int, int]:
     return 0, 1
 
 
-def alone(precision: str) -> Any:
+def single_device(precision: str) -> Any:
     """Return a Fabric of one device."""
     return _joined or _alone(precision)
 
@@ -120,7 +120,7 @@ def _hush() -> None:
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
 
 
-def gathered(parts: Sequence[Any]) -> list[Any]:
+def gather_lists(parts: Sequence[Any]) -> list[Any]:
     """Put lists of all processes together, taking from each in turn."""
     world = share()[1]
     if world == 1:
@@ -130,7 +130,7 @@ def gathered(parts: Sequence[Any]) -> list[Any]:
     return [part for several in zip(*every, strict=True) for part in several]
 
 
-def agreed(values: Sequence[float]) -> list[float]:
+def largest_over_processes(values: Sequence[float]) -> list[float]:
     """Return the largest of each value over all processes."""
     if share()[1] == 1:
         return list(values)

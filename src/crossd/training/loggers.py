@@ -139,7 +139,7 @@ _OPEN = {
 }
 
 
-class Watch:
+class TrainingLog:
     """Keeps the log and the status of a training; without a folder, neither.
 
     Args:

@@ -24,14 +24,14 @@ from crossd.training.batch_norm import sync_batch_norm
 from crossd.training.batches import (
     Feed,
     Piece,
+    alternate,
     augment,
-    in_turn,
     is_of_a_reader,
     reporting,
     view_of,
 )
 from crossd.training.config import TrainConfig, for_images, for_volumes
-from crossd.training.loggers import Watch
+from crossd.training.loggers import TrainingLog
 from crossd.training.signals import Stopped, listening
 from crossd.training.validate import score
 from crossd.utils.atomic_files import naming
@@ -134,7 +134,7 @@ def fit(
     start = run.resume() if resume else Position()
     done = start.epoch * run.batches + start.batches
     first = folder if is_first() else None
-    watch = Watch(first, config.loggers, run.epochs, run.batches, done)
+    watch = TrainingLog(first, config.loggers, run.epochs, run.batches, done)
     with (
         listening() as asked,
         watch.watching(),
@@ -211,7 +211,7 @@ class _Run:
 
     def groups(self, here: Position) -> Iterator[tuple[list[Piece], float]]:
         """Yield the rest of an epoch's batches, those of one step together, and the wait [s]."""
-        rest = in_turn(self.feeds, here.epoch, self.each, here.batches // len(self.feeds))
+        rest = alternate(self.feeds, here.epoch, self.each, here.batches // len(self.feeds))
         start = time.perf_counter()
         while pieces := list(islice(rest, self.config.accumulate)):
             yield pieces, time.perf_counter() - start
@@ -259,7 +259,7 @@ class _Run:
     ) -> bool:
         """Tell whether a step must not be taken; BatchNorm's statistics are put back then."""
         values = [float(loss) for loss in losses]
-        if not devices.agreed([not all(map(math.isfinite, values))])[0]:
+        if not devices.largest_over_processes([not all(map(math.isfinite, values))])[0]:
             return False
         for buffer, value in zip(self.statistics.buffers, before, strict=True):
             buffer.copy_(value)
@@ -299,7 +299,7 @@ class _Run:
         if here.batches % len(self.feeds) or self.unsettled:
             return  # within a turn, or a GPU has work ahead: asking the others would wait for it
         late = time.monotonic() - self.kept_at > 60 * self.config.checkpoint_minutes
-        code, due = (int(value) for value in devices.agreed([code, late]))
+        code, due = (int(value) for value in devices.largest_over_processes([code, late]))
         if code or due or epoch_ended:
             self._settle(here)
             self._keep(here)

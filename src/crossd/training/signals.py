@@ -22,7 +22,7 @@ class Stopped(Exception):
         self.code = code
 
 
-class Asked:
+class StopRequest:
     """Whether somebody asked.
 
     Attributes:
@@ -33,7 +33,7 @@ class Asked:
 
 
 @contextmanager
-def listening(at_once: bool = False) -> Iterator[Asked]:
+def listening(at_once: bool = False) -> Iterator[StopRequest]:
     """Note signals that ask to stop, for the block to look at; a second Ctrl-C interrupts at once.
 
     Outside of the main thread nothing can be noted.
@@ -42,7 +42,7 @@ def listening(at_once: bool = False) -> Iterator[Asked]:
         at_once: Let the first Ctrl-C interrupt. It is noted too, as Python loses an interruption
             that falls into a destructor.
     """
-    asked = Asked()
+    asked = StopRequest()
 
     def note(number: int, frame: Any) -> None:
         again = at_once or asked.code

@@ -50,7 +50,7 @@ def score(
             mine.append([metrics.dice(guess, mask, len(source.classes)) for guess, mask in pairs])
         else:
             mine.append((answer.cpu(), truth))
-    outputs = devices.gathered(mine)  # the last batches may be there twice
+    outputs = devices.gather_lists(mine)  # the last batches may be there twice
     if masks:
         scores = np.stack([one for several in outputs for one in several][: len(samples)])
         return metrics.segmentation(scores, source.classes), [scores]
@@ -68,7 +68,7 @@ def answers(
     class of every pixel or voxel, ``(N, ...)``, by windows of the size of a patch where volumes
     differ in size. With `raw`, the network's answers as they are, of whole samples.
     """
-    fabric = devices.alone(config.precision)
+    fabric = devices.single_device(config.precision)
     training = net.training
     net.eval().to(fabric.device)
     patch = samples.patch
@@ -117,7 +117,7 @@ def recalibrate(
     Returns:
         The number of layers that were recalibrated.
     """
-    fabric = devices.alone(config.precision)
+    fabric = devices.single_device(config.precision)
     net.to(fabric.device)
     progress = progress or Progress(quiet=True)
     with measuring(net) as layers:

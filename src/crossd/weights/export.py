@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from crossd.conversion.building import copied
+from crossd.conversion.building import copy_of
 from crossd.conversion.plain import of_one_rank, to_2d, to_3d
 from crossd.errors import InputError
 from crossd.nn.kernel_modes import VIEWS, Fourier
@@ -262,7 +262,7 @@ def _network(net: nn.Module, to: str, view: str, fixed_pose: bool) -> nn.Module:
                 f"the network is a plain {kinds.pop()} one, which cannot become {to}: "
                 "convert it to Cross-D first"
             )
-        plain = copied(net)
+        plain = copy_of(net)
     elif to == "2d":
         poses = any(mode.predictor is not None and not mode.fixed_pose for mode in modes)
         moves = poses and not fixed_pose

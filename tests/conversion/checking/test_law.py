@@ -528,7 +528,7 @@ def test_parameters_that_must_be_positive_stay_so() -> None:
 def test_volumes_are_as_deep_as_the_network_needs() -> None:
     """Six strided layers without padding leave nothing of 64 slices: 127 are tried."""
     layers = [nn.Conv2d(1 if i == 0 else 2, 2, 3, stride=2) for i in range(6)]
-    net = crossd.convert(nn.Sequential(*layers), example=torch.randn(2, 1, 127, 128))
+    net = convert(nn.Sequential(*layers), example=torch.randn(2, 1, 127, 128))
     assert net.crossd_recipe["decided"]["stages"] == ()
     assert "depth follows the plane" in net.conversion.checks
     assert net(torch.randn(1, 1, 127, 127, 127)).shape == (1, 2, 1, 1, 1)

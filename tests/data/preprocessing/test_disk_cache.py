@@ -14,7 +14,7 @@ from files import PLAN, message
 
 from crossd.data.opening import open_source
 from crossd.data.preprocessing import volume_dataset
-from crossd.data.preprocessing.disk_cache import SUFFIX, Stored
+from crossd.data.preprocessing.disk_cache import SUFFIX, DiskCache
 from crossd.data.preprocessing.plan import Intensity, Plan
 from crossd.data.preprocessing.volume_dataset import Cache, VolumeSamples, read_entry
 from crossd.data.sources.case_list import Case
@@ -40,7 +40,7 @@ def aged(folder: Path, name: str, seconds: float) -> None:
     os.utime(entry_file(folder, name), (stamp, stamp))
 
 
-def samples(folder: Path, stored: Stored, plan: Plan = PLAN, **case: Any) -> VolumeSamples:
+def samples(folder: Path, stored: DiskCache, plan: Plan = PLAN, **case: Any) -> VolumeSamples:
     """Two volumes with masks, which nothing keeps in memory."""
     found = [Case(n, (folder / f"{n}.nii",), folder / f"{n}-mask.nii", **case) for n in "ab"]
     return VolumeSamples([read_entry(c) for c in found], plan, (0, 1, 2), None, Cache(0), stored)
@@ -70,9 +70,9 @@ def preparations(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def test_another_run_reads_what_was_prepared(volume_folder: Path, preparations: list[int]) -> None:
-    first = samples(volume_folder, Stored(volume_folder / "cache", 1e9))
+    first = samples(volume_folder, DiskCache(volume_folder / "cache", 1e9))
     expected = [first[0], first[1]]
-    again = samples(volume_folder, Stored(volume_folder / "cache", 1e9))
+    again = samples(volume_folder, DiskCache(volume_folder / "cache", 1e9))
     for index, sample in enumerate(expected):
         assert torch.equal(again[index]["image"], sample["image"])
         assert torch.equal(again[index]["mask"], sample["mask"])
@@ -87,7 +87,7 @@ def test_another_run_reads_what_was_prepared(volume_folder: Path, preparations: 
 def test_what_was_prepared_otherwise_is_not_used(
     volume_folder: Path, preparations: list[int], change: str
 ) -> None:
-    stored = Stored(volume_folder / "cache", 1e9)
+    stored = DiskCache(volume_folder / "cache", 1e9)
     before: dict[str, Any] = {**samples(volume_folder, stored)[0]}
     changed = samples(volume_folder, stored)
     if change in ("image", "mask"):
@@ -111,17 +111,17 @@ def test_what_was_prepared_otherwise_is_not_used(
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "empty", "foreign", "moved"])
 def test_what_is_damaged_is_made_again(tmp_path: Path, damage: str) -> None:
-    Stored(tmp_path, 1e9).keep("one", tensors(1))
+    DiskCache(tmp_path, 1e9).keep("one", tensors(1))
     path = entry_file(tmp_path, "one")
     content = bytearray(path.read_bytes())
     content[-5] ^= 1
     made = {"flip": content, "cut": content[:-50], "empty": b"", "foreign": b"PK" + content}
     if damage == "moved":
-        Stored(tmp_path, 1e9).keep("two", tensors(2))
+        DiskCache(tmp_path, 1e9).keep("two", tensors(2))
         entry_file(tmp_path, "two").replace(path)
     else:
         path.write_bytes(bytes(made[damage]))
-    stored = Stored(tmp_path, 1e9)
+    stored = DiskCache(tmp_path, 1e9)
     assert stored.get("one") is None
     assert stored.keep("one", tensors(1))
     assert torch.equal(stored.get("one")[0], tensors(1)[0])  # type: ignore[index]
@@ -129,7 +129,7 @@ def test_what_is_damaged_is_made_again(tmp_path: Path, damage: str) -> None:
 
 def test_what_was_used_longest_ago_makes_room(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("x" * 10 * SIZE)  # of somebody else
-    stored = Stored(tmp_path, 3.5 * SIZE)
+    stored = DiskCache(tmp_path, 3.5 * SIZE)
     for age, name in enumerate("cab"):
         assert stored.keep(name, tensors(age))
         aged(tmp_path, name, 10 - age)
@@ -140,14 +140,14 @@ def test_what_was_used_longest_ago_makes_room(tmp_path: Path) -> None:
 
 
 def test_what_this_run_uses_stays_and_the_bound_too(tmp_path: Path) -> None:
-    stored = Stored(tmp_path, 2.5 * SIZE)
+    stored = DiskCache(tmp_path, 2.5 * SIZE)
     assert [stored.keep(str(i), tensors(i)) for i in range(4)] == [True, True, False, False]
     assert [stored.get(str(i)) is not None for i in range(4)] == [True, True, False, False]
-    assert not Stored(tmp_path / "small", 10).keep("x", tensors(0))
+    assert not DiskCache(tmp_path / "small", 10).keep("x", tensors(0))
 
 
 def test_a_full_disk_is_no_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    stored = Stored(tmp_path, 1e9)
+    stored = DiskCache(tmp_path, 1e9)
 
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
@@ -158,7 +158,7 @@ def test_a_full_disk_is_no_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_what_a_killed_writer_left_goes(tmp_path: Path) -> None:
-    stored = Stored(tmp_path, 1e9)
+    stored = DiskCache(tmp_path, 1e9)
     for name, age in (("old", 7200), ("new", 0)):
         path = tmp_path / f".{name}.abc{SUFFIX}"
         path.write_bytes(b"half")
@@ -169,7 +169,7 @@ def test_what_a_killed_writer_left_goes(tmp_path: Path) -> None:
 
 
 def test_reading_maps_and_writes_nothing_back(tmp_path: Path) -> None:
-    stored = Stored(tmp_path, 1e9)
+    stored = DiskCache(tmp_path, 1e9)
     stored.keep("x", tensors(3))
     found = stored.get("x")
     assert found is not None
@@ -182,18 +182,18 @@ def test_reading_maps_and_writes_nothing_back(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    assert "cannot write to --cache" in message(lambda: Stored(tmp_path / "file" / "x", 1e9))
+    assert "cannot write to --cache" in message(lambda: DiskCache(tmp_path / "file" / "x", 1e9))
 
 
 MANY = """
 import sys
 from pathlib import Path
 from test_disk_cache import SIZE, tensors
-from crossd.data.preprocessing.disk_cache import LOCK, SUFFIX, Stored
+from crossd.data.preprocessing.disk_cache import LOCK, SUFFIX, DiskCache
 from crossd.utils.atomic_files import locked
 folder, first = Path(sys.argv[1]), int(sys.argv[2])
 for turn in range(first, first + 60):
-    stored = Stored(folder, 5.5 * SIZE)  # a run of its own: the others' may go
+    stored = DiskCache(folder, 5.5 * SIZE)  # a run of its own: the others' may go
     for number in range(turn % 8, 8):
         kept = stored.get(str(number))
         if kept is None:
@@ -226,10 +226,10 @@ def test_a_source_with_a_cache_is_the_same_and_its_scan_is_kept(
 ) -> None:
     root = str(files.pairs(tmp_path / "data", 10, (8, 9, 10)))
     plain = open_source(root)
-    given = Given(stored=Stored(tmp_path / "cache", 1e9))
+    given = Given(stored=DiskCache(tmp_path / "cache", 1e9))
     first = open_source(root, given=given)
     monkeypatch.setattr(volume_dataset, "read_image", None)  # nothing is read any more
-    again = open_source(root, given=Given(stored=Stored(tmp_path / "cache", 1e9)))
+    again = open_source(root, given=Given(stored=DiskCache(tmp_path / "cache", 1e9)))
     for source in (first, again):
         assert (source.plan, source.values, source.mean) == (plain.plan, plain.values, plain.mean)
         assert np.array_equal(source.train[2]["image"], plain.train[2]["image"])

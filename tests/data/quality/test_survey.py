@@ -9,7 +9,7 @@ from PIL import Image
 
 from crossd.data.opening import open_source
 from crossd.data.quality.checks import Fault, faults
-from crossd.data.quality.survey import Look, Survey, survey
+from crossd.data.quality.survey import SampleFacts, Survey, survey
 from crossd.errors import InputError
 from crossd.reports import data_sheet
 from crossd.utils.progress import Progress
@@ -168,7 +168,9 @@ def test_what_is_no_source(tmp_path: Path) -> None:
 
 def test_one_name_for_all_patients_says_nothing() -> None:
     looks = [
-        Look(f"{part} {i}", part, group="anonymous", size=(8, 8), high=1.0, digest=f"{part}{i}")
+        SampleFacts(
+            f"{part} {i}", part, group="anonymous", size=(8, 8), high=1.0, digest=f"{part}{i}"
+        )
         for part in ("train", "test")
         for i in range(2)
     ]

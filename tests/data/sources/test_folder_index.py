@@ -13,8 +13,8 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from crossd.data import array_cache
-from crossd.data.dataset import Sample, Samples, Wrapped
-from crossd.data.fault_tolerance import Watched
+from crossd.data.dataset import ChangedSamples, Sample, Samples
+from crossd.data.fault_tolerance import GuardedSamples
 from crossd.data.opening import open_source
 from crossd.data.patches import Patches
 from crossd.data.preprocessing.normalise import Normalised
@@ -307,7 +307,7 @@ def test_statistics_are_measured_once(tmp_path: Path, monkeypatch: pytest.Monkey
     assert len(read) == 8
 
 
-class Weighed(Wrapped):
+class Weighed(ChangedSamples):
     """Samples that tell the memory that the process which reads them has to itself [bytes]."""
 
     def __getitem__(self, number: int) -> Sample:
@@ -321,7 +321,7 @@ class Weighed(Wrapped):
 
 def weigh(samples: Samples, way: str) -> list[float]:
     """Read three times in a worker; returns its memory at the end of each pass [MiB]."""
-    chain = Weighed(Patches(Watched(samples, True, 1), None, 0))
+    chain = Weighed(Patches(GuardedSamples(samples, True, 1), None, 0))
     chosen = np.random.default_rng(0).choice(len(samples), 1000, replace=False).tolist()
     loader = DataLoader(
         chain,

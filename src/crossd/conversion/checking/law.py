@@ -25,7 +25,7 @@ from crossd.conversion.checking.perturbed import (
 )
 from crossd.conversion.folding.containers import leaves, mapped
 from crossd.conversion.folding.modules import named
-from crossd.conversion.folding.run import Folding, Run, Seen
+from crossd.conversion.folding.run import Folding, LayersMet, Run
 from crossd.errors import InputError
 from crossd.nn.conv import CrossDConv, CrossDConvTranspose
 from crossd.nn.kernel_modes import VIEWS, replicated_ends, view
@@ -73,7 +73,7 @@ class Findings:
     mixes: bool = True
     labels: bool = True
     lost: dict[int, str] = dataclasses.field(default_factory=dict)
-    seen: Seen = dataclasses.field(default_factory=Seen)
+    seen: LayersMet = dataclasses.field(default_factory=LayersMet)
     difference: float = 0.0
     from_source: float | None = None
     lines: list[str] = dataclasses.field(default_factory=list)

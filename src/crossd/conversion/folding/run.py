@@ -86,7 +86,7 @@ class Folding:
 
 
 @dataclass
-class Seen:
+class LayersMet:
     """What was met in a run: which of it looked along depth.
 
     Attributes:
@@ -134,7 +134,7 @@ class Run:
         self.replicated = replicated
         self.number: int = 0
         self.planes: list[tuple[int, int, int]] = []
-        self.seen = Seen()
+        self.seen = LayersMet()
         self.paused = False
         self.region = region()
         self.root: nn.Module | None = None

@@ -50,7 +50,7 @@ def fingerprint(files: Sequence[Path], *options: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:40]
 
 
-class Stored:
+class DiskCache:
     """Tensors in files of a folder, which are mapped: reading a part reads its pages only.
 
     What was used longest ago makes room for what is new. What was used since this run began is
@@ -66,7 +66,7 @@ class Stored:
 
     Example:
         >>> import tempfile
-        >>> stored = Stored(Path(tempfile.mkdtemp()), 1e6)
+        >>> stored = DiskCache(Path(tempfile.mkdtemp()), 1e6)
         >>> stored.keep("name", (torch.arange(3),)), stored.get("name"), stored.get("other")
         (True, (tensor([0, 1, 2]),), None)
     """
@@ -137,11 +137,11 @@ class Stored:
         return total + needed <= self.most
 
 
-def open_stored(options: Any) -> Stored | None:
+def open_disk_cache(options: Any) -> DiskCache | None:
     """Open the folder that the options `cache` and `cache_gb` of a command name."""
     if options.cache is None:
         return None
-    return Stored(Path(options.cache).expanduser(), options.cache_gb * 1e9)
+    return DiskCache(Path(options.cache).expanduser(), options.cache_gb * 1e9)
 
 
 def _crc(tensors: Sequence[Tensor]) -> str:

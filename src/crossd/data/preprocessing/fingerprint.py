@@ -7,14 +7,16 @@ import torch
 from numpy.typing import NDArray
 
 from crossd.data.preprocessing import plan, volume_dataset
-from crossd.data.preprocessing.disk_cache import Stored
+from crossd.data.preprocessing.disk_cache import DiskCache
 from crossd.data.preprocessing.plan import Facts
 from crossd.data.preprocessing.volume_dataset import Entry
 from crossd.errors import InputError
 from crossd.utils.progress import Progress
 
 
-def scan(entries: Sequence[Entry], progress: Progress, stored: Stored | None = None) -> list[Facts]:
+def scan(
+    entries: Sequence[Entry], progress: Progress, stored: DiskCache | None = None
+) -> list[Facts]:
     """Look at every volume of a training set.
 
     Args:
@@ -40,7 +42,7 @@ def scan(entries: Sequence[Entry], progress: Progress, stored: Stored | None = N
     return facts
 
 
-def _seen(entry: Entry, stored: Stored | None) -> tuple[NDArray[np.float64], tuple[int, ...]]:
+def _seen(entry: Entry, stored: DiskCache | None) -> tuple[NDArray[np.float64], tuple[int, ...]]:
     """Return the ranges of the values of a volume, and the values of its mask."""
     name = "" if stored is None else entry.fingerprint("scan", plan.CLIP, plan.ENOUGH)
     kept = None if stored is None else stored.get(name)
@@ -63,6 +65,6 @@ def _ranges(
         if not least < most:
             raise InputError(f"{entry.where}: every value is {least:g}: it shows nothing")
         inside = channel[mask > 0] if mask is not None and mask.any() else channel
-        low, high = np.percentile(plan.thinned(inside), plan.CLIP)
+        low, high = np.percentile(plan.every_nth_value(inside), plan.CLIP)
         ranges.append((least, low, high))
     return np.array(ranges, np.float64)

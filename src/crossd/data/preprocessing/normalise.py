@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from crossd.data import array_cache
-from crossd.data.dataset import Finish, Sample, Samples, Wrapped
+from crossd.data.dataset import ChangedSamples, Finish, Sample, Samples
 from crossd.data.source import Source
 from crossd.errors import InputError
 
@@ -18,7 +18,7 @@ FORM = "1"
 """Of what is kept of them, to be counted up when images are prepared in another way."""
 
 
-class Normalised(Wrapped):
+class Normalised(ChangedSamples):
     """Samples whose images have `channels` channels and are shifted and scaled."""
 
     def __init__(self, samples: Samples, channels: int, mean: float, std: float) -> None:
@@ -112,7 +112,7 @@ def _statistics(samples: Samples, channels: int, seed: int) -> tuple[float, floa
     if len(known) < len(stamps):
         return _measured(samples, indices, channels)
     key = array_cache.key_of("statistics", FORM, str(channels), *known)
-    with array_cache.alone(key):
+    with array_cache.one_process_at_a_time(key):
         found = array_cache.load(key)
         if found is None:
             mean, std = _measured(samples, indices, channels)

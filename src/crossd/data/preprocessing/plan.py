@@ -199,7 +199,7 @@ def limits(
             raise InputError(f"{where}: every value is {least:g}: it shows nothing")
         low, high = how.low, how.high
         if how.kind != "window":
-            some = thinned(channel)
+            some = every_nth_value(channel)
             low, high = (float(value) for value in np.percentile(some, (how.low, how.high)))
             if not low < high:  # nearly all values are equal, as around a small bright thing
                 low, high = least, most
@@ -211,7 +211,7 @@ def limits(
     return np.array(rows)
 
 
-def thinned(channel: NDArray[np.float32]) -> NDArray[np.float32]:
+def every_nth_value(channel: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return every n-th value, so that about a million remain: enough for percentiles."""
     values = channel.reshape(-1)
     return values[:: max(1, len(values) // ENOUGH)]

@@ -15,7 +15,7 @@ from crossd.data.dataset import Sample, Samples
 from crossd.data.io import read
 from crossd.data.io.header import ITK, Header, with_spacing
 from crossd.data.preprocessing import plan, resample
-from crossd.data.preprocessing.disk_cache import Stored, fingerprint
+from crossd.data.preprocessing.disk_cache import DiskCache, fingerprint
 from crossd.data.preprocessing.plan import Plan
 from crossd.data.sources.case_list import Case, groups_of
 from crossd.errors import InputError
@@ -172,7 +172,7 @@ class VolumeSamples(Samples):
         values: Sequence[int],
         labels: NDArray[np.int64] | None,
         cache: Cache,
-        stored: Stored | None = None,
+        stored: DiskCache | None = None,
     ) -> None:
         self.entries = entries
         self.plan = plan

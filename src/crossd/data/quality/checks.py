@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from crossd.data.quality.survey import Look, Survey
+from crossd.data.quality.survey import SampleFacts, Survey
 from crossd.data.splits import SPLITS
 
 FACTOR = 2.0
@@ -46,7 +46,7 @@ def faults(found: Survey) -> list[Fault]:
         found: What `crossd.data.quality.survey.survey` returned.
 
     Example:
-        >>> flat = Look("a.png", "train", size=(8, 8), low=1.0, high=1.0, digest="x")
+        >>> flat = SampleFacts("a.png", "train", size=(8, 8), low=1.0, high=1.0, digest="x")
         >>> [one.what for one in faults(Survey("x", 1, {"all": {"": 1}}, [flat]))]
         ['show nothing: every value is the same']
     """
@@ -71,23 +71,25 @@ def _fault(what: str, which: Sequence[str], grave: bool = False) -> Fault | None
     return Fault(what, len(which), tuple(which), grave) if which else None
 
 
-def _names(looks: Iterable[Look]) -> list[str]:
+def _names(looks: Iterable[SampleFacts]) -> list[str]:
     return [look.name for look in looks]
 
 
-def _grouped(looks: Iterable[Look], key: Callable[[Look], str]) -> dict[str, list[Look]]:
-    groups: dict[str, list[Look]] = defaultdict(list)
+def _grouped(
+    looks: Iterable[SampleFacts], key: Callable[[SampleFacts], str]
+) -> dict[str, list[SampleFacts]]:
+    groups: dict[str, list[SampleFacts]] = defaultdict(list)
     for look in looks:
         if key(look):
             groups[key(look)].append(look)
     return groups
 
 
-def _twice(looks: Sequence[Look]) -> list[Fault | None]:
+def _twice(looks: Sequence[SampleFacts]) -> list[Fault | None]:
     """Find samples that are there twice: within a part, in two parts, with two labels."""
     same = [group for group in _grouped(looks, lambda one: one.digest).values() if len(group) > 1]
 
-    def shown(groups: Iterable[list[Look]]) -> list[str]:
+    def shown(groups: Iterable[list[SampleFacts]]) -> list[str]:
         return [" = ".join(look.name for look in group) for group in groups]
 
     leaks = [group for group in same if len({one.part for one in group}) > 1]
@@ -100,7 +102,7 @@ def _twice(looks: Sequence[Look]) -> list[Fault | None]:
     ]
 
 
-def _patients(looks: Iterable[Look]) -> list[Fault | None]:
+def _patients(looks: Iterable[SampleFacts]) -> list[Fault | None]:
     groups = _grouped(looks, lambda one: one.group)
     if len(groups) < 2:  # one name for all is what anonymisation leaves
         return []
@@ -139,7 +141,7 @@ def _classes(found: Survey) -> list[Fault | None]:
     ]
 
 
-def _masks(looks: Iterable[Look]) -> list[Fault | None]:
+def _masks(looks: Iterable[SampleFacts]) -> list[Fault | None]:
     masked = [look for look in looks if look.voxels]
     trained = {value for look in masked if look.part == "train" for value in look.voxels}
     new = [
@@ -156,7 +158,7 @@ def _masks(looks: Iterable[Look]) -> list[Fault | None]:
     ]
 
 
-def _odd(looks: Sequence[Look]) -> list[Fault | None]:
+def _odd(looks: Sequence[SampleFacts]) -> list[Fault | None]:
     """Find samples whose channels, size or spacing are far from those of most."""
     if not looks:
         return []
@@ -185,7 +187,7 @@ def _odd(looks: Sequence[Look]) -> list[Fault | None]:
     ]
 
 
-def _far(pairs: Sequence[tuple[Look, Sequence[float]]]) -> list[str]:
+def _far(pairs: Sequence[tuple[SampleFacts, Sequence[float]]]) -> list[str]:
     if not pairs:
         return []
     values = np.array([value for _, value in pairs], float)

@@ -34,7 +34,7 @@ NO_CLASS = ""
 
 
 @dataclass
-class Look:
+class SampleFacts:
     """What was found in one sample.
 
     Attributes:
@@ -87,7 +87,7 @@ class Survey:
     name: str
     total: int
     counts: dict[str, dict[str, int]]
-    looks: list[Look]
+    looks: list[SampleFacts]
     notes: list[str] = field(default_factory=list)
 
     def classes(self, among: Sequence[str] | None = None) -> list[str]:
@@ -212,8 +212,8 @@ def _some(total: int, limit: int) -> list[int]:
     return chosen
 
 
-def _look(case: Case, part: str) -> Look:
-    look = Look(case.name, part, case.label or NO_CLASS, case.group)
+def _look(case: Case, part: str) -> SampleFacts:
+    look = SampleFacts(case.name, part, case.label or NO_CLASS, case.group)
     path = case.images[0]
     mask: NDArray[np.int64] | None = None
     try:
@@ -252,7 +252,7 @@ def _patient(path: Path) -> str:
     return str(data.get("PatientID", "") or "")
 
 
-def _fill(look: Look, array: NDArray[np.float32], mask: NDArray[np.int64] | None) -> None:
+def _fill(look: SampleFacts, array: NDArray[np.float32], mask: NDArray[np.int64] | None) -> None:
     """Write down what an image ``(C, *spatial)`` and its mask hold."""
     look.size, look.channels = array.shape[1:], len(array)
     look.low, look.high = float(array.min()), float(array.max())
@@ -293,7 +293,7 @@ def _of_source(source: Source, limit: int, progress: Progress) -> Survey:
     looks = []
     with progress.task("looking at samples", total=len(chosen)) as bar:
         for part, samples, i in (where[k] for k in chosen):
-            look = Look(f"{part} {samples.name(i)}", part, label(samples, i))
+            look = SampleFacts(f"{part} {samples.name(i)}", part, label(samples, i))
             sample = samples[i]
             array = (sample["image"] * source.std + source.mean).numpy()
             _fill(look, array, sample["mask"].numpy() if "mask" in sample else None)

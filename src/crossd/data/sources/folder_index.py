@@ -169,7 +169,7 @@ def scan(root: Path, progress: Progress) -> dict[str, Part]:
     key = array_cache.key_of("index", FORM, str(top), *sorted(suffixes()), *SUFFIXES)
     found = _remembered(key, top, progress)
     if found is None:
-        with array_cache.alone(key):
+        with array_cache.one_process_at_a_time(key):
             found = _remembered(key, top, progress) or _scanned(key, top, progress)
     return found
 

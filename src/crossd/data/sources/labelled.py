@@ -12,7 +12,7 @@ from crossd.data.dataset import Samples, Subset
 from crossd.data.file_names import Names
 from crossd.data.io.read import holds_volume
 from crossd.data.preprocessing import fingerprint, plan, volume_dataset
-from crossd.data.preprocessing.disk_cache import Stored
+from crossd.data.preprocessing.disk_cache import DiskCache
 from crossd.data.preprocessing.normalise import Normalised
 from crossd.data.preprocessing.plan import Facts, Plan
 from crossd.data.preprocessing.volume_dataset import Entry
@@ -47,7 +47,7 @@ class Given:
     classes: dict[int, str] | None = None
     labels: tuple[str, ...] = ()
     statistics: tuple[float, float] | None = None
-    stored: Stored | None = None
+    stored: DiskCache | None = None
 
 
 def open_cases(

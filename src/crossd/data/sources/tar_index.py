@@ -117,7 +117,7 @@ def scan(paths: Sequence[Path], progress: Progress) -> Members:
     """
     every = [str(path.absolute()) for path in paths]
     key = array_cache.key_of("shards", FORM, *sorted(suffixes()), *every)
-    with array_cache.alone(key):
+    with array_cache.one_process_at_a_time(key):
         start = time.time_ns()
         states = _states(paths)
         members = _remembered(key, paths, states)
