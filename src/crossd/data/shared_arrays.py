@@ -64,7 +64,7 @@ def share(array: NDArray[Any]) -> NDArray[Any]:
     Example:
         >>> numbers = share(np.arange(100_000))
         >>> type(numbers).__name__, int(numbers[-1])
-        ('Shared', 99999)
+        ('MappedArray', 99999)
     """
     if array.nbytes < LARGE or array.dtype.hasobject or os.name != "posix":
         return array

@@ -68,6 +68,7 @@ def spread(
             for future in concurrent.futures.as_completed(futures):
                 yield futures[future], _result(future, futures[future])
     except BaseException:
+        _GIVEN_UP.append(queue)
         pool.shutdown(wait=False, cancel_futures=True)
         raise
     finally:
@@ -88,6 +89,9 @@ def _result(future: Any, one: Any) -> Any:
         ) from error
 
 
+_GIVEN_UP: list[Any] = []
+"""Queues of work that was given up: a process that is still starting opens its own until exit."""
+
 _MADE: Any = None
 _PROGRESS = Progress(quiet=True)
 
@@ -95,6 +99,7 @@ _PROGRESS = Progress(quiet=True)
 def _begin(make: Callable[[], Any], queue: Any) -> None:
     global _MADE, _PROGRESS
     torch.set_num_threads(1)
+    queue.cancel_join_thread()  # what is left to tell keeps no process from ending
     _PROGRESS = Relay(queue)
     _MADE = make()
 

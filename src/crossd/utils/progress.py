@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from queue import Empty
 from typing import Any
 
 from rich.console import Console
@@ -19,6 +20,10 @@ from rich.progress import Progress as RichProgress
 
 EVERY = 60.0
 """Seconds between lines where there is no terminal, as in the logs of a cluster."""
+
+
+PATIENCE = 2.0
+"""Seconds to wait for the last words of other processes."""
 
 
 class Progress:
@@ -89,20 +94,27 @@ class Progress:
         Args:
             queue: A queue of multiprocessing, which they were given.
         """
+        ended = threading.Event()
         with self._display():
-            thread = threading.Thread(target=self._show_relayed, args=(queue,), daemon=True)
+            thread = threading.Thread(target=self._show_relayed, args=(queue, ended), daemon=True)
             thread.start()
             try:
                 yield
             finally:
-                queue.put(None)
-                thread.join()
+                # Nothing is put into the queue: a process that was killed may hold its lock.
+                ended.set()
+                thread.join(PATIENCE)
 
-    def _show_relayed(self, queue: Any) -> None:
+    def _show_relayed(self, queue: Any, ended: threading.Event) -> None:
         tasks: dict[Any, Any] = {}
         bars: dict[Any, Bar] = {}
-        while (told := queue.get()) is not None:
-            what, key, *rest = told
+        while True:
+            try:
+                what, key, *rest = queue.get(timeout=0.1)
+            except Empty:
+                if ended.is_set():
+                    return
+                continue
             if what == "say":
                 self.say(*rest)
             elif what == "begin":
