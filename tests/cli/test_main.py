@@ -662,11 +662,12 @@ def test_export_without_its_libraries(
     assert not Path("a.onnx").exists()
 
 
-def test_transfer_prints_its_table(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("jobs", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_transfer_prints_its_table(jobs: int, capsys: pytest.CaptureFixture[str]) -> None:
     npz("volumes.npz", (8, 8, 8))
     arguments = (
         "transfer --images volumes.npz --volumes volumes.npz --arms slices,projection "
-        "--protocols zero --epochs 1 --out run"
+        f"--protocols zero --epochs 1 --out run --jobs {jobs}"
     )
     assert main(arguments.split()) == 0
     shown = capsys.readouterr()
