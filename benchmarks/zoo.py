@@ -413,8 +413,13 @@ def work(todo: list[tuple[str, str]], jobs: int, done: str) -> Iterable[dict[str
             yield row
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    """Write the counts, and the names with what became of them, as Markdown."""
+def table(rows: list[dict[str, Any]], missing: int = 0) -> str:
+    """Write the counts, and the names with what became of them, as Markdown.
+
+    Args:
+        rows: One a name.
+        missing: Names that were not tried.
+    """
     lines = [
         "# Which architectures convert",
         "",
@@ -434,6 +439,8 @@ def table(rows: list[dict[str, Any]]) -> str:
             groups[f"timm, {kind}"].append(row)
     for group, own in groups.items():
         lines.append(f"| {group} | {_counts(own)} |")
+    if missing:
+        lines += ["", f"**{missing} more names were not tried yet.**"]
     alike = sum("same_as" in row for row in rows)
     smaller = [row["built_with"] for row in rows if row.get("built_with")]
     fewer = sum("depth" in how or "layers" in how for how in smaller)
@@ -503,7 +510,7 @@ def main() -> None:
             print(f"{row['outcome']:<10}{row['name']} ({row['seconds']} s) {why}", flush=True)
     rows = [row for row in rows if (row["library"], row["name"]) in wanted]
     rows.sort(key=lambda row: (LIBRARIES.index(row["library"]), row["name"]))
-    text = table(rows)
+    text = table(rows, len(wanted) - len(rows))
     Path(args.out).write_text(text)
     print(text.partition("## By family")[0])
 
