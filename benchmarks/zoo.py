@@ -116,8 +116,8 @@ def _of_timm(name: str) -> tuple[Any, str]:
     for one in options:
         with contextlib.suppress(Exception):
             net = timm.create_model(name, num_classes=5, **one)
-            side = one.get("img_size")
-            if side is not None:
+            if one:
+                side = one.get("img_size", 64)
                 with torch.no_grad():
                     net.eval()(torch.zeros(1, config["input_size"][0], side, side))
             return net, ", ".join(f"{key} {value}" for key, value in one.items())
