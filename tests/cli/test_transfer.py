@@ -359,6 +359,11 @@ def test_overwriting_forgets_what_an_interrupted_run_left(volumes: str, tmp_path
             "cannot run the network on images of shape",
         ),
         ({"epochs": 0}, "--epochs (=0) must be at least 1"),
+        ({"jobs": -1}, "--jobs (=-1) must be at least 1"),
+        (
+            {"arms": "scratch", "protocols": "zero"},
+            "--protocols zero keeps the 2D head, but scratch has none: add probe or finetune",
+        ),
     ],
 )
 def test_options_that_do_not_go_together(

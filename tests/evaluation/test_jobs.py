@@ -56,5 +56,5 @@ def test_a_process_that_dies_is_named_and_errors_arrive() -> None:
 
 
 def test_the_number_of_processes() -> None:
-    assert count(3) == 3
+    assert count(3) == 3 and count(0) == count(None)
     assert count(None) == (1 if torch.accelerator.is_available() else os.cpu_count())

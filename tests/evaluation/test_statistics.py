@@ -113,6 +113,18 @@ def test_the_interval_over_cases_covers_the_standard_error() -> None:
 
 
 def test_the_interval_of_shares_is_wilsons() -> None:
-    low, high = statistics.interval_over_cases([1.0] * 7 + [0.0] * 3)
-    assert (low, high) == pytest.approx((0.397, 0.892), abs=1e-3)  # Wilson 1927, 7 of 10
-    assert statistics.interval_over_cases([0.0] * 4)[0] == 0.0
+    found = statistics.interval_over_cases([1.0] * 7 + [0.0] * 3)
+    assert found == pytest.approx((0.397, 0.892), abs=1e-3)  # Wilson 1927, 7 of 10
+    none_right = statistics.interval_over_cases([0.0] * 4)
+    assert none_right is not None and none_right[0] == 0.0
+    assert statistics.interval_over_cases([1.0]) is None
+
+
+def test_cases_without_a_score_are_left_out() -> None:
+    """A class that is in neither truth nor answer has no Dice."""
+    first, second = [0.9, np.nan, 0.7, 0.8], [0.8, 0.0, np.nan, 0.6]
+    assert statistics.interval_over_cases(first) == statistics.interval_over_cases([0.9, 0.7, 0.8])
+    assert statistics.case_interval(first, second) == statistics.case_interval(
+        [0.9, 0.8], [0.8, 0.6]
+    )
+    assert statistics.case_interval([0.9, 0.8], [0.8]) is None

@@ -51,7 +51,9 @@ def test_the_table_marks_what_differs() -> None:
     assert header == ["arm", "probe, 10 labelled", "zero"]
     lines = {line[0]: line[1:] for line in body}
     own = statistics.summarise(SCORES["ours"])
-    low, high = statistics.interval_over_cases([1.0] * 18 + [0.0] * 2)
+    ends = statistics.interval_over_cases([1.0] * 18 + [0.0] * 2)
+    assert ends is not None
+    low, high = ends
     assert lines["ours"] == [
         f"0.915 ({own.low:.3f} to {own.high:.3f})",
         f"0.700 ({low:.3f} to {high:.3f})",  # of a single run: over its test samples
@@ -99,6 +101,20 @@ def test_nothing_is_ahead_within_its_interval(gain: float, cases: list[float], w
     ]  # fmt: skip
     results = {"arms": list(pairs), "metric": "dice", "folds": 0, "rows": rows}
     assert words in summary.verdict(results, ("zero", 0))
+
+
+def test_a_case_without_a_score_is_none() -> None:
+    """It must not count as zero: the interval would not hold the mean."""
+    results = {"arms": ["ours"], "metric": "dice", "folds": 0, "rows": [
+        {"arm": "ours", "protocol": "zero", "limit": 0, "fold": 0, "trial": 0,
+         "metrics": {"dice": 0.9}, "cases": [0.89, None, 0.91]}]}  # fmt: skip
+    one = summary.summaries(results, ("zero", 0))["ours"]
+    assert one.low is not None and one.high is not None and 0.75 < one.low < 0.9 < one.high < 1.05
+    assert np.isnan(summary.case_scores(results, ("zero", 0), "ours")).tolist() == [
+        False,
+        True,
+        False,
+    ]
 
 
 def test_the_csv_has_a_line_a_run() -> None:

@@ -113,6 +113,25 @@ def test_what_has_ended_is_finished(config: Config) -> None:
         is_finished(changed(again, lr=0.2))
 
 
+def test_what_is_no_run_of_ours_is_not_finished(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other programs write a metrics.json too."""
+    folder = Path(config.out)
+    folder.mkdir(parents=True)
+    (folder / RESULT).write_text("{}")
+    again = changed(config, resume=True)
+    assert not is_finished(again)
+    refused(again, "already holds a result")
+    monkeypatch.chdir(folder)
+    assert not is_finished(changed(again, out=""))
+    (folder / CONFIGURATION).write_text("")
+    with pytest.raises(InputError, match="is damaged: start anew with --overwrite"):
+        is_finished(again)
+    (folder / RESULT).unlink()
+    refused(again, "config.yaml is damaged")
+
+
 def test_a_file_is_no_folder(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("")
     refused(Config(str(tmp_path / "a")), "is a file")

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from crossd.cli.contests import compare
 from crossd.cli.opening import fitting, known, require_limits
 from crossd.cli.options import ALL_PROTOCOLS, EvaluateConfig
 from crossd.conversion import heads, registry
@@ -19,12 +20,11 @@ from crossd.evaluation import experiment, jobs
 from crossd.evaluation.arms import ARMS, RIVALS
 from crossd.evaluation.experiment import Arm, Contest
 from crossd.inference.slice_ensemble import answering
-from crossd.reports import comparison_results, markdown
+from crossd.reports import comparison_results
 from crossd.training import devices, loop
-from crossd.training.metrics import MAIN
 from crossd.utils.option_values import counts, names
 from crossd.utils.progress import Progress
-from crossd.utils.run_folder import LEFTOVERS, claim_folder, remove
+from crossd.utils.run_folder import claim_folder
 from crossd.weights.weights_file import WeightsConfig, load, read_config
 
 
@@ -52,33 +52,17 @@ def comparison(config: EvaluateConfig, progress: Progress) -> str:
     notes = _notes(config, contest.source)
     for note in notes:
         progress.say(note)
-    rows = experiment.contest_all(
+    return compare(
+        contest,
         functools.partial(open_contest, config),
         runs,
         folder,
         jobs.count(config.workers),
         progress,
-        contest,
+        start,
+        config,
+        {"command": "evaluate", "data": config.data, "weights": config.weights, "notes": notes},
     )
-    results = {
-        "command": "evaluate",
-        "task": contest.source.task,
-        "data": config.data,
-        "weights": config.weights,
-        "metric": MAIN[contest.source.task],
-        "arms": list(contest.arms),
-        "folds": contest.folds,
-        "trials": config.trials,
-        "seconds": round(time.perf_counter() - start, 1),
-        "notes": notes,
-        "cases": [contest.source.test.case(i) for i in range(len(contest.source.test))],
-        "rows": rows,
-        "config": dataclasses.asdict(config),
-        "versions": markdown.versions(),
-    }
-    comparison_results.write(results, folder, contest.source)
-    remove(folder, LEFTOVERS)
-    return comparison_results.printed(results, folder)
 
 
 def open_contest(config: EvaluateConfig, progress: Progress | None = None) -> Contest:

@@ -7,18 +7,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from crossd.cli.opening import known, prepared
+from crossd.cli.opening import images_and_volumes, prepared
 from crossd.cli.options import JointConfig
 from crossd.cli.runs import augmentation, train_and_write
 from crossd.conversion import heads, registry
 from crossd.conversion.convert import convert
-from crossd.data.opening import open_source
-from crossd.data.slicing import as_images
-from crossd.data.source import Source, limit, require_rank
+from crossd.data.source import Source, limit
 from crossd.errors import InputError
 from crossd.nn.kernel_modes import KERNEL_MODES
 from crossd.training import devices, loop
-from crossd.utils.option_values import check, choice, sizes
+from crossd.utils.option_values import check, choice
 from crossd.utils.progress import Progress
 from crossd.weights.weights_file import WeightsConfig, load, read_config, to_cross
 
@@ -36,7 +34,8 @@ def joint(config: JointConfig, progress: Progress) -> str:
         raise InputError(
             f"{config.weights}: a plain {start.form} network takes one rank only: {to_cross(start)}"
         )
-    volumes, images = _open(config, start, progress)
+    volumes, images = images_and_volumes(config, progress, start)
+    volumes = limit(volumes, config.limit, config.seed) if config.limit else volumes
     same = volumes.classes == images.classes
     total = len(volumes.classes) + (0 if same else len(images.classes))
     rows = [slice(0, len(volumes.classes)), slice(len(volumes.classes), total)]
@@ -74,34 +73,6 @@ def joint(config: JointConfig, progress: Progress) -> str:
         net, volumes, of_volumes, weights, config, progress, "joint training", keep,
         beside=[(images, of_images)], rows=None if same else rows,
     )  # fmt: skip
-
-
-def _open(
-    config: JointConfig, start: WeightsConfig | None, progress: Progress
-) -> tuple[Source, Source]:
-    channels = None if start is None else start.in_channels
-    volumes = open_source(
-        config.volumes, size=sizes(config.size), seed=config.seed, channels=channels,
-        given=known(start, config=config), progress=progress,
-    )  # fmt: skip
-    volumes = require_rank(volumes, 3, "--volumes")
-    if config.images == config.volumes:
-        images = volumes
-    else:
-        images = open_source(
-            config.images,
-            seed=config.seed,
-            channels=volumes.channels,
-            given=known(None, config=config),
-            progress=progress,
-        )
-    images = as_images(images, config.slices, config.slice_step)
-    if images.task != volumes.task:
-        raise InputError(
-            f"--images is for {images.task}, --volumes for {volumes.task}: "
-            "both must have labels, or both masks"
-        )
-    return limit(volumes, config.limit, config.seed) if config.limit else volumes, images
 
 
 def _network(

@@ -9,7 +9,9 @@ from crossd.conversion.plain import to_3d
 from crossd.data.opening import open_source
 from crossd.data.preprocessing import plan as plans
 from crossd.data.preprocessing.disk_cache import open_disk_cache
+from crossd.data.slicing import as_images
 from crossd.data.source import Source
+from crossd.data.source import require_rank as require_source_rank
 from crossd.data.sources.labelled import Given
 from crossd.errors import InputError
 from crossd.nn.kernel_modes import KERNEL_MODES
@@ -81,6 +83,43 @@ def fitting(
             spec, size=sizes(size), seed=seed, channels=channels, given=again, progress=progress
         )
     return source
+
+
+def images_and_volumes(
+    config: Any, progress: Progress, start: WeightsConfig | None = None
+) -> tuple[Source, Source]:
+    """Open the sources that a command learns from together; of volumes as images, their slices.
+
+    Args:
+        config: Options, among them `volumes`, `images`, `size`, `seed`, `slices`, `slice_step` and
+            those of a cache.
+        progress: Where to show a scan.
+        start: What is known of the weights to start from, if there are any.
+
+    Returns:
+        The volumes, and the images with as many channels.
+
+    Raises:
+        InputError: When one has labels and the other masks, or the volumes are images.
+    """
+    volumes = open_source(
+        config.volumes, size=sizes(config.size), seed=config.seed,
+        channels=None if start is None else start.in_channels,
+        given=known(start, config=config), progress=progress,
+    )  # fmt: skip
+    images = require_source_rank(volumes, 3, "--volumes")
+    if config.images != config.volumes:
+        images = open_source(
+            config.images, seed=config.seed, channels=volumes.channels,
+            given=known(None, config=config), progress=progress,
+        )  # fmt: skip
+    images = as_images(images, config.slices, config.slice_step)
+    if images.task != volumes.task:
+        raise InputError(
+            f"--images is for {images.task}, --volumes for {volumes.task}: "
+            "both must have labels, or both masks"
+        )
+    return volumes, images
 
 
 def require_limits(source: Source, limits: Sequence[int], given: str, spec: str) -> None:

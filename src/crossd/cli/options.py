@@ -343,7 +343,8 @@ class EvaluateConfig(CacheOptions):
         batch_size: Volumes a step. Default: 8, with masks 2.
         lr: Highest learning rate on the labelled volumes.
         seed: Of the split, where the data has none (the one of the training), and of the trials.
-        workers: Runs at a time, a process each. Default: as many as there are cores.
+        workers: Runs at a time, a process of one thread each. Default: as many as there are cores,
+            or 1 beside an accelerator.
         precision: 32-true, bf16-mixed or 16-mixed.
         out: Folder for cases.csv, the report and pictures of the worst cases.
         overwrite: Replace a result that is there.

@@ -15,29 +15,24 @@ from typing import Any
 import torch
 from torch import nn
 
-from crossd.cli.opening import require_limits
+from crossd.cli.contests import compare
+from crossd.cli.opening import images_and_volumes, require_limits
 from crossd.cli.options import ALL_PROTOCOLS, TransferConfig
 from crossd.conversion import heads, registry
 from crossd.conversion.convert import convert
 from crossd.conversion.folding.modules import Folded
-from crossd.data.opening import open_source
-from crossd.data.preprocessing.disk_cache import open_disk_cache
 from crossd.data.preprocessing.plan import to_record
-from crossd.data.slicing import as_images
-from crossd.data.source import Source, require_rank
-from crossd.data.sources.labelled import Given
+from crossd.data.source import Source
 from crossd.errors import InputError
 from crossd.evaluation import experiment, jobs
 from crossd.evaluation.arms import ARMS, PRETRAININGS
 from crossd.evaluation.experiment import Arm, Contest
-from crossd.reports import comparison_results, markdown
+from crossd.reports import comparison_results
 from crossd.training import devices, loop, validate
-from crossd.training.metrics import MAIN
 from crossd.utils.atomic_files import atomic
 from crossd.utils.option_values import check, counts, names
-from crossd.utils.option_values import sizes as read_sizes
 from crossd.utils.progress import Progress
-from crossd.utils.run_folder import LEFTOVERS, claim_folder, remove
+from crossd.utils.run_folder import claim_folder
 from crossd.weights.weights_file import WeightsConfig, load, reshape, save
 
 
@@ -80,30 +75,7 @@ def open_setting(config: TransferConfig, progress: Progress | None = None) -> Se
     Raises:
         InputError: For data that do not go together.
     """
-    progress = progress or Progress(quiet=True)
-    given = Given(stored=open_disk_cache(config))
-    volumes = open_source(
-        config.volumes,
-        size=read_sizes(config.size),
-        seed=config.seed,
-        given=given,
-        progress=progress,
-    )
-    images = require_rank(volumes, 3, "--volumes")
-    if config.images != config.volumes:
-        images = open_source(
-            config.images,
-            seed=config.seed,
-            channels=volumes.channels,
-            given=given,
-            progress=progress,
-        )
-    images = as_images(images, config.slices, config.slice_step)
-    if images.task != volumes.task:
-        raise InputError(
-            f"--images is for {images.task}, --volumes for {volumes.task}: "
-            "both must have labels, or both masks"
-        )
+    volumes, images = images_and_volumes(config, progress or Progress(quiet=True))
     return Setting(config, images, volumes, config.model or registry.DEFAULTS[volumes.task])
 
 
@@ -224,12 +196,12 @@ def transfer(config: TransferConfig, progress: Progress | None = None) -> str:
     require_limits(volumes, limits, config.limit or str(limits[0]), config.volumes)
     if not setting.same_classes:
         progress.say("the images have other classes than the volumes: no protocol zero")
-        protocols = tuple(name for name in protocols if name != "zero")
-    if not protocols:
-        raise InputError(
-            f"--protocols zero keeps the 2D head, but {config.images} has other classes than "
-            f"{config.volumes}: add probe or finetune"
-        )
+    contest = open_contest(config, setting)
+    runs = experiment.plan(contest, protocols, limits, config.trials)
+    if not runs:
+        others = f"{config.images} has other classes than {config.volumes}"
+        why = f"{config.arms} has none" if setting.same_classes else others
+        raise InputError(f"--protocols zero keeps the 2D head, but {why}: add probe or finetune")
     require_arms(setting, arms)
     folder = claim_folder(config)
     progress.say(
@@ -241,33 +213,21 @@ def transfer(config: TransferConfig, progress: Progress | None = None) -> str:
     again = functools.partial(open_setting, config)
     needed = [name for name in PRETRAININGS if name in {ARMS[arm][0] for arm in arms}]
     records = dict(jobs.spread(again, pretrain, needed, several, progress, setting))
-    rows = experiment.contest_all(
+    return compare(
+        contest,
         functools.partial(open_contest, config),
-        experiment.plan(contest := open_contest(config, setting), protocols, limits, config.trials),
+        runs,
         folder,
         several,
         progress,
-        contest,
+        start,
+        config,
+        {
+            "command": "transfer",
+            "data": config.volumes,
+            "images": config.images,
+            "model": setting.model,
+            "notes": comparison_results.notes(volumes, config.trials),
+            "pretraining": [records[name] for name in needed],
+        },
     )
-    results = {
-        "command": "transfer",
-        "task": volumes.task,
-        "data": config.volumes,
-        "images": config.images,
-        "model": setting.model,
-        "classes": list(volumes.classes),
-        "metric": MAIN[volumes.task],
-        "arms": list(contest.arms),
-        "folds": 0,
-        "trials": config.trials,
-        "seconds": round(time.perf_counter() - start, 1),
-        "notes": comparison_results.notes(volumes, config.trials),
-        "cases": [volumes.test.case(i) for i in range(len(volumes.test))],
-        "pretraining": [records[name] for name in needed],
-        "rows": rows,
-        "config": dataclasses.asdict(config),
-        "versions": markdown.versions(),
-    }
-    comparison_results.write(results, folder, volumes)
-    remove(folder, LEFTOVERS)
-    return comparison_results.printed(results, folder)

@@ -11,6 +11,7 @@ import functools
 import itertools
 import json
 import time
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -185,12 +186,14 @@ def perform(contest: Contest, run: Run, progress: Progress | None = None) -> dic
         cases = (probabilities.argmax(1) == truth).double().numpy()
         record["confusion"] = metrics.confusion(probabilities, truth).tolist()
     else:
-        cases = np.nan_to_num(np.nanmean(outcome.outputs[0], 1))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Mean of empty slice")  # neither in truth nor answer
+            cases = np.nanmean(outcome.outputs[0], 1)
         if contest.keep is not None and run.fold == run.trial == 0:
             _keep_masks(contest, run, outcome.net, budget)
     return {
         **record,
-        "cases": [round(float(value), 4) for value in cases],
+        "cases": [None if np.isnan(value) else round(float(value), 4) for value in cases],
         "train": len(source.train),
         "test": len(source.test),
         "precision": budget.precision,

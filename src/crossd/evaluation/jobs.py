@@ -21,8 +21,12 @@ Work = Callable[[Any, Any, Progress], Any]
 
 
 def count(wanted: int | None) -> int:
-    """Choose how many processes work: as many as there are cores, or one beside an accelerator."""
-    if wanted is not None:
+    """Choose how many processes work: as many as there are cores, or one beside an accelerator.
+
+    Args:
+        wanted: What the user asked for; None or 0 leaves it open.
+    """
+    if wanted:
         return wanted
     return 1 if torch.accelerator.is_available() else os.cpu_count() or 1
 

@@ -126,27 +126,28 @@ def holm(ps: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def interval_over_cases(scores: ArrayLike, level: float = LEVEL) -> tuple[float, float]:
+def interval_over_cases(scores: ArrayLike, level: float = LEVEL) -> tuple[float, float] | None:
     """Give the interval of a mean over test cases: Wilson's of shares, Student's t of others.
 
     Args:
-        scores: A score a case ``(cases,)``.
+        scores: A score a case ``(cases,)``; NaN for a case without one, which is left out.
         level: Of the interval.
+
+    Returns:
+        Its ends; None for fewer than two cases.
 
     Example:
         >>> low, high = interval_over_cases([1.0] * 9)
         >>> round(low, 3), high
         (0.701, 1.0)
     """
-    from scipy import stats
+    x = _known(scores)
+    if len(x) > 1 and np.isin(x, (0.0, 1.0)).all():
+        from scipy import stats
 
-    x = _finite(scores)
-    if np.isin(x, (0.0, 1.0)).all():
         found = stats.binomtest(int(x.sum()), len(x)).proportion_ci(level, "wilson")
         return float(found.low), float(found.high)
-    one = summarise(x, level=level)
-    assert one.low is not None and one.high is not None
-    return one.low, one.high
+    return _interval_of_mean(x, level)
 
 
 def case_interval(
@@ -155,14 +156,23 @@ def case_interval(
     """Give the interval of the mean difference of two arms over test cases, by Student's t.
 
     Args:
-        first: A score a case ``(cases,)``, averaged over repetitions.
-        second: Those of the other arm.
+        first: A score a case ``(cases,)``, averaged over repetitions; NaN for a case without one.
+        second: Those of the other arm, of the same cases. Where either has none, both are left out.
         level: Of the interval.
 
     Returns:
-        Its ends; None for a single case.
+        Its ends; None for fewer than two cases, or where the cases are not the same ones.
     """
-    x = _finite(first) - _finite(second)
+    a, b = np.asarray(first, float), np.asarray(second, float)
+    return None if a.shape != b.shape else _interval_of_mean(_known(a - b), level)
+
+
+def _known(values: ArrayLike) -> NDArray[np.float64]:
+    x = np.array(values, float).ravel()
+    return x[~np.isnan(x)]
+
+
+def _interval_of_mean(x: NDArray[np.float64], level: float) -> tuple[float, float] | None:
     if len(x) < 2:
         return None
     mean, half, _ = _t(x, 0.0, level)

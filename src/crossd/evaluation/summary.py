@@ -8,6 +8,7 @@ the records of the runs.
 import csv
 import dataclasses
 import io
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -56,10 +57,9 @@ def summaries(results: Results, key: Key) -> dict[str, statistics.Summary]:
         if values
     }
     for arm, one in made.items():
-        cases = case_scores(results, key, arm) if _has_cases(results) else []
-        if one.count == 1 and len(cases) > 1:
-            low, high = statistics.interval_over_cases(cases)
-            made[arm] = dataclasses.replace(one, low=low, high=high)
+        cases = case_scores(results, key, arm) if one.count == 1 and _has_cases(results) else []
+        if ends := statistics.interval_over_cases(cases):
+            made[arm] = dataclasses.replace(one, low=ends[0], high=ends[1])
     return made
 
 
@@ -95,7 +95,7 @@ def comparisons(results: Results, key: Key, first: str | None = None) -> list[di
         record: dict[str, Any] = {"arm": arm, **vars(pair)}
         if _has_cases(results):
             cases = case_scores(results, key, first), case_scores(results, key, arm)
-            if all(len(one) for one in cases) and (ends := statistics.case_interval(*cases)):
+            if ends := statistics.case_interval(*cases):
                 record["case_low"], record["case_high"] = ends
         found.append(record)
     tested = [one for one in found if one["p"] is not None]
@@ -113,13 +113,15 @@ def _ratio(results: Results, key: Key) -> float:
 
 
 def case_scores(results: Results, key: Key, arm: str) -> Any:
-    """Return an arm's score of every test case, the mean over its runs."""
+    """Return an arm's score of every test case, the mean over its runs; NaN where none has one."""
     rows = [
         row.get("cases", ())
         for row in results["rows"]
         if (row["protocol"], row["limit"], row["arm"]) == (*key, arm)
     ]
-    return np.mean(rows, 0)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Mean of empty slice")
+        return np.nanmean(np.array(rows, float), 0)
 
 
 def title(key: Key) -> str:

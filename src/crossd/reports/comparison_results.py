@@ -21,6 +21,11 @@ FEW = 5
 MANY = 12
 """Test samples up to which each of them has a line in a table."""
 
+INTERVAL = (
+    "In brackets: 95 % interval of the mean over repetitions or, of a single one, over its test "
+    "samples"
+)
+
 
 def notes(source: Source, repetitions: int, folds: int = 0) -> list[str]:
     """Say what a reader must know of how sure a comparison can be.
@@ -106,7 +111,7 @@ def printed(results: Results, folder: Path) -> str:
         for line in body:
             drawn.add_row(*line)
         console.print(drawn)
-    console.print(f"{_interval_of(results)}.", highlight=False)
+    console.print(f"{INTERVAL}.", highlight=False)
     verdicts = [summary.verdict(results, key) for key in summary.keys(results)]
     written = f"written: {folder}/report.html, report.md, runs.csv, table.tex, metrics.json, plots"
     return "\n".join([text.getvalue(), *verdicts, written])
@@ -132,7 +137,7 @@ def markdown(results: Results, drawn: Mapping[str, str]) -> str:
     lines += [
         f"{results['trials']} trials"
         + (f" of {results['folds']} folds" if results["folds"] else "")
-        + f", {' or '.join(f'{n:,}' for n in sizes)} test samples. {_interval_of(results)}. "
+        + f", {' or '.join(f'{n:,}' for n in sizes)} test samples. {INTERVAL}. "
         f"†: differs from {first}, p < 0.05 after Holm's correction over arms. "
         + (
             "Tests and intervals are corrected for folds that share training samples (Nadeau and "
@@ -168,12 +173,6 @@ def markdown(results: Results, drawn: Mapping[str, str]) -> str:
     for name, path in drawn.items():
         lines += ["", f"## {name}", "", f"![{name}]({path})"]
     return "\n".join([*lines, *_pretraining(results), *_cost(results), *ending(results)]) + "\n"
-
-
-def _interval_of(results: Results) -> str:
-    """Say what the intervals of the table are."""
-    over = "repetitions or, of a single one, over its test samples"
-    return f"In brackets: 95 % interval of the mean over {over}"
 
 
 def _each_sample(results: Results) -> dict[str, tuple[list[str], list[list[str]]]]:

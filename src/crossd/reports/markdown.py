@@ -7,7 +7,6 @@ a finite number is shown as a dash, never as a zero.
 import json
 import math
 import platform
-import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -168,16 +167,11 @@ def versions() -> dict[str, str]:
 
 def ending(results: Results) -> list[str]:
     """Return how every report ends: the command and its configuration, and the versions."""
-    lines = ["", "## How to repeat", ""]
-    if results.get("config"):
-        told = {k: v for k, v in results["config"].items() if k not in ("resume", "overwrite")}
-        block = json.dumps(plain(told), indent=2, allow_nan=False)
-        command = f"crossd {results.get('command', 'transfer')} --config config.yaml --out FOLDER"
-        lines += ["Save this as `config.yaml` (JSON is YAML):", "", "```json", block, "```", ""]
-    else:
-        given = [(name, results.get(name)) for name in ("images", "volumes", "limit", "seed")]
-        options = [f"--{name} {shlex.quote(str(v))}" for name, v in given if v is not None]
-        command = " ".join(["crossd transfer", *options, "--out FOLDER"])
+    told = {k: v for k, v in results["config"].items() if k not in ("resume", "overwrite")}
+    block = json.dumps(plain(told), indent=2, allow_nan=False)
+    lines = ["", "## How to repeat", "", "Save this as `config.yaml` (JSON is YAML):", ""]
+    lines += ["```json", block, "```", ""]
+    command = f"crossd {results['command']} --config config.yaml --out FOLDER"
     lines += ["```", command, "```", "", "## Versions", ""]
     return lines + grid(["library", "version"], list((results.get("versions") or {}).items()))
 

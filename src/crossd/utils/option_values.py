@@ -19,7 +19,7 @@ LEAST = {
     **dict.fromkeys(("seed", "workers"), 0),
     **dict.fromkeys(("epochs", "batch_size", "limit", "slice_step", "steps", "channels"), 1),
     **dict.fromkeys(("num_nodes", "accumulate"), 1),
-    **dict.fromkeys(("volume_epochs", "volume_steps", "volume_batch_size", "trials"), 1),
+    **dict.fromkeys(("volume_epochs", "volume_steps", "volume_batch_size", "trials", "jobs"), 1),
     "folds": 2,
 }
 """The smallest value of every whole number among the options."""

@@ -95,8 +95,11 @@ def is_finished(config: Any) -> bool:
     Raises:
         InputError: "... was started with another ..." when its options were others.
     """
-    if not getattr(config, "resume", False) or not (Path(config.out) / RESULT).is_file():
+    if not getattr(config, "resume", False) or not config.out:
         return False
+    folder = Path(config.out)
+    if not all((folder / name).is_file() for name in (RESULT, CONFIGURATION)):
+        return False  # what has no configuration is no run of ours
     _require_same_options(config)
     return True
 
@@ -106,11 +109,16 @@ def _require_same_options(config: Any) -> None:
     import yaml
 
     path = Path(config.out) / CONFIGURATION
-    before = yaml.safe_load(path.read_text()) if path.is_file() else None
+    try:
+        before = yaml.safe_load(path.read_text())
+    except (ValueError, yaml.YAMLError):
+        before = None
+    if not isinstance(before, dict):
+        raise InputError(f"{path} is damaged: start anew with --overwrite")
     changed = [
         name
         for name, value in dataclasses.asdict(config).items()
-        if name not in _NOT_COMPARED and isinstance(before, dict) and before.get(name) != value
+        if name not in _NOT_COMPARED and before.get(name) != value
     ]
     if changed:
         raise InputError(

@@ -534,3 +534,11 @@ def test_volumes_are_as_deep_as_the_network_needs() -> None:
     assert net(torch.randn(1, 1, 127, 127, 127)).shape == (1, 2, 1, 1, 1)
     with pytest.raises(InputError, match="40 slices deep, but the network needs at least 127"):
         net(torch.randn(1, 1, 40, 127, 127))
+
+
+def test_very_deep_volumes_are_not_tried() -> None:
+    """Seven such layers need 255 slices, which may not fit into memory: depth is kept instead."""
+    layers = [nn.Conv2d(1 if i == 0 else 2, 2, 3, stride=2) for i in range(7)]
+    net = convert(nn.Sequential(*layers), example=torch.randn(2, 1, 255, 256))
+    assert any("needs at least 255" in line for line in net.conversion.checks)
+    assert {stride for _, stride in net.crossd_recipe["decided"]["stages"]} == {1}

@@ -35,7 +35,8 @@ TOLERATED = 1e-3
 
 
 LARGEST = 128
-"""Longest side of images that are repeated along height and width too, which takes whole cubes."""
+"""Longest side of images that are repeated along height and width too, which takes whole cubes;
+and most slices of a volume that is tried."""
 
 
 DEPTHS = (8, 16, 32, 64)
@@ -250,8 +251,9 @@ def _alike(
         except Refused as error:
             failed = error
             enough = getattr(error.__cause__, "enough", 0)
-            if enough > count:
-                left = [more for more in left if more >= enough] or [enough]
+            if enough > count:  # shallower ones fail alike; the deepest would fill the memory
+                left = [more for more in left if more >= enough]
+                left = left or [enough] * (enough <= LARGEST)
     assert failed is not None
     raise failed
 

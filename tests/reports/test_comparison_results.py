@@ -1,0 +1,62 @@
+"""The report of a comparison: what stands in its tables, and what is printed."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from crossd.evaluation.summary import MISSING
+from crossd.reports import comparison_results
+from crossd.reports.comparison_results import MANY
+
+
+def record(count: int = 3, **more: Any) -> dict[str, Any]:
+    """Two arms on so many test samples, the second of which has no score in the first."""
+    rows = [
+        {"arm": arm, "protocol": protocol, "limit": limit, "fold": 0, "trial": 0, "train": 4,
+         "test": count, "seconds": 2.0, "parameters": 1234, "history": [],
+         "metrics": {"dice": mean, "dice_grey": mean},
+         "cases": [mean if i or arm == "slices" else None for i in range(count)]}
+        for protocol, limit in (("zero", 0), ("finetune", 4))
+        for arm, mean in (("projection", 0.8), ("slices", 0.9))
+    ]  # fmt: skip
+    return {
+        "command": "transfer", "data": "brain", "images": "slices.npz", "metric": "dice",
+        "arms": ["projection", "slices"], "folds": 0, "trials": 1, "notes": ["it is a test"],
+        "cases": [f"case {i}" for i in range(count)], "rows": rows, "config": {"seed": 0},
+        "pretraining": [
+            {"name": "plain", "metrics": {"dice": 0.7}, "history": [{}, {}], "seconds": 12.3}
+        ],
+    } | more  # fmt: skip
+
+
+def rows_of(text: str, heading: str) -> dict[str, list[str]]:
+    """Return the cells of the Markdown table under a heading, by the first cell of the line."""
+    section = text.split(f"## {heading}\n")[1].split("\n## ")[0]
+    lines = [line.strip("| ").split(" | ") for line in section.splitlines() if line[:1] == "|"]
+    return {line[0]: line[1:] for line in lines}
+
+
+def test_every_table_has_its_numbers() -> None:
+    text = comparison_results.markdown(record(), {"Scores": "scores.png"})
+    assert "# projection against slices on brain" in text and "Note: it is a test." in text
+    assert rows_of(text, "Mean Dice")["slices"][0].startswith("0.900 (0.900 to 0.900)")
+    each = rows_of(text, "Every test sample: zero")
+    assert each["case 0"] == [MISSING, "0.900"] and each["case 2"] == ["0.800", "0.900"]
+    assert rows_of(text, "Pretraining on images")["plain"] == ["0.700", "2", "12.3"]
+    assert rows_of(text, "Cost")["projection"] == ["1,234", "2.0", "2.0"]
+    assert "![Scores](scores.png)" in text and '"seed": 0' in text
+
+
+@pytest.mark.parametrize(
+    "more", [{"count": MANY + 1}, {"metric": "dice_grey"}, {"folds": 2}], ids=str
+)
+def test_samples_have_lines_of_their_own_where_that_says_something(more: dict[str, Any]) -> None:
+    assert "Every test sample" not in comparison_results.markdown(record(**more), {})
+
+
+def test_what_is_printed_has_the_table_and_the_verdicts() -> None:
+    text = comparison_results.printed(record(), Path("runs/mine"))
+    assert "Mean Dice" in text and "case 1" in text and "written: runs/mine/report.html" in text
+    assert "zero: projection (0.800) is 0.100 behind slices (0.900)" in text
+    assert "In brackets: 95 % interval" in text
