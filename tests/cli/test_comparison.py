@@ -50,9 +50,15 @@ def test_tables_plots_and_a_report(
     assert len(results["rows"]) == 3 + 4 * 2 * 2 * 2
     names = {"report.html", "report.md", "runs.csv", "table.tex", "metrics.json", "config.yaml"}
     pictures = {"efficiency.png", "differences.png", "ranks.png"}
+    pictures |= {"scores.png", "curves.png", "confusion.png"}
     assert {p.name for p in out.iterdir()} == names | pictures
     report = (out / "report.md").read_text()
-    for text in ("# projection against scratch, center and slices", "balanced", "Holm", "±"):
+    for text in (
+        "# projection against scratch, center and slices",
+        "balanced",
+        "Holm",
+        "95 % interval",
+    ):
         assert text in report
     assert run(*options, *more, "--out", str(out)) == 2  # not overwritten unasked
 
