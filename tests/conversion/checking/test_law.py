@@ -438,6 +438,39 @@ def test_attention_may_be_causal() -> None:
     assert "training" not in " ".join(convert(Own(forward), depth_stride=1).conversion.checks[:2])
 
 
+def steep(gain: float, by: float = 80) -> nn.Module:
+    """Answer by the last digits of its input, as deep networks do that were not trained.
+
+    Where the gain is large; the check moves it by 0.2 and half of its size, or by less.
+    """
+
+    def forward(self: Any, y: Tensor) -> Any:
+        return self.head((10 ** (by * self.gain) * y.mean((2, 3))).sin())
+
+    return Own(forward, gain=nn.Parameter(torch.full((1,), gain)))
+
+
+def test_weights_are_moved_less_where_rounding_would_grow() -> None:
+    net = convert(steep(0.0))
+    assert net.crossd_state.folding.views == (0, 1, 2)
+    assert "rounding" not in " ".join(net.conversion.checks)
+
+
+def test_the_source_is_compared_with_other_weights_where_rounding_grows() -> None:
+    net = convert(steep(-0.2, -80))
+    assert "on images it differs from the 2D network by 0" in " ".join(net.conversion.checks)
+
+
+def test_rounding_of_float32_is_named() -> None:
+    net = convert(steep(-0.09, -80))
+    assert "in float32 rounding alone changes its answers by" in " ".join(net.conversion.checks)
+
+
+def test_a_network_in_which_rounding_always_grows_is_refused() -> None:
+    with pytest.raises(InputError, match="rounding alone changes its answers on the images"):
+        convert(steep(1.0, 16))
+
+
 def test_training_that_rounding_alone_changes_is_not_held_against_the_law() -> None:
     def forward(self: Any, y: Tensor) -> Any:
         pooled = y.mean((2, 3))
