@@ -66,7 +66,8 @@ class Findings:
         lost: Why the law was not found to hold in the other views, by their axes.
         seen: What was met on volumes.
         difference: The largest difference in these views, relative to the largest answer.
-        from_source: That from the network it was made from, without rounding; None where it was not to be the same.
+        from_source: That from the network it was made from, without rounding; None where that was
+            not to be the same.
         lines: Sentences for the report.
     """
 
@@ -352,11 +353,11 @@ def _compare(
         solid = _answers(exact, wide[1], "volumes", axis)
         worst = difference(solid, _as_volumes(flat, solid, axis))
         if worst > TOLERATED and _rounding(exact, wide[0], flat, axis) > worst / 10:
-            told = "rounding alone changes its answers on the images that were tried"
+            hidden = "rounding alone changes its answers on the images that were tried"
             if not net.training:
-                raise Unsteady(f"{told}: whether it keeps the law cannot be seen")
+                raise Unsteady(f"{hidden}: whether it keeps the law cannot be seen")
             findings.lines.append(
-                f"in training {told} (statistics of two values?), and the law was not asked for"
+                f"in training {hidden} (statistics of two values?), and the law was not asked for"
             )
             return
         if worst > TOLERATED:  # not rounding that many layers made grow
