@@ -575,3 +575,27 @@ def test_very_deep_volumes_are_not_tried() -> None:
     net = convert(nn.Sequential(*layers), example=torch.randn(2, 1, 255, 256))
     assert any("needs at least 255" in line for line in net.conversion.checks)
     assert {stride for _, stride in net.crossd_recipe["decided"]["stages"]} == {1}
+
+
+@pytest.mark.parametrize(("dilation", "least"), [(20, 41), (65, 131)])
+def test_an_answer_of_training_alone_may_want_deeper_volumes(dilation: int, least: int) -> None:
+    """As torchvision's Inception, whose second classifier reduces its map further."""
+
+    class Second(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.BatchNorm2d(2))
+            self.more = nn.Conv2d(2, 2, 3, dilation=dilation)
+
+        def forward(self, x: Tensor) -> Any:
+            y = self.first(x)
+            return (y, self.more(y)) if self.training else y
+
+    net = convert(Second(), example=torch.randn(2, 1, least, least + 1))
+    assert "depth follows the plane" in net.conversion.checks
+    unasked = f"in training it takes volumes of at least {least} slices, which is more than"
+    assert any(unasked in line for line in net.conversion.checks) == (least > 128)
+    with pytest.raises(InputError, match=f"needs at least {least}"):
+        net.train()(torch.randn(2, 1, 8, least, least))
+    assert net.first[1].num_batches_tracked == 1  # the search did not count
+    assert net.first[1].training

@@ -223,7 +223,9 @@ class State:
                 return None
             return None
 
-        module.eval()
+        for part in module.modules():
+            if hasattr(part, "running_mean"):  # which its statistics are not to see
+                part.eval()
         try:
             few, enough = error.depth, error.least
             while enough < DEEPEST and (more := lacks(enough)) is not None:
