@@ -223,9 +223,9 @@ class State:
                 return None
             return None
 
-        for part in module.modules():
-            if hasattr(part, "running_mean"):  # which its statistics are not to see
-                part.eval()
+        for counting in module.modules():
+            if hasattr(counting, "running_mean"):  # whose statistics are not to see it
+                counting.eval()
         try:
             few, enough = error.depth, error.least
             while enough < DEEPEST and (more := lacks(enough)) is not None:
