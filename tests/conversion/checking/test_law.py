@@ -573,7 +573,7 @@ def test_very_deep_volumes_are_not_tried() -> None:
     """Seven such layers need 255 slices, which may not fit into memory: depth is kept instead."""
     layers = [nn.Conv2d(1 if i == 0 else 2, 2, 3, stride=2) for i in range(7)]
     net = convert(nn.Sequential(*layers), example=torch.randn(2, 1, 255, 256))
-    assert any("needs at least 255" in line for line in net.conversion.checks)
+    assert any("needs about 255" in line for line in net.conversion.checks)
     assert {stride for _, stride in net.crossd_recipe["decided"]["stages"]} == {1}
 
 
@@ -593,7 +593,7 @@ def test_an_answer_of_training_alone_may_want_deeper_volumes(dilation: int, leas
 
     net = convert(Second(), example=torch.randn(2, 1, least, least + 1))
     assert "depth follows the plane" in net.conversion.checks
-    unasked = f"in training it takes volumes of at least {least} slices, which is more than"
+    unasked = f"in training it needs at least {least} slices, which is more than were tried"
     assert any(unasked in line for line in net.conversion.checks) == (least > 128)
     with pytest.raises(InputError, match=f"needs at least {least}"):
         net.train()(torch.randn(2, 1, 8, least, least))

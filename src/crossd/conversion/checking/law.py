@@ -25,7 +25,7 @@ from crossd.conversion.checking.perturbed import (
 )
 from crossd.conversion.folding.containers import leaves, mapped
 from crossd.conversion.folding.modules import named
-from crossd.conversion.folding.run import Folding, LayersMet, Run
+from crossd.conversion.folding.run import Folding, LayersMet, NotDeepEnough, Run
 from crossd.errors import InputError
 from crossd.nn.conv import CrossDConv, CrossDConvTranspose
 from crossd.nn.kernel_modes import VIEWS, replicated_ends, view
@@ -189,16 +189,16 @@ def _examine_view(
         try:
             solid = _answers(net, volumes, "volumes", axis)
         except Refused as error:  # an answer that is there in training alone may want more slices
-            enough = getattr(error.__cause__, "enough", 0)
-            if not enough:
+            deeper = error.__cause__
+            if not isinstance(deeper, NotDeepEnough):
                 raise
-            if enough > LARGEST:
+            if deeper.enough > LARGEST:
                 findings.lines.append(
-                    f"in training it takes volumes of at least {enough} slices, which is more than "
-                    "were tried: the law was not asked for there"
+                    f"in training it needs {deeper.needed} slices, which is more than were tried: "
+                    "the law was not asked for there"
                 )
                 return
-            volumes = _repeated(images, enough, axis)
+            volumes = _repeated(images, deeper.enough, axis)
             solid = _answers(net, volumes, "volumes", axis)
         _compare(net, flat, solid, images, volumes, axis, findings, " in training")
 

@@ -493,14 +493,16 @@ class NotDeepEnough(InputError):
     Args:
         depth: Slices of the volume.
         enough: The fewest that the network takes.
+        exact: Whether so many, and one less, were tried.
 
     Attributes:
         enough: The same.
+        needed: In words.
     """
 
-    def __init__(self, depth: int, enough: int) -> None:
-        self.enough = enough
+    def __init__(self, depth: int, enough: int, exact: bool) -> None:
+        self.enough, self.needed = enough, f"{'at least' if exact else 'about'} {enough}"
         super().__init__(
-            f"the volume is {depth} slices deep, but the network needs at least {enough}: give "
-            "deeper volumes, or convert with depth_stride=1"
+            f"the volume is {depth} slices deep, but the network needs {self.needed}: give deeper "
+            "volumes, or convert with depth_stride=1"
         )

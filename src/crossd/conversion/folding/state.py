@@ -127,7 +127,7 @@ class State:
             return self._begin(run, again, method, args, kwargs)
         except TooShallow as error:
             deep = self._deep_enough(error, module, method, args, kwargs)
-            raise NotDeepEnough(error.depth, deep) from error
+            raise NotDeepEnough(error.depth, *deep) from error
         except RuntimeError as error:
             error.add_note(
                 "The network's code has the other rank than what it is given. Where sizes do not "
@@ -200,8 +200,10 @@ class State:
 
     def _deep_enough(
         self, error: TooShallow, module: nn.Module, method: Any, args: Any, kwargs: Any
-    ) -> int:
-        """Find how many slices a volume must have, by trying others."""
+    ) -> tuple[int, bool]:
+        """Find how many slices a volume must have, and whether that was tried or is estimated."""
+        pixels = max(v.shape[-2:].numel() for v in leaves((args, kwargs)) if _has_axes(v))
+        deepest = max(error.depth, LARGEST_TRIED // pixels)
         modes = {part: part.training for part in module.modules()}
 
         def lacks(depth: int) -> TooShallow | None:
@@ -228,15 +230,15 @@ class State:
                 counting.eval()
         try:
             few, enough = error.depth, error.least
-            while enough < DEEPEST and (more := lacks(enough)) is not None:
+            while (exact := enough <= deepest) and (more := lacks(enough)) is not None:
                 few, enough = enough, max(more.least, enough + 1)
-            while enough - few > 1:
+            while exact and enough - few > 1:
                 middle = (few + enough) // 2
                 few, enough = (middle, enough) if lacks(middle) else (few, middle)
         finally:
             for part, training in modes.items():
                 part.training = training
-        return enough
+        return enough, exact
 
     @contextmanager
     def running(self, run: Run) -> Iterator[None]:
@@ -320,8 +322,12 @@ class _Part:
         return self.runs[self._place - 1]
 
 
-DEEPEST = 4096
-"""Slices of the deepest volume that is tried, to say how deep one must be."""
+LARGEST_TRIED = 2**22
+"""Voxels of the largest volume that is tried, to say how deep one must be: a few seconds' work."""
+
+
+def _has_axes(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.dim() > 2
 
 
 HEAD, INTERMEDIATES = "forward_head", "forward_intermediates"
