@@ -91,7 +91,7 @@ def build(library: str, name: str) -> tuple[Any, str]:
             more["init_weights"] = False
         if name == "inception_v3":  # whose second classifier needs about 299 slices to train
             more["aux_logits"] = False
-            return torchvision.models.inception_v3(num_classes=5, **more), "aux_logits=False"
+            return torchvision.models.inception_v3(num_classes=5, **more), "aux_logits False"
         return torchvision.models.get_model(name, weights=None, num_classes=5, **more), ""
     if library == "smp":
         import segmentation_models_pytorch as smp
