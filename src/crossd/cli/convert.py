@@ -30,8 +30,15 @@ def convert(config: ConvertConfig, progress: Progress) -> str:
 
 
 _OF_CHECKPOINTS = (
-    *("task", "classes", "channels", "kernel_mode", "lift", "prefix"),
-    *("allow_partial", "mean", "std"),
+    "task",
+    "classes",
+    "channels",
+    "kernel_mode",
+    "lift",
+    "prefix",
+    "allow_partial",
+    "mean",
+    "std",
 )
 
 

@@ -101,8 +101,17 @@ def evaluate(config: EvaluateConfig, progress: Progress) -> str:
 
 
 _OF_COMPARISONS = (
-    *("plain", "limit", "folds", "trials", "size", "epochs", "steps", "batch_size", "lr"),
-    *("workers", "resume"),
+    "plain",
+    "limit",
+    "folds",
+    "trials",
+    "size",
+    "epochs",
+    "steps",
+    "batch_size",
+    "lr",
+    "workers",
+    "resume",
 )
 
 
@@ -277,9 +286,15 @@ def _draw(pictures: Any, pair: Pair, classes: Sequence[str], value: float, path:
 def _case(pair: Pair, classes: Sequence[str], scored: Sequence[dict[str, Any]], group: str) -> Case:
     dices = np.array([row["dice"] for row in scored], float)  # None becomes NaN
     return shown_cases.segmented(
-        pair.name, group, pair.image, pair.truth, {"prediction": pair.guess}, classes,
-        pair.spacing, {"prediction": dices},
-    )  # fmt: skip
+        pair.name,
+        group,
+        pair.image,
+        pair.truth,
+        {"prediction": pair.guess},
+        classes,
+        pair.spacing,
+        {"prediction": dices},
+    )
 
 
 def _labels(

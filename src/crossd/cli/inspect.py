@@ -143,9 +143,7 @@ def _source(config: InspectConfig, weights: WeightsConfig, progress: Progress) -
         statistics=(weights.mean, weights.std),
         classes=dict(zip(weights.values, weights.classes, strict=False)),
     )
-    source = fitting(
-        config.data, weights, None, config.seed, config.weights, given, progress
-    )  # fmt: skip
+    source = fitting(config.data, weights, None, config.seed, config.weights, given, progress)
     if source.classes != weights.classes:
         raise InputError(
             f"{config.data} has the classes {', '.join(source.classes)}, but {config.weights} "
@@ -204,18 +202,21 @@ def _kernel_sections(out: Findings, listed: Sequence[Layer], layer: Layer) -> No
         return
     if isinstance(layer.mode, Fourier) and layer.mode.predictor is not None:
         path = out.section(
-            "The kernels along a path of axes and angles", "kernels.gif",
+            "The kernels along a path of axes and angles",
+            "kernels.gif",
             "What moves is where the 3D kernel is cut, and the kernel in its plane: a shift, not a "
             "rotation.",
             "The axis turns from z to y to x and back, the angle swings between -45 and 45 "
             "degrees; below is the shift that they amount to.",
-        )  # fmt: skip
+        )
         kernels.animate(layer, path)
     path = out.section(
-        "Is the depth used?", "energy.png", kernel_numbers.depth_reading(solid),
+        "Is the depth used?",
+        "energy.png",
+        kernel_numbers.depth_reading(solid),
         "Energy is the sum of the squared weights. Of the fourier mode, kernels are first moved by "
         "the mean displacement of training, to where 2D training used them.",
-    )  # fmt: skip
+    )
     kernels.energies(solid, path)
     out.headline = kernel_numbers.depth_reading(solid).partition(" (In the plane")[0]
     path = out.section("Are the views alike?", "similarity.png", kernel_numbers.view_reading(solid))
@@ -223,9 +224,13 @@ def _kernel_sections(out: Findings, listed: Sequence[Layer], layer: Layer) -> No
 
 
 def _pose_sections(
-    out: Findings, net: nn.Module, source: Source, layer: Layer, config: InspectConfig,
+    out: Findings,
+    net: nn.Module,
+    source: Source,
+    layer: Layer,
+    config: InspectConfig,
     progress: Progress,
-) -> None:  # fmt: skip
+) -> None:
     """Collect and draw what the fourier mode predicts for images, or for slices of volumes."""
     watch = poses.PoseRecorder(net)
     if not watch.places:
@@ -244,10 +249,12 @@ def _pose_sections(
     records = poses.summary(found, told)
     out.results["poses"] = {"images": len(told), "groups": kind, "layers": records}
     path = out.section(
-        "Which poses the layers predict", "poses.png", poses.reading(records, kind),
+        "Which poses the layers predict",
+        "poses.png",
+        poses.reading(records, kind),
         "Each line is the histogram of one layer. A narrow one says that all images get the same "
         "kernels. The three shifts always add up to three times their value at angle 0.",
-    )  # fmt: skip
+    )
     poses.layers(found, path)
     name = layer.name if layer.name in found else next(iter(found))
     share = next(one["told by class"] for one in records if one["layer"] == name)
@@ -301,15 +308,23 @@ def _cam_section(
     out.results["grad_cam"] = {
         "layer": layer,
         "samples": [
-            {"name": one.name, "answer": one.answer, "truth": one.truth,
-             "probability": one.probability, "maximum": _maximum(one.heat)} for one in seen
+            {
+                "name": one.name,
+                "answer": one.answer,
+                "truth": one.truth,
+                "probability": one.probability,
+                "maximum": _maximum(one.heat),
+            }
+            for one in seen
         ],
-    }  # fmt: skip
+    }
     path = out.section(
-        "What the answers rest on", "grad-cam.png", gradcam.reading(seen),
+        "What the answers rest on",
+        "grad-cam.png",
+        gradcam.reading(seen),
         f"Grad-CAM (Selvaraju et al. 2017) at `{layer}`, the last layer with places; yellow speaks "
         "most for the answer. It is as coarse as that layer.",
-    )  # fmt: skip
+    )
     gradcam.draw(seen, layer, path, source.spacing)
 
 
@@ -341,17 +356,20 @@ def _mask_section(
     arrays = [image, truth.numpy(), guess.numpy()]
     if image.ndim == 2:
         arrays, spacing = [one[None] for one in arrays], None
-    out.results["answer"] = {"sample": samples.name(0), "dice": dict(
-        zip(source.classes[1:], map(float, dices), strict=True)
-    )}  # fmt: skip
+    out.results["answer"] = {
+        "sample": samples.name(0),
+        "dice": dict(zip(source.classes[1:], map(float, dices), strict=True)),
+    }
     path = out.section(
-        "What the network answers", "answer.png",
+        "What the network answers",
+        "answer.png",
         f"{samples.name(0)}: {said}.",
         "The slices with most foreground in each view; the white line is the outline of the truth. "
         "`crossd evaluate` scores all samples.",
-    )  # fmt: skip
-    pictures.answers(arrays[0], arrays[1], {"answer": arrays[2]}, source.classes, path,
-                     scores, spacing)  # fmt: skip
+    )
+    pictures.answers(
+        arrays[0], arrays[1], {"answer": arrays[2]}, source.classes, path, scores, spacing
+    )
 
 
 def _written(out: Findings, config: InspectConfig, start: float) -> str:

@@ -70,9 +70,17 @@ def joint(config: JointConfig, progress: Progress) -> str:
         return net
 
     return train_and_write(
-        net, volumes, of_volumes, weights, config, progress, "joint training", keep,
-        beside=[(images, of_images)], rows=None if same else rows,
-    )  # fmt: skip
+        net,
+        volumes,
+        of_volumes,
+        weights,
+        config,
+        progress,
+        "joint training",
+        keep,
+        beside=[(images, of_images)],
+        rows=None if same else rows,
+    )
 
 
 def _network(

@@ -69,9 +69,14 @@ def fitting(
     """
     channels = weights.in_channels
     source = open_source(
-        spec, size=sizes(size), seed=seed, channels=channels, labels=labels, given=given,
+        spec,
+        size=sizes(size),
+        seed=seed,
+        channels=channels,
+        labels=labels,
+        given=given,
         progress=progress,
-    )  # fmt: skip
+    )
     if source.task not in (weights.task, "unlabelled"):
         raise InputError(f"{path} is for {weights.task}, but {spec} is for {source.task}")
     masks = dict(zip(weights.values, weights.classes, strict=False))
@@ -103,16 +108,22 @@ def images_and_volumes(
         InputError: When one has labels and the other masks, or the volumes are images.
     """
     volumes = open_source(
-        config.volumes, size=sizes(config.size), seed=config.seed,
+        config.volumes,
+        size=sizes(config.size),
+        seed=config.seed,
         channels=None if start is None else start.in_channels,
-        given=known(start, config=config), progress=progress,
-    )  # fmt: skip
+        given=known(start, config=config),
+        progress=progress,
+    )
     images = require_source_rank(volumes, 3, "--volumes")
     if config.images != config.volumes:
         images = open_source(
-            config.images, seed=config.seed, channels=volumes.channels,
-            given=known(None, config=config), progress=progress,
-        )  # fmt: skip
+            config.images,
+            seed=config.seed,
+            channels=volumes.channels,
+            given=known(None, config=config),
+            progress=progress,
+        )
     images = as_images(images, config.slices, config.slice_step)
     if images.task != volumes.task:
         raise InputError(

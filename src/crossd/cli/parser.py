@@ -11,8 +11,17 @@ from jsonargparse import ArgumentParser, DefaultHelpFormatter
 from crossd.errors import InputError
 
 PATHS = (
-    *("data", "images", "volumes", "weights", "out", "plan", "plain", "predictions", "input"),
-    *("folder", "config"),
+    "data",
+    "images",
+    "volumes",
+    "weights",
+    "out",
+    "plan",
+    "plain",
+    "predictions",
+    "input",
+    "folder",
+    "config",
 )
 """Options that shells complete with names of files."""
 

@@ -66,10 +66,15 @@ def predict(config: PredictConfig, progress: Progress) -> str:
     own = results.settings(config.weights, how, config.flips, config.precision)
     rows = results.claim(folder, own, heads, asked, config.overwrite)
     run = _Run(
-        config, weights, net, fabric, folder, rows,
+        config,
+        weights,
+        net,
+        fabric,
+        folder,
+        rows,
         owners={cells[-1]: name for name, cells in rows.items()},
         sources={os.path.realpath(path) for case in found for path in case.images},
-    )  # fmt: skip
+    )
     done, skipped, faults = _answer_all(run, found, heads, progress)
     what = "masks in" if masks_wanted else "lines in"
     where = folder if masks_wanted else folder / results.TABLE

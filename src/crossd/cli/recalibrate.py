@@ -26,9 +26,15 @@ def recalibrate(config: RecalibrateConfig, progress: Progress) -> str:
     weights = read_config(config.weights)
     net = load(config.weights)
     source = fitting(
-        config.data, weights, config.size, config.seed, config.weights, known(weights), progress,
+        config.data,
+        weights,
+        config.size,
+        config.seed,
+        config.weights,
+        known(weights),
+        progress,
         labels=False,
-    )  # fmt: skip
+    )
     net, weights = for_rank(net, weights, source, config.align)
     options = loop.TrainConfig(
         batch_size=config.batch_size or batch_size(source),

@@ -17,8 +17,10 @@ TABLE = "predictions.csv"
 RECORD = "predictions.yaml"
 LOCK = ".lock"
 COMPARED = {
-    **{"sha256": "--weights", "answer": "--answer"},
-    **{"flips": "--flips", "precision": "--precision"},
+    "sha256": "--weights",
+    "answer": "--answer",
+    "flips": "--flips",
+    "precision": "--precision",
 }
 """What decides on an answer, and the option it comes from."""
 
@@ -95,8 +97,9 @@ def _claimed(
     import yaml
 
     before = _read_record(folder, overwrite)
-    changed = [option for name, option in COMPARED.items() if before and
-               before.get(name) != own[name]]  # fmt: skip
+    changed = [
+        option for name, option in COMPARED.items() if before and before.get(name) != own[name]
+    ]
     if changed and not overwrite:
         raise InputError(
             f"--out {folder} holds answers that were made with another {', '.join(changed)} "

@@ -16,8 +16,15 @@ from crossd.inference.predictor import in_file_order
 from crossd.utils.atomic_files import atomic
 
 MAY_BE_EMPTY = (
-    *("PatientID", "PatientName", "PatientBirthDate", "PatientSex"),
-    *("StudyID", "StudyDate", "StudyTime", "AccessionNumber", "ReferringPhysicianName"),
+    "PatientID",
+    "PatientName",
+    "PatientBirthDate",
+    "PatientSex",
+    "StudyID",
+    "StudyDate",
+    "StudyTime",
+    "AccessionNumber",
+    "ReferringPhysicianName",
 )
 """Attributes that every DICOM object has, of type 2; copies of the web often lack them."""
 

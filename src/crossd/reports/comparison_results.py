@@ -155,20 +155,40 @@ def markdown(results: Results, drawn: Mapping[str, str]) -> str:
         if found:
             lines += ["", f"## {first} less the others: {summary.title(key)}", ""]
             lines += grid(
-                ["arm", "difference", "interval", "p", "Holm", "Wilcoxon", "won/tied/lost",
-                 "interval over cases"],
-                [[one["arm"], f"{one['difference']:+.3f}", _interval(one["low"], one["high"]),
-                  *(_small(one.get(name)) for name in ("p", "holm", "wilcoxon")),
-                  f"{one['wins']}/{one['ties']}/{one['losses']}",
-                  _interval(one.get("case_low"), one.get("case_high"))] for one in found],
-            )  # fmt: skip
+                [
+                    "arm",
+                    "difference",
+                    "interval",
+                    "p",
+                    "Holm",
+                    "Wilcoxon",
+                    "won/tied/lost",
+                    "interval over cases",
+                ],
+                [
+                    [
+                        one["arm"],
+                        f"{one['difference']:+.3f}",
+                        _interval(one["low"], one["high"]),
+                        *(_small(one.get(name)) for name in ("p", "holm", "wilcoxon")),
+                        f"{one['wins']}/{one['ties']}/{one['losses']}",
+                        _interval(one.get("case_low"), one.get("case_high")),
+                    ]
+                    for one in found
+                ],
+            )
     lines += ["", "## Every score", ""]
     scores = list(dict.fromkeys(n for row in results["rows"] for n in row["metrics"]))
     means = [
-        [arm, summary.title(key),
-         *(number(_mean_of(summary.scores(results, key, arm, name))) for name in scores)]
-        for key in keys for arm in results["arms"] if summary.scores(results, key, arm)
-    ]  # fmt: skip
+        [
+            arm,
+            summary.title(key),
+            *(number(_mean_of(summary.scores(results, key, arm, name))) for name in scores),
+        ]
+        for key in keys
+        for arm in results["arms"]
+        if summary.scores(results, key, arm)
+    ]
     lines += grid(["arm", "protocol", *(METRICS.get(n, n) for n in scores)], means)
     for name, path in drawn.items():
         lines += ["", f"## {name}", "", f"![{name}]({path})"]
@@ -204,9 +224,14 @@ def _pretraining(results: Results) -> list[str]:
     names = [name for name in METRICS if any(name in run["metrics"] for run in runs)]
     header = ["network", *(f"2D {METRICS[name]}" for name in names), "epochs", "seconds"]
     rows = [
-        [run["name"], *(number(run["metrics"].get(name)) for name in names),
-         str(len(run["history"])), number(run["seconds"], 1)] for run in runs
-    ]  # fmt: skip
+        [
+            run["name"],
+            *(number(run["metrics"].get(name)) for name in names),
+            str(len(run["history"])),
+            number(run["seconds"], 1),
+        ]
+        for run in runs
+    ]
     images = f"On slices or images of {results.get('images')}, scored on those held out."
     return ["", "## Pretraining on images", "", images, "", *grid(header, rows)] if rows else []
 

@@ -43,18 +43,38 @@ def draw(found: Survey, path: str | Path) -> None:
     drawn.text(0.5, 1 - 0.28 / height, title, ha="center", va="center", fontsize=12, color=INK)
     for row, (name, looks) in enumerate(rows):
         bottom = height - head - row * (side + 0.22) - side
-        drawn.text(1.15 / width, (bottom + side / 2) / height, _wrapped(name), ha="right",
-                   va="center", fontsize=9, color=INK)  # fmt: skip
+        drawn.text(
+            1.15 / width,
+            (bottom + side / 2) / height,
+            _wrapped(name),
+            ha="right",
+            va="center",
+            fontsize=9,
+            color=INK,
+        )
         for column, look in enumerate(looks[:COLUMNS]):
             left = 1.25 + column * (side + 0.1)
             box = (left / width, bottom / height, side / width, side / height)
             _tile(drawn.add_axes(box), look)
-    below = drawn.add_gridspec(1, 3, left=1.3 / width, right=1 - 0.25 / width, wspace=0.32,
-                               bottom=0.85 / height, top=(charts - 0.55) / height)  # fmt: skip
+    below = drawn.add_gridspec(
+        1,
+        3,
+        left=1.3 / width,
+        right=1 - 0.25 / width,
+        wspace=0.32,
+        bottom=0.85 / height,
+        top=(charts - 0.55) / height,
+    )
     parts = [(p, COLOURS[p]) for p in found.counts]
-    drawn.legend([Patch(color=c) for _, c in parts], [p for p, _ in parts], ncols=3, fontsize=9,
-                 loc="center", bbox_to_anchor=(0.5, (charts - 0.08) / height),
-                 frameon=False)  # fmt: skip
+    drawn.legend(
+        [Patch(color=c) for _, c in parts],
+        [p for p, _ in parts],
+        ncols=3,
+        fontsize=9,
+        loc="center",
+        bbox_to_anchor=(0.5, (charts - 0.08) / height),
+        frameon=False,
+    )
     panels = [drawn.add_subplot(below[0, i]) for i in range(3)]
     _counts(panels[0], found)
     _intensities(panels[1], found.looks)
@@ -67,9 +87,12 @@ def _rows(found: Survey) -> list[tuple[str, list[SampleFacts]]]:
     drawn = [look for look in found.looks if look.thumb is not None]
     classes = found.classes([look.label for look in drawn])
     if classes:
-        picked = [classes[i] for i in np.unique(
-            np.linspace(0, len(classes) - 1, min(ROWS, len(classes))).round().astype(int)
-        )]  # fmt: skip
+        picked = [
+            classes[i]
+            for i in np.unique(
+                np.linspace(0, len(classes) - 1, min(ROWS, len(classes))).round().astype(int)
+            )
+        ]
         return [(name, _spread([x for x in drawn if x.label == name])) for name in picked]
     parts = [part for part in (*SPLITS, NO_PART) if any(look.part == part for look in drawn)]
     return [(part, _spread([x for x in drawn if x.part == part])) for part in parts]
@@ -167,10 +190,16 @@ def _sizes(ax: Axes, looks: Sequence[SampleFacts]) -> None:
     for line, name in enumerate(names):
         values = np.array([_sides(look, mm)[line] for look in readable if len(look.size) == rank])
         jitter = rng.uniform(-0.25, 0.25, len(values)) if len(np.unique(values)) > 1 else 0.0
-        ax.plot(values, line + jitter * np.ones(len(values)), "o", color=COOL, ms=3.5, alpha=0.35,
-                mew=0)  # fmt: skip
-        ax.annotate(f"{name}: {_range(values)}", (0.02, line - 0.36),
-                    xycoords=ax.get_yaxis_transform(), fontsize=8, color=INK)  # fmt: skip
+        ax.plot(
+            values, line + jitter * np.ones(len(values)), "o", color=COOL, ms=3.5, alpha=0.35, mew=0
+        )
+        ax.annotate(
+            f"{name}: {_range(values)}",
+            (0.02, line - 0.36),
+            xycoords=ax.get_yaxis_transform(),
+            fontsize=8,
+            color=INK,
+        )
     ax.set_yticks([])
     ax.set_ylim(max(rank, 1) - 0.5, -0.7)
     ax.set_xlim(left=0)
@@ -208,13 +237,17 @@ def markdown(found: Survey, listed: Sequence[Fault]) -> list[str]:
         lines += ["## What is wrong or odd", ""]
         lines += grid(
             ["what", "grave", "how many", "the first"],
-            [[one.what, "yes" if one.grave else "no", f"{one.count:,}", _first(one.which)]
-             for one in listed],
-        )  # fmt: skip
+            [
+                [one.what, "yes" if one.grave else "no", f"{one.count:,}", _first(one.which)]
+                for one in listed
+            ],
+        )
         lines += [""]
     lines += ["## Samples", ""]
-    body = [[label or "samples", *(f"{found.counts[p].get(label, 0):,}" for p in parts)]
-            for label in labels]  # fmt: skip
+    body = [
+        [label or "samples", *(f"{found.counts[p].get(label, 0):,}" for p in parts)]
+        for label in labels
+    ]
     lines += [*grid(["class" if labels != [""] else "", *parts], body), ""]
     return [*lines, *(f"- {note}." for note in found.notes)]
 

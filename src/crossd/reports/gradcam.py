@@ -173,19 +173,29 @@ def draw(
                 ratio = down / right
                 row[2 * plane].set_title(f"{VIEWS[plane]} {place}", fontsize=8, color=SOFT)
             for ax in row[2 * plane : 2 * plane + 2]:
-                ax.imshow(image, cmap="gray", vmin=low, vmax=max(high, low + 1e-6),
-                          origin="lower" if solid else "upper", aspect=ratio)  # fmt: skip
+                ax.imshow(
+                    image,
+                    cmap="gray",
+                    vmin=low,
+                    vmax=max(high, low + 1e-6),
+                    origin="lower" if solid else "upper",
+                    aspect=ratio,
+                )
                 ax.set(xticks=[], yticks=[])
                 ax.spines[:].set_visible(False)
-            row[2 * plane + 1].imshow(heat, cmap=HEAT, vmin=0, vmax=1, aspect=ratio,
-                                      origin="lower" if solid else "upper")  # fmt: skip
+            row[2 * plane + 1].imshow(
+                heat, cmap=HEAT, vmin=0, vmax=1, aspect=ratio, origin="lower" if solid else "upper"
+            )
         right = one.answer == one.truth
         said = f"{one.answer} ({one.probability:.0%})".replace("%", " %")
         text = said if right else f"{said}\nbut is {one.truth}"
         row[0].set_ylabel(text, fontsize=8.5, color=INK if right else "#d55e00")
     what = "planes through the place" if solid else "the places"
-    drawn.suptitle(f"Grad-CAM at {layer}: {what} that speak{'s' if solid else ''} most for the "
-                   "answer", fontsize=11, color=INK)  # fmt: skip
+    drawn.suptitle(
+        f"Grad-CAM at {layer}: {what} that speak{'s' if solid else ''} most for the answer",
+        fontsize=11,
+        color=INK,
+    )
     save(drawn, path)
 
 

@@ -23,8 +23,18 @@ from PIL import Image
 from crossd.reports.slice_viewer import Case, cases_html, data_uri
 
 OFF = (
-    *("link", "autolink", "html_inline", "html_block", "entity", "escape", "reference"),
-    *("heading", "lheading", "code", "hr", "newline"),
+    "link",
+    "autolink",
+    "html_inline",
+    "html_block",
+    "entity",
+    "escape",
+    "reference",
+    "heading",
+    "lheading",
+    "code",
+    "hr",
+    "newline",
 )
 """Parts of Markdown that reports do not use, and names must not."""
 
@@ -89,11 +99,13 @@ def render(
         links="".join(f'<li><a href="#s{i}">{escape(n)}</a></li>' for i, n in enumerate(names)),
         body="\n".join(
             [_rendered(lead, env)]
-            + [f'<section id="s{i}"><h2>{escape(name)}</h2>\n{body}</section>'
-               for i, (name, body) in enumerate(sections)]
+            + [
+                f'<section id="s{i}"><h2>{escape(name)}</h2>\n{body}</section>'
+                for i, (name, body) in enumerate(sections)
+            ]
         ),
         footer="This file holds everything it shows and loads nothing.",
-    )  # fmt: skip
+    )
 
 
 def _hash(script: str) -> str:

@@ -35,8 +35,12 @@ PLANES = ("y, x", "z, x", "z, y")
 DISTANCE = ("#0072b2", "#56b4e9", "#b8dcf2", "#dfe9ef")
 """Colours of slices by their distance from the centre."""
 
-SIMILAR = (("axial and coronal", WARM, "o"), ("axial and sagittal", COOL, "s"),
-           ("coronal and sagittal", "#009e73", "^"), ("centre lift", SOFT, "D"))  # fmt: skip
+SIMILAR = (
+    ("axial and coronal", WARM, "o"),
+    ("axial and sagittal", COOL, "s"),
+    ("coronal and sagittal", "#009e73", "^"),
+    ("centre lift", SOFT, "D"),
+)
 
 
 def kernels(layer: Layer, path: str | Path) -> None:
@@ -57,14 +61,23 @@ def kernels(layer: Layer, path: str | Path) -> None:
         shift = layer.mode.mean_displacement.detach().float().cpu()
         where = "shifted by\n" + ", ".join(f"{d:.1f}" for d in shift.tolist())
     groups: list[tuple[str, str | None, list[tuple[str, torch.Tensor]]]] = [
-        ("the 3D kernel, slice by slice", None,
-         [(f"z = {z}", chosen[:, :, z]) for z in range(depth)]),
-        ("projection: sums along the view", "projection",
-         [(f"{VIEWS[a]}\n({PLANES[a]})", project(chosen, a)) for a in range(3)]),
-        ("slice: the central ones", "slice",
-         [(f"{VIEWS[a]}\n({PLANES[a]})", central(chosen, a)) for a in range(3)]),
+        (
+            "the 3D kernel, slice by slice",
+            None,
+            [(f"z = {z}", chosen[:, :, z]) for z in range(depth)],
+        ),
+        (
+            "projection: sums along the view",
+            "projection",
+            [(f"{VIEWS[a]}\n({PLANES[a]})", project(chosen, a)) for a in range(3)],
+        ),
+        (
+            "slice: the central ones",
+            "slice",
+            [(f"{VIEWS[a]}\n({PLANES[a]})", central(chosen, a)) for a in range(3)],
+        ),
         ("fourier", "fourier", [(where, fourier_kernels(chosen, shift[None])[0])]),
-    ]  # fmt: skip
+    ]
     rows, columns = len(chosen), sum(len(panels) for _, _, panels in groups)
     side, gap, between, top, low = 0.82, 0.1, 0.5, 1.25, 0.5  # [inches]
     width = columns * (side + gap) + (len(groups) - 1) * (between - gap) + 0.5
@@ -81,8 +94,15 @@ def kernels(layer: Layer, path: str | Path) -> None:
     for name, mode, panels in groups:
         mine = mode is not None and mode == own
         middle = left + (len(panels) * (side + gap) - gap) / 2
-        _write(drawn, middle, height - 0.62, name, fontsize=9.5, color=WARM if mine else INK,
-               fontweight="bold" if mine else "normal")  # fmt: skip
+        _write(
+            drawn,
+            middle,
+            height - 0.62,
+            name,
+            fontsize=9.5,
+            color=WARM if mine else INK,
+            fontweight="bold" if mine else "normal",
+        )
         for place, planes in panels:
             _write(drawn, left + side / 2, height - top + 0.2, place, fontsize=7.5, color=SOFT)
             for row in range(rows):
@@ -156,11 +176,25 @@ def energies(records: Sequence[dict[str, Any]], path: str | Path) -> None:
             left, middle = 0.0, len(shares) // 2
             for place, share in enumerate(shares):
                 off = min(abs(place - middle), len(DISTANCE) - 1)
-                ax.barh(line, share, left=left, height=0.78, color=DISTANCE[off],
-                        edgecolor="white", linewidth=0.8)  # fmt: skip
+                ax.barh(
+                    line,
+                    share,
+                    left=left,
+                    height=0.78,
+                    color=DISTANCE[off],
+                    edgecolor="white",
+                    linewidth=0.8,
+                )
                 if place == middle and share > 0.16:
-                    ax.text(left + share / 2, line, f"{100 * share:.0f} %", ha="center",
-                            va="center", fontsize=7.5, color="white")  # fmt: skip
+                    ax.text(
+                        left + share / 2,
+                        line,
+                        f"{100 * share:.0f} %",
+                        ha="center",
+                        va="center",
+                        fontsize=7.5,
+                        color="white",
+                    )
                 left += share
         ax.set_xlim(0, 1)
         ax.set_xticks([0, 0.5, 1], ["0", "half", "all"])
@@ -258,8 +292,14 @@ def animate(layer: Layer, path: str | Path) -> None:
     below.set_xticks([])
     for axis, colour in zip(range(3), (WARM, COOL, "#009e73"), strict=True):
         below.plot(shifts[:, axis], color=colour, lw=1.5)
-    below.legend([Line2D([], [], color=c) for c in (WARM, COOL, "#009e73")], AXES, frameon=False,
-                 fontsize=9, loc="center left", bbox_to_anchor=(1.01, 0.5))  # fmt: skip
+    below.legend(
+        [Line2D([], [], color=c) for c in (WARM, COOL, "#009e73")],
+        AXES,
+        frameon=False,
+        fontsize=9,
+        loc="center left",
+        bbox_to_anchor=(1.01, 0.5),
+    )
     marker = below.axvline(0, color=INK, lw=1)
     pictures = []
     for step in range(frames):

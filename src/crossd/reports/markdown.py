@@ -20,9 +20,23 @@ from crossd.utils.atomic_files import atomic
 
 METRICS = {"accuracy": "accuracy", "auc": "AUC", "dice": "Dice"}
 LIBRARIES = (
-    *("crossd", "torch", "numpy", "safetensors", "timm", "torchvision", "monai"),
-    *("lightning-fabric", "nibabel", "SimpleITK", "medmnist", "torchmetrics", "scikit-learn"),
-    *("jsonargparse", "rich", "matplotlib", "nilearn"),
+    "crossd",
+    "torch",
+    "numpy",
+    "safetensors",
+    "timm",
+    "torchvision",
+    "monai",
+    "lightning-fabric",
+    "nibabel",
+    "SimpleITK",
+    "medmnist",
+    "torchmetrics",
+    "scikit-learn",
+    "jsonargparse",
+    "rich",
+    "matplotlib",
+    "nilearn",
 )
 
 
@@ -126,10 +140,13 @@ def evaluation(results: Results) -> str:
         columns = ("dice", "dice_sd", "hd95", "nsd", "volume_error_ml")
         counts = ("cases", "missed", "invented")
         body = [
-            [name, *(number(found[name].get(c)) for c in columns),
-             *(str(found[name].get(c, MISSING)) for c in counts)]
+            [
+                name,
+                *(number(found[name].get(c)) for c in columns),
+                *(str(found[name].get(c, MISSING)) for c in counts),
+            ]
             for name in (*results["classes"][1:], "mean")
-        ]  # fmt: skip
+        ]
         header = ["class", "Dice", "sd", "HD95 [mm]", "NSD", "volume error [ml]"]
         lines += grid([*header, "cases with it", "missed", "invented"], body)
         lines += [

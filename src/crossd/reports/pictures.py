@@ -27,13 +27,21 @@ COUNTS = LinearSegmentedColormap.from_list("counts", ["#f7f9fb", COOL])
 LABELS = ("#e69f00", "#56b4e9", "#009e73", "#cc79a7", "#d55e00", "#f0e442", "#0072b2")
 STYLES = {
     "plain": (INK, "-"),
-    "scratch": ("#8a949e", ":"), "slices": (COOL, "-"), "center": ("#56b4e9", "--"),
-    "inflate": ("#009e73", "-"), "acs": ("#6a51a3", "-."), "triplanar": ("#7a9a01", "--"),
-    "fourier": ("#e69f00", "-"), "fourier-aligned": ("#cc79a7", "-"), "projection": (WARM, "-"),
-    "fourier-projection": ("#e69f00", "--"), "center-orientations": ("#56b4e9", "-."),
-    "projection-slices": (WARM, ":"), "projection-both": (WARM, "--"),
+    "scratch": ("#8a949e", ":"),
+    "slices": (COOL, "-"),
+    "center": ("#56b4e9", "--"),
+    "inflate": ("#009e73", "-"),
+    "acs": ("#6a51a3", "-."),
+    "triplanar": ("#7a9a01", "--"),
+    "fourier": ("#e69f00", "-"),
+    "fourier-aligned": ("#cc79a7", "-"),
+    "projection": (WARM, "-"),
+    "fourier-projection": ("#e69f00", "--"),
+    "center-orientations": ("#56b4e9", "-."),
+    "projection-slices": (WARM, ":"),
+    "projection-both": (WARM, "--"),
     "projection-orientations": (WARM, "-."),
-}  # fmt: skip
+}
 
 
 def learning_curves(results: Results, path: str | Path) -> None:
@@ -63,8 +71,10 @@ def learning_curves(results: Results, path: str | Path) -> None:
         dress(ax, title, "epoch", METRICS.get(name, name))
         ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         for position, (label, history) in enumerate(curves):
-            values = [{**(entry.get("val") or {}), "loss": entry.get("loss")}.get(name)
-                      for entry in history]  # fmt: skip
+            values = [
+                {**(entry.get("val") or {}), "loss": entry.get("loss")}.get(name)
+                for entry in history
+            ]
             epochs = [entry.get("epoch", 1 + i) for i, entry in enumerate(history)]
             colour, dash = STYLES.get(label, (LABELS[position % len(LABELS)], "-"))
             width = 2.2 if label in CROSSD else 1.5
@@ -121,8 +131,15 @@ def confusions(
         for row, column in np.ndindex(count, count):
             if counts[row][column] and count <= 20:
                 light = "white" if share[row, column] > 0.55 else INK
-                ax.text(column, row, f"{counts[row][column]:g}", color=light,
-                        ha="center", va="center", fontsize=8 if count <= 12 else 5)  # fmt: skip
+                ax.text(
+                    column,
+                    row,
+                    f"{counts[row][column]:g}",
+                    color=light,
+                    ha="center",
+                    va="center",
+                    fontsize=8 if count <= 12 else 5,
+                )
     for ax in list(axes.flat)[len(matrices) :]:
         ax.set_axis_off()
     save(drawn, path)

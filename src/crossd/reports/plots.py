@@ -59,8 +59,15 @@ def scores(results: Results, path: str | Path) -> None:
             if one.low is not None and one.high is not None:
                 ax.plot([one.low, one.high], [line, line], "-", color=colour, lw=2)
             ax.plot(one.mean, line, "o", color=colour, ms=6)
-            ax.annotate(f"{one.mean:.3f}", (one.mean, line), (0, 5), textcoords="offset points",
-                        ha="center", fontsize=8, color=INK)  # fmt: skip
+            ax.annotate(
+                f"{one.mean:.3f}",
+                (one.mean, line),
+                (0, 5),
+                textcoords="offset points",
+                ha="center",
+                fontsize=8,
+                color=INK,
+            )
     axes[0, 0].margins(x=0.15)
     axes[0, 0].set_yticks(range(len(arms)), arms)
     axes[0, 0].set_ylim(len(arms) - 0.4, -0.8)
@@ -108,9 +115,13 @@ def efficiency(results: Results, path: str | Path) -> None:
         ax.minorticks_off()
     if handles:
         drawn.legend(
-            list(handles.values()), list(handles), frameon=False, fontsize=9,
-            loc="outside lower center", ncols=min(3 * max(1, len(names)), len(handles)),
-        )  # fmt: skip
+            list(handles.values()),
+            list(handles),
+            frameon=False,
+            fontsize=9,
+            loc="outside lower center",
+            ncols=min(3 * max(1, len(names)), len(handles)),
+        )
     save(drawn, path)
 
 
@@ -137,8 +148,15 @@ def differences(results: Results, path: str | Path) -> None:
             high = one["high"] if one["high"] is not None else one.get("case_high", gap)
             ax.plot([low, high], [line, line], "-", color=colour, lw=2)
             ax.plot(gap, line, "o", color=colour, ms=6)
-            ax.annotate(f"{gap:+.3f}", (gap, line), (0, 5), textcoords="offset points",
-                        ha="center", fontsize=8, color=INK)  # fmt: skip
+            ax.annotate(
+                f"{gap:+.3f}",
+                (gap, line),
+                (0, 5),
+                textcoords="offset points",
+                ha="center",
+                fontsize=8,
+                color=INK,
+            )
     axes[0, 0].margins(x=0.15)
     axes[0, 0].set_yticks(range(len(others)), others)
     axes[0, 0].set_ylim(len(others) - 0.4, -0.8)
@@ -171,8 +189,15 @@ def ranks(results: Results, path: str | Path) -> bool:
         colour, _ = _style(arm, int(at))
         ax.plot([rank, rank], [0, place + 1], color=colour, lw=1)
         ax.plot(rank, 0, "o", color=colour, ms=6)
-        ax.annotate(f"{arm}  {rank:.2f}", (rank, place + 1), (4, 0), color=INK, va="center",
-                    textcoords="offset points", fontsize=9)  # fmt: skip
+        ax.annotate(
+            f"{arm}  {rank:.2f}",
+            (rank, place + 1),
+            (4, 0),
+            color=INK,
+            va="center",
+            textcoords="offset points",
+            fontsize=9,
+        )
     sorted_ranks = means[order].tolist()
     for level, (i, j) in enumerate(summary.groups(sorted_ranks, least)):
         y = -0.5 - 0.4 * level

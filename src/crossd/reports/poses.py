@@ -177,8 +177,15 @@ def _lines(poses: Poses, title: str, path: str | Path) -> None:
             [np.histogram(rows[:, column], BINS, (low, high))[0] for rows in poses.values()]
         )
         shares = counts / np.maximum(counts.max(1, keepdims=True), 1)
-        ax.imshow(shares, cmap=COUNTS, vmin=0, vmax=1, aspect="auto", interpolation="nearest",
-                  extent=(low, high, len(names) - 0.5, -0.5))  # fmt: skip
+        ax.imshow(
+            shares,
+            cmap=COUNTS,
+            vmin=0,
+            vmax=1,
+            aspect="auto",
+            interpolation="nearest",
+            extent=(low, high, len(names) - 0.5, -0.5),
+        )
         means = [rows[:, column].mean() for rows in poses.values()]
         ax.plot(means, range(len(names)), "|", color=WARM, ms=9, mew=1.8)
         for line in range(1, len(names)):

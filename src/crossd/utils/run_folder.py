@@ -19,19 +19,46 @@ BAD_BATCHES = "bad-batches.jsonl"
 """Where it is written which samples gave a loss that is no number."""
 
 LEFTOVERS = (
-    *("answer-*.npz", "pretrained-*.json", "run-*.json"),
-    *(CHECKPOINT, EARLIER_CHECKPOINT),
+    "answer-*.npz",
+    "pretrained-*.json",
+    "run-*.json",
+    CHECKPOINT,
+    EARLIER_CHECKPOINT,
 )
 """What an interrupted run leaves, to be resumed."""
 
 OUTPUTS = (
-    *(RESULT, "report.md", "report.html", "weights.safetensors", "pretrained-*.safetensors", PLAN),
-    *("cases.csv", "worst-*.png", "runs.csv", "table.tex"),
-    *(LOG, STATUS, BAD_BATCHES, "tensorboard/events.*"),
-    *("efficiency.png", "differences.png", "ranks.png"),
-    *("scores.png", "curves.png", "confusion.png", "answers.png", "bench.png"),
-    *("data.png", "kernels.png", "kernels.gif", "energy.png", "similarity.png"),
-    *("poses.png", "poses-classes.png", "grad-cam.png", "answer.png"),
+    RESULT,
+    "report.md",
+    "report.html",
+    "weights.safetensors",
+    "pretrained-*.safetensors",
+    PLAN,
+    "cases.csv",
+    "worst-*.png",
+    "runs.csv",
+    "table.tex",
+    LOG,
+    STATUS,
+    BAD_BATCHES,
+    "tensorboard/events.*",
+    "efficiency.png",
+    "differences.png",
+    "ranks.png",
+    "scores.png",
+    "curves.png",
+    "confusion.png",
+    "answers.png",
+    "bench.png",
+    "data.png",
+    "kernels.png",
+    "kernels.gif",
+    "energy.png",
+    "similarity.png",
+    "poses.png",
+    "poses-classes.png",
+    "grad-cam.png",
+    "answer.png",
 )
 """What a run that ended leaves."""
 
