@@ -44,7 +44,6 @@ def finetune(config: FinetuneConfig, progress: Progress) -> str:
         batch_size=config.batch_size or batch_size(source),
         lr=config.lr,
         augment=augmentation(config, source),
-        **of_the_run(config),
     )
     weights = dataclasses.replace(
         weights,
@@ -53,4 +52,5 @@ def finetune(config: FinetuneConfig, progress: Progress) -> str:
         recalibrated=source.rank == 3 or not adapt.norms_with_statistics(net),
         **prepared(source),
     )
+    options = of_the_run(config, options)
     return train_and_write(net, source, options, weights, config, progress, config.protocol)

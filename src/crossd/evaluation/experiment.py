@@ -188,7 +188,7 @@ def perform(contest: Contest, run: Run, progress: Progress | None = None) -> dic
     else:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Mean of empty slice")  # neither in truth nor answer
-            cases = np.nanmean(outcome.outputs[0], 1)
+            cases = np.nanmean(outcome.outputs[0].numpy(), 1)
         if contest.keep is not None and run.fold == run.trial == 0:
             _keep_masks(contest, run, outcome.net, budget)
     return {

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from crossd.data.dataset import Samples, Subset
 from crossd.data.source import Source
@@ -56,7 +56,7 @@ def of_scored(
     net: nn.Module,
     source: Source,
     samples: Samples,
-    outputs: Sequence[Any],
+    outputs: Sequence[Tensor],
     options: TrainConfig,
 ) -> list[Case]:
     """Show the worst and the best of samples that were scored; every process must ask.
@@ -71,12 +71,12 @@ def of_scored(
     order = validate.order(net, samples, options)
     if source.task == "segmentation":
         with np.errstate(invalid="ignore"):
-            dices = outputs[0]
+            dices = outputs[0].numpy()
             known = np.isfinite(dices)
             means = np.where(known, dices, 0).sum(1) / known.sum(1)
         chosen = [(int(order[i]), group) for i, group in extremes(means)]
         return _masks(net, source, samples, chosen, options)
-    probabilities, truth = (np.asarray(one) for one in outputs)
+    probabilities, truth = (one.numpy() for one in outputs)
     own = probabilities[np.arange(len(truth)), truth]
     names = case_names(samples)
     return [
