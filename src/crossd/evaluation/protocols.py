@@ -172,7 +172,7 @@ def _on_features(protocol: str, net: nn.Module, source: Source, config: TrainCon
     tests, truth = features(net, source.test, count, config)
     if protocol == "knn":
         near = min(NEIGHBOURS, len(x))
-        model: Any = KNeighborsClassifier(near, metric="cosine").fit(x, y)
+        model = KNeighborsClassifier(near, metric="cosine").fit(x, y)
     else:
         choices, known = features(net, source.val, count, config)
         best = -1.0

@@ -167,12 +167,12 @@ def markdown(results: Results, drawn: Mapping[str, str]) -> str:
                 ],
                 [
                     [
-                        one["arm"],
-                        f"{one['difference']:+.3f}",
-                        _interval(one["low"], one["high"]),
-                        *(_small(one.get(name)) for name in ("p", "holm", "wilcoxon")),
-                        f"{one['wins']}/{one['ties']}/{one['losses']}",
-                        _interval(one.get("case_low"), one.get("case_high")),
+                        one.arm,
+                        f"{one.difference:+.3f}",
+                        _interval(one.low, one.high),
+                        *map(_small, (one.p, one.holm, one.wilcoxon)),
+                        f"{one.wins}/{one.ties}/{one.losses}",
+                        _interval(one.case_low, one.case_high),
                     ]
                     for one in found
                 ],
@@ -260,5 +260,5 @@ def _small(p: float | None) -> str:
     return MISSING if p is None else "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def _mean_of(values: Mapping[Any, float]) -> float | None:
+def _mean_of(values: Mapping[tuple[int, int], float]) -> float | None:
     return float(np.mean(list(values.values()))) if values else None

@@ -141,11 +141,10 @@ def differences(results: Results, path: str | Path) -> None:
         ax.grid(axis="y", visible=False)
         ax.axvline(0, color=INK, lw=1)
         for one in summary.comparisons(results, key):
-            line, gap = others.index(one["arm"]), one["difference"]
-            sure = one.get("holm", 1.0) < summary.ALPHA
-            colour = (WARM if gap > 0 else "#0072b2") if sure else SOFT
-            low = one["low"] if one["low"] is not None else one.get("case_low", gap)
-            high = one["high"] if one["high"] is not None else one.get("case_high", gap)
+            line, gap = others.index(one.arm), one.difference
+            colour = (WARM if gap > 0 else COOL) if one.is_sure() else SOFT
+            low = next(end for end in (one.low, one.case_low, gap) if end is not None)
+            high = next(end for end in (one.high, one.case_high, gap) if end is not None)
             ax.plot([low, high], [line, line], "-", color=colour, lw=2)
             ax.plot(gap, line, "o", color=colour, ms=6)
             ax.annotate(
