@@ -3,9 +3,8 @@
 import csv
 import hashlib
 import io
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from crossd.data.io.header import stem
 from crossd.errors import InputError
@@ -35,7 +34,7 @@ def columns(weights: WeightsConfig) -> list[str]:
     return ["class", *(f"p_{name}" for name in weights.classes)]
 
 
-def settings(weights: str | Path, answer: str, flips: bool, precision: str) -> dict[str, Any]:
+def settings(weights: str | Path, answer: str, flips: bool, precision: str) -> dict[str, object]:
     """Return what is written down of how answers are made.
 
     Args:
@@ -59,7 +58,11 @@ def settings(weights: str | Path, answer: str, flips: bool, precision: str) -> d
 
 
 def claim(
-    folder: Path, own: dict[str, Any], heads: Sequence[str], asked: Collection[str], overwrite: bool
+    folder: Path,
+    own: Mapping[str, object],
+    heads: Sequence[str],
+    asked: Collection[str],
+    overwrite: bool,
 ) -> Rows:
     """Make the folder ready for answers, beside those that an earlier run made in the same way.
 
@@ -92,7 +95,11 @@ def claim(
 
 
 def _claimed(
-    folder: Path, own: dict[str, Any], heads: Sequence[str], asked: Collection[str], overwrite: bool
+    folder: Path,
+    own: Mapping[str, object],
+    heads: Sequence[str],
+    asked: Collection[str],
+    overwrite: bool,
 ) -> Rows:
     import yaml
 
@@ -111,11 +118,11 @@ def _claimed(
         _remove(folder, asked)
     (folder / TABLE).unlink(missing_ok=True)
     with atomic(folder / RECORD) as temporary:
-        temporary.write_text(yaml.safe_dump(own, sort_keys=False), encoding="utf-8")
+        temporary.write_text(yaml.safe_dump(dict(own), sort_keys=False), encoding="utf-8")
     return {}
 
 
-def _read_record(folder: Path, overwrite: bool) -> dict[str, Any] | None:
+def _read_record(folder: Path, overwrite: bool) -> dict[str, object] | None:
     """Read how the answers in a folder were made; None where it is empty or may be overwritten."""
     import yaml
 

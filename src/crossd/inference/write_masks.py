@@ -66,7 +66,7 @@ def with_file_values(mask: NDArray[np.uint8], values: Sequence[int]) -> NDArray[
 def _write_nifti(array: NDArray[np.uint8], header: Header, path: Path) -> None:
     import nibabel as nib
 
-    image: Any = nib.Nifti1Image(array, header.affine)
+    image = nib.Nifti1Image(array, header.affine)
     if header.path.name.lower().endswith(NIFTI):
         source: Any = nib.load(header.path)
         for name in ("sform", "qform"):  # what the affine leads to: scanner, atlas, ...
