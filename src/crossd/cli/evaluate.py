@@ -4,9 +4,9 @@ import csv
 import dataclasses
 import io
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Literal, TypedDict
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from crossd.data.preprocessing.volume_dataset import Entry, read_image, read_mas
 from crossd.data.source import Source
 from crossd.data.sources.labelled import entries_of
 from crossd.errors import InputError
+from crossd.evaluation.summary import Results
 from crossd.inference import predictor, write_masks
 from crossd.inference.slice_ensemble import answering
 from crossd.reports import shown_cases
@@ -31,6 +32,8 @@ from crossd.utils.option_values import check, choice, unused
 from crossd.utils.progress import Progress
 from crossd.utils.run_folder import claim_folder
 from crossd.weights.weights_file import WeightsConfig, load, read_config, require_rank
+
+MEASURES: tuple[Literal["dice", "hd95", "nsd"], ...] = ("dice", "hd95", "nsd")
 
 WORST = 3
 """Cases that are pictured."""
@@ -53,6 +56,21 @@ class Pair:
     truth: NDArray[np.uint8]
     spacing: tuple[float, ...] | None
     image: NDArray[np.float32]
+
+
+Score = TypedDict(
+    "Score",
+    {
+        "case": str,
+        "class": str,
+        "dice": float | None,
+        "hd95": float | None,
+        "nsd": float | None,
+        "ml": float,
+        "true_ml": float,
+    },
+)
+"""How good a mask is in one class; see `score`."""
 
 
 def evaluate(config: EvaluateConfig, progress: Progress) -> str:
@@ -125,8 +143,8 @@ def _masks(
 ) -> str:
     samples = getattr(source, config.part)
     folder = claim_folder(config, resumable=False)
-    rows: list[dict[str, Any]] = []
-    worst: list[tuple[float, Pair, list[dict[str, Any]]]] = []
+    rows: list[Score] = []
+    worst: list[tuple[float, Pair, list[Score]]] = []
     best: list[tuple[float, Case]] = []
     begun = time.perf_counter()
     with progress.task("evaluating", total=len(samples)) as bar:
@@ -142,10 +160,8 @@ def _masks(
                 best = sorted(best, key=lambda one: -one[0])[:WORST]
             bar.advance(1)
     spent = time.perf_counter() - begun
-    from crossd.reports import pictures
-
     for number, (value, pair, _) in enumerate(worst, start=1):
-        _draw(pictures, pair, source.classes, value, folder / f"worst-{number}.png")
+        _draw(pair, source.classes, value, folder / f"worst-{number}.png")
     summary = summarise(rows, source.classes)
     _write_rows(folder / "cases.csv", rows)
     results = _results(config, source, len(samples), summary, start)
@@ -215,7 +231,7 @@ def _read_guess(config: EvaluateConfig, entry: Entry, values: Sequence[int]) -> 
     return read_mask(dataclasses.replace(entry, mask=header), values)
 
 
-def score(pair: Pair, classes: Sequence[str], tolerance: float) -> list[dict[str, Any]]:
+def score(pair: Pair, classes: Sequence[str], tolerance: float) -> list[Score]:
     """Score every class but the background of one mask.
 
     Args:
@@ -230,17 +246,25 @@ def score(pair: Pair, classes: Sequence[str], tolerance: float) -> list[dict[str
     """
     spacing = pair.spacing or (1.0,) * pair.truth.ndim
     voxel = float(np.prod(spacing)) / 1000
-    rows = []
+    rows: list[Score] = []
     for k, name in enumerate(classes[1:], start=1):
         guess, truth = pair.guess == k, pair.truth == k
-        row: dict[str, Any] = {"case": pair.name, "class": name}
-        row |= metrics.surfaces(guess, truth, spacing, tolerance)
-        row["ml"], row["true_ml"] = guess.sum() * voxel, truth.sum() * voxel
-        rows.append(row)
+        found = metrics.surfaces(guess, truth, spacing, tolerance)
+        rows.append(
+            {
+                "case": pair.name,
+                "class": name,
+                "dice": found["dice"],
+                "hd95": found["hd95"],
+                "nsd": found["nsd"],
+                "ml": float(guess.sum() * voxel),
+                "true_ml": float(truth.sum() * voxel),
+            }
+        )
     return rows
 
 
-def summarise(rows: Sequence[dict[str, Any]], classes: Sequence[str]) -> dict[str, Any]:
+def summarise(rows: Sequence[Score], classes: Sequence[str]) -> dict[str, dict[str, float | None]]:
     """Average the records of `score` over cases, for each class and over classes.
 
     Returns:
@@ -248,26 +272,28 @@ def summarise(rows: Sequence[dict[str, Any]], classes: Sequence[str]) -> dict[st
         its standard deviation over cases under ``dice_sd``; and the number of cases, of those where
         the class was missed and of those where it was found but is not there.
     """
-    out: dict[str, Any] = {}
+    out: dict[str, dict[str, float | None]] = {}
     for name in classes[1:]:
         own = [row for row in rows if row["class"] == name]
-        out[name] = {key: _mean(row[key] for row in own) for key in ("dice", "hd95", "nsd")}
+        out[name] = {key: _mean(row[key] for row in own) for key in MEASURES}
         dices = [row["dice"] for row in own if row["dice"] is not None]
         out[name]["dice_sd"] = float(np.std(dices, ddof=1)) if len(dices) > 1 else None
         out[name]["volume_error_ml"] = _mean(abs(row["ml"] - row["true_ml"]) for row in own)
         out[name]["cases"] = sum(row["true_ml"] > 0 for row in own)
         out[name]["missed"] = sum(row["true_ml"] > 0 and row["ml"] == 0 for row in own)
         out[name]["invented"] = sum(row["true_ml"] == 0 and row["ml"] > 0 for row in own)
-    out["mean"] = {key: _mean(out[n][key] for n in classes[1:]) for key in ("dice", "hd95", "nsd")}
+    out["mean"] = {key: _mean(out[n][key] for n in classes[1:]) for key in MEASURES}
     return out
 
 
-def _mean(values: Any) -> float | None:
+def _mean(values: Iterable[float | None]) -> float | None:
     found = [value for value in values if value is not None]
     return float(np.mean(found)) if found else None
 
 
-def _draw(pictures: Any, pair: Pair, classes: Sequence[str], value: float, path: Path) -> None:
+def _draw(pair: Pair, classes: Sequence[str], value: float, path: Path) -> None:
+    from crossd.reports import pictures
+
     image, guess, truth, spacing = pair.image, pair.guess, pair.truth, pair.spacing
     if image.ndim == 2:
         image, guess, truth, spacing = image[None], guess[None], truth[None], None
@@ -283,7 +309,7 @@ def _draw(pictures: Any, pair: Pair, classes: Sequence[str], value: float, path:
     )
 
 
-def _case(pair: Pair, classes: Sequence[str], scored: Sequence[dict[str, Any]], group: str) -> Case:
+def _case(pair: Pair, classes: Sequence[str], scored: Sequence[Score], group: str) -> Case:
     dices = np.array([row["dice"] for row in scored], float)  # None becomes NaN
     return shown_cases.segmented(
         pair.name,
@@ -326,8 +352,8 @@ def _labels(
 
 
 def _results(
-    config: EvaluateConfig, source: Source, count: int, found: dict[str, Any], start: float
-) -> dict[str, Any]:
+    config: EvaluateConfig, source: Source, count: int, found: Mapping[str, object], start: float
+) -> dict[str, object]:
     from crossd.reports import markdown
 
     return {
@@ -344,7 +370,7 @@ def _results(
     }
 
 
-def _write(results: dict[str, Any], folder: Path, cases: Sequence[Case], spent: float) -> None:
+def _write(results: Results, folder: Path, cases: Sequence[Case], spent: float) -> None:
     from crossd.reports import html, markdown
 
     text, headline = markdown.evaluation(results), markdown.sentence(results)
@@ -353,7 +379,7 @@ def _write(results: dict[str, Any], folder: Path, cases: Sequence[Case], spent: 
     markdown.write(results, folder, text, {"report.html": shown})
 
 
-def _write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+def _write_rows(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
     writer.writeheader()

@@ -3,9 +3,7 @@
 import dataclasses
 
 from crossd.cli.opening import batch_size, fitting, for_rank, known, prepared
-from crossd.cli.options import (
-    FinetuneConfig,
-)
+from crossd.cli.options import FinetuneConfig
 from crossd.cli.runs import augmentation, train_and_write
 from crossd.conversion import adapt, heads
 from crossd.data.source import limit
@@ -13,10 +11,7 @@ from crossd.training import devices, loop
 from crossd.training.config import of_the_run
 from crossd.utils.option_values import check, choice
 from crossd.utils.progress import Progress
-from crossd.weights.weights_file import (
-    load,
-    read_config,
-)
+from crossd.weights.weights_file import load, read_config
 
 
 def finetune(config: FinetuneConfig, progress: Progress) -> str:
@@ -46,11 +41,10 @@ def finetune(config: FinetuneConfig, progress: Progress) -> str:
         augment=augmentation(config, source),
     )
     weights = dataclasses.replace(
-        weights,
+        prepared(weights, source),
         classes=source.classes,
         answer="volume",
         recalibrated=source.rank == 3 or not adapt.norms_with_statistics(net),
-        **prepared(source),
     )
     options = of_the_run(config, options)
     return train_and_write(net, source, options, weights, config, progress, config.protocol)

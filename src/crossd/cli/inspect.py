@@ -5,7 +5,6 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +16,7 @@ from crossd.cli.options import InspectConfig
 from crossd.data.dataset import Samples, Subset
 from crossd.data.patches import Patches
 from crossd.data.quality.checks import faults
-from crossd.data.quality.survey import survey
+from crossd.data.quality.survey import Survey, survey
 from crossd.data.slicing import as_images
 from crossd.data.source import Source
 from crossd.errors import InputError
@@ -67,7 +66,7 @@ class Findings:
     lines: list[str] = field(default_factory=list)
     said: list[str] = field(default_factory=list)
     headline: str = ""
-    results: dict[str, Any] = field(default_factory=dict)
+    results: dict[str, object] = field(default_factory=dict)
 
     def section(self, title: str, picture: str, reading: str, explanation: str = "") -> Path:
         """Write down a section; returns where its picture belongs."""
@@ -113,7 +112,7 @@ def inspect(config: InspectConfig, progress: Progress) -> str:
     return _written(out, config, start)
 
 
-def _data_section(out: Findings, found: Any) -> None:
+def _data_section(out: Findings, found: Survey) -> None:
     listed = faults(found)
     data_sheet.draw(found, out.folder / "data.png")
     out.lines += ["", "## The data", "", *data_sheet.markdown(found, listed)]
@@ -290,7 +289,7 @@ def _cam_section(
     for place in _one_of_each(samples.labels, SEEN):
         sample = whole[place]
         x = fabric.to_device(sample["image"][None].to(devices.dtype_of(net)))
-        batch: Any = {"image": x, "view": torch.tensor([sample.get("view", -1)])}
+        batch = {"image": x, "view": torch.tensor([sample.get("view", -1)])}
         with fabric.autocast(), view_of(batch, net):
             layer = layer or gradcam.last_map(net, x)
             heat, probabilities = gradcam.look(net, x, layer)
@@ -313,7 +312,7 @@ def _cam_section(
                 "answer": one.answer,
                 "truth": one.truth,
                 "probability": one.probability,
-                "maximum": _maximum(one.heat),
+                "maximum": [int(i) for i in np.unravel_index(one.heat.argmax(), one.heat.shape)],
             }
             for one in seen
         ],
@@ -326,10 +325,6 @@ def _cam_section(
         "most for the answer. It is as coarse as that layer.",
     )
     gradcam.draw(seen, layer, path, source.spacing)
-
-
-def _maximum(heat: NDArray[Any]) -> list[int]:
-    return [int(i) for i in np.unravel_index(int(heat.argmax()), heat.shape)]
 
 
 def _one_of_each(labels: NDArray[np.int64], count: int) -> Iterator[int]:

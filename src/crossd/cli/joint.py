@@ -2,7 +2,6 @@
 
 import copy
 import dataclasses
-from typing import Any
 
 import torch
 from torch import nn
@@ -47,7 +46,6 @@ def joint(config: JointConfig, progress: Progress) -> str:
         volumes.classes,
         form="cross",
         kernel_mode=mode,
-        **prepared(volumes),
     )
     progress.say(
         f"{name}: {len(images.train):,} images of {config.images} in turn with "
@@ -73,7 +71,7 @@ def joint(config: JointConfig, progress: Progress) -> str:
         net,
         volumes,
         of_volumes,
-        weights,
+        prepared(weights, volumes),
         config,
         progress,
         "joint training",
@@ -85,7 +83,7 @@ def joint(config: JointConfig, progress: Progress) -> str:
 
 def _network(
     config: JointConfig, start: WeightsConfig | None, volumes: Source, images: Source, classes: int
-) -> tuple[Any, str, str]:
+) -> tuple[nn.Module, str, str]:
     """Make or load the network, with so many classes; returns it, its name and its kernel mode."""
     devices.seed_everything(config.seed)
     if start is None:

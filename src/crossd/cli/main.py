@@ -195,7 +195,7 @@ def _without_extras(command: str, given: Sequence[str]) -> int:
     return 0
 
 
-def _parse(command: str, kind: Any, given: list[str]) -> Any:
+def _parse(command: str, kind: type, given: list[str]) -> Any:
     """Read options of a command into its dataclass."""
     from jsonargparse import ArgumentError
 

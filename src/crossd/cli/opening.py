@@ -3,8 +3,10 @@
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+from torch import nn
+
+from crossd.cli.options import CacheOptions, JointConfig, TransferConfig
 from crossd.conversion.plain import to_3d
 from crossd.data.opening import open_source
 from crossd.data.preprocessing import plan as plans
@@ -17,13 +19,12 @@ from crossd.errors import InputError
 from crossd.nn.kernel_modes import KERNEL_MODES
 from crossd.utils.option_values import sizes
 from crossd.utils.progress import Progress
-from crossd.weights.weights_file import (
-    WeightsConfig,
-    require_rank,
-)
+from crossd.weights.weights_file import WeightsConfig, require_rank
 
 
-def known(weights: WeightsConfig | None, path: str | None = None, config: Any = None) -> Given:
+def known(
+    weights: WeightsConfig | None, path: str | None = None, config: CacheOptions | None = None
+) -> Given:
     """Gather what weights, a plan that the user edited or options for a cache decide on."""
     given = Given(stored=None if config is None else open_disk_cache(config))
     if weights is not None:
@@ -91,13 +92,12 @@ def fitting(
 
 
 def images_and_volumes(
-    config: Any, progress: Progress, start: WeightsConfig | None = None
+    config: TransferConfig | JointConfig, progress: Progress, start: WeightsConfig | None = None
 ) -> tuple[Source, Source]:
     """Open the sources that a command learns from together; of volumes as images, their slices.
 
     Args:
-        config: Options, among them `volumes`, `images`, `size`, `seed`, `slices`, `slice_step` and
-            those of a cache.
+        config: Options.
         progress: Where to show a scan.
         start: What is known of the weights to start from, if there are any.
 
@@ -152,21 +152,22 @@ def require_limits(source: Source, limits: Sequence[int], given: str, spec: str)
         raise InputError(f"--limit {given}: {spec} has {total} training samples{each}")
 
 
-def prepared(source: Source) -> dict[str, Any]:
-    """Return what a weights file keeps of how the samples of a source were prepared."""
-    return {
-        "mean": source.mean,
-        "std": source.std,
-        "size": source.size,
-        "spacing": source.spacing,
-        "plan": plans.to_record(source.plan),
-        "values": source.values,
-    }
+def prepared(weights: WeightsConfig, source: Source) -> WeightsConfig:
+    """Return a configuration that says how the samples of a source were prepared."""
+    return dataclasses.replace(
+        weights,
+        mean=source.mean,
+        std=source.std,
+        size=source.size,
+        spacing=source.spacing,
+        plan=plans.to_record(source.plan),
+        values=source.values,
+    )
 
 
 def for_rank(
-    net: Any, weights: WeightsConfig, source: Source, align: bool
-) -> tuple[Any, WeightsConfig]:
+    net: nn.Module, weights: WeightsConfig, source: Source, align: bool
+) -> tuple[nn.Module, WeightsConfig]:
     """Bring a Cross-D network into the form for volumes; refuse what does not fit the rank."""
     require_rank(weights, source.rank, source.name)
     if align:

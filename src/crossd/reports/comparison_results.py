@@ -3,9 +3,9 @@
 import io
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from crossd.data.source import Source
 from crossd.evaluation import summary
@@ -52,7 +52,7 @@ def notes(source: Source, repetitions: int, folds: int = 0) -> list[str]:
     return found
 
 
-def write(results: dict[str, Any], folder: Path, source: Source | None = None) -> None:
+def write(results: Results, folder: Path, source: Source | None = None) -> None:
     """Write `metrics.json`, the reports, the tables and the plots of a comparison.
 
     Args:
@@ -209,9 +209,9 @@ def _each_sample(results: Results) -> dict[str, tuple[list[str], list[list[str]]
     return found
 
 
-def _confusions(results: Results, key: summary.Key) -> dict[str, Any]:
+def _confusions(results: Results, key: summary.Key) -> dict[str, NDArray[np.int64]]:
     """Add up the confusion of classes of every arm over its runs."""
-    found: dict[str, Any] = {}
+    found: dict[str, NDArray[np.int64]] = {}
     for row in results["rows"]:
         if (row["protocol"], row["limit"]) == key and "confusion" in row:
             found[row["arm"]] = found.get(row["arm"], 0) + np.array(row["confusion"])

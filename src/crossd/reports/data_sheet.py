@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -14,7 +13,19 @@ from crossd.data.quality.checks import Fault
 from crossd.data.quality.survey import NO_PART, SampleFacts, Survey
 from crossd.data.splits import SPLITS
 from crossd.reports.markdown import grid
-from crossd.reports.pictures import COOL, GREY, INK, LABELS, SOFT, WARM, dress, region, save
+from crossd.reports.pictures import (
+    COOL,
+    GREY,
+    INK,
+    LABELS,
+    SOFT,
+    WARM,
+    dress,
+    grey,
+    region,
+    save,
+    shortened,
+)
 
 ROWS, COLUMNS = 8, 6
 """Classes, and samples of each, that are drawn."""
@@ -39,7 +50,7 @@ def draw(found: Survey, path: str | Path) -> None:
     width, height = COLUMNS * (side + 0.1) + 1.5, above + charts
     drawn = Figure(figsize=(width, height), dpi=130, facecolor="white")
     more = "" if len(found.looks) == found.total else f", {len(found.looks):,} of them looked at"
-    title = f"{_short(Path(found.name).name)}: {found.total:,} samples{more}"
+    title = f"{shortened(Path(found.name).name, 70)}: {found.total:,} samples{more}"
     drawn.text(0.5, 1 - 0.28 / height, title, ha="center", va="center", fontsize=12, color=INK)
     for row, (name, looks) in enumerate(rows):
         bottom = height - head - row * (side + 0.22) - side
@@ -107,16 +118,12 @@ def _spread(looks: list[SampleFacts]) -> list[SampleFacts]:
 def _tile(ax: Axes, look: SampleFacts) -> None:
     assert look.thumb is not None
     low, high = np.percentile(look.thumb, (1, 99))
-    ratio = 1.0
-    if look.spacing is not None:
-        ratio = look.spacing[-2] / look.spacing[-1]
-    ax.imshow(look.thumb, cmap="gray", vmin=low, vmax=max(high, low + 1e-6), aspect=ratio)
+    ratio = 1.0 if look.spacing is None else look.spacing[-2] / look.spacing[-1]
+    grey(ax, look.thumb, low, high, "upper", ratio)
     if look.mask is not None:
         for place, value in enumerate(sorted(set(np.unique(look.mask).tolist()) - {0})):
             colour = LABELS[(value - 1 if value <= len(LABELS) else place) % len(LABELS)]
             region(ax, look.mask == value, colour, origin="upper")
-    ax.set(xticks=[], yticks=[], facecolor="black")
-    ax.spines[:].set_visible(False)
     text = "x".join(map(str, look.size))
     if look.spacing is not None:
         text += "  " + " x ".join(f"{s:.2g}" for s in look.spacing) + " mm"
@@ -148,7 +155,7 @@ def _counts(ax: Axes, found: Survey) -> None:
             values = np.array([counts.get(name, 0) for name in names])
             ax.barh(range(len(names)), values, left=left, color=COLOURS[part], height=0.78)
             left += values
-    shown = [_short(name, 14) for name in names]
+    shown = [shortened(name, 14) for name in names]
     ax.set_yticks(range(len(names)), shown, fontsize=8 if len(names) < 14 else 5.5)
     ax.set_ylim(len(names) - 0.4, -0.6)
 
@@ -216,11 +223,7 @@ def _range(values: NDArray[np.float64]) -> str:
 
 
 def _wrapped(name: str) -> str:
-    return "\n".join(_short(word, 16) for word in name.replace("_", " ").split()) or name
-
-
-def _short(name: str, most: int = 70) -> str:
-    return name if len(name) <= most else "…" + name[1 - most :]
+    return "\n".join(shortened(word, 16) for word in name.replace("_", " ").split()) or name
 
 
 def markdown(found: Survey, listed: Sequence[Fault]) -> list[str]:
@@ -274,7 +277,7 @@ def reading(found: Survey, listed: Sequence[Fault]) -> str:
     return f"{seen}: nothing that stops a training. Odd: {odd}."
 
 
-def record(found: Survey, listed: Sequence[Fault]) -> dict[str, Any]:
+def record(found: Survey, listed: Sequence[Fault]) -> dict[str, object]:
     """Return what was found as JSON can hold it."""
     readable = [look for look in found.looks if look.size]
     sizes = np.array([look.size for look in readable if len(look.size) == len(readable[0].size)])

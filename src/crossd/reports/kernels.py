@@ -3,13 +3,14 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
@@ -17,8 +18,20 @@ from PIL import Image
 
 from crossd.nn.functional import central, displacement, fourier_kernels, project
 from crossd.nn.kernel_modes import VIEWS, Fourier
-from crossd.reports.kernel_numbers import AXES, Layer, strongest
-from crossd.reports.pictures import COOL, GREY, INK, SIGNED, SOFT, WARM, dress, figure, save
+from crossd.reports.kernel_numbers import AXES, Layer, LayerRecord, strongest
+from crossd.reports.pictures import (
+    COOL,
+    GREY,
+    INK,
+    SIGNED,
+    SOFT,
+    WARM,
+    dress,
+    figure,
+    legend,
+    save,
+    shortened,
+)
 from crossd.utils.atomic_files import atomic
 
 SHOWN = 6
@@ -28,9 +41,6 @@ FLAT = (4, 8)
 """Rows and columns of 2D kernels, at most."""
 
 FRAMES = 24
-NAMED = 34
-"""Letters of a layer's name that are drawn."""
-
 PLANES = ("y, x", "z, x", "z, y")
 DISTANCE = ("#0072b2", "#56b4e9", "#b8dcf2", "#dfe9ef")
 """Colours of slices by their distance from the centre."""
@@ -86,8 +96,8 @@ def kernels(layer: Layer, path: str | Path) -> None:
     shape = "x".join(map(str, layer.stored.shape[2:]))
     count = layer.stored[:, :, 0, 0, 0].numel()
     title = (
-        f"Layer {_short(layer.name)}: the {rows} strongest of its {count:,} kernels ({shape}), and "
-        "the 2D kernels that each mode takes from them"
+        f"Layer {shortened(layer.name)}: the {rows} strongest of its {count:,} kernels ({shape}), "
+        "and the 2D kernels that each mode takes from them"
     )
     _write(drawn, width / 2, height - 0.25, title, fontsize=11, color=INK)
     left = 0.25
@@ -119,10 +129,27 @@ def kernels(layer: Layer, path: str | Path) -> None:
     save(drawn, path)
 
 
-def _write(drawn: Figure, x: float, y: float, text: str, **style: Any) -> None:
+def _write(
+    drawn: Figure,
+    x: float,
+    y: float,
+    text: str,
+    fontsize: float,
+    color: str,
+    fontweight: str = "normal",
+) -> None:
     """Write about a point [inches]."""
     width, height = drawn.get_size_inches()
-    drawn.text(x / width, y / height, text, ha="center", va="center", **style)
+    drawn.text(
+        x / width,
+        y / height,
+        text,
+        ha="center",
+        va="center",
+        fontsize=fontsize,
+        color=color,
+        fontweight=fontweight,
+    )
 
 
 def _flat(layer: Layer, path: str | Path) -> None:
@@ -132,7 +159,7 @@ def _flat(layer: Layer, path: str | Path) -> None:
     size = (0.9 * max(columns, 4) + 0.4, 0.9 * rows + 1.1)
     drawn, axes = figure(rows, columns, size)
     shape = "x".join(map(str, layer.weight.shape[2:]))
-    title = f"The {len(chosen)} strongest 2D kernels ({shape}) of layer {_short(layer.name)}"
+    title = f"The {len(chosen)} strongest 2D kernels ({shape}) of layer {shortened(layer.name)}"
     drawn.suptitle(title, fontsize=11, color=INK)
     for ax in axes.flat:
         ax.set_axis_off()
@@ -147,18 +174,14 @@ def _colours(each: str) -> str:
     return f"Blue is negative, orange positive, white zero; each {each} has its own scale."
 
 
-def _tile(ax: Any, plane: NDArray[Any], most: float) -> Any:
+def _tile(ax: Axes, plane: NDArray[np.float32], most: float) -> AxesImage:
     ax.set(xticks=[], yticks=[])
     ax.spines[:].set_color(GREY)
     ax.spines[:].set_linewidth(0.6)
     return ax.imshow(plane, cmap=SIGNED, norm=TwoSlopeNorm(0, -most, most))
 
 
-def _short(name: str) -> str:
-    return name if len(name) <= NAMED else "…" + name[1 - NAMED :]
-
-
-def energies(records: Sequence[dict[str, Any]], path: str | Path) -> None:
+def energies(records: Sequence[LayerRecord], path: str | Path) -> None:
     """Draw how the energy of the kernels of each layer lies over the slices across z, y and x.
 
     Args:
@@ -166,7 +189,7 @@ def energies(records: Sequence[dict[str, Any]], path: str | Path) -> None:
         path: The picture to write.
     """
     height = 0.24 * len(records) + 1.9
-    drawn, axes = figure(1, 3, (10.5, height), sharey=True, width_ratios=(1.0, 1.0, 1.0))
+    drawn, axes = figure(1, 3, (10.5, height), sharey=True)
     names = ("depth (z): slices", "height (y): rows", "width (x): columns")
     for ax, axis, name in zip(axes[0], AXES, names, strict=True):
         dress(ax, name, "share of the squared weights", "")
@@ -199,17 +222,17 @@ def energies(records: Sequence[dict[str, Any]], path: str | Path) -> None:
         ax.set_xlim(0, 1)
         ax.set_xticks([0, 0.5, 1], ["0", "half", "all"])
     first = axes[0, 0]
-    first.set_yticks(range(len(records)), [_short(one["layer"]) for one in records], fontsize=8)
+    first.set_yticks(range(len(records)), [shortened(one["layer"]) for one in records], fontsize=8)
     first.set_ylim(len(records) - 0.4, -0.6)
     longest = max(len(shares) for one in records for shares in one["energy"].values())
-    keys = [Patch(color=DISTANCE[min(d, 3)]) for d in range(min(longest // 2, 3) + 1)]
-    texts = ["central slice", "next to it", "two away", "three or more away"][: len(keys)]
-    drawn.legend(keys, texts, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+    texts = ["central slice", "next to it", "two away", "three or more away"]
+    keys = [Patch(color=DISTANCE[d]) for d in range(min(longest // 2, 3) + 1)]
+    legend(drawn, keys, texts[: len(keys)], 4)
     drawn.suptitle("Where in the kernels the energy lies, layer by layer", fontsize=11, color=INK)
     save(drawn, path)
 
 
-def similarities(records: Sequence[dict[str, Any]], path: str | Path) -> None:
+def similarities(records: Sequence[LayerRecord], path: str | Path) -> None:
     """Draw how alike the 2D kernels of two views are, and the 3D kernels to a centre lift.
 
     Args:
@@ -229,7 +252,7 @@ def similarities(records: Sequence[dict[str, Any]], path: str | Path) -> None:
         if known:
             label = name if name != "centre lift" else "with their 2D kernels lifted to the centre"
             ax.plot(*zip(*known, strict=True), marker, color=colour, ms=5.5, label=label)
-    ax.set_yticks(range(len(records)), [_short(one["layer"]) for one in records], fontsize=8)
+    ax.set_yticks(range(len(records)), [shortened(one["layer"]) for one in records], fontsize=8)
     ax.set_ylim(len(records) - 0.4, -0.6)
     ax.set_xlim(min(-0.05, min(values, default=0) - 0.05), 1.03)
     ax.axvline(0, color=GREY, lw=1)
@@ -281,7 +304,7 @@ def animate(layer: Layer, path: str | Path) -> None:
     drawn = Figure(figsize=(6.4, 4.5), dpi=90, facecolor="white")
     canvas = FigureCanvasAgg(drawn)
     title = drawn.text(0.5, 0.965, "", ha="center", va="top", fontsize=10.5, color=INK)
-    what = f"2D kernels of layer {_short(layer.name)}, as one image or another would choose them"
+    what = f"2D kernels of layer {shortened(layer.name)}, as one image or another would choose them"
     drawn.text(0.5, 0.905, what, ha="center", va="top", fontsize=8.5, color=SOFT)
     tiles = []
     for number in range(planes.shape[1]):

@@ -6,18 +6,21 @@ Ito, which colour-blind readers can tell apart: Cross-D is warm, its rivals are 
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from crossd.evaluation.arms import CROSSD
 from crossd.evaluation.summary import Results
 from crossd.reports.markdown import METRICS
+from crossd.training.loggers import Epoch
 from crossd.utils.atomic_files import atomic
 
 INK, SOFT, GREY = "#22303c", "#6b7783", "#b4bcc4"
@@ -58,7 +61,7 @@ def learning_curves(results: Results, path: str | Path) -> None:
     main = _validated(runs)
     if main:
         panels.append(("Pretraining on images: validation", runs, main))
-    trained: dict[str, dict[str, Any]] = {}
+    trained: dict[str, dict[str, list[Epoch]]] = {}
     for row in results["rows"]:
         if row.get("history"):
             trained.setdefault(row["protocol"], {}).setdefault(row["arm"], row["history"])
@@ -66,7 +69,7 @@ def learning_curves(results: Results, path: str | Path) -> None:
         panels.append((f"{protocol} on volumes: loss", list(histories.items()), "loss"))
     rows, columns = -(-len(panels) // 2), min(2, len(panels))
     drawn, axes = figure(rows, columns, (4.6 * columns, 3.1 * rows + 0.6))
-    handles: dict[str, Any] = {}
+    handles: dict[str, Line2D] = {}
     for ax, (title, curves, name) in zip(axes.flat, panels, strict=False):
         dress(ax, title, "epoch", METRICS.get(name, name))
         ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
@@ -86,14 +89,8 @@ def learning_curves(results: Results, path: str | Path) -> None:
     for ax in list(axes.flat)[len(panels) :]:
         ax.set_axis_off()
     if handles:
-        place: dict[str, Any] = {"loc": "outside lower center", "ncols": min(5, len(handles))}
-        drawn.legend(handles.values(), handles.keys(), frameon=False, fontsize=9, **place)
+        legend(drawn, list(handles.values()), list(handles), 5)
     save(drawn, path)
-
-
-def confusion(matrix: np.ndarray, classes: Sequence[str], title: str, path: str | Path) -> None:
-    """Draw one confusion matrix; see `confusions`."""
-    confusions({title: matrix}, classes, path)
 
 
 def confusions(
@@ -195,11 +192,8 @@ def answers(
         place = int(area.argmax()) if area.any() else image.shape[axis] // 2
         outline = np.take(masks["truth"], place, axis) > 0
         for ax, (name, labels) in zip(axes[axis], columns, strict=True):
-            grey = np.take(image, place, axis)
-            ax.imshow(grey, cmap="gray", vmin=low, vmax=max(high, low + 1e-6), origin="lower")
-            ax.set_aspect("auto" if spacing else "equal")
-            ax.set(xticks=[], yticks=[], facecolor="black")
-            ax.spines[:].set_visible(False)
+            plane = np.take(image, place, axis)
+            grey(ax, plane, low, high, "lower", "auto" if spacing else "equal")
             if axis == 0:
                 dice = f"\nDice {scores[name]:.3f}" if scores and name in scores else ""
                 ax.set_title(name + dice, fontsize=10, color=WARM if name in CROSSD else INK)
@@ -215,16 +209,23 @@ def answers(
     keys = [Rectangle((0, 0), 1, 1, color=LABELS[(label - 1) % len(LABELS)]) for label in seen]
     texts = [names[label - 1] if label <= len(names) else str(label) for label in seen]
     if seen:
-        drawn.legend(keys, texts, loc="outside lower center", ncols=6, frameon=False, fontsize=9)
+        legend(drawn, keys, texts, 6)
     save(drawn, path)
 
 
 def figure(
-    rows: int, columns: int, size: tuple[float, float], **options: Any
+    rows: int,
+    columns: int,
+    size: tuple[float, float],
+    sharex: bool = False,
+    sharey: bool = False,
+    height_ratios: Sequence[float] | None = None,
 ) -> tuple[Figure, np.ndarray]:
     """Return a figure and its panels, (rows, columns)."""
     made = Figure(figsize=size, dpi=150, facecolor="white", layout="constrained")
-    return made, made.subplots(rows, columns, squeeze=False, **options)
+    return made, made.subplots(
+        rows, columns, squeeze=False, sharex=sharex, sharey=sharey, height_ratios=height_ratios
+    )
 
 
 def dress(ax: Axes, title: str, horizontal: str, vertical: str) -> None:
@@ -239,15 +240,42 @@ def dress(ax: Axes, title: str, horizontal: str, vertical: str) -> None:
     ax.set_axisbelow(True)
 
 
+def legend(drawn: Figure, handles: Sequence[Artist], names: Sequence[str], columns: int) -> None:
+    """Explain the colours below the panels, in so many columns at most."""
+    drawn.legend(
+        handles, names, loc="outside lower center", ncols=columns, frameon=False, fontsize=9
+    )
+
+
+def shortened(name: str, most: int = 34) -> str:
+    """Return the end of a name that is too long."""
+    return name if len(name) <= most else "…" + name[1 - most :]
+
+
 def _say(ax: Axes, text: str) -> None:
     """Write a remark into an empty panel."""
     ax.text(0.5, 0.5, text, color=SOFT, ha="center", va="center", transform=ax.transAxes)
 
 
-def _validated(curves: Sequence[tuple[str, Sequence[Mapping[str, Any]]]]) -> str | None:
+def _validated(curves: Sequence[tuple[str, Sequence[Epoch]]]) -> str | None:
     """Return the main metric that some epoch was validated with."""
     names = {name for _, history in curves for entry in history for name in entry.get("val") or {}}
     return next((name for name in METRICS if name in names), None)
+
+
+def grey(
+    ax: Axes,
+    image: np.ndarray,
+    low: float,
+    high: float,
+    origin: Literal["lower", "upper"],
+    aspect: float | Literal["auto", "equal"],
+) -> None:
+    """Draw a slice in grey from its darkest value to its brightest, on black, without ticks."""
+    bright = max(high, low + 1e-6)
+    ax.imshow(image, cmap="gray", vmin=low, vmax=bright, origin=origin, aspect=aspect)
+    ax.set(xticks=[], yticks=[], facecolor="black")
+    ax.spines[:].set_visible(False)
 
 
 def region(

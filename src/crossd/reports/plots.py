@@ -1,16 +1,28 @@
 """Plots of a comparison: curves over labelled volumes, differences with intervals, mean ranks."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from crossd.evaluation import statistics, summary
 from crossd.evaluation.arms import CROSSD
 from crossd.evaluation.summary import Results
 from crossd.reports.markdown import METRICS
-from crossd.reports.pictures import COOL, INK, LABELS, SOFT, STYLES, WARM, dress, figure, save
+from crossd.reports.pictures import (
+    COOL,
+    INK,
+    LABELS,
+    SOFT,
+    STYLES,
+    WARM,
+    dress,
+    figure,
+    legend,
+    save,
+)
 
 
 def training(results: Results, path: str | Path) -> None:
@@ -59,19 +71,17 @@ def scores(results: Results, path: str | Path) -> None:
             if one.low is not None and one.high is not None:
                 ax.plot([one.low, one.high], [line, line], "-", color=colour, lw=2)
             ax.plot(one.mean, line, "o", color=colour, ms=6)
-            ax.annotate(
-                f"{one.mean:.3f}",
-                (one.mean, line),
-                (0, 5),
-                textcoords="offset points",
-                ha="center",
-                fontsize=8,
-                color=INK,
-            )
+            _number(ax, f"{one.mean:.3f}", one.mean, line)
     axes[0, 0].margins(x=0.15)
     axes[0, 0].set_yticks(range(len(arms)), arms)
     axes[0, 0].set_ylim(len(arms) - 0.4, -0.8)
     save(drawn, path)
+
+
+def _number(ax: Axes, text: str, x: float, y: float) -> None:
+    """Write a number above its point."""
+    above = (0, 5)
+    ax.annotate(text, (x, y), above, textcoords="offset points", ha="center", fontsize=8, color=INK)
 
 
 def efficiency(results: Results, path: str | Path) -> None:
@@ -86,7 +96,7 @@ def efficiency(results: Results, path: str | Path) -> None:
     names = [n for n in dict.fromkeys(k[0] for k in summary.keys(results)) if n != "zero"]
     free = summary.summaries(results, ("zero", 0))
     drawn, axes = figure(1, max(1, len(names)), (4.6 * max(1, len(names)), 3.8), sharey=True)
-    handles: dict[str, Any] = {}
+    handles: dict[str, Line2D] = {}
     for ax, protocol in zip(axes[0], names, strict=False):
         numbers = summary.limits(results, protocol)
         found = {n: summary.summaries(results, (protocol, n)) for n in numbers}
@@ -114,14 +124,8 @@ def efficiency(results: Results, path: str | Path) -> None:
         ax.set_xticks(shown, ["0", *map(str, numbers)] if free else list(map(str, numbers)))
         ax.minorticks_off()
     if handles:
-        drawn.legend(
-            list(handles.values()),
-            list(handles),
-            frameon=False,
-            fontsize=9,
-            loc="outside lower center",
-            ncols=min(3 * max(1, len(names)), len(handles)),
-        )
+        columns = 3 * max(1, len(names))
+        legend(drawn, list(handles.values()), list(handles), columns)
     save(drawn, path)
 
 
@@ -147,15 +151,7 @@ def differences(results: Results, path: str | Path) -> None:
             high = next(end for end in (one.high, one.case_high, gap) if end is not None)
             ax.plot([low, high], [line, line], "-", color=colour, lw=2)
             ax.plot(gap, line, "o", color=colour, ms=6)
-            ax.annotate(
-                f"{gap:+.3f}",
-                (gap, line),
-                (0, 5),
-                textcoords="offset points",
-                ha="center",
-                fontsize=8,
-                color=INK,
-            )
+            _number(ax, f"{gap:+.3f}", gap, line)
     axes[0, 0].margins(x=0.15)
     axes[0, 0].set_yticks(range(len(others)), others)
     axes[0, 0].set_ylim(len(others) - 0.4, -0.8)

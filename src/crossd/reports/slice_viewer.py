@@ -10,7 +10,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -150,7 +149,7 @@ def sheets(
     )
 
 
-def _grey(image: NDArray[Any]) -> NDArray[np.uint8]:
+def _grey(image: NDArray[np.floating]) -> NDArray[np.uint8]:
     """Spread the middle 98 % of the values over the greys."""
     image = np.nan_to_num(image.astype(np.float32), posinf=0.0, neginf=0.0)
     low, high = np.percentile(image, (1, 99))
