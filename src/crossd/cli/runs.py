@@ -18,6 +18,7 @@ from crossd.utils.run_folder import PLAN, claim_folder
 from crossd.weights.weights_file import WeightsConfig, save
 
 Options = PretrainConfig | FinetuneConfig | JointConfig
+"""Of the commands that train one network."""
 
 
 def train_and_write(
