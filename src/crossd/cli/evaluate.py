@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from crossd.cli.opening import fitting, known
+from crossd.cli.opening import as_trained, known
 from crossd.cli.options import EvaluateConfig
 from crossd.data.io.read import read_header
 from crossd.data.opening import open_source
@@ -98,19 +98,9 @@ def evaluate(config: EvaluateConfig, progress: Progress) -> str:
     else:
         weights = read_config(config.weights)
         net = answering(load(config.weights), config.answer or weights.answer, weights.task)
-        given = dataclasses.replace(
-            known(weights, config=config),
-            statistics=(weights.mean, weights.std),
-            classes=dict(zip(weights.values, weights.classes, strict=False)),
-        )
-        source = fitting(config.data, weights, None, config.seed, config.weights, given, progress)
+        source = as_trained(config, weights, progress)
         if source.rank == 2 or (config.answer or weights.answer) == "volume":
             require_rank(weights, source.rank, config.data)
-        if source.classes != weights.classes:
-            raise InputError(
-                f"{config.data} has the classes {', '.join(source.classes)}, but {config.weights} "
-                f"{', '.join(weights.classes)}"
-            )
     if source.task == "classification":
         if net is None:
             raise InputError(f"--predictions are masks, but {config.data} has labels")

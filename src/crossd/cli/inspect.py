@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from crossd.cli.opening import fitting, known
+from crossd.cli.opening import as_trained
 from crossd.cli.options import InspectConfig
 from crossd.data.dataset import Samples, Subset
 from crossd.data.patches import Patches
@@ -136,18 +136,7 @@ def _chosen(listed: Sequence[Layer], config: InspectConfig) -> Layer:
 
 
 def _source(config: InspectConfig, weights: WeightsConfig, progress: Progress) -> Source:
-    assert config.data is not None and config.weights is not None
-    given = dataclasses.replace(
-        known(weights),
-        statistics=(weights.mean, weights.std),
-        classes=dict(zip(weights.values, weights.classes, strict=False)),
-    )
-    source = fitting(config.data, weights, None, config.seed, config.weights, given, progress)
-    if source.classes != weights.classes:
-        raise InputError(
-            f"{config.data} has the classes {', '.join(source.classes)}, but {config.weights} "
-            f"{', '.join(weights.classes)}"
-        )
+    source = as_trained(config, weights, progress)
     if source.rank == 2:
         require_rank(weights, 2, source.name)
     return source

@@ -6,7 +6,7 @@ import dataclasses
 import torch
 from torch import nn
 
-from crossd.cli.opening import images_and_volumes, prepared
+from crossd.cli.opening import batch_size, images_and_volumes, prepared
 from crossd.cli.options import JointConfig
 from crossd.cli.runs import augmentation, train_and_write
 from crossd.conversion import heads, registry
@@ -57,7 +57,7 @@ def joint(config: JointConfig, progress: Progress) -> str:
     of_volumes = dataclasses.replace(
         of_images,
         min_steps=config.steps or of_images.min_steps or (0 if config.epochs else 100),
-        batch_size=config.volume_batch_size or (2 if volumes.task == "segmentation" else 8),
+        batch_size=config.volume_batch_size or batch_size(volumes),
     )
 
     def keep(net: nn.Module) -> nn.Module:

@@ -6,7 +6,13 @@ from pathlib import Path
 
 from torch import nn
 
-from crossd.cli.options import CacheOptions, JointConfig, TransferConfig
+from crossd.cli.options import (
+    CacheOptions,
+    EvaluateConfig,
+    InspectConfig,
+    JointConfig,
+    TransferConfig,
+)
 from crossd.conversion.plain import to_3d
 from crossd.data.opening import open_source
 from crossd.data.preprocessing import plan as plans
@@ -87,6 +93,34 @@ def fitting(
         again = dataclasses.replace(given, classes=masks, plan=source.plan)
         source = open_source(
             spec, size=sizes(size), seed=seed, channels=channels, given=again, progress=progress
+        )
+    return source
+
+
+def as_trained(
+    config: EvaluateConfig | InspectConfig, weights: WeightsConfig, progress: Progress
+) -> Source:
+    """Open samples that a network is to answer on, prepared as those that it was trained on.
+
+    Args:
+        config: Options that name the data and the weights.
+        weights: What the weights are.
+        progress: Where to show a scan.
+
+    Raises:
+        InputError: When the data have other classes, or are for another task.
+    """
+    assert config.data is not None and config.weights is not None
+    given = dataclasses.replace(
+        known(weights, config=config if isinstance(config, CacheOptions) else None),
+        statistics=(weights.mean, weights.std),
+        classes=dict(zip(weights.values, weights.classes, strict=False)),
+    )
+    source = fitting(config.data, weights, None, config.seed, config.weights, given, progress)
+    if source.classes != weights.classes:
+        raise InputError(
+            f"{config.data} has the classes {', '.join(source.classes)}, but {config.weights} "
+            f"{', '.join(weights.classes)}"
         )
     return source
 

@@ -17,7 +17,6 @@ from crossd.reports.pictures import (
     COOL,
     GREY,
     INK,
-    LABELS,
     SOFT,
     WARM,
     dress,
@@ -25,7 +24,9 @@ from crossd.reports.pictures import (
     region,
     save,
     shortened,
+    write,
 )
+from crossd.reports.slice_viewer import LABELS
 
 ROWS, COLUMNS = 8, 6
 """Classes, and samples of each, that are drawn."""
@@ -51,18 +52,10 @@ def draw(found: Survey, path: str | Path) -> None:
     drawn = Figure(figsize=(width, height), dpi=130, facecolor="white")
     more = "" if len(found.looks) == found.total else f", {len(found.looks):,} of them looked at"
     title = f"{shortened(Path(found.name).name, 70)}: {found.total:,} samples{more}"
-    drawn.text(0.5, 1 - 0.28 / height, title, ha="center", va="center", fontsize=12, color=INK)
+    write(drawn, width / 2, height - 0.28, title, 12, INK)
     for row, (name, looks) in enumerate(rows):
         bottom = height - head - row * (side + 0.22) - side
-        drawn.text(
-            1.15 / width,
-            (bottom + side / 2) / height,
-            _wrapped(name),
-            ha="right",
-            va="center",
-            fontsize=9,
-            color=INK,
-        )
+        write(drawn, 1.15, bottom + side / 2, _wrapped(name), 9, INK, "right")
         for column, look in enumerate(looks[:COLUMNS]):
             left = 1.25 + column * (side + 0.1)
             box = (left / width, bottom / height, side / width, side / height)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from crossd.conversion.folding.modules import Folded
 from crossd.errors import InputError
 from crossd.nn.kernel_modes import VIEWS, batch_view, current_view
-from crossd.reports.pictures import INK, SOFT, figure, grey, save
+from crossd.reports.pictures import INK, SOFT, WARM, figure, grey, save
 
 HEAT = LinearSegmentedColormap.from_list(
     "heat", [(0.9, 0.62, 0, 0), (0.9, 0.62, 0, 0.12), (0.9, 0.62, 0, 0.5), (0.95, 0.9, 0.25, 0.8)]
@@ -179,7 +179,7 @@ def draw(
         right = one.answer == one.truth
         said = f"{one.answer} ({one.probability:.0%})".replace("%", " %")
         text = said if right else f"{said}\nbut is {one.truth}"
-        row[0].set_ylabel(text, fontsize=8.5, color=INK if right else "#d55e00")
+        row[0].set_ylabel(text, fontsize=8.5, color=INK if right else WARM)
     what = "planes through the place" if solid else "the places"
     drawn.suptitle(
         f"Grad-CAM at {layer}: {what} that speak{'s' if solid else ''} most for the answer",

@@ -31,6 +31,7 @@ from crossd.reports.pictures import (
     legend,
     save,
     shortened,
+    write,
 )
 from crossd.utils.atomic_files import atomic
 
@@ -99,22 +100,14 @@ def kernels(layer: Layer, path: str | Path) -> None:
         f"Layer {shortened(layer.name)}: the {rows} strongest of its {count:,} kernels ({shape}), "
         "and the 2D kernels that each mode takes from them"
     )
-    _write(drawn, width / 2, height - 0.25, title, fontsize=11, color=INK)
+    write(drawn, width / 2, height - 0.25, title, 11, INK)
     left = 0.25
     for name, mode, panels in groups:
         mine = mode is not None and mode == own
         middle = left + (len(panels) * (side + gap) - gap) / 2
-        _write(
-            drawn,
-            middle,
-            height - 0.62,
-            name,
-            fontsize=9.5,
-            color=WARM if mine else INK,
-            fontweight="bold" if mine else "normal",
-        )
+        write(drawn, middle, height - 0.62, name, 9.5, WARM if mine else INK, bold=mine)
         for place, planes in panels:
-            _write(drawn, left + side / 2, height - top + 0.2, place, fontsize=7.5, color=SOFT)
+            write(drawn, left + side / 2, height - top + 0.2, place, 7.5, SOFT)
             for row in range(rows):
                 most = max(float(p[row].abs().max()) for _, p in panels) or 1.0
                 bottom = height - top - row * (side + gap) - side
@@ -125,31 +118,8 @@ def kernels(layer: Layer, path: str | Path) -> None:
     note = _colours("row of a group")
     if own:
         note = f"In orange: the mode of this network. {note}"
-    _write(drawn, width / 2, 0.2, note, fontsize=8, color=SOFT)
+    write(drawn, width / 2, 0.2, note, 8, SOFT)
     save(drawn, path)
-
-
-def _write(
-    drawn: Figure,
-    x: float,
-    y: float,
-    text: str,
-    fontsize: float,
-    color: str,
-    fontweight: str = "normal",
-) -> None:
-    """Write about a point [inches]."""
-    width, height = drawn.get_size_inches()
-    drawn.text(
-        x / width,
-        y / height,
-        text,
-        ha="center",
-        va="center",
-        fontsize=fontsize,
-        color=color,
-        fontweight=fontweight,
-    )
 
 
 def _flat(layer: Layer, path: str | Path) -> None:
@@ -198,26 +168,11 @@ def energies(records: Sequence[LayerRecord], path: str | Path) -> None:
             shares = record["energy"][axis]
             left, middle = 0.0, len(shares) // 2
             for place, share in enumerate(shares):
-                off = min(abs(place - middle), len(DISTANCE) - 1)
-                ax.barh(
-                    line,
-                    share,
-                    left=left,
-                    height=0.78,
-                    color=DISTANCE[off],
-                    edgecolor="white",
-                    linewidth=0.8,
-                )
+                colour = DISTANCE[min(abs(place - middle), len(DISTANCE) - 1)]
+                ax.barh(line, share, 0.78, left, color=colour, edgecolor="white", linewidth=0.8)
                 if place == middle and share > 0.16:
-                    ax.text(
-                        left + share / 2,
-                        line,
-                        f"{100 * share:.0f} %",
-                        ha="center",
-                        va="center",
-                        fontsize=7.5,
-                        color="white",
-                    )
+                    x, text = left + share / 2, f"{100 * share:.0f} %"
+                    ax.text(x, line, text, ha="center", va="center", fontsize=7.5, color="white")
                 left += share
         ax.set_xlim(0, 1)
         ax.set_xticks([0, 0.5, 1], ["0", "half", "all"])

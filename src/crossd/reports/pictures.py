@@ -20,6 +20,7 @@ from matplotlib.ticker import MaxNLocator
 from crossd.evaluation.arms import CROSSD
 from crossd.evaluation.summary import Results
 from crossd.reports.markdown import METRICS
+from crossd.reports.slice_viewer import LABELS
 from crossd.training.loggers import Epoch
 from crossd.utils.atomic_files import atomic
 
@@ -27,7 +28,6 @@ INK, SOFT, GREY = "#22303c", "#6b7783", "#b4bcc4"
 WARM, COOL = "#d55e00", "#0072b2"
 SIGNED = LinearSegmentedColormap.from_list("signed", [COOL, "#f7f7f5", WARM])
 COUNTS = LinearSegmentedColormap.from_list("counts", ["#f7f9fb", COOL])
-LABELS = ("#e69f00", "#56b4e9", "#009e73", "#cc79a7", "#d55e00", "#f0e442", "#0072b2")
 STYLES = {
     "plain": (INK, "-"),
     "scratch": ("#8a949e", ":"),
@@ -79,7 +79,7 @@ def learning_curves(results: Results, path: str | Path) -> None:
                 for entry in history
             ]
             epochs = [entry.get("epoch", 1 + i) for i, entry in enumerate(history)]
-            colour, dash = STYLES.get(label, (LABELS[position % len(LABELS)], "-"))
+            colour, dash = style(label, position)
             width = 2.2 if label in CROSSD else 1.5
             numbers = np.array(values, float)  # None becomes NaN, a gap in the line
             (line,) = ax.plot(epochs, numbers, dash, color=colour, lw=width, marker="o", ms=3)
@@ -213,6 +213,11 @@ def answers(
     save(drawn, path)
 
 
+def style(arm: str, position: int) -> tuple[str, str]:
+    """Return an arm's colour and the way its line is drawn; of others, by their position."""
+    return STYLES.get(arm, (LABELS[position % len(LABELS)], "-"))
+
+
 def figure(
     rows: int,
     columns: int,
@@ -245,6 +250,22 @@ def legend(drawn: Figure, handles: Sequence[Artist], names: Sequence[str], colum
     drawn.legend(
         handles, names, loc="outside lower center", ncols=columns, frameon=False, fontsize=9
     )
+
+
+def write(
+    drawn: Figure,
+    x: float,
+    y: float,
+    text: str,
+    size: float,
+    colour: str,
+    align: Literal["center", "right"] = "center",
+    bold: bool = False,
+) -> None:
+    """Write about a point [inches]."""
+    width, height = drawn.get_size_inches()
+    made = drawn.text(x / width, y / height, text, ha=align, va="center", fontsize=size)
+    made.set(color=colour, fontweight="bold" if bold else "normal")
 
 
 def shortened(name: str, most: int = 34) -> str:

@@ -14,14 +14,13 @@ from crossd.reports.markdown import METRICS
 from crossd.reports.pictures import (
     COOL,
     INK,
-    LABELS,
     SOFT,
-    STYLES,
     WARM,
     dress,
     figure,
     legend,
     save,
+    style,
 )
 
 
@@ -104,7 +103,7 @@ def efficiency(results: Results, path: str | Path) -> None:
         ax.set_xscale("log")
         left = min(numbers) / 2
         for position, arm in enumerate(results["arms"]):
-            colour, dash = _style(arm, position)
+            colour, dash = style(arm, position)
             known = [(n, found[n][arm]) for n in numbers if arm in found[n]]
             if not known:
                 continue
@@ -181,7 +180,7 @@ def ranks(results: Results, path: str | Path) -> bool:
     ax.set_yticks([])
     for place, at in enumerate(order):
         arm, rank = arms[at], means[at]
-        colour, _ = _style(arm, int(at))
+        colour, _ = style(arm, int(at))
         ax.plot([rank, rank], [0, place + 1], color=colour, lw=1)
         ax.plot(rank, 0, "o", color=colour, ms=6)
         ax.annotate(
@@ -203,10 +202,6 @@ def ranks(results: Results, path: str | Path) -> bool:
     ax.set_ylim(len(arms) + 0.8, -2.4)
     save(drawn, path)
     return True
-
-
-def _style(arm: str, position: int) -> tuple[str, str]:
-    return STYLES.get(arm, (LABELS[position % len(LABELS)], "-"))
 
 
 def _metric(results: Results) -> str:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageColor
 
 LABELS = ("#e69f00", "#56b4e9", "#009e73", "#cc79a7", "#d55e00", "#f0e442", "#0072b2")
-"""Colours of classes, those of `crossd.reports.pictures`."""
+"""Colours of classes."""
 
 SLICES = 48
 """Slices of a volume that are kept, at most."""
