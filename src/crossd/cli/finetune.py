@@ -8,7 +8,7 @@ from crossd.cli.runs import augmentation, train_and_write
 from crossd.conversion import adapt, heads
 from crossd.data.source import limit
 from crossd.training import devices, loop
-from crossd.training.config import of_the_run
+from crossd.training.config import with_run_options
 from crossd.utils.option_values import check, choice
 from crossd.utils.progress import Progress
 from crossd.weights.weights_file import load, read_config
@@ -46,5 +46,5 @@ def finetune(config: FinetuneConfig, progress: Progress) -> str:
         answer="volume",
         recalibrated=source.rank == 3 or not adapt.norms_with_statistics(net),
     )
-    options = of_the_run(config, options)
+    options = with_run_options(config, options)
     return train_and_write(net, source, options, weights, config, progress, config.protocol)

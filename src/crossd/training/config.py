@@ -84,10 +84,10 @@ def for_images(options: object, task: str) -> TrainConfig:
     given = {name: value for name, value in given.items() if value is not None}
     if "epochs" in given:
         given["min_steps"] = 0
-    return of_the_run(options, replace(IMAGE_DEFAULTS[task], **given))
+    return with_run_options(options, replace(IMAGE_DEFAULTS[task], **given))
 
 
-def of_the_run(options: object, config: TrainConfig) -> TrainConfig:
+def with_run_options(options: object, config: TrainConfig) -> TrainConfig:
     """Return a configuration with what every training is told alike (see `RunOptions`)."""
     known = [field.name for field in fields(RunOptions) if hasattr(options, field.name)]
     values = {name: getattr(options, name) for name in known}
