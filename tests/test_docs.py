@@ -19,7 +19,6 @@ from torch import nn
 
 import crossd
 from crossd.cli import main as cli
-from crossd.cli import options as cli_options
 from crossd.cli.main import main
 from crossd.cli.parser import build
 from crossd.data.preprocessing import plan
@@ -148,7 +147,7 @@ def parsed(line: str) -> tuple[str, Any]:
     """Parse a command line as the program does, as far as it needs no file."""
     name, *arguments = shlex.split(line, comments=True)
     arguments = arguments[: next((i for i, a in enumerate(arguments) if a in ("|", ">")), None)]
-    kind = getattr(cli_options, cli.COMMANDS[name][2])
+    kind = cli.options_of(name)
     return name, build(name, kind, "").parse_args(arguments)
 
 
@@ -170,7 +169,7 @@ def test_commands_are_found() -> None:
 
 
 def options(command: str) -> set[str]:
-    parser = build(command, getattr(cli_options, cli.COMMANDS[command][2]), "")
+    parser = build(command, cli.options_of(command), "")
     return {name for action in parser._actions for name in action.option_strings}
 
 

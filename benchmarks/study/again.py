@@ -69,12 +69,12 @@ def line(name: str, title: str, part: dict[str, Any]) -> list[str]:
     key = summary.keys(part)[0]
     found, tests = summary.summaries(part, key), summary.comparisons(part, key)
     rival = summary.best(part, key, part["arms"][1:]) or part["arms"][-1]
-    one = next(test for test in tests if test["arm"] == rival)
-    ends = MISSING if one["low"] is None else f"{one['low']:+.4f} to {one['high']:+.4f}"
-    p = MISSING if one.get("holm") is None else f"{one['holm']:.2g}"
+    one = next(test for test in tests if test.arm == rival)
+    ends = MISSING if one.low is None else f"{one.low:+.4f} to {one.high:+.4f}"
+    p = MISSING if one.holm is None else f"{one.holm:.2g}"
     return [
         f"{name}, {summary.title(key)}", f"{title} ({found[OURS].count})",
         f"{found[OURS].mean:.3f}", f"{rival} {found[rival].mean:.3f}",
-        f"{one['difference']:+.4f}", ends, p,
-        f"{one['wins']}/{one['ties']}/{one['losses']}",
+        f"{one.difference:+.4f}", ends, p,
+        f"{one.wins}/{one.ties}/{one.losses}",
     ]  # fmt: skip

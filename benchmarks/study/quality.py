@@ -10,6 +10,7 @@ from scipy.stats import spearmanr
 from crossd.evaluation import summary
 from crossd.evaluation.summary import MISSING
 from crossd.reports import markdown, pictures
+from crossd.reports.slice_viewer import LABELS
 
 PICTURE = "images/results-quality.png"
 TEXT = """\
@@ -76,7 +77,7 @@ def draw(found: dict[str, dict[str, Any]], metrics: dict[str, str], path: Path) 
         pictures.dress(ax, name, f"{metric} on images", f"{metric} on volumes")
         for arm, both in ways.items():
             at = order.index(arm)
-            colour, mark = pictures.LABELS[at % len(pictures.LABELS)], "os^Dv"[at % 5]
+            colour, mark = LABELS[at % len(LABELS)], "os^Dv"[at % 5]
             (handles[arm],) = ax.plot(*zip(*both, strict=True), mark, color=colour, ms=6)
     drawn.legend(list(handles.values()), list(handles), frameon=False, fontsize=8,
                  loc="outside lower center", ncols=4)  # fmt: skip

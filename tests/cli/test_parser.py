@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from crossd.cli import main as cli
-from crossd.cli import options
 from crossd.cli.main import main
 from crossd.cli.parser import build
 
@@ -24,7 +23,7 @@ def test_help_ends_with_an_example_that_parses(
     assert heading == "Example:"
     program, name, *arguments = shlex.split(example)
     assert (program, name) == ("crossd", command)
-    parser = build(command, getattr(options, cli.COMMANDS[command][2]), "")
+    parser = build(command, cli.options_of(command), "")
     given = parser.parse_args(arguments)
     assert any(given.as_dict()[key] != parser.get_defaults().get(key) for key in given.as_dict())
 

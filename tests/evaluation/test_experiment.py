@@ -17,7 +17,7 @@ from crossd.data.dataset import Joined
 from crossd.data.opening import open_source
 from crossd.evaluation import experiment, protocols
 from crossd.evaluation.arms import ARMS
-from crossd.evaluation.experiment import Arm, Contest
+from crossd.evaluation.experiment import Arm, Contest, RunRecord
 from crossd.training import devices, loop
 
 BUDGET = loop.TrainConfig(epochs=1, batch_size=4, augment="none")
@@ -93,7 +93,7 @@ def test_all_arms_of_a_repetition_see_the_same_volumes(
     assert by_seed[0] != by_seed[1]
 
 
-def comparable(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def comparable(rows: list[RunRecord]) -> list[dict[str, object]]:
     return [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
 
 

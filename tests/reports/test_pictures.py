@@ -118,7 +118,7 @@ def test_learning_curves_fall_back_to_the_loss(tmp_path: Path, drawn: list[Figur
 
 def test_confusion_shows_counts_and_accuracy(tmp_path: Path, drawn: list[Figure]) -> None:
     counts = np.array([[30, 3, 0], [2, 10, 5], [0, 0, 0]])
-    pictures.confusion(counts, ["a", "b", "c"], "acs", tmp_path / "matrix.png")
+    pictures.confusions({"acs": counts}, ["a", "b", "c"], tmp_path / "matrix.png")
     panel = drawn[0].axes[0]
     assert panel.get_title() == "acs: accuracy 0.800"
     assert words(drawn[0]) == {"30", "3", "2", "10", "5"}
@@ -137,7 +137,7 @@ def test_confusions_draw_several_and_nothing(tmp_path: Path, drawn: list[Figure]
 
 def test_confusion_of_the_wrong_shape_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"a confusion matrix \(acs\) must be \(3, 3\)"):
-        pictures.confusion(np.eye(2), ["a", "b", "c"], "acs", tmp_path / "matrix.png")
+        pictures.confusions({"acs": np.eye(2)}, ["a", "b", "c"], tmp_path / "matrix.png")
     assert not list(tmp_path.iterdir())
 
 

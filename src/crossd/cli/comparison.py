@@ -4,8 +4,8 @@ import copy
 import dataclasses
 import functools
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
@@ -122,11 +122,11 @@ def _own(
     return dataclasses.replace(arm, fitted=_arm(lambda: to_3d(net), weights, classes).make)
 
 
-def _arm(make: Any, weights: WeightsConfig, classes: tuple[str, ...]) -> Arm:
+def _arm(make: Callable[[], nn.Module], weights: WeightsConfig, classes: tuple[str, ...]) -> Arm:
     """Make an arm of pretrained weights, with a new head where the classes are others."""
 
     def ready(seed: int) -> nn.Module:
-        net: nn.Module = copy.deepcopy(make())
+        net = copy.deepcopy(make())
         if classes != weights.classes:
             devices.seed_everything(seed)
             heads.new_classifier(net, len(weights.classes), len(classes))

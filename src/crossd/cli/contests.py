@@ -4,8 +4,8 @@ import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
+from crossd.cli.options import EvaluateConfig, TransferConfig
 from crossd.evaluation import experiment
 from crossd.evaluation.experiment import Contest, Run
 from crossd.reports import comparison_results, markdown
@@ -22,8 +22,8 @@ def compare(
     jobs: int,
     progress: Progress,
     start: float,
-    config: Any,
-    more: Mapping[str, Any],
+    config: TransferConfig | EvaluateConfig,
+    more: Mapping[str, object],
 ) -> str:
     """Do the runs of a comparison that are not done yet, and write its record, report and plots.
 

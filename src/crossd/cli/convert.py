@@ -1,9 +1,7 @@
 """`crossd convert`: from one form of a weights file to another, and checkpoints of others."""
 
 from crossd.cli.opening import free_file
-from crossd.cli.options import (
-    ConvertConfig,
-)
+from crossd.cli.options import ConvertConfig
 from crossd.conversion import registry
 from crossd.conversion.convert import LIFTS
 from crossd.errors import InputError
@@ -11,9 +9,7 @@ from crossd.nn.kernel_modes import KERNEL_MODES, VIEWS
 from crossd.utils.option_values import check, choice, class_names, unused
 from crossd.utils.progress import Progress
 from crossd.weights import third_party, weights_file
-from crossd.weights.weights_file import (
-    WeightsConfig,
-)
+from crossd.weights.weights_file import WeightsConfig
 
 
 def convert(config: ConvertConfig, progress: Progress) -> str:
@@ -30,8 +26,15 @@ def convert(config: ConvertConfig, progress: Progress) -> str:
 
 
 _OF_CHECKPOINTS = (
-    *("task", "classes", "channels", "kernel_mode", "lift", "prefix"),
-    *("allow_partial", "mean", "std"),
+    "task",
+    "classes",
+    "channels",
+    "kernel_mode",
+    "lift",
+    "prefix",
+    "allow_partial",
+    "mean",
+    "std",
 )
 
 

@@ -19,11 +19,34 @@ from crossd.errors import InputError
 ESSENTIAL = ("torch", "numpy", "safetensors")
 LIBRARIES = (
     *ESSENTIAL,
-    *("lightning-fabric", "monai", "timm", "torchvision", "torchmetrics", "scikit-learn", "scipy"),
-    *("nibabel", "SimpleITK", "pydicom", "pillow", "medmnist", "nilearn", "matplotlib"),
+    "lightning-fabric",
+    "monai",
+    "timm",
+    "torchvision",
+    "torchmetrics",
+    "scikit-learn",
+    "scipy",
+    "nibabel",
+    "SimpleITK",
+    "pydicom",
+    "pillow",
+    "medmnist",
+    "nilearn",
+    "matplotlib",
     "markdown-it-py",
-    *("jsonargparse", "rich", "PyYAML", "psutil", "tensorboard", "huggingface_hub", "shtab"),
-    *("onnx", "onnxruntime", "onnxscript", "highdicom", "wandb", "mlflow"),
+    "jsonargparse",
+    "rich",
+    "PyYAML",
+    "psutil",
+    "tensorboard",
+    "huggingface_hub",
+    "shtab",
+    "onnx",
+    "onnxruntime",
+    "onnxscript",
+    "highdicom",
+    "wandb",
+    "mlflow",
 )
 FEATURES = (
     # what, modules it needs, how to get them
@@ -56,7 +79,7 @@ GIB = 2**30
 YES, NO = "yes", "no"
 
 
-def doctor(config: DoctorConfig, progress: Any = None) -> str:
+def doctor(config: DoctorConfig, progress: object = None) -> str:
     """Look at the machine and the installation; returns what to print.
 
     Raises:
@@ -127,7 +150,7 @@ def _version(name: str) -> str | None:
         return None
 
 
-def _machine(out: str) -> dict[str, Any]:
+def _machine(out: str) -> dict[str, object]:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     memory = None
     if _there("psutil"):
@@ -141,11 +164,11 @@ def _machine(out: str) -> dict[str, Any]:
     }
 
 
-def _devices() -> list[dict[str, Any]]:
+def _devices() -> list[dict[str, object]]:
     """List what torch can compute on, with the memory of each."""
     import torch
 
-    devices: list[dict[str, Any]] = [{"name": "cpu", "threads": torch.get_num_threads()}]
+    devices: list[dict[str, object]] = [{"name": "cpu", "threads": torch.get_num_threads()}]
     for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
         facts = torch.cuda.get_device_properties(index)
         devices.append(

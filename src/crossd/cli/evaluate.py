@@ -4,16 +4,16 @@ import csv
 import dataclasses
 import io
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Literal, TypedDict
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from crossd.cli.opening import fitting, known
+from crossd.cli.opening import as_trained, known
 from crossd.cli.options import EvaluateConfig
 from crossd.data.io.read import read_header
 from crossd.data.opening import open_source
@@ -21,6 +21,7 @@ from crossd.data.preprocessing.volume_dataset import Entry, read_image, read_mas
 from crossd.data.source import Source
 from crossd.data.sources.labelled import entries_of
 from crossd.errors import InputError
+from crossd.evaluation.summary import Results
 from crossd.inference import predictor, write_masks
 from crossd.inference.slice_ensemble import answering
 from crossd.reports import shown_cases
@@ -31,6 +32,8 @@ from crossd.utils.option_values import check, choice, unused
 from crossd.utils.progress import Progress
 from crossd.utils.run_folder import claim_folder
 from crossd.weights.weights_file import WeightsConfig, load, read_config, require_rank
+
+MEASURES: tuple[Literal["dice", "hd95", "nsd"], ...] = ("dice", "hd95", "nsd")
 
 WORST = 3
 """Cases that are pictured."""
@@ -53,6 +56,21 @@ class Pair:
     truth: NDArray[np.uint8]
     spacing: tuple[float, ...] | None
     image: NDArray[np.float32]
+
+
+Score = TypedDict(
+    "Score",
+    {
+        "case": str,
+        "class": str,
+        "dice": float | None,
+        "hd95": float | None,
+        "nsd": float | None,
+        "ml": float,
+        "true_ml": float,
+    },
+)
+"""How good a mask is in one class; see `score`."""
 
 
 def evaluate(config: EvaluateConfig, progress: Progress) -> str:
@@ -80,19 +98,9 @@ def evaluate(config: EvaluateConfig, progress: Progress) -> str:
     else:
         weights = read_config(config.weights)
         net = answering(load(config.weights), config.answer or weights.answer, weights.task)
-        given = dataclasses.replace(
-            known(weights, config=config),
-            statistics=(weights.mean, weights.std),
-            classes=dict(zip(weights.values, weights.classes, strict=False)),
-        )
-        source = fitting(config.data, weights, None, config.seed, config.weights, given, progress)
+        source = as_trained(config, weights, progress)
         if source.rank == 2 or (config.answer or weights.answer) == "volume":
             require_rank(weights, source.rank, config.data)
-        if source.classes != weights.classes:
-            raise InputError(
-                f"{config.data} has the classes {', '.join(source.classes)}, but {config.weights} "
-                f"{', '.join(weights.classes)}"
-            )
     if source.task == "classification":
         if net is None:
             raise InputError(f"--predictions are masks, but {config.data} has labels")
@@ -101,8 +109,17 @@ def evaluate(config: EvaluateConfig, progress: Progress) -> str:
 
 
 _OF_COMPARISONS = (
-    *("plain", "limit", "folds", "trials", "size", "epochs", "steps", "batch_size", "lr"),
-    *("workers", "resume"),
+    "plain",
+    "limit",
+    "folds",
+    "trials",
+    "size",
+    "epochs",
+    "steps",
+    "batch_size",
+    "lr",
+    "workers",
+    "resume",
 )
 
 
@@ -116,8 +133,8 @@ def _masks(
 ) -> str:
     samples = getattr(source, config.part)
     folder = claim_folder(config, resumable=False)
-    rows: list[dict[str, Any]] = []
-    worst: list[tuple[float, Pair, list[dict[str, Any]]]] = []
+    rows: list[Score] = []
+    worst: list[tuple[float, Pair, list[Score]]] = []
     best: list[tuple[float, Case]] = []
     begun = time.perf_counter()
     with progress.task("evaluating", total=len(samples)) as bar:
@@ -133,10 +150,8 @@ def _masks(
                 best = sorted(best, key=lambda one: -one[0])[:WORST]
             bar.advance(1)
     spent = time.perf_counter() - begun
-    from crossd.reports import pictures
-
     for number, (value, pair, _) in enumerate(worst, start=1):
-        _draw(pictures, pair, source.classes, value, folder / f"worst-{number}.png")
+        _draw(pair, source.classes, value, folder / f"worst-{number}.png")
     summary = summarise(rows, source.classes)
     _write_rows(folder / "cases.csv", rows)
     results = _results(config, source, len(samples), summary, start)
@@ -206,7 +221,7 @@ def _read_guess(config: EvaluateConfig, entry: Entry, values: Sequence[int]) -> 
     return read_mask(dataclasses.replace(entry, mask=header), values)
 
 
-def score(pair: Pair, classes: Sequence[str], tolerance: float) -> list[dict[str, Any]]:
+def score(pair: Pair, classes: Sequence[str], tolerance: float) -> list[Score]:
     """Score every class but the background of one mask.
 
     Args:
@@ -221,17 +236,25 @@ def score(pair: Pair, classes: Sequence[str], tolerance: float) -> list[dict[str
     """
     spacing = pair.spacing or (1.0,) * pair.truth.ndim
     voxel = float(np.prod(spacing)) / 1000
-    rows = []
+    rows: list[Score] = []
     for k, name in enumerate(classes[1:], start=1):
         guess, truth = pair.guess == k, pair.truth == k
-        row: dict[str, Any] = {"case": pair.name, "class": name}
-        row |= metrics.surfaces(guess, truth, spacing, tolerance)
-        row["ml"], row["true_ml"] = guess.sum() * voxel, truth.sum() * voxel
-        rows.append(row)
+        found = metrics.surfaces(guess, truth, spacing, tolerance)
+        rows.append(
+            {
+                "case": pair.name,
+                "class": name,
+                "dice": found["dice"],
+                "hd95": found["hd95"],
+                "nsd": found["nsd"],
+                "ml": float(guess.sum() * voxel),
+                "true_ml": float(truth.sum() * voxel),
+            }
+        )
     return rows
 
 
-def summarise(rows: Sequence[dict[str, Any]], classes: Sequence[str]) -> dict[str, Any]:
+def summarise(rows: Sequence[Score], classes: Sequence[str]) -> dict[str, dict[str, float | None]]:
     """Average the records of `score` over cases, for each class and over classes.
 
     Returns:
@@ -239,26 +262,28 @@ def summarise(rows: Sequence[dict[str, Any]], classes: Sequence[str]) -> dict[st
         its standard deviation over cases under ``dice_sd``; and the number of cases, of those where
         the class was missed and of those where it was found but is not there.
     """
-    out: dict[str, Any] = {}
+    out: dict[str, dict[str, float | None]] = {}
     for name in classes[1:]:
         own = [row for row in rows if row["class"] == name]
-        out[name] = {key: _mean(row[key] for row in own) for key in ("dice", "hd95", "nsd")}
+        out[name] = {key: _mean(row[key] for row in own) for key in MEASURES}
         dices = [row["dice"] for row in own if row["dice"] is not None]
         out[name]["dice_sd"] = float(np.std(dices, ddof=1)) if len(dices) > 1 else None
         out[name]["volume_error_ml"] = _mean(abs(row["ml"] - row["true_ml"]) for row in own)
         out[name]["cases"] = sum(row["true_ml"] > 0 for row in own)
         out[name]["missed"] = sum(row["true_ml"] > 0 and row["ml"] == 0 for row in own)
         out[name]["invented"] = sum(row["true_ml"] == 0 and row["ml"] > 0 for row in own)
-    out["mean"] = {key: _mean(out[n][key] for n in classes[1:]) for key in ("dice", "hd95", "nsd")}
+    out["mean"] = {key: _mean(out[n][key] for n in classes[1:]) for key in MEASURES}
     return out
 
 
-def _mean(values: Any) -> float | None:
+def _mean(values: Iterable[float | None]) -> float | None:
     found = [value for value in values if value is not None]
     return float(np.mean(found)) if found else None
 
 
-def _draw(pictures: Any, pair: Pair, classes: Sequence[str], value: float, path: Path) -> None:
+def _draw(pair: Pair, classes: Sequence[str], value: float, path: Path) -> None:
+    from crossd.reports import pictures
+
     image, guess, truth, spacing = pair.image, pair.guess, pair.truth, pair.spacing
     if image.ndim == 2:
         image, guess, truth, spacing = image[None], guess[None], truth[None], None
@@ -274,12 +299,18 @@ def _draw(pictures: Any, pair: Pair, classes: Sequence[str], value: float, path:
     )
 
 
-def _case(pair: Pair, classes: Sequence[str], scored: Sequence[dict[str, Any]], group: str) -> Case:
+def _case(pair: Pair, classes: Sequence[str], scored: Sequence[Score], group: str) -> Case:
     dices = np.array([row["dice"] for row in scored], float)  # None becomes NaN
     return shown_cases.segmented(
-        pair.name, group, pair.image, pair.truth, {"prediction": pair.guess}, classes,
-        pair.spacing, {"prediction": dices},
-    )  # fmt: skip
+        pair.name,
+        group,
+        pair.image,
+        pair.truth,
+        {"prediction": pair.guess},
+        classes,
+        pair.spacing,
+        {"prediction": dices},
+    )
 
 
 def _labels(
@@ -311,8 +342,8 @@ def _labels(
 
 
 def _results(
-    config: EvaluateConfig, source: Source, count: int, found: dict[str, Any], start: float
-) -> dict[str, Any]:
+    config: EvaluateConfig, source: Source, count: int, found: Mapping[str, object], start: float
+) -> dict[str, object]:
     from crossd.reports import markdown
 
     return {
@@ -329,7 +360,7 @@ def _results(
     }
 
 
-def _write(results: dict[str, Any], folder: Path, cases: Sequence[Case], spent: float) -> None:
+def _write(results: Results, folder: Path, cases: Sequence[Case], spent: float) -> None:
     from crossd.reports import html, markdown
 
     text, headline = markdown.evaluation(results), markdown.sentence(results)
@@ -338,7 +369,7 @@ def _write(results: dict[str, Any], folder: Path, cases: Sequence[Case], spent: 
     markdown.write(results, folder, text, {"report.html": shown})
 
 
-def _write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+def _write_rows(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
     writer.writeheader()

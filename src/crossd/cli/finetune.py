@@ -3,20 +3,15 @@
 import dataclasses
 
 from crossd.cli.opening import batch_size, fitting, for_rank, known, prepared
-from crossd.cli.options import (
-    FinetuneConfig,
-)
+from crossd.cli.options import FinetuneConfig
 from crossd.cli.runs import augmentation, train_and_write
 from crossd.conversion import adapt, heads
 from crossd.data.source import limit
 from crossd.training import devices, loop
-from crossd.training.config import of_the_run
+from crossd.training.config import with_run_options
 from crossd.utils.option_values import check, choice
 from crossd.utils.progress import Progress
-from crossd.weights.weights_file import (
-    load,
-    read_config,
-)
+from crossd.weights.weights_file import load, read_config
 
 
 def finetune(config: FinetuneConfig, progress: Progress) -> str:
@@ -44,13 +39,12 @@ def finetune(config: FinetuneConfig, progress: Progress) -> str:
         batch_size=config.batch_size or batch_size(source),
         lr=config.lr,
         augment=augmentation(config, source),
-        **of_the_run(config),
     )
     weights = dataclasses.replace(
-        weights,
+        prepared(weights, source),
         classes=source.classes,
         answer="volume",
         recalibrated=source.rank == 3 or not adapt.norms_with_statistics(net),
-        **prepared(source),
     )
+    options = with_run_options(config, options)
     return train_and_write(net, source, options, weights, config, progress, config.protocol)

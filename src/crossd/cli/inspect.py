@@ -5,19 +5,18 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from crossd.cli.opening import fitting, known
+from crossd.cli.opening import as_trained
 from crossd.cli.options import InspectConfig
 from crossd.data.dataset import Samples, Subset
 from crossd.data.patches import Patches
 from crossd.data.quality.checks import faults
-from crossd.data.quality.survey import survey
+from crossd.data.quality.survey import Survey, survey
 from crossd.data.slicing import as_images
 from crossd.data.source import Source
 from crossd.errors import InputError
@@ -67,7 +66,7 @@ class Findings:
     lines: list[str] = field(default_factory=list)
     said: list[str] = field(default_factory=list)
     headline: str = ""
-    results: dict[str, Any] = field(default_factory=dict)
+    results: dict[str, object] = field(default_factory=dict)
 
     def section(self, title: str, picture: str, reading: str, explanation: str = "") -> Path:
         """Write down a section; returns where its picture belongs."""
@@ -113,7 +112,7 @@ def inspect(config: InspectConfig, progress: Progress) -> str:
     return _written(out, config, start)
 
 
-def _data_section(out: Findings, found: Any) -> None:
+def _data_section(out: Findings, found: Survey) -> None:
     listed = faults(found)
     data_sheet.draw(found, out.folder / "data.png")
     out.lines += ["", "## The data", "", *data_sheet.markdown(found, listed)]
@@ -137,20 +136,7 @@ def _chosen(listed: Sequence[Layer], config: InspectConfig) -> Layer:
 
 
 def _source(config: InspectConfig, weights: WeightsConfig, progress: Progress) -> Source:
-    assert config.data is not None and config.weights is not None
-    given = dataclasses.replace(
-        known(weights),
-        statistics=(weights.mean, weights.std),
-        classes=dict(zip(weights.values, weights.classes, strict=False)),
-    )
-    source = fitting(
-        config.data, weights, None, config.seed, config.weights, given, progress
-    )  # fmt: skip
-    if source.classes != weights.classes:
-        raise InputError(
-            f"{config.data} has the classes {', '.join(source.classes)}, but {config.weights} "
-            f"{', '.join(weights.classes)}"
-        )
+    source = as_trained(config, weights, progress)
     if source.rank == 2:
         require_rank(weights, 2, source.name)
     return source
@@ -204,18 +190,21 @@ def _kernel_sections(out: Findings, listed: Sequence[Layer], layer: Layer) -> No
         return
     if isinstance(layer.mode, Fourier) and layer.mode.predictor is not None:
         path = out.section(
-            "The kernels along a path of axes and angles", "kernels.gif",
+            "The kernels along a path of axes and angles",
+            "kernels.gif",
             "What moves is where the 3D kernel is cut, and the kernel in its plane: a shift, not a "
             "rotation.",
             "The axis turns from z to y to x and back, the angle swings between -45 and 45 "
             "degrees; below is the shift that they amount to.",
-        )  # fmt: skip
+        )
         kernels.animate(layer, path)
     path = out.section(
-        "Is the depth used?", "energy.png", kernel_numbers.depth_reading(solid),
+        "Is the depth used?",
+        "energy.png",
+        kernel_numbers.depth_reading(solid),
         "Energy is the sum of the squared weights. Of the fourier mode, kernels are first moved by "
         "the mean displacement of training, to where 2D training used them.",
-    )  # fmt: skip
+    )
     kernels.energies(solid, path)
     out.headline = kernel_numbers.depth_reading(solid).partition(" (In the plane")[0]
     path = out.section("Are the views alike?", "similarity.png", kernel_numbers.view_reading(solid))
@@ -223,9 +212,13 @@ def _kernel_sections(out: Findings, listed: Sequence[Layer], layer: Layer) -> No
 
 
 def _pose_sections(
-    out: Findings, net: nn.Module, source: Source, layer: Layer, config: InspectConfig,
+    out: Findings,
+    net: nn.Module,
+    source: Source,
+    layer: Layer,
+    config: InspectConfig,
     progress: Progress,
-) -> None:  # fmt: skip
+) -> None:
     """Collect and draw what the fourier mode predicts for images, or for slices of volumes."""
     watch = poses.PoseRecorder(net)
     if not watch.places:
@@ -244,10 +237,12 @@ def _pose_sections(
     records = poses.summary(found, told)
     out.results["poses"] = {"images": len(told), "groups": kind, "layers": records}
     path = out.section(
-        "Which poses the layers predict", "poses.png", poses.reading(records, kind),
+        "Which poses the layers predict",
+        "poses.png",
+        poses.reading(records, kind),
         "Each line is the histogram of one layer. A narrow one says that all images get the same "
         "kernels. The three shifts always add up to three times their value at angle 0.",
-    )  # fmt: skip
+    )
     poses.layers(found, path)
     name = layer.name if layer.name in found else next(iter(found))
     share = next(one["told by class"] for one in records if one["layer"] == name)
@@ -283,7 +278,7 @@ def _cam_section(
     for place in _one_of_each(samples.labels, SEEN):
         sample = whole[place]
         x = fabric.to_device(sample["image"][None].to(devices.dtype_of(net)))
-        batch: Any = {"image": x, "view": torch.tensor([sample.get("view", -1)])}
+        batch = {"image": x, "view": torch.tensor([sample.get("view", -1)])}
         with fabric.autocast(), view_of(batch, net):
             layer = layer or gradcam.last_map(net, x)
             heat, probabilities = gradcam.look(net, x, layer)
@@ -301,20 +296,24 @@ def _cam_section(
     out.results["grad_cam"] = {
         "layer": layer,
         "samples": [
-            {"name": one.name, "answer": one.answer, "truth": one.truth,
-             "probability": one.probability, "maximum": _maximum(one.heat)} for one in seen
+            {
+                "name": one.name,
+                "answer": one.answer,
+                "truth": one.truth,
+                "probability": one.probability,
+                "maximum": [int(i) for i in np.unravel_index(one.heat.argmax(), one.heat.shape)],
+            }
+            for one in seen
         ],
-    }  # fmt: skip
+    }
     path = out.section(
-        "What the answers rest on", "grad-cam.png", gradcam.reading(seen),
+        "What the answers rest on",
+        "grad-cam.png",
+        gradcam.reading(seen),
         f"Grad-CAM (Selvaraju et al. 2017) at `{layer}`, the last layer with places; yellow speaks "
         "most for the answer. It is as coarse as that layer.",
-    )  # fmt: skip
+    )
     gradcam.draw(seen, layer, path, source.spacing)
-
-
-def _maximum(heat: NDArray[Any]) -> list[int]:
-    return [int(i) for i in np.unravel_index(int(heat.argmax()), heat.shape)]
 
 
 def _one_of_each(labels: NDArray[np.int64], count: int) -> Iterator[int]:
@@ -341,17 +340,20 @@ def _mask_section(
     arrays = [image, truth.numpy(), guess.numpy()]
     if image.ndim == 2:
         arrays, spacing = [one[None] for one in arrays], None
-    out.results["answer"] = {"sample": samples.name(0), "dice": dict(
-        zip(source.classes[1:], map(float, dices), strict=True)
-    )}  # fmt: skip
+    out.results["answer"] = {
+        "sample": samples.name(0),
+        "dice": dict(zip(source.classes[1:], map(float, dices), strict=True)),
+    }
     path = out.section(
-        "What the network answers", "answer.png",
+        "What the network answers",
+        "answer.png",
         f"{samples.name(0)}: {said}.",
         "The slices with most foreground in each view; the white line is the outline of the truth. "
         "`crossd evaluate` scores all samples.",
-    )  # fmt: skip
-    pictures.answers(arrays[0], arrays[1], {"answer": arrays[2]}, source.classes, path,
-                     scores, spacing)  # fmt: skip
+    )
+    pictures.answers(
+        arrays[0], arrays[1], {"answer": arrays[2]}, source.classes, path, scores, spacing
+    )
 
 
 def _written(out: Findings, config: InspectConfig, start: float) -> str:

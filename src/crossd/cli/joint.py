@@ -2,12 +2,11 @@
 
 import copy
 import dataclasses
-from typing import Any
 
 import torch
 from torch import nn
 
-from crossd.cli.opening import images_and_volumes, prepared
+from crossd.cli.opening import batch_size, images_and_volumes, prepared
 from crossd.cli.options import JointConfig
 from crossd.cli.runs import augmentation, train_and_write
 from crossd.conversion import heads, registry
@@ -47,7 +46,6 @@ def joint(config: JointConfig, progress: Progress) -> str:
         volumes.classes,
         form="cross",
         kernel_mode=mode,
-        **prepared(volumes),
     )
     progress.say(
         f"{name}: {len(images.train):,} images of {config.images} in turn with "
@@ -59,7 +57,7 @@ def joint(config: JointConfig, progress: Progress) -> str:
     of_volumes = dataclasses.replace(
         of_images,
         min_steps=config.steps or of_images.min_steps or (0 if config.epochs else 100),
-        batch_size=config.volume_batch_size or (2 if volumes.task == "segmentation" else 8),
+        batch_size=config.volume_batch_size or batch_size(volumes),
     )
 
     def keep(net: nn.Module) -> nn.Module:
@@ -70,14 +68,22 @@ def joint(config: JointConfig, progress: Progress) -> str:
         return net
 
     return train_and_write(
-        net, volumes, of_volumes, weights, config, progress, "joint training", keep,
-        beside=[(images, of_images)], rows=None if same else rows,
-    )  # fmt: skip
+        net,
+        volumes,
+        of_volumes,
+        prepared(weights, volumes),
+        config,
+        progress,
+        "joint training",
+        keep,
+        beside=[(images, of_images)],
+        rows=None if same else rows,
+    )
 
 
 def _network(
     config: JointConfig, start: WeightsConfig | None, volumes: Source, images: Source, classes: int
-) -> tuple[Any, str, str]:
+) -> tuple[nn.Module, str, str]:
     """Make or load the network, with so many classes; returns it, its name and its kernel mode."""
     devices.seed_everything(config.seed)
     if start is None:

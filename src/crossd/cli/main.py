@@ -13,87 +13,28 @@ from crossd.training.signals import INTERRUPTED, Stopped
 from crossd.utils.processes import is_first
 
 COMMANDS = {
-    # name: module, function, dataclass of its options, example
-    "transfer": (
-        "transfer",
-        "transfer",
-        "TransferConfig",
-        "crossd transfer --images images.npz --volumes volumes.npz --limit 100 --out runs/mine",
-    ),
-    "pretrain": (
-        "pretrain",
-        "pretrain",
-        "PretrainConfig",
-        "crossd pretrain --data images.npz --model resnet18 --out runs/2d",
-    ),
-    "recalibrate": (
-        "recalibrate",
-        "recalibrate",
-        "RecalibrateConfig",
-        "crossd recalibrate --weights runs/2d/weights.safetensors --data volumes.npz "
-        "--out ready.safetensors",
-    ),
-    "finetune": (
-        "finetune",
-        "finetune",
-        "FinetuneConfig",
-        "crossd finetune --weights ready.safetensors --data volumes.npz --limit 100 --out runs/3d",
-    ),
-    "joint": (
-        "joint",
-        "joint",
-        "JointConfig",
-        "crossd joint --images images.npz --volumes volumes.npz --limit 100 --out runs/joint",
-    ),
-    "predict": (
-        "predict",
-        "predict",
-        "PredictConfig",
-        "crossd predict --weights runs/3d/weights.safetensors --input scans/ --out masks",
-    ),
-    "evaluate": (
-        "evaluate",
-        "evaluate",
-        "EvaluateConfig",
-        "crossd evaluate --weights runs/3d/weights.safetensors --data cases.csv --out runs/scores",
-    ),
-    "status": (
-        "status",
-        "status",
-        "StatusConfig",
-        "crossd status runs/pretrain",
-    ),
-    "plan": (
-        "plan",
-        "plan",
-        "PlanConfig",
-        "crossd plan --data cases.csv --out plan.yaml",
-    ),
-    "convert": (
-        "convert",
-        "convert",
-        "ConvertConfig",
-        "crossd convert --weights ready.safetensors --to 3d --out plain3d.safetensors",
-    ),
-    "export": (
-        "export",
-        "export",
-        "ExportConfig",
-        "crossd export --weights ready.safetensors --to 3d --out net.onnx",
-    ),
-    "inspect": (
-        "inspect",
-        "inspect",
-        "InspectConfig",
-        "crossd inspect --weights runs/3d/weights.safetensors --data volumes.npz --out runs/seen",
-    ),
-    "doctor": (
-        "doctor",
-        "doctor",
-        "DoctorConfig",
-        "crossd doctor --json",
-    ),
+    "transfer": "crossd transfer --images images.npz --volumes volumes.npz --limit 100 "
+    "--out runs/mine",
+    "pretrain": "crossd pretrain --data images.npz --model resnet18 --out runs/2d",
+    "recalibrate": "crossd recalibrate --weights runs/2d/weights.safetensors --data volumes.npz "
+    "--out ready.safetensors",
+    "finetune": "crossd finetune --weights ready.safetensors --data volumes.npz --limit 100 "
+    "--out runs/3d",
+    "joint": "crossd joint --images images.npz --volumes volumes.npz --limit 100 --out runs/joint",
+    "predict": "crossd predict --weights runs/3d/weights.safetensors --input scans/ --out masks",
+    "evaluate": "crossd evaluate --weights runs/3d/weights.safetensors --data cases.csv "
+    "--out runs/scores",
+    "status": "crossd status runs/pretrain",
+    "plan": "crossd plan --data cases.csv --out plan.yaml",
+    "convert": "crossd convert --weights ready.safetensors --to 3d --out plain3d.safetensors",
+    "export": "crossd export --weights ready.safetensors --to 3d --out net.onnx",
+    "inspect": "crossd inspect --weights runs/3d/weights.safetensors --data volumes.npz "
+    "--out runs/seen",
+    "doctor": "crossd doctor --json",
 }
+"""Name to an example. The function that does it is `crossd.cli.NAME.NAME`, its options are the
+dataclass `NameConfig` of `crossd.cli.options`."""
+
 CONTINUED = ("predict",)
 """Commands that go on where they were interrupted."""
 
@@ -152,14 +93,13 @@ def _run(command: str, given: list[str]) -> int:
         from jsonargparse import ArgumentError
     except ImportError:
         return _without_extras(command, given)
-    from crossd.cli import options as cli_options
     from crossd.errors import InputError
     from crossd.utils.allocator import keep_freed_memory
 
-    module, function, kind, _ = COMMANDS[command]
+    kind = options_of(command)
     try:
-        options = _parse(command, getattr(cli_options, kind), given)
-        home = importlib.import_module(f"crossd.cli.{module}")
+        options = _parse(command, kind, given)
+        home = importlib.import_module(f"crossd.cli.{command}")
         keep_freed_memory()
         from crossd.utils.progress import Progress
         from crossd.utils.run_folder import is_finished
@@ -168,13 +108,13 @@ def _run(command: str, given: list[str]) -> int:
             if is_first():
                 print(f"already finished: the result is in {options.out}")
             return 0
-        outcome = getattr(home, function)(options, Progress(quiet=not is_first()))
+        outcome = getattr(home, command)(options, Progress(quiet=not is_first()))
     except InputError as error:
         return _complain(str(error))
     except ArgumentError as error:
         return _complain(_readable(str(error)))
     except OSError as error:
-        return _complain(_fault(error, hasattr(getattr(cli_options, kind), "resume")))
+        return _complain(_fault(error, hasattr(kind, "resume")))
     if is_first():
         print(outcome)
     return 0
@@ -195,13 +135,20 @@ def _without_extras(command: str, given: Sequence[str]) -> int:
     return 0
 
 
-def _parse(command: str, kind: Any, given: list[str]) -> Any:
+def options_of(command: str) -> type:
+    """Return the dataclass of the options of a command."""
+    from crossd.cli import options
+
+    return getattr(options, f"{command.capitalize()}Config")
+
+
+def _parse(command: str, kind: type, given: list[str]) -> Any:
     """Read options of a command into its dataclass."""
     from jsonargparse import ArgumentError
 
     from crossd.cli.parser import build, meant
 
-    parser = build(command, kind, COMMANDS[command][3])
+    parser = build(command, kind, COMMANDS[command])
     try:
         values = parser.parse_args(given).as_dict()
     except ArgumentError as error:
@@ -212,17 +159,12 @@ def _parse(command: str, kind: Any, given: list[str]) -> Any:
 
 def _completion(shell: str) -> int:
     """Print the script that lets a shell complete commands and options."""
-    from crossd.cli import options as cli_options
     from crossd.errors import InputError
 
     try:
         from crossd.cli.parser import completion
 
-        commands = {
-            name: (getattr(cli_options, kind), example)
-            for name, (_, _, kind, example) in COMMANDS.items()
-        }
-        print(completion(shell, commands))
+        print(completion(shell, {name: (options_of(name), COMMANDS[name]) for name in COMMANDS}))
     except ImportError:
         return _complain(LACKING)
     except InputError as error:
@@ -259,7 +201,7 @@ def _complain(message: str) -> int:
 
 def _overview() -> str:
     lines = ["crossd: train 3D kernels on images, use them on volumes", ""]
-    for name, (*_, example) in COMMANDS.items():
+    for name, example in COMMANDS.items():
         lines += [f"  {name}", f"      {example}"]
     lines += [
         "",

@@ -3,8 +3,16 @@
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+from torch import nn
+
+from crossd.cli.options import (
+    CacheOptions,
+    EvaluateConfig,
+    InspectConfig,
+    JointConfig,
+    TransferConfig,
+)
 from crossd.conversion.plain import to_3d
 from crossd.data.opening import open_source
 from crossd.data.preprocessing import plan as plans
@@ -17,13 +25,12 @@ from crossd.errors import InputError
 from crossd.nn.kernel_modes import KERNEL_MODES
 from crossd.utils.option_values import sizes
 from crossd.utils.progress import Progress
-from crossd.weights.weights_file import (
-    WeightsConfig,
-    require_rank,
-)
+from crossd.weights.weights_file import WeightsConfig, require_rank
 
 
-def known(weights: WeightsConfig | None, path: str | None = None, config: Any = None) -> Given:
+def known(
+    weights: WeightsConfig | None, path: str | None = None, config: CacheOptions | None = None
+) -> Given:
     """Gather what weights, a plan that the user edited or options for a cache decide on."""
     given = Given(stored=None if config is None else open_disk_cache(config))
     if weights is not None:
@@ -69,9 +76,14 @@ def fitting(
     """
     channels = weights.in_channels
     source = open_source(
-        spec, size=sizes(size), seed=seed, channels=channels, labels=labels, given=given,
+        spec,
+        size=sizes(size),
+        seed=seed,
+        channels=channels,
+        labels=labels,
+        given=given,
         progress=progress,
-    )  # fmt: skip
+    )
     if source.task not in (weights.task, "unlabelled"):
         raise InputError(f"{path} is for {weights.task}, but {spec} is for {source.task}")
     masks = dict(zip(weights.values, weights.classes, strict=False))
@@ -85,14 +97,41 @@ def fitting(
     return source
 
 
+def as_trained(
+    config: EvaluateConfig | InspectConfig, weights: WeightsConfig, progress: Progress
+) -> Source:
+    """Open samples that a network is to answer on, prepared as those that it was trained on.
+
+    Args:
+        config: Options that name the data and the weights.
+        weights: What the weights are.
+        progress: Where to show a scan.
+
+    Raises:
+        InputError: When the data have other classes, or are for another task.
+    """
+    assert config.data is not None and config.weights is not None
+    given = dataclasses.replace(
+        known(weights, config=config if isinstance(config, CacheOptions) else None),
+        statistics=(weights.mean, weights.std),
+        classes=dict(zip(weights.values, weights.classes, strict=False)),
+    )
+    source = fitting(config.data, weights, None, config.seed, config.weights, given, progress)
+    if source.classes != weights.classes:
+        raise InputError(
+            f"{config.data} has the classes {', '.join(source.classes)}, but {config.weights} "
+            f"{', '.join(weights.classes)}"
+        )
+    return source
+
+
 def images_and_volumes(
-    config: Any, progress: Progress, start: WeightsConfig | None = None
+    config: TransferConfig | JointConfig, progress: Progress, start: WeightsConfig | None = None
 ) -> tuple[Source, Source]:
     """Open the sources that a command learns from together; of volumes as images, their slices.
 
     Args:
-        config: Options, among them `volumes`, `images`, `size`, `seed`, `slices`, `slice_step` and
-            those of a cache.
+        config: Options.
         progress: Where to show a scan.
         start: What is known of the weights to start from, if there are any.
 
@@ -103,16 +142,22 @@ def images_and_volumes(
         InputError: When one has labels and the other masks, or the volumes are images.
     """
     volumes = open_source(
-        config.volumes, size=sizes(config.size), seed=config.seed,
+        config.volumes,
+        size=sizes(config.size),
+        seed=config.seed,
         channels=None if start is None else start.in_channels,
-        given=known(start, config=config), progress=progress,
-    )  # fmt: skip
+        given=known(start, config=config),
+        progress=progress,
+    )
     images = require_source_rank(volumes, 3, "--volumes")
     if config.images != config.volumes:
         images = open_source(
-            config.images, seed=config.seed, channels=volumes.channels,
-            given=known(None, config=config), progress=progress,
-        )  # fmt: skip
+            config.images,
+            seed=config.seed,
+            channels=volumes.channels,
+            given=known(None, config=config),
+            progress=progress,
+        )
     images = as_images(images, config.slices, config.slice_step)
     if images.task != volumes.task:
         raise InputError(
@@ -141,21 +186,22 @@ def require_limits(source: Source, limits: Sequence[int], given: str, spec: str)
         raise InputError(f"--limit {given}: {spec} has {total} training samples{each}")
 
 
-def prepared(source: Source) -> dict[str, Any]:
-    """Return what a weights file keeps of how the samples of a source were prepared."""
-    return {
-        "mean": source.mean,
-        "std": source.std,
-        "size": source.size,
-        "spacing": source.spacing,
-        "plan": plans.to_record(source.plan),
-        "values": source.values,
-    }
+def prepared(weights: WeightsConfig, source: Source) -> WeightsConfig:
+    """Return a configuration that says how the samples of a source were prepared."""
+    return dataclasses.replace(
+        weights,
+        mean=source.mean,
+        std=source.std,
+        size=source.size,
+        spacing=source.spacing,
+        plan=plans.to_record(source.plan),
+        values=source.values,
+    )
 
 
 def for_rank(
-    net: Any, weights: WeightsConfig, source: Source, align: bool
-) -> tuple[Any, WeightsConfig]:
+    net: nn.Module, weights: WeightsConfig, source: Source, align: bool
+) -> tuple[nn.Module, WeightsConfig]:
     """Bring a Cross-D network into the form for volumes; refuse what does not fit the rank."""
     require_rank(weights, source.rank, source.name)
     if align:

@@ -7,7 +7,13 @@ from crossd.training.config import RunOptions
 PROTOCOLS = ("zero", "probe", "finetune")
 ALL_PROTOCOLS = ("zero", "knn", "linear", "probe", "unfreeze", "finetune")
 DEFAULT_ARMS = (
-    *("projection", "projection-both", "fourier", "scratch", "slices", "inflate", "acs"),
+    "projection",
+    "projection-both",
+    "fourier",
+    "scratch",
+    "slices",
+    "inflate",
+    "acs",
     "triplanar",
 )
 

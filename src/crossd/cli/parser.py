@@ -3,7 +3,7 @@
 import dataclasses
 import difflib
 from collections.abc import Iterable, Mapping
-from typing import Any, get_type_hints
+from typing import get_type_hints
 
 from docstring_parser import parse
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
@@ -11,8 +11,17 @@ from jsonargparse import ArgumentParser, DefaultHelpFormatter
 from crossd.errors import InputError
 
 PATHS = (
-    *("data", "images", "volumes", "weights", "out", "plan", "plain", "predictions", "input"),
-    *("folder", "config"),
+    "data",
+    "images",
+    "volumes",
+    "weights",
+    "out",
+    "plan",
+    "plain",
+    "predictions",
+    "input",
+    "folder",
+    "config",
 )
 """Options that shells complete with names of files."""
 
@@ -26,7 +35,7 @@ class HelpFormatter(DefaultHelpFormatter):
         return super()._fill_text(text, width, indent)
 
 
-def build(command: str, kind: Any, example: str) -> ArgumentParser:
+def build(command: str, kind: type, example: str) -> ArgumentParser:
     """Make the parser of a command.
 
     Args:
@@ -97,7 +106,7 @@ def meant(message: str, known: Iterable[str]) -> str:
     return f"{message}: did you mean {', '.join(close)}?" if close else message
 
 
-def completion(shell: str, commands: Mapping[str, tuple[Any, str]]) -> str:
+def completion(shell: str, commands: Mapping[str, tuple[type, str]]) -> str:
     """Write the script that lets a shell complete the command line.
 
     Args:

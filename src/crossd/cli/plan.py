@@ -1,9 +1,7 @@
 """`crossd plan`: how volumes would be prepared, written down to be edited."""
 
 from crossd.cli.opening import free_file
-from crossd.cli.options import (
-    PlanConfig,
-)
+from crossd.cli.options import PlanConfig
 from crossd.cli.runs import write_plan
 from crossd.data.opening import open_source
 from crossd.errors import InputError

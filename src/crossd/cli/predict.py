@@ -7,11 +7,11 @@ import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from lightning_fabric import Fabric
 from PIL import Image
 from torch import Tensor, nn
 
@@ -66,10 +66,15 @@ def predict(config: PredictConfig, progress: Progress) -> str:
     own = results.settings(config.weights, how, config.flips, config.precision)
     rows = results.claim(folder, own, heads, asked, config.overwrite)
     run = _Run(
-        config, weights, net, fabric, folder, rows,
+        config,
+        weights,
+        net,
+        fabric,
+        folder,
+        rows,
         owners={cells[-1]: name for name, cells in rows.items()},
         sources={os.path.realpath(path) for case in found for path in case.images},
-    )  # fmt: skip
+    )
     done, skipped, faults = _answer_all(run, found, heads, progress)
     what = "masks in" if masks_wanted else "lines in"
     where = folder if masks_wanted else folder / results.TABLE
@@ -97,7 +102,7 @@ class _Run:
     config: PredictConfig
     weights: WeightsConfig
     net: nn.Module
-    fabric: Any
+    fabric: Fabric
     folder: Path
     rows: results.Rows
     owners: dict[str, str]
@@ -189,7 +194,7 @@ def _segment(
     case: Case,
     weights: WeightsConfig,
     out: Path,
-    fabric: Any,
+    fabric: Fabric,
     config: PredictConfig,
 ) -> bool:
     """Write the mask of one case; False when it is there already."""
@@ -251,7 +256,7 @@ def _check_flat(weights: WeightsConfig, case: Case) -> None:
 
 
 @torch.no_grad()
-def segment_image(net: nn.Module, case: Case, weights: WeightsConfig, fabric: Any) -> Tensor:
+def segment_image(net: nn.Module, case: Case, weights: WeightsConfig, fabric: Fabric) -> Tensor:
     """Give the class of every pixel of an image in its own size, uint8, ``(H, W)``."""
     x = _read_flat(case, weights, crop=False)
     with fabric.autocast():
@@ -262,7 +267,7 @@ def segment_image(net: nn.Module, case: Case, weights: WeightsConfig, fabric: An
 
 
 @torch.no_grad()
-def _label(net: nn.Module, case: Case, weights: WeightsConfig, fabric: Any) -> Tensor:
+def _label(net: nn.Module, case: Case, weights: WeightsConfig, fabric: Fabric) -> Tensor:
     """Give the class probabilities of an image or a volume, ``(K,)``."""
     if holds_volume(case.images[0]):
         _check_solid(weights, case)

@@ -3,9 +3,7 @@
 import dataclasses
 
 from crossd.cli.opening import known, prepared
-from crossd.cli.options import (
-    PretrainConfig,
-)
+from crossd.cli.options import PretrainConfig
 from crossd.cli.runs import augmentation, train_and_write
 from crossd.conversion import adapt, registry
 from crossd.conversion.convert import convert as convert_network
@@ -18,10 +16,7 @@ from crossd.nn.kernel_modes import KERNEL_MODES
 from crossd.training import devices, loop
 from crossd.utils.option_values import check, choice, sizes
 from crossd.utils.progress import Progress
-from crossd.weights.weights_file import (
-    WeightsConfig,
-    reshape,
-)
+from crossd.weights.weights_file import WeightsConfig, reshape
 
 
 def pretrain(config: PretrainConfig, progress: Progress) -> str:
@@ -44,7 +39,6 @@ def pretrain(config: PretrainConfig, progress: Progress) -> str:
         source.classes,
         form="2d" if plain else "cross",
         kernel_mode="projection" if plain else config.kernel_mode,
-        **prepared(source),
     )
     devices.seed_everything(config.seed)
     net = registry.build(name, source.task, source.channels, len(source.classes))
@@ -55,6 +49,7 @@ def pretrain(config: PretrainConfig, progress: Progress) -> str:
         net = convert_network(
             net, config.kernel_mode, None if config.lift == "none" else config.lift or "center"
         )
+    weights = prepared(weights, source)
     weights = dataclasses.replace(weights, recalibrated=not adapt.norms_with_statistics(net))
     if has_views(net):
         weights = dataclasses.replace(weights, answer="both")

@@ -1,22 +1,15 @@
 """`crossd recalibrate`: statistics of BatchNorm measured anew, without labels."""
 
 import dataclasses
-from typing import Any
 
 from crossd.cli.opening import batch_size, fitting, for_rank, free_file, known
-from crossd.cli.options import (
-    RecalibrateConfig,
-)
+from crossd.cli.options import RecalibrateConfig
 from crossd.data.preprocessing import plan as plans
 from crossd.inference.slice_ensemble import answering
 from crossd.training import loop, validate
 from crossd.utils.option_values import check
 from crossd.utils.progress import Progress
-from crossd.weights.weights_file import (
-    load,
-    read_config,
-    save,
-)
+from crossd.weights.weights_file import load, read_config, save
 
 
 def recalibrate(config: RecalibrateConfig, progress: Progress) -> str:
@@ -26,9 +19,15 @@ def recalibrate(config: RecalibrateConfig, progress: Progress) -> str:
     weights = read_config(config.weights)
     net = load(config.weights)
     source = fitting(
-        config.data, weights, config.size, config.seed, config.weights, known(weights), progress,
+        config.data,
+        weights,
+        config.size,
+        config.seed,
+        config.weights,
+        known(weights),
+        progress,
         labels=False,
-    )  # fmt: skip
+    )
     net, weights = for_rank(net, weights, source, config.align)
     options = loop.TrainConfig(
         batch_size=config.batch_size or batch_size(source),
@@ -56,7 +55,11 @@ def recalibrate(config: RecalibrateConfig, progress: Progress) -> str:
     )
     if source.rank == 3 and source.spacing and not (weights.plan or weights.spacing):
         # Slices told nothing of depth. From now on files of volumes can be prepared alike.
-        how: Any = {"spacing": source.spacing, "plan": plans.to_record(source.plan)}
-        weights = dataclasses.replace(weights, size=source.size, **how)
+        weights = dataclasses.replace(
+            weights,
+            size=source.size,
+            spacing=source.spacing,
+            plan=plans.to_record(source.plan),
+        )
     save(net, out, weights)
     return "\n".join([*lines, f"written: {out}"])

@@ -2,10 +2,12 @@
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
+from torch import nn
+
+from crossd.cli.options import FinetuneConfig, JointConfig, PretrainConfig
 from crossd.data.preprocessing import plan as plans
 from crossd.data.source import Source
 from crossd.training import loop, validate
@@ -15,17 +17,21 @@ from crossd.utils.progress import Progress
 from crossd.utils.run_folder import PLAN, claim_folder
 from crossd.weights.weights_file import WeightsConfig, save
 
+Options = PretrainConfig | FinetuneConfig | JointConfig
+"""Of the commands that train one network."""
+
 
 def train_and_write(
-    net: Any,
+    net: nn.Module,
     source: Source,
     options: loop.TrainConfig,
     weights: WeightsConfig,
-    config: Any,
+    config: Options,
     progress: Progress,
     name: str,
-    keep: Callable[[Any], Any] = lambda net: net,
-    **more: Any,
+    keep: Callable[[nn.Module], nn.Module] = lambda net: net,
+    beside: Sequence[tuple[Source, loop.TrainConfig]] = (),
+    rows: Sequence[slice] | None = None,
 ) -> str:
     """Train, keep the best weights, score them on the test samples, and write it all down.
 
@@ -38,7 +44,8 @@ def train_and_write(
         progress: Where to show how far it is.
         name: What to call it there.
         keep: From the network that is trained to the one that is scored and written.
-        **more: For `crossd.training.loop.fit`.
+        beside: See `crossd.training.loop.fit`.
+        rows: Likewise.
 
     Returns:
         What to print.
@@ -61,7 +68,8 @@ def train_and_write(
         on_best=lambda net: save(keep(net), path, weights),
         progress=progress,
         name=name,
-        **more,
+        beside=beside,
+        rows=rows,
     )
     net = fit.net
     if fit.state is not None:
@@ -73,13 +81,14 @@ def train_and_write(
     if not is_first():
         return told
     save(kept, path, weights)
-    results: dict[str, Any] = {
+    seconds = round(time.perf_counter() - start, 1)
+    results = {
         "command": type(config).__name__.removesuffix("Config").lower(),
         "data": source.name,
         "model": weights.model,
         "test_samples": len(source.test),
         "metrics": scores,
-        "seconds": round(time.perf_counter() - start, 1),
+        "seconds": seconds,
         "history": fit.history,
         "skipped_steps": fit.skipped,
         "config": dataclasses.asdict(config),
@@ -87,14 +96,14 @@ def train_and_write(
     }
     plots.training(results, folder / "curves.png")
     text = markdown.training(results)
-    cost = markdown.cost(results["seconds"], "training samples", fit.samples, fit.seconds)
+    cost = markdown.cost(seconds, "training samples", fit.samples, fit.seconds)
     curves = {"Curves": "curves.png"}
     shown = html.render(text, markdown.sentence(results), folder, cases, cost, more=curves)
     markdown.write(results, folder, text, {"report.html": shown})
     return f"{told}\nwritten: {path} and {folder}/report.html"
 
 
-def augmentation(config: Any, source: Source) -> str:
+def augmentation(config: Options, source: Source) -> str:
     """Choose the augmentation where the options leave it open: full for masks, else light."""
     if config.augment is None:
         return "full" if source.task == "segmentation" else "light"

@@ -3,14 +3,19 @@
 import json
 import socket
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from crossd.cli.options import StatusConfig
 from crossd.errors import InputError
 from crossd.training import checkpoints
+from crossd.training.loggers import Epoch
 from crossd.utils.progress import Progress
 from crossd.utils.run_folder import BAD_BATCHES, CHECKPOINT, EARLIER_CHECKPOINT, RESULT, STATUS
+
+Status = Mapping[str, Any]
+"""What `crossd.training.loggers.TrainingLog` writes."""
 
 SILENCE = 120.0
 """Seconds without a word after which a training on another machine counts as dead."""
@@ -45,7 +50,7 @@ def status(config: StatusConfig, progress: Progress) -> str:
     return "\n".join(lines)
 
 
-def is_alive(state: dict[str, Any]) -> bool:
+def is_alive(state: Status) -> bool:
     """Tell whether the process that wrote a status still runs, as far as this machine knows."""
     import psutil
 
@@ -56,7 +61,7 @@ def is_alive(state: dict[str, Any]) -> bool:
     return time.time() - state["updated"] < SILENCE
 
 
-def _life(state: dict[str, Any]) -> str:
+def _life(state: Status) -> str:
     ago = f"last heard of {_span(time.time() - state['updated'])} ago"
     if state["state"] == "failed":
         return f"failed ({state.get('error', 'no reason known')}), {ago}"
@@ -68,7 +73,7 @@ def _life(state: dict[str, Any]) -> str:
     return f"dead: process {state['pid']} on {state['host']} is gone, {ago}; go on with --resume"
 
 
-def _where(state: dict[str, Any]) -> str:
+def _where(state: Status) -> str:
     parts = [f"batch {state['done']:,} of {state['batches']:,}"]
     if "epoch" in state:
         parts.insert(0, f"epoch {state['epoch']} of {state['epochs']}")
@@ -80,7 +85,7 @@ def _where(state: dict[str, Any]) -> str:
     return ", ".join(parts)
 
 
-def _epoch(record: dict[str, Any]) -> str:
+def _epoch(record: Epoch) -> str:
     scores = ", ".join(f"{name} {value:.3f}" for name, value in record.get("val", {}).items())
     return f"epoch {record['epoch']}: loss {record['loss']:.4f}" + (scores and f"; {scores}")
 

@@ -10,13 +10,12 @@ import functools
 import json
 import time
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
 from crossd.cli.contests import compare
-from crossd.cli.opening import images_and_volumes, require_limits
+from crossd.cli.opening import images_and_volumes, prepared, require_limits
 from crossd.cli.options import ALL_PROTOCOLS, TransferConfig
 from crossd.conversion import heads, registry
 from crossd.conversion.convert import convert
@@ -131,14 +130,13 @@ def require_arms(setting: Setting, arms: tuple[str, ...]) -> None:
         registry.answer_of(converted, volume, setting.model)
 
 
-def pretrain(setting: Setting, name: str, progress: Progress) -> dict[str, Any]:
+def pretrain(setting: Setting, name: str, progress: Progress) -> dict[str, object]:
     """Train in 2D, or read what an interrupted run trained; returns the record of it."""
     config, source = setting.config, setting.images
     path = _weights_of(Path(config.out), name)
     record_path = path.with_suffix(".json")
     if record_path.is_file():
-        found: dict[str, Any] = json.loads(record_path.read_text())
-        return found
+        return json.loads(record_path.read_text())
     form, mode, _ = PRETRAININGS[name]
     net, budget = setting.untrained(name), loop.for_images(config, source.task)
     start = time.perf_counter()
@@ -158,12 +156,11 @@ def pretrain(setting: Setting, name: str, progress: Progress) -> dict[str, Any]:
         source.classes,
         form=form,
         kernel_mode=mode,
-        mean=source.mean,
-        std=source.std,
-        size=source.size,
+    )
+    weights = dataclasses.replace(
+        prepared(weights, source),
         spacing=setting.volumes.spacing,
         plan=to_record(setting.volumes.plan),
-        values=source.values,
     )
     save(net, path, weights)
     with atomic(record_path) as temporary:

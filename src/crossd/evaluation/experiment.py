@@ -14,7 +14,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import NotRequired, TypedDict
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from crossd.data.source import Source, limit
 from crossd.evaluation import protocols
 from crossd.evaluation.jobs import spread
 from crossd.training import devices, metrics, validate
+from crossd.training.loggers import Epoch
 from crossd.training.loop import TrainConfig
 from crossd.utils.atomic_files import atomic
 from crossd.utils.progress import Progress
@@ -115,6 +116,35 @@ class Run:
         return f"{self.protocol}-{self.limit}-{self.fold}-{self.trial}-{self.arm}"
 
 
+class RunRecord(TypedDict):
+    """What a run gave, as JSON holds it.
+
+    Attributes:
+        arm: As of `Run`, like those up to `trial`.
+        metrics: Scores on the test samples.
+        confusion: Test samples by true and by answered class, where they have labels.
+        cases: The score of every test sample; None where it has none.
+        train: Samples that were learnt from.
+        test: Samples that were scored.
+        history: Of training.
+    """
+
+    arm: str
+    protocol: str
+    limit: int
+    fold: int
+    trial: int
+    metrics: dict[str, float]
+    confusion: NotRequired[list[list[int]]]
+    cases: list[float | None]
+    train: int
+    test: int
+    precision: str
+    parameters: int
+    history: list[Epoch]
+    seconds: float
+
+
 def plan(contest: Contest, names: Sequence[str], limits: Sequence[int], trials: int) -> list[Run]:
     """List the runs, arm by arm and trial by trial, so that few networks are made anew.
 
@@ -166,7 +196,7 @@ def _start(contest: Contest, arm: str, fold: int, seed: int, fitted: bool) -> nn
     return net
 
 
-def perform(contest: Contest, run: Run, progress: Progress | None = None) -> dict[str, Any]:
+def perform(contest: Contest, run: Run, progress: Progress | None = None) -> RunRecord:
     """Do one run; returns its record."""
     start = time.perf_counter()
     seed = contest.budget.seed + run.trial
@@ -180,19 +210,22 @@ def perform(contest: Contest, run: Run, progress: Progress | None = None) -> dic
     outcome = protocols.apply(
         run.protocol, net, source, budget, progress, f"{run.protocol}, {run.arm}", arm.learn
     )
-    record: dict[str, Any] = dataclasses.asdict(run) | {"metrics": outcome.scores}
     if source.task == "classification":
         probabilities, truth = outcome.outputs
         cases = (probabilities.argmax(1) == truth).double().numpy()
-        record["confusion"] = metrics.confusion(probabilities, truth).tolist()
     else:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Mean of empty slice")  # neither in truth nor answer
-            cases = np.nanmean(outcome.outputs[0], 1)
+            cases = np.nanmean(outcome.outputs[0].numpy(), 1)
         if contest.keep is not None and run.fold == run.trial == 0:
             _keep_masks(contest, run, outcome.net, budget)
-    return {
-        **record,
+    record: RunRecord = {
+        "arm": run.arm,
+        "protocol": run.protocol,
+        "limit": run.limit,
+        "fold": run.fold,
+        "trial": run.trial,
+        "metrics": outcome.scores,
         "cases": [None if np.isnan(value) else round(float(value), 4) for value in cases],
         "train": len(source.train),
         "test": len(source.test),
@@ -201,6 +234,9 @@ def perform(contest: Contest, run: Run, progress: Progress | None = None) -> dic
         "history": outcome.history,
         "seconds": round(time.perf_counter() - start, 2),
     }
+    if source.task == "classification":
+        record["confusion"] = metrics.confusion(*outcome.outputs).tolist()
+    return record
 
 
 def _keep_masks(contest: Contest, run: Run, net: nn.Module, budget: TrainConfig) -> None:
@@ -230,7 +266,7 @@ def contest_all(
     jobs: int = 1,
     progress: Progress | None = None,
     contest: Contest | None = None,
-) -> list[dict[str, Any]]:
+) -> list[RunRecord]:
     """Do runs that have no record yet, and return the records of all.
 
     Args:
@@ -244,7 +280,8 @@ def contest_all(
     Raises:
         InputError: Of a run that could not be done.
     """
-    runs, done = list(runs), {}
+    runs = list(runs)
+    done: dict[Run, RunRecord] = {}
     for run in runs:
         if folder is not None and (folder / run.file).is_file():
             done[run] = json.loads((folder / run.file).read_text())

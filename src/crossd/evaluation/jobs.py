@@ -8,16 +8,18 @@ import concurrent.futures
 import multiprocessing
 import os
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from crossd.errors import InputError
-from crossd.utils.progress import Progress, Relay
+from crossd.utils.progress import Progress, Relay, Told
 
-Work = Callable[[Any, Any, Progress], Any]
-"""Does one thing: called with what was made once a process, the thing, and where to show it."""
+Made = TypeVar("Made")
+Thing = TypeVar("Thing")
+Result = TypeVar("Result")
 
 
 def count(wanted: int | None) -> int:
@@ -32,18 +34,19 @@ def count(wanted: int | None) -> int:
 
 
 def spread(
-    make: Callable[[], Any],
-    work: Work,
-    todo: Sequence[Any],
+    make: Callable[[], Made],
+    work: Callable[[Made, Thing, Progress], Result],
+    todo: Sequence[Thing],
     jobs: int,
     progress: Progress,
-    ready: Any = None,
-) -> Iterator[tuple[Any, Any]]:
+    ready: Made | None = None,
+) -> Iterator[tuple[Thing, Result]]:
     """Do things, several at a time, and yield each with what came of it, as they end.
 
     Args:
         make: Makes what all of them need; each process calls it, so it must be picklable.
-        work: Does one of them; a function of a module.
+        work: Does one of them, called with what was made, the thing, and where to show it; a
+            function of a module.
         todo: The things.
         jobs: Processes; 1 works in this one.
         progress: Where to show how far they are.
@@ -83,7 +86,7 @@ def spread(
     pool.shutdown()
 
 
-def _result(future: Any, one: Any) -> Any:
+def _result(future: Future[Result], one: object) -> Result:
     try:
         return future.result()
     except BrokenProcessPool as error:
@@ -93,14 +96,14 @@ def _result(future: Any, one: Any) -> Any:
         ) from error
 
 
-_GIVEN_UP: list[Any] = []
+_GIVEN_UP: list[Told] = []
 """Queues of work that was given up: a process that is still starting opens its own until exit."""
 
 _MADE: Any = None
 _PROGRESS = Progress(quiet=True)
 
 
-def _begin(make: Callable[[], Any], queue: Any) -> None:
+def _begin(make: Callable[[], object], queue: Told) -> None:
     global _MADE, _PROGRESS
     torch.set_num_threads(1)
     queue.cancel_join_thread()  # what is left to tell keeps no process from ending
@@ -108,5 +111,5 @@ def _begin(make: Callable[[], Any], queue: Any) -> None:
     _MADE = make()
 
 
-def _do(work: Work, one: Any) -> Any:
+def _do(work: Callable[[Any, Thing, Progress], Result], one: Thing) -> Result:
     return work(_MADE, one, _PROGRESS)

@@ -15,6 +15,7 @@ from crossd.data.dataset import Samples
 from crossd.data.source import Source
 from crossd.errors import InputError
 from crossd.training import loop, metrics, validate
+from crossd.training.loggers import Epoch
 from crossd.training.loop import TrainConfig
 from crossd.utils.progress import Progress
 
@@ -42,8 +43,8 @@ class Outcome:
 
     net: nn.Module
     scores: dict[str, float]
-    outputs: list[Any]
-    history: list[dict[str, Any]]
+    outputs: list[Tensor]
+    history: list[Epoch]
 
 
 def apply(
@@ -72,7 +73,7 @@ def apply(
         InputError: For features of a network for masks, or a network without a last layer.
     """
     net = copy.deepcopy(net)
-    history: list[dict[str, Any]] = []
+    history: list[Epoch] = []
     if protocol in ("knn", "linear"):
         return _on_features(protocol, net, source, budget)
     if protocol == "finetune" and learn is not None:
@@ -171,7 +172,7 @@ def _on_features(protocol: str, net: nn.Module, source: Source, config: TrainCon
     tests, truth = features(net, source.test, count, config)
     if protocol == "knn":
         near = min(NEIGHBOURS, len(x))
-        model: Any = KNeighborsClassifier(near, metric="cosine").fit(x, y)
+        model = KNeighborsClassifier(near, metric="cosine").fit(x, y)
     else:
         choices, known = features(net, source.val, count, config)
         best = -1.0

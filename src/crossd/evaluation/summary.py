@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from crossd.evaluation import statistics
 
@@ -28,12 +29,36 @@ Key = tuple[str, int]
 ALPHA = 0.05
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Comparison(statistics.Paired):
+    """An arm compared with a rival.
+
+    Attributes:
+        arm: The rival.
+        holm: p adjusted for the number of rivals; None where there is no p.
+        case_low: Lower end of the interval of the difference over test cases; None where the
+            repetitions have not the same ones, or they are not known.
+        case_high: Its upper end.
+    """
+
+    arm: str
+    holm: float | None = None
+    case_low: float | None = None
+    case_high: float | None = None
+
+    def is_sure(self, level: float = ALPHA) -> bool:
+        """Tell whether the test finds a difference."""
+        return self.holm is not None and self.holm < level
+
+
 def keys(results: Results) -> list[Key]:
     """Return the pairs of protocol and number of labelled volumes, in the order of the runs."""
     return list(dict.fromkeys((row["protocol"], row["limit"]) for row in results["rows"]))
 
 
-def scores(results: Results, key: Key, arm: str, metric: str | None = None) -> dict[Any, float]:
+def scores(
+    results: Results, key: Key, arm: str, metric: str | None = None
+) -> dict[tuple[int, int], float]:
     """Return an arm's scores by (fold, trial)."""
     name = metric or results["metric"]
     return {
@@ -57,7 +82,9 @@ def summaries(results: Results, key: Key) -> dict[str, statistics.Summary]:
         if values
     }
     for arm, one in made.items():
-        cases = case_scores(results, key, arm) if one.count == 1 and _has_cases(results) else []
+        cases: ArrayLike = []
+        if one.count == 1 and _has_cases(results):
+            cases = case_scores(results, key, arm)
         if ends := statistics.interval_over_cases(cases):
             made[arm] = dataclasses.replace(one, low=ends[0], high=ends[1])
     return made
@@ -68,7 +95,7 @@ def _has_cases(results: Results) -> bool:
     return not results.get("folds") and results["metric"] in ("accuracy", "dice")
 
 
-def comparisons(results: Results, key: Key, first: str | None = None) -> list[dict[str, Any]]:
+def comparisons(results: Results, key: Key, first: str | None = None) -> list[Comparison]:
     """Compare one arm with each other one over the repetitions that both have.
 
     Args:
@@ -77,9 +104,7 @@ def comparisons(results: Results, key: Key, first: str | None = None) -> list[di
         first: The arm; None for the first one.
 
     Returns:
-        A record a rival: ``arm``, what `statistics.Paired` holds, ``holm`` (p adjusted for the
-        number of rivals) and ``case_low`` and ``case_high``, the interval of the
-        difference over test cases, where all repetitions have the same ones and they are known.
+        One a rival.
     """
     first = first or results["arms"][0]
     own = scores(results, key, first)
@@ -92,16 +117,16 @@ def comparisons(results: Results, key: Key, first: str | None = None) -> list[di
         pair = statistics.paired(
             [own[k] for k in both], [other[k] for k in both], _ratio(results, key)
         )
-        record: dict[str, Any] = {"arm": arm, **vars(pair)}
+        ends = None
         if _has_cases(results):
             cases = case_scores(results, key, first), case_scores(results, key, arm)
-            if ends := statistics.case_interval(*cases):
-                record["case_low"], record["case_high"] = ends
-        found.append(record)
-    tested = [one for one in found if one["p"] is not None]
-    for one, p in zip(tested, statistics.holm([one["p"] for one in tested]), strict=True):
-        one["holm"] = p
-    return found
+            ends = statistics.case_interval(*cases)
+        low, high = ends or (None, None)
+        found.append(Comparison(arm=arm, case_low=low, case_high=high, **vars(pair)))
+    adjusted = iter(statistics.holm([one.p for one in found if one.p is not None]))
+    return [
+        one if one.p is None else dataclasses.replace(one, holm=next(adjusted)) for one in found
+    ]
 
 
 def _ratio(results: Results, key: Key) -> float:
@@ -112,7 +137,7 @@ def _ratio(results: Results, key: Key) -> float:
     return float(np.mean([row["test"] / row["train"] for row in rows]))
 
 
-def case_scores(results: Results, key: Key, arm: str) -> Any:
+def case_scores(results: Results, key: Key, arm: str) -> NDArray[np.float64]:
     """Return an arm's score of every test case, the mean over its runs; NaN where none has one."""
     rows = [
         row.get("cases", ())
@@ -144,7 +169,7 @@ def table(results: Results, level: float = ALPHA) -> tuple[list[str], list[list[
     body = [[arm] for arm in results["arms"]]
     for key in columns:
         found = summaries(results, key)
-        marked = {one["arm"] for one in comparisons(results, key) if one.get("holm", 1.0) < level}
+        marked = {one.arm for one in comparisons(results, key) if one.is_sure(level)}
         for line in body:
             one = found.get(line[0])
             if one is None:
@@ -173,19 +198,18 @@ def verdict(results: Results, key: Key, level: float = ALPHA) -> str:
     found = summaries(results, key)
     if first not in found or rival is None:
         return f"{title(key)}: {first} has nothing to be compared with."
-    one = next(c for c in comparisons(results, key) if c["arm"] == rival)
-    gap, holm = one["difference"], one.get("holm")
-    ends = {"repetitions": ("low", "high"), "test samples": ("case_low", "case_high")}
-    known = {over: (one.get(a), one.get(b)) for over, (a, b) in ends.items()}
-    spans = {over: (a, b) for over, (a, b) in known.items() if a is not None and b is not None}
+    one = next(c for c in comparisons(results, key) if c.arm == rival)
+    gap = one.difference
+    ends = {"repetitions": (one.low, one.high), "test samples": (one.case_low, one.case_high)}
+    spans = {over: (a, b) for over, (a, b) in ends.items() if a is not None and b is not None}
     sure = spans and all(a > 0 or b < 0 for a, b in spans.values())
-    sure = sure and (holm is None or holm < level)
+    sure = sure and (one.holm is None or one.is_sure(level))
     way = f"{abs(gap):.3f} {'ahead of' if gap > 0 else 'behind'}" if sure else "level with"
     text = f"{title(key)}: {first} ({found[first].mean:.3f}) is {way} {rival}"
     text += f" ({found[rival].mean:.3f}), the best other arm"
     told = [f"over {over} {a:+.3f} to {b:+.3f}" for over, (a, b) in spans.items()]
-    if holm is not None:
-        told.append(f"p {one['p']:.2g}, by Holm {holm:.2g}")
+    if one.holm is not None:
+        told.append(f"p {one.p:.2g}, by Holm {one.holm:.2g}")
     if not told:
         return f"{text}: one repetition says nothing of a difference of {gap:+.3f}."
     return f"{text} (difference {gap:+.3f}; {'; '.join(told)})."
@@ -221,7 +245,7 @@ def latex(results: Results) -> str:
     return "\n".join([begin, r"\toprule", *rows, r"\bottomrule", r"\end{tabular}"]) + "\n"
 
 
-def blocks(results: Results) -> tuple[list[str], Any]:
+def blocks(results: Results) -> tuple[list[str], NDArray[np.float64]]:
     """Return the arms that were run everywhere else than under zero, and their scores.
 
     Returns:

@@ -1,10 +1,10 @@
 """From a file to a mask in its own grid, a slab at a time."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import numpy as np
 import torch
+from lightning_fabric import Fabric
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -60,7 +60,7 @@ def prepare(entry: Entry, weights: WeightsConfig, how: Plan) -> Tensor:
 
 @torch.no_grad()
 def segment(
-    net: nn.Module, entry: Entry, weights: WeightsConfig, fabric: Any, flips: bool = False
+    net: nn.Module, entry: Entry, weights: WeightsConfig, fabric: Fabric, flips: bool = False
 ) -> NDArray[np.uint8]:
     """Segment a volume in its own grid.
 
@@ -129,7 +129,7 @@ def restore(
 
 
 @torch.no_grad()
-def label(net: nn.Module, entry: Entry, weights: WeightsConfig, fabric: Any) -> Tensor:
+def label(net: nn.Module, entry: Entry, weights: WeightsConfig, fabric: Fabric) -> Tensor:
     """Give the class probabilities ``(K,)`` of a volume."""
     if weights.plan is None:
         image = read_image(entry)

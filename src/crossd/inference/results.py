@@ -3,9 +3,8 @@
 import csv
 import hashlib
 import io
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from crossd.data.io.header import stem
 from crossd.errors import InputError
@@ -17,8 +16,10 @@ TABLE = "predictions.csv"
 RECORD = "predictions.yaml"
 LOCK = ".lock"
 COMPARED = {
-    **{"sha256": "--weights", "answer": "--answer"},
-    **{"flips": "--flips", "precision": "--precision"},
+    "sha256": "--weights",
+    "answer": "--answer",
+    "flips": "--flips",
+    "precision": "--precision",
 }
 """What decides on an answer, and the option it comes from."""
 
@@ -33,7 +34,7 @@ def columns(weights: WeightsConfig) -> list[str]:
     return ["class", *(f"p_{name}" for name in weights.classes)]
 
 
-def settings(weights: str | Path, answer: str, flips: bool, precision: str) -> dict[str, Any]:
+def settings(weights: str | Path, answer: str, flips: bool, precision: str) -> dict[str, object]:
     """Return what is written down of how answers are made.
 
     Args:
@@ -57,7 +58,11 @@ def settings(weights: str | Path, answer: str, flips: bool, precision: str) -> d
 
 
 def claim(
-    folder: Path, own: dict[str, Any], heads: Sequence[str], asked: Collection[str], overwrite: bool
+    folder: Path,
+    own: Mapping[str, object],
+    heads: Sequence[str],
+    asked: Collection[str],
+    overwrite: bool,
 ) -> Rows:
     """Make the folder ready for answers, beside those that an earlier run made in the same way.
 
@@ -90,13 +95,18 @@ def claim(
 
 
 def _claimed(
-    folder: Path, own: dict[str, Any], heads: Sequence[str], asked: Collection[str], overwrite: bool
+    folder: Path,
+    own: Mapping[str, object],
+    heads: Sequence[str],
+    asked: Collection[str],
+    overwrite: bool,
 ) -> Rows:
     import yaml
 
     before = _read_record(folder, overwrite)
-    changed = [option for name, option in COMPARED.items() if before and
-               before.get(name) != own[name]]  # fmt: skip
+    changed = [
+        option for name, option in COMPARED.items() if before and before.get(name) != own[name]
+    ]
     if changed and not overwrite:
         raise InputError(
             f"--out {folder} holds answers that were made with another {', '.join(changed)} "
@@ -108,11 +118,11 @@ def _claimed(
         _remove(folder, asked)
     (folder / TABLE).unlink(missing_ok=True)
     with atomic(folder / RECORD) as temporary:
-        temporary.write_text(yaml.safe_dump(own, sort_keys=False), encoding="utf-8")
+        temporary.write_text(yaml.safe_dump(dict(own), sort_keys=False), encoding="utf-8")
     return {}
 
 
-def _read_record(folder: Path, overwrite: bool) -> dict[str, Any] | None:
+def _read_record(folder: Path, overwrite: bool) -> dict[str, object] | None:
     """Read how the answers in a folder were made; None where it is empty or may be overwritten."""
     import yaml
 

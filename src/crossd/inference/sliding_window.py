@@ -2,7 +2,6 @@
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -25,7 +24,7 @@ def probabilities(net: nn.Module, flips: bool = False) -> Callable[[Tensor], Ten
 
     def answer(x: Tensor) -> Tensor:
         ways = [axes for axes in FLIPS if all(axis < x.dim() for axis in axes)] if flips else [()]
-        total: Any = 0.0
+        total = torch.zeros(())
         for axes in ways:
             logits = net(x.flip(axes) if axes else x).float()
             total = total + (logits.flip(axes) if axes else logits).softmax(1)
@@ -110,9 +109,10 @@ def _across(
 
     if slab.shape[2:] == size[1:]:
         return answer(slab[None])[0].clone(memory_format=torch.contiguous_format)
-    found: Any = sliding_window_inference(
+    found = sliding_window_inference(
         slab[None], size, batch, answer, overlap=overlap, mode="gaussian"
     )
+    assert isinstance(found, Tensor)
     return found[0]
 
 

@@ -16,8 +16,15 @@ from crossd.inference.predictor import in_file_order
 from crossd.utils.atomic_files import atomic
 
 MAY_BE_EMPTY = (
-    *("PatientID", "PatientName", "PatientBirthDate", "PatientSex"),
-    *("StudyID", "StudyDate", "StudyTime", "AccessionNumber", "ReferringPhysicianName"),
+    "PatientID",
+    "PatientName",
+    "PatientBirthDate",
+    "PatientSex",
+    "StudyID",
+    "StudyDate",
+    "StudyTime",
+    "AccessionNumber",
+    "ReferringPhysicianName",
 )
 """Attributes that every DICOM object has, of type 2; copies of the web often lack them."""
 
@@ -59,7 +66,7 @@ def with_file_values(mask: NDArray[np.uint8], values: Sequence[int]) -> NDArray[
 def _write_nifti(array: NDArray[np.uint8], header: Header, path: Path) -> None:
     import nibabel as nib
 
-    image: Any = nib.Nifti1Image(array, header.affine)
+    image = nib.Nifti1Image(array, header.affine)
     if header.path.name.lower().endswith(NIFTI):
         source: Any = nib.load(header.path)
         for name in ("sform", "qform"):  # what the affine leads to: scanner, atlas, ...

@@ -3,9 +3,9 @@
 import io
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from crossd.data.source import Source
 from crossd.evaluation import summary
@@ -52,7 +52,7 @@ def notes(source: Source, repetitions: int, folds: int = 0) -> list[str]:
     return found
 
 
-def write(results: dict[str, Any], folder: Path, source: Source | None = None) -> None:
+def write(results: Results, folder: Path, source: Source | None = None) -> None:
     """Write `metrics.json`, the reports, the tables and the plots of a comparison.
 
     Args:
@@ -155,20 +155,40 @@ def markdown(results: Results, drawn: Mapping[str, str]) -> str:
         if found:
             lines += ["", f"## {first} less the others: {summary.title(key)}", ""]
             lines += grid(
-                ["arm", "difference", "interval", "p", "Holm", "Wilcoxon", "won/tied/lost",
-                 "interval over cases"],
-                [[one["arm"], f"{one['difference']:+.3f}", _interval(one["low"], one["high"]),
-                  *(_small(one.get(name)) for name in ("p", "holm", "wilcoxon")),
-                  f"{one['wins']}/{one['ties']}/{one['losses']}",
-                  _interval(one.get("case_low"), one.get("case_high"))] for one in found],
-            )  # fmt: skip
+                [
+                    "arm",
+                    "difference",
+                    "interval",
+                    "p",
+                    "Holm",
+                    "Wilcoxon",
+                    "won/tied/lost",
+                    "interval over cases",
+                ],
+                [
+                    [
+                        one.arm,
+                        f"{one.difference:+.3f}",
+                        _interval(one.low, one.high),
+                        *map(_small, (one.p, one.holm, one.wilcoxon)),
+                        f"{one.wins}/{one.ties}/{one.losses}",
+                        _interval(one.case_low, one.case_high),
+                    ]
+                    for one in found
+                ],
+            )
     lines += ["", "## Every score", ""]
     scores = list(dict.fromkeys(n for row in results["rows"] for n in row["metrics"]))
     means = [
-        [arm, summary.title(key),
-         *(number(_mean_of(summary.scores(results, key, arm, name))) for name in scores)]
-        for key in keys for arm in results["arms"] if summary.scores(results, key, arm)
-    ]  # fmt: skip
+        [
+            arm,
+            summary.title(key),
+            *(number(_mean_of(summary.scores(results, key, arm, name))) for name in scores),
+        ]
+        for key in keys
+        for arm in results["arms"]
+        if summary.scores(results, key, arm)
+    ]
     lines += grid(["arm", "protocol", *(METRICS.get(n, n) for n in scores)], means)
     for name, path in drawn.items():
         lines += ["", f"## {name}", "", f"![{name}]({path})"]
@@ -189,9 +209,9 @@ def _each_sample(results: Results) -> dict[str, tuple[list[str], list[list[str]]
     return found
 
 
-def _confusions(results: Results, key: summary.Key) -> dict[str, Any]:
+def _confusions(results: Results, key: summary.Key) -> dict[str, NDArray[np.int64]]:
     """Add up the confusion of classes of every arm over its runs."""
-    found: dict[str, Any] = {}
+    found: dict[str, NDArray[np.int64]] = {}
     for row in results["rows"]:
         if (row["protocol"], row["limit"]) == key and "confusion" in row:
             found[row["arm"]] = found.get(row["arm"], 0) + np.array(row["confusion"])
@@ -204,9 +224,14 @@ def _pretraining(results: Results) -> list[str]:
     names = [name for name in METRICS if any(name in run["metrics"] for run in runs)]
     header = ["network", *(f"2D {METRICS[name]}" for name in names), "epochs", "seconds"]
     rows = [
-        [run["name"], *(number(run["metrics"].get(name)) for name in names),
-         str(len(run["history"])), number(run["seconds"], 1)] for run in runs
-    ]  # fmt: skip
+        [
+            run["name"],
+            *(number(run["metrics"].get(name)) for name in names),
+            str(len(run["history"])),
+            number(run["seconds"], 1),
+        ]
+        for run in runs
+    ]
     images = f"On slices or images of {results.get('images')}, scored on those held out."
     return ["", "## Pretraining on images", "", images, "", *grid(header, rows)] if rows else []
 
@@ -235,5 +260,5 @@ def _small(p: float | None) -> str:
     return MISSING if p is None else "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def _mean_of(values: Mapping[Any, float]) -> float | None:
+def _mean_of(values: Mapping[tuple[int, int], float]) -> float | None:
     return float(np.mean(list(values.values()))) if values else None

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -14,7 +13,20 @@ from crossd.data.quality.checks import Fault
 from crossd.data.quality.survey import NO_PART, SampleFacts, Survey
 from crossd.data.splits import SPLITS
 from crossd.reports.markdown import grid
-from crossd.reports.pictures import COOL, GREY, INK, LABELS, SOFT, WARM, dress, region, save
+from crossd.reports.pictures import (
+    COOL,
+    GREY,
+    INK,
+    SOFT,
+    WARM,
+    dress,
+    grey,
+    region,
+    save,
+    shortened,
+    write,
+)
+from crossd.reports.slice_viewer import LABELS
 
 ROWS, COLUMNS = 8, 6
 """Classes, and samples of each, that are drawn."""
@@ -39,22 +51,34 @@ def draw(found: Survey, path: str | Path) -> None:
     width, height = COLUMNS * (side + 0.1) + 1.5, above + charts
     drawn = Figure(figsize=(width, height), dpi=130, facecolor="white")
     more = "" if len(found.looks) == found.total else f", {len(found.looks):,} of them looked at"
-    title = f"{_short(Path(found.name).name)}: {found.total:,} samples{more}"
-    drawn.text(0.5, 1 - 0.28 / height, title, ha="center", va="center", fontsize=12, color=INK)
+    title = f"{shortened(Path(found.name).name, 70)}: {found.total:,} samples{more}"
+    write(drawn, width / 2, height - 0.28, title, 12, INK)
     for row, (name, looks) in enumerate(rows):
         bottom = height - head - row * (side + 0.22) - side
-        drawn.text(1.15 / width, (bottom + side / 2) / height, _wrapped(name), ha="right",
-                   va="center", fontsize=9, color=INK)  # fmt: skip
+        write(drawn, 1.15, bottom + side / 2, _wrapped(name), 9, INK, "right")
         for column, look in enumerate(looks[:COLUMNS]):
             left = 1.25 + column * (side + 0.1)
             box = (left / width, bottom / height, side / width, side / height)
             _tile(drawn.add_axes(box), look)
-    below = drawn.add_gridspec(1, 3, left=1.3 / width, right=1 - 0.25 / width, wspace=0.32,
-                               bottom=0.85 / height, top=(charts - 0.55) / height)  # fmt: skip
+    below = drawn.add_gridspec(
+        1,
+        3,
+        left=1.3 / width,
+        right=1 - 0.25 / width,
+        wspace=0.32,
+        bottom=0.85 / height,
+        top=(charts - 0.55) / height,
+    )
     parts = [(p, COLOURS[p]) for p in found.counts]
-    drawn.legend([Patch(color=c) for _, c in parts], [p for p, _ in parts], ncols=3, fontsize=9,
-                 loc="center", bbox_to_anchor=(0.5, (charts - 0.08) / height),
-                 frameon=False)  # fmt: skip
+    drawn.legend(
+        [Patch(color=c) for _, c in parts],
+        [p for p, _ in parts],
+        ncols=3,
+        fontsize=9,
+        loc="center",
+        bbox_to_anchor=(0.5, (charts - 0.08) / height),
+        frameon=False,
+    )
     panels = [drawn.add_subplot(below[0, i]) for i in range(3)]
     _counts(panels[0], found)
     _intensities(panels[1], found.looks)
@@ -67,9 +91,12 @@ def _rows(found: Survey) -> list[tuple[str, list[SampleFacts]]]:
     drawn = [look for look in found.looks if look.thumb is not None]
     classes = found.classes([look.label for look in drawn])
     if classes:
-        picked = [classes[i] for i in np.unique(
-            np.linspace(0, len(classes) - 1, min(ROWS, len(classes))).round().astype(int)
-        )]  # fmt: skip
+        picked = [
+            classes[i]
+            for i in np.unique(
+                np.linspace(0, len(classes) - 1, min(ROWS, len(classes))).round().astype(int)
+            )
+        ]
         return [(name, _spread([x for x in drawn if x.label == name])) for name in picked]
     parts = [part for part in (*SPLITS, NO_PART) if any(look.part == part for look in drawn)]
     return [(part, _spread([x for x in drawn if x.part == part])) for part in parts]
@@ -84,16 +111,12 @@ def _spread(looks: list[SampleFacts]) -> list[SampleFacts]:
 def _tile(ax: Axes, look: SampleFacts) -> None:
     assert look.thumb is not None
     low, high = np.percentile(look.thumb, (1, 99))
-    ratio = 1.0
-    if look.spacing is not None:
-        ratio = look.spacing[-2] / look.spacing[-1]
-    ax.imshow(look.thumb, cmap="gray", vmin=low, vmax=max(high, low + 1e-6), aspect=ratio)
+    ratio = 1.0 if look.spacing is None else look.spacing[-2] / look.spacing[-1]
+    grey(ax, look.thumb, low, high, "upper", ratio)
     if look.mask is not None:
         for place, value in enumerate(sorted(set(np.unique(look.mask).tolist()) - {0})):
             colour = LABELS[(value - 1 if value <= len(LABELS) else place) % len(LABELS)]
             region(ax, look.mask == value, colour, origin="upper")
-    ax.set(xticks=[], yticks=[], facecolor="black")
-    ax.spines[:].set_visible(False)
     text = "x".join(map(str, look.size))
     if look.spacing is not None:
         text += "  " + " x ".join(f"{s:.2g}" for s in look.spacing) + " mm"
@@ -125,7 +148,7 @@ def _counts(ax: Axes, found: Survey) -> None:
             values = np.array([counts.get(name, 0) for name in names])
             ax.barh(range(len(names)), values, left=left, color=COLOURS[part], height=0.78)
             left += values
-    shown = [_short(name, 14) for name in names]
+    shown = [shortened(name, 14) for name in names]
     ax.set_yticks(range(len(names)), shown, fontsize=8 if len(names) < 14 else 5.5)
     ax.set_ylim(len(names) - 0.4, -0.6)
 
@@ -167,10 +190,16 @@ def _sizes(ax: Axes, looks: Sequence[SampleFacts]) -> None:
     for line, name in enumerate(names):
         values = np.array([_sides(look, mm)[line] for look in readable if len(look.size) == rank])
         jitter = rng.uniform(-0.25, 0.25, len(values)) if len(np.unique(values)) > 1 else 0.0
-        ax.plot(values, line + jitter * np.ones(len(values)), "o", color=COOL, ms=3.5, alpha=0.35,
-                mew=0)  # fmt: skip
-        ax.annotate(f"{name}: {_range(values)}", (0.02, line - 0.36),
-                    xycoords=ax.get_yaxis_transform(), fontsize=8, color=INK)  # fmt: skip
+        ax.plot(
+            values, line + jitter * np.ones(len(values)), "o", color=COOL, ms=3.5, alpha=0.35, mew=0
+        )
+        ax.annotate(
+            f"{name}: {_range(values)}",
+            (0.02, line - 0.36),
+            xycoords=ax.get_yaxis_transform(),
+            fontsize=8,
+            color=INK,
+        )
     ax.set_yticks([])
     ax.set_ylim(max(rank, 1) - 0.5, -0.7)
     ax.set_xlim(left=0)
@@ -187,11 +216,7 @@ def _range(values: NDArray[np.float64]) -> str:
 
 
 def _wrapped(name: str) -> str:
-    return "\n".join(_short(word, 16) for word in name.replace("_", " ").split()) or name
-
-
-def _short(name: str, most: int = 70) -> str:
-    return name if len(name) <= most else "…" + name[1 - most :]
+    return "\n".join(shortened(word, 16) for word in name.replace("_", " ").split()) or name
 
 
 def markdown(found: Survey, listed: Sequence[Fault]) -> list[str]:
@@ -208,13 +233,17 @@ def markdown(found: Survey, listed: Sequence[Fault]) -> list[str]:
         lines += ["## What is wrong or odd", ""]
         lines += grid(
             ["what", "grave", "how many", "the first"],
-            [[one.what, "yes" if one.grave else "no", f"{one.count:,}", _first(one.which)]
-             for one in listed],
-        )  # fmt: skip
+            [
+                [one.what, "yes" if one.grave else "no", f"{one.count:,}", _first(one.which)]
+                for one in listed
+            ],
+        )
         lines += [""]
     lines += ["## Samples", ""]
-    body = [[label or "samples", *(f"{found.counts[p].get(label, 0):,}" for p in parts)]
-            for label in labels]  # fmt: skip
+    body = [
+        [label or "samples", *(f"{found.counts[p].get(label, 0):,}" for p in parts)]
+        for label in labels
+    ]
     lines += [*grid(["class" if labels != [""] else "", *parts], body), ""]
     return [*lines, *(f"- {note}." for note in found.notes)]
 
@@ -241,7 +270,7 @@ def reading(found: Survey, listed: Sequence[Fault]) -> str:
     return f"{seen}: nothing that stops a training. Odd: {odd}."
 
 
-def record(found: Survey, listed: Sequence[Fault]) -> dict[str, Any]:
+def record(found: Survey, listed: Sequence[Fault]) -> dict[str, object]:
     """Return what was found as JSON can hold it."""
     readable = [look for look in found.looks if look.size]
     sizes = np.array([look.size for look in readable if len(look.size) == len(readable[0].size)])

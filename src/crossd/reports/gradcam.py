@@ -3,10 +3,10 @@
 Source: Selvaraju et al. 2017, arXiv 1610.02391.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from crossd.conversion.folding.modules import Folded
 from crossd.errors import InputError
 from crossd.nn.kernel_modes import VIEWS, batch_view, current_view
-from crossd.reports.pictures import INK, SOFT, figure, save
+from crossd.reports.pictures import INK, SOFT, WARM, figure, grey, save
 
 HEAT = LinearSegmentedColormap.from_list(
     "heat", [(0.9, 0.62, 0, 0), (0.9, 0.62, 0, 0.12), (0.9, 0.62, 0, 0.5), (0.95, 0.9, 0.25, 0.8)]
@@ -65,8 +65,8 @@ def last_map(net: nn.Module, x: Tensor) -> str:
     """
     found: list[str] = []
 
-    def watch(name: str) -> Any:
-        def hook(module: nn.Module, given: Any, output: Any) -> None:
+    def watch(name: str) -> Callable[[nn.Module, object, object], None]:
+        def hook(module: nn.Module, given: object, output: object) -> None:
             maps = _maps(net, x, output)
             if maps is not None and maps.shape[-2] * maps.shape[-1] > 1:
                 found.append(name)
@@ -85,7 +85,7 @@ def last_map(net: nn.Module, x: Tensor) -> str:
     return found[-1]
 
 
-def _maps(net: nn.Module, x: Tensor, output: Any) -> Tensor | None:
+def _maps(net: nn.Module, x: Tensor, output: object) -> Tensor | None:
     """Bring what a module gives of one sample to maps ``(1, C, ...)`` of its rank, if it has any.
 
     The modules of a converted network may see slices ``(D, C, H, W)`` of the volume, or the image
@@ -159,6 +159,7 @@ def draw(
     """
     solid = seen[0].image.ndim == 3
     planes = 3 if solid else 1
+    origin: Literal["lower", "upper"] = "lower" if solid else "upper"
     drawn, axes = figure(len(seen), 2 * planes, (1.75 * 2 * planes + 0.9, 1.95 * len(seen) + 0.9))
     sides = (spacing or (1.0,) * 3) if solid else (1.0, 1.0)
     for row, one in zip(axes, seen, strict=True):
@@ -173,19 +174,18 @@ def draw(
                 ratio = down / right
                 row[2 * plane].set_title(f"{VIEWS[plane]} {place}", fontsize=8, color=SOFT)
             for ax in row[2 * plane : 2 * plane + 2]:
-                ax.imshow(image, cmap="gray", vmin=low, vmax=max(high, low + 1e-6),
-                          origin="lower" if solid else "upper", aspect=ratio)  # fmt: skip
-                ax.set(xticks=[], yticks=[])
-                ax.spines[:].set_visible(False)
-            row[2 * plane + 1].imshow(heat, cmap=HEAT, vmin=0, vmax=1, aspect=ratio,
-                                      origin="lower" if solid else "upper")  # fmt: skip
+                grey(ax, image, low, high, origin, ratio)
+            row[2 * plane + 1].imshow(heat, cmap=HEAT, vmin=0, vmax=1, aspect=ratio, origin=origin)
         right = one.answer == one.truth
         said = f"{one.answer} ({one.probability:.0%})".replace("%", " %")
         text = said if right else f"{said}\nbut is {one.truth}"
-        row[0].set_ylabel(text, fontsize=8.5, color=INK if right else "#d55e00")
+        row[0].set_ylabel(text, fontsize=8.5, color=INK if right else WARM)
     what = "planes through the place" if solid else "the places"
-    drawn.suptitle(f"Grad-CAM at {layer}: {what} that speak{'s' if solid else ''} most for the "
-                   "answer", fontsize=11, color=INK)  # fmt: skip
+    drawn.suptitle(
+        f"Grad-CAM at {layer}: {what} that speak{'s' if solid else ''} most for the answer",
+        fontsize=11,
+        color=INK,
+    )
     save(drawn, path)
 
 

@@ -14,17 +14,29 @@ from html import escape
 from importlib import resources
 from pathlib import Path
 from string import Template
-from typing import Any
 from urllib.parse import unquote
 
 from markdown_it import MarkdownIt
+from markdown_it.renderer import RendererHTML
+from markdown_it.token import Token
+from markdown_it.utils import EnvType, OptionsDict
 from PIL import Image
 
 from crossd.reports.slice_viewer import Case, cases_html, data_uri
 
 OFF = (
-    *("link", "autolink", "html_inline", "html_block", "entity", "escape", "reference"),
-    *("heading", "lheading", "code", "hr", "newline"),
+    "link",
+    "autolink",
+    "html_inline",
+    "html_block",
+    "entity",
+    "escape",
+    "reference",
+    "heading",
+    "lheading",
+    "code",
+    "hr",
+    "newline",
 )
 """Parts of Markdown that reports do not use, and names must not."""
 
@@ -40,7 +52,7 @@ def render(
     headline: str,
     folder: Path,
     cases: Sequence[Case] = (),
-    cost: Mapping[str, Any] | None = None,
+    cost: Mapping[str, float | str] | None = None,
     without: Sequence[str] = (),
     more: Mapping[str, str] | None = None,
     scans: Sequence[str] = (),
@@ -62,7 +74,7 @@ def render(
         >>> "<h1>On &lt;b&gt;</h1>" in page, "<td" in page
         (True, True)
     """
-    env = {"folder": folder, "scans": scans}
+    env: EnvType = {"folder": folder, "scans": scans}
     first, *parts = f"\n{text}".split("\n## ")
     title, _, lead = first.strip().partition("\n")
     lead = lead.replace(f"**{headline}**", "", 1)
@@ -89,11 +101,13 @@ def render(
         links="".join(f'<li><a href="#s{i}">{escape(n)}</a></li>' for i, n in enumerate(names)),
         body="\n".join(
             [_rendered(lead, env)]
-            + [f'<section id="s{i}"><h2>{escape(name)}</h2>\n{body}</section>'
-               for i, (name, body) in enumerate(sections)]
+            + [
+                f'<section id="s{i}"><h2>{escape(name)}</h2>\n{body}</section>'
+                for i, (name, body) in enumerate(sections)
+            ]
         ),
         footer="This file holds everything it shows and loads nothing.",
-    )  # fmt: skip
+    )
 
 
 def _hash(script: str) -> str:
@@ -106,7 +120,7 @@ def _part(name: str) -> str:
     return (resources.files("crossd.reports") / "templates" / name).read_text(encoding="utf-8")
 
 
-def _cost(cost: Mapping[str, Any]) -> str:
+def _cost(cost: Mapping[str, float | str]) -> str:
     known = {
         "seconds": ("in all [s]", ",.1f"),
         "images_per_second": (f"{cost.get('of', 'samples')} a second", ",.1f"),
@@ -114,16 +128,16 @@ def _cost(cost: Mapping[str, Any]) -> str:
         "peak_gpu_memory_gib": ("peak memory of the GPU [GiB]", ",.2f"),
     }
     rows = [
-        f"| {words} | {cost[name]:{form}} |"
+        f"| {words} | {value:{form}} |"
         for name, (words, form) in known.items()
-        if isinstance(cost.get(name), float | int) and math.isfinite(cost[name])
+        if isinstance(value := cost.get(name), float | int) and math.isfinite(value)
     ]
     return "\n".join(
         ["| measure | value |", "| :-- | --: |", *rows, f"| device | {cost['device']} |"]
     )
 
 
-def _rendered(text: str, env: dict[str, Any]) -> str:
+def _rendered(text: str, env: EnvType) -> str:
     return str(_parser().render(text, dict(env)))
 
 
@@ -140,7 +154,9 @@ def _parser() -> MarkdownIt:
 _SCROLL = '<div class="scroll" tabindex="0" role="region" aria-label="{}">'
 
 
-def _fence(self: Any, tokens: Sequence[Any], index: int, options: Any, env: Any) -> str:
+def _fence(
+    self: RendererHTML, tokens: Sequence[Token], index: int, options: OptionsDict, env: EnvType
+) -> str:
     """Fold the configuration, which is long, away; a command stays in sight."""
     block = f'<pre tabindex="0"><code>{escape(tokens[index].content)}</code></pre>\n'
     if tokens[index].info.strip() != "json":
@@ -148,13 +164,15 @@ def _fence(self: Any, tokens: Sequence[Any], index: int, options: Any, env: Any)
     return f"<details><summary>The configuration</summary>{block}</details>\n"
 
 
-def _image(self: Any, tokens: Sequence[Any], index: int, options: Any, env: Any) -> str:
+def _image(
+    self: RendererHTML, tokens: Sequence[Token], index: int, options: OptionsDict, env: EnvType
+) -> str:
     token = tokens[index]
     alt = self.renderInlineAsText(token.children, options, env)
     return _picture(env, unquote(str(token.attrs["src"])), alt)
 
 
-def _picture(env: Mapping[str, Any], name: str, alt: str) -> str:
+def _picture(env: EnvType, name: str, alt: str) -> str:
     """Put a picture of the report's own folder into the page; of others the name alone."""
     path = env["folder"] / name
     if name != path.name or path.suffix not in (".png", ".gif") or not path.is_file():

@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import NotRequired, TypedDict
 
 import numpy as np
 import torch
@@ -64,7 +64,7 @@ def layers_of(net: nn.Module) -> list[Layer]:
     for name, module in net.named_modules():
         if not isinstance(module, _ConvNd) or ".mode." in f".{name}.":
             continue
-        mode: Any = getattr(module, "mode", None)
+        mode = getattr(module, "mode", None)
         stored = module.kernel() if isinstance(module, CrossDConv) else module.weight
         stored = stored.detach().float().cpu().contiguous()
         if stored.dim() < 4 or max(stored.shape[2:]) == 1:
@@ -127,9 +127,30 @@ def _cosine(a: torch.Tensor, b: torch.Tensor) -> float | None:
     return float((a * b).sum()) / size if size > 0 else None
 
 
-def describe(layer: Layer) -> dict[str, Any]:
-    """Return what is known of a layer as JSON can hold it."""
-    record: dict[str, Any] = {
+class LayerRecord(TypedDict):
+    """What is known of a layer, as JSON holds it.
+
+    Attributes:
+        layer: Its name.
+        shape: Of its weight.
+        norm: Of its weight.
+        mode: Its kernel mode.
+        energy: See the function, where kernels have a depth; likewise `similarity`.
+        mean_displacement: Of the fourier mode.
+    """
+
+    layer: str
+    shape: list[int]
+    norm: float
+    mode: str | None
+    energy: NotRequired[dict[str, list[float]]]
+    similarity: NotRequired[dict[str, float | None]]
+    mean_displacement: NotRequired[list[float]]
+
+
+def describe(layer: Layer) -> LayerRecord:
+    """Return what is known of a layer."""
+    record: LayerRecord = {
         "layer": layer.name,
         "shape": list(layer.weight.shape),
         "norm": float(layer.weight.norm()),
@@ -159,7 +180,7 @@ def strongest(weight: torch.Tensor, count: int) -> NDArray[np.float32]:
     return chosen
 
 
-def depth_reading(records: Sequence[dict[str, Any]]) -> str:
+def depth_reading(records: Sequence[LayerRecord]) -> str:
     """Say whether the depth of the kernels is used.
 
     Args:
@@ -195,7 +216,7 @@ def _centre(shares: Sequence[float]) -> float:
     return shares[len(shares) // 2]
 
 
-def _cube(record: dict[str, Any]) -> bool:
+def _cube(record: LayerRecord) -> bool:
     return "similarity" in record and len(set(record["shape"][2:])) == 1
 
 
@@ -208,7 +229,7 @@ def _chance(size: int) -> float:
     return (2 / size + 1 / size**2) / 3
 
 
-def view_reading(records: Sequence[dict[str, Any]]) -> str:
+def view_reading(records: Sequence[LayerRecord]) -> str:
     """Say whether the three views give alike 2D kernels, and how far these are from a lift.
 
     Args:

@@ -3,13 +3,14 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
@@ -17,8 +18,21 @@ from PIL import Image
 
 from crossd.nn.functional import central, displacement, fourier_kernels, project
 from crossd.nn.kernel_modes import VIEWS, Fourier
-from crossd.reports.kernel_numbers import AXES, Layer, strongest
-from crossd.reports.pictures import COOL, GREY, INK, SIGNED, SOFT, WARM, dress, figure, save
+from crossd.reports.kernel_numbers import AXES, Layer, LayerRecord, strongest
+from crossd.reports.pictures import (
+    COOL,
+    GREY,
+    INK,
+    SIGNED,
+    SOFT,
+    WARM,
+    dress,
+    figure,
+    legend,
+    save,
+    shortened,
+    write,
+)
 from crossd.utils.atomic_files import atomic
 
 SHOWN = 6
@@ -28,15 +42,16 @@ FLAT = (4, 8)
 """Rows and columns of 2D kernels, at most."""
 
 FRAMES = 24
-NAMED = 34
-"""Letters of a layer's name that are drawn."""
-
 PLANES = ("y, x", "z, x", "z, y")
 DISTANCE = ("#0072b2", "#56b4e9", "#b8dcf2", "#dfe9ef")
 """Colours of slices by their distance from the centre."""
 
-SIMILAR = (("axial and coronal", WARM, "o"), ("axial and sagittal", COOL, "s"),
-           ("coronal and sagittal", "#009e73", "^"), ("centre lift", SOFT, "D"))  # fmt: skip
+SIMILAR = (
+    ("axial and coronal", WARM, "o"),
+    ("axial and sagittal", COOL, "s"),
+    ("coronal and sagittal", "#009e73", "^"),
+    ("centre lift", SOFT, "D"),
+)
 
 
 def kernels(layer: Layer, path: str | Path) -> None:
@@ -57,14 +72,23 @@ def kernels(layer: Layer, path: str | Path) -> None:
         shift = layer.mode.mean_displacement.detach().float().cpu()
         where = "shifted by\n" + ", ".join(f"{d:.1f}" for d in shift.tolist())
     groups: list[tuple[str, str | None, list[tuple[str, torch.Tensor]]]] = [
-        ("the 3D kernel, slice by slice", None,
-         [(f"z = {z}", chosen[:, :, z]) for z in range(depth)]),
-        ("projection: sums along the view", "projection",
-         [(f"{VIEWS[a]}\n({PLANES[a]})", project(chosen, a)) for a in range(3)]),
-        ("slice: the central ones", "slice",
-         [(f"{VIEWS[a]}\n({PLANES[a]})", central(chosen, a)) for a in range(3)]),
+        (
+            "the 3D kernel, slice by slice",
+            None,
+            [(f"z = {z}", chosen[:, :, z]) for z in range(depth)],
+        ),
+        (
+            "projection: sums along the view",
+            "projection",
+            [(f"{VIEWS[a]}\n({PLANES[a]})", project(chosen, a)) for a in range(3)],
+        ),
+        (
+            "slice: the central ones",
+            "slice",
+            [(f"{VIEWS[a]}\n({PLANES[a]})", central(chosen, a)) for a in range(3)],
+        ),
         ("fourier", "fourier", [(where, fourier_kernels(chosen, shift[None])[0])]),
-    ]  # fmt: skip
+    ]
     rows, columns = len(chosen), sum(len(panels) for _, _, panels in groups)
     side, gap, between, top, low = 0.82, 0.1, 0.5, 1.25, 0.5  # [inches]
     width = columns * (side + gap) + (len(groups) - 1) * (between - gap) + 0.5
@@ -73,18 +97,17 @@ def kernels(layer: Layer, path: str | Path) -> None:
     shape = "x".join(map(str, layer.stored.shape[2:]))
     count = layer.stored[:, :, 0, 0, 0].numel()
     title = (
-        f"Layer {_short(layer.name)}: the {rows} strongest of its {count:,} kernels ({shape}), and "
-        "the 2D kernels that each mode takes from them"
+        f"Layer {shortened(layer.name)}: the {rows} strongest of its {count:,} kernels ({shape}), "
+        "and the 2D kernels that each mode takes from them"
     )
-    _write(drawn, width / 2, height - 0.25, title, fontsize=11, color=INK)
+    write(drawn, width / 2, height - 0.25, title, 11, INK)
     left = 0.25
     for name, mode, panels in groups:
         mine = mode is not None and mode == own
         middle = left + (len(panels) * (side + gap) - gap) / 2
-        _write(drawn, middle, height - 0.62, name, fontsize=9.5, color=WARM if mine else INK,
-               fontweight="bold" if mine else "normal")  # fmt: skip
+        write(drawn, middle, height - 0.62, name, 9.5, WARM if mine else INK, bold=mine)
         for place, planes in panels:
-            _write(drawn, left + side / 2, height - top + 0.2, place, fontsize=7.5, color=SOFT)
+            write(drawn, left + side / 2, height - top + 0.2, place, 7.5, SOFT)
             for row in range(rows):
                 most = max(float(p[row].abs().max()) for _, p in panels) or 1.0
                 bottom = height - top - row * (side + gap) - side
@@ -95,14 +118,8 @@ def kernels(layer: Layer, path: str | Path) -> None:
     note = _colours("row of a group")
     if own:
         note = f"In orange: the mode of this network. {note}"
-    _write(drawn, width / 2, 0.2, note, fontsize=8, color=SOFT)
+    write(drawn, width / 2, 0.2, note, 8, SOFT)
     save(drawn, path)
-
-
-def _write(drawn: Figure, x: float, y: float, text: str, **style: Any) -> None:
-    """Write about a point [inches]."""
-    width, height = drawn.get_size_inches()
-    drawn.text(x / width, y / height, text, ha="center", va="center", **style)
 
 
 def _flat(layer: Layer, path: str | Path) -> None:
@@ -112,7 +129,7 @@ def _flat(layer: Layer, path: str | Path) -> None:
     size = (0.9 * max(columns, 4) + 0.4, 0.9 * rows + 1.1)
     drawn, axes = figure(rows, columns, size)
     shape = "x".join(map(str, layer.weight.shape[2:]))
-    title = f"The {len(chosen)} strongest 2D kernels ({shape}) of layer {_short(layer.name)}"
+    title = f"The {len(chosen)} strongest 2D kernels ({shape}) of layer {shortened(layer.name)}"
     drawn.suptitle(title, fontsize=11, color=INK)
     for ax in axes.flat:
         ax.set_axis_off()
@@ -127,18 +144,14 @@ def _colours(each: str) -> str:
     return f"Blue is negative, orange positive, white zero; each {each} has its own scale."
 
 
-def _tile(ax: Any, plane: NDArray[Any], most: float) -> Any:
+def _tile(ax: Axes, plane: NDArray[np.float32], most: float) -> AxesImage:
     ax.set(xticks=[], yticks=[])
     ax.spines[:].set_color(GREY)
     ax.spines[:].set_linewidth(0.6)
     return ax.imshow(plane, cmap=SIGNED, norm=TwoSlopeNorm(0, -most, most))
 
 
-def _short(name: str) -> str:
-    return name if len(name) <= NAMED else "…" + name[1 - NAMED :]
-
-
-def energies(records: Sequence[dict[str, Any]], path: str | Path) -> None:
+def energies(records: Sequence[LayerRecord], path: str | Path) -> None:
     """Draw how the energy of the kernels of each layer lies over the slices across z, y and x.
 
     Args:
@@ -146,7 +159,7 @@ def energies(records: Sequence[dict[str, Any]], path: str | Path) -> None:
         path: The picture to write.
     """
     height = 0.24 * len(records) + 1.9
-    drawn, axes = figure(1, 3, (10.5, height), sharey=True, width_ratios=(1.0, 1.0, 1.0))
+    drawn, axes = figure(1, 3, (10.5, height), sharey=True)
     names = ("depth (z): slices", "height (y): rows", "width (x): columns")
     for ax, axis, name in zip(axes[0], AXES, names, strict=True):
         dress(ax, name, "share of the squared weights", "")
@@ -155,27 +168,26 @@ def energies(records: Sequence[dict[str, Any]], path: str | Path) -> None:
             shares = record["energy"][axis]
             left, middle = 0.0, len(shares) // 2
             for place, share in enumerate(shares):
-                off = min(abs(place - middle), len(DISTANCE) - 1)
-                ax.barh(line, share, left=left, height=0.78, color=DISTANCE[off],
-                        edgecolor="white", linewidth=0.8)  # fmt: skip
+                colour = DISTANCE[min(abs(place - middle), len(DISTANCE) - 1)]
+                ax.barh(line, share, 0.78, left, color=colour, edgecolor="white", linewidth=0.8)
                 if place == middle and share > 0.16:
-                    ax.text(left + share / 2, line, f"{100 * share:.0f} %", ha="center",
-                            va="center", fontsize=7.5, color="white")  # fmt: skip
+                    x, text = left + share / 2, f"{100 * share:.0f} %"
+                    ax.text(x, line, text, ha="center", va="center", fontsize=7.5, color="white")
                 left += share
         ax.set_xlim(0, 1)
         ax.set_xticks([0, 0.5, 1], ["0", "half", "all"])
     first = axes[0, 0]
-    first.set_yticks(range(len(records)), [_short(one["layer"]) for one in records], fontsize=8)
+    first.set_yticks(range(len(records)), [shortened(one["layer"]) for one in records], fontsize=8)
     first.set_ylim(len(records) - 0.4, -0.6)
     longest = max(len(shares) for one in records for shares in one["energy"].values())
-    keys = [Patch(color=DISTANCE[min(d, 3)]) for d in range(min(longest // 2, 3) + 1)]
-    texts = ["central slice", "next to it", "two away", "three or more away"][: len(keys)]
-    drawn.legend(keys, texts, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+    texts = ["central slice", "next to it", "two away", "three or more away"]
+    keys = [Patch(color=DISTANCE[d]) for d in range(min(longest // 2, 3) + 1)]
+    legend(drawn, keys, texts[: len(keys)], 4)
     drawn.suptitle("Where in the kernels the energy lies, layer by layer", fontsize=11, color=INK)
     save(drawn, path)
 
 
-def similarities(records: Sequence[dict[str, Any]], path: str | Path) -> None:
+def similarities(records: Sequence[LayerRecord], path: str | Path) -> None:
     """Draw how alike the 2D kernels of two views are, and the 3D kernels to a centre lift.
 
     Args:
@@ -195,7 +207,7 @@ def similarities(records: Sequence[dict[str, Any]], path: str | Path) -> None:
         if known:
             label = name if name != "centre lift" else "with their 2D kernels lifted to the centre"
             ax.plot(*zip(*known, strict=True), marker, color=colour, ms=5.5, label=label)
-    ax.set_yticks(range(len(records)), [_short(one["layer"]) for one in records], fontsize=8)
+    ax.set_yticks(range(len(records)), [shortened(one["layer"]) for one in records], fontsize=8)
     ax.set_ylim(len(records) - 0.4, -0.6)
     ax.set_xlim(min(-0.05, min(values, default=0) - 0.05), 1.03)
     ax.axvline(0, color=GREY, lw=1)
@@ -247,7 +259,7 @@ def animate(layer: Layer, path: str | Path) -> None:
     drawn = Figure(figsize=(6.4, 4.5), dpi=90, facecolor="white")
     canvas = FigureCanvasAgg(drawn)
     title = drawn.text(0.5, 0.965, "", ha="center", va="top", fontsize=10.5, color=INK)
-    what = f"2D kernels of layer {_short(layer.name)}, as one image or another would choose them"
+    what = f"2D kernels of layer {shortened(layer.name)}, as one image or another would choose them"
     drawn.text(0.5, 0.905, what, ha="center", va="top", fontsize=8.5, color=SOFT)
     tiles = []
     for number in range(planes.shape[1]):
@@ -258,8 +270,14 @@ def animate(layer: Layer, path: str | Path) -> None:
     below.set_xticks([])
     for axis, colour in zip(range(3), (WARM, COOL, "#009e73"), strict=True):
         below.plot(shifts[:, axis], color=colour, lw=1.5)
-    below.legend([Line2D([], [], color=c) for c in (WARM, COOL, "#009e73")], AXES, frameon=False,
-                 fontsize=9, loc="center left", bbox_to_anchor=(1.01, 0.5))  # fmt: skip
+    below.legend(
+        [Line2D([], [], color=c) for c in (WARM, COOL, "#009e73")],
+        AXES,
+        frameon=False,
+        fontsize=9,
+        loc="center left",
+        bbox_to_anchor=(1.01, 0.5),
+    )
     marker = below.axvline(0, color=INK, lw=1)
     pictures = []
     for step in range(frames):

@@ -10,7 +10,6 @@ import platform
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -20,9 +19,23 @@ from crossd.utils.atomic_files import atomic
 
 METRICS = {"accuracy": "accuracy", "auc": "AUC", "dice": "Dice"}
 LIBRARIES = (
-    *("crossd", "torch", "numpy", "safetensors", "timm", "torchvision", "monai"),
-    *("lightning-fabric", "nibabel", "SimpleITK", "medmnist", "torchmetrics", "scikit-learn"),
-    *("jsonargparse", "rich", "matplotlib", "nilearn"),
+    "crossd",
+    "torch",
+    "numpy",
+    "safetensors",
+    "timm",
+    "torchvision",
+    "monai",
+    "lightning-fabric",
+    "nibabel",
+    "SimpleITK",
+    "medmnist",
+    "torchmetrics",
+    "scikit-learn",
+    "jsonargparse",
+    "rich",
+    "matplotlib",
+    "nilearn",
 )
 
 
@@ -50,7 +63,9 @@ def write(
             temporary.write_text(content, encoding="utf-8")
 
 
-def cost(seconds: float, of: str = "", count: int = 0, spent: float = 0.0) -> dict[str, Any]:
+def cost(
+    seconds: float, of: str = "", count: int = 0, spent: float = 0.0
+) -> dict[str, float | str]:
     """Return what a run took, as the page of its report shows it.
 
     Args:
@@ -59,7 +74,8 @@ def cost(seconds: float, of: str = "", count: int = 0, spent: float = 0.0) -> di
         count: How many of them.
         spent: In this time [s].
     """
-    found = {"seconds": round(seconds, 1), **memory.peaks(), "device": memory.device()}
+    found: dict[str, float | str] = {"seconds": round(seconds, 1), **memory.peaks()}
+    found["device"] = memory.device()
     if count and spent > 0:
         found |= {"of": of, "images_per_second": round(count / spent, 2)}
     return found
@@ -126,10 +142,13 @@ def evaluation(results: Results) -> str:
         columns = ("dice", "dice_sd", "hd95", "nsd", "volume_error_ml")
         counts = ("cases", "missed", "invented")
         body = [
-            [name, *(number(found[name].get(c)) for c in columns),
-             *(str(found[name].get(c, MISSING)) for c in counts)]
+            [
+                name,
+                *(number(found[name].get(c)) for c in columns),
+                *(str(found[name].get(c, MISSING)) for c in counts),
+            ]
             for name in (*results["classes"][1:], "mean")
-        ]  # fmt: skip
+        ]
         header = ["class", "Dice", "sd", "HD95 [mm]", "NSD", "volume error [ml]"]
         lines += grid([*header, "cases with it", "missed", "invented"], body)
         lines += [
@@ -176,7 +195,7 @@ def ending(results: Results) -> list[str]:
     return lines + grid(["library", "version"], list((results.get("versions") or {}).items()))
 
 
-def grid(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:
+def grid(header: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
     """Return a Markdown table, its first column to the left and the others to the right."""
     lines = [header, [":--", *["--:"] * (len(header) - 1)], *rows]
     return [
@@ -195,7 +214,7 @@ def join_words(names: Sequence[str]) -> str:
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
-def plain(value: Any) -> Any:
+def plain(value: object) -> object:
     """Return what JSON can hold: numpy as Python, paths as text, and null for NaN and infinity."""
     if isinstance(value, np.generic | np.ndarray):
         value = value.tolist()

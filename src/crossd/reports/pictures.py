@@ -6,34 +6,45 @@ Ito, which colour-blind readers can tell apart: Cross-D is warm, its rivals are 
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from crossd.evaluation.arms import CROSSD
 from crossd.evaluation.summary import Results
 from crossd.reports.markdown import METRICS
+from crossd.reports.slice_viewer import LABELS
+from crossd.training.loggers import Epoch
 from crossd.utils.atomic_files import atomic
 
 INK, SOFT, GREY = "#22303c", "#6b7783", "#b4bcc4"
 WARM, COOL = "#d55e00", "#0072b2"
 SIGNED = LinearSegmentedColormap.from_list("signed", [COOL, "#f7f7f5", WARM])
 COUNTS = LinearSegmentedColormap.from_list("counts", ["#f7f9fb", COOL])
-LABELS = ("#e69f00", "#56b4e9", "#009e73", "#cc79a7", "#d55e00", "#f0e442", "#0072b2")
 STYLES = {
     "plain": (INK, "-"),
-    "scratch": ("#8a949e", ":"), "slices": (COOL, "-"), "center": ("#56b4e9", "--"),
-    "inflate": ("#009e73", "-"), "acs": ("#6a51a3", "-."), "triplanar": ("#7a9a01", "--"),
-    "fourier": ("#e69f00", "-"), "fourier-aligned": ("#cc79a7", "-"), "projection": (WARM, "-"),
-    "fourier-projection": ("#e69f00", "--"), "center-orientations": ("#56b4e9", "-."),
-    "projection-slices": (WARM, ":"), "projection-both": (WARM, "--"),
+    "scratch": ("#8a949e", ":"),
+    "slices": (COOL, "-"),
+    "center": ("#56b4e9", "--"),
+    "inflate": ("#009e73", "-"),
+    "acs": ("#6a51a3", "-."),
+    "triplanar": ("#7a9a01", "--"),
+    "fourier": ("#e69f00", "-"),
+    "fourier-aligned": ("#cc79a7", "-"),
+    "projection": (WARM, "-"),
+    "fourier-projection": ("#e69f00", "--"),
+    "center-orientations": ("#56b4e9", "-."),
+    "projection-slices": (WARM, ":"),
+    "projection-both": (WARM, "--"),
     "projection-orientations": (WARM, "-."),
-}  # fmt: skip
+}
 
 
 def learning_curves(results: Results, path: str | Path) -> None:
@@ -50,7 +61,7 @@ def learning_curves(results: Results, path: str | Path) -> None:
     main = _validated(runs)
     if main:
         panels.append(("Pretraining on images: validation", runs, main))
-    trained: dict[str, dict[str, Any]] = {}
+    trained: dict[str, dict[str, list[Epoch]]] = {}
     for row in results["rows"]:
         if row.get("history"):
             trained.setdefault(row["protocol"], {}).setdefault(row["arm"], row["history"])
@@ -58,15 +69,17 @@ def learning_curves(results: Results, path: str | Path) -> None:
         panels.append((f"{protocol} on volumes: loss", list(histories.items()), "loss"))
     rows, columns = -(-len(panels) // 2), min(2, len(panels))
     drawn, axes = figure(rows, columns, (4.6 * columns, 3.1 * rows + 0.6))
-    handles: dict[str, Any] = {}
+    handles: dict[str, Line2D] = {}
     for ax, (title, curves, name) in zip(axes.flat, panels, strict=False):
         dress(ax, title, "epoch", METRICS.get(name, name))
         ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         for position, (label, history) in enumerate(curves):
-            values = [{**(entry.get("val") or {}), "loss": entry.get("loss")}.get(name)
-                      for entry in history]  # fmt: skip
+            values = [
+                {**(entry.get("val") or {}), "loss": entry.get("loss")}.get(name)
+                for entry in history
+            ]
             epochs = [entry.get("epoch", 1 + i) for i, entry in enumerate(history)]
-            colour, dash = STYLES.get(label, (LABELS[position % len(LABELS)], "-"))
+            colour, dash = style(label, position)
             width = 2.2 if label in CROSSD else 1.5
             numbers = np.array(values, float)  # None becomes NaN, a gap in the line
             (line,) = ax.plot(epochs, numbers, dash, color=colour, lw=width, marker="o", ms=3)
@@ -76,14 +89,8 @@ def learning_curves(results: Results, path: str | Path) -> None:
     for ax in list(axes.flat)[len(panels) :]:
         ax.set_axis_off()
     if handles:
-        place: dict[str, Any] = {"loc": "outside lower center", "ncols": min(5, len(handles))}
-        drawn.legend(handles.values(), handles.keys(), frameon=False, fontsize=9, **place)
+        legend(drawn, list(handles.values()), list(handles), 5)
     save(drawn, path)
-
-
-def confusion(matrix: np.ndarray, classes: Sequence[str], title: str, path: str | Path) -> None:
-    """Draw one confusion matrix; see `confusions`."""
-    confusions({title: matrix}, classes, path)
 
 
 def confusions(
@@ -121,8 +128,15 @@ def confusions(
         for row, column in np.ndindex(count, count):
             if counts[row][column] and count <= 20:
                 light = "white" if share[row, column] > 0.55 else INK
-                ax.text(column, row, f"{counts[row][column]:g}", color=light,
-                        ha="center", va="center", fontsize=8 if count <= 12 else 5)  # fmt: skip
+                ax.text(
+                    column,
+                    row,
+                    f"{counts[row][column]:g}",
+                    color=light,
+                    ha="center",
+                    va="center",
+                    fontsize=8 if count <= 12 else 5,
+                )
     for ax in list(axes.flat)[len(matrices) :]:
         ax.set_axis_off()
     save(drawn, path)
@@ -178,11 +192,8 @@ def answers(
         place = int(area.argmax()) if area.any() else image.shape[axis] // 2
         outline = np.take(masks["truth"], place, axis) > 0
         for ax, (name, labels) in zip(axes[axis], columns, strict=True):
-            grey = np.take(image, place, axis)
-            ax.imshow(grey, cmap="gray", vmin=low, vmax=max(high, low + 1e-6), origin="lower")
-            ax.set_aspect("auto" if spacing else "equal")
-            ax.set(xticks=[], yticks=[], facecolor="black")
-            ax.spines[:].set_visible(False)
+            plane = np.take(image, place, axis)
+            grey(ax, plane, low, high, "lower", "auto" if spacing else "equal")
             if axis == 0:
                 dice = f"\nDice {scores[name]:.3f}" if scores and name in scores else ""
                 ax.set_title(name + dice, fontsize=10, color=WARM if name in CROSSD else INK)
@@ -198,16 +209,28 @@ def answers(
     keys = [Rectangle((0, 0), 1, 1, color=LABELS[(label - 1) % len(LABELS)]) for label in seen]
     texts = [names[label - 1] if label <= len(names) else str(label) for label in seen]
     if seen:
-        drawn.legend(keys, texts, loc="outside lower center", ncols=6, frameon=False, fontsize=9)
+        legend(drawn, keys, texts, 6)
     save(drawn, path)
 
 
+def style(arm: str, position: int) -> tuple[str, str]:
+    """Return an arm's colour and the way its line is drawn; of others, by their position."""
+    return STYLES.get(arm, (LABELS[position % len(LABELS)], "-"))
+
+
 def figure(
-    rows: int, columns: int, size: tuple[float, float], **options: Any
+    rows: int,
+    columns: int,
+    size: tuple[float, float],
+    sharex: bool = False,
+    sharey: bool = False,
+    height_ratios: Sequence[float] | None = None,
 ) -> tuple[Figure, np.ndarray]:
     """Return a figure and its panels, (rows, columns)."""
     made = Figure(figsize=size, dpi=150, facecolor="white", layout="constrained")
-    return made, made.subplots(rows, columns, squeeze=False, **options)
+    return made, made.subplots(
+        rows, columns, squeeze=False, sharex=sharex, sharey=sharey, height_ratios=height_ratios
+    )
 
 
 def dress(ax: Axes, title: str, horizontal: str, vertical: str) -> None:
@@ -222,15 +245,58 @@ def dress(ax: Axes, title: str, horizontal: str, vertical: str) -> None:
     ax.set_axisbelow(True)
 
 
+def legend(drawn: Figure, handles: Sequence[Artist], names: Sequence[str], columns: int) -> None:
+    """Explain the colours below the panels, in so many columns at most."""
+    drawn.legend(
+        handles, names, loc="outside lower center", ncols=columns, frameon=False, fontsize=9
+    )
+
+
+def write(
+    drawn: Figure,
+    x: float,
+    y: float,
+    text: str,
+    size: float,
+    colour: str,
+    align: Literal["center", "right"] = "center",
+    bold: bool = False,
+) -> None:
+    """Write about a point [inches]."""
+    width, height = drawn.get_size_inches()
+    made = drawn.text(x / width, y / height, text, ha=align, va="center", fontsize=size)
+    made.set(color=colour, fontweight="bold" if bold else "normal")
+
+
+def shortened(name: str, most: int = 34) -> str:
+    """Return the end of a name that is too long."""
+    return name if len(name) <= most else "…" + name[1 - most :]
+
+
 def _say(ax: Axes, text: str) -> None:
     """Write a remark into an empty panel."""
     ax.text(0.5, 0.5, text, color=SOFT, ha="center", va="center", transform=ax.transAxes)
 
 
-def _validated(curves: Sequence[tuple[str, Sequence[Mapping[str, Any]]]]) -> str | None:
+def _validated(curves: Sequence[tuple[str, Sequence[Epoch]]]) -> str | None:
     """Return the main metric that some epoch was validated with."""
     names = {name for _, history in curves for entry in history for name in entry.get("val") or {}}
     return next((name for name in METRICS if name in names), None)
+
+
+def grey(
+    ax: Axes,
+    image: np.ndarray,
+    low: float,
+    high: float,
+    origin: Literal["lower", "upper"],
+    aspect: float | Literal["auto", "equal"],
+) -> None:
+    """Draw a slice in grey from its darkest value to its brightest, on black, without ticks."""
+    bright = max(high, low + 1e-6)
+    ax.imshow(image, cmap="gray", vmin=low, vmax=bright, origin=origin, aspect=aspect)
+    ax.set(xticks=[], yticks=[], facecolor="black")
+    ax.spines[:].set_visible(False)
 
 
 def region(

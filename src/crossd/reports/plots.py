@@ -1,16 +1,27 @@
 """Plots of a comparison: curves over labelled volumes, differences with intervals, mean ranks."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from crossd.evaluation import statistics, summary
 from crossd.evaluation.arms import CROSSD
 from crossd.evaluation.summary import Results
 from crossd.reports.markdown import METRICS
-from crossd.reports.pictures import COOL, INK, LABELS, SOFT, STYLES, WARM, dress, figure, save
+from crossd.reports.pictures import (
+    COOL,
+    INK,
+    SOFT,
+    WARM,
+    dress,
+    figure,
+    legend,
+    save,
+    style,
+)
 
 
 def training(results: Results, path: str | Path) -> None:
@@ -59,12 +70,17 @@ def scores(results: Results, path: str | Path) -> None:
             if one.low is not None and one.high is not None:
                 ax.plot([one.low, one.high], [line, line], "-", color=colour, lw=2)
             ax.plot(one.mean, line, "o", color=colour, ms=6)
-            ax.annotate(f"{one.mean:.3f}", (one.mean, line), (0, 5), textcoords="offset points",
-                        ha="center", fontsize=8, color=INK)  # fmt: skip
+            _number(ax, f"{one.mean:.3f}", one.mean, line)
     axes[0, 0].margins(x=0.15)
     axes[0, 0].set_yticks(range(len(arms)), arms)
     axes[0, 0].set_ylim(len(arms) - 0.4, -0.8)
     save(drawn, path)
+
+
+def _number(ax: Axes, text: str, x: float, y: float) -> None:
+    """Write a number above its point."""
+    above = (0, 5)
+    ax.annotate(text, (x, y), above, textcoords="offset points", ha="center", fontsize=8, color=INK)
 
 
 def efficiency(results: Results, path: str | Path) -> None:
@@ -79,7 +95,7 @@ def efficiency(results: Results, path: str | Path) -> None:
     names = [n for n in dict.fromkeys(k[0] for k in summary.keys(results)) if n != "zero"]
     free = summary.summaries(results, ("zero", 0))
     drawn, axes = figure(1, max(1, len(names)), (4.6 * max(1, len(names)), 3.8), sharey=True)
-    handles: dict[str, Any] = {}
+    handles: dict[str, Line2D] = {}
     for ax, protocol in zip(axes[0], names, strict=False):
         numbers = summary.limits(results, protocol)
         found = {n: summary.summaries(results, (protocol, n)) for n in numbers}
@@ -87,7 +103,7 @@ def efficiency(results: Results, path: str | Path) -> None:
         ax.set_xscale("log")
         left = min(numbers) / 2
         for position, arm in enumerate(results["arms"]):
-            colour, dash = _style(arm, position)
+            colour, dash = style(arm, position)
             known = [(n, found[n][arm]) for n in numbers if arm in found[n]]
             if not known:
                 continue
@@ -107,10 +123,8 @@ def efficiency(results: Results, path: str | Path) -> None:
         ax.set_xticks(shown, ["0", *map(str, numbers)] if free else list(map(str, numbers)))
         ax.minorticks_off()
     if handles:
-        drawn.legend(
-            list(handles.values()), list(handles), frameon=False, fontsize=9,
-            loc="outside lower center", ncols=min(3 * max(1, len(names)), len(handles)),
-        )  # fmt: skip
+        columns = 3 * max(1, len(names))
+        legend(drawn, list(handles.values()), list(handles), columns)
     save(drawn, path)
 
 
@@ -130,15 +144,13 @@ def differences(results: Results, path: str | Path) -> None:
         ax.grid(axis="y", visible=False)
         ax.axvline(0, color=INK, lw=1)
         for one in summary.comparisons(results, key):
-            line, gap = others.index(one["arm"]), one["difference"]
-            sure = one.get("holm", 1.0) < summary.ALPHA
-            colour = (WARM if gap > 0 else "#0072b2") if sure else SOFT
-            low = one["low"] if one["low"] is not None else one.get("case_low", gap)
-            high = one["high"] if one["high"] is not None else one.get("case_high", gap)
+            line, gap = others.index(one.arm), one.difference
+            colour = (WARM if gap > 0 else COOL) if one.is_sure() else SOFT
+            low = next(end for end in (one.low, one.case_low, gap) if end is not None)
+            high = next(end for end in (one.high, one.case_high, gap) if end is not None)
             ax.plot([low, high], [line, line], "-", color=colour, lw=2)
             ax.plot(gap, line, "o", color=colour, ms=6)
-            ax.annotate(f"{gap:+.3f}", (gap, line), (0, 5), textcoords="offset points",
-                        ha="center", fontsize=8, color=INK)  # fmt: skip
+            _number(ax, f"{gap:+.3f}", gap, line)
     axes[0, 0].margins(x=0.15)
     axes[0, 0].set_yticks(range(len(others)), others)
     axes[0, 0].set_ylim(len(others) - 0.4, -0.8)
@@ -168,11 +180,18 @@ def ranks(results: Results, path: str | Path) -> bool:
     ax.set_yticks([])
     for place, at in enumerate(order):
         arm, rank = arms[at], means[at]
-        colour, _ = _style(arm, int(at))
+        colour, _ = style(arm, int(at))
         ax.plot([rank, rank], [0, place + 1], color=colour, lw=1)
         ax.plot(rank, 0, "o", color=colour, ms=6)
-        ax.annotate(f"{arm}  {rank:.2f}", (rank, place + 1), (4, 0), color=INK, va="center",
-                    textcoords="offset points", fontsize=9)  # fmt: skip
+        ax.annotate(
+            f"{arm}  {rank:.2f}",
+            (rank, place + 1),
+            (4, 0),
+            color=INK,
+            va="center",
+            textcoords="offset points",
+            fontsize=9,
+        )
     sorted_ranks = means[order].tolist()
     for level, (i, j) in enumerate(summary.groups(sorted_ranks, least)):
         y = -0.5 - 0.4 * level
@@ -183,10 +202,6 @@ def ranks(results: Results, path: str | Path) -> bool:
     ax.set_ylim(len(arms) + 0.8, -2.4)
     save(drawn, path)
     return True
-
-
-def _style(arm: str, position: int) -> tuple[str, str]:
-    return STYLES.get(arm, (LABELS[position % len(LABELS)], "-"))
 
 
 def _metric(results: Results) -> str:

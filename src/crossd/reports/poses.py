@@ -1,26 +1,29 @@
 """Which axes, angles and displacements the fourier mode predicts for images, layer by layer."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import torch
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from crossd.nn.functional import displacement
-from crossd.nn.kernel_modes import Fourier, PosePredictor
-from crossd.reports.pictures import COUNTS, INK, SOFT, WARM, dress, figure, save
+from crossd.nn.kernel_modes import Fourier
+from crossd.reports.pictures import COUNTS, INK, SOFT, WARM, dress, figure, save, shortened
 
 BINS = 48
 MOST_CLASSES = 24
-NAMED = 34
 QUANTITIES = ("angle", "shift z", "shift y", "shift x", "axis z", "axis y", "axis x")
 STILL, SAME = 0.05, 0.3
 """Standard deviation [voxels] below which kernels count as still, and share of the variance between
 classes below which a pose counts as told by other things than the class."""
+
+Pose = tuple[Tensor, Tensor]
+"""Axes ``(N, 3)`` and angles ``(N,)``."""
 
 Poses = dict[str, NDArray[np.float64]]
 """Layer to poses, ``(N, 7)``: the columns are `QUANTITIES`."""
@@ -44,7 +47,7 @@ class PoseRecorder:
             for name, module in net.named_modules()
             if isinstance(module, Fourier) and module.predictor is not None
         ]
-        self._handles: list[Any] = []
+        self._handles: list[RemovableHandle] = []
 
     def __enter__(self) -> "PoseRecorder":
         for name, mode in self.places:
@@ -56,8 +59,8 @@ class PoseRecorder:
         for handle in self._handles:
             handle.remove()
 
-    def _hook(self, name: str, mode: Fourier) -> Any:
-        def keep(module: PosePredictor, given: Any, output: Any) -> None:
+    def _hook(self, name: str, mode: Fourier) -> Callable[[nn.Module, object, Pose], None]:
+        def keep(module: nn.Module, given: object, output: Pose) -> None:
             axis, angle = (part.detach().cpu().double() for part in output)
             shift = displacement(axis, angle, mode.offset)
             rows = torch.cat((angle.rad2deg()[:, None], shift, axis), 1)
@@ -70,7 +73,19 @@ class PoseRecorder:
         return {name: np.concatenate(parts) for name, parts in self.found.items()}
 
 
-def summary(poses: Poses, groups: NDArray[Any]) -> list[dict[str, Any]]:
+PoseRecord = TypedDict(
+    "PoseRecord",
+    {
+        "layer": str,
+        "mean": dict[str, float],
+        "sd": dict[str, float],
+        "told by class": float | None,
+    },
+)
+"""The poses of a layer in numbers; see `summary`."""
+
+
+def summary(poses: Poses, groups: NDArray[np.int64]) -> list[PoseRecord]:
     """Put the poses of each layer in numbers.
 
     Args:
@@ -81,7 +96,7 @@ def summary(poses: Poses, groups: NDArray[Any]) -> list[dict[str, Any]]:
         For each layer the mean and the standard deviation of each quantity, and under "told by
         class" the share of the variance of the displacement that lies between classes.
     """
-    records = []
+    records: list[PoseRecord] = []
     for name, rows in poses.items():
         means, spread = rows.mean(0), rows.std(0)
         records.append(
@@ -95,7 +110,7 @@ def summary(poses: Poses, groups: NDArray[Any]) -> list[dict[str, Any]]:
     return records
 
 
-def _between(rows: NDArray[np.float64], groups: NDArray[Any]) -> float | None:
+def _between(rows: NDArray[np.float64], groups: NDArray[np.int64]) -> float | None:
     total = float(((rows - rows.mean(0)) ** 2).sum())
     names = np.unique(groups)
     if total <= 1e-12 or len(names) < 2 or len(names) == len(rows):
@@ -104,7 +119,7 @@ def _between(rows: NDArray[np.float64], groups: NDArray[Any]) -> float | None:
     return float(sum(len(p) * ((p.mean(0) - rows.mean(0)) ** 2).sum() for p in parts)) / total
 
 
-def reading(records: Sequence[dict[str, Any]], kind: str) -> str:
+def reading(records: Sequence[PoseRecord], kind: str) -> str:
     """Say whether the kernels depend on the image, and whether classes differ.
 
     Args:
@@ -145,7 +160,7 @@ def layers(poses: Poses, path: str | Path) -> None:
 
 def classes(
     rows: NDArray[np.float64],
-    groups: NDArray[Any],
+    groups: NDArray[np.int64],
     names: Mapping[int, str],
     title: str,
     path: str | Path,
@@ -166,7 +181,7 @@ def classes(
 
 
 def _lines(poses: Poses, title: str, path: str | Path) -> None:
-    names = [name if len(name) <= NAMED else "…" + name[1 - NAMED :] for name in poses]
+    names = [shortened(name) for name in poses]
     size = (13.0, 0.27 * len(names) + 1.6)
     drawn, axes = figure(1, len(QUANTITIES), size, sharey=True)
     for column, (ax, name) in enumerate(zip(axes[0], QUANTITIES, strict=True)):
@@ -177,8 +192,15 @@ def _lines(poses: Poses, title: str, path: str | Path) -> None:
             [np.histogram(rows[:, column], BINS, (low, high))[0] for rows in poses.values()]
         )
         shares = counts / np.maximum(counts.max(1, keepdims=True), 1)
-        ax.imshow(shares, cmap=COUNTS, vmin=0, vmax=1, aspect="auto", interpolation="nearest",
-                  extent=(low, high, len(names) - 0.5, -0.5))  # fmt: skip
+        ax.imshow(
+            shares,
+            cmap=COUNTS,
+            vmin=0,
+            vmax=1,
+            aspect="auto",
+            interpolation="nearest",
+            extent=(low, high, len(names) - 0.5, -0.5),
+        )
         means = [rows[:, column].mean() for rows in poses.values()]
         ax.plot(means, range(len(names)), "|", color=WARM, ms=9, mew=1.8)
         for line in range(1, len(names)):

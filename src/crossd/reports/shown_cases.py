@@ -2,16 +2,17 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from crossd.data.dataset import Samples, Subset
 from crossd.data.source import Source
 from crossd.evaluation import summary
+from crossd.evaluation.summary import Results
+from crossd.reports.markdown import number
 from crossd.reports.slice_viewer import Case, sheets
 from crossd.training import devices, metrics, validate
 from crossd.training.config import TrainConfig
@@ -56,7 +57,7 @@ def of_scored(
     net: nn.Module,
     source: Source,
     samples: Samples,
-    outputs: Sequence[Any],
+    outputs: Sequence[Tensor],
     options: TrainConfig,
 ) -> list[Case]:
     """Show the worst and the best of samples that were scored; every process must ask.
@@ -71,12 +72,12 @@ def of_scored(
     order = validate.order(net, samples, options)
     if source.task == "segmentation":
         with np.errstate(invalid="ignore"):
-            dices = outputs[0]
+            dices = outputs[0].numpy()
             known = np.isfinite(dices)
             means = np.where(known, dices, 0).sum(1) / known.sum(1)
         chosen = [(int(order[i]), group) for i, group in extremes(means)]
         return _masks(net, source, samples, chosen, options)
-    probabilities, truth = (np.asarray(one) for one in outputs)
+    probabilities, truth = (one.numpy() for one in outputs)
     own = probabilities[np.arange(len(truth)), truth]
     names = case_names(samples)
     return [
@@ -95,8 +96,8 @@ def of_scored(
 def labelled(
     name: str,
     group: str,
-    image: NDArray[Any],
-    answers: Mapping[str, NDArray[Any]],
+    image: NDArray[np.floating],
+    answers: Mapping[str, NDArray[np.floating]],
     truth: int,
     source: Source,
 ) -> Case:
@@ -123,9 +124,9 @@ def labelled(
 def segmented(
     name: str,
     group: str,
-    image: NDArray[Any],
-    truth: NDArray[Any],
-    answers: Mapping[str, NDArray[Any]],
+    image: NDArray[np.floating],
+    truth: NDArray[np.integer],
+    answers: Mapping[str, NDArray[np.integer]],
     classes: Sequence[str],
     spacing: Sequence[float] | None,
     scores: Mapping[str, NDArray[np.float64]] | None = None,
@@ -151,17 +152,17 @@ def segmented(
     made = sheets(image, truth, {arm: answers[arm] for arm in ranked}, spacing)
     if len(answers) == 1:
         (arm,) = answers
-        rows = [(n, _text(d)) for n, d in zip(classes[1:], scores[arm], strict=True)]
-        said = f"Mean Dice {_text(means[arm])}."
+        rows = [(n, number(d)) for n, d in zip(classes[1:], scores[arm], strict=True)]
+        said = f"Mean Dice {number(means[arm])}."
         return Case(name, said, group, made, classes, ("class", "Dice"), rows)
     best, last = ranked[0], ranked[-1]
-    said = f"Mean Dice from {_text(means[last])} ({last}) to {_text(means[best])} ({best})."
-    rows = [(arm, _text(means[arm])) for arm in ranked]
+    said = f"Mean Dice from {number(means[last])} ({last}) to {number(means[best])} ({best})."
+    rows = [(arm, number(means[arm])) for arm in ranked]
     return Case(name, said, group, made, classes, ("arm", "mean Dice"), rows)
 
 
 def comparison_cases(
-    results: Mapping[str, Any],
+    results: Results,
     source: Source,
     masks: Mapping[str, Sequence[NDArray[np.uint8]]] | None = None,
 ) -> list[Case]:
@@ -256,7 +257,3 @@ def _masks(
 def _mean(values: NDArray[np.float64]) -> float:
     known = values[np.isfinite(values)]
     return float(known.mean()) if len(known) else float("nan")
-
-
-def _text(value: float) -> str:
-    return f"{value:.3f}" if np.isfinite(value) else "\u2013"

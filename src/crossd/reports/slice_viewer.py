@@ -10,14 +10,13 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageColor
 
 LABELS = ("#e69f00", "#56b4e9", "#009e73", "#cc79a7", "#d55e00", "#f0e442", "#0072b2")
-"""Colours of classes, those of `crossd.reports.pictures`."""
+"""Colours of classes."""
 
 SLICES = 48
 """Slices of a volume that are kept, at most."""
@@ -150,7 +149,7 @@ def sheets(
     )
 
 
-def _grey(image: NDArray[Any]) -> NDArray[np.uint8]:
+def _grey(image: NDArray[np.floating]) -> NDArray[np.uint8]:
     """Spread the middle 98 % of the values over the greys."""
     image = np.nan_to_num(image.astype(np.float32), posinf=0.0, neginf=0.0)
     low, high = np.percentile(image, (1, 99))

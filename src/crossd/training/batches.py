@@ -27,6 +27,9 @@ from crossd.utils.progress import Progress
 
 Batch = dict[str, Tensor]
 
+Logits = Tensor | Sequence[Tensor]
+"""What a network says of a batch; with deep supervision, that of several of its heads."""
+
 
 class ViewBatches(Sampler[list[int]]):
     """Batches of images whose views are known, those of one view side by side.
@@ -117,7 +120,7 @@ def part_of(size: int, share: tuple[int, int]) -> slice:
 
 def batches(
     samples: Samples, net: nn.Module, config: TrainConfig, train: bool = False
-) -> DataLoader[Any]:
+) -> DataLoader[Sample]:
     """Make a loader; a batch has one view where the network cannot take several at once.
 
     Args:
@@ -149,7 +152,7 @@ def batches(
     )
 
 
-def collate(samples: list[Sample]) -> Any:
+def collate(samples: list[Sample]) -> Batch:
     """Make a batch; of images of 8 bits and others one of float32."""
     if len({sample["image"].dtype for sample in samples}) > 1:
         samples = [{**sample, "image": in_floats(sample["image"])} for sample in samples]
@@ -177,7 +180,7 @@ def loss_of(task: str) -> Callable[[Any, Tensor], Tensor]:
 
     criterion = DiceCELoss(to_onehot_y=True, softmax=True)
 
-    def loss(logits: Any, mask: Tensor) -> Tensor:
+    def loss(logits: Logits, mask: Tensor) -> Tensor:
         if isinstance(logits, Tensor) and logits.dim() == mask.dim() + 2:
             logits = logits.unbind(1)  # (n, heads, classes, ...)
         if isinstance(logits, Tensor):
@@ -284,7 +287,7 @@ class Feed:
             read, self.finish = read.late()
         self.drawn = Patches(read, source.train.patch, config.seed, full, source.spacing)
         self.loader = batches(self.drawn, net, replace(config, workers=workers), train=True)
-        self.ready: Any = self.loader
+        self.ready = self.loader
         self.criterion = loss_of(source.task)
         self.rows = slice(None)
 
@@ -296,7 +299,8 @@ class Feed:
             count: Batches of an epoch.
             done: Batches that were taken before, which are not read again.
         """
-        sampler: Any = self.loader.batch_sampler
+        sampler = self.loader.batch_sampler
+        assert isinstance(sampler, ViewBatches)
         each = len(self.loader)
         passes = -(-count // each)
         for number in range(done // each, passes):

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from crossd.utils.run_folder import CHECKPOINT, EARLIER_CHECKPOINT
 MAGIC = b"crossd checkpoint 1 sha256 "
 
 
-def keep(folder: Path, state: dict[str, Any]) -> None:
+def keep(folder: Path, state: Mapping[str, object]) -> None:
     """Write a checkpoint; the one before it stays beside it.
 
     Args:
@@ -88,5 +89,4 @@ def _read(path: Path) -> dict[str, Any]:
     wrong, content = _opened(path)
     if wrong:
         raise ValueError(wrong)
-    state: dict[str, Any] = torch.load(io.BytesIO(content), weights_only=True)
-    return state
+    return torch.load(io.BytesIO(content), weights_only=True)

@@ -1,7 +1,6 @@
 """How long, how fast and on which devices to train: the defaults of every command."""
 
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass, fields, replace
 
 from crossd.utils.option_values import LOGGERS, names
 
@@ -72,49 +71,47 @@ class TrainConfig(RunOptions):
     loggers: tuple[str, ...] = ("csv",)
 
 
-IMAGE_DEFAULTS: dict[str, dict[str, Any]] = {
-    "classification": {"epochs": 8, "batch_size": 64, "lr": 1e-2, "min_steps": 0},
-    "segmentation": {"epochs": 2, "batch_size": 16, "lr": 3e-3, "min_steps": 600},
+IMAGE_DEFAULTS = {
+    "classification": TrainConfig(epochs=8, batch_size=64, lr=1e-2),
+    "segmentation": TrainConfig(epochs=2, batch_size=16, lr=3e-3, min_steps=600),
 }
 """2D training where the options leave it open."""
 
 
-def for_images(options: Any, task: str) -> TrainConfig:
+def for_images(options: object, task: str) -> TrainConfig:
     """Make the configuration of 2D training from the options of a command."""
-    values = dict(IMAGE_DEFAULTS[task])
-    if options.epochs:
-        values["min_steps"] = 0
     given = {name: getattr(options, name) for name in ("epochs", "batch_size", "lr")}
-    values.update({name: value for name, value in given.items() if value is not None})
-    return TrainConfig(**values, **of_the_run(options))
+    given = {name: value for name, value in given.items() if value is not None}
+    if "epochs" in given:
+        given["min_steps"] = 0
+    return with_run_options(options, replace(IMAGE_DEFAULTS[task], **given))
 
 
-def of_the_run(options: Any) -> dict[str, Any]:
-    """Take what every training is told alike (see `RunOptions`)."""
+def with_run_options(options: object, config: TrainConfig) -> TrainConfig:
+    """Return a configuration with what every training is told alike (see `RunOptions`)."""
     known = [field.name for field in fields(RunOptions) if hasattr(options, field.name)]
     values = {name: getattr(options, name) for name in known}
     if hasattr(options, "loggers"):
         values["loggers"] = names(options.loggers, LOGGERS, "--loggers")
-    return values
+    return replace(config, **values)
 
 
-def for_volumes(options: Any, task: str) -> TrainConfig:
+def for_volumes(options: object, task: str) -> TrainConfig:
     """Make the configuration of training on labelled volumes from the options of a command.
 
     Of commands that train on images too, those for volumes begin with ``volume_``.
     """
     masks = task == "segmentation"
-
-    def given(name: str) -> Any:
-        own = f"volume_{name}"
-        return getattr(options, own if hasattr(options, own) else name)
-
+    given = {
+        name: getattr(options, f"volume_{name}" if hasattr(options, f"volume_{name}") else name)
+        for name in ("epochs", "lr", "steps", "batch_size", "seed", "precision")
+    }
     return TrainConfig(
-        epochs=given("epochs") or 15,
-        lr=given("lr"),
-        min_steps=given("steps") or (0 if given("epochs") else 60 if masks else 100),
-        batch_size=given("batch_size") or (2 if masks else 8),
-        seed=options.seed,
+        epochs=given["epochs"] or 15,
+        lr=given["lr"],
+        min_steps=given["steps"] or (0 if given["epochs"] else 60 if masks else 100),
+        batch_size=given["batch_size"] or (2 if masks else 8),
+        seed=given["seed"],
         workers=0,
-        precision=options.precision,
+        precision=given["precision"],
     )

@@ -5,7 +5,7 @@ import logging
 import os
 import random
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -15,10 +15,17 @@ from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning_fabric.strategies.ddp import DDPStrategy
 from lightning_fabric.strategies.model_parallel import ModelParallelStrategy
+from lightning_fabric.strategies.strategy import Strategy
 from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.optim import Optimizer
+from torch.utils.data import DataLoader
 
 from crossd.errors import InputError
 from crossd.nn.layers import contiguous
+from crossd.training.config import RunOptions
+
+Part = TypeVar("Part")
 
 _joined: Fabric | None = None
 
@@ -37,25 +44,35 @@ def share() -> tuple[int, int]:
     return 0, 1
 
 
-def single_device(precision: str) -> Any:
+def single_device(precision: str) -> Fabric:
     """Return a Fabric of one device."""
     return _joined or _alone(precision)
 
 
 @functools.lru_cache(maxsize=8)
-def _alone(precision: str) -> Any:
-    _hush()
-    return Fabric(accelerator="auto", devices=1, precision=precision)  # type: ignore[arg-type]
+def _alone(precision: str) -> Fabric:
+    return _made(precision, 1, 1, "auto")
 
 
-def join(config: Any, unused: bool = False) -> Any:
+def _made(precision: str, devices: int, nodes: int, strategy: str | Strategy) -> Fabric:
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+    return Fabric(
+        accelerator="auto",
+        devices=devices,
+        num_nodes=nodes,
+        strategy=strategy,
+        precision=precision,  # type: ignore[arg-type]
+    )
+
+
+def join(config: RunOptions, unused: bool = False) -> Fabric:
     """Return the Fabric of all processes that train together, starting them where need be.
 
     Under ``torchrun``, ``fabric run`` and Slurm those that these started are joined; otherwise this
     command is started once for each further device.
 
     Args:
-        config: Has `devices`, `num_nodes`, `strategy` and `precision`.
+        config: How many devices, and how they train together.
         unused: Whether some parameters take no part in some steps.
 
     Raises:
@@ -67,15 +84,9 @@ def join(config: Any, unused: bool = False) -> Any:
     devices, nodes = _started(config)
     if devices * nodes == 1:
         return _alone(config.precision)
-    _hush()
     try:
-        fabric: Any = Fabric(
-            accelerator="auto",
-            devices=devices,
-            num_nodes=nodes,
-            strategy=_strategy(config.strategy, devices * nodes, unused),
-            precision=config.precision,
-        )
+        strategy = _strategy(config.strategy, devices * nodes, unused)
+        fabric = _made(config.precision, devices, nodes, strategy)
         if os.environ.get("LT_CLI_USED", "0") == "0":  # fabric run has joined the processes already
             fabric.launch()
     except Exception as error:  # of torch and Lightning, by many names
@@ -87,7 +98,7 @@ def join(config: Any, unused: bool = False) -> Any:
     return fabric
 
 
-def _started(config: Any) -> tuple[int, int]:
+def _started(config: RunOptions) -> tuple[int, int]:
     """Return the devices a node and the nodes: as asked for, or as what started us says."""
     env = os.environ
     if TorchElasticEnvironment.detect():
@@ -102,13 +113,13 @@ def _started(config: Any) -> tuple[int, int]:
     return devices, int(env.get("LT_NUM_NODES") or config.num_nodes)
 
 
-def _strategy(name: str, processes: int, unused: bool) -> Any:
+def _strategy(name: str, processes: int, unused: bool) -> Strategy:
     if name == "fsdp":
         return ModelParallelStrategy(_sharded, processes, 1, save_distributed_checkpoint=False)
     return DDPStrategy(find_unused_parameters=unused)
 
 
-def _sharded(net: nn.Module, mesh: Any) -> nn.Module:
+def _sharded(net: nn.Module, mesh: DeviceMesh) -> nn.Module:
     """Keep a share of the parameters, their gradients and the optimiser's state in each process."""
     from torch.distributed.fsdp import fully_shard
 
@@ -116,16 +127,19 @@ def _sharded(net: nn.Module, mesh: Any) -> nn.Module:
     return net
 
 
-def _hush() -> None:
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+def feeding(fabric: Fabric, loader: DataLoader[Part]) -> DataLoader[Part]:
+    """Return a loader whose batches are on a Fabric's device."""
+    ready = fabric.setup_dataloaders(loader, use_distributed_sampler=False)
+    assert not isinstance(ready, list)
+    return ready
 
 
-def gather_lists(parts: Sequence[Any]) -> list[Any]:
+def gather_lists(parts: Sequence[Part]) -> list[Part]:
     """Put lists of all processes together, taking from each in turn."""
     world = share()[1]
     if world == 1:
         return list(parts)
-    every: list[Any] = [None] * world
+    every: list[list[Part]] = [[] for _ in range(world)]
     dist.all_gather_object(every, list(parts))
     return [part for several in zip(*every, strict=True) for part in several]
 
@@ -152,7 +166,9 @@ def is_sharded(net: nn.Module) -> bool:
     return isinstance(net, FSDPModule)
 
 
-def whole_state(net: nn.Module, optimizer: Any = None) -> tuple[dict[str, Any], dict[str, Any]]:
+def whole_state(
+    net: nn.Module, optimizer: Optimizer | None = None
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the states of a network and its optimiser, whole; every process must ask."""
     if not is_sharded(net):
         return net.state_dict(), {} if optimizer is None else optimizer.state_dict()
@@ -166,7 +182,7 @@ def whole_state(net: nn.Module, optimizer: Any = None) -> tuple[dict[str, Any], 
 
 
 def load_whole_state(
-    net: nn.Module, optimizer: Any, weights: dict[str, Any], state: dict[str, Any]
+    net: nn.Module, optimizer: Optimizer, weights: dict[str, Any], state: dict[str, Any]
 ) -> None:
     """Put what `whole_state` gave back."""
     if not is_sharded(net):

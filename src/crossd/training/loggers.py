@@ -5,10 +5,10 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from crossd.errors import InputError
 from crossd.training.signals import Stopped
@@ -24,6 +24,23 @@ RECENT = 10
 
 PULSE = 5.0
 """Seconds between two writings of the status."""
+
+
+Write = Callable[[int, Mapping[str, float]], None]
+"""Logs values after so many batches."""
+
+Opened = tuple[Write, Callable[[], None]]
+"""What writes a log, and what ends it."""
+
+
+class Epoch(TypedDict, total=False):
+    """The record of an epoch; of two sources, the second has its loss under its rank."""
+
+    epoch: int
+    loss: float
+    loss_2d: float
+    loss_3d: float
+    val: dict[str, float]
 
 
 class Log:
@@ -56,7 +73,7 @@ class Log:
             close()
 
 
-def _open_csv(folder: Path, done: int) -> Any:
+def _open_csv(folder: Path, done: int) -> Opened:
     path = folder / LOG
     rows: list[dict[str, str]] = []
     if done and path.is_file():
@@ -80,7 +97,7 @@ def _is_of(row: Mapping[str, str | None], done: int) -> bool:
     return None not in row.values() and int(row["batch"] or 0) <= done
 
 
-def _open_tensorboard(folder: Path, done: int) -> Any:
+def _open_tensorboard(folder: Path, done: int) -> Opened:
     try:
         from tensorboard.compat.proto.event_pb2 import Event, SessionLog
         from tensorboard.summary.writer.record_writer import RecordWriter
@@ -94,7 +111,7 @@ def _open_tensorboard(folder: Path, done: int) -> Any:
     path.parent.mkdir(exist_ok=True)
     records = RecordWriter(path.open("ab"))
 
-    def put(**content: Any) -> None:
+    def put(**content: object) -> None:
         records.write(Event(wall_time=time.time(), **content).SerializeToString())
 
     def write(batch: int, values: Mapping[str, float]) -> None:
@@ -113,7 +130,7 @@ def _open_tensorboard(folder: Path, done: int) -> Any:
     return write, close
 
 
-def _open_wandb(folder: Path, done: int) -> Any:
+def _open_wandb(folder: Path, done: int) -> Opened:
     try:
         import wandb
     except ImportError as error:
@@ -122,7 +139,7 @@ def _open_wandb(folder: Path, done: int) -> Any:
     return (lambda batch, values: run.log(dict(values), step=batch)), run.finish
 
 
-def _open_mlflow(folder: Path, done: int) -> Any:
+def _open_mlflow(folder: Path, done: int) -> Opened:
     try:
         import mlflow
     except ImportError as error:
@@ -160,7 +177,8 @@ class TrainingLog:
         self.seen = 0
         self._samples, self._waited, self._since = 0, 0.0, time.perf_counter()
         self._pulse = 0.0
-        self.state: dict[str, Any] = {
+        self.history: list[Epoch] = []
+        self.state: dict[str, object] = {
             "state": "running",
             "pid": os.getpid(),
             "host": socket.gethostname(),
@@ -213,10 +231,11 @@ class TrainingLog:
             self._pulse = now
             self._write()
 
-    def epoch(self, record: Mapping[str, Any]) -> None:
+    def epoch(self, record: Epoch) -> None:
         """Note the record of an epoch."""
         scores = {f"val_{name}": value for name, value in record.get("val", {}).items()}
-        self.state["history"] = [*self.state.get("history", []), dict(record)][-RECENT:]
+        self.history = [*self.history, record][-RECENT:]
+        self.state["history"] = self.history
         if self.log is not None and scores:
             self.log.write(self.before + self.seen, scores)
         self._write()

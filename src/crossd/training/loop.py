@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,7 @@ from crossd.training import checkpoints, devices, metrics
 from crossd.training.batch_norm import sync_batch_norm
 from crossd.training.batches import (
     Feed,
+    Logits,
     Piece,
     alternate,
     augment,
@@ -31,7 +32,7 @@ from crossd.training.batches import (
     view_of,
 )
 from crossd.training.config import TrainConfig, for_images, for_volumes
-from crossd.training.loggers import TrainingLog
+from crossd.training.loggers import Epoch, TrainingLog
 from crossd.training.signals import Stopped, listening
 from crossd.training.validate import score
 from crossd.utils.atomic_files import naming
@@ -63,7 +64,7 @@ class Fit:
     """
 
     net: nn.Module
-    history: list[dict[str, Any]] = field(default_factory=list)
+    history: list[Epoch] = field(default_factory=list)
     best: float = -math.inf
     state: dict[str, Tensor] | None = None
     skipped: int = 0
@@ -186,7 +187,7 @@ class _Run:
         self.feeds = [Feed(*one, net, progress) for one in ((source, config), *beside)]
         for feed, logits in zip(self.feeds, rows or [slice(None)] * len(self.feeds), strict=True):
             feed.rows = logits
-            feed.ready = self.fabric.setup_dataloaders(feed.loader, use_distributed_sampler=False)
+            feed.ready = devices.feeding(self.fabric, feed.loader)
         self.each = max(len(feed.loader) for feed in self.feeds)
         self.batches = self.each * len(self.feeds)
         self.epochs = max(config.epochs, -(-config.min_steps // self.each))
@@ -196,14 +197,20 @@ class _Run:
             sync_batch_norm(net)
         whole = copy.deepcopy(net) if config.strategy == "fsdp" else net
         laid = channels_last(net) if whole is net else net  # fsdp wants contiguous weights
-        self.model = self.fabric.setup_module(torch.compile(laid) if config.compile else laid)
+        if config.compile:
+            compiled = torch.compile(laid)
+            assert isinstance(compiled, nn.Module)
+            laid = compiled
+        self.model = self.fabric.setup_module(laid)
         self.result = Fit(whole if devices.is_sharded(net) else net)
         trained = [p for p in net.parameters() if p.requires_grad]
         self.plain = torch.optim.AdamW(trained, lr=config.lr, weight_decay=config.weight_decay)
         steps = self.epochs * -(-self.batches // config.accumulate)
         factor = _schedule(steps, config)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.plain, factor)
-        self.optimizer = self.fabric.setup_optimizers(self.plain)
+        optimizer = self.fabric.setup_optimizers(self.plain)
+        assert not isinstance(optimizer, tuple)
+        self.optimizer = optimizer
         self.dtype = devices.dtype_of(net)
         self.statistics = Statistics(net, len(self.feeds))
         self.kept_at = time.monotonic()
@@ -312,11 +319,11 @@ class _Run:
         """Write an epoch's record; validate, and keep the weights when they are the best."""
         self._settle(here)
         self.statistics.use(0)
-        record: dict[str, Any] = {"epoch": here.epoch + 1}
+        record: Epoch = {"epoch": here.epoch + 1}
         for index, feed in enumerate(self.feeds):
             losses = [loss for number, loss in here.losses if number == index]
-            key = f"loss_{feed.source.rank}d" if index else "loss"
-            record[key] = sum(losses) / len(losses) if losses else math.nan
+            own: Literal["loss_2d", "loss_3d"] = "loss_2d" if feed.source.rank == 2 else "loss_3d"
+            record[own if index else "loss"] = sum(losses) / len(losses) if losses else math.nan
         if validate and _is_validated(here.epoch, self.epochs):
             record["val"] = score(self.net, self.source, self.source.val, self.config)[0]
             self.model.train()
@@ -394,10 +401,10 @@ def _set_generators(states: Sequence[Tensor], where: torch.device) -> None:
         torch.cuda.set_rng_state(states[1], where)
 
 
-def _rows(logits: Any, rows: slice) -> Any:
+def _rows(logits: Logits, rows: slice) -> Logits:
     if rows == slice(None):
         return logits
-    return logits[:, rows] if isinstance(logits, Tensor) else [_rows(part, rows) for part in logits]
+    return logits[:, rows] if isinstance(logits, Tensor) else [part[:, rows] for part in logits]
 
 
 class Statistics:
@@ -433,7 +440,7 @@ def _is_validated(epoch: int, epochs: int) -> bool:
     return epoch == 0 or (epochs - 1 - epoch) % -(-epochs // VALIDATIONS) == 0
 
 
-def _logits(model: Any, image: Tensor) -> Any:
+def _logits(model: nn.Module, image: Tensor) -> Logits:
     try:
         return model(image)
     except (ValueError, RuntimeError) as error:  # norms of one value, sides that do not halve

@@ -4,7 +4,6 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 ASKING = (signal.SIGTERM, signal.SIGINT, *([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else []))
 TERMINATED, INTERRUPTED = 143, 130
@@ -44,7 +43,7 @@ def listening(at_once: bool = False) -> Iterator[StopRequest]:
     """
     asked = StopRequest()
 
-    def note(number: int, frame: Any) -> None:
+    def note(number: int, frame: object) -> None:
         again = at_once or asked.code
         asked.code = INTERRUPTED if number == signal.SIGINT else TERMINATED
         if number == signal.SIGINT and again:

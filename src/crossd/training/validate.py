@@ -1,7 +1,6 @@
 """What a network says of samples, what that is worth, and BatchNorm measured on them."""
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +13,7 @@ from crossd.data.patches import Patches
 from crossd.data.source import Source
 from crossd.inference import sliding_window
 from crossd.training import devices, metrics
-from crossd.training.batches import Batch, batches, view_of
+from crossd.training.batches import Batch, ViewBatches, batches, view_of
 from crossd.training.config import TrainConfig
 from crossd.utils.progress import Progress
 
@@ -28,7 +27,7 @@ def describe(scores: dict[str, float], task: str) -> str:
 @torch.no_grad()
 def score(
     net: nn.Module, source: Source, samples: Samples, config: TrainConfig
-) -> tuple[dict[str, float], list[Any]]:
+) -> tuple[dict[str, float], list[Tensor]]:
     """Score a network on samples of a source.
 
     Args:
@@ -42,20 +41,20 @@ def score(
         segmentation the Dice of every sample and class, shape ``(N, K - 1)``, in a list.
     """
     masks = source.task == "segmentation"
-    mine: list[Any] = []
+    mine: list[tuple[Tensor, ...]] = []
     for answer, batch in answers(net, samples, config):
         truth = batch["mask" if masks else "label"].cpu()
         if masks:
             pairs = zip(answer.cpu(), truth, strict=True)
-            mine.append([metrics.dice(guess, mask, len(source.classes)) for guess, mask in pairs])
+            dices = [metrics.dice(guess, mask, len(source.classes)) for guess, mask in pairs]
+            mine.append((torch.from_numpy(np.stack(dices)),))
         else:
             mine.append((answer.cpu(), truth))
-    outputs = devices.gather_lists(mine)  # the last batches may be there twice
+    every = devices.gather_lists(mine)  # the last batches may be there twice
+    outputs = [torch.cat(part)[: len(samples)] for part in zip(*every, strict=True)]
     if masks:
-        scores = np.stack([one for several in outputs for one in several][: len(samples)])
-        return metrics.segmentation(scores, source.classes), [scores]
-    joined = [torch.cat(part)[: len(samples)] for part in zip(*outputs, strict=True)]
-    return metrics.classification(joined[0], joined[1]), joined
+        return metrics.segmentation(outputs[0].numpy(), source.classes), outputs
+    return metrics.classification(*outputs), outputs
 
 
 @torch.no_grad()
@@ -75,8 +74,7 @@ def answers(
     if samples.labels is not None:
         samples = Patches(samples, patch, config.seed, center=True)
     loader = batches(samples, net, config)
-    ready: Any = fabric.setup_dataloaders(loader, use_distributed_sampler=False)
-    for batch in ready:
+    for batch in devices.feeding(fabric, loader):
         batch["image"] = batch["image"].to(devices.dtype_of(net))
         with fabric.autocast(), view_of(batch, net):
             if samples.patch is not None:
@@ -97,7 +95,8 @@ def order(net: nn.Module, samples: Samples, config: TrainConfig) -> NDArray[np.i
     """
     if samples.labels is not None:
         samples = Patches(samples, samples.patch, config.seed, center=True)
-    sampler: Any = batches(samples, net, config).batch_sampler
+    sampler = batches(samples, net, config).batch_sampler
+    assert isinstance(sampler, ViewBatches)
     places: NDArray[np.int64] = np.concatenate(sampler.plan())
     return places
 
@@ -124,9 +123,8 @@ def recalibrate(
         if layers == 0:
             return 0
         loader = batches(Patches(samples, samples.patch, config.seed), net, config)
-        ready: Any = fabric.setup_dataloaders(loader, use_distributed_sampler=False)
         with progress.task("recalibrating", total=len(loader)) as bar:
-            for batch in ready:
+            for batch in devices.feeding(fabric, loader):
                 batch["image"] = batch["image"].to(devices.dtype_of(net))
                 with fabric.autocast(), view_of(batch, net):
                     net(batch["image"])

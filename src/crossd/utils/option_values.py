@@ -3,9 +3,12 @@
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from crossd.errors import InputError
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 TRAINED = ("bf16-true", "64-true")
@@ -16,14 +19,24 @@ ANSWERS = ("volume", "orientations", "slices", "both")
 
 LOGGERS = ("csv", "tensorboard", "wandb", "mlflow")
 LEAST = {
-    **dict.fromkeys(("seed", "workers"), 0),
-    **dict.fromkeys(("epochs", "batch_size", "limit", "slice_step", "steps", "channels"), 1),
-    **dict.fromkeys(("num_nodes", "accumulate"), 1),
-    **dict.fromkeys(("volume_epochs", "volume_steps", "volume_batch_size", "trials", "jobs"), 1),
+    "seed": 0,
+    "workers": 0,
+    "epochs": 1,
+    "batch_size": 1,
+    "limit": 1,
+    "slice_step": 1,
+    "steps": 1,
+    "channels": 1,
+    "num_nodes": 1,
+    "accumulate": 1,
+    "volume_epochs": 1,
+    "volume_steps": 1,
+    "volume_batch_size": 1,
+    "trials": 1,
+    "jobs": 1,
     "folds": 2,
 }
 """The smallest value of every whole number among the options."""
-
 
 POSITIVE = ("lr", "volume_lr", "seconds", "std", "clip", "checkpoint_minutes", "cache_gb")
 CHOICES = {
@@ -34,7 +47,7 @@ CHOICES = {
 }
 
 
-def check(config: Any) -> None:
+def check(config: object) -> None:
     """Check the numbers and the precision among the options of a command.
 
     Args:
@@ -61,7 +74,7 @@ def check(config: Any) -> None:
             choice(value, (*PRECISIONS, *(TRAINED if hasattr(config, "devices") else ())), option)
 
 
-def unused(config: Any, options: Sequence[str], why: str) -> None:
+def unused(config: "DataclassInstance", options: Sequence[str], why: str) -> None:
     """Refuse options that were given but would have no effect.
 
     Args:

@@ -4,9 +4,9 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from queue import Empty
-from typing import Any
+from typing import TYPE_CHECKING, Any, SupportsFloat, TypeAlias
 
 from rich.console import Console
 from rich.progress import (
@@ -18,9 +18,14 @@ from rich.progress import (
 )
 from rich.progress import Progress as RichProgress
 
+if TYPE_CHECKING:
+    from multiprocessing.queues import Queue
+
+Told: TypeAlias = "Queue[tuple[Any, ...]]"
+"""What `Relay`s tell `Progress.relayed`: what to do, of which task, and with what."""
+
 EVERY = 60.0
 """Seconds between lines where there is no terminal, as in the logs of a cluster."""
-
 
 PATIENCE = 2.0
 """Seconds to wait for the last words of other processes."""
@@ -88,11 +93,11 @@ class Progress:
                 self._rich = None
 
     @contextmanager
-    def relayed(self, queue: Any) -> Iterator[None]:
+    def relayed(self, queue: Told) -> Iterator[None]:
         """Show what `Relay`s in other processes tell, while the block runs.
 
         Args:
-            queue: A queue of multiprocessing, which they were given.
+            queue: Which they were given.
         """
         ended = threading.Event()
         with self._display():
@@ -105,9 +110,9 @@ class Progress:
                 ended.set()
                 thread.join(PATIENCE)
 
-    def _show_relayed(self, queue: Any, ended: threading.Event) -> None:
-        tasks: dict[Any, Any] = {}
-        bars: dict[Any, Bar] = {}
+    def _show_relayed(self, queue: Told, ended: threading.Event) -> None:
+        tasks: dict[tuple[int, str], AbstractContextManager[Bar]] = {}
+        bars: dict[tuple[int, str], Bar] = {}
         while True:
             try:
                 what, key, *rest = queue.get(timeout=0.1)
@@ -133,7 +138,7 @@ class Relay(Progress):
         queue: That reaches it.
     """
 
-    def __init__(self, queue: Any) -> None:
+    def __init__(self, queue: Told) -> None:
         super().__init__(quiet=True)
         self.queue = queue
 
@@ -147,7 +152,7 @@ class Relay(Progress):
         key = os.getpid(), name
         self.queue.put(("begin", key, name, total, done))
         with self._display() as rich:
-            yield _RelayBar(rich, name, total, done, queue=self.queue, key=key)
+            yield _RelayBar(self.queue, key, rich, name, total, done)
         self.queue.put(("end", key))
 
 
@@ -190,7 +195,9 @@ class Bar:
         self._start = self._shown = self._said = time.perf_counter()
         self._id = rich.add_task(name, total=total, completed=done, note="")
 
-    def advance(self, samples: int, loss: Any = None, waited: float | None = None) -> None:
+    def advance(
+        self, samples: int, loss: SupportsFloat | None = None, waited: float | None = None
+    ) -> None:
         """Count one step.
 
         Args:
@@ -230,11 +237,21 @@ class Bar:
 class _RelayBar(Bar):
     """A bar that another process shows."""
 
-    def __init__(self, *args: Any, queue: Any, key: Any) -> None:
-        super().__init__(*args)
+    def __init__(
+        self,
+        queue: Told,
+        key: tuple[int, str],
+        rich: RichProgress,
+        name: str,
+        total: int | None,
+        done: int,
+    ) -> None:
+        super().__init__(rich, name, total, done)
         self._queue, self._key = queue, key
 
-    def advance(self, samples: int, loss: Any = None, waited: float | None = None) -> None:
+    def advance(
+        self, samples: int, loss: SupportsFloat | None = None, waited: float | None = None
+    ) -> None:
         """Count one step there."""
         told = loss if loss is None else float(loss)
         self._queue.put(("advance", self._key, samples, told, waited))

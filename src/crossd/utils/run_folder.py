@@ -1,12 +1,15 @@
 """Folders of results: claimed before work starts, never overwritten unasked."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from crossd.errors import InputError
 from crossd.utils.atomic_files import atomic
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 RESULT = "metrics.json"
 CONFIGURATION = "config.yaml"
@@ -19,26 +22,53 @@ BAD_BATCHES = "bad-batches.jsonl"
 """Where it is written which samples gave a loss that is no number."""
 
 LEFTOVERS = (
-    *("answer-*.npz", "pretrained-*.json", "run-*.json"),
-    *(CHECKPOINT, EARLIER_CHECKPOINT),
+    "answer-*.npz",
+    "pretrained-*.json",
+    "run-*.json",
+    CHECKPOINT,
+    EARLIER_CHECKPOINT,
 )
 """What an interrupted run leaves, to be resumed."""
 
 OUTPUTS = (
-    *(RESULT, "report.md", "report.html", "weights.safetensors", "pretrained-*.safetensors", PLAN),
-    *("cases.csv", "worst-*.png", "runs.csv", "table.tex"),
-    *(LOG, STATUS, BAD_BATCHES, "tensorboard/events.*"),
-    *("efficiency.png", "differences.png", "ranks.png"),
-    *("scores.png", "curves.png", "confusion.png", "answers.png", "bench.png"),
-    *("data.png", "kernels.png", "kernels.gif", "energy.png", "similarity.png"),
-    *("poses.png", "poses-classes.png", "grad-cam.png", "answer.png"),
+    RESULT,
+    "report.md",
+    "report.html",
+    "weights.safetensors",
+    "pretrained-*.safetensors",
+    PLAN,
+    "cases.csv",
+    "worst-*.png",
+    "runs.csv",
+    "table.tex",
+    LOG,
+    STATUS,
+    BAD_BATCHES,
+    "tensorboard/events.*",
+    "efficiency.png",
+    "differences.png",
+    "ranks.png",
+    "scores.png",
+    "curves.png",
+    "confusion.png",
+    "answers.png",
+    "bench.png",
+    "data.png",
+    "kernels.png",
+    "kernels.gif",
+    "energy.png",
+    "similarity.png",
+    "poses.png",
+    "poses-classes.png",
+    "grad-cam.png",
+    "answer.png",
 )
 """What a run that ended leaves."""
 
 _NOT_COMPARED = ("out", "overwrite", "resume", "workers", "jobs", "cache", "cache_gb")
 
 
-def claim_folder(config: Any, resumable: bool | None = None) -> Path:
+def claim_folder(config: "DataclassInstance", resumable: bool | None = None) -> Path:
     """Make the output folder of a run and write its configuration there.
 
     Args:
@@ -55,20 +85,20 @@ def claim_folder(config: Any, resumable: bool | None = None) -> Path:
     """
     import yaml
 
-    if not config.out:
+    options = dataclasses.asdict(config)
+    if not options["out"]:
         raise InputError("--out is empty: name a folder")
-    folder = Path(config.out)
+    folder = Path(options["out"])
     if folder.exists() and not folder.is_dir():
         raise InputError(f"--out {folder} is a file: name a folder")
-    if (folder / RESULT).exists() and not config.overwrite:
+    if (folder / RESULT).exists() and not options["overwrite"]:
         raise InputError(f"{folder} already holds a result: name another --out, or --overwrite it")
     path = folder / CONFIGURATION
-    options = dataclasses.asdict(config)
     resumable = "resume" in options if resumable is None else resumable
     resume = resumable and options["resume"]
     if resume and path.is_file():
-        _require_same_options(config)
-    elif resume or not config.overwrite:
+        _require_same_options(folder, options)
+    elif resume or not options["overwrite"]:
         others = [p for p in folder.glob("*") if p != path]
         if path.exists() and (others or resumable):
             ways = "--resume or --overwrite" if resumable else "--overwrite"
@@ -86,7 +116,7 @@ def claim_folder(config: Any, resumable: bool | None = None) -> Path:
     return folder
 
 
-def is_finished(config: Any) -> bool:
+def is_finished(config: "DataclassInstance") -> bool:
     """Tell whether a run that is to go on has ended already.
 
     Args:
@@ -95,20 +125,21 @@ def is_finished(config: Any) -> bool:
     Raises:
         InputError: "... was started with another ..." when its options were others.
     """
-    if not getattr(config, "resume", False) or not config.out:
+    options = dataclasses.asdict(config)
+    if not options.get("resume") or not options["out"]:
         return False
-    folder = Path(config.out)
+    folder = Path(options["out"])
     if not all((folder / name).is_file() for name in (RESULT, CONFIGURATION)):
         return False  # what has no configuration is no run of ours
-    _require_same_options(config)
+    _require_same_options(folder, options)
     return True
 
 
-def _require_same_options(config: Any) -> None:
+def _require_same_options(folder: Path, options: Mapping[str, object]) -> None:
     """Refuse to go on with a run that was started with other options."""
     import yaml
 
-    path = Path(config.out) / CONFIGURATION
+    path = folder / CONFIGURATION
     try:
         before = yaml.safe_load(path.read_text())
     except (ValueError, yaml.YAMLError):
@@ -117,12 +148,12 @@ def _require_same_options(config: Any) -> None:
         raise InputError(f"{path} is damaged: start anew with --overwrite")
     changed = [
         name
-        for name, value in dataclasses.asdict(config).items()
+        for name, value in options.items()
         if name not in _NOT_COMPARED and before.get(name) != value
     ]
     if changed:
         raise InputError(
-            f"{path.parent} was started with another {', '.join(changed)}: resume with the same "
+            f"{folder} was started with another {', '.join(changed)}: resume with the same "
             "options, or start anew with --overwrite"
         )
 

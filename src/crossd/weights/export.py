@@ -9,7 +9,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -141,7 +141,7 @@ def export(
     known = config_of(net)
     example = _example(plain, to, view, size, channels, known)
     _answers(plain, example, "the network cannot take")
-    metadata = {} if known is None else dataclasses.asdict(known)
+    metadata: dict[str, object] = {} if known is None else dataclasses.asdict(known)
     metadata |= {"form": to, "view": view if to == "2d" else None}
     if progress is not None:
         progress.say(f"tracing at {_show(example.shape)}, and running what is written")
@@ -163,7 +163,7 @@ def _attempt(
     example: Tensor,
     axes: Sequence[str],
     path: Path,
-    metadata: dict[str, Any],
+    metadata: dict[str, object],
     free: bool,
 ) -> ExportReport:
     """Trace, write, read back and compare."""
@@ -284,8 +284,7 @@ def _example(
     rank = len(AXES[to])
     if size is None:
         size = _trained(rank, view, () if config is None else config.size)
-    given: Any = size
-    lengths = tuple(given) if isinstance(given, list | tuple) else (given,) * rank
+    lengths = tuple(size) if isinstance(size, Sequence) else (size,) * rank
     lengths = lengths * rank if len(lengths) == 1 else lengths
     if len(lengths) != rank or not all(isinstance(n, int) and n > 0 for n in lengths):
         raise InputError(

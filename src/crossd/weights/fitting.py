@@ -7,7 +7,6 @@ import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -118,7 +117,7 @@ def _fresh_modes(
 
 def _channels(
     first: str | None,
-    layers: Mapping[str, Any],
+    layers: Mapping[str, nn.Module],
     own: Mapping[str, Tensor],
     given: Mapping[str, Tensor],
 ) -> tuple[int, int]:
@@ -133,7 +132,7 @@ def _present(target: _Target, name: str) -> Step:
     own, value = target.own[name], target.given[name]
     shape, wanted = tuple(value.shape), tuple(own.shape)
     path, _, rest = name.rpartition(".")
-    layer: Any = target.layers.get(path)
+    layer = target.layers.get(path)
     if rest != "weight" or not isinstance(layer, _ConvNd):
         if shape != wanted:
             return _misfit(target, name)
@@ -166,7 +165,7 @@ def _present(target: _Target, name: str) -> Step:
     return Step(Entry(name, action, shape, wanted, why), make)
 
 
-def _may_widen(target: _Target, layer: Any, shape: Shape, wanted: Shape) -> bool:
+def _may_widen(target: _Target, layer: _ConvNd, shape: Shape, wanted: Shape) -> bool:
     """Whether a convolution takes the input: a residual branch beside the first one does too."""
     if layer.transposed or layer.groups != 1 or len(shape) < 2:
         return False
@@ -178,7 +177,13 @@ def _cast(value: Tensor, own: Tensor) -> str:
 
 
 def _kernel(
-    name: str, value: Tensor, own: Tensor, layer: Any, mode: KernelMode | None, lift: bool, how: str
+    name: str,
+    value: Tensor,
+    own: Tensor,
+    layer: _ConvNd,
+    mode: KernelMode | None,
+    lift: bool,
+    how: str,
 ) -> Tensor:
     """Make a convolution's weight; brings the copy of its mode to its start."""
     value = value.to(own.dtype)

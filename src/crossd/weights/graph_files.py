@@ -57,7 +57,7 @@ class _OfOneInput(nn.Module):
         super().__init__()
         self.net = net
 
-    def forward(self, x: Tensor) -> Any:
+    def forward(self, x: Tensor) -> object:
         return self.net(x)
 
 
@@ -83,7 +83,7 @@ def shapes(program: ExportedProgram, names: Sequence[str]) -> tuple[Shape, tuple
     given = values[str(signature.user_inputs[0])].shape
     known = {str(n): name for n, name in zip(given, names, strict=True) if not isinstance(n, int)}
 
-    def shape(value: Any) -> Shape:
+    def shape(value: Tensor) -> Shape:
         return tuple(n if isinstance(n, int) else known.get(str(n)) for n in value.shape)
 
     outputs = [values[str(name)] for name in signature.user_outputs]
@@ -117,7 +117,7 @@ def _write_onnx(program: ExportedProgram, path: Path, input_shape: Shape, metada
     count = len(program.graph_signature.user_outputs)
     free = {axis: name for axis, name in enumerate(input_shape) if isinstance(name, str)}
     with _lengths_of_one():  # operators are taken apart, and traced, once more
-        made: Any = torch.onnx.export(
+        made = torch.onnx.export(
             program,
             input_names=["input"],
             output_names=["output"] if count == 1 else [f"output_{i}" for i in range(count)],
@@ -125,6 +125,7 @@ def _write_onnx(program: ExportedProgram, path: Path, input_shape: Shape, metada
             dynamo=True,
             verbose=False,
         )
+    assert made is not None
     model = made.model_proto
     entry = model.metadata_props.add()
     entry.key, entry.value = METADATA, metadata

@@ -8,14 +8,13 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
 from crossd.errors import InputError
 from crossd.utils.atomic_files import atomic
 from crossd.weights.model_card import hub_library, model_card
-from crossd.weights.weights_file import WeightsConfig, config_of, load, save
+from crossd.weights.weights_file import WeightsConfig, load, require_config, save
 
 WEIGHTS = "model.safetensors"
 CARD = "README.md"
@@ -61,7 +60,7 @@ def push_to_hub(
     """
     from_hub = hub_library()
     api = from_hub.HfApi(endpoint=endpoint, token=token, library_name="crossd")
-    config = _configuration(net, config)
+    config = require_config(net, config)
     card = model_card(
         config, licence=licence, data=data, metrics=metrics, limits=limits, source=repo_id
     )
@@ -158,7 +157,7 @@ def save_pretrained(
     Raises:
         InputError: "... already", "... is empty", or "no configuration".
     """
-    config = _configuration(net, config)
+    config = require_config(net, config)
     card = model_card(config, licence=licence, data=data, metrics=metrics, limits=limits)
     folder = Path(folder)
     there = [name for name in (WEIGHTS, CARD) if (folder / name).exists()]
@@ -167,13 +166,6 @@ def save_pretrained(
             f"{folder} has {' and '.join(there)} already: overwrite=True replaces them"
         )
     _write(net, folder, config, card)
-
-
-def _configuration(net: nn.Module, config: WeightsConfig | None) -> WeightsConfig:
-    found = config or config_of(net)
-    if found is None:
-        raise InputError("no configuration: pass a WeightsConfig, so that load can rebuild the net")
-    return found
 
 
 def _write(net: nn.Module, folder: Path, config: WeightsConfig, card: str) -> list[Path]:
@@ -186,7 +178,7 @@ def _write(net: nn.Module, folder: Path, config: WeightsConfig, card: str) -> li
 @contextmanager
 def _plain_errors(repo_id: str, endpoint: str) -> Iterator[None]:
     """Turn what the hub's library raises into one line."""
-    utils: Any = hub_library().utils  # its errors, which it exports without saying so
+    utils = hub_library().utils  # its errors
     at = f"{repo_id} at {endpoint}"
     try:
         yield

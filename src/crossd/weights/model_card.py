@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from numbers import Real
-from typing import Any
+from types import ModuleType
 
 from crossd.errors import InputError
 from crossd.weights.weights_file import WeightsConfig
@@ -93,14 +93,14 @@ def _version() -> str:
     return __version__
 
 
-def hub_library() -> Any:
+def hub_library() -> ModuleType:
     """Import huggingface_hub, which writes the header of a card."""
     try:
         import huggingface_hub
     except ImportError as error:
         raise InputError(
             "hubs and model cards need huggingface_hub: pip install 'crossd[all]'"
-        ) from (error)
+        ) from error
     return huggingface_hub
 
 

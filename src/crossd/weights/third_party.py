@@ -9,7 +9,6 @@ import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -25,7 +24,7 @@ from crossd.weights.fitting import Step, steps_for
 from crossd.weights.key_matching import Match, Shape, find, join
 from crossd.weights.weights_file import WeightsConfig, check_turn, load_reference, save
 
-Source = str | Path | Mapping[str, Any]
+Source = str | Path | Mapping[str, object]
 
 HINT = "to load what fits all the same, allow it (allow_partial=True, --allow-partial)"
 
@@ -100,7 +99,7 @@ def load_checkpoint(
     return ConversionReport(tuple(step.entry for step in steps), note=str(match))
 
 
-def read(source: Source) -> Mapping[str, Any]:
+def read(source: Source) -> Mapping[str, object]:
     """Read what a checkpoint holds, without running code of it.
 
     Raises:
@@ -145,7 +144,7 @@ def _line(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def state_dicts(content: Mapping[str, Any], path: str = "") -> dict[str, dict[str, Tensor]]:
+def state_dicts(content: Mapping[str, object], path: str = "") -> dict[str, dict[str, Tensor]]:
     """Find the tensors of every mapping in a checkpoint, by its place in it.
 
     Example:
@@ -200,7 +199,10 @@ def convert_checkpoint(
     config: WeightsConfig,
     view: str = "axial",
     align: bool = False,
-    **loading: Any,
+    *,
+    allow_partial: bool = False,
+    lift: str = "center",
+    prefix: str | None = None,
 ) -> ConversionReport:
     """Make a weights file of a checkpoint that something else than crossd wrote.
 
@@ -211,7 +213,9 @@ def convert_checkpoint(
             Without channels (0) or classes (none), those of the checkpoint are taken.
         view: Which 2D network to take.
         align: See `crossd.to_3d`.
-        **loading: Options of `load_checkpoint`.
+        allow_partial: See `load_checkpoint`.
+        lift: Likewise.
+        prefix: Likewise.
 
     Returns:
         What became of every tensor of the checkpoint.
@@ -224,7 +228,7 @@ def convert_checkpoint(
     channels, classes = config.in_channels, config.classes
     if not channels or not classes:
         probe = registry.build(config.model, config.task, channels or 1, len(classes) or 2)
-        found, count = sizes(probe, content, loading.get("prefix"))
+        found, count = sizes(probe, content, prefix)
         channels = channels or found
         classes = classes or tuple(map(str, range(count)))
     if not channels or not classes:
@@ -232,7 +236,7 @@ def convert_checkpoint(
         raise InputError(f"the checkpoint does not show its number of {what}: give {option}")
     config = dataclasses.replace(config, in_channels=channels, classes=classes)
     net = dataclasses.replace(config, form="cross").build()
-    report = load_checkpoint(net, content, **loading)
+    report = load_checkpoint(net, content, allow_partial, lift, prefix)
     if config.form != "cross":
         net = to_2d(net, view) if config.form == "2d" else to_3d(net, align)
     save(net, out, config)
@@ -244,7 +248,7 @@ def _match(net: nn.Module, parts: Mapping[str, Mapping[str, Tensor]], prefix: st
     return find(_shapes(net.state_dict()), shapes, prefix)
 
 
-def _shapes(state: Mapping[str, Any]) -> dict[str, Shape]:
+def _shapes(state: Mapping[str, object]) -> dict[str, Shape]:
     return {name: tuple(t.shape) for name, t in state.items() if isinstance(t, Tensor)}
 
 

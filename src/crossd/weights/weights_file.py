@@ -62,12 +62,12 @@ class WeightsConfig:
     form: str = "cross"
     kernel_mode: str = "projection"
     mode_options: dict[str, Any] = field(default_factory=dict)
-    decided: dict[str, Any] | None = None
+    decided: dict[str, object] | None = None
     mean: float = 0.0
     std: float = 1.0
     size: tuple[int, ...] = ()
     spacing: tuple[float, ...] | None = None
-    plan: dict[str, Any] | None = None
+    plan: dict[str, object] | None = None
     values: tuple[int, ...] = ()
     answer: str = "volume"
     recalibrated: bool = True
@@ -90,14 +90,13 @@ class WeightsConfig:
         return reshape(model, self.form, self.kernel_mode, decided=self.decided, **options)
 
 
-OF_0_1: dict[str, Any] = {
+OF_0_1 = {
     "check": False,
     "spread": False,
     "attention": "slice",
     "depth_padding": "zeros",
 }
 """How version 0.1 converted: its files say nothing of it."""
-
 
 OTHERWISE_IN_0_1 = ("GlobalContext", "SpaceToDepth", "DepthToSpace")
 """Layers, by the names of their classes, that looked at single slices of volumes in version 0.1 and
@@ -121,7 +120,7 @@ def reshape(
     form: str,
     kernel_mode: str = "projection",
     view: str = "axial",
-    decided: dict[str, Any] | None = None,
+    decided: dict[str, object] | None = None,
     **options: Any,
 ) -> nn.Module:
     """Bring a network into one of the `FORMS`.
@@ -165,10 +164,8 @@ def save(net: nn.Module, path: str | Path, config: WeightsConfig | None = None) 
     """
     from crossd import __version__
 
-    config = config or config_of(net)
-    if config is None:
-        raise InputError("no configuration: pass a WeightsConfig, so that load can rebuild the net")
-    recipe: Any = getattr(net, "crossd_recipe", None)
+    config = require_config(net, config)
+    recipe = getattr(net, "crossd_recipe", None)
     if recipe is not None:  # what the network is counts, whatever the configuration says
         options = {**config.mode_options, **recipe["mode_options"]}
         config = dataclasses.replace(config, **{**recipe, "mode_options": options})
@@ -183,6 +180,18 @@ def config_of(net: nn.Module) -> WeightsConfig | None:
     """Give the configuration that `load` or a user left at a network; see `load`."""
     found = (getattr(net, name, None) for name in ("crossd_config", "config"))
     return next((config for config in found if isinstance(config, WeightsConfig)), None)
+
+
+def require_config(net: nn.Module, config: WeightsConfig | None = None) -> WeightsConfig:
+    """Return a configuration, or the one at a network.
+
+    Raises:
+        InputError: "no configuration" when there is neither.
+    """
+    found = config or config_of(net)
+    if found is None:
+        raise InputError("no configuration: pass a WeightsConfig, so that load can rebuild the net")
+    return found
 
 
 def unique_state(net: nn.Module) -> dict[str, Tensor]:
@@ -300,12 +309,11 @@ def load(path: str | Path, model: nn.Module | None = None) -> nn.Module:
             f"{differing} takes depth otherwise now; score it again before you rely on it",
             stacklevel=2,
         )
-    given: Any = net
-    setattr(given, "crossd_config" if hasattr(net, "config") else "config", config)
+    setattr(net, "crossd_config" if hasattr(net, "config") else "config", config)
     return net.eval()
 
 
-def load_reference(source: str | Path | Mapping[str, Any], net: nn.Module) -> ConversionReport:
+def load_reference(source: str | Path | Mapping[str, object], net: nn.Module) -> ConversionReport:
     """Load a checkpoint of the paper's implementation into a network in the fourier mode.
 
     Args:
@@ -364,7 +372,7 @@ def load_reference(source: str | Path | Mapping[str, Any], net: nn.Module) -> Co
     return ConversionReport(tuple(entries))
 
 
-def _reference_state(source: str | Path | Mapping[str, Any]) -> dict[str, Tensor]:
+def _reference_state(source: str | Path | Mapping[str, object]) -> dict[str, Tensor]:
     if isinstance(source, str | Path):
         if not Path(source).is_file():
             raise InputError(f"no such file: {source} (a checkpoint was expected)")
@@ -407,7 +415,7 @@ def convert_file(
         InputError: when the file is in that form already, or cannot be brought to it.
     """
     net = load(path)
-    config: Any = config_of(net)
+    config = require_config(net)
     if config.form == to:
         raise InputError(f"{path} holds a {to} network already")
     check_turn(to, config.kernel_mode, view, align)
