@@ -608,6 +608,17 @@ def test_scores_in_words() -> None:
 
 
 @pytest.mark.parametrize("rank", [2, 3])
+def test_classes_are_taken_of_every_head(rank: int) -> None:
+    maps = torch.randn(2, 4, *(5, 6, 7)[:rank])
+    rows, axes = slice(1, 3), rank + 2
+    torch.testing.assert_close(loop._rows(maps, rows, axes), maps[:, 1:3])
+    several = loop._rows([maps, maps[..., ::2]], rows, axes)
+    assert [part.shape for part in several] == [maps[:, 1:3].shape, maps[:, 1:3, ..., ::2].shape]
+    stacked = loop._rows(torch.stack([maps, maps + 1], 1), rows, axes)
+    torch.testing.assert_close(stacked, torch.stack([maps[:, 1:3], maps[:, 1:3] + 1], 1))
+
+
+@pytest.mark.parametrize("rank", [2, 3])
 def test_heads_of_coarser_resolution_are_weighted_by_halves(rank: int) -> None:
     torch.manual_seed(0)
     mask = torch.randint(0, 3, (2, *(8,) * rank))

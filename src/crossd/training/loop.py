@@ -256,7 +256,7 @@ class _Run:
         if feed.config.augment == "light":
             image, mask = augment(image, mask, piece.rows, len(piece.indices))
         with view_of(piece.batch, self.net, draw=self.config.compile):  # compiled, it cannot itself
-            logits = _rows(_logits(self.model, image), feed.rows)
+            logits = _rows(_logits(self.model, image), feed.rows, image.dim())
             loss = feed.criterion(logits, piece.batch["label"] if mask is None else mask)
             self.fabric.backward(loss * (piece.weight / together))
         return loss.detach()
@@ -401,10 +401,19 @@ def _set_generators(states: Sequence[Tensor], where: torch.device) -> None:
         torch.cuda.set_rng_state(states[1], where)
 
 
-def _rows(logits: Logits, rows: slice) -> Logits:
+def _rows(logits: Logits, rows: slice, axes: int) -> Logits:
+    """Take the logits of some classes; those of several heads may be stacked before the classes.
+
+    Args:
+        logits: Of one head or several.
+        rows: The classes.
+        axes: Of the images or volumes, as many as maps of one head have.
+    """
     if rows == slice(None):
         return logits
-    return logits[:, rows] if isinstance(logits, Tensor) else [part[:, rows] for part in logits]
+    if isinstance(logits, Tensor):
+        return logits[:, :, rows] if logits.dim() > axes else logits[:, rows]
+    return [part[:, rows] for part in logits]
 
 
 class Statistics:
