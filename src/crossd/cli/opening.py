@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from crossd.conversion.plain import to_3d
+from crossd.data.disk_cache import option_cache
 from crossd.data.opening import open_source
 from crossd.data.preprocessing import plan as plans
-from crossd.data.preprocessing.disk_cache import open_disk_cache
 from crossd.data.slicing import as_images
 from crossd.data.source import Source
 from crossd.data.source import require_rank as require_source_rank
@@ -25,7 +25,7 @@ from crossd.weights.weights_file import (
 
 def known(weights: WeightsConfig | None, path: str | None = None, config: Any = None) -> Given:
     """Gather what weights, a plan that the user edited or options for a cache decide on."""
-    given = Given(stored=None if config is None else open_disk_cache(config))
+    given = Given(stored=None if config is None else option_cache(config.cache, config.cache_gb))
     if weights is not None:
         own = plans.from_record(weights.plan, "the weights' plan") if weights.plan else None
         masks = dict(zip(weights.values, weights.classes, strict=False))

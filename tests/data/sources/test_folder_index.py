@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from crossd.data import array_cache
 from crossd.data.dataset import ChangedSamples, Sample, Samples
+from crossd.data.disk_cache import CLOCK, user_cache
 from crossd.data.fault_tolerance import GuardedSamples
 from crossd.data.opening import open_source
 from crossd.data.patches import Patches
@@ -36,7 +36,7 @@ def tree(root: Path, names: tuple[str, ...] = NAMES) -> Path:
 def aged(root: Path) -> Path:
     """Let all folders be older than the clock of a file system is coarse."""
     for folder, _, _ in os.walk(root):
-        os.utime(folder, ns=(0, time.time_ns() - 2 * folder_index.CLOCK))
+        os.utime(folder, ns=(0, time.time_ns() - 2 * CLOCK))
     return root
 
 
@@ -158,23 +158,23 @@ def test_changes_are_seen(
     remembering.clear()
     found = images(tmp_path)
     assert remembering
-    shutil.rmtree(array_cache.folder())
+    shutil.rmtree(user_cache().folder)
     assert found == images(tmp_path)
 
 
 def test_what_changed_just_before_is_not_trusted(tmp_path: Path, remembering: list[str]) -> None:
     # A file that is added now could leave the time of its folder as it is.
     images(tree(tmp_path))
-    assert not array_cache.folder().exists()
+    assert not user_cache().folder.exists()
     aged(tmp_path)
     os.utime(tmp_path / "cat" / "a")
     images(tmp_path)
-    assert not array_cache.folder().exists()
+    assert not user_cache().folder.exists()
 
 
 def test_few_files_are_not_kept(tmp_path: Path) -> None:
     images(aged(tree(tmp_path)))
-    assert not array_cache.folder().exists()
+    assert not user_cache().folder.exists()
 
 
 @pytest.mark.parametrize("damage", ["gone", "empty", "cut", "noise", "other"])
@@ -183,14 +183,14 @@ def test_an_index_that_cannot_be_read_is_made_anew(
 ) -> None:
     root = aged(tree(tmp_path / "data"))
     expected = images(root)
-    (file,) = array_cache.folder().glob("index-*.safetensors")
+    (file,) = user_cache().folder.glob("index-*.prepared")
     content = file.read_bytes()
     rng = np.random.default_rng(0)
     damaged = {
         "empty": b"",
         "cut": content[:-40],
         "noise": rng.integers(0, 256, len(content), np.uint8).tobytes(),
-        "other": (64).to_bytes(8, "little") + b'{"__metadata__":{"facts":"{}"}}'.ljust(64),
+        "other": (64).to_bytes(8, "little") + b'{"__metadata__":{"crc":"0"}}'.ljust(64),
     }
     file.unlink() if damage == "gone" else file.write_bytes(damaged[damage])
     remembering.clear()

@@ -14,12 +14,11 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from crossd.data import array_cache
 from crossd.data.dataset import Samples
+from crossd.data.disk_cache import CLOCK, user_cache
 from crossd.data.opening import open_source
 from crossd.data.source import Source
 from crossd.data.sources import tar_index, tar_shards
-from crossd.data.sources.folder_index import CLOCK
 from crossd.data.sources.image_folder import read_image
 from crossd.errors import InputError
 from crossd.utils.progress import Progress
@@ -140,7 +139,7 @@ def test_the_scan_is_kept_until_an_archive_changes(
     monkeypatch.setattr(tar_index, "_images", lambda path: scanned.append(path) or real(path))  # type: ignore[func-returns-value]
     path = archive(tmp_path / "x.tar", numbered(0, 12))
     tar_index.scan([path], QUIET)
-    assert not array_cache.folder().exists()  # too new to be trusted
+    assert not user_cache().folder.exists()  # too new to be trusted
     old = time.time_ns() - 2 * CLOCK
     os.utime(path, ns=(old, old))
     first = tar_index.scan([path], QUIET)

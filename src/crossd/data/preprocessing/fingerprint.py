@@ -3,11 +3,10 @@
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
+from crossd.data.disk_cache import DiskCache
 from crossd.data.preprocessing import plan, volume_dataset
-from crossd.data.preprocessing.disk_cache import DiskCache
 from crossd.data.preprocessing.plan import Facts
 from crossd.data.preprocessing.volume_dataset import Entry
 from crossd.errors import InputError
@@ -44,15 +43,15 @@ def scan(
 
 def _seen(entry: Entry, stored: DiskCache | None) -> tuple[NDArray[np.float64], tuple[int, ...]]:
     """Return the ranges of the values of a volume, and the values of its mask."""
-    name = "" if stored is None else entry.fingerprint("scan", plan.CLIP, plan.ENOUGH)
+    name = "" if stored is None else entry.key("scan", plan.CLIP, plan.ENOUGH)
     kept = None if stored is None else stored.get(name)
     if kept is not None:
-        return kept[0].numpy().copy(), tuple(kept[1].tolist())
+        return kept["ranges"].copy(), tuple(kept["values"].tolist())
     mask = None if entry.mask is None else volume_dataset.whole_mask(entry.mask)
     ranges = _ranges(entry, volume_dataset.read_image(entry), mask)
     values = () if mask is None else tuple(int(value) for value in np.unique(mask))
     if stored is not None:
-        stored.keep(name, (torch.from_numpy(ranges), torch.tensor(values, dtype=torch.int64)))
+        stored.keep(name, {"ranges": ranges, "values": np.array(values, np.int64)})
     return ranges, values
 
 

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,13 +11,16 @@ from torch import Tensor
 from torch.utils.data import get_worker_info
 
 from crossd.data.dataset import Sample, Samples
+from crossd.data.disk_cache import DiskCache, key_of, state_of
 from crossd.data.io import read
 from crossd.data.io.header import ITK, Header, with_spacing
 from crossd.data.preprocessing import plan, resample
-from crossd.data.preprocessing.disk_cache import DiskCache, fingerprint
 from crossd.data.preprocessing.plan import Plan
 from crossd.data.sources.case_list import Case, groups_of
 from crossd.errors import InputError
+
+PREPARATION = 2
+"""To be raised when volumes are prepared in another way: what was kept before is not used."""
 
 AFFINE_TOLERANCE = 1e-3
 MOST_CLASSES = 256
@@ -45,11 +47,20 @@ class Entry:
         """The first file, for messages."""
         return str(self.case.images[0])
 
-    def fingerprint(self, *options: Any) -> str:
-        """Name what is made of the files (see `disk_cache.fingerprint`)."""
+    def key(self, kind: str, *options: object) -> str:
+        """Return the key of what is made of the files.
+
+        Another place, size or time of change of a file or another option give another key.
+
+        Args:
+            kind: What is made.
+            *options: How it is made.
+        """
         headers = [*self.images, *([self.mask] if self.mask else [])]
         files = [file for header in headers for file in header.files or (header.path,)]
-        return fingerprint(files, len(self.images), self.case.spacing, *options)
+        states = [(str(file.absolute()), *state_of(file)) for file in files]
+        versions = (PREPARATION, torch.__version__, np.__version__)
+        return key_of(kind, states, len(self.images), self.case.spacing, options, versions)
 
 
 def read_entry(case: Case) -> Entry:
@@ -139,13 +150,13 @@ class Cache:
         from crossd.utils.memory import available
 
         self.left = available() * CACHE if budget is None else budget
-        self.kept: dict[Any, tuple[Tensor, ...]] = {}
+        self.kept: dict[str, tuple[Tensor, ...]] = {}
 
-    def get(self, key: Any) -> tuple[Tensor, ...] | None:
+    def get(self, key: str) -> tuple[Tensor, ...] | None:
         """Return what is kept under a key."""
         return self.kept.get(key)
 
-    def keep(self, key: Any, tensors: tuple[Tensor, ...]) -> None:
+    def keep(self, key: str, tensors: tuple[Tensor, ...]) -> None:
         """Keep tensors if there is room."""
         size = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
         if size <= self.left and get_worker_info() is None:
@@ -215,15 +226,18 @@ class VolumeSamples(Samples):
 
     def _prepared(self, index: int) -> tuple[Tensor, ...]:
         """Take a volume from memory, from the disk or from its files."""
-        entry, name = self.entries[index], ""
+        entry, key = self.entries[index], ""
         kept = self.cache.get(entry.case.name)
         if kept is None and self.stored is not None:
             how = [asdict(one) for one in self.plan.intensity]
-            name = entry.fingerprint(self.plan.spacing, how, tuple(self.values))
-            kept = self.stored.get(name)
+            key = entry.key("volume", self.plan.spacing, how, tuple(self.values))
+            arrays = self.stored.get(key)
+            if arrays is not None:
+                kept = tuple(torch.from_numpy(arrays[name]) for name in sorted(arrays))
         if kept is None:
             kept = self._prepare(index)
-            if self.stored is None or not self.stored.keep(name, kept):
+            named = dict(zip(("image", "mask"), (x.numpy() for x in kept), strict=False))
+            if self.stored is None or not self.stored.keep(key, named):
                 self.cache.keep(entry.case.name, kept)
         return kept
 

@@ -2,18 +2,19 @@
 
 import os
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from crossd.data import array_cache
+from crossd.data.disk_cache import CLOCK, DiskCache, key_of, user_cache
 from crossd.data.file_names import Names, Writer
 from crossd.data.io.dicom import is_stack
 from crossd.data.io.header import DICOM, SUFFIXES, is_dicom
+from crossd.data.shared_arrays import Array
 from crossd.data.splits import SPLITS
 from crossd.errors import InputError
 from crossd.utils.progress import Bar, Progress
@@ -21,15 +22,12 @@ from crossd.utils.progress import Bar, Progress
 KEEP_FROM = 5_000
 """Files from which an index is kept: fewer are found as fast as the index is read."""
 
-CLOCK = 2_000_000_000
-"""Nanoseconds by which a folder must be older than its scan. A clock of a file system is as coarse
-as two seconds: what changes within them leaves the time as it is."""
-
-FORM = "2"
+FORM = 3
 """Of the index, to be counted up when it changes."""
 
 IMAGE, VOLUME, SERIES = 1, 2, 3
-Look = tuple[int, tuple[int, int], list[os.DirEntry[str]]]
+Place = tuple[int, int]
+Look = tuple[int, Place, list[os.DirEntry[str]]]
 ENDINGS = {*SUFFIXES, ".gz"}
 
 
@@ -77,7 +75,12 @@ class _Walk:
     visited: list[tuple[str, int]] = field(default_factory=list)
 
     def visit(
-        self, path: str, below: str, images: bool, volumes: bool, above: tuple[Any, ...] = ()
+        self,
+        path: str,
+        below: str,
+        images: bool,
+        volumes: bool,
+        above: tuple[Place, ...] = (),
     ) -> None:
         """Look through a folder and those below it.
 
@@ -165,16 +168,13 @@ def scan(root: Path, progress: Progress) -> dict[str, Part]:
         >>> part.folders, list(part.images.names), part.images.labels.tolist()
         (('cat', 'dog'), ['cat/1.png', 'cat/2.png', 'dog/1.png'], [0, 0, 1])
     """
-    top = root.absolute()
-    key = array_cache.key_of("index", FORM, str(top), *sorted(suffixes()), *SUFFIXES)
-    found = _remembered(key, top, progress)
-    if found is None:
-        with array_cache.one_process_at_a_time(key):
-            found = _remembered(key, top, progress) or _scanned(key, top, progress)
-    return found
+    top, cache = root.absolute(), user_cache()
+    key = key_of("index", FORM, str(top), sorted(suffixes()), SUFFIXES)
+    with cache.one_process_at_a_time(key):
+        return _remembered(cache, key, top, progress) or _scanned(cache, key, top, progress)
 
 
-def _scanned(key: str, top: Path, progress: Progress) -> dict[str, Part]:
+def _scanned(cache: DiskCache, key: str, top: Path, progress: Progress) -> dict[str, Part]:
     """Look through the folder, and keep what is found."""
     start = time.time_ns()
     parts: dict[str, Part] = {}
@@ -190,7 +190,7 @@ def _scanned(key: str, top: Path, progress: Progress) -> dict[str, Part]:
             parts[""] = _part(whole, visited, bar)
     newest = max(changed for _, changed in visited)
     if _count(parts) >= KEEP_FROM and newest < start - CLOCK:
-        _keep(key, top, parts, visited)
+        cache.keep(key, _arrays(top, parts, visited))
     return parts
 
 
@@ -213,48 +213,52 @@ def _part(look: Look, visited: list[tuple[str, int]], bar: Bar) -> Part:
     )
 
 
-def _count(parts: dict[str, Part]) -> int:
+def _count(parts: Mapping[str, Part]) -> int:
     return sum(len(part.images.names) + len(part.volumes.names) for part in parts.values())
 
 
-def _keep(key: str, top: Path, parts: dict[str, Part], visited: list[tuple[str, int]]) -> None:
-    arrays: dict[str, NDArray[Any]] = {"changed": np.array([time for _, time in visited], np.int64)}
+def _arrays(
+    top: Path, parts: Mapping[str, Part], visited: Sequence[tuple[str, int]]
+) -> dict[str, Array]:
+    """Return parts as arrays to be kept, with the folders that were visited and their times."""
+    arrays: dict[str, Array] = {"changed": np.array([time for _, time in visited], np.int64)}
     lists = {"visited": Names.of(os.path.relpath(path, top) for path, _ in visited)}
+    lists["parts"] = Names.of(parts)
     for name, part in parts.items():
         lists[f"{name}/folders"] = Names.of(part.folders)
-        for kind in ("images", "volumes"):
-            files: Files = getattr(part, kind)
+        for kind, files in (("images", part.images), ("volumes", part.volumes)):
             lists[f"{name}/{kind}"] = files.names
             arrays[f"{name}/{kind}/counts"] = files.counts
     for name, names in lists.items():
-        arrays[f"{name}/blob"], arrays[f"{name}/ends"] = names.blob, names.ends
-    array_cache.save(key, arrays, {"root": str(os.fsencode(top)), "parts": list(parts)})
+        arrays |= names.arrays(name)
+    return arrays
 
 
-def _remembered(key: str, top: Path, progress: Progress) -> dict[str, Part] | None:
+def _remembered(
+    cache: DiskCache, key: str, top: Path, progress: Progress
+) -> dict[str, Part] | None:
     """Return what was kept, when no folder has changed since."""
-    found = array_cache.load(key)
-    if found is None or found.facts.get("root") != str(os.fsencode(top)):
+    arrays = cache.get(key)
+    if arrays is None:
         return None
-    arrays = found.arrays
-
-    def names(of: str) -> Names:
-        return Names(arrays[f"{of}/blob"], arrays[f"{of}/ends"])
-
-    def files(of: str) -> Files:
-        return Files(names(of), arrays[f"{of}/counts"])
-
     try:
-        for name, changed in zip(names("visited"), arrays["changed"].tolist(), strict=True):
+        visited = Names.kept(arrays, "visited")
+        for name, changed in zip(visited, arrays["changed"].tolist(), strict=True):
             if (top / name).stat().st_mtime_ns != changed:
                 return None
     except OSError:
         return None
+
+    def files(of: str) -> Files:
+        return Files(Names.kept(arrays, of), arrays[f"{of}/counts"])
+
     parts = {
         name: Part(
-            tuple(names(f"{name}/folders")), files(f"{name}/images"), files(f"{name}/volumes")
+            tuple(Names.kept(arrays, f"{name}/folders")),
+            files(f"{name}/images"),
+            files(f"{name}/volumes"),
         )
-        for name in found.facts["parts"]
+        for name in Names.kept(arrays, "parts")
     }
     progress.say(f"{top}: {_count(parts):,} files, as scanned before")
     return parts

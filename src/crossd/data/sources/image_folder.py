@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from crossd.data.dataset import PixelSamples, Sample, Samples, Subset, in_floats
+from crossd.data.disk_cache import state_of
 from crossd.data.file_names import Names
 from crossd.data.io.header import is_dicom
 from crossd.data.io.read import flat, read_header
@@ -98,12 +99,11 @@ class ImageSamples(PixelSamples):
     def stamp(self, index: int) -> str | None:
         """Tell the files of a sample, with their sizes and times."""
         try:
-            states = [(self.root / names[index]).stat() for names in self.names]
+            states = [state_of(self.root / names[index]) for names in self.names]
         except OSError:
             return None
-        times = [(state.st_size, state.st_mtime_ns) for state in states]
         crop = self.labels is not None
-        return f"{self.name(index)} {times} {self.shape} {self.channels} {crop}"
+        return f"{self.name(index)} {states} {self.shape} {self.channels} {crop}"
 
     def load(self, index: int) -> Image.Image:
         """Read the first image of a sample as it is."""

@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crossd.data.dataset import Samples, Subset
+from crossd.data.disk_cache import DiskCache
 from crossd.data.file_names import Names
 from crossd.data.io.read import holds_volume
 from crossd.data.preprocessing import fingerprint, plan, volume_dataset
-from crossd.data.preprocessing.disk_cache import DiskCache
 from crossd.data.preprocessing.normalise import Normalised
 from crossd.data.preprocessing.plan import Facts, Plan
 from crossd.data.preprocessing.volume_dataset import Entry

@@ -7,23 +7,23 @@ import re
 import tarfile
 import time
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from crossd.data import array_cache
+from crossd.data.disk_cache import CLOCK, key_of, state_of, user_cache
 from crossd.data.file_names import Names, Writer
+from crossd.data.shared_arrays import Array
 from crossd.data.sources.case_list import in_order
-from crossd.data.sources.folder_index import CLOCK, KEEP_FROM, suffixes
+from crossd.data.sources.folder_index import KEEP_FROM, suffixes
 from crossd.data.splits import SPLITS
 from crossd.errors import InputError
 from crossd.utils.progress import Progress
 
-FORM = "1"
+FORM = 2
 """Of the index, to be counted up when it changes."""
 
 BLOCK = tarfile.BLOCKSIZE
@@ -116,44 +116,42 @@ def scan(paths: Sequence[Path], progress: Progress) -> Members:
         InputError: When an archive is damaged or compressed, or an image has no class.
     """
     every = [str(path.absolute()) for path in paths]
-    key = array_cache.key_of("shards", FORM, *sorted(suffixes()), *every)
-    with array_cache.one_process_at_a_time(key):
+    cache, key = user_cache(), key_of("shards", FORM, sorted(suffixes()), every)
+    with cache.one_process_at_a_time(key):
         start = time.time_ns()
-        states = _states(paths)
-        members = _remembered(key, paths, states)
-        if members is None:
-            members = _scanned(paths, progress)
-            newest = max(changed for _, changed in states)
-            if len(members.names) >= KEEP_FROM and newest < start - CLOCK:
-                _keep(key, members, states)
-        else:
+        try:
+            states = np.array([state_of(path) for path in paths], np.int64)
+        except OSError as error:
+            raise InputError(f"{error.filename}: cannot be read ({error.strerror})") from error
+        arrays = cache.get(key)
+        if arrays is not None and np.array_equal(arrays["states"], states):
+            members = _remembered(arrays, paths)
             count = len(members.names)
             progress.say(f"{count:,} images in {len(paths):,} archives, as scanned before")
-    return members
+            return members
+        members = _scanned(paths, progress)
+        if len(members.names) >= KEEP_FROM and states[:, 1].max() < start - CLOCK:
+            cache.keep(key, {"states": states, **_arrays(members)})
+        return members
 
 
-def _states(paths: Sequence[Path]) -> list[list[int]]:
-    try:
-        states = [path.stat() for path in paths]
-    except OSError as error:
-        raise InputError(f"{error.filename}: cannot be read ({error.strerror})") from error
-    return [[state.st_size, state.st_mtime_ns] for state in states]
-
-
-def _keep(key: str, members: Members, states: list[list[int]]) -> None:
+def _arrays(members: Members) -> dict[str, Array]:
+    """Return what is known of images as arrays to be kept."""
     arrays = {name: getattr(members, name) for name in ("archive", "start", "size", "labels")}
-    arrays |= {"blob": members.names.blob, "ends": members.names.ends}
-    array_cache.save(key, arrays, {"classes": members.classes, "states": states})
+    return arrays | members.names.arrays("names") | Names.of(members.classes).arrays("classes")
 
 
-def _remembered(key: str, paths: Sequence[Path], states: list[list[int]]) -> Members | None:
-    found = array_cache.load(key)
-    if found is None or found.facts["states"] != states:
-        return None
-    a = found.arrays
-    names = Names(a["blob"], a["ends"])
-    rest = (a["archive"], a["start"], a["size"], a["labels"], tuple(found.facts["classes"]))
-    return Members(tuple(paths), names, *rest)
+def _remembered(arrays: Mapping[str, Array], paths: Sequence[Path]) -> Members:
+    """Return what was kept as arrays."""
+    return Members(
+        tuple(paths),
+        Names.kept(arrays, "names"),
+        arrays["archive"],
+        arrays["start"],
+        arrays["size"],
+        arrays["labels"],
+        tuple(Names.kept(arrays, "classes")),
+    )
 
 
 def _scanned(paths: Sequence[Path], progress: Progress) -> Members:
@@ -215,7 +213,7 @@ def _members(path: Path) -> Iterator[tuple[tarfile.TarInfo, bytes]]:
             if file.read(6).startswith(MAGIC):
                 raise _packed(str(path))
             file.seek(0)
-            tar: Any = tarfile.open(fileobj=file, mode="r:")
+            tar = tarfile.open(fileobj=file, mode="r:")
             while (member := tar.next()) is not None:
                 tar.members = []  # which it would keep, all of them
                 if not member.isreg() or not KEY.fullmatch(member.name):

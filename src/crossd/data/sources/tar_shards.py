@@ -12,13 +12,13 @@ import re
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
 from crossd.data.dataset import PixelSamples, Sample, Samples, Subset
+from crossd.data.disk_cache import state_of
 from crossd.data.shapes import full_size
 from crossd.data.shared_arrays import Handle, share
 from crossd.data.source import Source
@@ -41,7 +41,7 @@ class Archives:
         self.paths = tuple(paths)
         self._open: OrderedDict[int, Handle] = OrderedDict()
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         return {"paths": self.paths, "_open": OrderedDict()}
 
     def read(self, number: int, start: int, size: int) -> bytes:
@@ -108,11 +108,10 @@ class ShardSamples(PixelSamples):
         """Tell the place of a sample, with the size and the time of its archive."""
         path = self.archives.paths[int(self.archive[index])]
         try:
-            state = path.stat()
+            state = state_of(path)
         except OSError:
             return None
-        made = f"{state.st_size} {state.st_mtime_ns} {self.shape} {self.channels}"
-        return f"{self.name(index)} {self.start[index]} {made}"
+        return f"{self.name(index)} {self.start[index]} {state} {self.shape} {self.channels}"
 
 
 def open_shards(
