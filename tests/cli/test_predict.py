@@ -224,9 +224,9 @@ def test_a_full_disk_leaves_no_half_written_mask(
 def test_masks_of_real_series_lie_where_simpleitk_puts_them(tmp_path: Path, name: str) -> None:
     import SimpleITK as sitk
 
-    from crossd.data.sources.folder_index import volumes_below
+    from crossd.data.sources.folder_index import below
 
-    folder = next(iter(volumes_below(files.SHARED / "dicom" / name)))
+    folder = below(files.SHARED / "dicom" / name)[1][0]
     coarse = dataclasses.replace(PLAN, spacing=(4.0, 3.0, 3.0), patch=(32, 48, 48))
     path = weights(tmp_path / "w.safetensors", plan=plan.to_record(coarse))
     out = tmp_path / "out"

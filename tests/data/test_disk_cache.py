@@ -15,9 +15,10 @@ from safetensors.torch import save
 
 from crossd.data.disk_cache import SUFFIX, DiskCache, option_cache
 from crossd.data.opening import open_source
-from crossd.data.preprocessing import volume_dataset
 from crossd.data.preprocessing.plan import Intensity, Plan
-from crossd.data.preprocessing.volume_dataset import Cache, VolumeSamples, read_entry
+from crossd.data.preprocessing.volume_dataset import Cache, VolumeSamples
+from crossd.data.sources import case_files
+from crossd.data.sources.case_files import read_entry
 from crossd.data.sources.case_list import Case
 from crossd.data.sources.labelled import Given
 
@@ -256,7 +257,7 @@ def test_a_source_with_a_cache_is_the_same_and_its_scan_is_kept(
     plain = open_source(root)
     given = Given(stored=DiskCache(tmp_path / "cache", 1e9))
     first = open_source(root, given=given)
-    monkeypatch.setattr(volume_dataset, "read_image", None)  # nothing is read any more
+    monkeypatch.setattr(case_files, "read_image", None)  # nothing is read any more
     again = open_source(root, given=Given(stored=DiskCache(tmp_path / "cache", 1e9)))
     for source in (first, again):
         assert (source.plan, source.values, source.mean) == (plain.plan, plain.values, plain.mean)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from crossd.data.preprocessing import plan, resample
 from crossd.data.preprocessing.plan import Intensity, Plan
-from crossd.data.preprocessing.volume_dataset import read_entry
+from crossd.data.sources.case_files import read_entry
 from crossd.data.sources.case_list import Case
 from crossd.errors import InputError
 from crossd.inference import predictor
@@ -120,7 +120,7 @@ from crossd.weights.weights_file import WeightsConfig
 from crossd.data.preprocessing import plan
 from crossd.data.sources.case_list import Case
 from crossd.data.preprocessing.plan import Intensity, Plan
-from crossd.data.preprocessing.volume_dataset import read_entry
+from crossd.data.sources.case_files import read_entry
 noise = np.random.default_rng(0).normal(size=(384,) * 3).astype(np.float32)
 path = files.nifti(Path({str(tmp_path)!r}) / "a.nii", noise)
 del noise

@@ -67,21 +67,18 @@ def fitting(
     Raises:
         InputError: When the task is another.
     """
-    channels = weights.in_channels
+    masks = dict(zip(weights.values, weights.classes, strict=False))
     source = open_source(
-        spec, size=sizes(size), seed=seed, channels=channels, labels=labels, given=given,
+        spec,
+        size=sizes(size),
+        seed=seed,
+        channels=weights.in_channels,
+        labels=labels,
+        given=dataclasses.replace(given, known_classes=masks),
         progress=progress,
-    )  # fmt: skip
+    )
     if source.task not in (weights.task, "unlabelled"):
         raise InputError(f"{path} is for {weights.task}, but {spec} is for {source.task}")
-    masks = dict(zip(weights.values, weights.classes, strict=False))
-    if source.values and source.values == weights.values and not given.classes:
-        return dataclasses.replace(source, classes=weights.classes)
-    if masks and source.values != weights.values and set(source.values) <= set(masks):
-        again = dataclasses.replace(given, classes=masks, plan=source.plan)
-        source = open_source(
-            spec, size=sizes(size), seed=seed, channels=channels, given=again, progress=progress
-        )
     return source
 
 

@@ -202,5 +202,5 @@ def _crc(arrays: Mapping[str, Array]) -> str:
     value = 0
     for name, array in sorted(arrays.items()):
         value = zlib.crc32(repr((name, str(array.dtype), array.shape)).encode(), value)
-        value = zlib.crc32(np.ascontiguousarray(array), value)
+        value = zlib.crc32(np.ascontiguousarray(array).data, value)
     return f"{value:08x}"

@@ -1,5 +1,7 @@
 """Seeded choices of samples that keep the share of every class."""
 
+from pathlib import Path
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -80,3 +82,20 @@ def split(
             f"give at least {len(fractions)} of a class"
         )
     return joined
+
+
+def halves(labels: Indices, seed: int, where: str) -> tuple[Indices, ...]:
+    """Halve the validation images of a source that has none to test on.
+
+    Args:
+        labels: Class of every validation image, ``(N,)``.
+        seed: Decides which stay.
+        where: The source, for the message.
+
+    Returns:
+        Those that validate, and those that test.
+
+    Raises:
+        InputError: When there are too few.
+    """
+    return split(labels, (0.5, 0.5), seed, str(Path(where) / "val"))

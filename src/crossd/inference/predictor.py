@@ -12,8 +12,8 @@ from crossd.data.io.header import Header
 from crossd.data.preprocessing import plan, resample
 from crossd.data.preprocessing.normalise import adapt
 from crossd.data.preprocessing.plan import Intensity, Plan
-from crossd.data.preprocessing.volume_dataset import Entry, read_image
 from crossd.data.shapes import fit
+from crossd.data.sources.case_files import Entry, read_image
 from crossd.errors import InputError
 from crossd.inference import sliding_window
 from crossd.weights.weights_file import WeightsConfig

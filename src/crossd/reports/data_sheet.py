@@ -11,7 +11,8 @@ from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
 from crossd.data.quality.checks import Fault
-from crossd.data.quality.survey import NO_PART, SampleFacts, Survey
+from crossd.data.quality.facts import NO_PART, SampleFacts
+from crossd.data.quality.survey import Survey
 from crossd.data.splits import SPLITS
 from crossd.reports.markdown import grid
 from crossd.reports.pictures import COOL, GREY, INK, LABELS, SOFT, WARM, dress, region, save

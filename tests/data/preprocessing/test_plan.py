@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crossd.data.preprocessing import plan
-from crossd.data.preprocessing.plan import Facts, Intensity, Plan
+from crossd.data.preprocessing.plan import Intensity, Plan
+from crossd.data.quality.facts import SampleFacts
 from crossd.errors import InputError
 
 
@@ -15,8 +16,9 @@ def facts(
     ranges: tuple[float, float, float] = (0.0, 1.0, 9.0),
     spacing: tuple[float, float, float] = (1.0, 1.0, 1.0),
     size: tuple[int, int, int] = (30, 40, 50),
-) -> Facts:
-    return Facts(spacing, size, modality, np.array([ranges]), (0, 1))
+) -> SampleFacts:
+    found = np.array([[*ranges, ranges[-1]]])
+    return SampleFacts("x", spacing=spacing, size=size, modality=modality, ranges=found)
 
 
 def test_ct_gets_a_window_and_others_are_scaled_by_themselves() -> None:

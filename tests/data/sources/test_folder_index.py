@@ -85,10 +85,7 @@ def test_parts_hidden_folders_links_and_series(tmp_path: Path) -> None:
     assert train.folders == ("a", "c")
     assert list(train.images.names) == ["a/.hidden/5.png", "a/1.png", "c/9.png"]
     assert list(train.volumes.names) == ["a/linked/10.nii.gz", "a/s", "c/10.nii.gz"]
-    assert folder_index.volumes_below(tmp_path / "train" / "a" / "s") == [
-        tmp_path / "train" / "a" / "s"
-    ]
-    assert folder_index.files(tmp_path / "none") == []
+    assert folder_index.below(tmp_path / "train" / "a" / "s")[1] == [tmp_path / "train" / "a" / "s"]
 
 
 def test_files_without_a_suffix_are_opened(tmp_path: Path) -> None:
@@ -280,17 +277,17 @@ def pictures(root: Path, count: int, classes: int = 2) -> Path:
 
 def test_statistics_are_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from crossd.data.preprocessing import normalise
-    from crossd.data.sources import image_folder as reading
+    from crossd.data.sources.image_folder import ImageSamples
 
     monkeypatch.setattr(normalise, "ENOUGH", 8)
-    read: list[Path] = []
-    real = reading.read_pixels
+    read: list[int] = []
+    real = ImageSamples.pixels
 
-    def noted(path: Path, *rest: Any) -> torch.Tensor:
-        read.append(path)
-        return real(path, *rest)
+    def noted(self: ImageSamples, index: int) -> Sample:
+        read.append(index)
+        return real(self, index)
 
-    monkeypatch.setattr(reading, "read_pixels", noted)
+    monkeypatch.setattr(ImageSamples, "pixels", noted)
     pictures(tmp_path, 24)
     first = open_source(str(tmp_path))
     assert len(read) == 8

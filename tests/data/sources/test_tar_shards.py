@@ -88,7 +88,7 @@ def test_a_folder_of_archives_holds_what_the_files_hold(tmp_path: Path) -> None:
     for i in (0, 21, 39):
         (tmp_path / "one.png").write_bytes(picture(i))
         sample = whole[i]
-        assert torch.equal(sample["image"], read_image(tmp_path / "one.png", 1, (8, 8)))
+        assert torch.equal(sample["image"], read_image([tmp_path / "one.png"], 1, (8, 8)))
         assert sample["label"].item() == i % 2 and sample["view"] == -1
     assert source.test.case(0).endswith(".png")
     again = open_source(str(tmp_path / "shards"), size=(8,))

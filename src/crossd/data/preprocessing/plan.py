@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from crossd.data.quality.facts import CLIP, ENOUGH, SampleFacts, require_varied, thinned
 from crossd.data.shapes import round_up
 from crossd.errors import InputError
 from crossd.utils.atomic_files import atomic
@@ -26,14 +27,8 @@ LARGEST_WHOLE = 96**3
 TYPICAL = 90
 """Percentile of the sizes that a patch covers."""
 
-CLIP = (0.5, 99.5)
-"""Percentiles between which values are kept."""
-
 AIR = -500.0
 """Least value [HU] below which a volume counts as CT, where no file says what it is."""
-
-ENOUGH = 2**20
-"""Values that percentiles are taken from, about."""
 
 KINDS = ("window", "percentiles", "z-score")
 
@@ -71,31 +66,11 @@ class Plan:
     intensity: tuple[Intensity, ...]
 
 
-@dataclass(frozen=True)
-class Facts:
-    """What a scan found in one volume.
-
-    Attributes:
-        spacing: Of the file (z, y, x) [mm].
-        size: Of the file (D, H, W) [voxels].
-        modality: As DICOM names it, "" where unknown.
-        ranges: Least value and the percentiles 0.5 and 99.5 of each channel, ``(C, 3)``; within the
-            mask where there is one (percentiles only).
-        values: The values of its mask, none without.
-    """
-
-    spacing: tuple[float, float, float]
-    size: tuple[int, int, int]
-    modality: str
-    ranges: NDArray[np.float64]
-    values: tuple[int, ...] = ()
-
-
-def decide(facts: Sequence[Facts], masks: bool, size: Sequence[int] | None = None) -> Plan:
+def decide(facts: Sequence[SampleFacts], masks: bool, size: Sequence[int] | None = None) -> Plan:
     """Make a plan for the volumes of a training set.
 
     Args:
-        facts: What was found in each.
+        facts: What `crossd.data.quality.scan` found in each.
         masks: Whether they have masks. Volumes with a label are seen whole: their spacing is made
             coarser until the typical one fits into `size`, or into 96 x 96 x 96 voxels.
         size: Patch to choose (D, H, W) [voxels]; None chooses one.
@@ -104,13 +79,15 @@ def decide(facts: Sequence[Facts], masks: bool, size: Sequence[int] | None = Non
         The plan.
 
     Example:
-        >>> one = Facts((5, 0.7, 0.7), (22, 320, 280), "MR", np.array([[0.0, 3, 900]]), (0, 1))
+        >>> one = SampleFacts("a.nii", size=(22, 320, 280), spacing=(5, 0.7, 0.7), modality="MR")
+        >>> one.ranges = np.array([[0.0, 3, 900, 1200]])
         >>> plan = decide([one], masks=True)
         >>> plan.spacing, plan.patch, plan.intensity[0].kind
         ((5.0, 0.7, 0.7), (24, 312, 280), 'z-score')
     """
-    spacing = target_spacing([one.spacing for one in facts])
-    extent = np.array([one.size for one in facts]) * [one.spacing for one in facts]  # [mm]
+    spacings = np.array([one.spacing for one in facts], np.float64)
+    spacing = target_spacing(spacings)
+    extent = np.array([one.size for one in facts]) * spacings  # [mm]
     typical = np.percentile(np.maximum(1, (extent / spacing).round()), TYPICAL, axis=0)
     if not masks:
         most = typical / size if size else np.full(3, np.cbrt(typical.prod() / LARGEST_WHOLE))
@@ -122,7 +99,9 @@ def decide(facts: Sequence[Facts], masks: bool, size: Sequence[int] | None = Non
     return Plan(spacing, patch, scales)
 
 
-def target_spacing(spacings: Sequence[Sequence[float]]) -> tuple[float, float, float]:
+def target_spacing(
+    spacings: Sequence[Sequence[float]] | NDArray[np.float64],
+) -> tuple[float, float, float]:
     """Choose the spacing that volumes are resampled to.
 
     The median along each axis. Where its longest side is at most three times its shortest, voxels
@@ -164,7 +143,7 @@ def choose_patch(typical: NDArray[np.float64]) -> tuple[int, int, int]:
     return _three_whole(sides)
 
 
-def _intensity(facts: Sequence[Facts], channel: int) -> Intensity:
+def _intensity(facts: Sequence[SampleFacts], channel: int) -> Intensity:
     """Choose how a channel is scaled: CT by a window, all others by z-score."""
     ranges = np.stack([one.ranges[channel] for one in facts])
     modalities = {one.modality for one in facts}
@@ -195,11 +174,10 @@ def limits(
     rows = []
     for channel, how in zip(image, intensity, strict=True):
         least, most = float(channel.min()), float(channel.max())
-        if not least < most:
-            raise InputError(f"{where}: every value is {least:g}: it shows nothing")
+        require_varied(least, most, where)
         low, high = how.low, how.high
         if how.kind != "window":
-            some = every_nth_value(channel)
+            some = thinned(channel, ENOUGH)
             low, high = (float(value) for value in np.percentile(some, (how.low, how.high)))
             if not low < high:  # nearly all values are equal, as around a small bright thing
                 low, high = least, most
@@ -209,12 +187,6 @@ def limits(
             shift, width = float(kept.mean()), float(kept.std())
         rows.append((low, high, shift, width))
     return np.array(rows)
-
-
-def every_nth_value(channel: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return every n-th value, so that about a million remain: enough for percentiles."""
-    values = channel.reshape(-1)
-    return values[:: max(1, len(values) // ENOUGH)]
 
 
 def scale(image: NDArray[np.float32], found: NDArray[np.float64]) -> None:

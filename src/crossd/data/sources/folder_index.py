@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from crossd.data.disk_cache import CLOCK, DiskCache, key_of, user_cache
 from crossd.data.file_names import Names, Writer
-from crossd.data.io.dicom import is_stack
+from crossd.data.io.dicom import is_stack, series_files
 from crossd.data.io.header import DICOM, SUFFIXES, is_dicom
+from crossd.data.io.images import suffixes
 from crossd.data.shared_arrays import Array
 from crossd.data.splits import SPLITS
 from crossd.errors import InputError
@@ -69,7 +69,7 @@ class _Walk:
     """What is found on the way through folders."""
 
     bar: Bar | None = None
-    readable: set[str] = field(default_factory=lambda: suffixes())
+    readable: set[str] = field(default_factory=suffixes)
     images: Writer = field(default_factory=Writer)
     volumes: Writer = field(default_factory=Writer)
     visited: list[tuple[str, int]] = field(default_factory=list)
@@ -95,7 +95,7 @@ class _Walk:
         if this in above:
             return
         self.visited.append((path, changed))
-        kinds = [self._kind(entry) for entry in entries]
+        kinds = [self.kind(entry) for entry in entries]
         if volumes and SERIES in kinds:
             dicoms = [e for e, kind in zip(entries, kinds, strict=True) if kind == SERIES]
             volumes = not is_stack([Path(entry.path) for entry in dicoms])
@@ -115,7 +115,7 @@ class _Walk:
         if self.bar is not None:
             self.bar.advance(len(entries))
 
-    def _kind(self, entry: os.DirEntry[str]) -> int:
+    def kind(self, entry: os.DirEntry[str]) -> int:
         """Tell what a file is, by its name where that says it; 0 for folders and all else."""
         name = entry.name
         if name.startswith(".") or entry.is_dir():
@@ -264,24 +264,29 @@ def _remembered(
     return parts
 
 
-def files(root: Path) -> list[Path]:
-    """List the image files below a folder, none where it is missing; hidden ones do not count."""
-    walk = _Walk()
-    if root.is_dir():
-        walk.visit(str(root), "", True, False)
-    return [root / name for name in walk.images.names()]
+def below(folder: Path) -> tuple[list[Path], list[Path]]:
+    """List the images and the volumes at any depth below a folder.
 
+    DICOM files that are no slices of a series are among the volumes: what they are, they say
+    themselves.
 
-def volumes_below(folder: Path) -> list[Path]:
-    """List the volumes at any depth below a folder: files, and folders that hold a DICOM series.
-
-    DICOM files that are no slices of a series are among them: what they are, they say themselves.
+    Returns:
+        Files that PIL reads, not in links to folders; and files of volumes, not in hidden folders,
+        with folders that hold a DICOM series.
     """
     walk = _Walk()
-    walk.visit(str(folder), "", False, True)
-    return [folder / name for name in walk.volumes.names()]
+    walk.visit(str(folder), "", True, True)
+    images, volumes = walk.images.names(), walk.volumes.names()
+    return [folder / name for name in images], [folder / name for name in volumes]
 
 
-def suffixes() -> set[str]:
-    """Return the suffixes that PIL reads, in lower case."""
-    return {end for end, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+def listed(folder: Path) -> list[Path]:
+    """List the images and volumes in a folder, in order: files, and folders of DICOM files."""
+    walk = _Walk()
+    _, _, entries = _look(str(folder))
+    return [
+        folder / entry.name
+        for entry in entries
+        if walk.kind(entry)
+        or (entry.is_dir() and not entry.name.startswith(".") and series_files(folder / entry.name))
+    ]

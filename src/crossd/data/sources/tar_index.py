@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 
 from crossd.data.disk_cache import CLOCK, key_of, state_of, user_cache
 from crossd.data.file_names import Names, Writer
+from crossd.data.io.images import suffixes
 from crossd.data.shared_arrays import Array
 from crossd.data.sources.case_list import in_order
-from crossd.data.sources.folder_index import KEEP_FROM, suffixes
+from crossd.data.sources.folder_index import KEEP_FROM
 from crossd.data.splits import SPLITS
 from crossd.errors import InputError
 from crossd.utils.progress import Progress

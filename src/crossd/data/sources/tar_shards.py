@@ -19,10 +19,11 @@ from PIL import Image
 
 from crossd.data.dataset import PixelSamples, Sample, Samples, Subset
 from crossd.data.disk_cache import state_of
+from crossd.data.io.images import decode
 from crossd.data.shapes import full_size
 from crossd.data.shared_arrays import Handle, share
 from crossd.data.source import Source
-from crossd.data.sources.image_folder import DEFAULT_SIZE, channels_of, decode, divided, prepared
+from crossd.data.sources.image_folder import DEFAULT_SIZE, channels_of, divided, prepared
 from crossd.data.sources.tar_index import Members, scan
 from crossd.data.splits import SPLITS
 from crossd.errors import InputError
@@ -87,10 +88,7 @@ class ShardSamples(PixelSamples):
             raise InputError(f"{self.archives.paths[number]}: {why}") from error
         if len(content) < size:
             raise InputError(f"{self.name(index)}: the archive ends in it; fetch it again")
-        image = decode(io.BytesIO(content), self.name(index))
-        if image.mode == "F":
-            raise InputError(f"{self.name(index)}: holds floating-point numbers of unknown range")
-        return image
+        return decode(io.BytesIO(content), self.name(index))
 
     def size(self, index: int) -> tuple[int, ...]:
         """Return the size that all samples have."""
