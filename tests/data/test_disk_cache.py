@@ -17,10 +17,10 @@ from crossd.data.disk_cache import SUFFIX, DiskCache, option_cache
 from crossd.data.opening import open_source
 from crossd.data.preprocessing.plan import Intensity, Plan
 from crossd.data.preprocessing.volume_dataset import Cache, VolumeSamples
+from crossd.data.source import Given
 from crossd.data.sources import case_files
 from crossd.data.sources.case_files import read_entry
 from crossd.data.sources.case_list import Case
-from crossd.data.sources.labelled import Given
 
 SIZE = 4000
 """Bytes of what `arrays` gives, about."""

@@ -17,7 +17,7 @@ from crossd.cli.options import InspectConfig
 from crossd.data.dataset import Samples, Subset
 from crossd.data.patches import Patches
 from crossd.data.quality.checks import faults
-from crossd.data.quality.survey import survey
+from crossd.data.quality.survey import Survey, survey
 from crossd.data.slicing import as_images
 from crossd.data.source import Source
 from crossd.errors import InputError
@@ -113,7 +113,7 @@ def inspect(config: InspectConfig, progress: Progress) -> str:
     return _written(out, config, start)
 
 
-def _data_section(out: Findings, found: Any) -> None:
+def _data_section(out: Findings, found: Survey) -> None:
     listed = faults(found)
     data_sheet.draw(found, out.folder / "data.png")
     out.lines += ["", "## The data", "", *data_sheet.markdown(found, listed)]

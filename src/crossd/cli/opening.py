@@ -8,11 +8,10 @@ from typing import Any
 from crossd.conversion.plain import to_3d
 from crossd.data.disk_cache import option_cache
 from crossd.data.opening import open_source
-from crossd.data.preprocessing import plan as plans
+from crossd.data.preprocessing import plan_file
 from crossd.data.slicing import as_images
-from crossd.data.source import Source
+from crossd.data.source import Given, Source
 from crossd.data.source import require_rank as require_source_rank
-from crossd.data.sources.labelled import Given
 from crossd.errors import InputError
 from crossd.nn.kernel_modes import KERNEL_MODES
 from crossd.utils.option_values import sizes
@@ -27,14 +26,14 @@ def known(weights: WeightsConfig | None, path: str | None = None, config: Any = 
     """Gather what weights, a plan that the user edited or options for a cache decide on."""
     given = Given(stored=None if config is None else option_cache(config.cache, config.cache_gb))
     if weights is not None:
-        own = plans.from_record(weights.plan, "the weights' plan") if weights.plan else None
+        own = plan_file.from_record(weights.plan, "the weights' plan") if weights.plan else None
         masks = dict(zip(weights.values, weights.classes, strict=False))
         labels = () if masks else weights.classes
         given = dataclasses.replace(given, plan=own, labels=labels)
     if path is not None:
         if not Path(path).is_file():
             raise InputError(f"--plan {path}: no such file; crossd plan writes one")
-        edited, classes = plans.read(Path(path))
+        edited, classes = plan_file.read(Path(path))
         given = dataclasses.replace(given, plan=edited, classes=classes)
     return given
 
@@ -145,7 +144,7 @@ def prepared(source: Source) -> dict[str, Any]:
         "std": source.std,
         "size": source.size,
         "spacing": source.spacing,
-        "plan": plans.to_record(source.plan),
+        "plan": plan_file.to_record(source.plan),
         "values": source.values,
     }
 

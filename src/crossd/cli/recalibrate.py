@@ -7,7 +7,7 @@ from crossd.cli.opening import batch_size, fitting, for_rank, free_file, known
 from crossd.cli.options import (
     RecalibrateConfig,
 )
-from crossd.data.preprocessing import plan as plans
+from crossd.data.preprocessing import plan_file
 from crossd.inference.slice_ensemble import answering
 from crossd.training import loop, validate
 from crossd.utils.option_values import check
@@ -56,7 +56,7 @@ def recalibrate(config: RecalibrateConfig, progress: Progress) -> str:
     )
     if source.rank == 3 and source.spacing and not (weights.plan or weights.spacing):
         # Slices told nothing of depth. From now on files of volumes can be prepared alike.
-        how: Any = {"spacing": source.spacing, "plan": plans.to_record(source.plan)}
+        how: Any = {"spacing": source.spacing, "plan": plan_file.to_record(source.plan)}
         weights = dataclasses.replace(weights, size=source.size, **how)
     save(net, out, weights)
     return "\n".join([*lines, f"written: {out}"])

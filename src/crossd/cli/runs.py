@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from crossd.data.preprocessing import plan as plans
+from crossd.data.preprocessing import plan_file
 from crossd.data.source import Source
 from crossd.training import loop, validate
 from crossd.utils.option_values import choice
@@ -109,4 +109,4 @@ def write_plan(source: Source, path: Path) -> None:
         *(len(part) for part in (source.train, source.val, source.test)),
         "slices" if source.rank == 2 else "volumes",
     )
-    plans.write(source.plan, path, source.values, names, [f"{source.name}: {counts}"])
+    plan_file.write(source.plan, path, source.values, names, [f"{source.name}: {counts}"])

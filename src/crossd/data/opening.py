@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from crossd.data.preprocessing.normalise import normalise
-from crossd.data.source import Source
+from crossd.data.source import Given, Source
 from crossd.data.sources import case_folders, folder_index, tar_index
 from crossd.data.sources.case_list import Case
 from crossd.data.sources.case_table import read_table
 from crossd.data.sources.folder_index import Part
 from crossd.data.sources.image_folder import open_images
-from crossd.data.sources.labelled import Given, open_cases
+from crossd.data.sources.labelled import open_cases
 from crossd.data.sources.npz import open_medmnist, open_npz
 from crossd.data.sources.synthetic_brain import open_brain
 from crossd.data.sources.tar_shards import open_shards

@@ -5,7 +5,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from multiprocessing import context, reduction
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsIndex
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,7 +50,7 @@ class MappedArray(np.ndarray[Any, Any]):
     file: Handle | None = None
     offset = 0
 
-    def __reduce_ex__(self, protocol: Any) -> Any:
+    def __reduce_ex__(self, protocol: SupportsIndex) -> str | tuple[object, ...]:
         if self.file is None or context.get_spawning_popen() is None:
             return np.asarray(self).__reduce_ex__(protocol)
         handle = reduction.DupFd(self.file.number)

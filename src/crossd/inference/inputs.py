@@ -11,7 +11,7 @@ from crossd.data.io.read import holds_volume, read_header
 from crossd.data.sources.case_folders import MODALITY
 from crossd.data.sources.case_list import Case
 from crossd.data.sources.case_table import read_table
-from crossd.data.sources.folder_index import below
+from crossd.data.sources.folder_walk import below
 from crossd.errors import InputError
 from crossd.weights.weights_file import WeightsConfig
 

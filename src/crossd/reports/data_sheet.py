@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -242,7 +241,7 @@ def reading(found: Survey, listed: Sequence[Fault]) -> str:
     return f"{seen}: nothing that stops a training. Odd: {odd}."
 
 
-def record(found: Survey, listed: Sequence[Fault]) -> dict[str, Any]:
+def record(found: Survey, listed: Sequence[Fault]) -> dict[str, object]:
     """Return what was found as JSON can hold it."""
     readable = [look for look in found.looks if look.size]
     sizes = np.array([look.size for look in readable if len(look.size) == len(readable[0].size)])

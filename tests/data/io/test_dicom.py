@@ -7,7 +7,7 @@ import pytest
 from crossd.data.io import read
 from crossd.data.io.itk import affine_of
 from crossd.data.opening import open_source
-from crossd.data.sources.folder_index import below
+from crossd.data.sources.folder_walk import below
 from crossd.errors import InputError
 
 SHAPE = (6, 5, 7)

@@ -18,7 +18,7 @@ from crossd.data.fault_tolerance import GuardedSamples
 from crossd.data.opening import open_source
 from crossd.data.patches import Patches
 from crossd.data.preprocessing.normalise import Normalised
-from crossd.data.sources import folder_index
+from crossd.data.sources import folder_index, folder_walk
 from crossd.errors import InputError
 from crossd.utils.progress import Progress
 
@@ -45,13 +45,13 @@ def remembering(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Keep the index of small folders too; returns the folders that are looked through."""
     monkeypatch.setattr(folder_index, "KEEP_FROM", 1)
     looked: list[str] = []
-    look = folder_index._look
+    look = folder_walk.look
 
     def noted(path: str) -> Any:
         looked.append(path)
         return look(path)
 
-    monkeypatch.setattr(folder_index, "_look", noted)
+    monkeypatch.setattr(folder_walk, "look", noted)
     return looked
 
 
@@ -85,7 +85,7 @@ def test_parts_hidden_folders_links_and_series(tmp_path: Path) -> None:
     assert train.folders == ("a", "c")
     assert list(train.images.names) == ["a/.hidden/5.png", "a/1.png", "c/9.png"]
     assert list(train.volumes.names) == ["a/linked/10.nii.gz", "a/s", "c/10.nii.gz"]
-    assert folder_index.below(tmp_path / "train" / "a" / "s")[1] == [tmp_path / "train" / "a" / "s"]
+    assert folder_walk.below(tmp_path / "train" / "a" / "s")[1] == [tmp_path / "train" / "a" / "s"]
 
 
 def test_files_without_a_suffix_are_opened(tmp_path: Path) -> None:
@@ -247,14 +247,14 @@ class Scanning(Dataset[int]):
 
     def __getitem__(self, number: int) -> int:
         count = 0
-        look = folder_index._look
+        look = folder_walk.look
 
         def counted(path: str) -> Any:
             nonlocal count
             count += 1
             return look(path)
 
-        folder_index._look = counted
+        folder_walk.look = counted
         assert len(images(self.root)) == 4
         return count
 

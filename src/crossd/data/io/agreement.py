@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from crossd.data.shared_arrays import Array
 from crossd.errors import InputError
 
 MOST_CLASSES = 256
@@ -49,13 +50,13 @@ def require_same_count(counts: Sequence[tuple[Path, int]], what: str, of: str) -
             )
 
 
-def whole_numbers(mask: NDArray[np.generic], path: Path) -> NDArray[np.uint8]:
+def whole_numbers(mask: Array, path: Path) -> NDArray[np.uint8]:
     """Return the values of a mask, of any shape, as they are.
 
     Raises:
         InputError: When one is no whole number from 0 to 255.
     """
-    numbers = mask.astype(np.float32 if mask.dtype.kind == "f" else np.int64)
+    numbers: Array = mask.astype(np.float32 if mask.dtype.kind == "f" else np.int64)
     valid = (numbers >= 0) & (numbers < MOST_CLASSES) & (numbers == np.floor(numbers))
     if not valid.all():
         raise InputError(

@@ -14,11 +14,10 @@ from crossd.data.dataset import Samples
 from crossd.data.opening import archives_of, is_list, list_cases, open_source
 from crossd.data.quality.facts import NO_CLASS, NO_PART, SampleFacts, describe
 from crossd.data.quality.scan import for_sheet, noted, scan
-from crossd.data.source import Source
+from crossd.data.source import Given, Source
 from crossd.data.sources import case_list
 from crossd.data.sources.case_folders import image_classes, loose_cases
 from crossd.data.sources.case_list import Case
-from crossd.data.sources.labelled import Given
 from crossd.data.splits import SPLITS, halves
 from crossd.errors import InputError
 from crossd.utils.progress import Progress

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from crossd.data.io.header import stem
 from crossd.data.sources.case_list import Case, named
-from crossd.data.sources.folder_index import Part, below, listed
+from crossd.data.sources.folder_index import Part
+from crossd.data.sources.folder_walk import below, listed
 from crossd.errors import InputError
 
 IMAGE_FOLDERS = ("images", "imagesTr")

@@ -71,7 +71,8 @@ class ImageSamples(PixelSamples):
             sample["label"] = torch.tensor(self.labels.item(index))
         if path is not None and mask is not None:
             classes = Image.fromarray(as_classes(mask, self.values, path))
-            resized = classes.resize(self.shape[::-1], Image.Resampling.NEAREST)
+            height, width = self.shape
+            resized = classes.resize((width, height), Image.Resampling.NEAREST)
             sample["mask"] = torch.from_numpy(np.array(resized)).long()
         return sample
 

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -10,17 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crossd.data.dataset import Samples, Subset
-from crossd.data.disk_cache import DiskCache
 from crossd.data.file_names import Names
 from crossd.data.io.agreement import require_known, require_same_count
 from crossd.data.io.images import shape_of
 from crossd.data.preprocessing import plan, volume_dataset
 from crossd.data.preprocessing.normalise import Normalised
-from crossd.data.preprocessing.plan import Plan
 from crossd.data.quality.facts import SampleFacts
 from crossd.data.quality.scan import of_mask, of_volume, scan
 from crossd.data.shapes import full_size, round_up
-from crossd.data.source import Source
+from crossd.data.source import Given, Source
 from crossd.data.sources import image_folder
 from crossd.data.sources.case_files import Entry, all_volumes, read_entries
 from crossd.data.sources.case_list import Case, groups_of, in_order, parts
@@ -32,27 +30,6 @@ LARGEST_IMAGE = 256
 
 LOOK_AT = 200
 """Images whose sizes are looked at, at most."""
-
-
-@dataclass(frozen=True)
-class Given:
-    """What is known before a source is opened: of a plan that the user edited, or of weights.
-
-    Attributes:
-        plan: How volumes are prepared; None makes a plan of the data.
-        classes: Names of the classes by their values in masks; empty takes those that are found.
-        known_classes: The same, of weights: taken where the masks hold no other values.
-        labels: Names of the classes of labels; empty takes those that are found.
-        statistics: Mean and standard deviation to normalise by; None measures them.
-        stored: Where prepared volumes are kept between runs; None keeps them nowhere.
-    """
-
-    plan: Plan | None = None
-    classes: dict[int, str] | None = None
-    known_classes: dict[int, str] | None = None
-    labels: tuple[str, ...] = ()
-    statistics: tuple[float, float] | None = None
-    stored: DiskCache | None = None
 
 
 def open_cases(
@@ -152,12 +129,12 @@ def _open_volumes(
 ) -> Source:
     entries = read_entries(found)
     wanted = None if size is None else full_size(size, 3, name)
-    whole: list[SampleFacts] = []
+    looks: list[SampleFacts] = []
     # All, as a fault is better found before training than after it; or to make a plan.
     if given.statistics is None or given.plan is None:
         look = partial(of_volume, cache=given.stored)
-        whole = scan("scanning volumes", entries, look, progress)
-    facts = [whole[i] for i in divided[0]] if whole else []
+        looks = scan("scanning volumes", entries, look, progress)
+    facts = [looks[i] for i in divided[0]] if looks else []
     made = given.plan or plan.decide(facts, labels is None, wanted)
     if facts and len(made.intensity) != len(facts[0].ranges):  # other channels than the weights'
         made = replace(made, intensity=plan.decide(facts, labels is None, wanted).intensity)
@@ -169,7 +146,7 @@ def _open_volumes(
     if labels is None:
         values, classes = _mask_classes(facts, given, name)
         if given.statistics is None:
-            _check_values(found, whole, values)
+            _check_values(found, looks, values)
     cache = volume_dataset.Cache()
     train_part, val_part, test_part = (
         volume_dataset.VolumeSamples(
@@ -251,13 +228,13 @@ def _open_images(
     values: tuple[int, ...] = ()
     classes: tuple[str, ...] = ()
     if masks:
-        whole: list[SampleFacts] = []
+        looks: list[SampleFacts] = []
         if given.statistics is None or not given.classes:
-            whole = scan("scanning masks", found, of_mask, progress)
-        facts = [whole[i] for i in divided[0]] if whole else []
+            looks = scan("scanning masks", found, of_mask, progress)
+        facts = [looks[i] for i in divided[0]] if looks else []
         values, classes = _mask_classes(facts, given, name)
         if given.statistics is None:
-            _check_values(found, whole, values)
+            _check_values(found, looks, values)
     if size is not None:
         shape = full_size(size, 2, name)
     elif masks:

@@ -10,6 +10,7 @@ from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -214,7 +215,7 @@ def _members(path: Path) -> Iterator[tuple[tarfile.TarInfo, bytes]]:
             if file.read(6).startswith(MAGIC):
                 raise _packed(str(path))
             file.seek(0)
-            tar = tarfile.open(fileobj=file, mode="r:")
+            tar: Any = tarfile.open(fileobj=file, mode="r:")
             while (member := tar.next()) is not None:
                 tar.members = []  # which it would keep, all of them
                 if not member.isreg() or not KEY.fullmatch(member.name):

@@ -8,39 +8,30 @@ from pathlib import Path
 
 import numpy as np
 
-from crossd.data.dataset import Sample, Samples
+from crossd.data.dataset import ChangedSamples, Sample, Samples
 from crossd.data.file_names import Names
 from crossd.data.preprocessing import plan
 from crossd.data.preprocessing.volume_dataset import Cache, VolumeSamples
 from crossd.data.quality.scan import of_volume, scan
 from crossd.data.shapes import full_size
-from crossd.data.source import Source
+from crossd.data.source import Given, Source
 from crossd.data.sources import npz
 from crossd.data.sources.case_files import all_volumes, read_entries
 from crossd.data.sources.case_folders import loose_cases
 from crossd.data.sources.case_list import Case
 from crossd.data.sources.image_folder import DEFAULT_SIZE, ImageSamples, channels_of
-from crossd.data.sources.labelled import Given
 from crossd.utils.progress import Progress
 
 
-class Unlabelled(Samples):
+class Unlabelled(ChangedSamples):
     """Samples of which only the image is kept."""
 
     def __init__(self, samples: Samples) -> None:
-        self.samples = samples
-        self.patch, self.channels = samples.patch, samples.channels
-        self.in_memory = samples.in_memory
+        super().__init__(samples)
+        self.labels = None
 
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def size(self, index: int) -> tuple[int, ...]:
-        """Return the spatial size of a sample."""
-        return self.samples.size(index)
-
-    def __getitem__(self, index: int) -> Sample:
-        return {"image": self.samples[index]["image"]}
+    def _changed(self, sample: Sample) -> Sample:
+        return {"image": sample["image"]}
 
 
 def open_unlabelled(
