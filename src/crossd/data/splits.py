@@ -13,6 +13,16 @@ FRACTIONS = (0.7, 0.1, 0.2)
 """Shares of the splits where the data have none."""
 
 
+def spread(count: int, most: int) -> Indices:
+    """Choose up to `most` of `count` places, evenly.
+
+    Example:
+        >>> spread(9, 3), spread(2, 3)
+        (array([0, 4, 8]), array([0, 1]))
+    """
+    return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(np.int64))
+
+
 def pick(labels: Indices, count: int, seed: int) -> Indices:
     """Choose `count` samples, every class by its share and at least once.
 

@@ -18,7 +18,7 @@ from crossd.data.source import Given, Source
 from crossd.data.sources import case_list
 from crossd.data.sources.case_folders import image_classes, loose_cases
 from crossd.data.sources.case_list import Case
-from crossd.data.splits import SPLITS, halves
+from crossd.data.splits import SPLITS, halves, spread
 from crossd.errors import InputError
 from crossd.utils.progress import Progress
 
@@ -82,7 +82,7 @@ def survey(spec: str, limit: int, seed: int, progress: Progress) -> Survey:
         raise InputError(f"{path}: holds no image or volume that can be read")
     parts, notes = _parts(found, spec, seed, halve=bool(images))
     counts = _counts(zip(parts, (case.label or NO_CLASS for case in found), strict=True))
-    chosen = _some(len(found), limit)
+    chosen = spread(len(found), limit)
     looks = scan(LOOKING, [found[i] for i in chosen], for_sheet, progress)
     for look, i in zip(looks, chosen, strict=True):
         look.part = parts[i]
@@ -134,12 +134,6 @@ def _counts(pairs: Iterable[tuple[str, str]]) -> dict[str, dict[str, int]]:
             if part in counts}  # fmt: skip
 
 
-def _some(total: int, limit: int) -> list[int]:
-    places = np.linspace(0, total - 1, min(total, limit)).round().astype(int)
-    chosen: list[int] = np.unique(places).tolist()
-    return chosen
-
-
 def _of_source(source: Source, limit: int, progress: Progress) -> Survey:
     """Look at a source that is opened as a whole, as arrays in one file are."""
     bare = source.task == "unlabelled"
@@ -158,7 +152,7 @@ def _of_source(source: Source, limit: int, progress: Progress) -> Survey:
         return noted(begun, lambda found: _describe(found, samples, i))
 
     counts = _counts((part, label(samples, i)) for part, samples, i in where)
-    chosen = [where[k] for k in _some(len(where), limit)]
+    chosen = [where[k] for k in spread(len(where), limit)]
     return Survey(source.name, len(where), counts, scan(LOOKING, chosen, look, progress))
 
 
