@@ -9,7 +9,7 @@ from pathlib import Path
 
 from crossd.data.preprocessing.normalise import normalise
 from crossd.data.source import Given, Source
-from crossd.data.sources import case_folders, folder_index, tar_index
+from crossd.data.sources import case_folders, folder_index, tar_names
 from crossd.data.sources.case_list import Case
 from crossd.data.sources.case_table import read_table
 from crossd.data.sources.folder_index import Part
@@ -115,7 +115,7 @@ def _open(
 def archives_of(spec: str) -> list[Path] | None:
     """List the tar archives that a name stands for; None where it stands for something else."""
     named = Path(spec).suffix.lower() in (".npz", ".csv")
-    return None if named else tar_index.find(spec)
+    return None if named else tar_names.find(spec)
 
 
 def is_list(path: Path) -> bool:

@@ -1,13 +1,12 @@
-"""Tar archives of images: which ones a name stands for, and where in them the images lie."""
+"""Tar archives of images: where in them the images lie."""
 
-import glob
 import itertools
 import json
 import re
 import tarfile
 import time
 from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -21,7 +20,7 @@ from crossd.data.io.images import suffixes
 from crossd.data.shared_arrays import Array
 from crossd.data.sources.case_list import in_order
 from crossd.data.sources.folder_index import KEEP_FROM
-from crossd.data.splits import SPLITS
+from crossd.data.sources.tar_names import compressed
 from crossd.errors import InputError
 from crossd.utils.progress import Progress
 
@@ -29,10 +28,8 @@ FORM = 2
 """Of the index, to be counted up when it changes."""
 
 BLOCK = tarfile.BLOCKSIZE
-PACKED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tar.lz4")
-BRACES = re.compile(r"\{(\d+\.\.\d+|[^{},]*,[^{}]*)\}")
 MAGIC = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd", b"\x04\x22\x4d\x18")
-"""With which these begin."""
+"""With which compressed files begin."""
 
 KEY = re.compile(r"((?:.*/)?[^/.]+)\.([^/]+)")
 """A name up to its first dot, and the rest, which says what the member is of its sample."""
@@ -61,44 +58,6 @@ class Members:
     size: NDArray[np.int64]
     labels: NDArray[np.int64]
     classes: tuple[str, ...]
-
-
-def find(spec: str) -> list[Path] | None:
-    """List the archives that a name stands for.
-
-    Args:
-        spec: An archive; a folder that holds some and no other folders, or has ``train``, ``val``
-            and ``test`` that do; or a pattern with ``{000..099}``, ``{a,b}``, ``*`` and ``?``.
-
-    Returns:
-        Their paths in order; None where the name stands for something else.
-
-    Raises:
-        InputError: When an archive of the pattern is missing, or is compressed.
-
-    Example:
-        >>> find("data.npz") is None
-        True
-    """
-    low = spec.lower()
-    if low.endswith(PACKED):
-        raise _packed(spec)
-    if not low.endswith(".tar"):
-        root = Path(spec).expanduser()
-        if not root.is_dir():
-            return None
-        parts = [root / part for part in SPLITS if (root / part).is_dir()]
-        return [path for folder in parts or [root] for path in _inside(folder)] or None
-    found: list[Path] = []
-    for one in _expanded(str(Path(spec).expanduser())):
-        if Path(one).is_dir():
-            return None
-        paths = [one] if Path(one).is_file() else sorted(glob.glob(one))  # noqa: PTH207 - it may be absolute
-        if not paths:
-            more = f" (of {spec})" if one != spec else ""
-            raise InputError(f"{one}: no such archive{more}")
-        found += map(Path, paths)
-    return found
 
 
 def scan(paths: Sequence[Path], progress: Progress) -> Members:
@@ -213,7 +172,7 @@ def _members(path: Path) -> Iterator[tuple[tarfile.TarInfo, bytes]]:
     try:
         with path.open("rb") as file:
             if file.read(6).startswith(MAGIC):
-                raise _packed(str(path))
+                raise compressed(str(path))
             file.seek(0)
             tar: Any = tarfile.open(fileobj=file, mode="r:")
             while (member := tar.next()) is not None:
@@ -260,45 +219,6 @@ def _label(content: bytes, ending: str, where: str) -> str | None:
         raise InputError(f"{where}: holds no class; expected a whole number or a name")
     text = str(value)
     return str(int(text)) if text.isdecimal() else text
-
-
-def _inside(folder: Path) -> list[Path]:
-    """List the archives of a folder, none where it holds folders."""
-    entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
-    if any(entry.is_dir() for entry in entries):
-        return []
-    found = [entry for entry in entries if entry.name.lower().endswith(".tar")]
-    packed = [entry for entry in entries if entry.name.lower().endswith(PACKED)]
-    if packed:
-        raise _packed(str(packed[0]))
-    return found
-
-
-def _expanded(text: str) -> Iterator[str]:
-    """Write out what stands in braces, as a shell does.
-
-    Example:
-        >>> list(_expanded("{a,b}-{08..10}.tar"))[1:4]
-        ['a-09.tar', 'a-10.tar', 'b-08.tar']
-    """
-    found = BRACES.search(text)
-    if found is None:
-        yield text
-        return
-    choices: Iterable[str] = found[1].split(",")
-    if "," not in found[1]:
-        first, last = found[1].split("..")
-        width = max(len(first), len(last)) if "0" in (first[0], last[0]) else 0
-        choices = (f"{number:0{width}d}" for number in range(int(first), int(last) + 1))
-    for choice in choices:
-        yield from _expanded(text[: found.start()] + choice + text[found.end() :])
-
-
-def _packed(name: str) -> InputError:
-    return InputError(
-        f"{name}: is compressed, so that no image in it can be found without reading all before "
-        "it; decompress it (gunzip, unzstd, ...) to .tar"
-    )
 
 
 def _damaged(path: Path, why: str) -> InputError:
