@@ -9,7 +9,7 @@ import pytest
 
 from crossd.cli.opening import fitting, known
 from crossd.data.preprocessing import plan_file
-from crossd.data.sources import labelled
+from crossd.data.quality.scan import scan
 from crossd.utils.progress import Progress
 from crossd.weights.weights_file import WeightsConfig
 
@@ -29,13 +29,12 @@ WEIGHTS = WeightsConfig(
 def scans(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What is looked at."""
     done: list[str] = []
-    scan = labelled.scan
 
     def noted(what: str, *rest: Any) -> Any:
         done.append(what)
         return scan(what, *rest)
 
-    monkeypatch.setattr(labelled, "scan", noted)
+    monkeypatch.setattr("crossd.data.sources.labelled.scan", noted)
     return done
 
 

@@ -4,13 +4,15 @@ import dataclasses
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import TypeGuard, TypeVar
 
 import numpy as np
 
 from crossd.data.preprocessing.plan import KINDS, Intensity, Plan
 from crossd.errors import InputError
 from crossd.utils.atomic_files import atomic
+
+Number = TypeVar("Number", int, float)
 
 
 def write(
@@ -91,8 +93,8 @@ def from_record(record: Mapping[str, object], where: str) -> Plan:
     Raises:
         InputError: With the entry that is wrong.
     """
-    spacing = _three(record, "spacing", where, lambda v: isinstance(v, int | float) and 0 < v < 1e4)
-    patch = _three(record, "patch", where, lambda v: _whole(v) and v >= 1)
+    spacing = _three(record, "spacing", where, _is_length)
+    patch = _three(record, "patch", where, _is_count)
     intensity = record.get("intensity")
     if not isinstance(intensity, list) or not intensity:
         raise InputError(f"{where}: intensity must be a list with one entry a channel")
@@ -114,13 +116,26 @@ def from_record(record: Mapping[str, object], where: str) -> Plan:
 
 
 def _three(
-    record: Mapping[str, object], name: str, where: str, valid: Callable[[object], bool]
-) -> tuple[Any, Any, Any]:
+    record: Mapping[str, object],
+    name: str,
+    where: str,
+    valid: Callable[[object], TypeGuard[Number]],
+) -> tuple[Number, Number, Number]:
     value = record.get(name)
-    if not isinstance(value, list | tuple) or len(value) != 3 or not all(map(valid, value)):
+    given: Sequence[object] = value if isinstance(value, list | tuple) else ()
+    numbers = [one for one in given if valid(one)]
+    if not len(numbers) == len(given) == 3:
         raise InputError(f"{where}: {name} is {value}; expected three numbers above 0 (z, y, x)")
-    z, y, x = value
+    z, y, x = numbers
     return z, y, x
+
+
+def _is_length(value: object) -> TypeGuard[float]:
+    return isinstance(value, int | float) and 0 < value < 1e4
+
+
+def _is_count(value: object) -> TypeGuard[int]:
+    return _whole(value) and value >= 1
 
 
 def _whole(value: object) -> TypeGuard[int]:
