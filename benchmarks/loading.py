@@ -85,7 +85,7 @@ def decode(files: list[Path], size: tuple[int, ...], start: Any) -> None:
     torch.set_num_threads(1)
     start.wait()
     for path in files:
-        read_image(path, 3, size)
+        read_image([path], 3, size)
 
 
 class Speed(NamedTuple):

@@ -11,11 +11,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+from crossd.data.disk_cache import DiskCache
 from crossd.data.opening import open_source
 from crossd.data.patches import Patches
 from crossd.data.preprocessing import volume_dataset
-from crossd.data.preprocessing.disk_cache import DiskCache
-from crossd.data.sources.labelled import Given
+from crossd.data.source import Given
 
 
 def run(data: str, stored: DiskCache | None) -> dict[str, float]:

@@ -21,7 +21,7 @@ import crossd
 from crossd.cli import main as cli
 from crossd.cli.main import main
 from crossd.cli.parser import build
-from crossd.data.preprocessing import plan
+from crossd.data.preprocessing import plan_file
 
 ROOT = Path(__file__).parent.parent
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
@@ -255,7 +255,7 @@ def test_the_plan_on_the_page_is_one(tmp_path: Path) -> None:
     (_, shown), *_ = blocks(text, "yaml")
     path = tmp_path / "plan.yaml"
     path.write_text(shown)
-    read, classes = plan.read(path)
+    read, classes = plan_file.read(path)
     assert read.patch == (24, 312, 280)
     assert classes == {0: "background", 1: "anterior", 2: "posterior"}
 

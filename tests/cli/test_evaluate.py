@@ -11,7 +11,7 @@ from crossd.cli import evaluate
 from crossd.cli.evaluate import Pair
 from crossd.cli.options import EvaluateConfig
 from crossd.data.opening import open_source
-from crossd.data.preprocessing.plan import to_record
+from crossd.data.preprocessing.plan_file import to_record
 from crossd.errors import InputError
 from crossd.training import metrics
 from crossd.utils.progress import Progress

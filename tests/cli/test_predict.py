@@ -14,7 +14,7 @@ from PIL import Image
 from crossd.cli.options import PredictConfig
 from crossd.cli.predict import predict
 from crossd.data.io import read
-from crossd.data.preprocessing import plan
+from crossd.data.preprocessing import plan_file
 from crossd.data.preprocessing.plan import Intensity, Plan
 from crossd.errors import InputError
 from crossd.inference import predictor
@@ -29,7 +29,7 @@ PLAN = Plan((1.5, 1.5, 1.5), (16, 16, 16), (Intensity("z-score", 0.5, 99.5),))
 def weights(path: Path, task: str = "segmentation", **more: Any) -> str:
     """A network with weights as drawn; its answers mean nothing but are the same each time."""
     model = "segresnet-small" if task == "segmentation" else "resnet-small"
-    given = {"plan": plan.to_record(PLAN), "values": (0, 2, 5), "size": (16, 16, 16), **more}
+    given = {"plan": plan_file.to_record(PLAN), "values": (0, 2, 5), "size": (16, 16, 16), **more}
     config = WeightsConfig(model, task, 1, ("background", "a", "b"), **given)
     torch.manual_seed(0)
     weights_file.save(config.build(), path, config)
@@ -224,11 +224,11 @@ def test_a_full_disk_leaves_no_half_written_mask(
 def test_masks_of_real_series_lie_where_simpleitk_puts_them(tmp_path: Path, name: str) -> None:
     import SimpleITK as sitk
 
-    from crossd.data.sources.folder_index import volumes_below
+    from crossd.data.sources.folder_walk import below
 
-    folder = next(iter(volumes_below(files.SHARED / "dicom" / name)))
+    folder = below(files.SHARED / "dicom" / name)[1][0]
     coarse = dataclasses.replace(PLAN, spacing=(4.0, 3.0, 3.0), patch=(32, 48, 48))
-    path = weights(tmp_path / "w.safetensors", plan=plan.to_record(coarse))
+    path = weights(tmp_path / "w.safetensors", plan=plan_file.to_record(coarse))
     out = tmp_path / "out"
     predict(PredictConfig(path, [str(folder)], str(out)), QUIET)
     reader = sitk.ImageSeriesReader()
@@ -250,7 +250,9 @@ def labels_of(tmp_path: Path, count: int, name: str = "w", **more: Any) -> Predi
 
 def other_weights(path: Path, classes: tuple[str, ...] = ("background", "a", "b")) -> str:
     """Weights for labels that are drawn with another seed."""
-    config = WeightsConfig("resnet-small", "classification", 1, classes, plan=plan.to_record(PLAN))
+    config = WeightsConfig(
+        "resnet-small", "classification", 1, classes, plan=plan_file.to_record(PLAN)
+    )
     torch.manual_seed(1)
     weights_file.save(config.build(), path, config)
     return str(path)

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from crossd.data.io import read as formats
 from crossd.data.opening import open_source
-from crossd.data.sources import case_list as cases
+from crossd.data.sources.case_table import read_table
 from crossd.errors import InputError
 
 warnings.simplefilter("ignore")
@@ -44,7 +44,7 @@ def read(path):
         source = open_source(str(path))
         return source.train[0]
     if kind == "csv":
-        return cases.read_table(path)
+        return read_table(path)
     if kind == "series":
         return formats.read(formats.read_header(path.parent))
     return formats.read(formats.read_header(path))

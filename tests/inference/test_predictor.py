@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from crossd.data.preprocessing import plan, resample
+from crossd.data.preprocessing import plan_file, resample
 from crossd.data.preprocessing.plan import Intensity, Plan
-from crossd.data.preprocessing.volume_dataset import read_entry
+from crossd.data.sources.case_files import read_entry
 from crossd.data.sources.case_list import Case
 from crossd.errors import InputError
 from crossd.inference import predictor
@@ -46,7 +46,12 @@ class Threshold(nn.Module):
 
 PLAN = Plan((1.0, 1.0, 1.0), (12, 12, 12), (Intensity("window", 0, 100),))
 WEIGHTS = WeightsConfig(
-    "custom", "segmentation", 1, ("background", "ball"), plan=plan.to_record(PLAN), values=(0, 3)
+    "custom",
+    "segmentation",
+    1,
+    ("background", "ball"),
+    plan=plan_file.to_record(PLAN),
+    values=(0, 3),
 )
 FABRIC = Fabric(accelerator="cpu", devices=1)
 
@@ -95,7 +100,7 @@ def test_labels_of_volumes(tmp_path: Path, planned: bool) -> None:
 
     weights = WeightsConfig(
         "custom", "classification", 1, ("a", "b"), size=(8, 8, 8),
-        plan=plan.to_record(PLAN) if planned else None,
+        plan=plan_file.to_record(PLAN) if planned else None,
     )  # fmt: skip
     entry = read_entry(Case("a", (path,)))
     found = predictor.label(net, entry, weights, FABRIC)  # type: ignore[arg-type]
@@ -117,15 +122,15 @@ from torch import nn
 import files
 from crossd.inference import predictor
 from crossd.weights.weights_file import WeightsConfig
-from crossd.data.preprocessing import plan
+from crossd.data.preprocessing import plan_file
 from crossd.data.sources.case_list import Case
 from crossd.data.preprocessing.plan import Intensity, Plan
-from crossd.data.preprocessing.volume_dataset import read_entry
+from crossd.data.sources.case_files import read_entry
 noise = np.random.default_rng(0).normal(size=(384,) * 3).astype(np.float32)
 path = files.nifti(Path({str(tmp_path)!r}) / "a.nii", noise)
 del noise
 how = Plan((1.0,) * 3, (128,) * 3, (Intensity("z-score", 0.5, 99.5),))
-classes, record = tuple(map(str, range(20))), plan.to_record(how)
+classes, record = tuple(map(str, range(20))), plan_file.to_record(how)
 weights = WeightsConfig("custom", "segmentation", 1, classes, plan=record)
 fabric = Fabric(accelerator="cpu", devices=1)
 net = nn.Conv3d(1, 20, 3, padding=1).eval()

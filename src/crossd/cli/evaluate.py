@@ -17,8 +17,8 @@ from crossd.cli.opening import as_trained, known
 from crossd.cli.options import EvaluateConfig
 from crossd.data.io.read import read_header
 from crossd.data.opening import open_source
-from crossd.data.preprocessing.volume_dataset import Entry, read_image, read_mask
 from crossd.data.source import Source
+from crossd.data.sources.case_files import Entry, read_image, read_mask
 from crossd.data.sources.labelled import entries_of
 from crossd.errors import InputError
 from crossd.evaluation.summary import Results

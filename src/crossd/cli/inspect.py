@@ -19,6 +19,7 @@ from crossd.data.quality.checks import faults
 from crossd.data.quality.survey import Survey, survey
 from crossd.data.slicing import as_images
 from crossd.data.source import Source
+from crossd.data.splits import spread
 from crossd.errors import InputError
 from crossd.nn.kernel_modes import VIEWS, Fourier
 from crossd.reports import (
@@ -258,8 +259,7 @@ def _pose_sections(
 
 
 def _some(samples: Samples, count: int) -> Samples:
-    places = np.linspace(0, len(samples) - 1, min(count, len(samples))).round().astype(np.int64)
-    return Subset(samples, np.unique(places))
+    return Subset(samples, spread(len(samples), count))
 
 
 def _cam_section(

@@ -14,13 +14,12 @@ from crossd.cli.options import (
     TransferConfig,
 )
 from crossd.conversion.plain import to_3d
+from crossd.data.disk_cache import option_cache
 from crossd.data.opening import open_source
-from crossd.data.preprocessing import plan as plans
-from crossd.data.preprocessing.disk_cache import open_disk_cache
+from crossd.data.preprocessing import plan_file
 from crossd.data.slicing import as_images
-from crossd.data.source import Source
+from crossd.data.source import Given, Source
 from crossd.data.source import require_rank as require_source_rank
-from crossd.data.sources.labelled import Given
 from crossd.errors import InputError
 from crossd.nn.kernel_modes import KERNEL_MODES
 from crossd.utils.option_values import sizes
@@ -32,16 +31,16 @@ def known(
     weights: WeightsConfig | None, path: str | None = None, config: CacheOptions | None = None
 ) -> Given:
     """Gather what weights, a plan that the user edited or options for a cache decide on."""
-    given = Given(stored=None if config is None else open_disk_cache(config))
+    given = Given(stored=None if config is None else option_cache(config.cache, config.cache_gb))
     if weights is not None:
-        own = plans.from_record(weights.plan, "the weights' plan") if weights.plan else None
+        own = plan_file.from_record(weights.plan, "the weights' plan") if weights.plan else None
         masks = dict(zip(weights.values, weights.classes, strict=False))
         labels = () if masks else weights.classes
         given = dataclasses.replace(given, plan=own, labels=labels)
     if path is not None:
         if not Path(path).is_file():
             raise InputError(f"--plan {path}: no such file; crossd plan writes one")
-        edited, classes = plans.read(Path(path))
+        edited, classes = plan_file.read(Path(path))
         given = dataclasses.replace(given, plan=edited, classes=classes)
     return given
 
@@ -74,26 +73,18 @@ def fitting(
     Raises:
         InputError: When the task is another.
     """
-    channels = weights.in_channels
+    masks = dict(zip(weights.values, weights.classes, strict=False))
     source = open_source(
         spec,
         size=sizes(size),
         seed=seed,
-        channels=channels,
+        channels=weights.in_channels,
         labels=labels,
-        given=given,
+        given=dataclasses.replace(given, known_classes=masks),
         progress=progress,
     )
     if source.task not in (weights.task, "unlabelled"):
         raise InputError(f"{path} is for {weights.task}, but {spec} is for {source.task}")
-    masks = dict(zip(weights.values, weights.classes, strict=False))
-    if source.values and source.values == weights.values and not given.classes:
-        return dataclasses.replace(source, classes=weights.classes)
-    if masks and source.values != weights.values and set(source.values) <= set(masks):
-        again = dataclasses.replace(given, classes=masks, plan=source.plan)
-        source = open_source(
-            spec, size=sizes(size), seed=seed, channels=channels, given=again, progress=progress
-        )
     return source
 
 
@@ -194,7 +185,7 @@ def prepared(weights: WeightsConfig, source: Source) -> WeightsConfig:
         std=source.std,
         size=source.size,
         spacing=source.spacing,
-        plan=plans.to_record(source.plan),
+        plan=plan_file.to_record(source.plan),
         values=source.values,
     )
 

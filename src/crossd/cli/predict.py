@@ -17,10 +17,11 @@ from torch import Tensor, nn
 
 from crossd.cli.options import PredictConfig
 from crossd.data.io.header import is_dicom, stem
+from crossd.data.io.images import shape_of
 from crossd.data.io.read import holds_volume, read_header
-from crossd.data.preprocessing.volume_dataset import read_entry
-from crossd.data.sources import image_folder
+from crossd.data.sources.case_files import read_entry
 from crossd.data.sources.case_list import Case
+from crossd.data.sources.image_folder import read_image
 from crossd.errors import InputError
 from crossd.inference import predictor, results, write_masks
 from crossd.inference.inputs import inputs, is_solid, key, takes
@@ -261,7 +262,7 @@ def segment_image(net: nn.Module, case: Case, weights: WeightsConfig, fabric: Fa
     x = _read_flat(case, weights, crop=False)
     with fabric.autocast():
         logits = net(fabric.to_device(x[None])).float()
-    shape = image_folder.shape_of(case.images[0])
+    shape = shape_of(case.images[0])
     whole = F.interpolate(logits.softmax(1), size=shape, mode="bilinear")
     return whole[0].argmax(0).to(torch.uint8).cpu()
 
@@ -284,8 +285,5 @@ def _read_flat(case: Case, weights: WeightsConfig, crop: bool) -> Tensor:
     count = len(case.images)
     if weights.in_channels % count:
         raise InputError(f"{case.images[0]}: has {count} files, expected {weights.in_channels}")
-    planes = [
-        image_folder.read_image(path, weights.in_channels // count, weights.size, crop)
-        for path in case.images
-    ]
-    return (torch.cat(planes) - weights.mean) / weights.std
+    image = read_image(case.images, weights.in_channels // count, weights.size, crop)
+    return (image - weights.mean) / weights.std

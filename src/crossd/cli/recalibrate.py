@@ -4,7 +4,7 @@ import dataclasses
 
 from crossd.cli.opening import batch_size, fitting, for_rank, free_file, known
 from crossd.cli.options import RecalibrateConfig
-from crossd.data.preprocessing import plan as plans
+from crossd.data.preprocessing import plan_file
 from crossd.inference.slice_ensemble import answering
 from crossd.training import loop, validate
 from crossd.utils.option_values import check
@@ -59,7 +59,7 @@ def recalibrate(config: RecalibrateConfig, progress: Progress) -> str:
             weights,
             size=source.size,
             spacing=source.spacing,
-            plan=plans.to_record(source.plan),
+            plan=plan_file.to_record(source.plan),
         )
     save(net, out, weights)
     return "\n".join([*lines, f"written: {out}"])

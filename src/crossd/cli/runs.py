@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import nn
 
 from crossd.cli.options import FinetuneConfig, JointConfig, PretrainConfig
-from crossd.data.preprocessing import plan as plans
+from crossd.data.preprocessing import plan_file
 from crossd.data.source import Source
 from crossd.training import loop, validate
 from crossd.utils.option_values import choice
@@ -118,4 +118,4 @@ def write_plan(source: Source, path: Path) -> None:
         *(len(part) for part in (source.train, source.val, source.test)),
         "slices" if source.rank == 2 else "volumes",
     )
-    plans.write(source.plan, path, source.values, names, [f"{source.name}: {counts}"])
+    plan_file.write(source.plan, path, source.values, names, [f"{source.name}: {counts}"])

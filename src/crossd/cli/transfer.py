@@ -20,7 +20,7 @@ from crossd.cli.options import ALL_PROTOCOLS, TransferConfig
 from crossd.conversion import heads, registry
 from crossd.conversion.convert import convert
 from crossd.conversion.folding.modules import Folded
-from crossd.data.preprocessing.plan import to_record
+from crossd.data.preprocessing.plan_file import to_record
 from crossd.data.source import Source
 from crossd.errors import InputError
 from crossd.evaluation import experiment, jobs

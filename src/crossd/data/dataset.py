@@ -109,8 +109,42 @@ class PixelSamples(Samples):
         return sample
 
 
-class ChangedSamples(Samples):
-    """Other samples, changed: what is known of them stays, `_changed` makes each what it is."""
+class OtherSamples(Samples):
+    """Samples that lie in others: `_place` says where, `_changed` makes each what it is."""
+
+    def __getitem__(self, index: int) -> Sample:
+        samples, place = self._place(index)
+        return self._changed(samples[place])
+
+    def size(self, index: int) -> tuple[int, ...]:
+        """Return the spatial size of a sample."""
+        samples, place = self._place(index)
+        return samples.size(place)
+
+    def name(self, index: int) -> str:
+        """Return what a sample is called."""
+        samples, place = self._place(index)
+        return samples.name(place)
+
+    def case(self, index: int) -> str:
+        """Return what tables call a sample."""
+        samples, place = self._place(index)
+        return samples.case(place)
+
+    def plane(self, index: int, axis: int, position: int) -> Sample:
+        """Return one slice of a volume."""
+        samples, place = self._place(index)
+        return self._changed(samples.plane(place, axis, position))
+
+    def _place(self, index: int) -> tuple[Samples, int]:
+        raise NotImplementedError
+
+    def _changed(self, sample: Sample) -> Sample:
+        return sample
+
+
+class ChangedSamples(OtherSamples):
+    """Other samples, one for one: what is known of them stays."""
 
     def __init__(self, samples: Samples) -> None:
         self.samples = samples
@@ -121,33 +155,14 @@ class ChangedSamples(Samples):
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, index: int) -> Sample:
-        return self._changed(self.samples[index])
-
-    def size(self, index: int) -> tuple[int, ...]:
-        """Return the spatial size of a sample."""
-        return self.samples.size(index)
-
-    def name(self, index: int) -> str:
-        """Return what a sample is called."""
-        return self.samples.name(index)
-
-    def case(self, index: int) -> str:
-        """Return what tables call a sample."""
-        return self.samples.case(index)
-
-    def plane(self, index: int, axis: int, position: int) -> Sample:
-        """Return one slice of a volume."""
-        return self._changed(self.samples.plane(index, axis, position))
+    def _place(self, index: int) -> tuple[Samples, int]:
+        return self.samples, index
 
     def late(self) -> tuple[Samples, Finish]:
         """See `Samples.late`; for those whose `_changed` does not look at images."""
         changed = copy.copy(self)
         changed.samples, finish = self.samples.late()
         return changed, finish
-
-    def _changed(self, sample: Sample) -> Sample:
-        return sample
 
 
 class Pixels(ChangedSamples):
@@ -170,31 +185,15 @@ class Subset(ChangedSamples):
     def __len__(self) -> int:
         return len(self.indices)
 
-    def __getitem__(self, index: int) -> Sample:
-        return self.samples[int(self.indices[index])]
-
-    def size(self, index: int) -> tuple[int, ...]:
-        """Return the spatial size of a sample."""
-        return self.samples.size(int(self.indices[index]))
-
-    def name(self, index: int) -> str:
-        """Return what a sample is called."""
-        return self.samples.name(int(self.indices[index]))
-
-    def case(self, index: int) -> str:
-        """Return what tables call a sample."""
-        return self.samples.case(int(self.indices[index]))
+    def _place(self, index: int) -> tuple[Samples, int]:
+        return self.samples, int(self.indices[index])
 
     def stamp(self, index: int) -> str | None:
         """Tell what a sample holds."""
         return self.samples.stamp(int(self.indices[index]))
 
-    def plane(self, index: int, axis: int, position: int) -> Sample:
-        """Return one slice of a volume."""
-        return self.samples.plane(int(self.indices[index]), axis, position)
 
-
-class Joined(Samples):
+class Joined(OtherSamples):
     """Several parts of one source as one, one after the other."""
 
     def __init__(self, parts: Sequence[Samples]) -> None:
@@ -210,25 +209,6 @@ class Joined(Samples):
     def __len__(self) -> int:
         return int(self.ends[-1])
 
-    def __getitem__(self, index: int) -> Sample:
-        part, at = self._find(index)
-        return part[at]
-
-    def size(self, index: int) -> tuple[int, ...]:
-        """Return the spatial size of a sample."""
-        part, at = self._find(index)
-        return part.size(at)
-
-    def name(self, index: int) -> str:
-        """Return what a sample is called."""
-        part, at = self._find(index)
-        return part.name(at)
-
-    def plane(self, index: int, axis: int, position: int) -> Sample:
-        """Return one slice of a volume."""
-        part, at = self._find(index)
-        return part.plane(at, axis, position)
-
-    def _find(self, index: int) -> tuple[Samples, int]:
+    def _place(self, index: int) -> tuple[Samples, int]:
         which = int(np.searchsorted(self.ends, index, side="right"))
         return self.parts[which], index - (int(self.ends[which - 1]) if which else 0)

@@ -2,13 +2,13 @@
 
 import os
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from crossd.data.shared_arrays import share
+from crossd.data.shared_arrays import Array, share
 
 
 class Names(Sequence[str]):
@@ -38,6 +38,15 @@ class Names(Sequence[str]):
         for name in names:
             writer.add(name)
         return writer.names()
+
+    @classmethod
+    def kept(cls, arrays: Mapping[str, Array], what: str) -> "Names":
+        """Take over what `arrays` gave of names that are called `what`."""
+        return cls(arrays[f"{what}/blob"], arrays[f"{what}/ends"])
+
+    def arrays(self, what: str) -> dict[str, Array]:
+        """Return the arrays, to be kept under names that begin with `what`."""
+        return {f"{what}/blob": self.blob, f"{what}/ends": self.ends}
 
     def __len__(self) -> int:
         return len(self.ends)

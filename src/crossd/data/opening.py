@@ -8,10 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from crossd.data.preprocessing.normalise import normalise
-from crossd.data.source import Source
-from crossd.data.sources import case_list, folder_index, tar_index
+from crossd.data.source import Given, Source
+from crossd.data.sources import case_folders, folder_index, tar_names
+from crossd.data.sources.case_list import Case
+from crossd.data.sources.case_table import read_table
+from crossd.data.sources.folder_index import Part
 from crossd.data.sources.image_folder import open_images
-from crossd.data.sources.labelled import Given, open_cases
+from crossd.data.sources.labelled import open_cases
 from crossd.data.sources.npz import open_medmnist, open_npz
 from crossd.data.sources.synthetic_brain import open_brain
 from crossd.data.sources.tar_shards import open_shards
@@ -89,31 +92,70 @@ def _open(
     if spec.startswith("medmnist:"):
         return open_medmnist(spec, size, seed)
     path = Path(spec).expanduser()
-    if path.suffix.lower() not in (".npz", ".csv"):
-        archives = tar_index.find(spec)
-        if archives:
-            return open_shards(spec, archives, size, seed, progress)
+    archives = archives_of(spec)
+    if archives:
+        return open_shards(spec, archives, size, seed, progress)
     if not spec or not path.exists():
         raise InputError(f"{spec or 'empty name'}: no such file or folder; give {KINDS}")
     if not labels:
         bare = open_unlabelled(path, size, given, progress)
         if bare is not None:
             return bare
-    if path.is_dir() or path.suffix.lower() == ".csv":
+    if is_list(path):
+        found, folders = list_cases(path, progress)
+        if not found:
+            return open_images(path, size, seed, folders)
         root = path if path.is_dir() else path.parent
-        if not path.is_dir():
-            found = case_list.read_table(path)
-        elif pair := case_list.pair_folders(path):
-            found = case_list.read_pairs(*pair)
-        else:
-            parts = folder_index.scan(path, progress)
-            found = case_list.read_classes(path, parts) or []
-            if not found:
-                return open_images(path, size, seed, parts)
         return open_cases(spec, root, found, size, seed, given, progress)
     if path.suffix.lower() == ".npz":
         return open_npz(path, size, seed)
     raise InputError(f"{spec}: cannot be read as a source of data; give {KINDS}")
+
+
+def archives_of(spec: str) -> list[Path] | None:
+    """List the tar archives that a name stands for; None where it stands for something else."""
+    named = Path(spec).suffix.lower() in (".npz", ".csv")
+    return None if named else tar_names.find(spec)
+
+
+def is_list(path: Path) -> bool:
+    """Tell whether a path lists files: a csv, or a folder that is none of archives."""
+    return path.is_dir() or (path.suffix.lower() == ".csv" and path.is_file())
+
+
+def list_cases(
+    path: Path, progress: Progress, strict: bool = True
+) -> tuple[list[Case], dict[str, Part]]:
+    """List what a csv or a folder holds.
+
+    Args:
+        path: For which `is_list` holds.
+        progress: Where to show a scan.
+        strict: Refuse what a training cannot use: files of a csv that do not exist, patients in
+            two splits, classes of volumes without a training case.
+
+    Returns:
+        The cases; and what lies in the class folders. There are no cases where these hold none but
+        images, which may be a million.
+
+    Raises:
+        InputError: When it cannot be understood.
+    """
+    if not path.is_dir():
+        return read_table(path, strict=strict), {}
+    if pair := case_folders.pair_folders(path):
+        return case_folders.read_pairs(*pair), {}
+    folders = folder_index.scan(path, progress)
+    found = case_folders.read_classes(path, folders)
+    if found and strict:
+        case_folders.check_classes(path, folders, "volumes")
+        images = case_folders.image_classes(path, folders)
+        if images:
+            progress.say(
+                f"{path}: {len(images):,} images are left out, as its class folders hold volumes "
+                f"(the first is {images[0].name})"
+            )
+    return found, folders
 
 
 def _show(size: Sequence[int]) -> str:

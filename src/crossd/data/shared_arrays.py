@@ -5,10 +5,13 @@ import tempfile
 from collections.abc import Callable, Sequence
 from multiprocessing import context, reduction
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsIndex
 
 import numpy as np
 from numpy.typing import NDArray
+
+Array = NDArray[Any]
+"""Numbers whose kind is known when they are read only."""
 
 LARGE = 1 << 16
 """Bytes from which an array is put into a file to be shared."""
@@ -47,14 +50,14 @@ class MappedArray(np.ndarray[Any, Any]):
     file: Handle | None = None
     offset = 0
 
-    def __reduce_ex__(self, protocol: Any) -> Any:
+    def __reduce_ex__(self, protocol: SupportsIndex) -> str | tuple[object, ...]:
         if self.file is None or context.get_spawning_popen() is None:
             return np.asarray(self).__reduce_ex__(protocol)
         handle = reduction.DupFd(self.file.number)
         return _taken_over, (handle, self.dtype, self.shape, self.offset)
 
 
-def share(array: NDArray[Any]) -> NDArray[Any]:
+def share(array: Array) -> Array:
     """Put a large array into a file without a name, to be mapped by this process and others.
 
     Args:
@@ -79,9 +82,7 @@ def share(array: NDArray[Any]) -> NDArray[Any]:
         return array
 
 
-def mapped(
-    file: Handle, dtype: np.dtype[Any], shape: Sequence[int], offset: int = 0
-) -> NDArray[Any]:
+def mapped(file: Handle, dtype: np.dtype[Any], shape: Sequence[int], offset: int = 0) -> Array:
     """Map an array out of an open file; what is written to it stays in this process."""
     if not np.prod(shape):
         return np.empty(shape, dtype)
@@ -91,7 +92,5 @@ def mapped(
     return array
 
 
-def _taken_over(
-    handle: Any, dtype: np.dtype[Any], shape: tuple[int, ...], offset: int
-) -> NDArray[Any]:
+def _taken_over(handle: Any, dtype: np.dtype[Any], shape: tuple[int, ...], offset: int) -> Array:
     return mapped(Handle(handle.detach()), dtype, shape, offset)

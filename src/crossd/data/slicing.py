@@ -11,6 +11,7 @@ from crossd.data.dataset import Sample, Samples
 from crossd.data.preprocessing.plan import TYPICAL
 from crossd.data.shapes import fit, round_up
 from crossd.data.source import Source, require_rank
+from crossd.data.splits import spread
 from crossd.errors import InputError
 from crossd.nn.kernel_modes import VIEWS
 
@@ -157,8 +158,7 @@ def as_images(source: Source, views: str | None, step: int | None) -> Source:
 
 def _side(source: Source) -> int:
     """Choose the side of slices: it covers nine in ten training volumes."""
-    count = len(source.train)
-    some = np.unique(np.linspace(0, count - 1, min(count, LOOK_AT)).round().astype(int))
+    some = spread(len(source.train), LOOK_AT)
     sizes = np.array([source.train.size(int(i)) for i in some])
     if (sizes == sizes[0, 0]).all():
         return int(sizes[0, 0])

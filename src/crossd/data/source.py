@@ -1,4 +1,4 @@
-"""What a source of data is, and how its training part is cut."""
+"""What a source of data is, what may be known before it is opened, and how it is cut."""
 
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -6,6 +6,7 @@ from typing import Literal
 import numpy as np
 
 from crossd.data.dataset import Samples, Subset
+from crossd.data.disk_cache import DiskCache
 from crossd.data.preprocessing.plan import Plan
 from crossd.data.splits import pick
 from crossd.errors import InputError
@@ -48,6 +49,27 @@ class Source:
     spacing: tuple[float, float, float] | None = None
     plan: Plan | None = None
     values: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Given:
+    """What is known before a source is opened: of a plan that the user edited, or of weights.
+
+    Attributes:
+        plan: How volumes are prepared; None makes a plan of the data.
+        classes: Names of the classes by their values in masks; empty takes those that are found.
+        known_classes: The same, of weights: taken where the masks hold no other values.
+        labels: Names of the classes of labels; empty takes those that are found.
+        statistics: Mean and standard deviation to normalise by; None measures them.
+        stored: Where prepared volumes are kept between runs; None keeps them nowhere.
+    """
+
+    plan: Plan | None = None
+    classes: dict[int, str] | None = None
+    known_classes: dict[int, str] | None = None
+    labels: tuple[str, ...] = ()
+    statistics: tuple[float, float] | None = None
+    stored: DiskCache | None = None
 
 
 def limit(source: Source, count: int, seed: int = 0) -> Source:

@@ -1,5 +1,7 @@
 """Seeded choices of samples that keep the share of every class."""
 
+from pathlib import Path
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -9,6 +11,16 @@ Indices = NDArray[np.int64]
 SPLITS = ("train", "val", "test")
 FRACTIONS = (0.7, 0.1, 0.2)
 """Shares of the splits where the data have none."""
+
+
+def spread(count: int, most: int) -> Indices:
+    """Choose up to `most` of `count` places, evenly.
+
+    Example:
+        >>> spread(9, 3), spread(2, 3)
+        (array([0, 4, 8]), array([0, 1]))
+    """
+    return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(np.int64))
 
 
 def pick(labels: Indices, count: int, seed: int) -> Indices:
@@ -80,3 +92,20 @@ def split(
             f"give at least {len(fractions)} of a class"
         )
     return joined
+
+
+def halves(labels: Indices, seed: int, where: str) -> tuple[Indices, ...]:
+    """Halve the validation images of a source that has none to test on.
+
+    Args:
+        labels: Class of every validation image, ``(N,)``.
+        seed: Decides which stay.
+        where: The source, for the message.
+
+    Returns:
+        Those that validate, and those that test.
+
+    Raises:
+        InputError: When there are too few.
+    """
+    return split(labels, (0.5, 0.5), seed, str(Path(where) / "val"))

@@ -6,10 +6,12 @@ from pathlib import Path
 
 from crossd.data.io.dicom import is_stack
 from crossd.data.io.header import is_dicom, is_volume, stem
+from crossd.data.io.images import suffixes
 from crossd.data.io.read import holds_volume, read_header
-from crossd.data.sources import case_list as lists
-from crossd.data.sources import folder_index
+from crossd.data.sources.case_folders import MODALITY
 from crossd.data.sources.case_list import Case
+from crossd.data.sources.case_table import read_table
+from crossd.data.sources.folder_walk import below
 from crossd.errors import InputError
 from crossd.weights.weights_file import WeightsConfig
 
@@ -66,10 +68,10 @@ def inputs(
         if not text or not path.exists():
             raise InputError(f"{text or 'empty name'}: no such file or folder")
         if path.suffix.lower() == ".csv":
-            found += lists.read_table(path, labels=False)
+            found += read_table(path, labels=False)
         elif path.is_dir():
             found += _below(path, channels, kinds, out, say)
-        elif is_volume(path) or path.suffix.lower() in folder_index.suffixes():
+        elif is_volume(path) or path.suffix.lower() in suffixes():
             found.append(Case(stem(path), (path,)))
             if is_dicom(path):
                 slices.setdefault(path.parent, []).append(path)
@@ -138,10 +140,7 @@ def _below(
         hidden = any(part.startswith(".") for part in place.parts)
         return not hidden and answers not in (top / place).parents
 
-    flat, solid = (
-        [path for path in listed if is_input(path)]
-        for listed in (folder_index.files(folder), folder_index.volumes_below(folder))
-    )
+    flat, solid = ([path for path in found if is_input(path)] for found in below(folder))
     if not flat and not solid:
         raise InputError(f"{folder}: holds no image or volume that can be read")
     if flat and solid and not all(kinds):
@@ -178,7 +177,7 @@ def _grouped(folder: Path, paths: Sequence[Path], channels: int) -> list[Case]:
     groups: dict[tuple[str, Path | None], list[Path]] = {}
     for path in paths:
         name = (path.parent.relative_to(folder) / stem(path)).as_posix()
-        numbered = lists.MODALITY.fullmatch(name) if channels > 1 else None
+        numbered = MODALITY.fullmatch(name) if channels > 1 else None
         place = (numbered[1], None) if numbered else (name, path)
         groups.setdefault(place, []).append(path)
     return [Case(name, tuple(files)) for (name, _), files in groups.items()]

@@ -9,11 +9,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from crossd.data.io.header import Header
-from crossd.data.preprocessing import plan, resample
+from crossd.data.preprocessing import plan, plan_file, resample
 from crossd.data.preprocessing.normalise import adapt
 from crossd.data.preprocessing.plan import Intensity, Plan
-from crossd.data.preprocessing.volume_dataset import Entry, read_image
+from crossd.data.quality.facts import CLIP
 from crossd.data.shapes import fit
+from crossd.data.sources.case_files import Entry, read_image
 from crossd.errors import InputError
 from crossd.inference import sliding_window
 from crossd.weights.weights_file import WeightsConfig
@@ -35,7 +36,7 @@ def plan_of(weights: WeightsConfig) -> Plan:
         InputError: When it was trained on images whose size in mm is unknown.
     """
     if weights.plan is not None:
-        return plan.from_record(weights.plan, "the weights' plan")
+        return plan_file.from_record(weights.plan, "the weights' plan")
     if weights.spacing is None or not weights.size:
         raise InputError(
             "the weights know no spacing, as they were not trained on files of volumes: crossd "
@@ -43,7 +44,7 @@ def plan_of(weights: WeightsConfig) -> Plan:
         )
     z, y, x = weights.spacing
     depth, height, width = weights.size if len(weights.size) == 3 else weights.size[:1] * 3
-    intensity = (Intensity("percentiles", *plan.CLIP),) * weights.in_channels
+    intensity = (Intensity("percentiles", *CLIP),) * weights.in_channels
     return Plan((z, y, x), (depth, height, width), intensity)
 
 
@@ -133,7 +134,7 @@ def label(net: nn.Module, entry: Entry, weights: WeightsConfig, fabric: Fabric) 
     """Give the class probabilities ``(K,)`` of a volume."""
     if weights.plan is None:
         image = read_image(entry)
-        how = (Intensity("percentiles", *plan.CLIP),) * len(image)
+        how = (Intensity("percentiles", *CLIP),) * len(image)
         plan.scale(image, plan.limits(image, how, entry.where))
         sides = weights.size if len(weights.size) == 3 else weights.size[:1] * 3
         x = adapt(resample.image(torch.from_numpy(image), sides), weights.in_channels)

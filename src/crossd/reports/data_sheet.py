@@ -10,8 +10,9 @@ from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
 from crossd.data.quality.checks import Fault
-from crossd.data.quality.survey import NO_PART, SampleFacts, Survey
-from crossd.data.splits import SPLITS
+from crossd.data.quality.facts import NO_PART, SampleFacts
+from crossd.data.quality.survey import Survey
+from crossd.data.splits import SPLITS, spread
 from crossd.reports.markdown import grid
 from crossd.reports.pictures import (
     COOL,
@@ -91,12 +92,7 @@ def _rows(found: Survey) -> list[tuple[str, list[SampleFacts]]]:
     drawn = [look for look in found.looks if look.thumb is not None]
     classes = found.classes([look.label for look in drawn])
     if classes:
-        picked = [
-            classes[i]
-            for i in np.unique(
-                np.linspace(0, len(classes) - 1, min(ROWS, len(classes))).round().astype(int)
-            )
-        ]
+        picked = [classes[i] for i in spread(len(classes), ROWS)]
         return [(name, _spread([x for x in drawn if x.label == name])) for name in picked]
     parts = [part for part in (*SPLITS, NO_PART) if any(look.part == part for look in drawn)]
     return [(part, _spread([x for x in drawn if x.part == part])) for part in parts]
@@ -104,8 +100,7 @@ def _rows(found: Survey) -> list[tuple[str, list[SampleFacts]]]:
 
 def _spread(looks: list[SampleFacts]) -> list[SampleFacts]:
     """Take a few evenly, so that not all are of the first patient."""
-    places = np.linspace(0, len(looks) - 1, min(COLUMNS, len(looks))).round().astype(int)
-    return [looks[i] for i in np.unique(places)]
+    return [looks[i] for i in spread(len(looks), COLUMNS)]
 
 
 def _tile(ax: Axes, look: SampleFacts) -> None:

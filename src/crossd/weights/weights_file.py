@@ -48,7 +48,7 @@ class WeightsConfig:
         std: Standard deviation of the training images, which was divided by.
         size: Spatial size of the training images.
         spacing: Of volumes (z, y, x) [mm], if known.
-        plan: How volumes that come as files are prepared, as `plan.to_record` gives it.
+        plan: How volumes that come as files are prepared, as `plan_file.to_record` gives it.
         values: What stands for each class in the files of masks.
         answer: How it answers on volumes, see `crossd.inference.slice_ensemble.answering`.
         recalibrated: Whether BatchNorm was measured on volumes; False after training on images.

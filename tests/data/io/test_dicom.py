@@ -7,7 +7,7 @@ import pytest
 from crossd.data.io import read
 from crossd.data.io.itk import affine_of
 from crossd.data.opening import open_source
-from crossd.data.sources.folder_index import volumes_below
+from crossd.data.sources.folder_walk import below
 from crossd.errors import InputError
 
 SHAPE = (6, 5, 7)
@@ -109,7 +109,7 @@ def test_names_without_suffix(tmp_path: Path) -> None:
     (folder / "DICOMDIR").write_bytes(b"x")
     (folder / "notes.txt").write_text("x")
     assert read.read_header(folder).shape == SHAPE
-    assert volumes_below(tmp_path) == [folder]
+    assert below(tmp_path)[1] == [folder]
 
 
 def test_files_that_say_no_position_are_images_of_their_own(tmp_path: Path) -> None:
@@ -124,13 +124,13 @@ def test_files_that_say_no_position_are_images_of_their_own(tmp_path: Path) -> N
     assert source.rank == 2 and source.classes == ("calm", "loud") and source.channels == 1
     assert sum(map(len, (source.train, source.val, source.test))) == 20
     assert source.train[0]["image"].shape == (1, 64, 64)
-    assert len(volumes_below(tmp_path / "calm")) == 10
+    assert len(below(tmp_path / "calm")[1]) == 10
 
 
 def test_a_series_whose_first_file_says_no_position_is_one(tmp_path: Path) -> None:
     folder = files.dicom(tmp_path / "s", ARRAY)
     files.write_slice(folder / "0.dcm", ARRAY[:, :, 0], 0.0, **files.NOWHERE)
-    assert volumes_below(tmp_path) == [folder]
+    assert below(tmp_path)[1] == [folder]
     assert "0.dcm: lacks its position" in message(folder)
 
 
@@ -138,10 +138,10 @@ def test_a_damaged_radiograph_does_not_make_a_series_of_the_others(tmp_path: Pat
     for number in range(3):
         files.write_slice(tmp_path / f"{number}.dcm", ARRAY[:, :, number], 0.0, **files.NOWHERE)
     (tmp_path / "0.dcm").write_bytes(b"damaged")
-    assert [path.name for path in volumes_below(tmp_path)] == ["0.dcm", "1.dcm", "2.dcm"]
+    assert [path.name for path in below(tmp_path)[1]] == ["0.dcm", "1.dcm", "2.dcm"]
     for number in range(3):
         (tmp_path / f"{number}.dcm").write_bytes(b"damaged")
-    assert volumes_below(tmp_path) == [tmp_path]
+    assert below(tmp_path)[1] == [tmp_path]
 
 
 def test_a_lone_file_of_several_frames_is_its_folder(tmp_path: Path) -> None:
@@ -150,9 +150,9 @@ def test_a_lone_file_of_several_frames_is_its_folder(tmp_path: Path) -> None:
         files.write_slice(tmp_path / name, frames, 0.0, NumberOfFrames=4, Rows=5, **files.NOWHERE)
 
     write("1.dcm")
-    assert volumes_below(tmp_path) == [tmp_path]
+    assert below(tmp_path)[1] == [tmp_path]
     write("2.dcm")
-    assert volumes_below(tmp_path) == [tmp_path / "1.dcm", tmp_path / "2.dcm"]
+    assert below(tmp_path)[1] == [tmp_path / "1.dcm", tmp_path / "2.dcm"]
 
 
 def test_one_file_is_an_image(tmp_path: Path) -> None:
@@ -167,7 +167,7 @@ def test_one_file_is_an_image(tmp_path: Path) -> None:
 def test_real_series_lie_where_simpleitk_puts_them(name: str) -> None:
     import SimpleITK as sitk
 
-    folder = next(iter(volumes_below(files.SHARED / "dicom" / name)))
+    folder = below(files.SHARED / "dicom" / name)[1][0]
     header = read.read_header(folder)
     reader = sitk.ImageSeriesReader()
     reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(folder)))

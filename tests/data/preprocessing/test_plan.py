@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crossd.data.preprocessing import plan
-from crossd.data.preprocessing.plan import Facts, Intensity, Plan
+from crossd.data.preprocessing import plan, plan_file
+from crossd.data.preprocessing.plan import Intensity, Plan
+from crossd.data.quality.facts import SampleFacts
 from crossd.errors import InputError
 
 
@@ -15,8 +16,9 @@ def facts(
     ranges: tuple[float, float, float] = (0.0, 1.0, 9.0),
     spacing: tuple[float, float, float] = (1.0, 1.0, 1.0),
     size: tuple[int, int, int] = (30, 40, 50),
-) -> Facts:
-    return Facts(spacing, size, modality, np.array([ranges]), (0, 1))
+) -> SampleFacts:
+    found = np.array([[*ranges, ranges[-1]]])
+    return SampleFacts("x", spacing=spacing, size=size, modality=modality, ranges=found)
 
 
 def test_ct_gets_a_window_and_others_are_scaled_by_themselves() -> None:
@@ -92,13 +94,13 @@ PLAN = Plan((2.0, 1.0, 1.0), (16, 32, 32), (Intensity("window", -100, 200),))
 
 def test_written_plans_are_read(tmp_path: Path) -> None:
     path = tmp_path / "plan.yaml"
-    plan.write(PLAN, path, (0, 2), ("background", "tumour"), ["a note"])
-    assert plan.read(path) == (PLAN, {0: "background", 2: "tumour"})
+    plan_file.write(PLAN, path, (0, 2), ("background", "tumour"), ["a note"])
+    assert plan_file.read(path) == (PLAN, {0: "background", 2: "tumour"})
     assert path.read_text().startswith("# a note\n")
-    plan.write(PLAN, path)
-    assert plan.read(path) == (PLAN, {})
-    record = plan.to_record(PLAN)
-    assert record is not None and plan.from_record(record, "x") == PLAN
+    plan_file.write(PLAN, path)
+    assert plan_file.read(path) == (PLAN, {})
+    record = plan_file.to_record(PLAN)
+    assert record is not None and plan_file.from_record(record, "x") == PLAN
 
 
 @pytest.mark.parametrize(
@@ -119,10 +121,10 @@ def test_written_plans_are_read(tmp_path: Path) -> None:
 )
 def test_bad_plans(tmp_path: Path, change: tuple[str, str], words: str) -> None:
     path = tmp_path / "plan.yaml"
-    plan.write(PLAN, path, (0, 2), ("background", "tumour"))
+    plan_file.write(PLAN, path, (0, 2), ("background", "tumour"))
     text = "\n".join(line for line in path.read_text().splitlines() if not line.startswith("#"))
     assert change[0] in text
     path.write_text(text.replace(*change))
     with pytest.raises(InputError) as caught:
-        plan.read(path)
+        plan_file.read(path)
     assert words in str(caught.value) and "\n" not in str(caught.value)

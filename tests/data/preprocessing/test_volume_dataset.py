@@ -9,9 +9,10 @@ from files import PLAN, message
 
 from crossd.data.opening import open_source
 from crossd.data.preprocessing.plan import Plan
-from crossd.data.preprocessing.volume_dataset import Cache, VolumeSamples, read_entry
+from crossd.data.preprocessing.volume_dataset import Cache, VolumeSamples
+from crossd.data.source import Given
+from crossd.data.sources.case_files import read_entry
 from crossd.data.sources.case_list import Case
-from crossd.data.sources.labelled import Given
 from crossd.errors import InputError
 
 

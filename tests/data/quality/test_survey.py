@@ -9,7 +9,8 @@ from PIL import Image
 
 from crossd.data.opening import open_source
 from crossd.data.quality.checks import Fault, faults
-from crossd.data.quality.survey import SampleFacts, Survey, survey
+from crossd.data.quality.facts import SampleFacts
+from crossd.data.quality.survey import Survey, survey
 from crossd.errors import InputError
 from crossd.reports import data_sheet
 from crossd.utils.progress import Progress
@@ -169,7 +170,12 @@ def test_what_is_no_source(tmp_path: Path) -> None:
 def test_one_name_for_all_patients_says_nothing() -> None:
     looks = [
         SampleFacts(
-            f"{part} {i}", part, group="anonymous", size=(8, 8), high=1.0, digest=f"{part}{i}"
+            f"{part} {i}",
+            part,
+            group="anonymous",
+            size=(8, 8),
+            ranges=np.array([[0.0, 0, 1, 1]]),
+            digest=f"{part}{i}",
         )
         for part in ("train", "test")
         for i in range(2)

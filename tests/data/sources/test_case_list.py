@@ -6,8 +6,13 @@ import numpy as np
 import pytest
 
 from crossd.data.sources import case_list
+from crossd.data.sources.case_folders import pair_folders, read_classes, read_pairs
+from crossd.data.sources.case_table import read_table
+from crossd.data.sources.folder_index import scan
 from crossd.errors import InputError
+from crossd.utils.progress import Progress
 
+QUIET = Progress(quiet=True)
 IMAGE = np.ones((4, 4, 4), np.int16)
 
 
@@ -26,7 +31,7 @@ def test_a_table(tmp_path: Path) -> None:
         "v0.nii.gz,v1.nii.gz,sick,train,a,5 1 1\n"
         "v2.nii.gz,v3.nii.gz,well,test,b,\n",
     )
-    first, second = case_list.read_table(path)
+    first, second = read_table(path)
     assert first.images == (tmp_path / "v0.nii.gz", tmp_path / "v1.nii.gz")
     assert (first.name, first.label, first.split, first.group) == ("v0", "sick", "train", "a")
     assert first.spacing == (5, 1, 1) and second.spacing is None
@@ -34,8 +39,8 @@ def test_a_table(tmp_path: Path) -> None:
 
 def test_a_table_of_masks(tmp_path: Path) -> None:
     path = table(tmp_path, "image,mask\nv0.nii.gz,v1.nii.gz\n")
-    assert case_list.read_table(path)[0].mask == tmp_path / "v1.nii.gz"
-    assert case_list.read_table(table(tmp_path, "image\nv0.nii.gz\n"), labels=False)[0].name == "v0"
+    assert read_table(path)[0].mask == tmp_path / "v1.nii.gz"
+    assert read_table(table(tmp_path, "image\nv0.nii.gz\n"), labels=False)[0].name == "v0"
 
 
 @pytest.mark.parametrize(
@@ -85,38 +90,38 @@ def test_a_table_of_masks(tmp_path: Path) -> None:
 def test_bad_tables(tmp_path: Path, text: str, words: str) -> None:
     path = table(tmp_path, text)
     with pytest.raises(InputError) as caught:
-        case_list.read_table(path)
+        read_table(path)
     message = str(caught.value)
     assert words in message and str(path) in message and "\n" not in message
 
 
 def test_what_spreadsheets_and_pandas_write_is_read(tmp_path: Path) -> None:
     path = table(tmp_path, ",image,label,\r\n0,v0.nii.gz,1,\r\n\r\n1,v1.nii.gz,2,\r\n")
-    assert [case.label for case in case_list.read_table(path)] == ["1", "2"]
+    assert [case.label for case in read_table(path)] == ["1", "2"]
     path.write_text('image,label\nv0.nii.gz,"of two\nlines"\nv1.nii.gz,2\n')
-    assert [case.label for case in case_list.read_table(path)] == ["of two\nlines", "2"]
+    assert [case.label for case in read_table(path)] == ["of two\nlines", "2"]
 
 
 def test_splits_do_not_matter_without_labels(tmp_path: Path) -> None:
     path = table(tmp_path, "image,split\nv0.nii.gz,test\nv1.nii.gz,\n")
-    assert len(case_list.read_table(path, labels=False)) == 2
+    assert len(read_table(path, labels=False)) == 2
 
 
 def test_a_table_in_another_encoding(tmp_path: Path) -> None:
     path = tmp_path / "cases.csv"
     path.write_bytes(b"image,label\n\xff\xfe,1\n")
     with pytest.raises(InputError, match="cannot be read as csv"):
-        case_list.read_table(path)
+        read_table(path)
 
 
 def test_pairs_of_folders(tmp_path: Path) -> None:
     root = files.pairs(tmp_path, 3, (6, 6, 6))
-    found = case_list.pair_folders(root)
+    found = pair_folders(root)
     assert found is not None
-    assert [case.name for case in case_list.read_pairs(*found)] == ["case_0", "case_1", "case_2"]
+    assert [case.name for case in read_pairs(*found)] == ["case_0", "case_1", "case_2"]
     (root / "images" / "case_1.nii.gz").unlink()
     with pytest.raises(InputError, match=r"case_1.nii.gz: has no partner"):
-        case_list.read_pairs(*found)
+        read_pairs(*found)
 
 
 def test_modalities_numbered_as_nnunet_does(tmp_path: Path) -> None:
@@ -124,22 +129,22 @@ def test_modalities_numbered_as_nnunet_does(tmp_path: Path) -> None:
         files.nifti(tmp_path / "imagesTr" / f"{name}.nii.gz", IMAGE)
     for name in ("a", "b"):
         files.nifti(tmp_path / "labelsTr" / f"{name}.nii.gz", IMAGE)
-    found = case_list.pair_folders(tmp_path)
+    found = pair_folders(tmp_path)
     assert found is not None
-    assert [len(case.images) for case in case_list.read_pairs(*found)] == [2, 2]
+    assert [len(case.images) for case in read_pairs(*found)] == [2, 2]
 
 
 def test_class_folders_of_files_and_series(tmp_path: Path) -> None:
     files.nifti(tmp_path / "a" / "sub" / "x.nii.gz", IMAGE)
     files.dicom(tmp_path / "b" / "patient" / "series", np.zeros((4, 4, 3)))
-    found = case_list.read_classes(tmp_path)
+    found = read_classes(tmp_path, scan(tmp_path, QUIET))
     assert found is not None
     assert [(case.name, case.label) for case in found] == [
         ("a/sub/x", "a"),
         ("b/patient/series", "b"),
     ]
     (tmp_path / "c").mkdir()
-    assert case_list.read_classes(tmp_path / "c") is None
+    assert read_classes(tmp_path / "c", scan(tmp_path / "c", QUIET)) == []
 
 
 def made(count: int, groups: int = 0, split: str = "") -> list[case_list.Case]:

@@ -12,13 +12,13 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from crossd.data import array_cache
 from crossd.data.dataset import ChangedSamples, Sample, Samples
+from crossd.data.disk_cache import CLOCK, user_cache
 from crossd.data.fault_tolerance import GuardedSamples
 from crossd.data.opening import open_source
 from crossd.data.patches import Patches
 from crossd.data.preprocessing.normalise import Normalised
-from crossd.data.sources import folder_index
+from crossd.data.sources import folder_index, folder_walk
 from crossd.errors import InputError
 from crossd.utils.progress import Progress
 
@@ -36,7 +36,7 @@ def tree(root: Path, names: tuple[str, ...] = NAMES) -> Path:
 def aged(root: Path) -> Path:
     """Let all folders be older than the clock of a file system is coarse."""
     for folder, _, _ in os.walk(root):
-        os.utime(folder, ns=(0, time.time_ns() - 2 * folder_index.CLOCK))
+        os.utime(folder, ns=(0, time.time_ns() - 2 * CLOCK))
     return root
 
 
@@ -45,13 +45,13 @@ def remembering(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Keep the index of small folders too; returns the folders that are looked through."""
     monkeypatch.setattr(folder_index, "KEEP_FROM", 1)
     looked: list[str] = []
-    look = folder_index._look
+    look = folder_walk.look
 
     def noted(path: str) -> Any:
         looked.append(path)
         return look(path)
 
-    monkeypatch.setattr(folder_index, "_look", noted)
+    monkeypatch.setattr(folder_walk, "look", noted)
     return looked
 
 
@@ -85,10 +85,7 @@ def test_parts_hidden_folders_links_and_series(tmp_path: Path) -> None:
     assert train.folders == ("a", "c")
     assert list(train.images.names) == ["a/.hidden/5.png", "a/1.png", "c/9.png"]
     assert list(train.volumes.names) == ["a/linked/10.nii.gz", "a/s", "c/10.nii.gz"]
-    assert folder_index.volumes_below(tmp_path / "train" / "a" / "s") == [
-        tmp_path / "train" / "a" / "s"
-    ]
-    assert folder_index.files(tmp_path / "none") == []
+    assert folder_walk.below(tmp_path / "train" / "a" / "s")[1] == [tmp_path / "train" / "a" / "s"]
 
 
 def test_files_without_a_suffix_are_opened(tmp_path: Path) -> None:
@@ -158,23 +155,23 @@ def test_changes_are_seen(
     remembering.clear()
     found = images(tmp_path)
     assert remembering
-    shutil.rmtree(array_cache.folder())
+    shutil.rmtree(user_cache().folder)
     assert found == images(tmp_path)
 
 
 def test_what_changed_just_before_is_not_trusted(tmp_path: Path, remembering: list[str]) -> None:
     # A file that is added now could leave the time of its folder as it is.
     images(tree(tmp_path))
-    assert not array_cache.folder().exists()
+    assert not user_cache().folder.exists()
     aged(tmp_path)
     os.utime(tmp_path / "cat" / "a")
     images(tmp_path)
-    assert not array_cache.folder().exists()
+    assert not user_cache().folder.exists()
 
 
 def test_few_files_are_not_kept(tmp_path: Path) -> None:
     images(aged(tree(tmp_path)))
-    assert not array_cache.folder().exists()
+    assert not user_cache().folder.exists()
 
 
 @pytest.mark.parametrize("damage", ["gone", "empty", "cut", "noise", "other"])
@@ -183,14 +180,14 @@ def test_an_index_that_cannot_be_read_is_made_anew(
 ) -> None:
     root = aged(tree(tmp_path / "data"))
     expected = images(root)
-    (file,) = array_cache.folder().glob("index-*.safetensors")
+    (file,) = user_cache().folder.glob("index-*.prepared")
     content = file.read_bytes()
     rng = np.random.default_rng(0)
     damaged = {
         "empty": b"",
         "cut": content[:-40],
         "noise": rng.integers(0, 256, len(content), np.uint8).tobytes(),
-        "other": (64).to_bytes(8, "little") + b'{"__metadata__":{"facts":"{}"}}'.ljust(64),
+        "other": (64).to_bytes(8, "little") + b'{"__metadata__":{"crc":"0"}}'.ljust(64),
     }
     file.unlink() if damage == "gone" else file.write_bytes(damaged[damage])
     remembering.clear()
@@ -250,14 +247,14 @@ class Scanning(Dataset[int]):
 
     def __getitem__(self, number: int) -> int:
         count = 0
-        look = folder_index._look
+        look = folder_walk.look
 
         def counted(path: str) -> Any:
             nonlocal count
             count += 1
             return look(path)
 
-        folder_index._look = counted
+        folder_walk.look = counted
         assert len(images(self.root)) == 4
         return count
 
@@ -280,17 +277,17 @@ def pictures(root: Path, count: int, classes: int = 2) -> Path:
 
 def test_statistics_are_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from crossd.data.preprocessing import normalise
-    from crossd.data.sources import image_folder as reading
+    from crossd.data.sources.image_folder import ImageSamples
 
     monkeypatch.setattr(normalise, "ENOUGH", 8)
-    read: list[Path] = []
-    real = reading.read_pixels
+    read: list[int] = []
+    real = ImageSamples.pixels
 
-    def noted(path: Path, *rest: Any) -> torch.Tensor:
-        read.append(path)
-        return real(path, *rest)
+    def noted(self: ImageSamples, index: int) -> Sample:
+        read.append(index)
+        return real(self, index)
 
-    monkeypatch.setattr(reading, "read_pixels", noted)
+    monkeypatch.setattr(ImageSamples, "pixels", noted)
     pictures(tmp_path, 24)
     first = open_source(str(tmp_path))
     assert len(read) == 8

@@ -14,12 +14,11 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from crossd.data import array_cache
 from crossd.data.dataset import Samples
+from crossd.data.disk_cache import CLOCK, user_cache
 from crossd.data.opening import open_source
 from crossd.data.source import Source
 from crossd.data.sources import tar_index, tar_shards
-from crossd.data.sources.folder_index import CLOCK
 from crossd.data.sources.image_folder import read_image
 from crossd.errors import InputError
 from crossd.utils.progress import Progress
@@ -89,7 +88,7 @@ def test_a_folder_of_archives_holds_what_the_files_hold(tmp_path: Path) -> None:
     for i in (0, 21, 39):
         (tmp_path / "one.png").write_bytes(picture(i))
         sample = whole[i]
-        assert torch.equal(sample["image"], read_image(tmp_path / "one.png", 1, (8, 8)))
+        assert torch.equal(sample["image"], read_image([tmp_path / "one.png"], 1, (8, 8)))
         assert sample["label"].item() == i % 2 and sample["view"] == -1
     assert source.test.case(0).endswith(".png")
     again = open_source(str(tmp_path / "shards"), size=(8,))
@@ -140,7 +139,7 @@ def test_the_scan_is_kept_until_an_archive_changes(
     monkeypatch.setattr(tar_index, "_images", lambda path: scanned.append(path) or real(path))  # type: ignore[func-returns-value]
     path = archive(tmp_path / "x.tar", numbered(0, 12))
     tar_index.scan([path], QUIET)
-    assert not array_cache.folder().exists()  # too new to be trusted
+    assert not user_cache().folder.exists()  # too new to be trusted
     old = time.time_ns() - 2 * CLOCK
     os.utime(path, ns=(old, old))
     first = tar_index.scan([path], QUIET)

@@ -4,14 +4,19 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from crossd.data.io.header import UNREADABLE, Array, Header, damaged, is_dicom
+from crossd.data.io.header import UNREADABLE, Header, damaged, is_dicom
 from crossd.data.io.itk import affine_of, itk_header, open_itk
+from crossd.data.shared_arrays import Array
 from crossd.errors import InputError
+
+if TYPE_CHECKING:
+    from pydicom.dataelem import DataElement, RawDataElement
+    from pydicom.tag import BaseTag
 
 SERIES, ORIENTATION, POSITION = "0020|000e", "0020|0037", "0020|0032"
 MODALITY, SPACING = "0008|0060", "0028|0030"
@@ -148,6 +153,7 @@ def check_lengths(file: Path) -> None:
     Raises:
         InputError: When the file is damaged, or no DICOM file.
     """
+    from pydicom.dataelem import RawDataElement
     from pydicom.filereader import data_element_generator
 
     size = file.stat().st_size
@@ -156,10 +162,9 @@ def check_lengths(file: Path) -> None:
             raise InputError(f"{file}: is no DICOM file (DICM at byte 128 is missing)")
         try:
             syntax, start = "", 132
-            meta: Any = data_element_generator(stream, False, True, _after_meta, defer_size=0)
-            for raw in meta:
+            for raw in data_element_generator(stream, False, True, _after_meta, defer_size=0):
                 start = _end(raw, size)
-                if raw.tag == 0x00020010:
+                if raw.tag == 0x00020010 and isinstance(raw, RawDataElement):
                     stream.seek(raw.value_tell)
                     syntax = stream.read(raw.length).decode("ascii").strip(" \0")
             if syntax == DEFLATED:
@@ -176,22 +181,22 @@ def check_lengths(file: Path) -> None:
         raise InputError(f"{file}: holds no pixel data (a report or a plan?); remove it")
 
 
-def _end(raw: Any, size: int) -> int:
+def _end(raw: "RawDataElement | DataElement", size: int) -> int:
     """Return where the value of an element ends, which must be within the file."""
+    from pydicom.dataelem import RawDataElement
     from pydicom.valuerep import VR
 
     if raw.VR is not None and raw.VR not in list(VR):
         raise ValueError(f"element {raw.tag} is of the unknown kind {raw.VR!r}")
-    length = getattr(raw, "length", UNDEFINED)
-    if length == UNDEFINED:  # a sequence, whose elements were read
-        return 0
-    end = int(raw.value_tell + length)
+    if not isinstance(raw, RawDataElement) or raw.length == UNDEFINED:
+        return 0  # a sequence, whose elements were read
+    end = int(raw.value_tell + raw.length)
     if end > size:
         raise EOFError(f"element {raw.tag} is longer than the file")
     return end
 
 
-def _after_meta(tag: Any, vr: str | None, length: int) -> bool:
+def _after_meta(tag: "BaseTag", vr: str | None, length: int) -> bool:
     return int(tag) >> 16 != 2
 
 
@@ -253,7 +258,7 @@ def _volume(path: Path, slices: list[_Slice]) -> Header:
     spacing = first.header.affine
     sides = np.linalg.norm(spacing[:3, :2], axis=0)
     direction: Array = np.column_stack((rows[:3], rows[3:], step / np.linalg.norm(step)))
-    affine = affine_of(direction, (*sides, float(np.linalg.norm(step))), start)
+    affine = affine_of(direction, (*sides, float(np.linalg.norm(step))), start.tolist())
     columns, lines, _ = first.header.shape
     return replace(
         first.header,
@@ -264,6 +269,6 @@ def _volume(path: Path, slices: list[_Slice]) -> Header:
     )
 
 
-def _position(one: _Slice) -> Any:
+def _position(one: _Slice) -> NDArray[np.float64]:
     assert one.position is not None
     return one.position

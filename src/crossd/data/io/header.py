@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from textwrap import shorten
-from typing import Any
+from typing import TypeVar
 
 import nibabel as nib
 import numpy as np
@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from crossd.errors import InputError
 
-Array = NDArray[Any]
 Part = tuple[slice, ...]
+Number = TypeVar("Number", int, float)
 NIFTI = (".nii", ".nii.gz")
 ITK = (".nrrd", ".nhdr", ".mha", ".mhd")
 DICOM = (".dcm", ".dicom", ".ima")
@@ -71,7 +71,7 @@ class Header:
         x, y, z = self._canonical(np.linalg.norm(self.affine[:3, :3], axis=0).tolist())
         return z, y, x
 
-    def _canonical(self, values: Sequence[Any]) -> tuple[Any, Any, Any]:
+    def _canonical(self, values: Sequence[Number]) -> tuple[Number, Number, Number]:
         ordered = dict(zip(self.orientation[:, 0].astype(int).tolist(), values, strict=True))
         return ordered[0], ordered[1], ordered[2]
 

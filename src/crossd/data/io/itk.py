@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from crossd.data.io.header import MOST_CHANNELS, UNREADABLE, Array, Header, Part, damaged, whole
+from crossd.data.io.header import MOST_CHANNELS, UNREADABLE, Header, Part, damaged, whole
+from crossd.data.shared_arrays import Array
 from crossd.errors import InputError
 
 

@@ -18,13 +18,13 @@ from crossd.data.io.header import (
     NIFTI,
     SUFFIXES,
     UNREADABLE,
-    Array,
     Header,
     Part,
     damaged,
     is_dicom,
     is_volume,
 )
+from crossd.data.shared_arrays import Array
 from crossd.errors import InputError
 from crossd.utils.memory import require
 

@@ -6,15 +6,15 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from crossd.data import array_cache
 from crossd.data.dataset import ChangedSamples, Finish, Sample, Samples
+from crossd.data.disk_cache import key_of, user_cache
 from crossd.data.source import Source
 from crossd.errors import InputError
 
 ENOUGH = 2_000
 """Training images that the mean and the standard deviation are taken from, at most."""
 
-FORM = "1"
+FORM = 2
 """Of what is kept of them, to be counted up when images are prepared in another way."""
 
 
@@ -111,14 +111,14 @@ def _statistics(samples: Samples, channels: int, seed: int) -> tuple[float, floa
     known = [stamp for stamp in stamps if stamp is not None]
     if len(known) < len(stamps):
         return _measured(samples, indices, channels)
-    key = array_cache.key_of("statistics", FORM, str(channels), *known)
-    with array_cache.one_process_at_a_time(key):
-        found = array_cache.load(key)
+    cache, key = user_cache(), key_of("statistics", FORM, channels, known)
+    with cache.one_process_at_a_time(key):
+        found = cache.get(key)
         if found is None:
             mean, std = _measured(samples, indices, channels)
-            array_cache.save(key, {"statistics": np.array([mean, std])}, {})
+            cache.keep(key, {"statistics": np.array([mean, std])})
         else:
-            mean, std = found.arrays["statistics"].tolist()
+            mean, std = found["statistics"].tolist()
     return mean, std
 
 

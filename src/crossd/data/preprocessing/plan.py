@@ -1,18 +1,14 @@
 """How volumes are prepared: decided by a scan, edited by the user, kept with the weights."""
 
-import dataclasses
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from crossd.data.quality.facts import CLIP, ENOUGH, SampleFacts, require_varied, thinned
 from crossd.data.shapes import round_up
 from crossd.errors import InputError
-from crossd.utils.atomic_files import atomic
 
 ISOTROPIC = 3.0
 """Ratio of the longest to the shortest side of a voxel up to which voxels are made cubes."""
@@ -26,14 +22,8 @@ LARGEST_WHOLE = 96**3
 TYPICAL = 90
 """Percentile of the sizes that a patch covers."""
 
-CLIP = (0.5, 99.5)
-"""Percentiles between which values are kept."""
-
 AIR = -500.0
 """Least value [HU] below which a volume counts as CT, where no file says what it is."""
-
-ENOUGH = 2**20
-"""Values that percentiles are taken from, about."""
 
 KINDS = ("window", "percentiles", "z-score")
 
@@ -71,31 +61,11 @@ class Plan:
     intensity: tuple[Intensity, ...]
 
 
-@dataclass(frozen=True)
-class Facts:
-    """What a scan found in one volume.
-
-    Attributes:
-        spacing: Of the file (z, y, x) [mm].
-        size: Of the file (D, H, W) [voxels].
-        modality: As DICOM names it, "" where unknown.
-        ranges: Least value and the percentiles 0.5 and 99.5 of each channel, ``(C, 3)``; within the
-            mask where there is one (percentiles only).
-        values: The values of its mask, none without.
-    """
-
-    spacing: tuple[float, float, float]
-    size: tuple[int, int, int]
-    modality: str
-    ranges: NDArray[np.float64]
-    values: tuple[int, ...] = ()
-
-
-def decide(facts: Sequence[Facts], masks: bool, size: Sequence[int] | None = None) -> Plan:
+def decide(facts: Sequence[SampleFacts], masks: bool, size: Sequence[int] | None = None) -> Plan:
     """Make a plan for the volumes of a training set.
 
     Args:
-        facts: What was found in each.
+        facts: What `crossd.data.quality.scan` found in each.
         masks: Whether they have masks. Volumes with a label are seen whole: their spacing is made
             coarser until the typical one fits into `size`, or into 96 x 96 x 96 voxels.
         size: Patch to choose (D, H, W) [voxels]; None chooses one.
@@ -104,13 +74,15 @@ def decide(facts: Sequence[Facts], masks: bool, size: Sequence[int] | None = Non
         The plan.
 
     Example:
-        >>> one = Facts((5, 0.7, 0.7), (22, 320, 280), "MR", np.array([[0.0, 3, 900]]), (0, 1))
+        >>> one = SampleFacts("a.nii", size=(22, 320, 280), spacing=(5, 0.7, 0.7), modality="MR")
+        >>> one.ranges = np.array([[0.0, 3, 900, 1200]])
         >>> plan = decide([one], masks=True)
         >>> plan.spacing, plan.patch, plan.intensity[0].kind
         ((5.0, 0.7, 0.7), (24, 312, 280), 'z-score')
     """
-    spacing = target_spacing([one.spacing for one in facts])
-    extent = np.array([one.size for one in facts]) * [one.spacing for one in facts]  # [mm]
+    spacings = np.array([one.spacing for one in facts], np.float64)
+    spacing = target_spacing(spacings)
+    extent = np.array([one.size for one in facts]) * spacings  # [mm]
     typical = np.percentile(np.maximum(1, (extent / spacing).round()), TYPICAL, axis=0)
     if not masks:
         most = typical / size if size else np.full(3, np.cbrt(typical.prod() / LARGEST_WHOLE))
@@ -122,7 +94,9 @@ def decide(facts: Sequence[Facts], masks: bool, size: Sequence[int] | None = Non
     return Plan(spacing, patch, scales)
 
 
-def target_spacing(spacings: Sequence[Sequence[float]]) -> tuple[float, float, float]:
+def target_spacing(
+    spacings: Sequence[Sequence[float]] | NDArray[np.float64],
+) -> tuple[float, float, float]:
     """Choose the spacing that volumes are resampled to.
 
     The median along each axis. Where its longest side is at most three times its shortest, voxels
@@ -164,7 +138,7 @@ def choose_patch(typical: NDArray[np.float64]) -> tuple[int, int, int]:
     return _three_whole(sides)
 
 
-def _intensity(facts: Sequence[Facts], channel: int) -> Intensity:
+def _intensity(facts: Sequence[SampleFacts], channel: int) -> Intensity:
     """Choose how a channel is scaled: CT by a window, all others by z-score."""
     ranges = np.stack([one.ranges[channel] for one in facts])
     modalities = {one.modality for one in facts}
@@ -195,11 +169,10 @@ def limits(
     rows = []
     for channel, how in zip(image, intensity, strict=True):
         least, most = float(channel.min()), float(channel.max())
-        if not least < most:
-            raise InputError(f"{where}: every value is {least:g}: it shows nothing")
+        require_varied(least, most, where)
         low, high = how.low, how.high
         if how.kind != "window":
-            some = every_nth_value(channel)
+            some = thinned(channel, ENOUGH)
             low, high = (float(value) for value in np.percentile(some, (how.low, how.high)))
             if not low < high:  # nearly all values are equal, as around a small bright thing
                 low, high = least, most
@@ -209,12 +182,6 @@ def limits(
             shift, width = float(kept.mean()), float(kept.std())
         rows.append((low, high, shift, width))
     return np.array(rows)
-
-
-def every_nth_value(channel: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return every n-th value, so that about a million remain: enough for percentiles."""
-    values = channel.reshape(-1)
-    return values[:: max(1, len(values) // ENOUGH)]
 
 
 def scale(image: NDArray[np.float32], found: NDArray[np.float64]) -> None:
@@ -228,117 +195,3 @@ def scale(image: NDArray[np.float32], found: NDArray[np.float64]) -> None:
         np.clip(channel, low, high, out=channel)
         channel -= shift
         channel /= width
-
-
-def write(
-    plan: Plan,
-    path: Path,
-    values: Sequence[int] = (),
-    classes: Sequence[str] = (),
-    notes: Sequence[str] = (),
-) -> None:
-    """Write a plan as YAML that can be edited.
-
-    Args:
-        plan: The plan.
-        path: The file; it appears whole or not at all.
-        values: Values of masks, one a class.
-        classes: Names of the classes.
-        notes: Lines of comment at its beginning.
-    """
-    import yaml
-
-    record: dict[str, Any] = {
-        "spacing": list(plan.spacing),
-        "patch": list(plan.patch),
-        "intensity": [dataclasses.asdict(one) for one in plan.intensity],
-    }
-    if values:
-        record["classes"] = dict(zip(values, classes, strict=True))
-    head = [
-        *notes,
-        "spacing: voxels after resampling, z y x [mm]; patch: training patch and sliding window.",
-        "intensity, for each channel: window (low, high: values), percentiles or z-score (low,",
-        "high: percentiles of each volume). classes: value in masks: name.",
-    ]
-    body = yaml.safe_dump(record, sort_keys=False, default_flow_style=None)
-    with atomic(path) as temporary:
-        temporary.write_text("".join(f"# {line}\n" for line in head) + body, encoding="utf-8")
-
-
-def read(path: Path) -> tuple[Plan, dict[int, str]]:
-    """Read a plan, and the names of its classes by their values in masks.
-
-    Raises:
-        InputError: With the file and the entry that is wrong.
-    """
-    import yaml
-
-    try:
-        record = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        line = " ".join(str(error).split())
-        raise InputError(f"{path}: cannot be read as a plan ({line})") from error
-    known = {"spacing", "patch", "intensity", "classes"}
-    if isinstance(record, dict) and set(record) - known:
-        odd = ", ".join(sorted(map(str, set(record) - known)))
-        raise InputError(f"{path}: does not know {odd}; expected {', '.join(sorted(known))}")
-    if not isinstance(record, dict) or not {"spacing", "patch", "intensity"} <= set(record):
-        raise InputError(f"{path}: is no plan; expected spacing, patch, intensity and classes")
-    classes = record.get("classes") or {}
-    if not isinstance(classes, dict) or not all(_whole(v) and 0 <= v < 256 for v in classes):
-        raise InputError(f"{path}: classes must be lines such as `1: liver`, values from 0 to 255")
-    if classes and (0 not in classes or len(classes) < 2):
-        raise InputError(f"{path}: classes must hold 0 (the background) and one more")
-    named = {value: str(classes[value]) for value in sorted(classes)}
-    return from_record(record, str(path)), named
-
-
-def to_record(plan: Plan | None) -> dict[str, Any] | None:
-    """Return a plan as JSON can hold it, as weights files keep it; None for none."""
-    if plan is None:
-        return None
-    record: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(plan)))
-    return record
-
-
-def from_record(record: dict[str, Any], where: str) -> Plan:
-    """Return the plan of a record, as `to_record` gives it, checked.
-
-    Raises:
-        InputError: With the entry that is wrong.
-    """
-    spacing = _three(record, "spacing", where, lambda v: isinstance(v, int | float) and 0 < v < 1e4)
-    patch = _three(record, "patch", where, lambda v: _whole(v) and v >= 1)
-    intensity = record.get("intensity")
-    if not isinstance(intensity, list) or not intensity:
-        raise InputError(f"{where}: intensity must be a list with one entry a channel")
-    scales = []
-    for one in intensity:
-        names = ("kind", "low", "high")
-        if not isinstance(one, dict) or set(one) != set(names) or one["kind"] not in KINDS:
-            raise InputError(
-                f"{where}: an intensity must have kind ({', '.join(KINDS)}), low and high"
-            )
-        low, high = one["low"], one["high"]
-        numbers = all(isinstance(v, int | float) and np.isfinite(v) for v in (low, high))
-        if not numbers or not low < high:
-            raise InputError(f"{where}: intensity low (={low}) must be a number below high")
-        if one["kind"] != "window" and not (low >= 0 and high <= 100):
-            raise InputError(f"{where}: {one['kind']} takes percentiles from 0 to 100")
-        scales.append(Intensity(one["kind"], float(low), float(high)))
-    return Plan(spacing, patch, tuple(scales))
-
-
-def _three(
-    record: dict[str, Any], name: str, where: str, valid: Callable[[Any], bool]
-) -> tuple[Any, Any, Any]:
-    value = record.get(name)
-    if not isinstance(value, list | tuple) or len(value) != 3 or not all(map(valid, value)):
-        raise InputError(f"{where}: {name} is {value}; expected three numbers above 0 (z, y, x)")
-    z, y, x = value
-    return z, y, x
-
-
-def _whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)

@@ -2,8 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict
 
 import numpy as np
 import torch
@@ -12,120 +11,15 @@ from torch import Tensor
 from torch.utils.data import get_worker_info
 
 from crossd.data.dataset import Sample, Samples
-from crossd.data.io import read
-from crossd.data.io.header import ITK, Header, with_spacing
+from crossd.data.disk_cache import DiskCache
+from crossd.data.io.header import ITK
 from crossd.data.preprocessing import plan, resample
-from crossd.data.preprocessing.disk_cache import DiskCache, fingerprint
 from crossd.data.preprocessing.plan import Plan
-from crossd.data.sources.case_list import Case, groups_of
-from crossd.errors import InputError
+from crossd.data.sources.case_files import Entry, read_image, read_mask
+from crossd.data.sources.case_list import groups_of
 
-AFFINE_TOLERANCE = 1e-3
-MOST_CLASSES = 256
 CACHE = 0.5
 """Share of the free memory that prepared volumes may take."""
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A case whose headers were read.
-
-    Attributes:
-        case: The case.
-        images: One header a modality.
-        mask: Of the mask.
-    """
-
-    case: Case
-    images: tuple[Header, ...]
-    mask: Header | None = None
-
-    @property
-    def where(self) -> str:
-        """The first file, for messages."""
-        return str(self.case.images[0])
-
-    def fingerprint(self, *options: Any) -> str:
-        """Name what is made of the files (see `disk_cache.fingerprint`)."""
-        headers = [*self.images, *([self.mask] if self.mask else [])]
-        files = [file for header in headers for file in header.files or (header.path,)]
-        return fingerprint(files, len(self.images), self.case.spacing, *options)
-
-
-def read_entry(case: Case) -> Entry:
-    """Read the headers of a case and check that they agree.
-
-    Raises:
-        InputError: When a file is damaged, or lies elsewhere than the first.
-    """
-    headers = [read.read_header(path) for path in case.images]
-    mask = None if case.mask is None else read.read_header(case.mask)
-    first = headers[0]
-    for other in [*headers[1:], *([mask] if mask else [])]:
-        what = "image and mask" if other is mask else "modalities"
-        if other.shape != first.shape:
-            raise InputError(
-                f"{other.path}: has the shape {other.shape}, but {first.path} {first.shape}; "
-                f"{what} must agree"
-            )
-        if not np.allclose(
-            other.affine, first.affine, rtol=AFFINE_TOLERANCE, atol=AFFINE_TOLERANCE
-        ):
-            raise InputError(
-                f"{other.path}: its affine differs from that of {first.path}; {what} must lie in "
-                "the same place, resample one to the other"
-            )
-    if mask is not None and mask.channels != 1:
-        raise InputError(f"{mask.path}: holds {mask.channels} numbers a voxel; a mask holds one")
-    if case.spacing is not None:
-        headers = [with_spacing(header, case.spacing) for header in headers]
-    return Entry(case, tuple(headers), mask)
-
-
-def read_image(entry: Entry, planes: tuple[int, slice] | None = None) -> NDArray[np.float32]:
-    """Read the modalities of a case as channels, ``(C, D, H, W)``."""
-    arrays = [read.read(header, planes) for header in entry.images]
-    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
-
-
-def read_mask(
-    entry: Entry, values: Sequence[int], planes: tuple[int, slice] | None = None
-) -> NDArray[np.uint8]:
-    """Read the mask of a case as numbers of classes, ``(D, H, W)``.
-
-    Args:
-        entry: The case.
-        values: What stands for each class in the file.
-        planes: As `formats.read` takes it.
-
-    Raises:
-        InputError: When it holds another value.
-    """
-    assert entry.mask is not None
-    mask = whole_mask(entry.mask, planes)
-    table = np.full(MOST_CLASSES, MOST_CLASSES - 1, np.uint8)
-    table[list(values)] = np.arange(len(values))
-    known = np.zeros(MOST_CLASSES, bool)
-    known[list(values)] = True
-    if not known[mask].all():
-        odd = int(mask[~known[mask]].flat[0])
-        raise InputError(
-            f"{entry.mask.path}: holds {odd}, but the classes have the values "
-            f"{', '.join(map(str, values))}"
-        )
-    return table[mask]
-
-
-def whole_mask(header: Header, planes: tuple[int, slice] | None = None) -> NDArray[np.uint8]:
-    """Read a mask as it is, ``(D, H, W)``, and check that it holds whole numbers."""
-    mask = read.read(header, planes)[0]
-    valid = (mask >= 0) & (mask < MOST_CLASSES) & (mask == np.floor(mask))
-    if not valid.all():
-        raise InputError(
-            f"{header.path}: holds {mask[~valid].flat[0]:g}; a mask holds whole numbers from 0 to "
-            f"{MOST_CLASSES - 1}"
-        )
-    return mask.astype(np.uint8)
 
 
 class Cache:
@@ -139,13 +33,13 @@ class Cache:
         from crossd.utils.memory import available
 
         self.left = available() * CACHE if budget is None else budget
-        self.kept: dict[Any, tuple[Tensor, ...]] = {}
+        self.kept: dict[str, tuple[Tensor, ...]] = {}
 
-    def get(self, key: Any) -> tuple[Tensor, ...] | None:
+    def get(self, key: str) -> tuple[Tensor, ...] | None:
         """Return what is kept under a key."""
         return self.kept.get(key)
 
-    def keep(self, key: Any, tensors: tuple[Tensor, ...]) -> None:
+    def keep(self, key: str, tensors: tuple[Tensor, ...]) -> None:
         """Keep tensors if there is room."""
         size = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
         if size <= self.left and get_worker_info() is None:
@@ -215,15 +109,18 @@ class VolumeSamples(Samples):
 
     def _prepared(self, index: int) -> tuple[Tensor, ...]:
         """Take a volume from memory, from the disk or from its files."""
-        entry, name = self.entries[index], ""
+        entry, key = self.entries[index], ""
         kept = self.cache.get(entry.case.name)
         if kept is None and self.stored is not None:
             how = [asdict(one) for one in self.plan.intensity]
-            name = entry.fingerprint(self.plan.spacing, how, tuple(self.values))
-            kept = self.stored.get(name)
+            key = entry.key("volume", self.plan.spacing, how, tuple(self.values))
+            arrays = self.stored.get(key)
+            if arrays is not None:
+                kept = tuple(torch.from_numpy(arrays[name]) for name in sorted(arrays))
         if kept is None:
             kept = self._prepare(index)
-            if self.stored is None or not self.stored.keep(name, kept):
+            named = dict(zip(("image", "mask"), (x.numpy() for x in kept), strict=False))
+            if self.stored is None or not self.stored.keep(key, named):
                 self.cache.keep(entry.case.name, kept)
         return kept
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from crossd.data.quality.survey import SampleFacts, Survey
+from crossd.data.quality.facts import SampleFacts
+from crossd.data.quality.survey import Survey
 from crossd.data.splits import SPLITS
 
 FACTOR = 2.0
@@ -46,14 +47,14 @@ def faults(found: Survey) -> list[Fault]:
         found: What `crossd.data.quality.survey.survey` returned.
 
     Example:
-        >>> flat = SampleFacts("a.png", "train", size=(8, 8), low=1.0, high=1.0, digest="x")
+        >>> flat = SampleFacts("a.png", "train", size=(8, 8), ranges=np.ones((1, 4)), digest="x")
         >>> [one.what for one in faults(Survey("x", 1, {"all": {"": 1}}, [flat]))]
         ['show nothing: every value is the same']
     """
     good = [look for look in found.looks if not look.fault]
     bad = [look for look in found.looks if look.fault]
-    constant = [look for look in good if not look.low < look.high]
-    varied = [look for look in good if look.low < look.high]
+    constant = [look for look in good if look.constant]
+    varied = [look for look in good if not look.constant]
     pairs = [
         _fault("cannot be read", [f"{one.name} ({one.fault})" for one in bad], True),
         _fault("show nothing: every value is the same", _names(constant), True),

@@ -2,35 +2,28 @@
 
 import os
 import time
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from crossd.data import array_cache
-from crossd.data.file_names import Names, Writer
-from crossd.data.io.dicom import is_stack
-from crossd.data.io.header import DICOM, SUFFIXES, is_dicom
+from crossd.data.disk_cache import CLOCK, DiskCache, key_of, user_cache
+from crossd.data.file_names import Names
+from crossd.data.io.header import SUFFIXES
+from crossd.data.io.images import suffixes
+from crossd.data.shared_arrays import Array
+from crossd.data.sources import folder_walk
+from crossd.data.sources.folder_walk import Look, Walk
 from crossd.data.splits import SPLITS
-from crossd.errors import InputError
 from crossd.utils.progress import Bar, Progress
 
 KEEP_FROM = 5_000
 """Files from which an index is kept: fewer are found as fast as the index is read."""
 
-CLOCK = 2_000_000_000
-"""Nanoseconds by which a folder must be older than its scan. A clock of a file system is as coarse
-as two seconds: what changes within them leaves the time as it is."""
-
-FORM = "2"
+FORM = 3
 """Of the index, to be counted up when it changes."""
-
-IMAGE, VOLUME, SERIES = 1, 2, 3
-Look = tuple[int, tuple[int, int], list[os.DirEntry[str]]]
-ENDINGS = {*SUFFIXES, ".gz"}
 
 
 @dataclass(frozen=True)
@@ -66,79 +59,6 @@ class Part:
     volumes: Files
 
 
-@dataclass
-class _Walk:
-    """What is found on the way through folders."""
-
-    bar: Bar | None = None
-    readable: set[str] = field(default_factory=lambda: suffixes())
-    images: Writer = field(default_factory=Writer)
-    volumes: Writer = field(default_factory=Writer)
-    visited: list[tuple[str, int]] = field(default_factory=list)
-
-    def visit(
-        self, path: str, below: str, images: bool, volumes: bool, above: tuple[Any, ...] = ()
-    ) -> None:
-        """Look through a folder and those below it.
-
-        Args:
-            path: The folder.
-            below: What precedes the names of its files.
-            images: Whether to list images: not below links to folders.
-            volumes: Whether to list volumes: not in hidden folders, nor below a DICOM series.
-            above: The folders that lead here, as a link may lead back to one.
-        """
-        changed, this, entries = _look(path)
-        if this in above:
-            return
-        self.visited.append((path, changed))
-        kinds = [self._kind(entry) for entry in entries]
-        if volumes and SERIES in kinds:
-            dicoms = [e for e, kind in zip(entries, kinds, strict=True) if kind == SERIES]
-            volumes = not is_stack([Path(entry.path) for entry in dicoms])
-            if not volumes:
-                self.volumes.add(below.rstrip(os.sep))
-        for entry, kind in zip(entries, kinds, strict=True):
-            if entry.is_dir():
-                here = images and not entry.is_symlink()
-                solid = volumes and not entry.name.startswith(".")
-                if here or solid:
-                    inside = f"{below}{entry.name}{os.sep}"
-                    self.visit(entry.path, inside, here, solid, (*above, this))
-            elif kind == IMAGE and images:
-                self.images.add(below + entry.name)
-            elif kind >= VOLUME and volumes:
-                self.volumes.add(below + entry.name)
-        if self.bar is not None:
-            self.bar.advance(len(entries))
-
-    def _kind(self, entry: os.DirEntry[str]) -> int:
-        """Tell what a file is, by its name where that says it; 0 for folders and all else."""
-        name = entry.name
-        if name.startswith(".") or entry.is_dir():
-            return 0
-        suffix = name[name.rfind(".") :].lower() if "." in name else ""
-        if suffix in self.readable:
-            return IMAGE
-        if suffix in ENDINGS and name.lower().endswith(SUFFIXES):
-            return SERIES if suffix in DICOM and entry.is_file() else VOLUME
-        bare = not suffix[1:] or suffix[1:].isdigit()
-        return SERIES if bare and entry.is_file() and is_dicom(Path(entry.path)) else 0
-
-
-def _look(path: str) -> Look:
-    """Return when a folder changed [ns], which one it is, and what it holds by name."""
-    try:
-        state = Path(path).stat()  # before its files, so that no change is missed
-        with os.scandir(path) as found:
-            entries = sorted(found, key=lambda entry: entry.name)
-    except OSError as error:
-        raise InputError(
-            f"{path}: this folder cannot be read ({error.strerror}); let it be read, or move it"
-        ) from error
-    return state.st_mtime_ns, (state.st_dev, state.st_ino), entries
-
-
 def scan(root: Path, progress: Progress) -> dict[str, Part]:
     """List what the class folders of `root` hold, or those of its ``train``, ``val`` and ``test``.
 
@@ -165,38 +85,35 @@ def scan(root: Path, progress: Progress) -> dict[str, Part]:
         >>> part.folders, list(part.images.names), part.images.labels.tolist()
         (('cat', 'dog'), ['cat/1.png', 'cat/2.png', 'dog/1.png'], [0, 0, 1])
     """
-    top = root.absolute()
-    key = array_cache.key_of("index", FORM, str(top), *sorted(suffixes()), *SUFFIXES)
-    found = _remembered(key, top, progress)
-    if found is None:
-        with array_cache.one_process_at_a_time(key):
-            found = _remembered(key, top, progress) or _scanned(key, top, progress)
-    return found
+    top, cache = root.absolute(), user_cache()
+    key = key_of("index", FORM, str(top), sorted(suffixes()), SUFFIXES)
+    with cache.one_process_at_a_time(key):
+        return _remembered(cache, key, top, progress) or _scanned(cache, key, top, progress)
 
 
-def _scanned(key: str, top: Path, progress: Progress) -> dict[str, Part]:
+def _scanned(cache: DiskCache, key: str, top: Path, progress: Progress) -> dict[str, Part]:
     """Look through the folder, and keep what is found."""
     start = time.time_ns()
     parts: dict[str, Part] = {}
-    changed, _, entries = whole = _look(str(top))
+    changed, _, entries = whole = folder_walk.look(str(top))
     visited = [(str(top), changed)]
     fixed = [name for name in SPLITS if any(e.name == name and e.is_dir() for e in entries)]
     with progress.task(f"scanning {top}", total=None) as bar:
         for name in fixed:
-            look = _look(str(top / name))
+            look = folder_walk.look(str(top / name))
             visited.append((str(top / name), look[0]))
             parts[name] = _part(look, visited, bar)
         if not fixed:
             parts[""] = _part(whole, visited, bar)
     newest = max(changed for _, changed in visited)
     if _count(parts) >= KEEP_FROM and newest < start - CLOCK:
-        _keep(key, top, parts, visited)
+        cache.keep(key, _arrays(top, parts, visited))
     return parts
 
 
 def _part(look: Look, visited: list[tuple[str, int]], bar: Bar) -> Part:
     """Look through the class folders that lie in a folder."""
-    walk = _Walk(bar)
+    walk = Walk(bar)
     _, this, entries = look
     folders = [entry for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
     counts = []
@@ -213,71 +130,52 @@ def _part(look: Look, visited: list[tuple[str, int]], bar: Bar) -> Part:
     )
 
 
-def _count(parts: dict[str, Part]) -> int:
+def _count(parts: Mapping[str, Part]) -> int:
     return sum(len(part.images.names) + len(part.volumes.names) for part in parts.values())
 
 
-def _keep(key: str, top: Path, parts: dict[str, Part], visited: list[tuple[str, int]]) -> None:
-    arrays: dict[str, NDArray[Any]] = {"changed": np.array([time for _, time in visited], np.int64)}
+def _arrays(
+    top: Path, parts: Mapping[str, Part], visited: Sequence[tuple[str, int]]
+) -> dict[str, Array]:
+    """Return parts as arrays to be kept, with the folders that were visited and their times."""
+    arrays: dict[str, Array] = {"changed": np.array([time for _, time in visited], np.int64)}
     lists = {"visited": Names.of(os.path.relpath(path, top) for path, _ in visited)}
+    lists["parts"] = Names.of(parts)
     for name, part in parts.items():
         lists[f"{name}/folders"] = Names.of(part.folders)
-        for kind in ("images", "volumes"):
-            files: Files = getattr(part, kind)
+        for kind, files in (("images", part.images), ("volumes", part.volumes)):
             lists[f"{name}/{kind}"] = files.names
             arrays[f"{name}/{kind}/counts"] = files.counts
     for name, names in lists.items():
-        arrays[f"{name}/blob"], arrays[f"{name}/ends"] = names.blob, names.ends
-    array_cache.save(key, arrays, {"root": str(os.fsencode(top)), "parts": list(parts)})
+        arrays |= names.arrays(name)
+    return arrays
 
 
-def _remembered(key: str, top: Path, progress: Progress) -> dict[str, Part] | None:
+def _remembered(
+    cache: DiskCache, key: str, top: Path, progress: Progress
+) -> dict[str, Part] | None:
     """Return what was kept, when no folder has changed since."""
-    found = array_cache.load(key)
-    if found is None or found.facts.get("root") != str(os.fsencode(top)):
+    arrays = cache.get(key)
+    if arrays is None:
         return None
-    arrays = found.arrays
-
-    def names(of: str) -> Names:
-        return Names(arrays[f"{of}/blob"], arrays[f"{of}/ends"])
-
-    def files(of: str) -> Files:
-        return Files(names(of), arrays[f"{of}/counts"])
-
     try:
-        for name, changed in zip(names("visited"), arrays["changed"].tolist(), strict=True):
+        visited = Names.kept(arrays, "visited")
+        for name, changed in zip(visited, arrays["changed"].tolist(), strict=True):
             if (top / name).stat().st_mtime_ns != changed:
                 return None
     except OSError:
         return None
+
+    def files(of: str) -> Files:
+        return Files(Names.kept(arrays, of), arrays[f"{of}/counts"])
+
     parts = {
         name: Part(
-            tuple(names(f"{name}/folders")), files(f"{name}/images"), files(f"{name}/volumes")
+            tuple(Names.kept(arrays, f"{name}/folders")),
+            files(f"{name}/images"),
+            files(f"{name}/volumes"),
         )
-        for name in found.facts["parts"]
+        for name in Names.kept(arrays, "parts")
     }
     progress.say(f"{top}: {_count(parts):,} files, as scanned before")
     return parts
-
-
-def files(root: Path) -> list[Path]:
-    """List the image files below a folder, none where it is missing; hidden ones do not count."""
-    walk = _Walk()
-    if root.is_dir():
-        walk.visit(str(root), "", True, False)
-    return [root / name for name in walk.images.names()]
-
-
-def volumes_below(folder: Path) -> list[Path]:
-    """List the volumes at any depth below a folder: files, and folders that hold a DICOM series.
-
-    DICOM files that are no slices of a series are among them: what they are, they say themselves.
-    """
-    walk = _Walk()
-    walk.visit(str(folder), "", False, True)
-    return [folder / name for name in walk.volumes.names()]
-
-
-def suffixes() -> set[str]:
-    """Return the suffixes that PIL reads, in lower case."""
-    return {end for end, kind in Image.registered_extensions().items() if kind in Image.OPEN}

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -10,23 +10,21 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from crossd.data.dataset import PixelSamples, Sample, Samples, Subset, in_floats
+from crossd.data.disk_cache import state_of
 from crossd.data.file_names import Names
-from crossd.data.io.header import is_dicom
-from crossd.data.io.read import flat, read_header
+from crossd.data.io.agreement import as_classes
+from crossd.data.io.images import DEEP, has_colours, load, load_case, suffixes
 from crossd.data.shapes import full_size
 from crossd.data.shared_arrays import share
 from crossd.data.source import Source
-from crossd.data.sources.folder_index import Part, suffixes
-from crossd.data.splits import FRACTIONS, split
+from crossd.data.sources.case_folders import check_classes
+from crossd.data.sources.folder_index import Part
+from crossd.data.splits import FRACTIONS, halves, split
 from crossd.errors import InputError
 
 DEFAULT_SIZE = (64, 64)
 LOOK_AT = 8
 """Images that decide whether a folder is grey or coloured."""
-
-DAMAGED = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
-GREY = {"1", "L", "LA"}
-DEEP = {"I", "I;16", "I;16B", "I;16L"}
 
 
 class ImageSamples(PixelSamples):
@@ -65,22 +63,17 @@ class ImageSamples(PixelSamples):
     def pixels(self, index: int) -> Sample:
         """Return a sample whose image has its 8 bits still, where it has no more."""
         paths = [self.root / names[index] for names in self.names]
-        crop, channels = self.labels is not None, self.channels // len(paths)
-        planes = [read_pixels(path, channels, self.shape, crop) for path in paths]
-        if len({plane.dtype for plane in planes}) > 1:
-            planes = [in_floats(plane) for plane in planes]
-        image = planes[0] if len(planes) == 1 else torch.cat(planes)
+        path = None if self.masks is None else self.root / self.masks[index]
+        images, mask = load_case(paths, path)
+        image = stacked(images, self.channels // len(paths), self.shape, crop=path is None)
         sample: Sample = {"image": image, "view": -1}
         if self.labels is not None:
             sample["label"] = torch.tensor(self.labels.item(index))
-        elif self.masks is not None:
-            path = self.root / self.masks[index]
-            if shape_of(path) != shape_of(paths[0]):
-                raise InputError(
-                    f"{path}: has the shape {shape_of(path)}, but {paths[0]} "
-                    f"{shape_of(paths[0])}; image and mask must agree"
-                )
-            sample["mask"] = read_mask(path, self.values, self.shape)
+        if path is not None and mask is not None:
+            classes = Image.fromarray(as_classes(mask, self.values, path))
+            height, width = self.shape
+            resized = classes.resize((width, height), Image.Resampling.NEAREST)
+            sample["mask"] = torch.from_numpy(np.array(resized)).long()
         return sample
 
     def size(self, index: int) -> tuple[int, ...]:
@@ -98,57 +91,56 @@ class ImageSamples(PixelSamples):
     def stamp(self, index: int) -> str | None:
         """Tell the files of a sample, with their sizes and times."""
         try:
-            states = [(self.root / names[index]).stat() for names in self.names]
+            states = [state_of(self.root / names[index]) for names in self.names]
         except OSError:
             return None
-        times = [(state.st_size, state.st_mtime_ns) for state in states]
         crop = self.labels is not None
-        return f"{self.name(index)} {times} {self.shape} {self.channels} {crop}"
+        return f"{self.name(index)} {states} {self.shape} {self.channels} {crop}"
 
     def load(self, index: int) -> Image.Image:
         """Read the first image of a sample as it is."""
-        return _load(self.path(index))
+        return load(self.path(index))
 
     def path(self, index: int) -> Path:
         """Return the first file of a sample."""
         return self.root / self.names[0][index]
 
 
-def read_image(path: Path, channels: int, size: tuple[int, ...], crop: bool = True) -> torch.Tensor:
-    """Read an image file and resize it.
+def read_image(
+    images: Sequence[Path], channels: int, size: tuple[int, ...], crop: bool = True
+) -> torch.Tensor:
+    """Read the modalities of a case and resize them.
 
     Args:
-        path: The file; also DICOM, whose values are clipped to their percentiles 0.5 to 99.5.
-        channels: 1 for grey, 3 for red, green and blue.
+        images: The files; also DICOM, whose values are clipped to their percentiles 0.5 to 99.5.
+        channels: Of each: 1 for grey, 3 for red, green and blue.
         size: Height and width.
-        crop: Crop the image about its centre to the shape of `size` first.
+        crop: Crop images about their centre to the shape of `size` first.
 
     Returns:
         Values in [0, 1], float32, ``(C, H, W)``.
 
     Raises:
-        InputError: When the file is no image that can be read.
+        InputError: When a file is no image that can be read, or is of another size than others.
 
     Example:
         >>> import tempfile
         >>> file = Path(tempfile.mkdtemp()) / "white.png"
         >>> Image.new("L", (6, 4), 255).save(file)
-        >>> read_image(file, 1, (2, 2)).flatten()
+        >>> read_image([file], 1, (2, 2)).flatten()
         tensor([1., 1., 1., 1.])
     """
-    return in_floats(read_pixels(path, channels, size, crop))
+    return in_floats(stacked(load_case(images)[0], channels, size, crop))
 
 
-def read_pixels(
-    path: Path, channels: int, size: tuple[int, ...], crop: bool = True
+def stacked(
+    images: Sequence[Image.Image], channels: int, size: tuple[int, ...], crop: bool = True
 ) -> torch.Tensor:
-    """Do what `read_image` does, but leave images of 8 bits in them."""
-    image = _load(path)
-    if image.mode == "F" and not is_dicom(path):
-        raise InputError(
-            f"{path}: holds floating-point numbers of unknown range; expected 8 or 16 bits"
-        )
-    return prepared(image, channels, size, crop)
+    """Do what `read_image` does of images that are read, but leave 8 bits in them."""
+    planes = [prepared(image, channels, size, crop) for image in images]
+    if len({plane.dtype for plane in planes}) > 1:
+        planes = [in_floats(plane) for plane in planes]
+    return planes[0] if len(planes) == 1 else torch.cat(planes)
 
 
 def prepared(
@@ -170,48 +162,6 @@ def prepared(
     # (h, w, c) -> (c, h, w), a copy: what PIL gives cannot be written to
     tensor = torch.from_numpy(array.transpose(2, 0, 1).copy())
     return tensor.expand(channels, height, width)
-
-
-def read_mask(path: Path, values: Sequence[int], size: tuple[int, ...]) -> torch.Tensor:
-    """Read the mask of an image as numbers of classes, int64, ``(H, W)``.
-
-    Args:
-        path: A file of one number a pixel, or a palette.
-        values: What stands for each class in the file.
-        size: Height and width.
-
-    Raises:
-        InputError: When it cannot be read or holds another value.
-    """
-    mask = raw_mask(path)
-    if not np.isin(mask, values).all():
-        odd = mask[~np.isin(mask, values)].flat[0]
-        shown = ", ".join(map(str, values))
-        raise InputError(f"{path}: holds {odd}, but the classes have the values {shown}")
-    classes = Image.fromarray(np.searchsorted(values, mask).astype(np.uint8))
-    height, width = size
-    resized = np.array(classes.resize((width, height), Image.Resampling.NEAREST))
-    return torch.from_numpy(resized).long()
-
-
-def raw_mask(path: Path) -> NDArray[np.int64]:
-    """Read the values of a mask, ``(H, W)``."""
-    image = _load(path)
-    if image.mode not in {"1", "L", "P"} | DEEP:
-        what = "is DICOM; save it as PNG" if is_dicom(path) else "holds colours"
-        raise InputError(f"{path}: {what}; a mask holds one whole number a pixel")
-    return np.asarray(image).astype(np.int64)
-
-
-def pixels(path: Path) -> NDArray[np.float32]:
-    """Read an image file as it is, ``(C, H, W)``: one channel unless it has colours."""
-    image = _load(path)
-    if image.mode not in GREY | DEEP | {"F"}:
-        image = image.convert("RGB")
-    elif image.mode == "LA":
-        image = image.convert("L")
-    array = np.atleast_3d(np.asarray(image, np.float32))
-    return np.ascontiguousarray(np.moveaxis(array, -1, 0))
 
 
 def open_images(
@@ -252,10 +202,12 @@ def open_images(
         )
     if len(classes) < 2:
         raise InputError(f"{root}: has one class folder, {classes[0]}; expected two or more")
-    listed = {
-        name or "train": _list(root / name, part, classes, shape, complete=part is first)
-        for name, part in found.items()
-    }
+    check_classes(root, found, "images")
+    listed = {}
+    for name, part in found.items():
+        numbers = np.array([classes.index(folder) for folder in part.folders], np.int64)
+        labels = numbers[part.images.labels]
+        listed[name or "train"] = ImageSamples(root / name, [part.images.names], labels, shape)
     channels = channels_of(listed["train"])
     for samples in listed.values():
         samples.channels = channels
@@ -282,26 +234,8 @@ def divided(
     if "test" in found:
         return train, val, found["test"]
     assert val.labels is not None
-    a, b = split(val.labels, (0.5, 0.5), seed, str(Path(where) / "val"))
+    a, b = halves(val.labels, seed, where)
     return train, Subset(val, a), Subset(val, b)
-
-
-def _list(
-    root: Path, part: Part, classes: Sequence[str], size: tuple[int, ...], *, complete: bool
-) -> ImageSamples:
-    """Take the images of a part, which must have some of every class if `complete`."""
-    unknown = sorted(set(part.folders) - set(classes))
-    if unknown:
-        raise InputError(f"{root / unknown[0]}: this class is not in train/; remove or add it")
-    empty = [
-        name for name, n in zip(part.folders, part.images.counts, strict=True) if complete and not n
-    ]
-    if empty:
-        raise InputError(f"{root / empty[0]}: no images in this class folder; fill or remove it")
-    if not len(part.images.names):
-        raise InputError(f"{root}: no images in its class folders")
-    numbers = np.array([classes.index(name) for name in part.folders], np.int64)
-    return ImageSamples(root, [part.images.names], numbers[part.images.labels], size)
 
 
 class Loads(Protocol):
@@ -316,41 +250,5 @@ class Loads(Protocol):
 def channels_of(samples: Loads) -> int:
     """Return 3 when one of a few files has colours, else 1."""
     step = max(1, len(samples) // LOOK_AT)
-    for index in range(0, len(samples), step):
-        image = samples.load(index)
-        if image.mode in GREY | DEEP | {"F"}:
-            continue
-        # Grey pictures are often stored as three equal channels.
-        red, green, blue = np.moveaxis(np.asarray(image.convert("RGB")), -1, 0)
-        if not (np.array_equal(red, green) and np.array_equal(red, blue)):
-            return 3
-    return 1
-
-
-def shape_of(path: Path) -> tuple[int, int]:
-    """Return height and width of an image file without reading it whole."""
-    if is_dicom(path):
-        width, height, _ = read_header(path).shape
-        return height, width
-    try:
-        with Image.open(path) as file:
-            width, height = file.size
-    except DAMAGED as error:
-        raise InputError(f"{path}: cannot be read as an image; replace or remove it") from error
-    return height, width
-
-
-def _load(path: Path) -> Image.Image:
-    """Read a whole image file, turned the way its camera says."""
-    if is_dicom(path):
-        return Image.fromarray(flat(path))
-    return decode(path, str(path))
-
-
-def decode(file: Path | IO[bytes], where: str) -> Image.Image:
-    """Read a whole image, turned the way its camera says; `where` names it in messages."""
-    try:
-        with Image.open(file) as image:
-            return ImageOps.exif_transpose(image)
-    except DAMAGED as error:
-        raise InputError(f"{where}: cannot be read as an image; replace or remove it") from error
+    some = range(0, len(samples), step)
+    return 3 if any(has_colours(samples.load(index)) for index in some) else 1

@@ -2,7 +2,8 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,17 +11,19 @@ from numpy.typing import NDArray
 
 from crossd.data.dataset import Samples, Subset
 from crossd.data.file_names import Names
-from crossd.data.io.read import holds_volume
-from crossd.data.preprocessing import fingerprint, plan, volume_dataset
-from crossd.data.preprocessing.disk_cache import DiskCache
+from crossd.data.io.agreement import require_known, require_same_count
+from crossd.data.io.images import shape_of
+from crossd.data.preprocessing import plan
 from crossd.data.preprocessing.normalise import Normalised
-from crossd.data.preprocessing.plan import Facts, Plan
-from crossd.data.preprocessing.volume_dataset import Entry
+from crossd.data.preprocessing.plan import Plan
+from crossd.data.preprocessing.volume_dataset import Cache, VolumeSamples
+from crossd.data.quality.facts import SampleFacts
+from crossd.data.quality.scan import of_mask, of_volume, scan
 from crossd.data.shapes import full_size, round_up
-from crossd.data.source import Source
-from crossd.data.sources import case_list as lists
-from crossd.data.sources import image_folder
-from crossd.data.sources.case_list import Case
+from crossd.data.source import Given, Source
+from crossd.data.sources.case_files import Entry, all_volumes, read_entries
+from crossd.data.sources.case_list import Case, groups_of, in_order, parts
+from crossd.data.sources.image_folder import DEFAULT_SIZE, ImageSamples, channels_of
 from crossd.errors import InputError
 from crossd.utils.progress import Progress
 
@@ -29,25 +32,6 @@ LARGEST_IMAGE = 256
 
 LOOK_AT = 200
 """Images whose sizes are looked at, at most."""
-
-
-@dataclass(frozen=True)
-class Given:
-    """What is known before a source is opened: of a plan that the user edited, or of weights.
-
-    Attributes:
-        plan: How volumes are prepared; None makes a plan of the data.
-        classes: Names of the classes by their values in masks; empty takes those that are found.
-        labels: Names of the classes of labels; empty takes those that are found.
-        statistics: Mean and standard deviation to normalise by; None measures them.
-        stored: Where prepared volumes are kept between runs; None keeps them nowhere.
-    """
-
-    plan: Plan | None = None
-    classes: dict[int, str] | None = None
-    labels: tuple[str, ...] = ()
-    statistics: tuple[float, float] | None = None
-    stored: DiskCache | None = None
 
 
 def open_cases(
@@ -77,11 +61,12 @@ def open_cases(
         InputError: With the file that is wrong.
     """
     masks = found[0].mask is not None
-    classes: tuple[str, ...] = ()
     labels = np.zeros(len(found), np.int64)
+    classes: tuple[str, ...] = ()
+    values: tuple[int, ...] = ()
     if not masks:
         labels, classes = _classes(found, given, name)
-    divided = lists.parts(found, labels, seed, name)
+    divided = parts(found, labels, seed, name)
     said = {case.split for case in found}
     missing = [part for part in ("val", "test") if part not in said]
     if missing and "train" in said:
@@ -89,24 +74,72 @@ def open_cases(
             f"{name}: no case is said to be for {' or '.join(missing)}: "
             f"{len(divided[1])} validate and {len(divided[2])} test, drawn by --seed {seed}"
         )
-    solid = [case for case in found if holds_volume(case.images[0])]
-    if solid and len(solid) < len(found):
-        flat = next(case for case in found if not holds_volume(case.images[0]))
-        raise InputError(
-            f"{name}: mixes volumes ({solid[0].images[0].name}) and images "
-            f"({flat.images[0].name}); put them into sources of their own"
-        )
-    own = None if masks else labels
-    if solid:
-        source = _open_volumes(name, found, own, divided, size, given, progress)
+    entries = read_entries(found) if all_volumes(found, name) else []
+    looks = _looked(found, entries, given, progress)
+    facts = [looks[i] for i in divided[0]] if looks else []
+    if masks:
+        values, classes = _mask_classes(facts, given, name)
+        for case, look in zip(found, looks, strict=False):
+            if case.mask is not None and given.statistics is None:
+                require_known(list(look.voxels), values, case.mask)
+    if entries:
+        made = _plan(facts, masks, given, None if size is None else full_size(size, 3, name))
+        cache = Cache()
+        channels = len(made.intensity)
+        shape: tuple[int, ...] = made.patch
+        samples: list[Samples] = [
+            VolumeSamples(
+                [entries[i] for i in indices],
+                made,
+                values,
+                None if masks else labels[indices],
+                cache,
+                given.stored,
+            )
+            for indices in divided
+        ]
     else:
-        source = _open_images(name, root, found, own, divided, size, given, progress)
-    return source if masks else replace(source, classes=classes)
+        made = None
+        whole = _images(name, root, found, None if masks else labels, divided[0], size, values)
+        channels, shape = whole.channels, whole.shape
+        samples = [Subset(whole, indices) for indices in divided]
+    train, val, test = samples
+    return Source(
+        name,
+        3 if entries else 2,
+        "segmentation" if masks else "classification",
+        channels,
+        classes,
+        shape,
+        train,
+        val,
+        test,
+        spacing=None if made is None else made.spacing,
+        plan=made,
+        values=values,
+    )
+
+
+def _looked(
+    found: Sequence[Case], entries: Sequence[Entry], given: Given, progress: Progress
+) -> list[SampleFacts]:
+    """Look at the cases of all parts, as a fault is better found before training than after it.
+
+    Images without masks are not looked at, nor anything of which all is known already.
+    """
+    masks = found[0].mask is not None
+    unknown = given.statistics is None or (masks and not given.classes)
+    if entries and (unknown or given.plan is None):
+        look = partial(of_volume, cache=given.stored)
+        return scan("scanning volumes", entries, look, progress)
+    if masks and not entries and unknown:
+        return scan("scanning masks", found, of_mask, progress)
+    return []
 
 
 def entries_of(samples: Samples) -> list[Entry] | None:
     """Return the files behind samples, in their order; None where they are no files of volumes."""
-    if isinstance(samples, volume_dataset.VolumeSamples):
+    if isinstance(samples, VolumeSamples):
         return list(samples.entries)
     if not isinstance(samples, Normalised | Subset):
         return None
@@ -121,139 +154,94 @@ def _classes(
 ) -> tuple[NDArray[np.int64], tuple[str, ...]]:
     """Number the classes."""
     present = {str(case.label) for case in found}
-    ordered = lists.in_order(present)
+    ordered = in_order(present)
     if given.labels and present <= set(given.labels):
         ordered = list(given.labels)
     if len(ordered) < 2:
         raise InputError(f"{name}: has one class, {ordered[0]}; expected two or more")
+    if not given.labels or ordered != list(given.labels):
+        _check_trained(found)
     number = {label: index for index, label in enumerate(ordered)}
     return np.array([number[str(case.label)] for case in found], np.int64), tuple(ordered)
 
 
-def _open_volumes(
-    name: str,
-    found: Sequence[Case],
-    labels: NDArray[np.int64] | None,
-    divided: Sequence[NDArray[np.int64]],
-    size: tuple[int, ...] | None,
-    given: Given,
-    progress: Progress,
-) -> Source:
-    entries = [volume_dataset.read_entry(case) for case in found]
-    wanted = None if size is None else full_size(size, 3, name)
-    facts: list[Facts] = []
-    # All, as a fault is better found before training than after it; or to make a plan.
-    if given.statistics is None or given.plan is None:
-        whole = fingerprint.scan(entries, progress, given.stored)
-        facts = [whole[i] for i in divided[0]]
-    made = given.plan or plan.decide(facts, labels is None, wanted)
-    if facts and len(made.intensity) != len(facts[0].ranges):  # other channels than the weights'
-        made = replace(made, intensity=plan.decide(facts, labels is None, wanted).intensity)
-    if given.plan is not None and wanted is not None:
-        z, y, x = wanted
-        made = replace(made, patch=(z, y, x))
-    values: tuple[int, ...] = ()
-    classes: tuple[str, ...] = ()
-    if labels is None:
-        seen = {v: str(v) for one in facts for v in one.values}
-        values, classes = _mask_classes(given.classes or seen, name)
-        if given.statistics is None:
-            _check_values(entries, whole, values)
-    cache = volume_dataset.Cache()
-    train_part, val_part, test_part = (
-        volume_dataset.VolumeSamples(
-            [entries[i] for i in indices],
-            made,
-            values,
-            None if labels is None else labels[indices],
-            cache,
-            given.stored,
-        )
-        for indices in divided
-    )
-    return Source(
-        name,
-        3,
-        "segmentation" if labels is None else "classification",
-        len(made.intensity),
-        classes,
-        made.patch,
-        train_part,
-        val_part,
-        test_part,
-        spacing=made.spacing,
-        plan=made,
-        values=values,
-    )
-
-
-def _check_values(entries: Sequence[Entry], facts: Sequence[Facts], values: Sequence[int]) -> None:
-    """Refuse masks of validation and test that hold what no training mask does."""
-    for entry, one in zip(entries, facts, strict=True):
-        odd = sorted(set(one.values) - set(values))
-        if odd and entry.mask is not None:
+def _check_trained(found: Sequence[Case]) -> None:
+    """Refuse classes of validation and test cases that no training case has."""
+    trained = {case.label for case in found if case.split in ("", "train")}
+    for case in found:
+        if case.label not in trained:
             raise InputError(
-                f"{entry.mask.path}: holds {odd[0]}, but the classes have the values "
-                f"{', '.join(map(str, values))}"
+                f"{case.images[0]}: is for {case.split}, but no training case has its class "
+                f"{case.label}; add one, or remove it"
             )
 
 
-def _mask_classes(named: dict[int, str], name: str) -> tuple[tuple[int, ...], tuple[str, ...]]:
-    """Return values and names of the classes of masks, the background first."""
-    known = {0: "background", **{v: text for v, text in named.items() if v or text != "0"}}
-    if len(known) < 2:
+def _plan(
+    facts: Sequence[SampleFacts], masks: bool, given: Given, size: tuple[int, ...] | None
+) -> Plan:
+    """Make a plan of what was found in the training volumes, or fit the one that is given."""
+    if given.plan is None:
+        return plan.decide(facts, masks, size)
+    made = given.plan
+    if facts and len(made.intensity) != facts[0].channels:  # other channels than the weights'
+        made = replace(made, intensity=plan.decide(facts, masks, size).intensity)
+    if size is not None:
+        z, y, x = size
+        made = replace(made, patch=(z, y, x))
+    return made
+
+
+def _mask_classes(
+    facts: Sequence[SampleFacts], given: Given, name: str
+) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """Return values and names of the classes of masks, the background first.
+
+    Args:
+        facts: What was found in the training masks.
+        given: What is known already.
+        name: The source, for the message.
+    """
+    seen = {value: str(value) for one in facts for value in one.voxels if value}
+    named = {0: "background", **(given.classes or seen)}
+    named[0] = "background" if named[0] == "0" else named[0]
+    if len(named) < 2:
         raise InputError(f"{name}: every training mask is empty; expected labels from 1 upwards")
-    values = tuple(sorted(known))
-    return values, tuple(known[value] for value in values)
+    known = given.known_classes or {}
+    same = named.keys() == known.keys() and bool(given.classes)  # their names were edited
+    if named.keys() <= known.keys() and not same:
+        named = known
+    values = tuple(sorted(named))
+    return values, tuple(named[value] for value in values)
 
 
-def _open_images(
+def _images(
     name: str,
     root: Path,
     found: Sequence[Case],
     labels: NDArray[np.int64] | None,
-    divided: Sequence[NDArray[np.int64]],
+    training: NDArray[np.int64],
     size: tuple[int, ...] | None,
-    given: Given,
-    progress: Progress,
-) -> Source:
+    values: tuple[int, ...],
+) -> ImageSamples:
+    """Make samples of images, in their order; of a size that fits the training ones."""
+    counts = [(case.images[0], len(case.images)) for case in found]
+    require_same_count(counts, "modalities", "images")
     names = [
         Names.of(os.path.relpath(path, root) for path in paths)
         for paths in zip(*(case.images for case in found), strict=True)
     ]
     masks = Names.of(os.path.relpath(case.mask, root) for case in found if case.mask is not None)
-    some = [found[i] for i in divided[0][:: max(1, len(divided[0]) // LOOK_AT)]]
-    values: tuple[int, ...] = ()
-    classes: tuple[str, ...] = ()
-    if masks:
-        seen: set[int] = set()
-        if not given.classes:
-            with progress.task("scanning masks", total=len(divided[0])) as bar:
-                for i in divided[0]:
-                    seen |= set(np.unique(image_folder.raw_mask(root / masks[i])).tolist())
-                    bar.advance(1)
-        values, classes = _mask_classes(given.classes or {v: str(v) for v in seen}, name)
     if size is not None:
         shape = full_size(size, 2, name)
     elif masks:
-        typical = np.median([image_folder.shape_of(case.images[0]) for case in some], axis=0)
+        some = training[:: max(1, len(training) // LOOK_AT)]
+        typical = np.median([shape_of(found[i].images[0]) for i in some], axis=0)
         shape = round_up([int(min(LARGEST_IMAGE, side)) for side in typical])
     else:
-        shape = image_folder.DEFAULT_SIZE
-    own = [] if labels is None else labels.tolist()
-    whole = image_folder.ImageSamples(root, names, own, shape, masks or None, values)
-    whole.channels = image_folder.channels_of(whole) * len(names)
-    whole.groups = lists.groups_of(found)
-    train, val, test = (Subset(whole, indices) for indices in divided)
-    return Source(
-        name,
-        2,
-        "segmentation" if masks else "classification",
-        whole.channels,
-        classes,
-        shape,
-        train,
-        val,
-        test,
-        values=values,
+        shape = DEFAULT_SIZE
+    whole = ImageSamples(
+        root, names, [] if labels is None else labels, shape, masks or None, values
     )
+    whole.channels = channels_of(whole) * len(names)
+    whole.groups = groups_of(found)
+    return whole

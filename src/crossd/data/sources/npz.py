@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 
 from crossd.data.dataset import Sample, Samples, Subset
 from crossd.data.shapes import full_size
+from crossd.data.shared_arrays import Array
 from crossd.data.source import Source
 from crossd.data.splits import FRACTIONS, SPLITS, split
 from crossd.errors import InputError
 
-Array = NDArray[Any]
 CHANNELS = (1, 3)
 UNREADABLE = (
     *(OSError, ValueError, EOFError, KeyError, RuntimeError, NotImplementedError, MemoryError),

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from crossd.data.preprocessing.plan import CLIP
 from crossd.data.preprocessing.volume_dataset import TensorVolumes
+from crossd.data.quality.facts import CLIP
 from crossd.data.shapes import fit, full_size, round_up
 from crossd.data.source import Source
 from crossd.errors import InputError

@@ -1,13 +1,12 @@
-"""Tar archives of images: which ones a name stands for, and where in them the images lie."""
+"""Tar archives of images: where in them the images lie."""
 
-import glob
 import itertools
 import json
 import re
 import tarfile
 import time
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -15,22 +14,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from crossd.data import array_cache
+from crossd.data.disk_cache import CLOCK, key_of, state_of, user_cache
 from crossd.data.file_names import Names, Writer
+from crossd.data.io.images import suffixes
+from crossd.data.shared_arrays import Array
 from crossd.data.sources.case_list import in_order
-from crossd.data.sources.folder_index import CLOCK, KEEP_FROM, suffixes
-from crossd.data.splits import SPLITS
+from crossd.data.sources.folder_index import KEEP_FROM
+from crossd.data.sources.tar_names import compressed
 from crossd.errors import InputError
 from crossd.utils.progress import Progress
 
-FORM = "1"
+FORM = 2
 """Of the index, to be counted up when it changes."""
 
 BLOCK = tarfile.BLOCKSIZE
-PACKED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tar.lz4")
-BRACES = re.compile(r"\{(\d+\.\.\d+|[^{},]*,[^{}]*)\}")
 MAGIC = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd", b"\x04\x22\x4d\x18")
-"""With which these begin."""
+"""With which compressed files begin."""
 
 KEY = re.compile(r"((?:.*/)?[^/.]+)\.([^/]+)")
 """A name up to its first dot, and the rest, which says what the member is of its sample."""
@@ -61,44 +60,6 @@ class Members:
     classes: tuple[str, ...]
 
 
-def find(spec: str) -> list[Path] | None:
-    """List the archives that a name stands for.
-
-    Args:
-        spec: An archive; a folder that holds some and no other folders, or has ``train``, ``val``
-            and ``test`` that do; or a pattern with ``{000..099}``, ``{a,b}``, ``*`` and ``?``.
-
-    Returns:
-        Their paths in order; None where the name stands for something else.
-
-    Raises:
-        InputError: When an archive of the pattern is missing, or is compressed.
-
-    Example:
-        >>> find("data.npz") is None
-        True
-    """
-    low = spec.lower()
-    if low.endswith(PACKED):
-        raise _packed(spec)
-    if not low.endswith(".tar"):
-        root = Path(spec).expanduser()
-        if not root.is_dir():
-            return None
-        parts = [root / part for part in SPLITS if (root / part).is_dir()]
-        return [path for folder in parts or [root] for path in _inside(folder)] or None
-    found: list[Path] = []
-    for one in _expanded(str(Path(spec).expanduser())):
-        if Path(one).is_dir():
-            return None
-        paths = [one] if Path(one).is_file() else sorted(glob.glob(one))  # noqa: PTH207 - it may be absolute
-        if not paths:
-            more = f" (of {spec})" if one != spec else ""
-            raise InputError(f"{one}: no such archive{more}")
-        found += map(Path, paths)
-    return found
-
-
 def scan(paths: Sequence[Path], progress: Progress) -> Members:
     """List the images of archives.
 
@@ -116,44 +77,42 @@ def scan(paths: Sequence[Path], progress: Progress) -> Members:
         InputError: When an archive is damaged or compressed, or an image has no class.
     """
     every = [str(path.absolute()) for path in paths]
-    key = array_cache.key_of("shards", FORM, *sorted(suffixes()), *every)
-    with array_cache.one_process_at_a_time(key):
+    cache, key = user_cache(), key_of("shards", FORM, sorted(suffixes()), every)
+    with cache.one_process_at_a_time(key):
         start = time.time_ns()
-        states = _states(paths)
-        members = _remembered(key, paths, states)
-        if members is None:
-            members = _scanned(paths, progress)
-            newest = max(changed for _, changed in states)
-            if len(members.names) >= KEEP_FROM and newest < start - CLOCK:
-                _keep(key, members, states)
-        else:
+        try:
+            states = np.array([state_of(path) for path in paths], np.int64)
+        except OSError as error:
+            raise InputError(f"{error.filename}: cannot be read ({error.strerror})") from error
+        arrays = cache.get(key)
+        if arrays is not None and np.array_equal(arrays["states"], states):
+            members = _remembered(arrays, paths)
             count = len(members.names)
             progress.say(f"{count:,} images in {len(paths):,} archives, as scanned before")
-    return members
+            return members
+        members = _scanned(paths, progress)
+        if len(members.names) >= KEEP_FROM and states[:, 1].max() < start - CLOCK:
+            cache.keep(key, {"states": states, **_arrays(members)})
+        return members
 
 
-def _states(paths: Sequence[Path]) -> list[list[int]]:
-    try:
-        states = [path.stat() for path in paths]
-    except OSError as error:
-        raise InputError(f"{error.filename}: cannot be read ({error.strerror})") from error
-    return [[state.st_size, state.st_mtime_ns] for state in states]
-
-
-def _keep(key: str, members: Members, states: list[list[int]]) -> None:
+def _arrays(members: Members) -> dict[str, Array]:
+    """Return what is known of images as arrays to be kept."""
     arrays = {name: getattr(members, name) for name in ("archive", "start", "size", "labels")}
-    arrays |= {"blob": members.names.blob, "ends": members.names.ends}
-    array_cache.save(key, arrays, {"classes": members.classes, "states": states})
+    return arrays | members.names.arrays("names") | Names.of(members.classes).arrays("classes")
 
 
-def _remembered(key: str, paths: Sequence[Path], states: list[list[int]]) -> Members | None:
-    found = array_cache.load(key)
-    if found is None or found.facts["states"] != states:
-        return None
-    a = found.arrays
-    names = Names(a["blob"], a["ends"])
-    rest = (a["archive"], a["start"], a["size"], a["labels"], tuple(found.facts["classes"]))
-    return Members(tuple(paths), names, *rest)
+def _remembered(arrays: Mapping[str, Array], paths: Sequence[Path]) -> Members:
+    """Return what was kept as arrays."""
+    return Members(
+        tuple(paths),
+        Names.kept(arrays, "names"),
+        arrays["archive"],
+        arrays["start"],
+        arrays["size"],
+        arrays["labels"],
+        tuple(Names.kept(arrays, "classes")),
+    )
 
 
 def _scanned(paths: Sequence[Path], progress: Progress) -> Members:
@@ -213,7 +172,7 @@ def _members(path: Path) -> Iterator[tuple[tarfile.TarInfo, bytes]]:
     try:
         with path.open("rb") as file:
             if file.read(6).startswith(MAGIC):
-                raise _packed(str(path))
+                raise compressed(str(path))
             file.seek(0)
             tar: Any = tarfile.open(fileobj=file, mode="r:")
             while (member := tar.next()) is not None:
@@ -260,45 +219,6 @@ def _label(content: bytes, ending: str, where: str) -> str | None:
         raise InputError(f"{where}: holds no class; expected a whole number or a name")
     text = str(value)
     return str(int(text)) if text.isdecimal() else text
-
-
-def _inside(folder: Path) -> list[Path]:
-    """List the archives of a folder, none where it holds folders."""
-    entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
-    if any(entry.is_dir() for entry in entries):
-        return []
-    found = [entry for entry in entries if entry.name.lower().endswith(".tar")]
-    packed = [entry for entry in entries if entry.name.lower().endswith(PACKED)]
-    if packed:
-        raise _packed(str(packed[0]))
-    return found
-
-
-def _expanded(text: str) -> Iterator[str]:
-    """Write out what stands in braces, as a shell does.
-
-    Example:
-        >>> list(_expanded("{a,b}-{08..10}.tar"))[1:4]
-        ['a-09.tar', 'a-10.tar', 'b-08.tar']
-    """
-    found = BRACES.search(text)
-    if found is None:
-        yield text
-        return
-    choices: Iterable[str] = found[1].split(",")
-    if "," not in found[1]:
-        first, last = found[1].split("..")
-        width = max(len(first), len(last)) if "0" in (first[0], last[0]) else 0
-        choices = (f"{number:0{width}d}" for number in range(int(first), int(last) + 1))
-    for choice in choices:
-        yield from _expanded(text[: found.start()] + choice + text[found.end() :])
-
-
-def _packed(name: str) -> InputError:
-    return InputError(
-        f"{name}: is compressed, so that no image in it can be found without reading all before "
-        "it; decompress it (gunzip, unzstd, ...) to .tar"
-    )
 
 
 def _damaged(path: Path, why: str) -> InputError:

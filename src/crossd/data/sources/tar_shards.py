@@ -12,17 +12,18 @@ import re
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
 from crossd.data.dataset import PixelSamples, Sample, Samples, Subset
+from crossd.data.disk_cache import state_of
+from crossd.data.io.images import decode
 from crossd.data.shapes import full_size
 from crossd.data.shared_arrays import Handle, share
 from crossd.data.source import Source
-from crossd.data.sources.image_folder import DEFAULT_SIZE, channels_of, decode, divided, prepared
+from crossd.data.sources.image_folder import DEFAULT_SIZE, channels_of, divided, prepared
 from crossd.data.sources.tar_index import Members, scan
 from crossd.data.splits import SPLITS
 from crossd.errors import InputError
@@ -41,7 +42,7 @@ class Archives:
         self.paths = tuple(paths)
         self._open: OrderedDict[int, Handle] = OrderedDict()
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         return {"paths": self.paths, "_open": OrderedDict()}
 
     def read(self, number: int, start: int, size: int) -> bytes:
@@ -87,10 +88,7 @@ class ShardSamples(PixelSamples):
             raise InputError(f"{self.archives.paths[number]}: {why}") from error
         if len(content) < size:
             raise InputError(f"{self.name(index)}: the archive ends in it; fetch it again")
-        image = decode(io.BytesIO(content), self.name(index))
-        if image.mode == "F":
-            raise InputError(f"{self.name(index)}: holds floating-point numbers of unknown range")
-        return image
+        return decode(io.BytesIO(content), self.name(index))
 
     def size(self, index: int) -> tuple[int, ...]:
         """Return the size that all samples have."""
@@ -108,11 +106,10 @@ class ShardSamples(PixelSamples):
         """Tell the place of a sample, with the size and the time of its archive."""
         path = self.archives.paths[int(self.archive[index])]
         try:
-            state = path.stat()
+            state = state_of(path)
         except OSError:
             return None
-        made = f"{state.st_size} {state.st_mtime_ns} {self.shape} {self.channels}"
-        return f"{self.name(index)} {self.start[index]} {made}"
+        return f"{self.name(index)} {self.start[index]} {state} {self.shape} {self.channels}"
 
 
 def open_shards(

@@ -1,39 +1,37 @@
 """Images and volumes without labels, for what needs none: the statistics of BatchNorm."""
 
 import zipfile
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from crossd.data.dataset import Sample, Samples
+from crossd.data.dataset import ChangedSamples, Sample, Samples
 from crossd.data.file_names import Names
-from crossd.data.io.header import is_volume
+from crossd.data.preprocessing import plan
+from crossd.data.preprocessing.volume_dataset import Cache, VolumeSamples
+from crossd.data.quality.scan import of_volume, scan
 from crossd.data.shapes import full_size
-from crossd.data.source import Source
-from crossd.data.sources.case_list import Case, entries
-from crossd.data.sources.folder_index import files
-from crossd.data.sources.labelled import Given
+from crossd.data.source import Given, Source
+from crossd.data.sources import npz
+from crossd.data.sources.case_files import all_volumes, read_entries
+from crossd.data.sources.case_folders import loose_cases
+from crossd.data.sources.case_list import Case
+from crossd.data.sources.image_folder import DEFAULT_SIZE, ImageSamples, channels_of
 from crossd.utils.progress import Progress
 
 
-class Unlabelled(Samples):
+class Unlabelled(ChangedSamples):
     """Samples of which only the image is kept."""
 
     def __init__(self, samples: Samples) -> None:
-        self.samples = samples
-        self.patch, self.channels = samples.patch, samples.channels
-        self.in_memory = samples.in_memory
+        super().__init__(samples)
+        self.labels = None
 
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def size(self, index: int) -> tuple[int, ...]:
-        """Return the spatial size of a sample."""
-        return self.samples.size(index)
-
-    def __getitem__(self, index: int) -> Sample:
-        return {"image": self.samples[index]["image"]}
+    def _changed(self, sample: Sample) -> Sample:
+        return {"image": sample["image"]}
 
 
 def open_unlabelled(
@@ -61,9 +59,12 @@ def open_unlabelled(
         return _arrays(path, size)
     if not path.is_dir() or any(entry.is_dir() for entry in path.iterdir()):
         return None
-    if any(is_volume(entry) for entry in path.iterdir() if entry.is_file()):
-        return _volumes(path, given, progress)
-    return _images(path, size)
+    found = loose_cases(path)
+    if not found:
+        return None
+    if all_volumes(found, str(path)):
+        return _volumes(path, found, given, progress)
+    return _images(path, found, size)
 
 
 def _source(
@@ -74,8 +75,6 @@ def _source(
 
 
 def _arrays(path: Path, size: tuple[int, ...] | None) -> Source | None:
-    from crossd.data.sources import npz
-
     names: set[str] = set()
     if zipfile.is_zipfile(path):  # labelled arrays are read once, by their own kind
         with zipfile.ZipFile(path) as file:
@@ -92,26 +91,20 @@ def _arrays(path: Path, size: tuple[int, ...] | None) -> Source | None:
     return _source(path, len(shape) - 1, shape[-1], spatial, samples)
 
 
-def _images(path: Path, size: tuple[int, ...] | None) -> Source | None:
-    from crossd.data.sources import image_folder
-
-    names = [file.name for file in files(path)]
-    if not names:
-        return None
-    shape = image_folder.DEFAULT_SIZE if size is None else full_size(size, 2, str(path))
-    samples = image_folder.ImageSamples(path, [Names.of(names)], [0] * len(names), shape)
-    samples.channels = image_folder.channels_of(samples)
+def _images(path: Path, found: Sequence[Case], size: tuple[int, ...] | None) -> Source:
+    names = Names.of(case.images[0].name for case in found)
+    shape = DEFAULT_SIZE if size is None else full_size(size, 2, str(path))
+    samples = ImageSamples(path, [names], [0] * len(names), shape)
+    samples.channels = channels_of(samples)
     return _source(path, 2, samples.channels, shape, samples)
 
 
-def _volumes(path: Path, given: Given, progress: Progress) -> Source:
-    from crossd.data.preprocessing import fingerprint, plan, volume_dataset
-
-    found = [Case(name, (file,)) for name, file in entries(path).items()]
-    opened = [volume_dataset.read_entry(case) for case in found]
-    made = given.plan or plan.decide(fingerprint.scan(opened, progress, given.stored), masks=True)
-    samples = volume_dataset.VolumeSamples(
-        opened, made, (), None, volume_dataset.Cache(), given.stored
-    )
+def _volumes(path: Path, found: Sequence[Case], given: Given, progress: Progress) -> Source:
+    entries = read_entries(found)
+    made = given.plan
+    if made is None:
+        look = partial(of_volume, cache=given.stored)
+        made = plan.decide(scan("scanning volumes", entries, look, progress), masks=True)
+    samples = VolumeSamples(entries, made, (), None, Cache(), given.stored)
     source = _source(path, 3, len(made.intensity), made.patch, samples)
     return replace(source, plan=made, spacing=made.spacing)

@@ -1,0 +1,142 @@
+"""Plans as YAML that users edit, and as records that weights files keep: written, read, checked."""
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TypeGuard, TypeVar
+
+import numpy as np
+
+from crossd.data.preprocessing.plan import KINDS, Intensity, Plan
+from crossd.errors import InputError
+from crossd.utils.atomic_files import atomic
+
+Number = TypeVar("Number", int, float)
+
+
+def write(
+    plan: Plan,
+    path: Path,
+    values: Sequence[int] = (),
+    classes: Sequence[str] = (),
+    notes: Sequence[str] = (),
+) -> None:
+    """Write a plan as YAML that can be edited.
+
+    Args:
+        plan: The plan.
+        path: The file; it appears whole or not at all.
+        values: Values of masks, one a class.
+        classes: Names of the classes.
+        notes: Lines of comment at its beginning.
+    """
+    import yaml
+
+    record: dict[str, object] = {
+        "spacing": list(plan.spacing),
+        "patch": list(plan.patch),
+        "intensity": [dataclasses.asdict(one) for one in plan.intensity],
+    }
+    if values:
+        record["classes"] = dict(zip(values, classes, strict=True))
+    head = [
+        *notes,
+        "spacing: voxels after resampling, z y x [mm]; patch: training patch and sliding window.",
+        "intensity, for each channel: window (low, high: values), percentiles or z-score (low,",
+        "high: percentiles of each volume). classes: value in masks: name.",
+    ]
+    body = yaml.safe_dump(record, sort_keys=False, default_flow_style=None)
+    with atomic(path) as temporary:
+        temporary.write_text("".join(f"# {line}\n" for line in head) + body, encoding="utf-8")
+
+
+def read(path: Path) -> tuple[Plan, dict[int, str]]:
+    """Read a plan, and the names of its classes by their values in masks.
+
+    Raises:
+        InputError: With the file and the entry that is wrong.
+    """
+    import yaml
+
+    try:
+        record = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        line = " ".join(str(error).split())
+        raise InputError(f"{path}: cannot be read as a plan ({line})") from error
+    known = {"spacing", "patch", "intensity", "classes"}
+    if isinstance(record, dict) and set(record) - known:
+        odd = ", ".join(sorted(map(str, set(record) - known)))
+        raise InputError(f"{path}: does not know {odd}; expected {', '.join(sorted(known))}")
+    if not isinstance(record, dict) or not {"spacing", "patch", "intensity"} <= set(record):
+        raise InputError(f"{path}: is no plan; expected spacing, patch, intensity and classes")
+    classes = record.get("classes") or {}
+    if not isinstance(classes, dict) or not all(_whole(v) and 0 <= v < 256 for v in classes):
+        raise InputError(f"{path}: classes must be lines such as `1: liver`, values from 0 to 255")
+    if classes and (0 not in classes or len(classes) < 2):
+        raise InputError(f"{path}: classes must hold 0 (the background) and one more")
+    named = {value: str(classes[value]) for value in sorted(classes)}
+    return from_record(record, str(path)), named
+
+
+def to_record(plan: Plan | None) -> dict[str, object] | None:
+    """Return a plan as JSON can hold it, as weights files keep it; None for none."""
+    if plan is None:
+        return None
+    record: dict[str, object] = json.loads(json.dumps(dataclasses.asdict(plan)))
+    return record
+
+
+def from_record(record: Mapping[str, object], where: str) -> Plan:
+    """Return the plan of a record, as `to_record` gives it, checked.
+
+    Raises:
+        InputError: With the entry that is wrong.
+    """
+    spacing = _three(record, "spacing", where, _is_length)
+    patch = _three(record, "patch", where, _is_count)
+    intensity = record.get("intensity")
+    if not isinstance(intensity, list) or not intensity:
+        raise InputError(f"{where}: intensity must be a list with one entry a channel")
+    scales = []
+    for one in intensity:
+        names = ("kind", "low", "high")
+        if not isinstance(one, dict) or set(one) != set(names) or one["kind"] not in KINDS:
+            raise InputError(
+                f"{where}: an intensity must have kind ({', '.join(KINDS)}), low and high"
+            )
+        low, high = one["low"], one["high"]
+        numbers = all(isinstance(v, int | float) and np.isfinite(v) for v in (low, high))
+        if not numbers or not low < high:
+            raise InputError(f"{where}: intensity low (={low}) must be a number below high")
+        if one["kind"] != "window" and not (low >= 0 and high <= 100):
+            raise InputError(f"{where}: {one['kind']} takes percentiles from 0 to 100")
+        scales.append(Intensity(one["kind"], float(low), float(high)))
+    return Plan(spacing, patch, tuple(scales))
+
+
+def _three(
+    record: Mapping[str, object],
+    name: str,
+    where: str,
+    valid: Callable[[object], TypeGuard[Number]],
+) -> tuple[Number, Number, Number]:
+    value = record.get(name)
+    given: Sequence[object] = value if isinstance(value, list | tuple) else ()
+    numbers = [one for one in given if valid(one)]
+    if not len(numbers) == len(given) == 3:
+        raise InputError(f"{where}: {name} is {value}; expected three numbers above 0 (z, y, x)")
+    z, y, x = numbers
+    return z, y, x
+
+
+def _is_length(value: object) -> TypeGuard[float]:
+    return isinstance(value, int | float) and 0 < value < 1e4
+
+
+def _is_count(value: object) -> TypeGuard[int]:
+    return _whole(value) and value >= 1
+
+
+def _whole(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool)

@@ -1,0 +1,150 @@
+"""What is found in one sample: what plans, data sheets and the search for faults are made of."""
+
+import hashlib
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crossd.errors import InputError
+
+CLIP = (0.5, 99.5)
+"""Percentiles between which values are kept."""
+
+ENOUGH = 2**20
+"""Values that percentiles are taken from, about."""
+
+SOME = 2000
+"""Values of each sample that the histogram is made of, about."""
+
+THUMB = 96
+"""Longest side of what is kept to be drawn [pixels]."""
+
+NO_PART = "all"
+NO_CLASS = ""
+
+
+@dataclass
+class SampleFacts:
+    """What was found in one sample.
+
+    Attributes:
+        name: Its file, or its number.
+        part: "train", "val" or "test"; "all" of a source without labels.
+        label: Name of its class; "" with a mask, or without labels.
+        group: Its patient, where that is known.
+        fault: Why it cannot be read; the rest is as it is by default then.
+        size: Voxels as stored in canonical order, ``(D, H, W)`` or ``(H, W)``.
+        spacing: Size of a voxel in the order of the axes [mm], where the file says it.
+        modality: As DICOM names it, "" where unknown.
+        ranges: Least value, the percentiles 0.5 and 99.5, and greatest value of each channel,
+            ``(C, 4)``; percentiles within the mask where there is one.
+        voxels: How many voxels of the mask hold each value.
+        digest: Of all values, equal for equal samples; this and the rest for data sheets only.
+        values: Some of the values.
+        thumb: The middle slice, or the one with most of a mask, made small.
+        mask: The same slice of the mask.
+    """
+
+    name: str
+    part: str = NO_PART
+    label: str = NO_CLASS
+    group: str = ""
+    fault: str = ""
+    size: tuple[int, ...] = ()
+    spacing: tuple[float, float, float] | None = None
+    modality: str = ""
+    ranges: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 4)))
+    voxels: dict[int, int] = field(default_factory=dict)
+    digest: str = ""
+    values: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
+    thumb: NDArray[np.float32] | None = None
+    mask: NDArray[np.uint8] | None = None
+
+    @property
+    def channels(self) -> int:
+        """Numbers a voxel."""
+        return len(self.ranges)
+
+    @property
+    def low(self) -> float:
+        """Least value."""
+        return float(self.ranges[:, 0].min())
+
+    @property
+    def high(self) -> float:
+        """Greatest value."""
+        return float(self.ranges[:, 3].max())
+
+    @property
+    def constant(self) -> bool:
+        """Whether an image, or a channel of a volume, has one value everywhere."""
+        if len(self.size) == 3:
+            return bool((self.ranges[:, 0] == self.ranges[:, 3]).any())
+        return self.low == self.high
+
+
+def require_varied(least: float, most: float, where: str) -> None:
+    """Refuse a channel of a volume that has one value everywhere.
+
+    Args:
+        least: Its least value.
+        most: Its greatest.
+        where: The file, for messages.
+
+    Raises:
+        InputError: "... it shows nothing".
+    """
+    if not least < most:
+        raise InputError(f"{where}: every value is {least:g}: it shows nothing")
+
+
+def thinned(values: NDArray[np.float32], count: int) -> NDArray[np.float32]:
+    """Return every n-th value, so that about `count` remain."""
+    flat = values.reshape(-1)
+    return flat[:: max(1, len(flat) // count)]
+
+
+def ranges_of(image: NDArray[np.float32], mask: NDArray[np.uint8] | None) -> NDArray[np.float64]:
+    """Return the ranges of the channels of an image ``(C, *spatial)``, see `SampleFacts`."""
+    rows = []
+    for channel in image:
+        inside = channel[mask > 0] if mask is not None and mask.any() else channel
+        low, high = np.percentile(thinned(inside, ENOUGH), CLIP)
+        rows.append((channel.min(), low, high, channel.max()))
+    return np.array(rows, np.float64)
+
+
+def counts_of(mask: NDArray[np.uint8] | None) -> dict[int, int]:
+    """Count the voxels of each value of a mask, if there is one."""
+    if mask is None:
+        return {}
+    values, counts = np.unique(mask, return_counts=True)
+    return dict(zip(values.tolist(), counts.tolist(), strict=True))
+
+
+def describe(
+    found: SampleFacts, image: NDArray[np.float32], mask: NDArray[np.uint8] | None
+) -> None:
+    """Write down all that a data sheet shows of a sample.
+
+    Args:
+        found: Where to write it.
+        image: Shape ``(C, *spatial)``.
+        mask: Shape ``(*spatial)``.
+    """
+    found.size = image.shape[1:]
+    found.ranges, found.voxels = ranges_of(image, mask), counts_of(mask)
+    digest = hashlib.blake2b(repr(image.shape).encode(), digest_size=16)
+    digest.update(np.ascontiguousarray(image).tobytes())
+    found.digest = digest.hexdigest()
+    found.values = thinned(image[0], SOME).copy()
+    plane = image[0] if len(image) != 3 or image.ndim == 4 else image.mean(0)
+    if plane.ndim == 3:
+        place = len(plane) // 2
+        if mask is not None and mask.any():
+            place = int((mask > 0).sum((1, 2)).argmax())
+        plane, mask = plane[place, ::-1], None if mask is None else mask[place, ::-1]
+    step = max(1, -(-max(plane.shape) // THUMB))
+    found.thumb = plane[::step, ::step].astype(np.float32)
+    found.mask = None if mask is None else mask[::step, ::step].copy()

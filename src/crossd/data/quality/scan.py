@@ -1,0 +1,161 @@
+"""The one loop over all cases of a source: for plans, for the values of masks, and for sheets."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crossd.data.disk_cache import DiskCache
+from crossd.data.io.agreement import require_same_shape
+from crossd.data.io.dicom import series_files
+from crossd.data.io.header import is_dicom
+from crossd.data.io.images import load_case, pixels, raw_mask, shape_of
+from crossd.data.io.read import holds_volume
+from crossd.data.quality.facts import (
+    CLIP,
+    ENOUGH,
+    NO_CLASS,
+    SampleFacts,
+    counts_of,
+    describe,
+    ranges_of,
+    require_varied,
+)
+from crossd.data.sources import case_files
+from crossd.data.sources.case_files import Entry
+from crossd.data.sources.case_list import Case
+from crossd.errors import InputError
+from crossd.utils.progress import Progress
+
+One = TypeVar("One")
+
+
+def scan(
+    what: str, each: Sequence[One], look: Callable[[One], SampleFacts], progress: Progress
+) -> list[SampleFacts]:
+    """Look at cases, one after the other.
+
+    Args:
+        what: What it is called where it is shown how far it is.
+        each: The cases.
+        look: Finds what is in one: `of_volume` and `of_mask` what a training must know before it
+            begins, and `for_sheet` all that is drawn of one.
+        progress: Where to show it.
+
+    Returns:
+        What was found in each.
+
+    Raises:
+        InputError: What `look` raises.
+    """
+    found = []
+    with progress.task(what, total=len(each)) as bar:
+        for one in each:
+            found.append(look(one))
+            bar.advance(1)
+    return found
+
+
+def of_volume(entry: Entry, cache: DiskCache | None = None) -> SampleFacts:
+    """Find what a plan is made of in a volume.
+
+    Args:
+        entry: The volume.
+        cache: Where it is kept what was found.
+
+    Raises:
+        InputError: When a file is damaged or shows nothing.
+    """
+    found = _begun(entry.case)
+    _take_header(found, entry)
+    key = "" if cache is None else entry.key("scan", CLIP, ENOUGH)
+    kept = None if cache is None else cache.get(key)
+    if kept is not None:
+        found.ranges, found.voxels = kept["ranges"].copy(), dict(kept["voxels"].tolist())
+        return found
+    image, mask = _read_volume(entry)
+    found.ranges, found.voxels = ranges_of(image, mask), counts_of(mask)
+    for least, *_, most in found.ranges.tolist():
+        require_varied(least, most, entry.where)
+    if cache is not None:
+        voxels = np.array(list(found.voxels.items()), np.int64).reshape(-1, 2)
+        cache.keep(key, {"ranges": found.ranges, "voxels": voxels})
+    return found
+
+
+def of_mask(case: Case) -> SampleFacts:
+    """Count the values of the mask of an image; of the image itself its shape is looked at.
+
+    Raises:
+        InputError: When a file is damaged, or the shapes differ.
+    """
+    assert case.mask is not None
+    found = _begun(case)
+    found.size = shape_of(case.images[0])
+    for path in case.images[1:]:
+        require_same_shape(case.images[0], found.size, path, shape_of(path), "modalities")
+    mask = raw_mask(case.mask)
+    require_same_shape(case.images[0], found.size, case.mask, mask.shape, "image and mask")
+    found.voxels = counts_of(mask)
+    return found
+
+
+def for_sheet(case: Case) -> SampleFacts:
+    """Find all that is drawn of a case, or its fault."""
+    return noted(_begun(case), lambda found: _describe_case(found, case))
+
+
+def noted(begun: SampleFacts, describe: Callable[[SampleFacts], None]) -> SampleFacts:
+    """Write down what is in a sample, or why it cannot be read.
+
+    Args:
+        begun: What is known of it.
+        describe: Reads it and writes down the rest.
+    """
+    found = replace(begun)
+    try:
+        describe(found)
+    except (InputError, OSError, ValueError) as error:
+        return replace(begun, fault=" ".join(str(error).split()))
+    return found
+
+
+def _describe_case(found: SampleFacts, case: Case) -> None:
+    if holds_volume(case.images[0]):
+        entry = case_files.read_entry(case)
+        _take_header(found, entry)
+        image, mask = _read_volume(entry)
+    else:
+        images, mask = load_case(case.images, case.mask)
+        image = np.concatenate([pixels(one) for one in images])
+    found.group = found.group or _patient(case.images[0])
+    describe(found, image, mask)
+
+
+def _begun(case: Case) -> SampleFacts:
+    return SampleFacts(case.name, label=case.label or NO_CLASS, group=case.group)
+
+
+def _take_header(found: SampleFacts, entry: Entry) -> None:
+    header = entry.images[0]
+    found.size, found.spacing, found.modality = header.size, header.spacing, header.modality
+
+
+def _read_volume(entry: Entry) -> tuple[NDArray[np.float32], NDArray[np.uint8] | None]:
+    """Read a volume and the values of its mask."""
+    mask = None if entry.mask is None else case_files.raw_mask(entry.mask)
+    return case_files.read_image(entry), mask
+
+
+def _patient(path: Path) -> str:
+    """Return the patient that a DICOM file, or the first of a series, names."""
+    if not (path.is_dir() or is_dicom(path)):
+        return ""
+    import pydicom
+
+    file = series_files(path)[0] if path.is_dir() else path
+    data = pydicom.dcmread(file, specific_tags=["PatientID"], stop_before_pixels=True)
+    return str(data.get("PatientID", "") or "")

@@ -1,0 +1,152 @@
+"""Cases of volumes: their headers, which must agree, and their voxels."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from crossd.data.disk_cache import key_of, state_of
+from crossd.data.io import read
+from crossd.data.io.agreement import (
+    as_classes,
+    require_same_count,
+    require_same_shape,
+    whole_numbers,
+)
+from crossd.data.io.header import Header, with_spacing
+from crossd.data.io.read import holds_volume
+from crossd.data.sources.case_list import Case
+from crossd.errors import InputError
+
+PREPARATION = 2
+"""To be raised when volumes are prepared in another way: what was kept before is not used."""
+
+AFFINE_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A case whose headers were read.
+
+    Attributes:
+        case: The case.
+        images: One header a modality.
+        mask: Of the mask.
+    """
+
+    case: Case
+    images: tuple[Header, ...]
+    mask: Header | None = None
+
+    @property
+    def where(self) -> str:
+        """The first file, for messages."""
+        return str(self.case.images[0])
+
+    @property
+    def channels(self) -> int:
+        """Numbers a voxel, of all modalities."""
+        return sum(header.channels for header in self.images)
+
+    def key(self, kind: str, *options: object) -> str:
+        """Return the key of what is made of the files.
+
+        Another place, size or time of change of a file or another option give another key.
+
+        Args:
+            kind: What is made.
+            *options: How it is made.
+        """
+        headers = [*self.images, *([self.mask] if self.mask else [])]
+        files = [file for header in headers for file in header.files or (header.path,)]
+        states = [(str(file.absolute()), *state_of(file)) for file in files]
+        versions = (PREPARATION, torch.__version__, np.__version__)
+        return key_of(kind, states, len(self.images), self.case.spacing, options, versions)
+
+
+def all_volumes(cases: Sequence[Case], name: str) -> bool:
+    """Tell whether cases are volumes, not images.
+
+    Args:
+        cases: One or more.
+        name: The source, for the message.
+
+    Raises:
+        InputError: When they are both.
+    """
+    solid = [holds_volume(case.images[0]) for case in cases]
+    if any(solid) and not all(solid):
+        volume, flat = (cases[solid.index(kind)].images[0].name for kind in (True, False))
+        raise InputError(
+            f"{name}: mixes volumes ({volume}) and images ({flat}); put them into sources of their "
+            "own"
+        )
+    return all(solid)
+
+
+def read_entries(cases: Sequence[Case]) -> list[Entry]:
+    """Read the headers of all cases and check that they agree.
+
+    Raises:
+        InputError: As `read_entry`, or when cases differ in their channels.
+    """
+    entries = [read_entry(case) for case in cases]
+    counts = [(entry.case.images[0], entry.channels) for entry in entries]
+    require_same_count(counts, "channels", "volumes")
+    return entries
+
+
+def read_entry(case: Case) -> Entry:
+    """Read the headers of a case and check that they agree.
+
+    Raises:
+        InputError: When a file is damaged, or lies elsewhere than the first.
+    """
+    headers = [read.read_header(path) for path in case.images]
+    mask = None if case.mask is None else read.read_header(case.mask)
+    first = headers[0]
+    for other in [*headers[1:], *([mask] if mask else [])]:
+        what = "image and mask" if other is mask else "modalities"
+        require_same_shape(first.path, first.shape, other.path, other.shape, what)
+        if not np.allclose(
+            other.affine, first.affine, rtol=AFFINE_TOLERANCE, atol=AFFINE_TOLERANCE
+        ):
+            raise InputError(
+                f"{other.path}: its affine differs from that of {first.path}; {what} must lie in "
+                "the same place, resample one to the other"
+            )
+    if mask is not None and mask.channels != 1:
+        raise InputError(f"{mask.path}: holds {mask.channels} numbers a voxel; a mask holds one")
+    if case.spacing is not None:
+        headers = [with_spacing(header, case.spacing) for header in headers]
+    return Entry(case, tuple(headers), mask)
+
+
+def read_image(entry: Entry, planes: tuple[int, slice] | None = None) -> NDArray[np.float32]:
+    """Read the modalities of a case as channels, ``(C, D, H, W)``."""
+    arrays = [read.read(header, planes) for header in entry.images]
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+
+
+def read_mask(
+    entry: Entry, values: Sequence[int], planes: tuple[int, slice] | None = None
+) -> NDArray[np.uint8]:
+    """Read the mask of a case as numbers of classes, ``(D, H, W)``.
+
+    Args:
+        entry: The case.
+        values: What stands for each class in the file.
+        planes: As `crossd.data.io.read.read` takes it.
+
+    Raises:
+        InputError: When it holds another value.
+    """
+    assert entry.mask is not None
+    return as_classes(raw_mask(entry.mask, planes), values, entry.mask.path)
+
+
+def raw_mask(header: Header, planes: tuple[int, slice] | None = None) -> NDArray[np.uint8]:
+    """Read the values of a mask, ``(D, H, W)``."""
+    return whole_numbers(read.read(header, planes)[0], header.path)

@@ -1,0 +1,123 @@
+"""The one walk through folders for images and volumes."""
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from crossd.data.file_names import Writer
+from crossd.data.io.dicom import is_stack, series_files
+from crossd.data.io.header import DICOM, SUFFIXES, is_dicom
+from crossd.data.io.images import suffixes
+from crossd.errors import InputError
+from crossd.utils.progress import Bar
+
+IMAGE, VOLUME, SERIES = 1, 2, 3
+Place = tuple[int, int]
+Look = tuple[int, Place, list[os.DirEntry[str]]]
+ENDINGS = {*SUFFIXES, ".gz"}
+
+
+@dataclass
+class Walk:
+    """What is found on the way through folders."""
+
+    bar: Bar | None = None
+    readable: set[str] = field(default_factory=suffixes)
+    images: Writer = field(default_factory=Writer)
+    volumes: Writer = field(default_factory=Writer)
+    visited: list[tuple[str, int]] = field(default_factory=list)
+
+    def visit(
+        self,
+        path: str,
+        below: str,
+        images: bool,
+        volumes: bool,
+        above: tuple[Place, ...] = (),
+    ) -> None:
+        """Look through a folder and those below it.
+
+        Args:
+            path: The folder.
+            below: What precedes the names of its files.
+            images: Whether to list images: not below links to folders.
+            volumes: Whether to list volumes: not in hidden folders, nor below a DICOM series.
+            above: The folders that lead here, as a link may lead back to one.
+        """
+        changed, this, entries = look(path)
+        if this in above:
+            return
+        self.visited.append((path, changed))
+        kinds = [self.kind(entry) for entry in entries]
+        if volumes and SERIES in kinds:
+            dicoms = [e for e, kind in zip(entries, kinds, strict=True) if kind == SERIES]
+            volumes = not is_stack([Path(entry.path) for entry in dicoms])
+            if not volumes:
+                self.volumes.add(below.rstrip(os.sep))
+        for entry, kind in zip(entries, kinds, strict=True):
+            if entry.is_dir():
+                here = images and not entry.is_symlink()
+                solid = volumes and not entry.name.startswith(".")
+                if here or solid:
+                    inside = f"{below}{entry.name}{os.sep}"
+                    self.visit(entry.path, inside, here, solid, (*above, this))
+            elif kind == IMAGE and images:
+                self.images.add(below + entry.name)
+            elif kind >= VOLUME and volumes:
+                self.volumes.add(below + entry.name)
+        if self.bar is not None:
+            self.bar.advance(len(entries))
+
+    def kind(self, entry: os.DirEntry[str]) -> int:
+        """Tell what a file is, by its name where that says it; 0 for folders and all else."""
+        name = entry.name
+        if name.startswith(".") or entry.is_dir():
+            return 0
+        suffix = name[name.rfind(".") :].lower() if "." in name else ""
+        if suffix in self.readable:
+            return IMAGE
+        if suffix in ENDINGS and name.lower().endswith(SUFFIXES):
+            return SERIES if suffix in DICOM and entry.is_file() else VOLUME
+        bare = not suffix[1:] or suffix[1:].isdigit()
+        return SERIES if bare and entry.is_file() and is_dicom(Path(entry.path)) else 0
+
+
+def look(path: str) -> Look:
+    """Return when a folder changed [ns], which one it is, and what it holds by name."""
+    try:
+        state = Path(path).stat()  # before its files, so that no change is missed
+        with os.scandir(path) as found:
+            entries = sorted(found, key=lambda entry: entry.name)
+    except OSError as error:
+        raise InputError(
+            f"{path}: this folder cannot be read ({error.strerror}); let it be read, or move it"
+        ) from error
+    return state.st_mtime_ns, (state.st_dev, state.st_ino), entries
+
+
+def below(folder: Path) -> tuple[list[Path], list[Path]]:
+    """List the images and the volumes at any depth below a folder.
+
+    DICOM files that are no slices of a series are among the volumes: what they are, they say
+    themselves.
+
+    Returns:
+        Files that PIL reads, not in links to folders; and files of volumes, not in hidden folders,
+        with folders that hold a DICOM series.
+    """
+    walk = Walk()
+    walk.visit(str(folder), "", True, True)
+    images, volumes = walk.images.names(), walk.volumes.names()
+    return [folder / name for name in images], [folder / name for name in volumes]
+
+
+def listed(folder: Path) -> list[Path]:
+    """List the images and volumes in a folder, in order: files, and folders of DICOM files."""
+    walk = Walk()
+    _, _, entries = look(str(folder))
+    return [
+        folder / entry.name
+        for entry in entries
+        if walk.kind(entry)
+        or (entry.is_dir() and not entry.name.startswith(".") and series_files(folder / entry.name))
+    ]
