@@ -20,7 +20,7 @@ from crossd.conversion.building import built, copy_of, rank_of
 from crossd.conversion.checking import examples, law, perturbed
 from crossd.conversion.decisions import DEPTH_PADDING, Decisions
 from crossd.conversion.folding import attention
-from crossd.conversion.folding.containers import leaves, mapped
+from crossd.conversion.folding.containers import mapped, tensors_in
 from crossd.conversion.folding.run import LayersMet
 from crossd.conversion.folding.torch_private import BatchNormBase
 from crossd.conversion.report import account, sentences
@@ -314,13 +314,12 @@ def _require_same(
 def _fault_of_three(model: nn.Module, given: Any) -> str:
     """Say what is wrong with the answer of a network, which takes two samples, on three."""
 
-    def three(value: Any) -> Any:
-        samples = isinstance(value, Tensor) and value.dim() and len(value) == 2
-        return torch.cat((value, value[:1])) if samples else value
+    def three(value: Tensor) -> Tensor:
+        return torch.cat((value, value[:1])) if value.dim() and len(value) == 2 else value
 
     try:
         sizes = [
-            [v.shape[:1] for v in leaves(_runner(model, one)()) if isinstance(v, Tensor)]
+            [v.shape[:1] for v in tensors_in(_runner(model, one)())]
             for one in (given, mapped(three, given))
         ]
     except Exception as error:  # whatever a network of others may raise

@@ -17,7 +17,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from crossd.conversion.building import copy_of, exchange_modules, require_ties
 from crossd.conversion.checking import examples, law, perturbed
 from crossd.conversion.folding import modules
-from crossd.conversion.folding.containers import leaves
+from crossd.conversion.folding.containers import tensors_in
 from crossd.conversion.folding.modules import Folded, source_class
 from crossd.conversion.folding.state import State
 from crossd.conversion.report import account
@@ -207,13 +207,12 @@ def _same(net: nn.Module, attempt: nn.Module, x: Tensor, modes: tuple[bool, ...]
         for one in (attempt, net):
             try:
                 with torch.no_grad(), perturbed.Still():
-                    answers.append(leaves(one.train(training)(x)))
+                    answers.append(tensors_in(one.train(training)(x)))
             except Exception:  # too few slices perhaps
                 return None
-        tensors = [[v for v in found if isinstance(v, Tensor)] for found in answers]
-        if [v.shape for v in tensors[0]] != [v.shape for v in tensors[1]]:
+        if [v.shape for v in answers[0]] != [v.shape for v in answers[1]]:
             return False
-        if law.difference(*tensors) > law.TOLERATED / 10:
+        if law.difference(*answers) > law.TOLERATED / 10:
             return False
     return True
 

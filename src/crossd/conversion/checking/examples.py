@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from crossd.conversion.folding.containers import leaves
+from crossd.conversion.folding.containers import tensors_in
 from crossd.conversion.folding.torch_private import BatchNormBase, ConvBase
 from crossd.errors import InputError
 
@@ -125,13 +125,12 @@ def one_line(error: BaseException | None) -> str:
 
 def shapes(given: Any) -> str:
     """Name the shapes of all tensors among some values."""
-    return ", ".join(str(tuple(v.shape)) for v in leaves(given) if isinstance(v, Tensor))
+    return ", ".join(str(tuple(v.shape)) for v in tensors_in(given))
 
 
 def maps_of(given: Any, rank: int) -> Tensor:
     """Return the first images, or volumes, among the arguments of a network."""
-    tensors = [v for v in leaves(given) if isinstance(v, Tensor)]
-    found = next((v for v in tensors if v.dim() == rank + 2), None)
+    found = next((v for v in tensors_in(given) if v.dim() == rank + 2), None)
     if found is None:
         what = "images (N, C, H, W)" if rank == 2 else "volumes (N, C, D, H, W)"
         raise InputError(f"the example holds no {what}: {shapes(given)}")

@@ -23,9 +23,9 @@ from crossd.conversion.checking.perturbed import (
     perturbed,
     project,
 )
-from crossd.conversion.folding.containers import leaves, mapped
+from crossd.conversion.folding.containers import mapped, tensors_in
 from crossd.conversion.folding.modules import named
-from crossd.conversion.folding.run import Folding, LayersMet, Run
+from crossd.conversion.folding.run import Folding, LayersMet, Run, repeated
 from crossd.errors import InputError
 from crossd.nn.conv import CrossDConv, CrossDConvTranspose
 from crossd.nn.kernel_modes import VIEWS, replicated_ends, view
@@ -144,11 +144,11 @@ def moved(net: nn.Module, folding: Folding, given: tuple[Any, ...]) -> nn.Module
 def _at_another_depth(net: nn.Module, folding: Folding, given: tuple[Any, ...]) -> str:
     """Say how a network that is given repeated images answers on volumes of another depth."""
     depths = (folding.repeat, 2 * folding.repeat)
-    answers = []
+    answers, images = [], _images(given, 3, 0)
     try:
         with replicated_ends((0,)), Ends(0):
             for count in depths:
-                made = _repeated(_images(given, 3, 0), count, 0)
+                made = repeated(images, maps_of(images, 2), count, 0)
                 answers.append(_answers(net.eval(), made, "volumes", 0))
     except Refused:
         return f"it takes volumes of {depths[0]} slices, and not of {depths[1]}"
@@ -204,8 +204,8 @@ def _examine_alone(net: Any, images: Any, volumes: Any, findings: Findings) -> N
         return
     generator = torch.Generator().manual_seed(0)
 
-    def any_volume(value: Any) -> Any:  # slices of volumes that repeat an image hide their order
-        wide = isinstance(value, Tensor) and value.dim() == 5 and value.is_floating_point()
+    def any_volume(value: Tensor) -> Tensor:  # slices that repeat an image hide their order
+        wide = value.dim() == 5 and value.is_floating_point()
         return torch.randn(value.shape, generator=generator).to(value) if wide else value
 
     drawn: Any = mapped(any_volume, volumes)
@@ -219,9 +219,9 @@ def _examine_alone(net: Any, images: Any, volumes: Any, findings: Findings) -> N
         )
 
 
-def _first(value: Any) -> Any:
+def _first(value: Tensor) -> Tensor:
     """Take the first of two samples."""
-    return value[:1] if isinstance(value, Tensor) and value.dim() and len(value) == 2 else value
+    return value[:1] if value.dim() and len(value) == 2 else value
 
 
 def _mixture(net: nn.Module, given: Any, what: str) -> float:
@@ -253,7 +253,7 @@ def _alike(
     left = [*counts]
     while left:
         count = left.pop(0)
-        volumes = _repeated(images, count, axis)
+        volumes = repeated(images, maps_of(images, 2), count, axis)
         try:
             solid = _answers(net, volumes, "volumes", axis)
             seen = net.crossd_state.last.seen
@@ -275,32 +275,18 @@ def _images(given: Any, rank: int, axis: int) -> Any:
     first = maps_of(given, rank)
     labels = first.shape[:1] + first.shape[2:]
 
-    def flat(value: Any) -> Any:
-        wide = isinstance(value, Tensor) and (value.dim() == 5 or value.shape == labels)
+    def flat(value: Tensor) -> Tensor:
+        wide = value.dim() == 5 or value.shape == labels
         return value.select(value.dim() - 3 + axis, 0) if wide else value
 
     return mapped(flat, given) if rank == 3 else given
-
-
-def _repeated(images: Any, count: int, axis: int) -> Any:
-    """Make volumes of images, and of their labels, that repeat them along an axis."""
-    first = maps_of(images, 2)
-    labels = first.shape[:1] + first.shape[2:]
-
-    def wide(value: Any) -> Any:
-        if not isinstance(value, Tensor) or not (value.dim() == 4 or value.shape == labels):
-            return value
-        place = value.dim() - 2 + axis
-        return value.unsqueeze(place).repeat_interleave(count, place)
-
-    return mapped(wide, images)
 
 
 def _answers(net: nn.Module, given: Any, what: str, axis: int) -> list[Tensor]:
     """Run a network in a view, volumes with their ends continued; gives its tensors."""
     try:
         with torch.no_grad(), view(axis), _ends(net, axis, what):
-            answers = [v for v in leaves(net(*given)) if isinstance(v, Tensor)]
+            answers = tensors_in(net(*given))
     except Exception as error:  # whatever a network of others may raise
         raise CannotRun(f"it cannot run on {what} {shapes(given)} ({one_line(error)})") from error
     if not answers:
@@ -378,8 +364,8 @@ def _rounding(net: nn.Module, images: Any, answers: list[Tensor], axis: int) -> 
 def _moved_a_little(images: Any) -> Any:
     generator = torch.Generator().manual_seed(0)
 
-    def moved_a_little(value: Any) -> Any:
-        if not isinstance(value, Tensor) or value.dtype != torch.float64:
+    def moved_a_little(value: Tensor) -> Tensor:
+        if value.dtype != torch.float64:
             return value
         noise = torch.randn(value.shape, generator=generator, dtype=torch.float64)
         return value * (1 + 1e-13 * noise.to(value.device))
@@ -388,11 +374,7 @@ def _moved_a_little(images: Any) -> Any:
 
 
 def _double_all(value: Any) -> Any:
-    def double(one: Any) -> Any:
-        floats = isinstance(one, Tensor) and one.is_floating_point()
-        return one.double() if floats else one
-
-    return mapped(double, value)
+    return mapped(lambda one: one.double() if one.is_floating_point() else one, value)
 
 
 def _as_volumes(flat: list[Tensor], solid: list[Tensor], axis: int) -> list[Tensor]:
@@ -527,7 +509,7 @@ def require_same(source: nn.Module, net: nn.Module, given: Any) -> tuple[float, 
 
 def _evaluated(net: nn.Module, given: Any) -> list[Tensor]:
     with left_as_it_was(net), torch.no_grad(), view(0):
-        found = [v for v in leaves(net.eval()(*given)) if isinstance(v, Tensor)]
+        found = tensors_in(net.eval()(*given))
     return [v for v in found if _is_measured(v)] or found
 
 
@@ -540,10 +522,10 @@ def _mixes(net: Any, given: tuple[Any, ...]) -> bool:
         with torch.no_grad():
             net.eval()
             with view(range(len(VIEWS))):
-                mixed = leaves(net(images))
+                mixed = tensors_in(net(images))
             for axis in range(len(VIEWS)):
                 with view(axis):
-                    alone = leaves(net(images[:1]))
+                    alone = tensors_in(net(images[:1]))
                 own = [v[axis : axis + 1] for v in mixed]
                 if difference(own, alone) > TOLERATED:
                     return False

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from crossd.conversion.folding.containers import leaves, mapped
+from crossd.conversion.folding.containers import mapped, tensors_in
 from crossd.conversion.folding.torch_private import (
     no_view,
     part_since,
@@ -354,16 +354,14 @@ class Run:
             return self._images_to_volumes(args)
         axes = self.folding.features + 1 if last else 5
         place = 1 if last and (axes == 4 or self.folding.channels_last) else 2
-        volumes = [v for v in leaves(args) if isinstance(v, Tensor) and v.dim() == axes]
+        volumes = [v for v in tensors_in(args) if v.dim() == axes]
         self.number, depth = volumes[0].shape[0], volumes[0].shape[place]
         if 0 in (self.number, depth):
             what = "slices" if self.number else "volumes"
             raise InputError(f"volumes of shape {tuple(volumes[0].shape)}: there are no {what}")
         labels = (self.number, depth, *volumes[0].shape[3:])
 
-        def fold(value: Any) -> Any:
-            if not isinstance(value, Tensor):
-                return value
+        def fold(value: Tensor) -> Tensor:
             if value.dim() == axes and (value.shape[0], value.shape[place]) != labels[:2]:
                 raise InputError(
                     f"volumes of shapes {tuple(volumes[0].shape)} and {tuple(value.shape)}: all of "
@@ -380,17 +378,9 @@ class Run:
         return mapped(fold, args)
 
     def _images_to_volumes(self, args: Any) -> Any:
-        images = [v for v in leaves(args) if isinstance(v, Tensor) and v.dim() == 4]
-        self.number = images[0].shape[0]
-        labels = (self.number, *images[0].shape[2:])
-
-        def extend(value: Any) -> Any:
-            if not isinstance(value, Tensor) or not (value.dim() == 4 or value.shape == labels):
-                return value
-            place = value.dim() - 2 + self.axis
-            return value.unsqueeze(place).repeat_interleave(self.folding.repeat, place)
-
-        return mapped(extend, args)
+        first = next(v for v in tensors_in(args) if v.dim() == 4)
+        self.number = first.shape[0]
+        return repeated(args, first, self.folding.repeat, self.axis)
 
     def mark_again(self, args: Any) -> None:
         """Mark the slices among what a part that is recomputed is given.
@@ -398,7 +388,7 @@ class Run:
         Raises:
             RuntimeError: "cannot tell ..." where the first tensor is not recognised.
         """
-        tensors = [v for v in leaves(args) if isinstance(v, Tensor) and v.dim()]
+        tensors = [v for v in tensors_in(args) if v.dim()]
         depths = [self.slices(value) for value in tensors]
         if tensors and depths[0] is None:
             raise RuntimeError(
@@ -424,8 +414,8 @@ class Run:
             return mapped(self._volume_to_image, answer)
         return mapped(functools.partial(self._unfold_one, last=last), answer)
 
-    def _unfold_one(self, value: Any, last: bool) -> Any:
-        if not isinstance(value, Tensor) or value.dim() == 0:
+    def _unfold_one(self, value: Tensor, last: bool) -> Tensor:
+        if value.dim() == 0:
             return value
         depth = self.rows(value) if self.is_apart(value) else self.slices(value)
         if depth is None:
@@ -453,16 +443,36 @@ class Run:
             return stack.mean(1) if value.is_floating_point() else stack.mode(1).values
         return stack if last else stack.movedim(1, -3)
 
-    def _volume_to_image(self, value: Any) -> Any:
+    def _volume_to_image(self, value: Tensor) -> Tensor:
         """Take the axis of the view from what has depth, height and width as its last axes."""
         place = -3 + self.axis
         least = 4 if self.folding.labels else 5
-        if not isinstance(value, Tensor) or value.dim() < least:
+        if value.dim() < least:
             return value
         if self.folding.repeat == 1:
             return value.squeeze(place)
         middle = value.shape[place] // 2
         return value.mean(place) if value.is_floating_point() else value.select(place, middle)
+
+
+def repeated(given: object, first: Tensor, count: int, axis: int) -> Any:
+    """Make volumes of images, and of their labels, that repeat them along an axis.
+
+    Args:
+        given: Tensors in any containers.
+        first: Images among them, of whose size labels are.
+        count: How often.
+        axis: 0 for depth, 1 for height, 2 for width.
+    """
+    labels = (first.shape[0], *first.shape[2:])
+
+    def wide(value: Tensor) -> Tensor:
+        if value.dim() != 4 and value.shape != labels:
+            return value
+        place = value.dim() - 2 + axis
+        return value.unsqueeze(place).repeat_interleave(count, place)
+
+    return mapped(wide, given)
 
 
 class TooShallow(InputError):

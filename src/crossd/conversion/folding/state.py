@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from crossd.conversion.folding.containers import leaves, mapped
+from crossd.conversion.folding.containers import mapped, tensors_in
 from crossd.conversion.folding.run import Folding, NotDeepEnough, Run, TooShallow
 from crossd.conversion.folding.torch_private import (
     after_backward,
@@ -137,7 +137,7 @@ class State:
 
     def _rank(self, method: Callable[..., Any], args: Any, kwargs: Any) -> int | None:
         """Tell volumes from images by the number of axes; None where there are neither."""
-        axes = {v.dim() for v in leaves((args, kwargs)) if isinstance(v, Tensor)}
+        axes = {v.dim() for v in tensors_in((args, kwargs))}
         images = self.folding.features if method.__name__ == HEAD else 4
         return 3 if images + 1 in axes else 2 if images in axes else None
 
@@ -193,8 +193,8 @@ class State:
                 answer = run.unfold_answer(answer, last)
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
             self._replayed.pop(threading.get_ident(), None)
-            for value in leaves(answer):
-                if isinstance(value, Tensor) and value.grad_fn is not None:
+            for value in tensors_in(answer):
+                if value.grad_fn is not None:
                     value.grad_fn.register_prehook(functools.partial(self._replay, run))
         return answer
 
@@ -205,8 +205,8 @@ class State:
         modes = {part: part.training for part in module.modules()}
 
         def lacks(depth: int) -> TooShallow | None:
-            def of_depth(value: Any) -> Any:
-                if not isinstance(value, Tensor) or not value.dim():
+            def of_depth(value: Tensor) -> Tensor:
+                if not value.dim():
                     return value
                 wide = value.dim() == 5
                 return value[:1, :, :1].repeat_interleave(depth, 2) if wide else value[:1]
