@@ -6,8 +6,9 @@ into the shape that it expects (`folding`). The result is held against the consi
 """
 
 import dataclasses
+import functools
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -319,7 +320,7 @@ def _fault_of_three(model: nn.Module, given: Any) -> str:
 
     try:
         sizes = [
-            [v.shape[:1] for v in tensors_in(_runner(model, one)())]
+            [v.shape[:1] for v in tensors_in(examples.evaluated(model, one))]
             for one in (given, mapped(three, given))
         ]
     except Exception as error:  # whatever a network of others may raise
@@ -345,57 +346,47 @@ def _ways(
             depth = examples.maps_of(given, 3).shape[2]
             yield Decisions(depth_padding=padding, laid_last=last, repeat=depth)
         return
-    run = None if given is None else _runner(model, given)
-    position, attends = attention.first_convolution(model, run)
+    run = None if given is None else functools.partial(examples.evaluated, model, given)
     features = _features(model, given)
     features["laid_last"] = _takes_channels_last(model, given)
     wishes = [wish.depth]
     if wish.depth.stride is None:
         wishes.append(depth_strides.Wish(1))
     kind = wish.attention or "slice"
+    count = POSITIONS if wish.depth_position is None else wish.depth_position
+    position = ""
+    if run is not None and kind == "volume" and count > 0:
+        position = attention.first_convolution(model, run)
     for one in wishes:
         strides = depth_strides.decide(one, run or (lambda: None), model)
-        count = POSITIONS if wish.depth_position is None else wish.depth_position
-        embeds = attends and kind == "volume" and count > 0 and position
         yield Decisions(
             attention=kind,
             depth_padding=wish.depth_padding or "zeros",
             stages=strides.stages,
             layers=strides.layers,
-            position=position if embeds else "",
-            positions=count if embeds else 0,
+            position=position,
+            positions=count if position else 0,
             spread=options.spread,
             **features,
         )
-
-
-def _runner(model: nn.Module, given: Any) -> Callable[[], Any]:
-    def run() -> Any:
-        with examples.left_as_it_was(model), torch.no_grad():
-            return model.eval()(*given)
-
-    return run
 
 
 def _takes_channels_last(model: nn.Module, given: Any) -> bool:
     """Tell whether code runs on maps with channels last in memory; some makes views of others."""
     if given is None:
         return True
-    laid = channels_last(copy_of(model))
-    with examples.left_as_it_was(laid), torch.no_grad(), perturbed.Still():
-        for training in (False, True):
-            try:
-                laid.train(training)(*given)
-            except Exception:  # whatever code of others may raise
-                return not _runs(model, given, training)
-    return True
+    laid = channels_last(copy_of(model))  # what fails by itself is not for its layout to mend
+    return all(
+        _runs(laid, given, training) or not _runs(model, given, training)
+        for training in (False, True)
+    )
 
 
-def _runs(model: nn.Module, given: Any, training: bool) -> bool:
+def _runs(model: nn.Module, given: tuple[Any, ...], training: bool) -> bool:
     try:
         with examples.left_as_it_was(model), torch.no_grad(), perturbed.Still():
             model.train(training)(*given)
-    except Exception:  # of the network itself, which is not for its layout to mend
+    except Exception:  # whatever code of others may raise
         return False
     return True
 

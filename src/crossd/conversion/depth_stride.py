@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from crossd.errors import InputError
-from crossd.nn.layers import depth_axis
+from crossd.nn.layers import depth_axis, pair
 
 FEWEST = 2
 """Slices that must be left after a reduction that "auto" decides on."""
@@ -128,9 +128,9 @@ class _Recorder(TorchFunctionMode):
             names = self.STRIDES[func]
             given = {**dict(zip(names, args[1:], strict=False)), **(kwargs or {})}
             window = given.get("kernel_size", given.get("weight"))
-            size = window.shape[2:] if isinstance(window, Tensor) else _pair(window)
+            size = window.shape[2:] if isinstance(window, Tensor) else pair(window)
             stride = given.get("stride") or (1 if "weight" in given else size)
-            factor = max(_pair(stride))
+            factor = max(pair(stride))
             if factor > 1 and tuple(size) != tuple(args[0].shape[2:]):
                 made = answer[0] if isinstance(answer, tuple) else answer
                 reduction = round(self.height / (made.shape[2] * factor))  # inputs may be padded
@@ -142,10 +142,6 @@ class _Recorder(TorchFunctionMode):
         super().__exit__(*reason)
         for hook in self.hooks:
             hook.remove()
-
-
-def _pair(value: Any) -> tuple[int, int]:
-    return (value[0], value[-1]) if isinstance(value, tuple | list) else (value, value)
 
 
 def depth_settings(layer: Any, wanted: int | None, depth_kernel: int | None) -> dict[str, int]:

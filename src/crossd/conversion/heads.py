@@ -5,12 +5,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
-from torch.nn.modules.conv import _ConvNd
 
+from crossd.conversion.folding.torch_private import BatchNormBase, ConvBase
 from crossd.errors import InputError
 from crossd.nn.kernel_modes import KernelMode
-
-NORMS = (nn.modules.batchnorm._BatchNorm,)
 
 
 def classifiers(net: nn.Module) -> list[str]:
@@ -29,12 +27,12 @@ def classifiers(net: nn.Module) -> list[str]:
         return [named] if isinstance(named, str) else list(named)
     found = [(path, layer) for path, layer in layers_of(net).items() if layer._parameters]
     path, layer = found[-1] if found else ("", net)
-    return [path] if path and isinstance(layer, nn.Linear | _ConvNd) else []
+    return [path] if path and isinstance(layer, nn.Linear | ConvBase) else []
 
 
 def first_convolution(net: nn.Module) -> str | None:
     """Path of the first convolution in order of registration."""
-    found = (path for path, layer in layers_of(net).items() if isinstance(layer, _ConvNd))
+    found = (path for path, layer in layers_of(net).items() if isinstance(layer, ConvBase))
     return next(found, None)
 
 
@@ -106,7 +104,7 @@ def keep_classes(net: nn.Module, before: int, rows: slice) -> None:
 def freeze_convolutions(net: nn.Module, classes: int) -> None:
     """Freeze all but the normalisation layers and the last one: the paper's weak probing."""
     last = classifier(net, classes)
-    free = (*NORMS, nn.GroupNorm, nn.modules.instancenorm._InstanceNorm)
+    free = (BatchNormBase, nn.GroupNorm, nn.modules.instancenorm._InstanceNorm)
     for module in net.modules():
         trained = module is last or isinstance(module, free)
         for parameter in module.parameters(recurse=False):

@@ -9,12 +9,11 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from crossd.conversion.adapt import adapted
 from crossd.conversion.building import rank_of
-from crossd.conversion.checking.examples import example_for, left_as_it_was, one_line
+from crossd.conversion.checking.examples import evaluated, example_for, one_line
 from crossd.errors import InputError
 
 DEFAULTS = {"classification": "resnet-small", "segmentation": "segresnet-small"}
@@ -196,8 +195,7 @@ def answer_of(net: nn.Module, x: Tensor, name: str, hint: str = "") -> Any:
     """
     what = "images" if x.dim() == 4 else "volumes"
     try:
-        with left_as_it_was(net), torch.no_grad():
-            return net.eval()(x)
+        return evaluated(net, (x,))
     except InputError as error:
         raise InputError(f"{name} cannot take {what} of {times(x.shape[2:])}: {error}") from error
     except Exception as error:  # whatever a network of others may raise

@@ -6,7 +6,6 @@ for one type of layer, or for a type by its full name, so that libraries that ar
 need not be.
 """
 
-import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -162,15 +161,20 @@ def cross(conv: Any, options: Options, kind: Any, **more: Any) -> nn.Module:
     )
     with torch.no_grad():
         if options.lift is None:
-            nn.init.kaiming_normal_(new.weight, mode="fan_out", nonlinearity="relu")
+            kernel = nn.init.kaiming_normal_(new.weight, mode="fan_out", nonlinearity="relu")
         else:
             start = lifted(conv.weight, new, options.lift, options.spread)
-            new.weight.copy_(new.mode.unshifted(start))
-        for name, parameter in conv.named_parameters(recurse=False):
-            if name != "weight":
-                getattr(new, name).copy_(parameter)
+            kernel = new.mode.unshifted(start)
+    return _taking(new, conv, kernel)
+
+
+def _taking(new: nn.Module, conv: nn.Module, kernel: Tensor) -> nn.Module:
+    """Give a layer a kernel, and what else a convolution has learnt."""
     for name, parameter in conv.named_parameters(recurse=False):
-        getattr(new, name).requires_grad_(parameter.requires_grad)
+        own = new.get_parameter(name)
+        with torch.no_grad():
+            own.copy_(kernel if name == "weight" else parameter)
+        own.requires_grad_(parameter.requires_grad)
     return new.train(conv.training)
 
 
@@ -282,18 +286,17 @@ def _solid_conv(conv: Any, options: Options) -> nn.Module:
     _require_no_gaps(conv)
     kind: Any = CrossDConvTranspose if conv.transposed else CrossDConv
     settings = layers.conv_settings(conv, lambda values: tuple(values[1:]))
-    del settings["device"]
     names = [*SIZES, *(["output_padding"] if conv.transposed else [])]
     deep = {
         f"depth_{name}": getattr(conv, name)[0]
         for name in names
         if not isinstance(getattr(conv, name), str)
     }
-    make = functools.partial(kind, kernel_mode=options.kernel_mode, **options.mode_options)
-    new: Any = make(**settings, **deep, device=conv.weight.device, dtype=conv.weight.dtype)
-    with torch.no_grad():
-        for name, parameter in conv.named_parameters(recurse=False):
-            getattr(new, name).copy_(parameter)
-    for name, parameter in conv.named_parameters(recurse=False):
-        getattr(new, name).requires_grad_(parameter.requires_grad)
-    return new.train(conv.training)
+    new = kind(
+        **{**settings, "device": conv.weight.device},
+        **deep,
+        dtype=conv.weight.dtype,
+        kernel_mode=options.kernel_mode,
+        **options.mode_options,
+    )
+    return _taking(new, conv, conv.weight)

@@ -31,6 +31,11 @@ def drop_axis(view: int) -> Callable[[Sequence[Any]], Any]:
     return lambda values: tuple(value for axis, value in enumerate(values) if axis != view)
 
 
+def pair(value: Any) -> tuple[Any, Any]:
+    """Make one number, or a list of one, a pair: what it is for height and width."""
+    return (value[0], value[-1]) if isinstance(value, (tuple, list)) else (value, value)
+
+
 def depth_axis(kernel_size: Any) -> int:
     """Choose which of (height, width) the depth of a 3D layer copies: the smaller kernel's.
 

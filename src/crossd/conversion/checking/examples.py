@@ -48,8 +48,7 @@ def example_for(net: nn.Module, rank: int, example: Any = None) -> tuple[Any, ..
     tried = [_as_arguments(example)] if example is not None else list(_examples(net, rank))
     for given in tried:
         try:
-            with left_as_it_was(net), torch.no_grad():
-                net.eval()(*given)
+            evaluated(net, given)
             return given
         except Exception as error:  # whatever a network of others may raise
             first = first or error
@@ -91,6 +90,12 @@ def _trained_sides(net: Any, rank: int) -> list[tuple[int, ...]]:
     """The size that timm says a network was trained on."""
     shape = (getattr(net, "pretrained_cfg", None) or {}).get("input_size", ())
     return [tuple(shape[1:])] if len(shape) == 1 + rank else []
+
+
+def evaluated(net: nn.Module, given: tuple[Any, ...]) -> Any:
+    """Run a network in evaluation mode, without a trace."""
+    with left_as_it_was(net), torch.no_grad():
+        return net.eval()(*given)
 
 
 @contextmanager

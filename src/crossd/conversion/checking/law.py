@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from crossd.conversion.checking.examples import left_as_it_was, maps_of, one_line, shapes
+from crossd.conversion.checking.examples import evaluated, maps_of, one_line, shapes
 from crossd.conversion.checking.perturbed import (
     REACHES,
     Ends,
@@ -508,8 +508,8 @@ def require_same(source: nn.Module, net: nn.Module, given: Any) -> tuple[float, 
 
 
 def _evaluated(net: nn.Module, given: Any) -> list[Tensor]:
-    with left_as_it_was(net), torch.no_grad(), view(0):
-        found = tensors_in(net.eval()(*given))
+    with view(0):
+        found = tensors_in(evaluated(net, given))
     return [v for v in found if _is_measured(v)] or found
 
 

@@ -16,7 +16,8 @@ from torch.overrides import TorchFunctionMode
 
 from crossd.conversion.folding.run import Run
 from crossd.conversion.folding.state import State
-from crossd.nn.kernel_modes import in_plane
+from crossd.nn.kernel_modes import View
+from crossd.nn.layers import drop_axis
 
 HANDLERS: dict[Any, Callable[..., Any]] = {}
 """What is done instead of a function of torch: called with the run and the function before its
@@ -96,6 +97,25 @@ def triple(value: Any) -> tuple[Any, Any, Any]:
     if isinstance(value, (tuple, list)):
         return tuple(value) if len(value) == 3 else (value[0],) * 3
     return (value, value, value)
+
+
+def in_plane(values: tuple[Any, Any, Any], view: View) -> tuple[Any, Any]:
+    """Take from one value for each of depth, height and width the two of the axes that stay.
+
+    Args:
+        values: For each axis.
+        view: The axis that is dropped, or one for each image.
+
+    Raises:
+        ValueError: "samples of one batch ..." when the samples' views would need different values.
+    """
+    pairs = {drop_axis(axis)(values) for axis in ([view] if isinstance(view, int) else view)}
+    if len(pairs) > 1:
+        raise ValueError(
+            f"samples of one batch have different views, but {values} is not the same on "
+            "all axes: put one view in a batch"
+        )
+    return pairs.pop()
 
 
 def _plane(run: Run, value: Any) -> list[Any]:

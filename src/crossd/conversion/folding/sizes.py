@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from crossd.conversion.folding.run import Run, TooShallow
-from crossd.conversion.folding.volumes import on_slices, pair
+from crossd.conversion.folding.volumes import on_slices
+from crossd.nn.layers import pair
 
 # Sizes
 

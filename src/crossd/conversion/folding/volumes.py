@@ -217,13 +217,6 @@ def on_slices(*functions: Any) -> Callable[[Handler], Handler]:
     return register
 
 
-def pair(value: Any) -> tuple[Any, Any]:
-    """Make one number, or a list of one, a pair."""
-    if isinstance(value, (tuple, list)):
-        return (value[0], value[-1])
-    return (value, value)
-
-
 def call_layer(run: Run, module: Any, call: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """Give a layer that takes both ranks by itself the volumes that slices come from."""
     depth = run.slices(x) if x.dim() == 4 else None

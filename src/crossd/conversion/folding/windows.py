@@ -9,11 +9,11 @@ from torch import Tensor
 from crossd.conversion.folding.run import Run, TooShallow
 from crossd.conversion.folding.sizes import resize_depth
 from crossd.conversion.folding.statistics import over_depth
-from crossd.conversion.folding.volumes import on_slices, pair
+from crossd.conversion.folding.volumes import on_slices
 from crossd.errors import InputError
 from crossd.nn.conv import pad_ends
 from crossd.nn.functional import depth_profile, depth_taps
-from crossd.nn.layers import depth_axis
+from crossd.nn.layers import depth_axis, pair
 
 # Convolutions that have no 3D kernel of their own
 
