@@ -48,13 +48,16 @@ def build(name: str, task: str, in_channels: int, num_classes: int) -> nn.Module
     library, own, options = _parsed(name)
     if library is not None:
         return library(own, options, in_channels, num_classes)
-    ours = _UNETS if task == "segmentation" else {"resnet-small": small_resnet}
-    if own in ours:
-        if options:
-            raise InputError(f"{own} takes no arguments, got {name!r}")
-        return ours[own](in_channels, num_classes)
+    ours = _UNETS if task == "segmentation" else ("resnet-small",)
+    if own in ours and options:
+        raise InputError(f"{own} takes no arguments, got {name!r}")
     if task == "segmentation":
-        raise _unknown(own, sorted(_UNETS), " for segmentation")
+        if own not in _UNETS:
+            raise _unknown(own, sorted(_UNETS), " for segmentation")
+        kind, known = _UNETS[own]
+        return _of_monai(kind, {"spatial_dims": 2, **known}, in_channels, num_classes)
+    if own in ours:
+        return small_resnet(in_channels, num_classes)
     return _of_timm(own, options, in_channels, num_classes)
 
 
@@ -261,44 +264,17 @@ def small_resnet(in_channels: int, num_classes: int) -> nn.Module:
     return net
 
 
-def _segresnet(filters: int, down: tuple[int, ...]) -> Callable[[int, int], nn.Module]:
-    def make(in_channels: int, num_classes: int) -> nn.Module:
-        from monai.networks.nets import SegResNet
-
-        up = (1,) * (len(down) - 1)
-        # Interpolation keeps the consistency law, which a strided transposed convolution bends.
-        options: dict[str, Any] = {"blocks_down": down, "blocks_up": up}
-        return SegResNet(
-            2, filters, in_channels, num_classes, upsample_mode="nontrainable", **options
-        )
-
-    return make
+def _segresnet(filters: int, down: tuple[int, ...]) -> dict[str, Any]:
+    # Interpolation keeps the consistency law, which a strided transposed convolution bends.
+    options = {"init_filters": filters, "blocks_down": down, "blocks_up": (1,) * (len(down) - 1)}
+    return {**options, "upsample_mode": "nontrainable"}
 
 
-def _basicunet(in_channels: int, num_classes: int) -> nn.Module:
-    from monai.networks.nets import BasicUNet
-
-    return BasicUNet(2, in_channels, num_classes)
-
-
-def _unet(in_channels: int, num_classes: int) -> nn.Module:
-    from monai.networks.nets import UNet
-
-    channels, strides = (16, 32, 64, 128), (2, 2, 2)
-    return UNet(2, in_channels, num_classes, channels, strides, num_res_units=2, norm="batch")
-
-
-def _dynunet(in_channels: int, num_classes: int) -> nn.Module:
-    from monai.networks.nets import DynUNet
-
-    kernels, strides = [3, 3, 3, 3], [1, 2, 2, 2]
-    return DynUNet(2, in_channels, num_classes, kernels, strides, strides[1:])
-
-
-_UNETS: dict[str, Callable[[int, int], nn.Module]] = {
-    "segresnet-small": _segresnet(16, (1, 1, 1)),
-    "segresnet": _segresnet(16, (1, 2, 2, 4)),
-    "basicunet": _basicunet,
-    "unet": _unet,
-    "dynunet": _dynunet,
+_UNETS: dict[str, tuple[str, dict[str, Any]]] = {
+    "segresnet-small": ("SegResNet", _segresnet(16, (1, 1, 1))),
+    "segresnet": ("SegResNet", _segresnet(16, (1, 2, 2, 4))),
+    "basicunet": ("BasicUNet", {}),
+    "unet": ("UNet", {"norm": "batch"}),
+    "dynunet": ("DynUNet", {}),
 }
+"""Networks for segmentation: what MONAI calls them, and their arguments."""

@@ -89,7 +89,7 @@ def mapped_conv2d(
     """
     settings = settings or Settings()
     if way is None and torch.compiler.is_exporting():
-        compute: Any = _exported
+        compute: Any = _products
     elif x.shape[0] == 0:  # a loop over nothing has no shape
         kernel = weight.sum(2)
         return F.conv2d(x, kernel, bias, *settings)
@@ -132,7 +132,7 @@ def conv3d_per_sample(
             raise ValueError(
                 "a transposed convolution that moves its kernel for every volume cannot be exported"
             )
-        y = _products(x, map_kernel(weight, maps), weight, Settings(*settings))
+        y = _products(x, weight, maps, Settings(*settings))
         return y if bias is None else y + bias.to(y.dtype).view(-1, 1, 1, 1)
     if x.shape[0] == 0:  # a loop over nothing has no shape
         return convolve(x, weight, bias, *settings)
@@ -141,12 +141,8 @@ def conv3d_per_sample(
     return torch.cat(answers)
 
 
-def _exported(x: Tensor, weight: Tensor, maps: Tensor, settings: Settings) -> Tensor:
-    return _products(x, map_kernel(weight, maps), weight, settings)
-
-
-def _products(x: Tensor, kernels: Tensor, weight: Tensor, settings: Settings) -> Tensor:
-    """Multiply kernels ``(N, O, I, taps)`` and patches, in graphs whose batch and size stay free.
+def _products(x: Tensor, weight: Tensor, maps: Tensor, settings: Settings) -> Tensor:
+    """Multiply mapped kernels and patches, in graphs whose batch and size stay free.
 
     Of images with kernels that have the plane's taps, and of volumes with all of them. The groups
     of a convolution are a constant in ONNX, so one group a sample would fix the batch; and to
@@ -160,7 +156,8 @@ def _products(x: Tensor, kernels: Tensor, weight: Tensor, settings: Settings) ->
     convolve: Any = F.conv2d if x.dim() == 4 else F.conv3d
     patches = convolve(x, each, None, stride, padding, dilation, channels)
     rows = patches.flatten(2).unflatten(1, (groups, -1))  # (n, g, i * taps, places)
-    y = kernels.to(x.dtype).flatten(2).unflatten(1, (groups, -1)) @ rows
+    kernels = map_kernel(weight, maps).to(x.dtype)  # (n, o, i, taps)
+    y = kernels.flatten(2).unflatten(1, (groups, -1)) @ rows
     return y.flatten(1, 2).unflatten(2, patches.shape[2:])
 
 
@@ -203,7 +200,7 @@ def _from_taps_first(flat: Tensor, weight: Tensor) -> Tensor:
     """Undo `_taps_first`."""
     o, i, z, y, x = weight.shape
     if flat.shape[0] == o:
-        return flat.view(o, z, y, x, i).permute(0, 4, 1, 2, 3)
+        return _as_kernel(flat, weight)
     return flat.view(z, y, x, o, i).permute(3, 4, 0, 1, 2)
 
 

@@ -64,16 +64,12 @@ def on_planes(*functions: Any) -> Callable[[Callable[..., Any]], Callable[..., A
         def handle(run: Run, func: Any, *args: Any, **kwargs: Any) -> Any:
             x = args[0] if args else kwargs.get("input")
             flat = isinstance(x, Tensor) and x.dim() == 5 and x.shape[2 + run.axis] == 1
-            return (handler if flat else _as_it_is)(run, func, *args, **kwargs)
+            return handler(run, func, *args, **kwargs) if flat else func(*args, **kwargs)
 
         HANDLERS.update(dict.fromkeys(functions, handle))
         return handler
 
     return register
-
-
-def _as_it_is(run: Run, func: Any, *args: Any, **kwargs: Any) -> Any:
-    return func(*args, **kwargs)
 
 
 def call_layer(run: Run, module: Any, call: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:

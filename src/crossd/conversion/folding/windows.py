@@ -136,11 +136,7 @@ def _max_pool(
     return_indices: bool = False,
 ) -> Any:
     if return_indices:  # of pixels within slices, which unpooling takes
-        answer = func(
-            input, kernel_size, stride, padding, dilation, ceil_mode=ceil_mode, return_indices=True
-        )
-        run.note(answer[0].shape[2], answer[0].shape[3], depth)
-        return answer
+        return func(input, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
     if _is_global(run, input, depth, kernel_size, stride, padding):
         return over_depth(run, func(input, kernel_size), depth, torch.amax)
     kernel, step, margin, gap = _window(run, input, kernel_size, stride, padding, dilation)
