@@ -90,7 +90,7 @@ def _give_classes(net: Any, classes: int) -> str:
     return f"{path}: drawn anew for {classes} classes"
 
 
-def norms_with_statistics(net: nn.Module) -> list[Any]:
+def norms_with_statistics(net: nn.Module) -> list[BatchNormBase]:
     """List the BatchNorms that keep running statistics."""
     return [m for m in net.modules() if isinstance(m, BatchNormBase) and m.track_running_stats]
 

@@ -10,7 +10,7 @@ import functools
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ from crossd.conversion.checking import examples, law, perturbed
 from crossd.conversion.decisions import DEPTH_PADDING, Decisions
 from crossd.conversion.folding import attention
 from crossd.conversion.folding.containers import mapped, tensors_in
+from crossd.conversion.folding.modules import state_of
 from crossd.conversion.folding.run import LayersMet
 from crossd.conversion.folding.torch_private import BatchNormBase
 from crossd.conversion.report import account, sentences
@@ -46,7 +47,7 @@ def convert(
     kernel_mode: str = "projection",
     lift: str | None = "center",
     *,
-    example: Any = None,
+    example: object = None,
     check: bool = True,
     attention: str | None = None,
     depth_stride: int | Sequence[int] | str | None = None,
@@ -163,13 +164,13 @@ def convert(
 
 
 def _check_choices(
-    model: Any,
+    model: object,
     kernel_mode: str,
     lift: str | None,
     attention_: str | None,
     depth_padding: str | None,
     batch_norm: str,
-    volumes_: Any,
+    volumes_: object,
 ) -> None:
     """Refuse unknown names."""
     for name, value, known, none in (
@@ -189,17 +190,17 @@ def _check_choices(
 
 
 def _check_numbers(
-    depth_stride: Any,
-    depth_kernel: Any,
-    positions: Any,
-    size: Any,
-    spacing: Any,
-    channels: Any,
-    classes: Any,
+    depth_stride: object,
+    depth_kernel: object,
+    positions: object,
+    size: object,
+    spacing: object,
+    channels: object,
+    classes: object,
 ) -> None:
     """Refuse options that are no numbers, or would have no effect."""
 
-    def whole(value: Any) -> bool:
+    def whole(value: object) -> TypeGuard[int]:
         return isinstance(value, int) and not isinstance(value, bool)
 
     for name, value, least in (
@@ -228,7 +229,7 @@ def _check_numbers(
         raise InputError("size and spacing are for depth_stride='auto', which was not asked for")
 
 
-def _require_unasked(**options: Any) -> None:
+def _require_unasked(**options: object) -> None:
     """Refuse options that have no effect on 3D networks, which keep their code and kernels."""
     for name, value in options.items():
         if value is not None:
@@ -249,7 +250,7 @@ class _Wish:
 
 
 def _decide(
-    model: nn.Module, rank: int, options: Options, wish: _Wish, example: Any, check: bool
+    model: nn.Module, rank: int, options: Options, wish: _Wish, example: object, check: bool
 ) -> tuple[nn.Module, Decisions, list[str]]:
     """Find a way for the network to take the other rank, and hold it against the law."""
     given = None
@@ -265,10 +266,10 @@ def _decide(
         if choice.repeat > 1 and not isinstance(first, law.CannotRun):
             break  # one voxel is enough for the code, and what it answers there is no volume's
         torch.random.set_rng_state(random)  # new weights are those of the first way
-        net: Any = built(model, rank, options, choice)
+        net = built(model, rank, options, choice)
         try:
             with examples.forked(net):
-                found = law.examine(net, net.crossd_state.folding, given)
+                found = law.examine(net, state_of(net).folding, given)
                 if rank == 3 or options.lift in ("center", "inflate"):
                     rounded, exact = _require_same(model, net, rank, options, choice, given)
                     found.from_source = exact
@@ -282,9 +283,9 @@ def _decide(
             continue
         choice = dataclasses.replace(choice, views=found.views, mixes=found.mixes)
         choice = dataclasses.replace(choice, labels=found.labels)
-        net.crossd_state.folding = choice.folding(rank, net.crossd_state.folding.has_views)
+        state_of(net).folding = choice.folding(rank, state_of(net).folding.has_views)
         _require_neighbours(model, net, found)
-        return net, choice, sentences(model, net, rank, choice, found, given, options, first)
+        return net, choice, sentences(net, rank, choice, found, first)
     assert first is not None
     kind, why = type(model), str(first)
     if rank == 2 and (fault := _fault_of_three(model, given)):
@@ -296,7 +297,12 @@ def _decide(
 
 
 def _require_same(
-    model: nn.Module, net: nn.Module, rank: int, options: Options, choice: Decisions, given: Any
+    model: nn.Module,
+    net: nn.Module,
+    rank: int,
+    options: Options,
+    choice: Decisions,
+    given: examples.Given,
 ) -> tuple[float, float]:
     """Compare with the source; with weights that were moved where rounding would hide the code."""
     try:
@@ -312,7 +318,7 @@ def _require_same(
     raise failed
 
 
-def _fault_of_three(model: nn.Module, given: Any) -> str:
+def _fault_of_three(model: nn.Module, given: examples.Given) -> str:
     """Say what is wrong with the answer of a network, which takes two samples, on three."""
 
     def three(value: Tensor) -> Tensor:
@@ -336,7 +342,7 @@ def _must_run(model: nn.Module, wish: _Wish) -> bool:
 
 
 def _ways(
-    model: nn.Module, rank: int, options: Options, wish: _Wish, given: Any
+    model: nn.Module, rank: int, options: Options, wish: _Wish, given: examples.Given | None
 ) -> Iterable[Decisions]:
     """List ways of taking the other rank, the wished or likeliest first."""
     if rank == 3:
@@ -371,7 +377,7 @@ def _ways(
         )
 
 
-def _takes_channels_last(model: nn.Module, given: Any) -> bool:
+def _takes_channels_last(model: nn.Module, given: examples.Given | None) -> bool:
     """Tell whether code runs on maps with channels last in memory; some makes views of others."""
     if given is None:
         return True
@@ -382,7 +388,7 @@ def _takes_channels_last(model: nn.Module, given: Any) -> bool:
     )
 
 
-def _runs(model: nn.Module, given: tuple[Any, ...], training: bool) -> bool:
+def _runs(model: nn.Module, given: examples.Given, training: bool) -> bool:
     try:
         with examples.left_as_it_was(model), torch.no_grad(), perturbed.Still():
             model.train(training)(*given)
@@ -391,7 +397,7 @@ def _runs(model: nn.Module, given: tuple[Any, ...], training: bool) -> bool:
     return True
 
 
-def _features(model: Any, given: Any) -> dict[str, Any]:
+def _features(model: Any, given: examples.Given | None) -> dict[str, Any]:
     """See what features look like, in networks that give them and take them back (timm's)."""
     last = getattr(model, "output_fmt", None) == "NHWC"
     if given is None or not all(hasattr(model, n) for n in ("forward_features", "forward_head")):

@@ -46,7 +46,7 @@ class DepthStrides:
     layers: dict[str, int] = field(default_factory=dict)
 
 
-def decide(wish: Wish, run: Callable[[], Any], net: nn.Module) -> DepthStrides:
+def decide(wish: Wish, run: Callable[[], object], net: nn.Module) -> DepthStrides:
     """Choose the depth stride of everything that reduces or enlarges the plane.
 
     A stage is a resolution at which something reduces it; a layer that goes back to that
@@ -90,7 +90,7 @@ class _Recorder(TorchFunctionMode):
         layers: For convolutions with a stride, by path, the reduction on the larger side.
     """
 
-    STRIDES: ClassVar[dict[Any, tuple[str, ...]]] = {
+    STRIDES: ClassVar[dict[object, tuple[str, ...]]] = {
         F.conv2d: ("weight", "bias", "stride"),
         F.max_pool2d: ("kernel_size", "stride"),
         torch.max_pool2d: ("kernel_size", "stride"),
@@ -108,12 +108,12 @@ class _Recorder(TorchFunctionMode):
             if isinstance(module, nn.Conv2d | nn.ConvTranspose2d) and max(module.stride) > 1:
                 self.hooks.append(module.register_forward_hook(self._layer(path)))
 
-    def _first(self, net: nn.Module, args: Any) -> None:
+    def _first(self, net: nn.Module, args: tuple[object, ...]) -> None:
         images = [v for v in args if isinstance(v, Tensor) and v.dim() == 4]
         self.height = images[0].shape[2] if images else 0
 
     def _layer(self, path: str) -> Callable[..., None]:
-        def note(module: nn.Module, args: Any, answer: Tensor) -> None:
+        def note(module: nn.Module, args: tuple[Tensor, ...], answer: Tensor) -> None:
             larger = max(args[0].shape[2], answer.shape[2])
             self.layers.setdefault(path, round(self.height / larger))
 

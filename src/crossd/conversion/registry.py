@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from crossd.conversion.adapt import adapted
 from crossd.conversion.building import rank_of
-from crossd.conversion.checking.examples import evaluated, example_for, one_line
+from crossd.conversion.checking.examples import evaluated, example_for, maps_of, one_line
 from crossd.errors import InputError
 
 DEFAULTS = {"classification": "resnet-small", "segmentation": "segresnet-small"}
@@ -121,7 +121,7 @@ _MONAI: dict[str, dict[str, Any]] = {
 """Arguments that MONAI's networks need and that have no default there."""
 
 
-def _arguments(make: Any) -> dict[str, inspect.Parameter]:
+def _arguments(make: Callable[..., object]) -> dict[str, inspect.Parameter]:
     """List what a class or function of MONAI takes; where it passes words on, its class does."""
     signature = inspect.signature(make, eval_str=True)
     own = dict(signature.parameters)
@@ -164,7 +164,7 @@ def require_answers(
         InputError: "... is not for ...", "... cannot take ...".
     """
     rank = rank_of(net)
-    given = example_for(net, rank)[0]
+    given = maps_of(example_for(net, rank), rank)
     if len(size) == rank:
         x = given.new_zeros(2, given.shape[1], *size)
         own = given.shape[2:]
@@ -226,15 +226,14 @@ _LIBRARIES: dict[str, Callable[[str, dict[str, Any], int, int], nn.Module]] = {
 """What builds the networks of a library."""
 
 
-def _called(name: str, make: Any, options: dict[str, Any]) -> nn.Module:
+def _called(name: str, make: Callable[..., nn.Module], options: dict[str, Any]) -> nn.Module:
     try:
-        net: nn.Module = make(**options)
+        return make(**options)
     except Exception as error:  # whatever a constructor of others may raise
         raise InputError(
             f"{name} cannot be made of {options}: {error}; give what it needs in brackets, "
             f"{name}(ARGUMENT=VALUE, ...)"
         ) from error
-    return net
 
 
 def _unknown(name: str, known: list[str], what: str = "") -> InputError:

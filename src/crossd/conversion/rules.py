@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from crossd.conversion.depth_stride import depth_settings
+from crossd.conversion.folding.torch_private import ConvBase
 from crossd.errors import InputError
 from crossd.nn import acs, layers
 from crossd.nn.conv import CrossDConv, CrossDConvTranspose
@@ -121,7 +122,7 @@ SIZES = ("kernel_size", "stride", "padding", "dilation")
 
 
 @rule(nn.Conv2d, nn.ConvTranspose2d)
-def _conv(conv: Any, options: Options) -> nn.Module:
+def _conv(conv: ConvBase, options: Options) -> nn.Module:
     if options.kernel_mode == "acs":
         for name in SIZES:
             value = getattr(conv, name)
@@ -132,7 +133,7 @@ def _conv(conv: Any, options: Options) -> nn.Module:
     return cross(conv, options, CrossDConvTranspose if conv.transposed else CrossDConv)
 
 
-def cross(conv: Any, options: Options, kind: Any, **more: Any) -> nn.Module:
+def cross(conv: ConvBase, options: Options, kind: Any, **more: Any) -> nn.Module:
     """Make a Cross-D layer of `kind` that starts as the 2D convolution `conv`.
 
     Args:
@@ -178,7 +179,7 @@ def _taking(new: nn.Module, conv: nn.Module, kernel: Tensor) -> nn.Module:
     return new.train(conv.training)
 
 
-def _require_no_gaps(conv: Any) -> None:
+def _require_no_gaps(conv: ConvBase) -> None:
     """Refuse what leaves voxels that no tap reaches: no image says what a volume says on average.
 
     Version 0.1 took such layers (`Options.spread` is False for its files).
@@ -190,7 +191,7 @@ def _require_no_gaps(conv: Any) -> None:
         )
 
 
-def axis_settings(conv: Any, names: Sequence[str], options: Options) -> dict[str, Any]:
+def axis_settings(conv: ConvBase, names: Sequence[str], options: Options) -> dict[str, Any]:
     """Settings of a 2D convolution, and those for depth.
 
     Depth copies the axis of the smaller kernel, unless another stride or kernel is wanted. A kernel
@@ -249,13 +250,13 @@ def _special_conv(conv: Any, options: Options) -> nn.Module:
     return cross(conv, options, kind, eps=conv.eps, scale=getattr(conv, "scale", None), **more)
 
 
-def _same_conv(conv: Any) -> nn.Module:
+def _same_conv(conv: ConvBase) -> nn.Conv2d:
     """Make timm's convolution that pads as TF does, of another one that does so too."""
     from timm.layers.conv2d_same import Conv2dSame
 
     settings = layers.conv_settings(conv, tuple)
     del settings["padding_mode"]
-    made: nn.Module = Conv2dSame(**settings)
+    made: nn.Conv2d = Conv2dSame(**settings)
     return made
 
 
@@ -281,7 +282,7 @@ def _static_same_conv(conv: Any, options: Options) -> nn.Module:
 
 
 @rule(nn.Conv3d, nn.ConvTranspose3d)
-def _solid_conv(conv: Any, options: Options) -> nn.Module:
+def _solid_conv(conv: ConvBase, options: Options) -> nn.Module:
     """Take the layer's own kernels and settings; only the use on images is new."""
     _require_no_gaps(conv)
     kind: Any = CrossDConvTranspose if conv.transposed else CrossDConv

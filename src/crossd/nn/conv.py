@@ -166,7 +166,7 @@ class CrossDConv(nn.Conv3d):
         view = current_view() if self.mode.has_views else 0
         shift = self.mode.displacements(x)
 
-        def convolve(images: Tensor, axis: int, moved: Any) -> Tensor:
+        def convolve(images: Tensor, axis: int, moved: Tensor | None) -> Tensor:
             plane = drop_axis(axis)
             axes = plane((0, 1, 2))
             ends = [i for i, own in enumerate(axes) if own in replicated_axes()]
@@ -386,7 +386,7 @@ class CrossDConvTranspose(nn.ConvTranspose3d):
         view = current_view() if self.mode.has_views else 0
         shift = self.mode.displacements(x)
 
-        def upsample(images: Tensor, axis: int, moved: Any) -> Tensor:
+        def upsample(images: Tensor, axis: int, moved: Tensor | None) -> Tensor:
             drop = drop_axis(axis)
             images, settings = self._settings(images, output_size, drop(range(3)))
             stride, padding, extra, dilation = settings

@@ -183,7 +183,7 @@ class KernelMode(nn.Module):
     def __init__(
         self,
         in_channels: int,
-        kernel_size: tuple[int, int, int],
+        kernel_size: tuple[int, ...],
         *,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -334,7 +334,7 @@ class Fourier(KernelMode):
     def __init__(
         self,
         in_channels: int,
-        kernel_size: tuple[int, int, int],
+        kernel_size: tuple[int, ...],
         *,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -423,7 +423,7 @@ KERNEL_MODES: dict[str, type[KernelMode]] = {
 def make_mode(
     name: str,
     in_channels: int,
-    kernel_size: tuple[int, int, int],
+    kernel_size: tuple[int, ...],
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
     **options: Any,

@@ -18,6 +18,10 @@ SIDES: dict[int, list[tuple[int, ...]]] = {
 """Sizes of images and of volumes on which a network is tried, until it takes one."""
 
 
+Given = tuple[object, ...]
+"""The arguments of a network."""
+
+
 # What a network is run on
 
 
@@ -33,7 +37,7 @@ def channels_of(net: nn.Module) -> list[int]:
     return list(dict.fromkeys((*found, 3, 1)))
 
 
-def example_for(net: nn.Module, rank: int, example: Any = None) -> tuple[Any, ...]:
+def example_for(net: nn.Module, rank: int, example: object = None) -> Given:
     """Find arguments that a network takes: a small batch of two images or volumes.
 
     Args:
@@ -59,11 +63,11 @@ def example_for(net: nn.Module, rank: int, example: Any = None) -> tuple[Any, ..
     )
 
 
-def _as_arguments(example: Any) -> tuple[Any, ...]:
+def _as_arguments(example: object) -> Given:
     return example if isinstance(example, tuple) else (example,)
 
 
-def _examples(net: nn.Module, rank: int) -> Iterator[tuple[Any, ...]]:
+def _examples(net: nn.Module, rank: int) -> Iterator[Given]:
     parameter = next(net.parameters(), torch.empty(0))
     generator = torch.Generator().manual_seed(0)
     for count in channels_of(net):
@@ -86,13 +90,13 @@ def _own_sides(net: nn.Module, rank: int) -> list[tuple[int, ...]]:
     return []
 
 
-def _trained_sides(net: Any, rank: int) -> list[tuple[int, ...]]:
+def _trained_sides(net: nn.Module, rank: int) -> list[tuple[int, ...]]:
     """The size that timm says a network was trained on."""
     shape = (getattr(net, "pretrained_cfg", None) or {}).get("input_size", ())
     return [tuple(shape[1:])] if len(shape) == 1 + rank else []
 
 
-def evaluated(net: nn.Module, given: tuple[Any, ...]) -> Any:
+def evaluated(net: nn.Module, given: Given) -> Any:
     """Run a network in evaluation mode, without a trace."""
     with left_as_it_was(net), torch.no_grad():
         return net.eval()(*given)
@@ -128,12 +132,12 @@ def one_line(error: BaseException | None) -> str:
     return text if len(text) < 200 else text[:200] + "..."
 
 
-def shapes(given: Any) -> str:
+def shapes(given: object) -> str:
     """Name the shapes of all tensors among some values."""
     return ", ".join(str(tuple(v.shape)) for v in tensors_in(given))
 
 
-def maps_of(given: Any, rank: int) -> Tensor:
+def maps_of(given: object, rank: int) -> Tensor:
     """Return the first images, or volumes, among the arguments of a network."""
     found = next((v for v in tensors_in(given) if v.dim() == rank + 2), None)
     if found is None:

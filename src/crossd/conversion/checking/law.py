@@ -9,12 +9,12 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from crossd.conversion.checking.examples import evaluated, maps_of, one_line, shapes
+from crossd.conversion.checking.examples import Given, evaluated, maps_of, one_line, shapes
 from crossd.conversion.checking.perturbed import (
     REACHES,
     Ends,
@@ -24,11 +24,14 @@ from crossd.conversion.checking.perturbed import (
     project,
 )
 from crossd.conversion.folding.containers import mapped, tensors_in
-from crossd.conversion.folding.modules import named
+from crossd.conversion.folding.modules import named, state_of
 from crossd.conversion.folding.run import Folding, LayersMet, Run, repeated
 from crossd.errors import InputError
 from crossd.nn.conv import CrossDConv, CrossDConvTranspose
 from crossd.nn.kernel_modes import VIEWS, replicated_ends, view
+
+Value = TypeVar("Value")
+
 
 TOLERATED = 1e-3
 """Largest difference between the answers, relative to the largest answer, that is no fault."""
@@ -84,7 +87,7 @@ class Findings:
 # The law
 
 
-def examine(net: nn.Module, folding: Folding, given: tuple[Any, ...]) -> Findings:
+def examine(net: nn.Module, folding: Folding, given: Given) -> Findings:
     """Hold a converted network against the consistency law, in both modes and in every view.
 
     Args:
@@ -105,13 +108,13 @@ def examine(net: nn.Module, folding: Folding, given: tuple[Any, ...]) -> Finding
     raise failed
 
 
-def _examine_moved(copied: Any, folding: Folding, given: tuple[Any, ...]) -> Findings:
+def _examine_moved(copied: nn.Module, folding: Folding, given: Given) -> Findings:
     """Hold a copy whose weights were moved against the law."""
     findings = Findings()
     if folding.rank == 3:  # a channel alone looks like a slice alone
         solid = _answers(copied.eval(), given, "volumes", 0)
         findings.labels = all(v.shape[1] > 1 for v in solid if v.dim() == 4)
-        copied.crossd_state.folding = dataclasses.replace(folding, labels=findings.labels)
+        state_of(copied).folding = dataclasses.replace(folding, labels=findings.labels)
     for axis in range(len(VIEWS)):
         try:
             _examine_view(copied, folding, given, axis, findings)
@@ -127,7 +130,7 @@ def _examine_moved(copied: Any, folding: Folding, given: tuple[Any, ...]) -> Fin
     return findings
 
 
-def moved(net: nn.Module, folding: Folding, given: tuple[Any, ...]) -> nn.Module:
+def moved(net: nn.Module, folding: Folding, given: Given) -> nn.Module:
     """Copy a network with its weights moved as far as its answers stay finite."""
     for reach in REACHES[:-1]:
         copied = perturbed(net, reach)
@@ -141,7 +144,7 @@ def moved(net: nn.Module, folding: Folding, given: tuple[Any, ...]) -> nn.Module
     return perturbed(net, REACHES[-1])
 
 
-def _at_another_depth(net: nn.Module, folding: Folding, given: tuple[Any, ...]) -> str:
+def _at_another_depth(net: nn.Module, folding: Folding, given: Given) -> str:
     """Say how a network that is given repeated images answers on volumes of another depth."""
     depths = (folding.repeat, 2 * folding.repeat)
     answers, images = [], _images(given, 3, 0)
@@ -161,13 +164,13 @@ def _at_another_depth(net: nn.Module, folding: Folding, given: tuple[Any, ...]) 
 
 
 def _examine_view(
-    net: Any, folding: Folding, given: tuple[Any, ...], axis: int, findings: Findings
+    net: nn.Module, folding: Folding, given: Given, axis: int, findings: Findings
 ) -> None:
     """Check one view: the law in both modes, and that a second call gives the same."""
     as_the_law_wants(net, axis)
     images, volumes, solid = _alike(net.eval(), folding, given, axis)
     if axis == 0:
-        findings.seen = net.crossd_state.last.seen
+        findings.seen = state_of(net).last.seen
     flat = _answers(net, images, "images", axis)
     _compare(net, flat, solid, images, volumes, axis, findings, "")
     if axis == 0:
@@ -190,7 +193,7 @@ def _examine_view(
         _compare(net, flat, solid, images, volumes, axis, findings, " in training")
 
 
-def _examine_alone(net: Any, images: Any, volumes: Any, findings: Findings) -> None:
+def _examine_alone(net: nn.Module, images: Given, volumes: Given, findings: Findings) -> None:
     """Check a batch of one, where the network takes one image alone."""
     image, volume = mapped(_first, (images, volumes))
     try:
@@ -208,7 +211,7 @@ def _examine_alone(net: Any, images: Any, volumes: Any, findings: Findings) -> N
         wide = value.dim() == 5 and value.is_floating_point()
         return torch.randn(value.shape, generator=generator).to(value) if wide else value
 
-    drawn: Any = mapped(any_volume, volumes)
+    drawn: Given = mapped(any_volume, volumes)
     found = _mixture(net, drawn, "volumes")
     if found > TOLERATED:
         found = _mixture(copy.deepcopy(net).double(), _double_all(drawn), "volumes")
@@ -224,7 +227,7 @@ def _first(value: Tensor) -> Tensor:
     return value[:1] if value.dim() and len(value) == 2 else value
 
 
-def _mixture(net: nn.Module, given: Any, what: str) -> float:
+def _mixture(net: nn.Module, given: Given, what: str) -> float:
     """Measure by how much the answer on the first of two samples differs from that on it alone."""
     together, alone = _answers(net, given, what, 0), _answers(net, mapped(_first, given), what, 0)
     together = [_first(v) for v in together]
@@ -234,8 +237,8 @@ def _mixture(net: nn.Module, given: Any, what: str) -> float:
 
 
 def _alike(
-    net: Any, folding: Folding, given: tuple[Any, ...], axis: int
-) -> tuple[Any, Any, list[Tensor]]:
+    net: nn.Module, folding: Folding, given: Given, axis: int
+) -> tuple[Given, Given, list[Tensor]]:
     """Make images, and volumes that repeat them along an axis; with its answers on these."""
     first, images = maps_of(given, folding.rank), _images(given, folding.rank, axis)
     if folding.rank == 3:
@@ -256,7 +259,7 @@ def _alike(
         volumes = repeated(images, maps_of(images, 2), count, axis)
         try:
             solid = _answers(net, volumes, "volumes", axis)
-            seen = net.crossd_state.last.seen
+            seen = state_of(net).last.seen
             if seen.attentions and seen.tokens_deep < 2 and count < DEPTHS[-1]:
                 continue  # one token deep: attention over depth would not be seen
             return images, volumes, solid
@@ -270,7 +273,7 @@ def _alike(
     raise failed
 
 
-def _images(given: Any, rank: int, axis: int) -> Any:
+def _images(given: Given, rank: int, axis: int) -> Given:
     """Take the first images along an axis of volumes and of their labels; images as they are."""
     first = maps_of(given, rank)
     labels = first.shape[:1] + first.shape[2:]
@@ -282,7 +285,7 @@ def _images(given: Any, rank: int, axis: int) -> Any:
     return mapped(flat, given) if rank == 3 else given
 
 
-def _answers(net: nn.Module, given: Any, what: str, axis: int) -> list[Tensor]:
+def _answers(net: nn.Module, given: Given, what: str, axis: int) -> list[Tensor]:
     """Run a network in a view, volumes with their ends continued; gives its tensors."""
     try:
         with torch.no_grad(), view(axis), _ends(net, axis, what):
@@ -301,14 +304,14 @@ def _answers(net: nn.Module, given: Any, what: str, axis: int) -> list[Tensor]:
     return answers
 
 
-def _repeats(net: Any) -> bool:
+def _repeats(net: nn.Module) -> bool:
     """Tell whether images are repeated to whole volumes, so that both are one computation."""
-    repeat: int = net.crossd_state.folding.repeat
+    repeat: int = state_of(net).folding.repeat
     return repeat > 1
 
 
 @contextmanager
-def _ends(net: Any, axis: int, what: str) -> Iterator[None]:
+def _ends(net: nn.Module, axis: int, what: str) -> Iterator[None]:
     if what == "images" or _repeats(net):
         yield
     else:
@@ -317,11 +320,11 @@ def _ends(net: Any, axis: int, what: str) -> Iterator[None]:
 
 
 def _compare(
-    net: Any,
+    net: nn.Module,
     flat: list[Tensor],
     solid: list[Tensor],
-    images: Any,
-    volumes: Any,
+    images: Given,
+    volumes: Given,
     axis: int,
     findings: Findings,
     when: str,
@@ -347,7 +350,7 @@ def _compare(
             )
             return
         if worst > TOLERATED:  # not rounding that many layers made grow
-            told = axis == 0 or net.crossd_state.folding.rank == 3  # others are only left out
+            told = axis == 0 or state_of(net).folding.rank == 3  # others are only left out
             where = _first_broken(exact, wide[0], wide[1], axis) if told else ""
             raise Refused(
                 f"the law is broken in the {VIEWS[axis]} view{when}: on a volume that repeats an "
@@ -356,12 +359,12 @@ def _compare(
     findings.difference = max(findings.difference, worst)
 
 
-def _rounding(net: nn.Module, images: Any, answers: list[Tensor], axis: int) -> float:
+def _rounding(net: nn.Module, images: Given, answers: list[Tensor], axis: int) -> float:
     """Measure what becomes of a change of the images that is as small as rounding in a layer."""
     return difference(_answers(net, _moved_a_little(images), "images", axis), answers)
 
 
-def _moved_a_little(images: Any) -> Any:
+def _moved_a_little(images: Given) -> Given:
     generator = torch.Generator().manual_seed(0)
 
     def moved_a_little(value: Tensor) -> Tensor:
@@ -373,7 +376,7 @@ def _moved_a_little(images: Any) -> Any:
     return mapped(moved_a_little, images)
 
 
-def _double_all(value: Any) -> Any:
+def _double_all(value: Value) -> Value:
     return mapped(lambda one: one.double() if one.is_floating_point() else one, value)
 
 
@@ -415,24 +418,24 @@ def _is_measured(x: Tensor) -> bool:
     return x.is_floating_point() or x.is_complex()
 
 
-def _first_broken(net: Any, images: Any, volumes: Any, axis: int) -> str:
+def _first_broken(net: nn.Module, images: Given, volumes: Given, axis: int) -> str:
     """Name the first module, in the order in which they answer, whose answer breaks the law."""
     answers: dict[str, Tensor] = {}
     broken: list[str] = []
 
     def keep(path: str) -> Callable[..., None]:
-        def hook(module: nn.Module, given: Any, answer: Any) -> None:
+        def hook(module: nn.Module, given: object, answer: object) -> None:
             if isinstance(answer, Tensor) and path not in answers:
                 answers[path] = answer.clone()  # it may be changed in place later
 
         return hook
 
     def hold(path: str) -> Callable[..., None]:
-        def hook(module: nn.Module, given: Any, answer: Any) -> None:
+        def hook(module: nn.Module, given: object, answer: object) -> None:
             image = answers.pop(path, None)
             if image is None or not isinstance(answer, Tensor) or broken or not path:
                 return
-            if _breaks(net.crossd_state.last, image, answer, axis):
+            if _breaks(state_of(net).last, image, answer, axis):
                 broken.append(f"; the first to differ is {named(module, path)}")
 
         return hook
@@ -466,7 +469,7 @@ def _breaks(run: Run, image: Tensor, answer: Tensor, axis: int) -> bool:
     return difference([stack], [own]) > TOLERATED
 
 
-def require_same(source: nn.Module, net: nn.Module, given: Any) -> tuple[float, float]:
+def require_same(source: nn.Module, net: nn.Module, given: Given) -> tuple[float, float]:
     """Refuse a network that answers otherwise than its source where both are one computation.
 
     On what the source takes, in evaluation mode and the axial view.
@@ -483,10 +486,10 @@ def require_same(source: nn.Module, net: nn.Module, given: Any) -> tuple[float, 
         Refused: "it answers otherwise ...".
         Unsteady: Where rounding alone would do that.
     """
-    own: Any = net
-    if own.crossd_state.folding.rank == 3:
+    own = net
+    if state_of(own).folding.rank == 3:
         own = copy.deepcopy(net)
-        state = own.crossd_state
+        state = state_of(own)
         state.folding = dataclasses.replace(state.folding, depth_padding="zeros")
         for module in own.modules():
             if isinstance(module, CrossDConv | CrossDConvTranspose):
@@ -507,13 +510,13 @@ def require_same(source: nn.Module, net: nn.Module, given: Any) -> tuple[float, 
     return found, exact
 
 
-def _evaluated(net: nn.Module, given: Any) -> list[Tensor]:
+def _evaluated(net: nn.Module, given: Given) -> list[Tensor]:
     with view(0):
         found = tensors_in(evaluated(net, given))
     return [v for v in found if _is_measured(v)] or found
 
 
-def _mixes(net: Any, given: tuple[Any, ...]) -> bool:
+def _mixes(net: nn.Module, given: Given) -> bool:
     """Tell whether images of one batch may have different views, which share one place then."""
     first = maps_of(given, 3)
     side = min(first.shape[2:])

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from crossd.conversion.folding.modules import FORMS
-from crossd.conversion.folding.run import Run
+from crossd.conversion.folding.run import Function, Run
 from crossd.conversion.folding.volumes import HANDLERS
 
 ATTENTION = ("volume", "slice")
@@ -28,7 +28,7 @@ ATTENTION = ("volume", "slice")
 
 def _attend(
     run: Run,
-    func: Any,
+    func: Function,
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -88,7 +88,7 @@ def _repeated(mask: Tensor, shape: tuple[int, int, int], batch: int) -> Tensor:
 
 def _attend_in_heads(
     run: Run,
-    func: Any,
+    func: Function,
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -178,7 +178,7 @@ def _added(mask: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.zeros_like(mask, dtype=dtype).masked_fill(mask, -math.inf)
 
 
-def _weigh(run: Run, func: Any, *args: Any, **kwargs: Any) -> Tensor:
+def _weigh(run: Run, func: Function, *args: Any, **kwargs: Any) -> Tensor:
     """Count a softmax over tokens that code takes by itself: it sees those of one slice."""
     x = args[0] if args else kwargs["input"]
     dim = args[1] if len(args) > 1 else kwargs.get("dim")
@@ -203,7 +203,7 @@ def form_of(*names: str) -> Callable[[Any], Any]:
     """
 
     def register(function: Callable[..., Any]) -> Callable[..., Any]:
-        def form(run: Run, module: Any, method: Any, *args: Any, **kwargs: Any) -> Any:
+        def form(run: Run, module: Any, method: Any, *args: object, **kwargs: object) -> Any:
             if not run.folds:
                 return method(module, *args, **kwargs)
             if run.folding.attention == "slice":

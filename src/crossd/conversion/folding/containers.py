@@ -53,7 +53,7 @@ def tensors_in(value: object) -> list[Tensor]:
     return found
 
 
-def _mapped(function: Callable[[Tensor], Tensor], made: dict[int, object], value: object) -> object:
+def _mapped(function: Callable[[Tensor], Tensor], made: dict[int, object], value: object) -> Any:
     return tree_map(functools.partial(_opened, function, made), value)
 
 

@@ -2,6 +2,7 @@
 
 import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,40 +35,50 @@ APART = "crossd_apart"
 
 
 @dataclass(frozen=True)
-class Folding:
-    """How a network takes the other rank; decided once, when it is converted.
+class Choices:
+    """What was chosen for a network, of which its modules need to know when they are called.
 
     Attributes:
-        rank: 2 for a network that was made for images, 3 for one that was made for volumes.
         attention: ``"volume"`` (tokens of all slices attend to each other) or ``"slice"``.
         depth_padding: ``"zeros"`` or ``"replicate"``: what padding adds at both ends of depth.
         stages: (reduction of the plane, depth stride) of each stage; none where depth follows the
             plane.
         views: The views in which the consistency law holds, from which training draws.
-        has_views: Whether kernels depend on the view.
+        mixes: Whether images of one batch may have different views.
         repeat: How often an image is repeated along the axis of its view to make a volume, for 3D
             networks whose code fixes the depth; 1 for one voxel.
         labels: Whether answers of 3D code with four axes are maps without channels.
         features: Axes of what `forward_features` gives on images, where the network has it.
         channels_last: Whether channels are the last axis of these features.
-        mixes: Whether images of one batch may have different views.
-        laid_last: Whether code takes maps with channels last in memory, which fold without copies.
+        laid_last: Whether kernels are laid out with channels last in memory, and code takes maps
+            that are, which fold without copies.
+    """
+
+    attention: str = "slice"
+    depth_padding: str = "zeros"
+    stages: tuple[tuple[int, int], ...] = ()
+    views: tuple[int, ...] = (0, 1, 2)
+    mixes: bool = True
+    repeat: int = 1
+    labels: bool = True
+    features: int = 4
+    channels_last: bool = False
+    laid_last: bool = True
+
+
+@dataclass(frozen=True)
+class Folding(Choices):
+    """How a network takes the other rank; decided once, when it is converted.
+
+    Attributes:
+        rank: 2 for a network that was made for images, 3 for one that was made for volumes.
+        has_views: Whether kernels depend on the view.
         only: The one rank that is still taken, 2 or 3, where kernels are settled; 0 for both.
         fixed_view: The view of images, where kernels are settled in one.
     """
 
     rank: int = 2
-    attention: str = "volume"
-    depth_padding: str = "zeros"
-    stages: tuple[tuple[int, int], ...] = ()
-    views: tuple[int, ...] = (0, 1, 2)
     has_views: bool = True
-    repeat: int = 1
-    labels: bool = True
-    features: int = 4
-    channels_last: bool = False
-    mixes: bool = True
-    laid_last: bool = False
     only: int = 0
     fixed_view: int | None = None
 
@@ -102,6 +113,14 @@ class LayersMet:
     attentions: int = 0
     flat_attentions: int = 0
     tokens_deep: int = 0
+
+
+Function = Callable[..., Tensor]
+"""A function of torch."""
+
+
+Handler = Callable[..., Any]
+"""What is done instead of one; called with the run and the function before its arguments."""
 
 
 Margin = tuple[int, int, str, float | None]
@@ -151,7 +170,7 @@ class Run:
         """Whether the input has another rank than the network's code."""
         return self.rank != self.folding.rank
 
-    def met(self, func: Any) -> None:
+    def met(self, func: Function) -> None:
         """Refuse a function in a part to be recomputed, but in no module of it.
 
         When that part is recomputed, nothing would watch it.
@@ -340,7 +359,7 @@ class Run:
 
     # Input and answer
 
-    def fold_input(self, args: Any, last: bool = False) -> Any:
+    def fold_input(self, args: object, last: bool = False) -> Any:
         """Bring what a user gives into the rank of the network's code.
 
         Besides images and volumes these are their labels, which lack the axis of channels, and what
@@ -377,12 +396,12 @@ class Run:
 
         return mapped(fold, args)
 
-    def _images_to_volumes(self, args: Any) -> Any:
+    def _images_to_volumes(self, args: object) -> Any:
         first = next(v for v in tensors_in(args) if v.dim() == 4)
         self.number = first.shape[0]
         return repeated(args, first, self.folding.repeat, self.axis)
 
-    def mark_again(self, args: Any) -> None:
+    def mark_again(self, args: object) -> None:
         """Mark the slices among what a part that is recomputed is given.
 
         Raises:
@@ -399,7 +418,7 @@ class Run:
             if depth is not None:
                 self.mark(value, depth)
 
-    def unfold_answer(self, answer: Any, last: bool = False) -> Any:
+    def unfold_answer(self, answer: object, last: bool = False) -> Any:
         """Bring the answer of the network's code into the rank of the input.
 
         Maps become maps of the rank of the input, depth standing before height and width; vectors,

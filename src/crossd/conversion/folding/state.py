@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from crossd.conversion.folding.containers import mapped, tensors_in
-from crossd.conversion.folding.run import Folding, NotDeepEnough, Run, TooShallow
+from crossd.conversion.folding.run import Folding, Handler, NotDeepEnough, Run, TooShallow
 from crossd.conversion.folding.torch_private import (
     after_backward,
     in_backward,
@@ -62,8 +62,8 @@ class State:
         layers: What calls a layer that takes both ranks by itself, by the rank of the code.
     """
 
-    modes: ClassVar[dict[int, Callable[[Run], AbstractContextManager[Any]]]] = {}
-    layers: ClassVar[dict[int, Callable[..., Any]]] = {}
+    modes: ClassVar[dict[int, Callable[[Run], AbstractContextManager[object]]]] = {}
+    layers: ClassVar[dict[int, Callable[..., Tensor]]] = {}
 
     def __init__(self, folding: Folding) -> None:
         self.folding = folding
@@ -81,12 +81,18 @@ class State:
         return State, (self.folding,)
 
     @property
-    def last(self) -> Run | None:
-        """The last run of this thread."""
+    def last(self) -> Run:
+        """The last run of this thread, in which the network was called."""
+        assert self._local.last is not None
         return self._local.last
 
     def call(
-        self, module: nn.Module, method: Callable[..., Any], form: Any, args: Any, kwargs: Any
+        self,
+        module: nn.Module,
+        method: Callable[..., Any],
+        form: Handler | None,
+        args: Any,
+        kwargs: Any,
     ) -> Any:
         """Call a method of a module of the network, in the run that is under way or in a new one.
 
@@ -251,7 +257,7 @@ class State:
 
     # Recomputation in the backward pass
 
-    def _replay(self, run: Run, gradients: Any) -> None:
+    def _replay(self, run: Run, gradients: object) -> None:
         """Note that the backward pass of a run begins: what it recomputes belongs to this run.
 
         Of several runs before one backward pass, autograd finishes the later one first.
@@ -307,10 +313,10 @@ class _Part:
     def __init__(self, begins: bool) -> None:
         self.begins = begins
         self.runs: list[Run] = []
-        self._time: Any = None
+        self._time: object = None
         self._place = 0
 
-    def next_run(self, time: Any) -> Run:
+    def next_run(self, time: object) -> Run:
         """Give the run that is due in a recomputation, which is known by an object of its own."""
         if time is not self._time:
             self._time, self._place = time, 0
