@@ -337,14 +337,15 @@ def quick_weights() -> Iterator[None]:
 def _run(source: Any, crossd: Any, torch: Any) -> dict[str, Any]:
     """Convert a network, and train it for a step in both ranks."""
     from crossd.conversion.building import rank_of
-    from crossd.conversion.checking.examples import example_for
+    from crossd.conversion.checking.examples import example_for, maps_of
 
     parameters = sum(p.numel() for p in source.parameters())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         rank = rank_of(source)
         size = SIZES.get(type(source).__name__)
-        given = example_for(source, rank, None if size is None else torch.randn(2, 3, *size))[0]
+        example = None if size is None else torch.randn(2, 3, *size)
+        given = maps_of(example_for(source, rank, example), rank)
         net = crossd.convert(source, example=given)
         del source
         decided = net.crossd_recipe["decided"]
