@@ -340,25 +340,25 @@ def quick_weights() -> Iterator[None]:
 def _run(source: Any, crossd: Any, torch: Any) -> dict[str, Any]:
     """Convert a network, and train it for a step in both ranks."""
     from crossd.conversion.building import rank_of
-    from crossd.conversion.checking.examples import example_for
+    from crossd.conversion.checking.examples import example_for, maps_of
 
     parameters = sum(p.numel() for p in source.parameters())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         rank = rank_of(source)
         size = SIZES.get(type(source).__name__)
-        given = example_for(source, rank, None if size is None else torch.randn(2, 3, *size))[0]
+        example = None if size is None else torch.randn(2, 3, *size)
+        given = maps_of(example_for(source, rank, example), rank)
         net = crossd.convert(source, example=given)
         del source
         decided = net.crossd_recipe["decided"]
         images = given if rank == 2 else given[:, :, 0]
-        if rank == 3:
-            inputs = {2: images, 3: given}
-        else:
+        volumes = [given]
+        if rank == 2:
             depths = (8, 16, 32, 64, 96)
-            inputs = {2: images, 3: [images.unsqueeze(2).repeat_interleave(d, 2) for d in depths]}
-        for tried in inputs.values():
-            _forward_backward(net, tried if isinstance(tried, list) else [tried], crossd, torch)
+            volumes = [images.unsqueeze(2).repeat_interleave(d, 2) for d in depths]
+        for tried in ([images], volumes):
+            _forward_backward(net, tried, crossd, torch)
     law = next(line for line in net.conversion.checks if line.startswith("on volumes"))
     row = {"outcome": "converted", "parameters": parameters, "size": list(given.shape[2:])}
     row |= {"law": float(law.partition(" by ")[2].split()[0]), "views": decided["views"]}

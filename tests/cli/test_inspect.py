@@ -29,7 +29,7 @@ def _small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(kernels, "FRAMES", 3)
     monkeypatch.setattr(registry, "small_resnet", labelling)
-    monkeypatch.setitem(registry._UNETS, "segresnet-small", masking)
+    monkeypatch.setattr(registry, "_of_monai", lambda name, options, *sizes: masking(*sizes))
 
 
 def labelling(channels: int, classes: int) -> nn.Module:

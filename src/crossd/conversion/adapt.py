@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
+from crossd.conversion.folding.torch_private import BatchNormBase
 from crossd.conversion.heads import classifiers, first_convolution
 from crossd.errors import InputError
 
@@ -90,9 +90,9 @@ def _give_classes(net: Any, classes: int) -> str:
     return f"{path}: drawn anew for {classes} classes"
 
 
-def norms_with_statistics(net: nn.Module) -> list[Any]:
+def norms_with_statistics(net: nn.Module) -> list[BatchNormBase]:
     """List the BatchNorms that keep running statistics."""
-    return [m for m in net.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    return [m for m in net.modules() if isinstance(m, BatchNormBase) and m.track_running_stats]
 
 
 @contextmanager

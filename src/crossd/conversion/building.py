@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from crossd.conversion.checking import examples
@@ -21,7 +21,7 @@ from crossd.conversion.folding import (
     statistics,
     windows,
 )
-from crossd.conversion.folding.containers import leaves
+from crossd.conversion.folding.containers import tensors_in
 from crossd.conversion.folding.modules import Folded, fold_module
 from crossd.conversion.folding.state import State
 from crossd.conversion.folding.torch_private import ConvBase
@@ -271,8 +271,8 @@ def require_ties(source: nn.Module, result: nn.Module) -> None:
 
 def copy_of(model: nn.Module) -> nn.Module:
     """Copy a network, also one that keeps activations of its last forward pass (DynUNet does)."""
-    values = leaves([list(vars(module).values()) for module in model.modules()])
-    activations = [v for v in values if isinstance(v, Tensor) and not v.is_leaf]
+    values = tensors_in([list(vars(module).values()) for module in model.modules()])
+    activations = [v for v in values if not v.is_leaf]
     try:
         return copy.deepcopy(model, {id(tensor): tensor.detach() for tensor in activations})
     except (TypeError, ValueError, RecursionError) as error:  # a lock, an open file

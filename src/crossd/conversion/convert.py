@@ -6,10 +6,11 @@ into the shape that it expects (`folding`). The result is held against the consi
 """
 
 import dataclasses
+import functools
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +21,8 @@ from crossd.conversion.building import built, copy_of, rank_of
 from crossd.conversion.checking import examples, law, perturbed
 from crossd.conversion.decisions import DEPTH_PADDING, Decisions
 from crossd.conversion.folding import attention
-from crossd.conversion.folding.containers import leaves, mapped
+from crossd.conversion.folding.containers import mapped, tensors_in
+from crossd.conversion.folding.modules import state_of
 from crossd.conversion.folding.run import LayersMet
 from crossd.conversion.folding.torch_private import BatchNormBase
 from crossd.conversion.report import account, sentences
@@ -45,7 +47,7 @@ def convert(
     kernel_mode: str = "projection",
     lift: str | None = "center",
     *,
-    example: Any = None,
+    example: object = None,
     check: bool = True,
     attention: str | None = None,
     depth_stride: int | Sequence[int] | str | None = None,
@@ -162,13 +164,13 @@ def convert(
 
 
 def _check_choices(
-    model: Any,
+    model: object,
     kernel_mode: str,
     lift: str | None,
     attention_: str | None,
     depth_padding: str | None,
     batch_norm: str,
-    volumes_: Any,
+    volumes_: object,
 ) -> None:
     """Refuse unknown names."""
     for name, value, known, none in (
@@ -188,17 +190,17 @@ def _check_choices(
 
 
 def _check_numbers(
-    depth_stride: Any,
-    depth_kernel: Any,
-    positions: Any,
-    size: Any,
-    spacing: Any,
-    channels: Any,
-    classes: Any,
+    depth_stride: object,
+    depth_kernel: object,
+    positions: object,
+    size: object,
+    spacing: object,
+    channels: object,
+    classes: object,
 ) -> None:
     """Refuse options that are no numbers, or would have no effect."""
 
-    def whole(value: Any) -> bool:
+    def whole(value: object) -> TypeGuard[int]:
         return isinstance(value, int) and not isinstance(value, bool)
 
     for name, value, least in (
@@ -227,7 +229,7 @@ def _check_numbers(
         raise InputError("size and spacing are for depth_stride='auto', which was not asked for")
 
 
-def _require_unasked(**options: Any) -> None:
+def _require_unasked(**options: object) -> None:
     """Refuse options that have no effect on 3D networks, which keep their code and kernels."""
     for name, value in options.items():
         if value is not None:
@@ -248,7 +250,7 @@ class _Wish:
 
 
 def _decide(
-    model: nn.Module, rank: int, options: Options, wish: _Wish, example: Any, check: bool
+    model: nn.Module, rank: int, options: Options, wish: _Wish, example: object, check: bool
 ) -> tuple[nn.Module, Decisions, list[str]]:
     """Find a way for the network to take the other rank, and hold it against the law."""
     given = None
@@ -264,10 +266,10 @@ def _decide(
         if choice.repeat > 1 and not isinstance(first, law.CannotRun):
             break  # one voxel is enough for the code, and what it answers there is no volume's
         torch.random.set_rng_state(random)  # new weights are those of the first way
-        net: Any = built(model, rank, options, choice)
+        net = built(model, rank, options, choice)
         try:
             with examples.forked(net):
-                found = law.examine(net, net.crossd_state.folding, given)
+                found = law.examine(net, state_of(net).folding, given)
                 if rank == 3 or options.lift in ("center", "inflate"):
                     rounded, exact = _require_same(model, net, rank, options, choice, given)
                     found.from_source = exact
@@ -281,9 +283,9 @@ def _decide(
             continue
         choice = dataclasses.replace(choice, views=found.views, mixes=found.mixes)
         choice = dataclasses.replace(choice, labels=found.labels)
-        net.crossd_state.folding = choice.folding(rank, net.crossd_state.folding.has_views)
+        state_of(net).folding = choice.folding(rank, state_of(net).folding.has_views)
         _require_neighbours(model, net, found)
-        return net, choice, sentences(model, net, rank, choice, found, given, options, first)
+        return net, choice, sentences(net, rank, choice, found, first)
     assert first is not None
     kind, why = type(model), str(first)
     if rank == 2 and (fault := _fault_of_three(model, given)):
@@ -295,7 +297,12 @@ def _decide(
 
 
 def _require_same(
-    model: nn.Module, net: nn.Module, rank: int, options: Options, choice: Decisions, given: Any
+    model: nn.Module,
+    net: nn.Module,
+    rank: int,
+    options: Options,
+    choice: Decisions,
+    given: examples.Given,
 ) -> tuple[float, float]:
     """Compare with the source; with weights that were moved where rounding would hide the code."""
     try:
@@ -311,16 +318,15 @@ def _require_same(
     raise failed
 
 
-def _fault_of_three(model: nn.Module, given: Any) -> str:
+def _fault_of_three(model: nn.Module, given: examples.Given) -> str:
     """Say what is wrong with the answer of a network, which takes two samples, on three."""
 
-    def three(value: Any) -> Any:
-        samples = isinstance(value, Tensor) and value.dim() and len(value) == 2
-        return torch.cat((value, value[:1])) if samples else value
+    def three(value: Tensor) -> Tensor:
+        return torch.cat((value, value[:1])) if value.dim() and len(value) == 2 else value
 
     try:
         sizes = [
-            [v.shape[:1] for v in leaves(_runner(model, one)()) if isinstance(v, Tensor)]
+            [v.shape[:1] for v in tensors_in(examples.evaluated(model, one))]
             for one in (given, mapped(three, given))
         ]
     except Exception as error:  # whatever a network of others may raise
@@ -336,7 +342,7 @@ def _must_run(model: nn.Module, wish: _Wish) -> bool:
 
 
 def _ways(
-    model: nn.Module, rank: int, options: Options, wish: _Wish, given: Any
+    model: nn.Module, rank: int, options: Options, wish: _Wish, given: examples.Given | None
 ) -> Iterable[Decisions]:
     """List ways of taking the other rank, the wished or likeliest first."""
     if rank == 3:
@@ -346,62 +352,52 @@ def _ways(
             depth = examples.maps_of(given, 3).shape[2]
             yield Decisions(depth_padding=padding, laid_last=last, repeat=depth)
         return
-    run = None if given is None else _runner(model, given)
-    position, attends = attention.first_convolution(model, run)
+    run = None if given is None else functools.partial(examples.evaluated, model, given)
     features = _features(model, given)
     features["laid_last"] = _takes_channels_last(model, given)
     wishes = [wish.depth]
     if wish.depth.stride is None:
         wishes.append(depth_strides.Wish(1))
     kind = wish.attention or "slice"
+    count = POSITIONS if wish.depth_position is None else wish.depth_position
+    position = ""
+    if run is not None and kind == "volume" and count > 0:
+        position = attention.first_convolution(model, run)
     for one in wishes:
         strides = depth_strides.decide(one, run or (lambda: None), model)
-        count = POSITIONS if wish.depth_position is None else wish.depth_position
-        embeds = attends and kind == "volume" and count > 0 and position
         yield Decisions(
             attention=kind,
             depth_padding=wish.depth_padding or "zeros",
             stages=strides.stages,
             layers=strides.layers,
-            position=position if embeds else "",
-            positions=count if embeds else 0,
+            position=position,
+            positions=count if position else 0,
             spread=options.spread,
             **features,
         )
 
 
-def _runner(model: nn.Module, given: Any) -> Callable[[], Any]:
-    def run() -> Any:
-        with examples.left_as_it_was(model), torch.no_grad():
-            return model.eval()(*given)
-
-    return run
-
-
-def _takes_channels_last(model: nn.Module, given: Any) -> bool:
+def _takes_channels_last(model: nn.Module, given: examples.Given | None) -> bool:
     """Tell whether code runs on maps with channels last in memory; some makes views of others."""
     if given is None:
         return True
-    laid = channels_last(copy_of(model))
-    with examples.left_as_it_was(laid), torch.no_grad(), perturbed.Still():
-        for training in (False, True):
-            try:
-                laid.train(training)(*given)
-            except Exception:  # whatever code of others may raise
-                return not _runs(model, given, training)
-    return True
+    laid = channels_last(copy_of(model))  # what fails by itself is not for its layout to mend
+    return all(
+        _runs(laid, given, training) or not _runs(model, given, training)
+        for training in (False, True)
+    )
 
 
-def _runs(model: nn.Module, given: Any, training: bool) -> bool:
+def _runs(model: nn.Module, given: examples.Given, training: bool) -> bool:
     try:
         with examples.left_as_it_was(model), torch.no_grad(), perturbed.Still():
             model.train(training)(*given)
-    except Exception:  # of the network itself, which is not for its layout to mend
+    except Exception:  # whatever code of others may raise
         return False
     return True
 
 
-def _features(model: Any, given: Any) -> dict[str, Any]:
+def _features(model: Any, given: examples.Given | None) -> dict[str, Any]:
     """See what features look like, in networks that give them and take them back (timm's)."""
     last = getattr(model, "output_fmt", None) == "NHWC"
     if given is None or not all(hasattr(model, n) for n in ("forward_features", "forward_head")):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from crossd.conversion.folding import attention
-from crossd.conversion.folding.run import Folding
+from crossd.conversion.folding.run import Choices, Folding
 from crossd.errors import InputError, require_kinds
 from crossd.nn.kernel_modes import VIEWS
 
@@ -14,49 +14,27 @@ DEPTH_PADDING = ("zeros", "replicate")
 
 
 @dataclass(frozen=True)
-class Decisions:
-    """What a conversion decided; it goes into weights files, where loading finds it.
+class Decisions(Choices):
+    """All that a conversion decided; it goes into weights files, where loading finds it.
 
     Attributes:
-        attention: ``"volume"`` or ``"slice"``.
-        depth_padding: ``"zeros"`` or ``"replicate"``.
-        stages: (reduction of the plane, depth stride) of each stage; none where depth follows.
         layers: Depth strides of single convolutions, by their paths.
-        views: In which the law holds.
-        mixes: Whether images of one batch may have different views.
-        repeat: How often images are repeated to make the volumes that a 3D network needs.
-        labels: Whether answers of a 3D network with four axes are maps without channels.
-        features: Axes of what `forward_features` gives on images.
-        channels_last: Whether channels are the last of these axes.
         position: Path of the convolution that an embedding of depth is added to; may be empty.
         positions: Places of that embedding.
         spread: Whether strided layers spread their start over depth.
-        laid_last: Whether kernels are laid out with channels last in memory.
         plain: Whether code with layers of the other rank does what the folded network does; None
             until `crossd.to_2d` or `crossd.to_3d` found out.
     """
 
-    attention: str = "slice"
-    depth_padding: str = "zeros"
-    stages: tuple[tuple[int, int], ...] = ()
     layers: dict[str, int] = dataclasses.field(default_factory=dict)
-    views: tuple[int, ...] = (0, 1, 2)
-    mixes: bool = True
-    repeat: int = 1
-    labels: bool = True
-    features: int = 4
-    channels_last: bool = False
     position: str = ""
     positions: int = 0
     spread: bool = True
-    laid_last: bool = True
     plain: bool | None = None
 
     def folding(self, rank: int, has_views: bool) -> Folding:
         """Give what the modules of the network need to know."""
-        own = {field.name for field in dataclasses.fields(self)}
-        shared = own & {field.name for field in dataclasses.fields(Folding)}
-        known = {name: getattr(self, name) for name in shared}
+        known = {field.name: getattr(self, field.name) for field in dataclasses.fields(Choices)}
         return Folding(rank=rank, has_views=has_views, **known)
 
     @classmethod

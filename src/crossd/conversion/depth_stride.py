@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from crossd.errors import InputError
-from crossd.nn.layers import depth_axis
+from crossd.nn.layers import depth_axis, pair
 
 FEWEST = 2
 """Slices that must be left after a reduction that "auto" decides on."""
@@ -46,7 +46,7 @@ class DepthStrides:
     layers: dict[str, int] = field(default_factory=dict)
 
 
-def decide(wish: Wish, run: Callable[[], Any], net: nn.Module) -> DepthStrides:
+def decide(wish: Wish, run: Callable[[], object], net: nn.Module) -> DepthStrides:
     """Choose the depth stride of everything that reduces or enlarges the plane.
 
     A stage is a resolution at which something reduces it; a layer that goes back to that
@@ -90,7 +90,7 @@ class _Recorder(TorchFunctionMode):
         layers: For convolutions with a stride, by path, the reduction on the larger side.
     """
 
-    STRIDES: ClassVar[dict[Any, tuple[str, ...]]] = {
+    STRIDES: ClassVar[dict[object, tuple[str, ...]]] = {
         F.conv2d: ("weight", "bias", "stride"),
         F.max_pool2d: ("kernel_size", "stride"),
         torch.max_pool2d: ("kernel_size", "stride"),
@@ -108,12 +108,12 @@ class _Recorder(TorchFunctionMode):
             if isinstance(module, nn.Conv2d | nn.ConvTranspose2d) and max(module.stride) > 1:
                 self.hooks.append(module.register_forward_hook(self._layer(path)))
 
-    def _first(self, net: nn.Module, args: Any) -> None:
+    def _first(self, net: nn.Module, args: tuple[object, ...]) -> None:
         images = [v for v in args if isinstance(v, Tensor) and v.dim() == 4]
         self.height = images[0].shape[2] if images else 0
 
     def _layer(self, path: str) -> Callable[..., None]:
-        def note(module: nn.Module, args: Any, answer: Tensor) -> None:
+        def note(module: nn.Module, args: tuple[Tensor, ...], answer: Tensor) -> None:
             larger = max(args[0].shape[2], answer.shape[2])
             self.layers.setdefault(path, round(self.height / larger))
 
@@ -128,9 +128,9 @@ class _Recorder(TorchFunctionMode):
             names = self.STRIDES[func]
             given = {**dict(zip(names, args[1:], strict=False)), **(kwargs or {})}
             window = given.get("kernel_size", given.get("weight"))
-            size = window.shape[2:] if isinstance(window, Tensor) else _pair(window)
+            size = window.shape[2:] if isinstance(window, Tensor) else pair(window)
             stride = given.get("stride") or (1 if "weight" in given else size)
-            factor = max(_pair(stride))
+            factor = max(pair(stride))
             if factor > 1 and tuple(size) != tuple(args[0].shape[2:]):
                 made = answer[0] if isinstance(answer, tuple) else answer
                 reduction = round(self.height / (made.shape[2] * factor))  # inputs may be padded
@@ -142,10 +142,6 @@ class _Recorder(TorchFunctionMode):
         super().__exit__(*reason)
         for hook in self.hooks:
             hook.remove()
-
-
-def _pair(value: Any) -> tuple[int, int]:
-    return (value[0], value[-1]) if isinstance(value, tuple | list) else (value, value)
 
 
 def depth_settings(layer: Any, wanted: int | None, depth_kernel: int | None) -> dict[str, int]:

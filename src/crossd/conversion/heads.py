@@ -4,13 +4,11 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from torch import nn
-from torch.nn.modules.conv import _ConvNd
+from torch import Tensor, nn
 
+from crossd.conversion.folding.torch_private import BatchNormBase, ConvBase
 from crossd.errors import InputError
 from crossd.nn.kernel_modes import KernelMode
-
-NORMS = (nn.modules.batchnorm._BatchNorm,)
 
 
 def classifiers(net: nn.Module) -> list[str]:
@@ -29,12 +27,12 @@ def classifiers(net: nn.Module) -> list[str]:
         return [named] if isinstance(named, str) else list(named)
     found = [(path, layer) for path, layer in layers_of(net).items() if layer._parameters]
     path, layer = found[-1] if found else ("", net)
-    return [path] if path and isinstance(layer, nn.Linear | _ConvNd) else []
+    return [path] if path and isinstance(layer, nn.Linear | ConvBase) else []
 
 
 def first_convolution(net: nn.Module) -> str | None:
     """Path of the first convolution in order of registration."""
-    found = (path for path, layer in layers_of(net).items() if isinstance(layer, _ConvNd))
+    found = (path for path, layer in layers_of(net).items() if isinstance(layer, ConvBase))
     return next(found, None)
 
 
@@ -84,29 +82,37 @@ def new_classifier(net: nn.Module, before: int, classes: int) -> None:
                 "the last layer adds its input to its output, so that the number of classes cannot "
                 f"change from {before} to {classes}: choose another model, or equal classes"
             )
-    shape = (classes, *layer.weight.shape[1:])
-    bound = 1 / math.sqrt(math.prod(shape[1:]))
-    layer.weight = nn.Parameter(layer.weight.new_empty(shape).uniform_(-bound, bound))
-    if layer.bias is not None:
-        layer.bias = nn.Parameter(layer.bias.new_zeros(classes))
-    name = "out_features" if isinstance(layer, nn.Linear) else "out_channels"
-    setattr(layer, name, classes)
+    shape = list(layer.weight.shape)
+    shape[class_axis(layer)] = classes
+    bound = 1 / math.sqrt(layer.weight[0].numel())
+    weight = layer.weight.new_empty(shape).uniform_(-bound, bound)
+    _set_classes(layer, weight, layer.weight.new_zeros(classes))
 
 
 def keep_classes(net: nn.Module, before: int, rows: slice) -> None:
     """Cut a network's last layer to some of its classes."""
     layer = classifier(net, before)
-    layer.weight = nn.Parameter(layer.weight.detach()[rows].clone())
-    if layer.bias is not None:
-        layer.bias = nn.Parameter(layer.bias.detach()[rows].clone())
+    place = (*[slice(None)] * class_axis(layer), rows)
+    weight = layer.weight.detach()[place].clone()
+    bias = None if layer.bias is None else layer.bias.detach()[rows].clone()
+    _set_classes(layer, weight, bias)
+
+
+def _set_classes(layer: Any, weight: Tensor, bias: Tensor | None) -> None:
+    """Give a last layer a weight and, if it has one, a bias of another number of classes."""
+    if class_axis(layer) and layer.groups > 1:
+        raise InputError("the last layer is transposed in groups: its classes cannot change")
+    layer.weight = nn.Parameter(weight)
+    if layer.bias is not None and bias is not None:
+        layer.bias = nn.Parameter(bias)
     name = "out_features" if isinstance(layer, nn.Linear) else "out_channels"
-    setattr(layer, name, len(layer.weight))
+    setattr(layer, name, weight.shape[class_axis(layer)])
 
 
 def freeze_convolutions(net: nn.Module, classes: int) -> None:
     """Freeze all but the normalisation layers and the last one: the paper's weak probing."""
     last = classifier(net, classes)
-    free = (*NORMS, nn.GroupNorm, nn.modules.instancenorm._InstanceNorm)
+    free = (BatchNormBase, nn.GroupNorm, nn.modules.instancenorm._InstanceNorm)
     for module in net.modules():
         trained = module is last or isinstance(module, free)
         for parameter in module.parameters(recurse=False):

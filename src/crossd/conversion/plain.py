@@ -17,9 +17,8 @@ from torch.nn.utils.parametrize import is_parametrized
 from crossd.conversion.building import copy_of, exchange_modules, require_ties
 from crossd.conversion.checking import examples, law, perturbed
 from crossd.conversion.folding import modules
-from crossd.conversion.folding.containers import leaves
-from crossd.conversion.folding.modules import Folded, source_class
-from crossd.conversion.folding.state import State
+from crossd.conversion.folding.containers import tensors_in
+from crossd.conversion.folding.modules import Folded, source_class, state_of
 from crossd.conversion.report import account
 from crossd.conversion.views import known_view
 from crossd.errors import InputError
@@ -32,6 +31,10 @@ PLAIN, FOLDING = (
     "plain: layers of torch.nn, nothing of crossd",
     "it folds: layers of torch.nn alone would answer otherwise",
 )
+
+
+MakesPlain = Callable[[Any], nn.Module]
+"""Makes a layer of torch.nn of one of ours."""
 
 
 def to_2d(net: nn.Module, view: str = "axial") -> nn.Module:
@@ -83,7 +86,12 @@ def to_3d(net: nn.Module, align: bool = False) -> nn.Module:
 
 
 def _turned(
-    net: Any, rank: int, axis: int, plain: Callable[[Any], nn.Module], why: str, align: bool = False
+    net: nn.Module,
+    rank: int,
+    axis: int,
+    plain: MakesPlain,
+    why: str,
+    align: bool = False,
 ) -> nn.Module:
     """Bring a network into one rank, or what is ours of it."""
     _require_cross(net)
@@ -91,7 +99,7 @@ def _turned(
         return _turned_network(net, rank, axis, plain, why, align)
     found: list[str] = []
 
-    def change(module: Any, path: str) -> nn.Module | None:
+    def change(module: nn.Module, path: str) -> nn.Module | None:
         if _is_converted(module):
             made: Any = _turned_network(module, rank, axis, plain, why, align)
             found.extend(f"{path}: {line}" for line in made.conversion.checks)
@@ -108,13 +116,13 @@ def _turned(
 
 
 def _turned_network(
-    net: Any, rank: int, axis: int, plain: Callable[[Any], nn.Module], why: str, align: bool
+    net: nn.Module, rank: int, axis: int, plain: MakesPlain, why: str, align: bool
 ) -> nn.Module:
     """Bring a converted network into one rank: plain if that answers the same, else folding."""
     for path, module in net.named_modules():
         if hasattr(module, "to_3d"):
             _require_no_hooks(module, path)
-    state: State = net.crossd_state
+    state = state_of(net)
     if rank == 2:
         state.folding.require_views({axis})
     recipe = getattr(net, "crossd_recipe", None)
@@ -152,21 +160,19 @@ def _moves_volumes(net: nn.Module) -> bool:
     return any(module.moves_volumes for module in net.modules() if isinstance(module, KernelMode))
 
 
-def _works_as_it_is(
-    net: Any, rank: int, axis: int, plain: Callable[[Any], nn.Module], align: bool
-) -> bool:
+def _works_as_it_is(net: nn.Module, rank: int, axis: int, plain: MakesPlain, align: bool) -> bool:
     """Tell whether the code, with layers of the other rank, does what the folded network does.
 
     On every input that both take: of several sizes, some odd.
     """
     if rank == 3 and not all(getattr(m, "is_plain_in_3d", True) for m in net.modules()):
         return False
-    if len(net.crossd_state.folding.stages) > 1:  # pools cannot tell theirs
+    if len(state_of(net).folding.stages) > 1:  # pools cannot tell theirs
         return False
-    folding = net.crossd_state.folding
+    folding = state_of(net).folding
     try:
-        given = examples.example_for(net, folding.rank)[0]
-        moved: Any = law.moved(net, folding, (given,))
+        given = examples.maps_of(examples.example_for(net, folding.rank), folding.rank)
+        moved = law.moved(net, folding, (given,))
         attempt = _plain(moved, rank, axis, plain)
     except Exception:  # whatever code that was made for the other rank may raise
         return False
@@ -207,21 +213,20 @@ def _same(net: nn.Module, attempt: nn.Module, x: Tensor, modes: tuple[bool, ...]
         for one in (attempt, net):
             try:
                 with torch.no_grad(), perturbed.Still():
-                    answers.append(leaves(one.train(training)(x)))
+                    answers.append(tensors_in(one.train(training)(x)))
             except Exception:  # too few slices perhaps
                 return None
-        tensors = [[v for v in found if isinstance(v, Tensor)] for found in answers]
-        if [v.shape for v in tensors[0]] != [v.shape for v in tensors[1]]:
+        if [v.shape for v in answers[0]] != [v.shape for v in answers[1]]:
             return False
-        if law.difference(*tensors) > law.TOLERATED / 10:
+        if law.difference(*answers) > law.TOLERATED / 10:
             return False
     return True
 
 
-def _plain(net: Any, rank: int, axis: int, plain: Callable[[Any], nn.Module]) -> nn.Module:
+def _plain(net: nn.Module, rank: int, axis: int, plain: MakesPlain) -> nn.Module:
     """Copy a network with every layer of ours replaced, and its own classes given back."""
-    stages = net.crossd_state.folding.stages
-    foreign = rank != net.crossd_state.folding.rank
+    stages = state_of(net).folding.stages
+    foreign = rank != state_of(net).folding.rank
     depth_stride = stages[0][1] if stages else None
 
     def change(module: nn.Module, path: str) -> nn.Module | None:
@@ -307,9 +312,9 @@ def _stride_depth(pool: Any, wanted: int) -> None:
     pool.kernel_size, pool.stride, pool.padding = tuple(kernel), tuple(stride), tuple(padding)
 
 
-def _settled(net: Any, rank: int, axis: int, align: bool) -> nn.Module:
+def _settled(net: nn.Module, rank: int, axis: int, align: bool) -> nn.Module:
     """Copy a network that goes on folding, but takes one rank: its kernels are settled."""
-    result: Any = _copy(net)
+    result = _copy(net)
     for module in result.modules():
         if not isinstance(module, CrossDConv | CrossDConvTranspose):
             continue
@@ -317,9 +322,8 @@ def _settled(net: Any, rank: int, axis: int, align: bool) -> nn.Module:
             with torch.no_grad():
                 module.weight.copy_(module.mode.aligned(module.weight))
         if rank == 2 or align or not module.mode.moves_volumes:
-            size: Any = module.kernel_size
             how = "projection" if module.mode.sums else "slice"
-            module.mode = make_mode(how, module.in_channels, size)
+            module.mode = make_mode(how, module.in_channels, module.kernel_size)
     return _restricted(result, rank, axis)
 
 
@@ -337,7 +341,7 @@ def of_one_rank(net: nn.Module, rank: int, axis: int) -> nn.Module:
 def _restricted(net: nn.Module, rank: int, axis: int) -> nn.Module:
     """Let what is converted in a network take one rank only, in place."""
     for module in filter(_is_converted, net.modules()):
-        state: Any = module.crossd_state
+        state = state_of(module)
         state.folding = dataclasses.replace(state.folding, only=rank, fixed_view=axis)
     return net
 

@@ -9,12 +9,11 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from crossd.conversion.adapt import adapted
 from crossd.conversion.building import rank_of
-from crossd.conversion.checking.examples import example_for, left_as_it_was, one_line
+from crossd.conversion.checking.examples import evaluated, example_for, maps_of, one_line
 from crossd.errors import InputError
 
 DEFAULTS = {"classification": "resnet-small", "segmentation": "segresnet-small"}
@@ -49,13 +48,16 @@ def build(name: str, task: str, in_channels: int, num_classes: int) -> nn.Module
     library, own, options = _parsed(name)
     if library is not None:
         return library(own, options, in_channels, num_classes)
-    ours = _UNETS if task == "segmentation" else {"resnet-small": small_resnet}
-    if own in ours:
-        if options:
-            raise InputError(f"{own} takes no arguments, got {name!r}")
-        return ours[own](in_channels, num_classes)
+    ours = _UNETS if task == "segmentation" else ("resnet-small",)
+    if own in ours and options:
+        raise InputError(f"{own} takes no arguments, got {name!r}")
     if task == "segmentation":
-        raise _unknown(own, sorted(_UNETS), " for segmentation")
+        if own not in _UNETS:
+            raise _unknown(own, sorted(_UNETS), " for segmentation")
+        kind, known = _UNETS[own]
+        return _of_monai(kind, {"spatial_dims": 2, **known}, in_channels, num_classes)
+    if own in ours:
+        return small_resnet(in_channels, num_classes)
     return _of_timm(own, options, in_channels, num_classes)
 
 
@@ -119,7 +121,7 @@ _MONAI: dict[str, dict[str, Any]] = {
 """Arguments that MONAI's networks need and that have no default there."""
 
 
-def _arguments(make: Any) -> dict[str, inspect.Parameter]:
+def _arguments(make: Callable[..., object]) -> dict[str, inspect.Parameter]:
     """List what a class or function of MONAI takes; where it passes words on, its class does."""
     signature = inspect.signature(make, eval_str=True)
     own = dict(signature.parameters)
@@ -162,7 +164,7 @@ def require_answers(
         InputError: "... is not for ...", "... cannot take ...".
     """
     rank = rank_of(net)
-    given = example_for(net, rank)[0]
+    given = maps_of(example_for(net, rank), rank)
     if len(size) == rank:
         x = given.new_zeros(2, given.shape[1], *size)
         own = given.shape[2:]
@@ -196,8 +198,7 @@ def answer_of(net: nn.Module, x: Tensor, name: str, hint: str = "") -> Any:
     """
     what = "images" if x.dim() == 4 else "volumes"
     try:
-        with left_as_it_was(net), torch.no_grad():
-            return net.eval()(x)
+        return evaluated(net, (x,))
     except InputError as error:
         raise InputError(f"{name} cannot take {what} of {times(x.shape[2:])}: {error}") from error
     except Exception as error:  # whatever a network of others may raise
@@ -225,15 +226,14 @@ _LIBRARIES: dict[str, Callable[[str, dict[str, Any], int, int], nn.Module]] = {
 """What builds the networks of a library."""
 
 
-def _called(name: str, make: Any, options: dict[str, Any]) -> nn.Module:
+def _called(name: str, make: Callable[..., nn.Module], options: dict[str, Any]) -> nn.Module:
     try:
-        net: nn.Module = make(**options)
+        return make(**options)
     except Exception as error:  # whatever a constructor of others may raise
         raise InputError(
             f"{name} cannot be made of {options}: {error}; give what it needs in brackets, "
             f"{name}(ARGUMENT=VALUE, ...)"
         ) from error
-    return net
 
 
 def _unknown(name: str, known: list[str], what: str = "") -> InputError:
@@ -263,44 +263,17 @@ def small_resnet(in_channels: int, num_classes: int) -> nn.Module:
     return net
 
 
-def _segresnet(filters: int, down: tuple[int, ...]) -> Callable[[int, int], nn.Module]:
-    def make(in_channels: int, num_classes: int) -> nn.Module:
-        from monai.networks.nets import SegResNet
-
-        up = (1,) * (len(down) - 1)
-        # Interpolation keeps the consistency law, which a strided transposed convolution bends.
-        options: dict[str, Any] = {"blocks_down": down, "blocks_up": up}
-        return SegResNet(
-            2, filters, in_channels, num_classes, upsample_mode="nontrainable", **options
-        )
-
-    return make
+def _segresnet(filters: int, down: tuple[int, ...]) -> dict[str, Any]:
+    # Interpolation keeps the consistency law, which a strided transposed convolution bends.
+    options = {"init_filters": filters, "blocks_down": down, "blocks_up": (1,) * (len(down) - 1)}
+    return {**options, "upsample_mode": "nontrainable"}
 
 
-def _basicunet(in_channels: int, num_classes: int) -> nn.Module:
-    from monai.networks.nets import BasicUNet
-
-    return BasicUNet(2, in_channels, num_classes)
-
-
-def _unet(in_channels: int, num_classes: int) -> nn.Module:
-    from monai.networks.nets import UNet
-
-    channels, strides = (16, 32, 64, 128), (2, 2, 2)
-    return UNet(2, in_channels, num_classes, channels, strides, num_res_units=2, norm="batch")
-
-
-def _dynunet(in_channels: int, num_classes: int) -> nn.Module:
-    from monai.networks.nets import DynUNet
-
-    kernels, strides = [3, 3, 3, 3], [1, 2, 2, 2]
-    return DynUNet(2, in_channels, num_classes, kernels, strides, strides[1:])
-
-
-_UNETS: dict[str, Callable[[int, int], nn.Module]] = {
-    "segresnet-small": _segresnet(16, (1, 1, 1)),
-    "segresnet": _segresnet(16, (1, 2, 2, 4)),
-    "basicunet": _basicunet,
-    "unet": _unet,
-    "dynunet": _dynunet,
+_UNETS: dict[str, tuple[str, dict[str, Any]]] = {
+    "segresnet-small": ("SegResNet", _segresnet(16, (1, 1, 1))),
+    "segresnet": ("SegResNet", _segresnet(16, (1, 2, 2, 4))),
+    "basicunet": ("BasicUNet", {}),
+    "unet": ("UNet", {"norm": "batch"}),
+    "dynunet": ("DynUNet", {}),
 }
+"""Networks for segmentation: what MONAI calls them, and their arguments."""

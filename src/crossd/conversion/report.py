@@ -3,13 +3,11 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor, nn
 
 from crossd.conversion.checking import law
 from crossd.conversion.decisions import Decisions
-from crossd.conversion.rules import Options
 from crossd.nn import conv as layers
 from crossd.nn.conv import CrossDConvTranspose
 from crossd.nn.kernel_modes import VIEWS
@@ -117,13 +115,10 @@ def _show(shape: Shape | None) -> str:
 
 
 def sentences(
-    model: nn.Module,
-    net: Any,
+    net: nn.Module,
     rank: int,
     choice: Decisions,
     found: law.Findings,
-    given: Any,
-    options: Options,
     refused: Exception | None,
 ) -> list[str]:
     """Say what was decided and found."""

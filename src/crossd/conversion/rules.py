@@ -6,7 +6,6 @@ for one type of layer, or for a type by its full name, so that libraries that ar
 need not be.
 """
 
-import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from crossd.conversion.depth_stride import depth_settings
+from crossd.conversion.folding.torch_private import ConvBase
 from crossd.errors import InputError
 from crossd.nn import acs, layers
 from crossd.nn.conv import CrossDConv, CrossDConvTranspose
@@ -122,7 +122,7 @@ SIZES = ("kernel_size", "stride", "padding", "dilation")
 
 
 @rule(nn.Conv2d, nn.ConvTranspose2d)
-def _conv(conv: Any, options: Options) -> nn.Module:
+def _conv(conv: ConvBase, options: Options) -> nn.Module:
     if options.kernel_mode == "acs":
         for name in SIZES:
             value = getattr(conv, name)
@@ -133,7 +133,7 @@ def _conv(conv: Any, options: Options) -> nn.Module:
     return cross(conv, options, CrossDConvTranspose if conv.transposed else CrossDConv)
 
 
-def cross(conv: Any, options: Options, kind: Any, **more: Any) -> nn.Module:
+def cross(conv: ConvBase, options: Options, kind: Any, **more: Any) -> nn.Module:
     """Make a Cross-D layer of `kind` that starts as the 2D convolution `conv`.
 
     Args:
@@ -162,19 +162,24 @@ def cross(conv: Any, options: Options, kind: Any, **more: Any) -> nn.Module:
     )
     with torch.no_grad():
         if options.lift is None:
-            nn.init.kaiming_normal_(new.weight, mode="fan_out", nonlinearity="relu")
+            kernel = nn.init.kaiming_normal_(new.weight, mode="fan_out", nonlinearity="relu")
         else:
             start = lifted(conv.weight, new, options.lift, options.spread)
-            new.weight.copy_(new.mode.unshifted(start))
-        for name, parameter in conv.named_parameters(recurse=False):
-            if name != "weight":
-                getattr(new, name).copy_(parameter)
+            kernel = new.mode.unshifted(start)
+    return _taking(new, conv, kernel)
+
+
+def _taking(new: nn.Module, conv: nn.Module, kernel: Tensor) -> nn.Module:
+    """Give a layer a kernel, and what else a convolution has learnt."""
     for name, parameter in conv.named_parameters(recurse=False):
-        getattr(new, name).requires_grad_(parameter.requires_grad)
+        own = new.get_parameter(name)
+        with torch.no_grad():
+            own.copy_(kernel if name == "weight" else parameter)
+        own.requires_grad_(parameter.requires_grad)
     return new.train(conv.training)
 
 
-def _require_no_gaps(conv: Any) -> None:
+def _require_no_gaps(conv: ConvBase) -> None:
     """Refuse what leaves voxels that no tap reaches: no image says what a volume says on average.
 
     Version 0.1 took such layers (`Options.spread` is False for its files).
@@ -186,7 +191,7 @@ def _require_no_gaps(conv: Any) -> None:
         )
 
 
-def axis_settings(conv: Any, names: Sequence[str], options: Options) -> dict[str, Any]:
+def axis_settings(conv: ConvBase, names: Sequence[str], options: Options) -> dict[str, Any]:
     """Settings of a 2D convolution, and those for depth.
 
     Depth copies the axis of the smaller kernel, unless another stride or kernel is wanted. A kernel
@@ -245,13 +250,13 @@ def _special_conv(conv: Any, options: Options) -> nn.Module:
     return cross(conv, options, kind, eps=conv.eps, scale=getattr(conv, "scale", None), **more)
 
 
-def _same_conv(conv: Any) -> nn.Module:
+def _same_conv(conv: ConvBase) -> nn.Conv2d:
     """Make timm's convolution that pads as TF does, of another one that does so too."""
     from timm.layers.conv2d_same import Conv2dSame
 
     settings = layers.conv_settings(conv, tuple)
     del settings["padding_mode"]
-    made: nn.Module = Conv2dSame(**settings)
+    made: nn.Conv2d = Conv2dSame(**settings)
     return made
 
 
@@ -277,23 +282,22 @@ def _static_same_conv(conv: Any, options: Options) -> nn.Module:
 
 
 @rule(nn.Conv3d, nn.ConvTranspose3d)
-def _solid_conv(conv: Any, options: Options) -> nn.Module:
+def _solid_conv(conv: ConvBase, options: Options) -> nn.Module:
     """Take the layer's own kernels and settings; only the use on images is new."""
     _require_no_gaps(conv)
     kind: Any = CrossDConvTranspose if conv.transposed else CrossDConv
     settings = layers.conv_settings(conv, lambda values: tuple(values[1:]))
-    del settings["device"]
     names = [*SIZES, *(["output_padding"] if conv.transposed else [])]
     deep = {
         f"depth_{name}": getattr(conv, name)[0]
         for name in names
         if not isinstance(getattr(conv, name), str)
     }
-    make = functools.partial(kind, kernel_mode=options.kernel_mode, **options.mode_options)
-    new: Any = make(**settings, **deep, device=conv.weight.device, dtype=conv.weight.dtype)
-    with torch.no_grad():
-        for name, parameter in conv.named_parameters(recurse=False):
-            getattr(new, name).copy_(parameter)
-    for name, parameter in conv.named_parameters(recurse=False):
-        getattr(new, name).requires_grad_(parameter.requires_grad)
-    return new.train(conv.training)
+    new = kind(
+        **{**settings, "device": conv.weight.device},
+        **deep,
+        dtype=conv.weight.dtype,
+        kernel_mode=options.kernel_mode,
+        **options.mode_options,
+    )
+    return _taking(new, conv, conv.weight)

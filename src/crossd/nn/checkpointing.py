@@ -57,7 +57,7 @@ def checkpoint_activations(net: Network, enabled: bool = True) -> Network:
     return net
 
 
-def _is_ours(forward: Any) -> bool:
+def _is_ours(forward: object) -> bool:
     return isinstance(forward, functools.partial) and forward.func is _forward
 
 

@@ -18,7 +18,6 @@ from crossd.nn.kernel_modes import (
     PosePredictor,
     View,
     current_view,
-    in_plane,
     make_mode,
     replicated_axes,
 )
@@ -167,13 +166,13 @@ class CrossDConv(nn.Conv3d):
         view = current_view() if self.mode.has_views else 0
         shift = self.mode.displacements(x)
 
-        def convolve(images: Tensor, axis: int, moved: Any) -> Tensor:
-            ends = [
-                i for i, own in enumerate(drop_axis(axis)(range(3))) if own in replicated_axes()
-            ]
-            margins = self.margins(images, drop_axis(axis)((0, 1, 2)))
+        def convolve(images: Tensor, axis: int, moved: Tensor | None) -> Tensor:
+            plane = drop_axis(axis)
+            axes = plane((0, 1, 2))
+            ends = [i for i, own in enumerate(axes) if own in replicated_axes()]
+            margins = self.margins(images, axes)
             images, padding = pad_ends(images, margins, self.padding_mode, ends)
-            stride, dilation = in_plane(self.stride, axis), in_plane(self.dilation, axis)
+            stride, dilation = plane(self.stride), plane(self.dilation)
             if moved is None:
                 kernel = self.mode.fixed_kernel(weight, axis)
                 return F.conv2d(images, kernel, self.bias, stride, padding, dilation, self.groups)
@@ -387,7 +386,7 @@ class CrossDConvTranspose(nn.ConvTranspose3d):
         view = current_view() if self.mode.has_views else 0
         shift = self.mode.displacements(x)
 
-        def upsample(images: Tensor, axis: int, moved: Any) -> Tensor:
+        def upsample(images: Tensor, axis: int, moved: Tensor | None) -> Tensor:
             drop = drop_axis(axis)
             images, settings = self._settings(images, output_size, drop(range(3)))
             stride, padding, extra, dilation = settings
@@ -396,7 +395,7 @@ class CrossDConvTranspose(nn.ConvTranspose3d):
             else:
                 maps = self.mode.maps(self.weight, moved, axis)
                 flat = torch.einsum("oik,npk->noip", self.weight.flatten(2), maps.to(x.dtype))
-                size = in_plane(self.kernel_size, axis)
+                size = drop(self.kernel_size)
                 kernels = flat.unflatten(-1, size) / self._phases(axis)
             return conv_transpose2d_per_sample(
                 images, kernels, self.bias, stride, padding, extra, self.groups, dilation

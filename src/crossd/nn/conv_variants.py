@@ -46,11 +46,13 @@ class SameConv(CrossDConv):
         **settings: As those of `CrossDConv`.
     """
 
+    planar: nn.Conv2d
+
     def __init__(
         self,
         *args: Any,
         fixed_margins: Sequence[tuple[int, int]] | None = None,
-        planar: nn.Module,
+        planar: nn.Conv2d,
         **settings: Any,
     ) -> None:
         super().__init__(*args, **settings)
@@ -78,10 +80,10 @@ class SameConv(CrossDConv):
         """Return how many slices a volume must have at least: what lacks is padded."""
         return 1
 
-    def to_2d(self, view: int = 0) -> Any:
+    def to_2d(self, view: int = 0) -> nn.Conv2d:
         """Give a layer of the class that it was made from, with the settings of this view."""
         plane = drop_axis(view if self.mode.has_views else 0)
-        conv: Any = copy.deepcopy(self.planar)
+        conv = copy.deepcopy(self.planar)
         for name in ("kernel_size", "stride", "dilation"):
             setattr(conv, name, plane(getattr(self, name)))
         return fill(conv, super().to_2d(view))

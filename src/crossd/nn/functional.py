@@ -394,8 +394,17 @@ def conv_transpose2d_per_sample(
     return y.view(n, -1, *y.shape[2:])
 
 
+Shape = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
+"""Stride, padding and output padding."""
+
+
 def _spread_and_add(
-    x: Tensor, kernels: Tensor, bias: Tensor | None, shape: Any, groups: int, dilation: Any
+    x: Tensor,
+    kernels: Tensor,
+    bias: Tensor | None,
+    shape: Shape,
+    groups: int,
+    dilation: tuple[int, int],
 ) -> Tensor:
     """A transposed convolution as a product, for graphs whose batch stays free.
 

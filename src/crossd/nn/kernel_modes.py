@@ -18,7 +18,6 @@ from crossd.nn.functional import (
     central,
     displacement,
     fourier_kernels,
-    map_kernel,
     project,
     shift_kernel,
     shift_map,
@@ -155,27 +154,6 @@ def draw_view(among: Sequence[int]) -> int:
     return int(among[int(torch.randint(len(among), ()))])
 
 
-def in_plane(values: Sequence[Any], view: View | None = None) -> tuple[Any, Any]:
-    """Take from one value per axis (z, y, x) the two of the axes that stay in a view.
-
-    Args:
-        values: One value for each of depth, height and width.
-        view: The axis that is dropped, or one for each image; None takes the current view.
-
-    Raises:
-        ValueError: "samples of one batch ..." when the samples' views would need different values.
-    """
-    current = current_view() if view is None else view
-    axes = set(current) if isinstance(current, tuple) else {current}
-    pairs = {(values[1 if axis == 0 else 0], values[1 if axis == 2 else 2]) for axis in axes}
-    if len(pairs) > 1:
-        raise ValueError(
-            f"samples of one batch have different views, but {tuple(values)} is not the same on "
-            "all axes: put one view in a batch"
-        )
-    return pairs.pop()
-
-
 class KernelMode(nn.Module):
     """Base of the modes.
 
@@ -205,7 +183,7 @@ class KernelMode(nn.Module):
     def __init__(
         self,
         in_channels: int,
-        kernel_size: tuple[int, int, int],
+        kernel_size: tuple[int, ...],
         *,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -236,14 +214,6 @@ class KernelMode(nn.Module):
     def solid_maps(self, weight: Tensor, shift: Tensor) -> Tensor:
         """Give the linear map from the 3D kernel to that of each volume, ``(N, K^3, K^3)``."""
         return shift_map(shift, (weight.shape[2], weight.shape[3], weight.shape[4]))
-
-    def kernels(self, weight: Tensor, x: Tensor, view: int) -> Tensor:
-        """Take 2D kernels, shape ``(N or 1, O, I, K, K)``, for images `x` in a view."""
-        shift = self.displacements(x)
-        if shift is None:
-            return self.fixed_kernel(weight, view).unsqueeze(0)
-        size = in_plane(weight.shape[2:], view)
-        return map_kernel(weight, self.maps(weight, shift, view)).unflatten(-1, size)
 
     def aligned(self, weight: Tensor) -> Tensor:
         """Move a 3D kernel to where it stood, on average, in 2D training."""
@@ -364,7 +334,7 @@ class Fourier(KernelMode):
     def __init__(
         self,
         in_channels: int,
-        kernel_size: tuple[int, int, int],
+        kernel_size: tuple[int, ...],
         *,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -453,7 +423,7 @@ KERNEL_MODES: dict[str, type[KernelMode]] = {
 def make_mode(
     name: str,
     in_channels: int,
-    kernel_size: tuple[int, int, int],
+    kernel_size: tuple[int, ...],
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
     **options: Any,

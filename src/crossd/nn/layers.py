@@ -5,10 +5,16 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 __all__ = ["channels_last", "conv_settings", "depth_axis", "drop_axis", "fill", "is_volume"]
 
 Layer = TypeVar("Layer", bound=nn.Module)
+Value = TypeVar("Value")
+Number = TypeVar("Number", int, float)
+
+Size = int | tuple[int, ...] | list[int]
+"""A setting of a layer: one number for all axes, or one for each."""
 
 
 def is_volume(x: Tensor, layer: nn.Module) -> bool:
@@ -26,12 +32,22 @@ def is_volume(x: Tensor, layer: nn.Module) -> bool:
     return x.dim() == 5
 
 
-def drop_axis(view: int) -> Callable[[Sequence[Any]], Any]:
+def drop_axis(view: int) -> Callable[[Sequence[Value]], tuple[Value, Value]]:
     """Return a function that takes from (z, y, x) the two axes that stay in `view`."""
-    return lambda values: tuple(value for axis, value in enumerate(values) if axis != view)
+
+    def pick(values: Sequence[Value]) -> tuple[Value, Value]:
+        first, second = [value for axis, value in enumerate(values) if axis != view]
+        return first, second
+
+    return pick
 
 
-def depth_axis(kernel_size: Any) -> int:
+def pair(value: Number | tuple[Number, ...] | list[Number]) -> tuple[Number, Number]:
+    """Make one number, or a list of one, a pair: what it is for height and width."""
+    return (value[0], value[-1]) if isinstance(value, (tuple, list)) else (value, value)
+
+
+def depth_axis(kernel_size: int | Sequence[int]) -> int:
     """Choose which of (height, width) the depth of a 3D layer copies: the smaller kernel's.
 
     A pair of convolutions 1x7 and 7x1 then never mixes depth, instead of mixing it twice.
@@ -54,7 +70,7 @@ def fill(target: Layer, source: nn.Module, **values: Tensor) -> Layer:
     return target.train(source.training)
 
 
-def conv_settings(conv: Any, pick: Callable[[Sequence[int]], Any]) -> dict[str, Any]:
+def conv_settings(conv: _ConvNd, pick: Callable[[Sequence[int]], object]) -> dict[str, Any]:
     """Give the arguments that make a convolution like `conv` on the meta device.
 
     Args:

@@ -12,7 +12,7 @@ at a time.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -35,6 +35,9 @@ one grouped convolution (a call costs some 20 microseconds; groups use a core ea
 
 FEW = 64
 """Rows under which a product is better done as a weight gradient than as a data gradient."""
+
+Compute = Callable[[Tensor, Tensor, Tensor, "Settings"], Tensor]
+"""Convolves images, given a 3D kernel and the maps of it."""
 
 convolution_backward: Any = torch.ops.aten.convolution_backward
 
@@ -89,7 +92,7 @@ def mapped_conv2d(
     """
     settings = settings or Settings()
     if way is None and torch.compiler.is_exporting():
-        compute: Any = _exported
+        compute: Compute = _products
     elif x.shape[0] == 0:  # a loop over nothing has no shape
         kernel = weight.sum(2)
         return F.conv2d(x, kernel, bias, *settings)
@@ -112,7 +115,7 @@ def conv3d_per_sample(
     maps: Tensor,
     bias: Tensor | None,
     *settings: Any,
-    convolve: Any = F.conv3d,
+    convolve: Callable[..., Tensor] = F.conv3d,
 ) -> Tensor:
     """Convolve every volume with a 3D kernel that its own linear map makes of one 3D kernel.
 
@@ -132,7 +135,7 @@ def conv3d_per_sample(
             raise ValueError(
                 "a transposed convolution that moves its kernel for every volume cannot be exported"
             )
-        y = _products(x, map_kernel(weight, maps), weight, Settings(*settings))
+        y = _products(x, weight, maps, Settings(*settings))
         return y if bias is None else y + bias.to(y.dtype).view(-1, 1, 1, 1)
     if x.shape[0] == 0:  # a loop over nothing has no shape
         return convolve(x, weight, bias, *settings)
@@ -141,12 +144,8 @@ def conv3d_per_sample(
     return torch.cat(answers)
 
 
-def _exported(x: Tensor, weight: Tensor, maps: Tensor, settings: Settings) -> Tensor:
-    return _products(x, map_kernel(weight, maps), weight, settings)
-
-
-def _products(x: Tensor, kernels: Tensor, weight: Tensor, settings: Settings) -> Tensor:
-    """Multiply kernels ``(N, O, I, taps)`` and patches, in graphs whose batch and size stay free.
+def _products(x: Tensor, weight: Tensor, maps: Tensor, settings: Settings) -> Tensor:
+    """Multiply mapped kernels and patches, in graphs whose batch and size stay free.
 
     Of images with kernels that have the plane's taps, and of volumes with all of them. The groups
     of a convolution are a constant in ONNX, so one group a sample would fix the batch; and to
@@ -157,10 +156,11 @@ def _products(x: Tensor, kernels: Tensor, weight: Tensor, settings: Settings) ->
     # Kernels of one tap each cut out patches in one operator that every format has.
     taps = torch.eye(math.prod(size), dtype=x.dtype, device=x.device).view(-1, 1, *size)
     each = taps.repeat(channels, *[1] * (x.dim() - 1))
-    convolve: Any = F.conv2d if x.dim() == 4 else F.conv3d
+    convolve: Callable[..., Tensor] = F.conv2d if x.dim() == 4 else F.conv3d
     patches = convolve(x, each, None, stride, padding, dilation, channels)
     rows = patches.flatten(2).unflatten(1, (groups, -1))  # (n, g, i * taps, places)
-    y = kernels.to(x.dtype).flatten(2).unflatten(1, (groups, -1)) @ rows
+    kernels = map_kernel(weight, maps).to(x.dtype)  # (n, o, i, taps)
+    y = kernels.flatten(2).unflatten(1, (groups, -1)) @ rows
     return y.flatten(1, 2).unflatten(2, patches.shape[2:])
 
 
@@ -203,7 +203,7 @@ def _from_taps_first(flat: Tensor, weight: Tensor) -> Tensor:
     """Undo `_taps_first`."""
     o, i, z, y, x = weight.shape
     if flat.shape[0] == o:
-        return flat.view(o, z, y, x, i).permute(0, 4, 1, 2, 3)
+        return _as_kernel(flat, weight)
     return flat.view(z, y, x, o, i).permute(3, 4, 0, 1, 2)
 
 
@@ -245,12 +245,12 @@ class _Kernels(torch.autograd.Function):
         images, grad = _channels_last(x), _channels_last(grad)
         convolve = _grads_each if _alone(x, weight, ctx.settings) else _grads_grouped
         mask = [need_x, need_weight or need_maps, False]
-        of_x: list[Any] = []
-        of_maps, of_weight = [], None
+        of_x, of_maps, of_weight = [], [], None
         for part in _Kernels.parts(weight, maps):
             kernels = _sample_kernels(weight, maps[part]).to(x.dtype)
             a, b = convolve(grad[part], images[part], kernels, ctx.settings, mask)
-            of_x.append(a)
+            if a is not None:
+                of_x.append(a)
             if b is None:
                 continue
             rows = b.permute(0, 3, 4, 1, 2).to(flat.dtype)  # (n, y, x, O, I)
@@ -311,14 +311,15 @@ def _own(kernel: Tensor) -> Tensor:
 def _grads_each(
     grad: Tensor, x: Tensor, kernels: Tensor, settings: Settings, mask: list[bool]
 ) -> tuple[Tensor | None, Tensor | None]:
-    of_x: list[Any] = []
-    of_kernels: list[Any] = []
+    of_x: list[Tensor] = []
+    of_kernels: list[Tensor] = []
     stride, padding, dilation, groups = settings
     for g, one, k in zip(grad.split(1), x.split(1), kernels, strict=True):
         walk = (None, stride, padding, dilation, False, (0, 0), groups, mask)
         a, b, _ = convolution_backward(g, one, _own(k), *walk)
         of_x.append(a)
-        of_kernels.append(None if b is None else b.permute(0, 2, 3, 1))
+        if b is not None:
+            of_kernels.append(b.permute(0, 2, 3, 1))
     return (
         torch.cat(of_x) if mask[0] else None,
         torch.stack(of_kernels, 1).permute(1, 0, 4, 2, 3) if mask[1] else None,
@@ -416,7 +417,7 @@ def _size(weight: Tensor) -> tuple[int, int]:
 
 
 def _taps(
-    padded: Tensor, places: tuple[int, int], size: Any, settings: Settings
+    padded: Tensor, places: tuple[int, int], size: tuple[int, int], settings: Settings
 ) -> Iterator[Tensor]:
     """For each place in the kernel the pixels (N, H', W', C) it meets, views of (N, H, W, C)."""
     (down, right), (skip_y, skip_x) = settings.stride, settings.dilation

@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from crossd.conversion.heads import NORMS
+from crossd.conversion.adapt import norms_with_statistics
 from crossd.data.source import Source
 from crossd.errors import InputError
 from crossd.nn.checkpointing import checkpoint_activations
@@ -430,7 +430,7 @@ class Statistics:
     NAMES = ("running_mean", "running_var", "num_batches_tracked")
 
     def __init__(self, net: nn.Module, count: int) -> None:
-        norms = [m for m in net.modules() if isinstance(m, NORMS) and m.track_running_stats]
+        norms = norms_with_statistics(net)
         self.buffers = [getattr(m, name) for m in norms for name in self.NAMES]
         self.sets = [[b.clone() for b in self.buffers] for _ in range(count)]
         self.used = 0

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import crossd
 from crossd import InputError
-from crossd.conversion.folding.planes import HANDLERS
+from crossd.conversion.folding.planes import HANDLERS, in_plane
 from crossd.nn.conv import CrossDConv
 from crossd.nn.kernel_modes import KERNEL_MODES, VIEWS
 
@@ -339,3 +339,11 @@ def test_ends_that_are_continued_are_so_in_every_view(conv: Any) -> None:
 def test_transposed_kernels_that_leave_gaps_are_refused(conv: Any) -> None:
     with pytest.raises(InputError, match=r"leaves gaps at a stride of \(2"):
         convert(nn.Sequential(conv(1, 2, 1, 2)))
+
+
+def test_settings_of_the_plane_are_those_of_the_axes_that_stay() -> None:
+    assert [in_plane((4, 5, 6), axis) for axis in range(3)] == [(5, 6), (4, 6), (4, 5)]
+    assert in_plane((4, 4, 4), (0, 1, 2)) == (4, 4)
+    assert in_plane((1, 1, 2), (0, 1)) == (1, 2), "the first two are equal, the last stays in both"
+    with pytest.raises(ValueError, match=r"samples of one batch .* \(1, 2, 2\)"):
+        in_plane((1, 2, 2), (0, 1, 2))

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from crossd.conversion.folding.containers import leaves
+from crossd.conversion.folding.containers import tensors_in
 from crossd.conversion.folding.torch_private import BatchNormBase, ConvBase
 from crossd.errors import InputError
 
@@ -16,6 +16,10 @@ SIDES: dict[int, list[tuple[int, ...]]] = {
     3: [(16, 32, 48), (32, 64, 96), (32,) * 3, (64,) * 3, (96,) * 3, (16, 224, 224), (128,) * 3],
 }
 """Sizes of images and of volumes on which a network is tried, until it takes one."""
+
+
+Given = tuple[object, ...]
+"""The arguments of a network."""
 
 
 # What a network is run on
@@ -33,7 +37,7 @@ def channels_of(net: nn.Module) -> list[int]:
     return list(dict.fromkeys((*found, 3, 1)))
 
 
-def example_for(net: nn.Module, rank: int, example: Any = None) -> tuple[Any, ...]:
+def example_for(net: nn.Module, rank: int, example: object = None) -> Given:
     """Find arguments that a network takes: a small batch of two images or volumes.
 
     Args:
@@ -48,8 +52,7 @@ def example_for(net: nn.Module, rank: int, example: Any = None) -> tuple[Any, ..
     tried = [_as_arguments(example)] if example is not None else list(_examples(net, rank))
     for given in tried:
         try:
-            with left_as_it_was(net), torch.no_grad():
-                net.eval()(*given)
+            evaluated(net, given)
             return given
         except Exception as error:  # whatever a network of others may raise
             first = first or error
@@ -60,11 +63,11 @@ def example_for(net: nn.Module, rank: int, example: Any = None) -> tuple[Any, ..
     )
 
 
-def _as_arguments(example: Any) -> tuple[Any, ...]:
+def _as_arguments(example: object) -> Given:
     return example if isinstance(example, tuple) else (example,)
 
 
-def _examples(net: nn.Module, rank: int) -> Iterator[tuple[Any, ...]]:
+def _examples(net: nn.Module, rank: int) -> Iterator[Given]:
     parameter = next(net.parameters(), torch.empty(0))
     generator = torch.Generator().manual_seed(0)
     for count in channels_of(net):
@@ -87,10 +90,16 @@ def _own_sides(net: nn.Module, rank: int) -> list[tuple[int, ...]]:
     return []
 
 
-def _trained_sides(net: Any, rank: int) -> list[tuple[int, ...]]:
+def _trained_sides(net: nn.Module, rank: int) -> list[tuple[int, ...]]:
     """The size that timm says a network was trained on."""
     shape = (getattr(net, "pretrained_cfg", None) or {}).get("input_size", ())
     return [tuple(shape[1:])] if len(shape) == 1 + rank else []
+
+
+def evaluated(net: nn.Module, given: Given) -> Any:
+    """Run a network in evaluation mode, without a trace."""
+    with left_as_it_was(net), torch.no_grad():
+        return net.eval()(*given)
 
 
 @contextmanager
@@ -123,15 +132,14 @@ def one_line(error: BaseException | None) -> str:
     return text if len(text) < 200 else text[:200] + "..."
 
 
-def shapes(given: Any) -> str:
+def shapes(given: object) -> str:
     """Name the shapes of all tensors among some values."""
-    return ", ".join(str(tuple(v.shape)) for v in leaves(given) if isinstance(v, Tensor))
+    return ", ".join(str(tuple(v.shape)) for v in tensors_in(given))
 
 
-def maps_of(given: Any, rank: int) -> Tensor:
+def maps_of(given: object, rank: int) -> Tensor:
     """Return the first images, or volumes, among the arguments of a network."""
-    tensors = [v for v in leaves(given) if isinstance(v, Tensor)]
-    found = next((v for v in tensors if v.dim() == rank + 2), None)
+    found = next((v for v in tensors_in(given) if v.dim() == rank + 2), None)
     if found is None:
         what = "images (N, C, H, W)" if rank == 2 else "volumes (N, C, D, H, W)"
         raise InputError(f"the example holds no {what}: {shapes(given)}")

@@ -9,12 +9,12 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from crossd.conversion.checking.examples import left_as_it_was, maps_of, one_line, shapes
+from crossd.conversion.checking.examples import Given, evaluated, maps_of, one_line, shapes
 from crossd.conversion.checking.perturbed import (
     REACHES,
     Ends,
@@ -23,12 +23,15 @@ from crossd.conversion.checking.perturbed import (
     perturbed,
     project,
 )
-from crossd.conversion.folding.containers import leaves, mapped
-from crossd.conversion.folding.modules import named
-from crossd.conversion.folding.run import Folding, LayersMet, NotDeepEnough, Run
+from crossd.conversion.folding.containers import mapped, tensors_in
+from crossd.conversion.folding.modules import named, state_of
+from crossd.conversion.folding.run import Folding, LayersMet, NotDeepEnough, Run, repeated
 from crossd.errors import InputError
 from crossd.nn.conv import CrossDConv, CrossDConvTranspose
 from crossd.nn.kernel_modes import VIEWS, replicated_ends, view
+
+Value = TypeVar("Value")
+
 
 TOLERATED = 1e-3
 """Largest difference between the answers, relative to the largest answer, that is no fault."""
@@ -84,7 +87,7 @@ class Findings:
 # The law
 
 
-def examine(net: nn.Module, folding: Folding, given: tuple[Any, ...]) -> Findings:
+def examine(net: nn.Module, folding: Folding, given: Given) -> Findings:
     """Hold a converted network against the consistency law, in both modes and in every view.
 
     Args:
@@ -105,13 +108,13 @@ def examine(net: nn.Module, folding: Folding, given: tuple[Any, ...]) -> Finding
     raise failed
 
 
-def _examine_moved(copied: Any, folding: Folding, given: tuple[Any, ...]) -> Findings:
+def _examine_moved(copied: nn.Module, folding: Folding, given: Given) -> Findings:
     """Hold a copy whose weights were moved against the law."""
     findings = Findings()
     if folding.rank == 3:  # a channel alone looks like a slice alone
         solid = _answers(copied.eval(), given, "volumes", 0)
         findings.labels = all(v.shape[1] > 1 for v in solid if v.dim() == 4)
-        copied.crossd_state.folding = dataclasses.replace(folding, labels=findings.labels)
+        state_of(copied).folding = dataclasses.replace(folding, labels=findings.labels)
     for axis in range(len(VIEWS)):
         try:
             _examine_view(copied, folding, given, axis, findings)
@@ -127,7 +130,7 @@ def _examine_moved(copied: Any, folding: Folding, given: tuple[Any, ...]) -> Fin
     return findings
 
 
-def moved(net: nn.Module, folding: Folding, given: tuple[Any, ...]) -> nn.Module:
+def moved(net: nn.Module, folding: Folding, given: Given) -> nn.Module:
     """Copy a network with its weights moved as far as its answers stay finite."""
     for reach in REACHES[:-1]:
         copied = perturbed(net, reach)
@@ -141,14 +144,14 @@ def moved(net: nn.Module, folding: Folding, given: tuple[Any, ...]) -> nn.Module
     return perturbed(net, REACHES[-1])
 
 
-def _at_another_depth(net: nn.Module, folding: Folding, given: tuple[Any, ...]) -> str:
+def _at_another_depth(net: nn.Module, folding: Folding, given: Given) -> str:
     """Say how a network that is given repeated images answers on volumes of another depth."""
     depths = (folding.repeat, 2 * folding.repeat)
-    answers = []
+    answers, images = [], _images(given, 3, 0)
     try:
         with replicated_ends((0,)), Ends(0):
             for count in depths:
-                made = _repeated(_images(given, 3, 0), count, 0)
+                made = repeated(images, maps_of(images, 2), count, 0)
                 answers.append(_answers(net.eval(), made, "volumes", 0))
     except Refused:
         return f"it takes volumes of {depths[0]} slices, and not of {depths[1]}"
@@ -161,13 +164,13 @@ def _at_another_depth(net: nn.Module, folding: Folding, given: tuple[Any, ...]) 
 
 
 def _examine_view(
-    net: Any, folding: Folding, given: tuple[Any, ...], axis: int, findings: Findings
+    net: nn.Module, folding: Folding, given: Given, axis: int, findings: Findings
 ) -> None:
     """Check one view: the law in both modes, and that a second call gives the same."""
     as_the_law_wants(net, axis)
     images, volumes, solid = _alike(net.eval(), folding, given, axis)
     if axis == 0:
-        findings.seen = net.crossd_state.last.seen
+        findings.seen = state_of(net).last.seen
     flat = _answers(net, images, "images", axis)
     _compare(net, flat, solid, images, volumes, axis, findings, "")
     if axis == 0:
@@ -198,12 +201,12 @@ def _examine_view(
                     "the law was not asked for there"
                 )
                 return
-            volumes = _repeated(images, deeper.enough, axis)
+            volumes = repeated(images, maps_of(images, 2), deeper.enough, axis)
             solid = _answers(net, volumes, "volumes", axis)
         _compare(net, flat, solid, images, volumes, axis, findings, " in training")
 
 
-def _examine_alone(net: Any, images: Any, volumes: Any, findings: Findings) -> None:
+def _examine_alone(net: nn.Module, images: Given, volumes: Given, findings: Findings) -> None:
     """Check a batch of one, where the network takes one image alone."""
     image, volume = mapped(_first, (images, volumes))
     try:
@@ -217,11 +220,11 @@ def _examine_alone(net: Any, images: Any, volumes: Any, findings: Findings) -> N
         return
     generator = torch.Generator().manual_seed(0)
 
-    def any_volume(value: Any) -> Any:  # slices of volumes that repeat an image hide their order
-        wide = isinstance(value, Tensor) and value.dim() == 5 and value.is_floating_point()
+    def any_volume(value: Tensor) -> Tensor:  # slices that repeat an image hide their order
+        wide = value.dim() == 5 and value.is_floating_point()
         return torch.randn(value.shape, generator=generator).to(value) if wide else value
 
-    drawn: Any = mapped(any_volume, volumes)
+    drawn: Given = mapped(any_volume, volumes)
     found = _mixture(net, drawn, "volumes")
     if found > TOLERATED:
         found = _mixture(copy.deepcopy(net).double(), _double_all(drawn), "volumes")
@@ -232,12 +235,12 @@ def _examine_alone(net: Any, images: Any, volumes: Any, findings: Findings) -> N
         )
 
 
-def _first(value: Any) -> Any:
+def _first(value: Tensor) -> Tensor:
     """Take the first of two samples."""
-    return value[:1] if isinstance(value, Tensor) and value.dim() and len(value) == 2 else value
+    return value[:1] if value.dim() and len(value) == 2 else value
 
 
-def _mixture(net: nn.Module, given: Any, what: str) -> float:
+def _mixture(net: nn.Module, given: Given, what: str) -> float:
     """Measure by how much the answer on the first of two samples differs from that on it alone."""
     together, alone = _answers(net, given, what, 0), _answers(net, mapped(_first, given), what, 0)
     together = [_first(v) for v in together]
@@ -247,8 +250,8 @@ def _mixture(net: nn.Module, given: Any, what: str) -> float:
 
 
 def _alike(
-    net: Any, folding: Folding, given: tuple[Any, ...], axis: int
-) -> tuple[Any, Any, list[Tensor]]:
+    net: nn.Module, folding: Folding, given: Given, axis: int
+) -> tuple[Given, Given, list[Tensor]]:
     """Make images, and volumes that repeat them along an axis; with its answers on these."""
     first, images = maps_of(given, folding.rank), _images(given, folding.rank, axis)
     if folding.rank == 3:
@@ -266,10 +269,10 @@ def _alike(
     left = [*counts]
     while left:
         count = left.pop(0)
-        volumes = _repeated(images, count, axis)
+        volumes = repeated(images, maps_of(images, 2), count, axis)
         try:
             solid = _answers(net, volumes, "volumes", axis)
-            seen = net.crossd_state.last.seen
+            seen = state_of(net).last.seen
             if seen.attentions and seen.tokens_deep < 2 and count < DEPTHS[-1]:
                 continue  # one token deep: attention over depth would not be seen
             return images, volumes, solid
@@ -283,37 +286,23 @@ def _alike(
     raise failed
 
 
-def _images(given: Any, rank: int, axis: int) -> Any:
+def _images(given: Given, rank: int, axis: int) -> Given:
     """Take the first images along an axis of volumes and of their labels; images as they are."""
     first = maps_of(given, rank)
     labels = first.shape[:1] + first.shape[2:]
 
-    def flat(value: Any) -> Any:
-        wide = isinstance(value, Tensor) and (value.dim() == 5 or value.shape == labels)
+    def flat(value: Tensor) -> Tensor:
+        wide = value.dim() == 5 or value.shape == labels
         return value.select(value.dim() - 3 + axis, 0) if wide else value
 
     return mapped(flat, given) if rank == 3 else given
 
 
-def _repeated(images: Any, count: int, axis: int) -> Any:
-    """Make volumes of images, and of their labels, that repeat them along an axis."""
-    first = maps_of(images, 2)
-    labels = first.shape[:1] + first.shape[2:]
-
-    def wide(value: Any) -> Any:
-        if not isinstance(value, Tensor) or not (value.dim() == 4 or value.shape == labels):
-            return value
-        place = value.dim() - 2 + axis
-        return value.unsqueeze(place).repeat_interleave(count, place)
-
-    return mapped(wide, images)
-
-
-def _answers(net: nn.Module, given: Any, what: str, axis: int) -> list[Tensor]:
+def _answers(net: nn.Module, given: Given, what: str, axis: int) -> list[Tensor]:
     """Run a network in a view, volumes with their ends continued; gives its tensors."""
     try:
         with torch.no_grad(), view(axis), _ends(net, axis, what):
-            answers = [v for v in leaves(net(*given)) if isinstance(v, Tensor)]
+            answers = tensors_in(net(*given))
     except Exception as error:  # whatever a network of others may raise
         raise CannotRun(f"it cannot run on {what} {shapes(given)} ({one_line(error)})") from error
     if not answers:
@@ -328,14 +317,14 @@ def _answers(net: nn.Module, given: Any, what: str, axis: int) -> list[Tensor]:
     return answers
 
 
-def _repeats(net: Any) -> bool:
+def _repeats(net: nn.Module) -> bool:
     """Tell whether images are repeated to whole volumes, so that both are one computation."""
-    repeat: int = net.crossd_state.folding.repeat
+    repeat: int = state_of(net).folding.repeat
     return repeat > 1
 
 
 @contextmanager
-def _ends(net: Any, axis: int, what: str) -> Iterator[None]:
+def _ends(net: nn.Module, axis: int, what: str) -> Iterator[None]:
     if what == "images" or _repeats(net):
         yield
     else:
@@ -344,11 +333,11 @@ def _ends(net: Any, axis: int, what: str) -> Iterator[None]:
 
 
 def _compare(
-    net: Any,
+    net: nn.Module,
     flat: list[Tensor],
     solid: list[Tensor],
-    images: Any,
-    volumes: Any,
+    images: Given,
+    volumes: Given,
     axis: int,
     findings: Findings,
     when: str,
@@ -374,7 +363,7 @@ def _compare(
             )
             return
         if worst > TOLERATED:  # not rounding that many layers made grow
-            told = axis == 0 or net.crossd_state.folding.rank == 3  # others are only left out
+            told = axis == 0 or state_of(net).folding.rank == 3  # others are only left out
             where = _first_broken(exact, wide[0], wide[1], axis) if told else ""
             raise Refused(
                 f"the law is broken in the {VIEWS[axis]} view{when}: on a volume that repeats an "
@@ -383,16 +372,16 @@ def _compare(
     findings.difference = max(findings.difference, worst)
 
 
-def _rounding(net: nn.Module, images: Any, answers: list[Tensor], axis: int) -> float:
+def _rounding(net: nn.Module, images: Given, answers: list[Tensor], axis: int) -> float:
     """Measure what becomes of a change of the images that is as small as rounding in a layer."""
     return difference(_answers(net, _moved_a_little(images), "images", axis), answers)
 
 
-def _moved_a_little(images: Any) -> Any:
+def _moved_a_little(images: Given) -> Given:
     generator = torch.Generator().manual_seed(0)
 
-    def moved_a_little(value: Any) -> Any:
-        if not isinstance(value, Tensor) or value.dtype != torch.float64:
+    def moved_a_little(value: Tensor) -> Tensor:
+        if value.dtype != torch.float64:
             return value
         noise = torch.randn(value.shape, generator=generator, dtype=torch.float64)
         return value * (1 + 1e-13 * noise.to(value.device))
@@ -400,12 +389,8 @@ def _moved_a_little(images: Any) -> Any:
     return mapped(moved_a_little, images)
 
 
-def _double_all(value: Any) -> Any:
-    def double(one: Any) -> Any:
-        floats = isinstance(one, Tensor) and one.is_floating_point()
-        return one.double() if floats else one
-
-    return mapped(double, value)
+def _double_all(value: Value) -> Value:
+    return mapped(lambda one: one.double() if one.is_floating_point() else one, value)
 
 
 def _as_volumes(flat: list[Tensor], solid: list[Tensor], axis: int) -> list[Tensor]:
@@ -446,24 +431,24 @@ def _is_measured(x: Tensor) -> bool:
     return x.is_floating_point() or x.is_complex()
 
 
-def _first_broken(net: Any, images: Any, volumes: Any, axis: int) -> str:
+def _first_broken(net: nn.Module, images: Given, volumes: Given, axis: int) -> str:
     """Name the first module, in the order in which they answer, whose answer breaks the law."""
     answers: dict[str, Tensor] = {}
     broken: list[str] = []
 
     def keep(path: str) -> Callable[..., None]:
-        def hook(module: nn.Module, given: Any, answer: Any) -> None:
+        def hook(module: nn.Module, given: object, answer: object) -> None:
             if isinstance(answer, Tensor) and path not in answers:
                 answers[path] = answer.clone()  # it may be changed in place later
 
         return hook
 
     def hold(path: str) -> Callable[..., None]:
-        def hook(module: nn.Module, given: Any, answer: Any) -> None:
+        def hook(module: nn.Module, given: object, answer: object) -> None:
             image = answers.pop(path, None)
             if image is None or not isinstance(answer, Tensor) or broken or not path:
                 return
-            if _breaks(net.crossd_state.last, image, answer, axis):
+            if _breaks(state_of(net).last, image, answer, axis):
                 broken.append(f"; the first to differ is {named(module, path)}")
 
         return hook
@@ -497,7 +482,7 @@ def _breaks(run: Run, image: Tensor, answer: Tensor, axis: int) -> bool:
     return difference([stack], [own]) > TOLERATED
 
 
-def require_same(source: nn.Module, net: nn.Module, given: Any) -> tuple[float, float]:
+def require_same(source: nn.Module, net: nn.Module, given: Given) -> tuple[float, float]:
     """Refuse a network that answers otherwise than its source where both are one computation.
 
     On what the source takes, in evaluation mode and the axial view.
@@ -514,10 +499,10 @@ def require_same(source: nn.Module, net: nn.Module, given: Any) -> tuple[float, 
         Refused: "it answers otherwise ...".
         Unsteady: Where rounding alone would do that.
     """
-    own: Any = net
-    if own.crossd_state.folding.rank == 3:
+    own = net
+    if state_of(own).folding.rank == 3:
         own = copy.deepcopy(net)
-        state = own.crossd_state
+        state = state_of(own)
         state.folding = dataclasses.replace(state.folding, depth_padding="zeros")
         for module in own.modules():
             if isinstance(module, CrossDConv | CrossDConvTranspose):
@@ -538,13 +523,13 @@ def require_same(source: nn.Module, net: nn.Module, given: Any) -> tuple[float, 
     return found, exact
 
 
-def _evaluated(net: nn.Module, given: Any) -> list[Tensor]:
-    with left_as_it_was(net), torch.no_grad(), view(0):
-        found = [v for v in leaves(net.eval()(*given)) if isinstance(v, Tensor)]
+def _evaluated(net: nn.Module, given: Given) -> list[Tensor]:
+    with view(0):
+        found = tensors_in(evaluated(net, given))
     return [v for v in found if _is_measured(v)] or found
 
 
-def _mixes(net: Any, given: tuple[Any, ...]) -> bool:
+def _mixes(net: nn.Module, given: Given) -> bool:
     """Tell whether images of one batch may have different views, which share one place then."""
     first = maps_of(given, 3)
     side = min(first.shape[2:])
@@ -553,10 +538,10 @@ def _mixes(net: Any, given: tuple[Any, ...]) -> bool:
         with torch.no_grad():
             net.eval()
             with view(range(len(VIEWS))):
-                mixed = leaves(net(images))
+                mixed = tensors_in(net(images))
             for axis in range(len(VIEWS)):
                 with view(axis):
-                    alone = leaves(net(images[:1]))
+                    alone = tensors_in(net(images[:1]))
                 own = [v[axis : axis + 1] for v in mixed]
                 if difference(own, alone) > TOLERATED:
                     return False

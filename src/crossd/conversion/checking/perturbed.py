@@ -12,6 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 from crossd.nn.conv import CrossDConv, CrossDConvTranspose
 from crossd.nn.kernel_modes import make_mode, view
+from crossd.nn.layers import Size
 
 # The copy that is checked
 
@@ -77,12 +78,14 @@ def as_the_law_wants(net: nn.Module, axis: int) -> nn.Module:
     return net
 
 
-def project(layer: Any) -> None:
+def project(layer: CrossDConv | CrossDConvTranspose) -> None:
     """Let a layer sum its kernel, whatever its mode was."""
     layer.mode = make_mode("projection", layer.in_channels, layer.kernel_size)
 
 
-def _transposed_alike(self: Any, axis: int, x: Tensor, output_size: list[int] | None) -> Tensor:
+def _transposed_alike(
+    self: CrossDConvTranspose, axis: int, x: Tensor, output_size: list[int] | None
+) -> Tensor:
     """Enlarge every slice across an axis by the 2D kernel, and repeat slices."""
     if self.stride[axis] == 1:
         return CrossDConvTranspose._volumes(self, x, output_size)
@@ -138,7 +141,7 @@ class Ends(TorchFunctionMode):
         call: Any = own
         return call(*args, **(kwargs or {}))
 
-    def _continued(self, x: Tensor, padding: Any) -> tuple[Tensor, list[int]]:
+    def _continued(self, x: Tensor, padding: Size) -> tuple[Tensor, list[int]]:
         margins = [padding] * 3 if isinstance(padding, int) else [*padding]
         sides = [0] * 6
         sides[4 - 2 * self.axis] = sides[5 - 2 * self.axis] = margins[self.axis]
@@ -150,8 +153,8 @@ class Ends(TorchFunctionMode):
         input: Tensor,
         weight: Tensor,
         bias: Tensor | None = None,
-        stride: Any = 1,
-        padding: Any = 0,
+        stride: Size = 1,
+        padding: Size | str = 0,
         *rest: Any,
         **named: Any,
     ) -> Tensor:
@@ -160,15 +163,20 @@ class Ends(TorchFunctionMode):
         return F.conv3d(input, weight, bias, stride, padding, *rest, **named)
 
     def _avg_pool(
-        self, input: Tensor, kernel_size: Any, stride: Any = None, padding: Any = 0, *rest: Any,
+        self,
+        input: Tensor,
+        kernel_size: Size,
+        stride: Size | None = None,
+        padding: Size = 0,
+        *rest: Any,
         **named: Any,
-    ) -> Tensor:  # fmt: skip
+    ) -> Tensor:
         stride = kernel_size if stride is None else stride
         input, padding = self._continued(input, padding)
         return F.avg_pool3d(input, kernel_size, stride, padding, *rest, **named)
 
     def _pad(
-        self, input: Tensor, pad: Sequence[int], mode: str = "constant", value: Any = None
+        self, input: Tensor, pad: Sequence[int], mode: str = "constant", value: float | None = None
     ) -> Tensor:
         place = 4 - 2 * self.axis
         sides = [*pad, *[0] * (6 - len(pad))]

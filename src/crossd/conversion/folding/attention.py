@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from crossd.conversion.folding.modules import FORMS
-from crossd.conversion.folding.run import Run
+from crossd.conversion.folding.run import Function, Run
 from crossd.conversion.folding.volumes import HANDLERS
 
 ATTENTION = ("volume", "slice")
@@ -28,7 +28,7 @@ ATTENTION = ("volume", "slice")
 
 def _attend(
     run: Run,
-    func: Any,
+    func: Function,
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -88,7 +88,7 @@ def _repeated(mask: Tensor, shape: tuple[int, int, int], batch: int) -> Tensor:
 
 def _attend_in_heads(
     run: Run,
-    func: Any,
+    func: Function,
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -178,7 +178,7 @@ def _added(mask: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.zeros_like(mask, dtype=dtype).masked_fill(mask, -math.inf)
 
 
-def _weigh(run: Run, func: Any, *args: Any, **kwargs: Any) -> Tensor:
+def _weigh(run: Run, func: Function, *args: Any, **kwargs: Any) -> Tensor:
     """Count a softmax over tokens that code takes by itself: it sees those of one slice."""
     x = args[0] if args else kwargs["input"]
     dim = args[1] if len(args) > 1 else kwargs.get("dim")
@@ -203,7 +203,7 @@ def form_of(*names: str) -> Callable[[Any], Any]:
     """
 
     def register(function: Callable[..., Any]) -> Callable[..., Any]:
-        def form(run: Run, module: Any, method: Any, *args: Any, **kwargs: Any) -> Any:
+        def form(run: Run, module: Any, method: Any, *args: object, **kwargs: object) -> Any:
             if not run.folds:
                 return method(module, *args, **kwargs)
             if run.folding.attention == "slice":
@@ -332,49 +332,44 @@ def may_attend(net: nn.Module) -> bool:
     )
 
 
-def first_convolution(net: nn.Module, run: Callable[[], Any] | None) -> tuple[str, bool]:
-    """Find the first convolution, in the order in which a network runs, and whether it attends.
+def first_convolution(net: nn.Module, run: Callable[[], object]) -> str:
+    """Find the first convolution of a network that attends, in the order in which it runs.
 
     Args:
         net: A 2D network.
-        run: Runs it on images; None if it is not to be run.
+        run: Runs it on images.
 
     Returns:
-        The path of the convolution, empty where there is none, and whether the network attends.
+        The path of the convolution, empty where there is none, or the network does not attend.
     """
-    if run is None:
-        return "", may_attend(net)
     seen: list[str] = []
-    attended: list[bool] = []
     hooks = [
         module.register_forward_hook(lambda *_, path=path: seen.append(path))
         for path, module in net.named_modules()
         if isinstance(module, nn.Conv2d)
     ]
     try:
-        with _Attentions(lambda: attended.append(True)):
+        with _Attentions() as attentions:
             run()
     finally:
         for hook in hooks:
             hook.remove()
-    return (seen[0] if seen else ""), bool(attended) or may_attend(net)
+    return seen[0] if seen and (attentions.met or may_attend(net)) else ""
 
 
 class _Attentions(TorchFunctionMode):
-    """Calls something whenever a network attends.
+    """Tells whether a network attends by functions of torch.
 
-    Args:
-        note: What to call.
+    Attributes:
+        met: Whether it did.
     """
 
-    def __init__(self, note: Callable[[], None]) -> None:
-        super().__init__()
-        self.note = note
+    met = False
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Call a function, and note those that attend."""
         if func in (F.scaled_dot_product_attention, F.multi_head_attention_forward):
-            self.note()
+            self.met = True
         return func(*args, **(kwargs or {}))

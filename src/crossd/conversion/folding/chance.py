@@ -1,12 +1,10 @@
 """Chance, on slices of volumes: one draw for a volume."""
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from crossd.conversion.folding.run import Run
+from crossd.conversion.folding.run import Function, Run
 from crossd.conversion.folding.volumes import HANDLERS, on_slices
 
 # Chance: one draw for a volume
@@ -15,7 +13,7 @@ from crossd.conversion.folding.volumes import HANDLERS, on_slices
 @on_slices(F.dropout2d)
 def _channel_dropout(
     run: Run,
-    func: Any,
+    func: Function,
     depth: int,
     input: Tensor,
     p: float = 0.5,
@@ -26,7 +24,12 @@ def _channel_dropout(
 
 
 def _dropout(
-    run: Run, func: Any, input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
+    run: Run,
+    func: Function,
+    input: Tensor,
+    p: float = 0.5,
+    training: bool = True,
+    inplace: bool = False,
 ) -> Tensor:
     """Drop for all slices of a volume alike what is said of the whole of it: vectors."""
     depth = run.slices(input) if training and input.dim() in (2, 4) else None
@@ -41,7 +44,7 @@ def _dropout(
 HANDLERS[F.dropout] = _dropout
 
 
-def _drop_path(run: Run, func: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+def _drop_path(run: Run, func: Function, x: Tensor, *args: object, **kwargs: object) -> Tensor:
     """Draw once for a volume what is drawn once for a sample: shape ``(N D m, 1, 1, ...)``."""
     depth = run.rows(x) if x.dim() > 1 and x[0].numel() == 1 else None
     if depth is None:
@@ -55,7 +58,7 @@ def _drop_path(run: Run, func: Any, x: Tensor, *args: Any, **kwargs: Any) -> Ten
 HANDLERS[Tensor.bernoulli_] = _drop_path
 
 
-def _drawn_once(run: Run, func: Any, *args: Any, **kwargs: Any) -> Tensor:
+def _drawn_once(run: Run, func: Function, *args: object, **kwargs: object) -> Tensor:
     """Draw once for a volume what is drawn once for a sample, by a function that makes tensors.
 
     It is known by its shape ``(N D m, 1, 1, ...)``; one of two axes may be of the rows of a map.

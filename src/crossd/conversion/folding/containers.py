@@ -15,50 +15,50 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 from torch.utils._pytree import tree_leaves, tree_map
 
-__all__ = ["leaves", "mapped"]
+__all__ = ["mapped", "tensors_in"]
 
 
 PLAIN = (Tensor, nn.Module, Distribution, str, bytes, int, float, complex, type(None), type)
 """What is no container, though some of it has attributes."""
 
 
-def mapped(function: Callable[[Any], Any], value: Any) -> Any:
-    """Apply a function to everything in containers, and give containers of the same kinds.
+def mapped(function: Callable[[Tensor], Tensor], value: object) -> Any:
+    """Apply a function to the tensors in containers, and give containers of the same kinds.
 
     Args:
-        function: Takes a tensor, or whatever else there is.
+        function: Takes a tensor.
         value: One thing, or containers of any depth.
 
     Example:
-        >>> mapped(lambda number: number + 1, {"one": (1, [2])})
-        {'one': (2, [3])}
+        >>> mapped(lambda tensor: tensor + 1, {"one": (Tensor([1.0]), ["two"])})
+        {'one': (tensor([2.]), ['two'])}
     """
     return _mapped(function, {}, value)
 
 
-def leaves(value: Any) -> list[Any]:
-    """List everything in containers, in order.
+def tensors_in(value: object) -> list[Tensor]:
+    """List the tensors in containers, in order.
 
     Example:
-        >>> leaves({"one": (1, [2])})
-        [1, 2]
+        >>> tensors_in({"one": (Tensor([1.0]), ["two"])})
+        [tensor([1.])]
     """
-    found: list[Any] = []
+    found: list[Tensor] = []
 
-    def keep(leaf: Any) -> Any:
-        found.append(leaf)
-        return leaf
+    def keep(tensor: Tensor) -> Tensor:
+        found.append(tensor)
+        return tensor
 
     mapped(keep, value)
     return found
 
 
-def _mapped(function: Callable[[Any], Any], made: dict[int, Any], value: Any) -> Any:
+def _mapped(function: Callable[[Tensor], Tensor], made: dict[int, object], value: object) -> Any:
     return tree_map(functools.partial(_opened, function, made), value)
 
 
-def _opened(function: Callable[[Any], Any], made: dict[int, Any], leaf: Any) -> Any:
-    """Apply a function to what pytree takes for one thing, or to the parts of it.
+def _opened(function: Callable[[Tensor], Tensor], made: dict[int, object], leaf: object) -> object:
+    """Apply a function to what pytree takes for one thing, if a tensor, or to the parts of it.
 
     Args:
         function: See `mapped`.
@@ -66,26 +66,28 @@ def _opened(function: Callable[[Any], Any], made: dict[int, Any], leaf: Any) -> 
             each other.
         leaf: The thing.
     """
-    if isinstance(leaf, PLAIN):
+    if isinstance(leaf, Tensor):
         return function(leaf)
+    if isinstance(leaf, PLAIN):
+        return leaf
     if id(leaf) in made:
         return made[id(leaf)]
     parts = _parts(leaf)
     if not parts or not _holds_a_tensor(parts, {id(leaf)}):
-        return function(leaf)
+        return leaf
     if isinstance(leaf, (list, tuple)):
         made[id(leaf)] = type(leaf)(_mapped(function, made, parts))
         return made[id(leaf)]
     made[id(leaf)] = new = copy.copy(leaf)
     for name, part in parts.items():
-        if isinstance(leaf, MutableMapping):
+        if isinstance(new, MutableMapping):
             new[name] = _mapped(function, made, part)
         else:
             object.__setattr__(new, name, _mapped(function, made, part))  # a frozen one too
     return new
 
 
-def _parts(leaf: Any) -> Any:
+def _parts(leaf: object) -> Any:
     """Give what a container of users' own holds, as a list or by names; nothing for other things.
 
     Objects that are neither dataclasses nor namespaces are containers if a tensor is among their
@@ -103,7 +105,7 @@ def _parts(leaf: Any) -> Any:
     return own if known or any(isinstance(part, Tensor) for part in own.values()) else {}
 
 
-def _holds_a_tensor(value: Any, seen: set[int]) -> bool:
+def _holds_a_tensor(value: object, seen: set[int]) -> bool:
     for leaf in tree_leaves(value):
         if isinstance(leaf, Tensor):
             return True

@@ -5,17 +5,15 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
-from crossd.conversion.folding.run import Run
+from crossd.conversion.folding.run import Function, Handler, Run
 from crossd.conversion.folding.state import State
 from crossd.conversion.folding.torch_private import (
     ConvBase,
 )
-from crossd.nn.kernel_modes import (
-    current_view,
-    view_is_set,
-)
+from crossd.nn.kernel_modes import current_view, view_is_set
+from crossd.nn.layers import Size
 
 
 class Folded:
@@ -45,6 +43,12 @@ class Folded:
                 raise ValueError("one view a sample is not for DataParallel: use DDP, or one view")
             replica.crossd_view = chosen
         return replica
+
+
+def state_of(net: nn.Module) -> State:
+    """Give what the modules of a converted network share."""
+    assert isinstance(net, Folded) and net.crossd_state is not None
+    return net.crossd_state
 
 
 class Layer(Folded):
@@ -88,7 +92,7 @@ def folding_class(kind: Any, layer: bool) -> Any:
         layer: Whether the module takes images and volumes by itself.
     """
     form = _call_layer if layer else FORMS.get(f"{kind.__module__}.{kind.__qualname__}")
-    methods: dict[str, Any] = {
+    methods: dict[str, object] = {
         name: _asking(function, form if name == "forward" else None)
         for name, function in ({"forward": kind.forward} if layer else _methods(kind)).items()
     }
@@ -99,11 +103,13 @@ def folding_class(kind: Any, layer: bool) -> Any:
     return type(kind)(kind.__name__, bases, names)
 
 
-FORMS: dict[str, Callable[..., Any]] = {}
+FORMS: dict[str, Handler] = {}
 """What stands for the forward of modules of other libraries on volumes, by their full names."""
 
 
-def _call_layer(run: Run, module: Any, method: Any, *args: Any, **kwargs: Any) -> Any:
+def _call_layer(
+    run: Run, module: nn.Module, method: Function, *args: object, **kwargs: object
+) -> Tensor:
     """Call a layer that takes both ranks by itself; meanwhile nothing is watched."""
     run.paused = True
     try:
@@ -122,22 +128,22 @@ def _seen_by_its_code(name: str) -> property:
     """A setting of a layer, of which code that was written for images sees the two of the plane."""
     own = f"crossd_{name}"  # a property that reads its own name is endless to a compiler
 
-    def get(self: Any) -> Any:
-        value = getattr(self, own)
-        state: State | None = self.crossd_state
+    def get(self: Folded) -> Size | str:
+        value: tuple[int, ...] | str = getattr(self, own)
+        state = self.crossd_state
         run = None if state is None else state._local.run
         if run is None or run.paused or run.folding.rank == 3 or len(value) < 3:
             return value
         return value if isinstance(value, str) else value[1:]
 
-    def set_(self: Any, value: Any) -> None:
+    def set_(self: Folded, value: Size | str) -> None:
         self.__dict__[name] = value  # which torch shows
         setattr(self, own, value)
 
     return property(get, set_)
 
 
-def _asking(function: Callable[..., Any], form: Any) -> Callable[..., Any]:
+def _asking(function: Callable[..., Any], form: Handler | None) -> Callable[..., Any]:
     @functools.wraps(function)
     def method(self: Any, *args: Any, **kwargs: Any) -> Any:
         state = self.crossd_state

@@ -11,14 +11,15 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from crossd.conversion.folding.run import Run
+from crossd.conversion.folding.run import Function, Handler, Run
 from crossd.conversion.folding.state import State
-from crossd.nn.kernel_modes import in_plane
+from crossd.nn.kernel_modes import View
+from crossd.nn.layers import Number, Size, drop_axis
 
-HANDLERS: dict[Any, Callable[..., Any]] = {}
+HANDLERS: dict[object, Handler] = {}
 """What is done instead of a function of torch: called with the run and the function before its
 arguments."""
 
@@ -45,7 +46,7 @@ class Planes(TorchFunctionMode):
         return handler(self.run, func, *args, **(kwargs or {}))
 
 
-def _watch(run: Run) -> AbstractContextManager[Any]:
+def _watch(run: Run) -> AbstractContextManager[object]:
     """Watch images; where they are repeated to whole volumes nothing is to be collapsed."""
     return Planes(run) if run.folding.repeat == 1 else nullcontext()
 
@@ -53,17 +54,17 @@ def _watch(run: Run) -> AbstractContextManager[Any]:
 State.modes[3] = _watch
 
 
-def on_planes(*functions: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def on_planes(*functions: object) -> Callable[[Handler], Handler]:
     """Register what is done instead of functions, where their input is one voxel deep.
 
     The handler is called with the run, the function and the function's arguments.
     """
 
-    def register(handler: Callable[..., Any]) -> Callable[..., Any]:
-        def handle(run: Run, func: Any, *args: Any, **kwargs: Any) -> Any:
+    def register(handler: Handler) -> Handler:
+        def handle(run: Run, func: Function, *args: object, **kwargs: object) -> Tensor:
             x = args[0] if args else kwargs.get("input")
             flat = isinstance(x, Tensor) and x.dim() == 5 and x.shape[2 + run.axis] == 1
-            return (handler if flat else _as_it_is)(run, func, *args, **kwargs)
+            return handler(run, func, *args, **kwargs) if flat else func(*args, **kwargs)
 
         HANDLERS.update(dict.fromkeys(functions, handle))
         return handler
@@ -71,11 +72,9 @@ def on_planes(*functions: Any) -> Callable[[Callable[..., Any]], Callable[..., A
     return register
 
 
-def _as_it_is(run: Run, func: Any, *args: Any, **kwargs: Any) -> Any:
-    return func(*args, **kwargs)
-
-
-def call_layer(run: Run, module: Any, call: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+def call_layer(
+    run: Run, module: nn.Module, call: Function, x: Tensor, *args: Any, **kwargs: Any
+) -> Tensor:
     """Give a layer that takes both ranks by itself the images, unless these are repeated."""
     if run.folding.repeat > 1 or x.dim() != 5 or x.shape[2 + run.axis] != 1:
         answer: Tensor = call(x, *args, **kwargs)
@@ -91,19 +90,38 @@ def call_layer(run: Run, module: Any, call: Any, x: Tensor, *args: Any, **kwargs
 State.layers[3] = call_layer
 
 
-def triple(value: Any) -> tuple[Any, Any, Any]:
+def triple(value: Number | tuple[Number, ...] | list[Number]) -> tuple[Number, Number, Number]:
     """Make one number three."""
     if isinstance(value, (tuple, list)):
-        return tuple(value) if len(value) == 3 else (value[0],) * 3
+        return (value[0], value[1], value[2]) if len(value) == 3 else (value[0],) * 3
     return (value, value, value)
 
 
-def _plane(run: Run, value: Any) -> list[Any]:
+def in_plane(values: tuple[Number, Number, Number], view: View) -> tuple[Number, Number]:
+    """Take from one value for each of depth, height and width the two of the axes that stay.
+
+    Args:
+        values: For each axis.
+        view: The axis that is dropped, or one for each image.
+
+    Raises:
+        ValueError: "samples of one batch ..." when the samples' views would need different values.
+    """
+    pairs = {drop_axis(axis)(values) for axis in ([view] if isinstance(view, int) else view)}
+    if len(pairs) > 1:
+        raise ValueError(
+            f"samples of one batch have different views, but {values} is not the same on "
+            "all axes: put one view in a batch"
+        )
+    return pairs.pop()
+
+
+def _plane(run: Run, value: Size) -> list[int]:
     """Take the settings of the two axes that images have."""
     return list(in_plane(triple(value), run.view))
 
 
-def _flat(run: Run, value: Any, one: Any) -> list[Any]:
+def _flat(run: Run, value: Size, one: int) -> list[int]:
     """Put the settings of the plane around the axis of the view, which gets `one`."""
     first, second = _plane(run, value)
     settings = [first, second]
@@ -114,13 +132,13 @@ def _flat(run: Run, value: Any, one: Any) -> list[Any]:
 @on_planes(F.conv3d)
 def _conv(
     run: Run,
-    func: Any,
+    func: Function,
     input: Tensor,
     weight: Tensor,
     bias: Tensor | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
+    stride: Size = 1,
+    padding: Size = 0,
+    dilation: Size = 1,
     groups: int = 1,
 ) -> Tensor:
     """Convolve with the sum of a kernel that is no parameter of a convolution."""
@@ -142,15 +160,15 @@ def _conv(
 @on_planes(F.conv_transpose3d)
 def _conv_transpose(
     run: Run,
-    func: Any,
+    func: Function,
     input: Tensor,
     weight: Tensor,
     bias: Tensor | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    output_padding: Any = 0,
+    stride: Size = 1,
+    padding: Size = 0,
+    output_padding: Size = 0,
     groups: int = 1,
-    dilation: Any = 1,
+    dilation: Size = 1,
 ) -> Tensor:
     """Enlarge with the sum of a kernel over its classes of taps."""
     axis = _one_view(run)
@@ -179,7 +197,7 @@ def _one_view(run: Run) -> int:
 
 
 @on_planes(F.max_pool3d, torch.max_pool3d, F.avg_pool3d, F.lp_pool3d)
-def _pool(run: Run, func: Any, input: Tensor, *args: Any, **kwargs: Any) -> Any:
+def _pool(run: Run, func: Function, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     names = ["kernel_size", "stride", "padding", "dilation"]
     if func is F.avg_pool3d:
         names = ["kernel_size", "stride", "padding"]
@@ -200,7 +218,7 @@ def _pool(run: Run, func: Any, input: Tensor, *args: Any, **kwargs: Any) -> Any:
 
 @on_planes(F.adaptive_avg_pool3d, F.adaptive_max_pool3d)
 def _adaptive_pool(
-    run: Run, func: Any, input: Tensor, output_size: Any, return_indices: bool = False
+    run: Run, func: Function, input: Tensor, output_size: Size, return_indices: bool = False
 ) -> Tensor:
     """Pool in the plane; where the axis of the view is to have n voxels, n equal ones."""
     axis, size = run.axis, list(triple(output_size))
@@ -212,12 +230,12 @@ def _adaptive_pool(
 @on_planes(F.interpolate)
 def _interpolate(
     run: Run,
-    func: Any,
+    func: Function,
     input: Tensor,
-    size: Any = None,
-    scale_factor: Any = None,
-    *args: Any,
-    **kwargs: Any,
+    size: Size | None = None,
+    scale_factor: float | tuple[float, ...] | list[float] | None = None,
+    *args: object,
+    **kwargs: object,
 ) -> Tensor:
     sizes = None if size is None else list(triple(size))
     scales = None if scale_factor is None else list(triple(scale_factor))
@@ -230,7 +248,9 @@ def _interpolate(
 
 
 @on_planes(F.pad)
-def _pad(run: Run, func: Any, input: Tensor, pad: Sequence[int], *args: Any, **kwargs: Any) -> Any:
+def _pad(
+    run: Run, func: Function, input: Tensor, pad: Sequence[int], *args: object, **kwargs: object
+) -> Tensor:
     margins = list(pad)
     place = 2 * (2 - run.axis)
     if len(margins) > place:

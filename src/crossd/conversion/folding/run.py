@@ -2,6 +2,7 @@
 
 import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from crossd.conversion.folding.containers import leaves, mapped
+from crossd.conversion.folding.containers import mapped, tensors_in
 from crossd.conversion.folding.torch_private import (
     no_view,
     part_since,
@@ -34,40 +35,50 @@ APART = "crossd_apart"
 
 
 @dataclass(frozen=True)
-class Folding:
-    """How a network takes the other rank; decided once, when it is converted.
+class Choices:
+    """What was chosen for a network, of which its modules need to know when they are called.
 
     Attributes:
-        rank: 2 for a network that was made for images, 3 for one that was made for volumes.
         attention: ``"volume"`` (tokens of all slices attend to each other) or ``"slice"``.
         depth_padding: ``"zeros"`` or ``"replicate"``: what padding adds at both ends of depth.
         stages: (reduction of the plane, depth stride) of each stage; none where depth follows the
             plane.
         views: The views in which the consistency law holds, from which training draws.
-        has_views: Whether kernels depend on the view.
+        mixes: Whether images of one batch may have different views.
         repeat: How often an image is repeated along the axis of its view to make a volume, for 3D
             networks whose code fixes the depth; 1 for one voxel.
         labels: Whether answers of 3D code with four axes are maps without channels.
         features: Axes of what `forward_features` gives on images, where the network has it.
         channels_last: Whether channels are the last axis of these features.
-        mixes: Whether images of one batch may have different views.
-        laid_last: Whether code takes maps with channels last in memory, which fold without copies.
+        laid_last: Whether kernels are laid out with channels last in memory, and code takes maps
+            that are, which fold without copies.
+    """
+
+    attention: str = "slice"
+    depth_padding: str = "zeros"
+    stages: tuple[tuple[int, int], ...] = ()
+    views: tuple[int, ...] = (0, 1, 2)
+    mixes: bool = True
+    repeat: int = 1
+    labels: bool = True
+    features: int = 4
+    channels_last: bool = False
+    laid_last: bool = True
+
+
+@dataclass(frozen=True)
+class Folding(Choices):
+    """How a network takes the other rank; decided once, when it is converted.
+
+    Attributes:
+        rank: 2 for a network that was made for images, 3 for one that was made for volumes.
+        has_views: Whether kernels depend on the view.
         only: The one rank that is still taken, 2 or 3, where kernels are settled; 0 for both.
         fixed_view: The view of images, where kernels are settled in one.
     """
 
     rank: int = 2
-    attention: str = "volume"
-    depth_padding: str = "zeros"
-    stages: tuple[tuple[int, int], ...] = ()
-    views: tuple[int, ...] = (0, 1, 2)
     has_views: bool = True
-    repeat: int = 1
-    labels: bool = True
-    features: int = 4
-    channels_last: bool = False
-    mixes: bool = True
-    laid_last: bool = False
     only: int = 0
     fixed_view: int | None = None
 
@@ -102,6 +113,14 @@ class LayersMet:
     attentions: int = 0
     flat_attentions: int = 0
     tokens_deep: int = 0
+
+
+Function = Callable[..., Tensor]
+"""A function of torch."""
+
+
+Handler = Callable[..., Any]
+"""What is done instead of one; called with the run and the function before its arguments."""
 
 
 Margin = tuple[int, int, str, float | None]
@@ -151,7 +170,7 @@ class Run:
         """Whether the input has another rank than the network's code."""
         return self.rank != self.folding.rank
 
-    def met(self, func: Any) -> None:
+    def met(self, func: Function) -> None:
         """Refuse a function in a part to be recomputed, but in no module of it.
 
         When that part is recomputed, nothing would watch it.
@@ -340,7 +359,7 @@ class Run:
 
     # Input and answer
 
-    def fold_input(self, args: Any, last: bool = False) -> Any:
+    def fold_input(self, args: object, last: bool = False) -> Any:
         """Bring what a user gives into the rank of the network's code.
 
         Besides images and volumes these are their labels, which lack the axis of channels, and what
@@ -354,16 +373,14 @@ class Run:
             return self._images_to_volumes(args)
         axes = self.folding.features + 1 if last else 5
         place = 1 if last and (axes == 4 or self.folding.channels_last) else 2
-        volumes = [v for v in leaves(args) if isinstance(v, Tensor) and v.dim() == axes]
+        volumes = [v for v in tensors_in(args) if v.dim() == axes]
         self.number, depth = volumes[0].shape[0], volumes[0].shape[place]
         if 0 in (self.number, depth):
             what = "slices" if self.number else "volumes"
             raise InputError(f"volumes of shape {tuple(volumes[0].shape)}: there are no {what}")
         labels = (self.number, depth, *volumes[0].shape[3:])
 
-        def fold(value: Any) -> Any:
-            if not isinstance(value, Tensor):
-                return value
+        def fold(value: Tensor) -> Tensor:
             if value.dim() == axes and (value.shape[0], value.shape[place]) != labels[:2]:
                 raise InputError(
                     f"volumes of shapes {tuple(volumes[0].shape)} and {tuple(value.shape)}: all of "
@@ -379,26 +396,18 @@ class Run:
 
         return mapped(fold, args)
 
-    def _images_to_volumes(self, args: Any) -> Any:
-        images = [v for v in leaves(args) if isinstance(v, Tensor) and v.dim() == 4]
-        self.number = images[0].shape[0]
-        labels = (self.number, *images[0].shape[2:])
+    def _images_to_volumes(self, args: object) -> Any:
+        first = next(v for v in tensors_in(args) if v.dim() == 4)
+        self.number = first.shape[0]
+        return repeated(args, first, self.folding.repeat, self.axis)
 
-        def extend(value: Any) -> Any:
-            if not isinstance(value, Tensor) or not (value.dim() == 4 or value.shape == labels):
-                return value
-            place = value.dim() - 2 + self.axis
-            return value.unsqueeze(place).repeat_interleave(self.folding.repeat, place)
-
-        return mapped(extend, args)
-
-    def mark_again(self, args: Any) -> None:
+    def mark_again(self, args: object) -> None:
         """Mark the slices among what a part that is recomputed is given.
 
         Raises:
             RuntimeError: "cannot tell ..." where the first tensor is not recognised.
         """
-        tensors = [v for v in leaves(args) if isinstance(v, Tensor) and v.dim()]
+        tensors = [v for v in tensors_in(args) if v.dim()]
         depths = [self.slices(value) for value in tensors]
         if tensors and depths[0] is None:
             raise RuntimeError(
@@ -409,7 +418,7 @@ class Run:
             if depth is not None:
                 self.mark(value, depth)
 
-    def unfold_answer(self, answer: Any, last: bool = False) -> Any:
+    def unfold_answer(self, answer: object, last: bool = False) -> Any:
         """Bring the answer of the network's code into the rank of the input.
 
         Maps become maps of the rank of the input, depth standing before height and width; vectors,
@@ -424,8 +433,8 @@ class Run:
             return mapped(self._volume_to_image, answer)
         return mapped(functools.partial(self._unfold_one, last=last), answer)
 
-    def _unfold_one(self, value: Any, last: bool) -> Any:
-        if not isinstance(value, Tensor) or value.dim() == 0:
+    def _unfold_one(self, value: Tensor, last: bool) -> Tensor:
+        if value.dim() == 0:
             return value
         depth = self.rows(value) if self.is_apart(value) else self.slices(value)
         if depth is None:
@@ -453,16 +462,36 @@ class Run:
             return stack.mean(1) if value.is_floating_point() else stack.mode(1).values
         return stack if last else stack.movedim(1, -3)
 
-    def _volume_to_image(self, value: Any) -> Any:
+    def _volume_to_image(self, value: Tensor) -> Tensor:
         """Take the axis of the view from what has depth, height and width as its last axes."""
         place = -3 + self.axis
         least = 4 if self.folding.labels else 5
-        if not isinstance(value, Tensor) or value.dim() < least:
+        if value.dim() < least:
             return value
         if self.folding.repeat == 1:
             return value.squeeze(place)
         middle = value.shape[place] // 2
         return value.mean(place) if value.is_floating_point() else value.select(place, middle)
+
+
+def repeated(given: object, first: Tensor, count: int, axis: int) -> Any:
+    """Make volumes of images, and of their labels, that repeat them along an axis.
+
+    Args:
+        given: Tensors in any containers.
+        first: Images among them, of whose size labels are.
+        count: How often.
+        axis: 0 for depth, 1 for height, 2 for width.
+    """
+    labels = (first.shape[0], *first.shape[2:])
+
+    def wide(value: Tensor) -> Tensor:
+        if value.dim() != 4 and value.shape != labels:
+            return value
+        place = value.dim() - 2 + axis
+        return value.unsqueeze(place).repeat_interleave(count, place)
+
+    return mapped(wide, given)
 
 
 class TooShallow(InputError):

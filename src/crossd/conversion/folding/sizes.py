@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from crossd.conversion.folding.run import Run, TooShallow
-from crossd.conversion.folding.volumes import on_slices, pair
+from crossd.conversion.folding.run import Function, Run, TooShallow
+from crossd.conversion.folding.volumes import on_slices
+from crossd.nn.layers import Size, pair
 
 # Sizes
 
@@ -17,11 +18,11 @@ from crossd.conversion.folding.volumes import on_slices, pair
 @on_slices(F.interpolate)
 def _interpolate(
     run: Run,
-    func: Any,
+    func: Function,
     depth: int,
     input: Tensor,
-    size: Any = None,
-    scale_factor: Any = None,
+    size: Size | None = None,
+    scale_factor: float | tuple[float, ...] | list[float] | None = None,
     mode: str = "nearest",
     align_corners: bool | None = None,
     recompute_scale_factor: bool | None = None,
@@ -98,7 +99,7 @@ def resize_depth(run: Run, before: Tensor, after: Tensor, depth: int, mode: str)
 @on_slices(F.pad)
 def _pad(
     run: Run,
-    func: Any,
+    func: Function,
     depth: int,
     input: Tensor,
     pad: Sequence[int],
@@ -123,14 +124,16 @@ def _pad(
 
 
 @on_slices(torch.pixel_shuffle)
-def _pixel_shuffle(run: Run, func: Any, depth: int, input: Tensor, upscale_factor: int) -> Tensor:
+def _pixel_shuffle(
+    run: Run, func: Function, depth: int, input: Tensor, upscale_factor: int
+) -> Tensor:
     """Shuffle within slices, and repeat slices."""
     return resize_depth(run, input, func(input, upscale_factor), depth, "nearest")
 
 
 @on_slices(torch.pixel_unshuffle)
 def _pixel_unshuffle(
-    run: Run, func: Any, depth: int, input: Tensor, downscale_factor: int
+    run: Run, func: Function, depth: int, input: Tensor, downscale_factor: int
 ) -> Tensor:
     """Unshuffle within slices, and average slices."""
     answer = func(input, downscale_factor)
@@ -142,7 +145,7 @@ def _pixel_unshuffle(
 
 
 @on_slices(Tensor.__getitem__)
-def _cut(run: Run, func: Any, depth: int, input: Tensor, index: Any) -> Tensor:
+def _cut(run: Run, func: Function, depth: int, input: Tensor, index: Any) -> Tensor:
     """Cut depth as height where a forward cuts both axes of the plane.
 
     Offsets and steps are height's, and ends that count from the back. Where slices of the size

@@ -16,8 +16,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from crossd.conversion.folding.containers import leaves, mapped
-from crossd.conversion.folding.run import Folding, NotDeepEnough, Run, TooShallow
+from crossd.conversion.folding.containers import mapped, tensors_in
+from crossd.conversion.folding.run import Folding, Handler, NotDeepEnough, Run, TooShallow
 from crossd.conversion.folding.torch_private import (
     after_backward,
     in_backward,
@@ -62,8 +62,8 @@ class State:
         layers: What calls a layer that takes both ranks by itself, by the rank of the code.
     """
 
-    modes: ClassVar[dict[int, Callable[[Run], AbstractContextManager[Any]]]] = {}
-    layers: ClassVar[dict[int, Callable[..., Any]]] = {}
+    modes: ClassVar[dict[int, Callable[[Run], AbstractContextManager[object]]]] = {}
+    layers: ClassVar[dict[int, Callable[..., Tensor]]] = {}
 
     def __init__(self, folding: Folding) -> None:
         self.folding = folding
@@ -81,12 +81,18 @@ class State:
         return State, (self.folding,)
 
     @property
-    def last(self) -> Run | None:
-        """The last run of this thread."""
+    def last(self) -> Run:
+        """The last run of this thread, in which the network was called."""
+        assert self._local.last is not None
         return self._local.last
 
     def call(
-        self, module: nn.Module, method: Callable[..., Any], form: Any, args: Any, kwargs: Any
+        self,
+        module: nn.Module,
+        method: Callable[..., Any],
+        form: Handler | None,
+        args: Any,
+        kwargs: Any,
     ) -> Any:
         """Call a method of a module of the network, in the run that is under way or in a new one.
 
@@ -137,7 +143,7 @@ class State:
 
     def _rank(self, method: Callable[..., Any], args: Any, kwargs: Any) -> int | None:
         """Tell volumes from images by the number of axes; None where there are neither."""
-        axes = {v.dim() for v in leaves((args, kwargs)) if isinstance(v, Tensor)}
+        axes = {v.dim() for v in tensors_in((args, kwargs))}
         images = self.folding.features if method.__name__ == HEAD else 4
         return 3 if images + 1 in axes else 2 if images in axes else None
 
@@ -193,8 +199,8 @@ class State:
                 answer = run.unfold_answer(answer, last)
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
             self._replayed.pop(threading.get_ident(), None)
-            for value in leaves(answer):
-                if isinstance(value, Tensor) and value.grad_fn is not None:
+            for value in tensors_in(answer):
+                if value.grad_fn is not None:
                     value.grad_fn.register_prehook(functools.partial(self._replay, run))
         return answer
 
@@ -202,13 +208,13 @@ class State:
         self, error: TooShallow, module: nn.Module, method: Any, args: Any, kwargs: Any
     ) -> tuple[int, bool]:
         """Find how many slices a volume must have, and whether that was tried or is estimated."""
-        pixels = max(v.shape[-2:].numel() for v in leaves((args, kwargs)) if _has_axes(v))
+        pixels = max(v.shape[-2:].numel() for v in tensors_in((args, kwargs)) if v.dim() > 2)
         deepest = max(error.depth, LARGEST_TRIED // pixels)
         modes = {part: part.training for part in module.modules()}
 
         def lacks(depth: int) -> TooShallow | None:
-            def of_depth(value: Any) -> Any:
-                if not isinstance(value, Tensor) or not value.dim():
+            def of_depth(value: Tensor) -> Tensor:
+                if not value.dim():
                     return value
                 wide = value.dim() == 5
                 return value[:1, :, :1].repeat_interleave(depth, 2) if wide else value[:1]
@@ -255,7 +261,7 @@ class State:
 
     # Recomputation in the backward pass
 
-    def _replay(self, run: Run, gradients: Any) -> None:
+    def _replay(self, run: Run, gradients: object) -> None:
         """Note that the backward pass of a run begins: what it recomputes belongs to this run.
 
         Of several runs before one backward pass, autograd finishes the later one first.
@@ -311,10 +317,10 @@ class _Part:
     def __init__(self, begins: bool) -> None:
         self.begins = begins
         self.runs: list[Run] = []
-        self._time: Any = None
+        self._time: object = None
         self._place = 0
 
-    def next_run(self, time: Any) -> Run:
+    def next_run(self, time: object) -> Run:
         """Give the run that is due in a recomputation, which is known by an object of its own."""
         if time is not self._time:
             self._time, self._place = time, 0
@@ -324,10 +330,6 @@ class _Part:
 
 LARGEST_TRIED = 2**22
 """Voxels of the largest volume that is tried, to say how deep one must be: a few seconds' work."""
-
-
-def _has_axes(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.dim() > 2
 
 
 HEAD, INTERMEDIATES = "forward_head", "forward_intermediates"

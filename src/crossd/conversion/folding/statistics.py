@@ -1,19 +1,19 @@
 """Norms and reductions over the plane, on slices of volumes: over the whole volume."""
 
 import math
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from crossd.conversion.folding.run import Run
+from crossd.conversion.folding.run import Function, Run
 from crossd.conversion.folding.volumes import HANDLERS, on_slices
 
 # Statistics of the plane
 
 
-def _batch_norm(run: Run, func: Any, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+def _batch_norm(run: Run, func: Function, input: Tensor, *args: object, **kwargs: object) -> Tensor:
     """Work on the volume where slices are views of one: the same numbers, in their order.
 
     What is said of one whole volume has no statistics, although all of its slices say it.
@@ -36,28 +36,34 @@ def _batch_norm(run: Run, func: Any, input: Tensor, *args: Any, **kwargs: Any) -
 HANDLERS[F.batch_norm] = _batch_norm
 
 
-def over_depth(run: Run, x: Tensor, depth: int, reduce: Any) -> Tensor:
+def over_depth(run: Run, x: Tensor, depth: int, reduce: Function) -> Tensor:
     """Give every slice what a reduction over depth makes of all slices of its volume."""
     stack = torch.unflatten(x, 0, (run.number, depth, -1))
     total = reduce(stack, 1, keepdim=True).expand_as(stack)
     return run.mark(total.flatten(0, 2).contiguous(), depth)  # code may change it in place
 
 
-def _covers_the_plane(x: Tensor, dim: Any) -> bool:
+def _covers_the_plane(dim: object) -> TypeGuard[tuple[int, int]]:
     if not isinstance(dim, (tuple, list)) or len(dim) != 2:
         return False
     return {axis % 4 for axis in dim} in ({2, 3}, {1, 2})
 
 
-def _reduction(reduce: Any, *functions: Any) -> None:
+def _reduction(reduce: Function, *functions: object) -> None:
     """Register reductions over both axes of the plane: over depth they are combined by `reduce`."""
 
     @on_slices(*functions)
     def handle(
-        run: Run, func: Any, depth: int, input: Tensor, dim: Any = None, *args: Any, **kwargs: Any
+        run: Run,
+        func: Function,
+        depth: int,
+        input: Tensor,
+        dim: object = None,
+        *args: object,
+        **kwargs: object,
     ) -> Any:
         dim = kwargs.pop("axis", dim)
-        if not _covers_the_plane(input, dim):
+        if not _covers_the_plane(dim):
             return func(input, dim, *args, **kwargs) if dim is not None else func(input, **kwargs)
         answer = func(input, dim, *args, **kwargs)
         if reduce is torch.mean and not answer.is_floating_point():  # counts of pixels
@@ -75,7 +81,7 @@ _reduction(torch.amin, torch.amin, Tensor.amin)
 
 
 @on_slices(torch.norm, torch.linalg.vector_norm)
-def _norm(run: Run, func: Any, depth: int, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+def _norm(run: Run, func: Function, depth: int, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """A root of a sum of powers over the plane: the same of their mean over depth."""
     first = "p" if func is not torch.linalg.vector_norm else "ord"
     names = (first, "dim", "keepdim")[: len(args)]
@@ -83,7 +89,7 @@ def _norm(run: Run, func: Any, depth: int, input: Tensor, *args: Any, **kwargs: 
     answer = func(input, **given)
     power = given.get(first, 2)
     power = 2 if power in (None, "fro") else power
-    if not _covers_the_plane(input, given.get("dim")):
+    if not _covers_the_plane(given.get("dim")):
         return answer
 
     def combine(stack: Tensor, dim: int, keepdim: bool) -> Tensor:
@@ -93,7 +99,7 @@ def _norm(run: Run, func: Any, depth: int, input: Tensor, *args: Any, **kwargs: 
     return over_depth(run, answer, depth, combine)
 
 
-def _spread(*functions: Any, mean_too: bool, root: bool) -> None:
+def _spread(*functions: object, mean_too: bool, root: bool) -> None:
     """Register variances and deviations over the plane: of all slices of a volume together.
 
     They are divided as they are on the image, by the number of its pixels less the correction.
@@ -101,9 +107,15 @@ def _spread(*functions: Any, mean_too: bool, root: bool) -> None:
 
     @on_slices(*functions)
     def handle(
-        run: Run, func: Any, depth: int, input: Tensor, dim: Any = None, *args: Any, **kwargs: Any
+        run: Run,
+        func: Function,
+        depth: int,
+        input: Tensor,
+        dim: object = None,
+        *args: Any,
+        **kwargs: Any,
     ) -> Any:
-        if not _covers_the_plane(input, dim):
+        if not _covers_the_plane(dim):
             return func(input, *(() if dim is None else (dim,)), *args, **kwargs)
         correction = kwargs.get("correction", 1)
         if args or "unbiased" in kwargs:
@@ -134,7 +146,7 @@ _spread(torch.std_mean, mean_too=True, root=True)
 
 @on_slices(F.group_norm, F.instance_norm)
 def _norm_of_groups(
-    run: Run, func: Any, depth: int, input: Tensor, *args: Any, **kwargs: Any
+    run: Run, func: Function, depth: int, input: Tensor, *args: object, **kwargs: object
 ) -> Tensor:
     """Take statistics of whole volumes."""
     return run.fold(func(run.unfold(input, depth), *args, **kwargs), True)

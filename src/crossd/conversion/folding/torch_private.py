@@ -57,7 +57,7 @@ def region() -> object:
     return torch.is_grad_enabled(), None if hooks is None else id(hooks[0])
 
 
-def part() -> tuple[Any, Any]:
+def part() -> tuple[Any, object]:
     """Tell which part of a forward pass runs that is to be recomputed, or is recomputed now.
 
     `torch.utils.checkpoint` keeps one object for each part, unless it is reentrant, but hands it to

@@ -9,19 +9,16 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from crossd.conversion.folding.modules import source_class
-from crossd.conversion.folding.run import APART, OWN, Margin, Run, TooShallow
+from crossd.conversion.folding.run import APART, OWN, Function, Handler, Margin, Run, TooShallow
 from crossd.conversion.folding.state import State
 from crossd.nn.conv import CrossDConv, CrossDConvTranspose
 from crossd.nn.layers import depth_axis
 
-Handler = Callable[..., Any]
-
-
-HANDLERS: dict[Any, Handler] = {}
+HANDLERS: dict[object, Handler] = {}
 """What is done instead of a function of torch: called with the run and the function before its
 arguments."""
 
@@ -97,7 +94,7 @@ class Volumes(TorchFunctionMode):
 State.modes[2] = Volumes
 
 
-def _tensors(args: Any, kwargs: Any) -> list[Tensor]:
+def _tensors(args: tuple[object, ...], kwargs: dict[str, object]) -> list[Tensor]:
     """List the tensors that a function is given, by themselves or in a list."""
     values = [*args, *kwargs.values()] if kwargs else args
     found = [v for v in values if isinstance(v, Tensor)]
@@ -107,7 +104,7 @@ def _tensors(args: Any, kwargs: Any) -> list[Tensor]:
     return found
 
 
-BATCHES: dict[Any, tuple[int, int | None]] = {
+BATCHES: dict[object, tuple[int, int | None]] = {
     **dict.fromkeys((torch.cat, torch.concat, torch.concatenate), (1, 0)),
     **dict.fromkeys((torch.split, Tensor.split, torch.chunk, Tensor.chunk), (2, 0)),
     **dict.fromkeys((torch.tensor_split, Tensor.tensor_split), (2, 0)),
@@ -117,7 +114,7 @@ BATCHES: dict[Any, tuple[int, int | None]] = {
 """Functions that take an axis apart or put it together: where it is given, and the usual one."""
 
 
-def _takes_apart(run: Run, func: Any, x: Tensor, args: Any, kwargs: Any) -> bool:
+def _takes_apart(run: Run, func: object, x: Tensor, args: Any, kwargs: Any) -> bool:
     """Tell whether code takes a batch of maps apart, orders it anew, or puts batches together.
 
     What comes of it counts no slices of whole volumes, whatever its number: it stays within slices.
@@ -197,14 +194,14 @@ def _brought_together(
     return [bring(v) for v in args], {name: bring(v) for name, v in kwargs.items()}
 
 
-def on_slices(*functions: Any) -> Callable[[Handler], Handler]:
+def on_slices(*functions: object) -> Callable[[Handler], Handler]:
     """Register what is done instead of functions, where their input is a map of slices.
 
     The handler is called with the run, the function, the depth, and the function's arguments.
     """
 
     def register(handler: Handler) -> Handler:
-        def handle(run: Run, func: Any, *args: Any, **kwargs: Any) -> Any:
+        def handle(run: Run, func: Function, *args: Any, **kwargs: Any) -> Any:
             x = args[0] if args else kwargs.get("input")
             depth = run.slices(x) if isinstance(x, Tensor) and x.dim() == 4 else None
             if depth is None:
@@ -217,14 +214,9 @@ def on_slices(*functions: Any) -> Callable[[Handler], Handler]:
     return register
 
 
-def pair(value: Any) -> tuple[Any, Any]:
-    """Make one number, or a list of one, a pair."""
-    if isinstance(value, (tuple, list)):
-        return (value[0], value[-1])
-    return (value, value)
-
-
-def call_layer(run: Run, module: Any, call: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+def call_layer(
+    run: Run, module: nn.Module, call: Function, x: Tensor, *args: Any, **kwargs: Any
+) -> Tensor:
     """Give a layer that takes both ranks by itself the volumes that slices come from."""
     depth = run.slices(x) if x.dim() == 4 else None
     if depth is None:  # made of parameters alone, or a part of the slices
@@ -243,7 +235,7 @@ def call_layer(run: Run, module: Any, call: Any, x: Tensor, *args: Any, **kwargs
             before, after = kwargs["depth_margin"] = margin[:2]
         else:
             volume = run.pad_depth(volume, margin)
-    least = module.least_depth() if hasattr(module, "least_depth") else 1
+    least = module.least_depth() if isinstance(module, CrossDConv) else 1
     if volume.shape[2] + before + after < least:
         raise TooShallow(run, least - before - after, volume.shape[2])
     run.seen.convolutions += 1
@@ -276,7 +268,7 @@ def _pads_by_itself(module: Any, margin: Margin) -> bool:
     return plain and zeros and module.padding_mode == "zeros"
 
 
-def grows(module: Any) -> bool:
+def grows(module: nn.Module) -> bool:
     """Tell whether a layer enlarges maps."""
     return bool(getattr(module, "transposed", False))
 

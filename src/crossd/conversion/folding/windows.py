@@ -6,14 +6,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from crossd.conversion.folding.run import Run, TooShallow
+from crossd.conversion.folding.run import Function, Run, TooShallow
 from crossd.conversion.folding.sizes import resize_depth
 from crossd.conversion.folding.statistics import over_depth
-from crossd.conversion.folding.volumes import on_slices, pair
+from crossd.conversion.folding.volumes import on_slices
 from crossd.errors import InputError
 from crossd.nn.conv import pad_ends
 from crossd.nn.functional import depth_profile, depth_taps
-from crossd.nn.layers import depth_axis
+from crossd.nn.layers import Size, depth_axis, pair
 
 # Convolutions that have no 3D kernel of their own
 
@@ -21,14 +21,14 @@ from crossd.nn.layers import depth_axis
 @on_slices(F.conv2d)
 def _conv(
     run: Run,
-    func: Any,
+    func: Function,
     depth: int,
     input: Tensor,
     weight: Tensor,
     bias: Tensor | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
+    stride: Size = 1,
+    padding: Size = 0,
+    dilation: Size = 1,
     groups: int = 1,
 ) -> Tensor:
     """Convolve within slices; where the plane is reduced, depth is too, by fixed weights."""
@@ -75,7 +75,13 @@ def _reduced(run: Run, volume: Tensor, size: int, stride: int, margin: int, gap:
 
 @on_slices(F.conv_transpose2d)
 def _conv_transpose(
-    run: Run, func: Any, depth: int, input: Tensor, weight: Tensor, *args: Any, **kwargs: Any
+    run: Run,
+    func: Function,
+    depth: int,
+    input: Tensor,
+    weight: Tensor,
+    *args: object,
+    **kwargs: object,
 ) -> Tensor:
     """Enlarge within slices, and repeat slices."""
     run.seen.flat_convolutions += 1
@@ -87,7 +93,7 @@ def _conv_transpose(
 
 
 def _window(
-    run: Run, x: Tensor, kernel_size: Any, stride: Any, padding: Any, dilation: Any = 1
+    run: Run, x: Tensor, kernel_size: Size, stride: Size | None, padding: Size, dilation: Size = 1
 ) -> tuple[tuple[int, ...], ...]:
     """Complete the window of a pool by depth: (kernel, stride, padding, dilation) for each axis."""
     kernel, pad, step = pair(kernel_size), pair(padding), pair(dilation)
@@ -104,7 +110,7 @@ def _window(
 
 
 def _is_global(
-    run: Run, x: Tensor, depth: int, kernel_size: Any, stride: Any, padding: Any
+    run: Run, x: Tensor, depth: int, kernel_size: Size, stride: Size | None, padding: Size
 ) -> bool:
     """Tell whether a pool is over the whole plane, and so over the whole volume.
 
@@ -117,7 +123,7 @@ def _is_global(
         return False
     if isinstance(kernel_size, torch.Size) or depth < height:
         return True
-    moves = bool(stride) and pair(stride) not in ((1, 1), (height, width))
+    moves = bool(stride and pair(stride) not in ((1, 1), (height, width)))
     own = getattr(run.module, "kernel_size", None) == kernel_size
     return max(height, width) > 2 and not moves and not own
 
@@ -125,22 +131,18 @@ def _is_global(
 @on_slices(F.max_pool2d, torch.max_pool2d)
 def _max_pool(
     run: Run,
-    func: Any,
+    func: Function,
     depth: int,
     input: Tensor,
-    kernel_size: Any,
-    stride: Any = None,
-    padding: Any = 0,
-    dilation: Any = 1,
+    kernel_size: Size,
+    stride: Size | None = None,
+    padding: Size = 0,
+    dilation: Size = 1,
     ceil_mode: bool = False,
     return_indices: bool = False,
-) -> Any:
+) -> Tensor:
     if return_indices:  # of pixels within slices, which unpooling takes
-        answer = func(
-            input, kernel_size, stride, padding, dilation, ceil_mode=ceil_mode, return_indices=True
-        )
-        run.note(answer[0].shape[2], answer[0].shape[3], depth)
-        return answer
+        return func(input, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
     if _is_global(run, input, depth, kernel_size, stride, padding):
         return over_depth(run, func(input, kernel_size), depth, torch.amax)
     kernel, step, margin, gap = _window(run, input, kernel_size, stride, padding, dilation)
@@ -164,12 +166,12 @@ def _fitting(
 @on_slices(F.avg_pool2d)
 def _avg_pool(
     run: Run,
-    func: Any,
+    func: Function,
     depth: int,
     input: Tensor,
-    kernel_size: Any,
-    stride: Any = None,
-    padding: Any = 0,
+    kernel_size: Size,
+    stride: Size | None = None,
+    padding: Size = 0,
     ceil_mode: bool = False,
     count_include_pad: bool = True,
     divisor_override: int | None = None,
@@ -216,12 +218,12 @@ def avg_pool3d(
 @on_slices(F.lp_pool2d)
 def _lp_pool(
     run: Run,
-    func: Any,
+    func: Function,
     depth: int,
     input: Tensor,
     norm_type: float,
-    kernel_size: Any,
-    stride: Any = None,
+    kernel_size: Size,
+    stride: Size | None = None,
     ceil_mode: bool = False,
 ) -> Tensor:
     """A root of a mean of powers, times the size of the window in the plane."""
@@ -235,8 +237,13 @@ def _lp_pool(
 
 @on_slices(F.adaptive_avg_pool2d, F.adaptive_max_pool2d)
 def _adaptive_pool(
-    run: Run, func: Any, depth: int, input: Tensor, output_size: Any, return_indices: bool = False
-) -> Any:
+    run: Run,
+    func: Function,
+    depth: int,
+    input: Tensor,
+    output_size: Size,
+    return_indices: bool = False,
+) -> Tensor:
     if return_indices:
         return func(input, output_size, return_indices)
     average = func is F.adaptive_avg_pool2d
