@@ -23,6 +23,7 @@ from crossd.conversion.checking.perturbed import (
     perturbed,
     project,
 )
+from crossd.conversion.checking.places import misplaced
 from crossd.conversion.folding.containers import mapped, tensors_in
 from crossd.conversion.folding.modules import named, state_of
 from crossd.conversion.folding.run import Folding, LayersMet, NotDeepEnough, Run, repeated
@@ -177,6 +178,8 @@ def _examine_view(
         if difference(solid, _answers(net, volumes, "volumes", axis)) > TOLERATED:
             raise Refused("its answers on volumes differ from call to call")
         _examine_alone(net, images, volumes, findings)
+        if folding.rank == 2:
+            _examine_places(net, images, volumes)
     net.train()
     with Still():
         try:
@@ -232,6 +235,28 @@ def _examine_alone(net: nn.Module, images: Given, volumes: Given, findings: Find
         raise Refused(
             f"what it says of a volume depends on the others of its batch, by {found:.1e}: its "
             "code takes a batch apart or puts it in another order, and slices are in it"
+        )
+
+
+def _examine_places(net: nn.Module, images: Given, volumes: Given) -> None:
+    """Check that slices keep their places; in volumes as deep as high, so that depths round alike.
+
+    Raises:
+        Refused: "slices lose their places ...".
+    """
+    height = maps_of(images, 2).shape[2]
+    if height <= LARGEST:
+        cubes = repeated(images, maps_of(images, 2), height, 0)
+        try:
+            _answers(net, cubes, "volumes", 0)
+            volumes = cubes
+        except Refused:  # those of the depth that was found first it takes
+            pass
+    where = misplaced(net, lambda given: _answers(net, given, "volumes", 0), volumes)
+    if where:
+        raise Refused(
+            f"slices lose their places on volumes: {where} (does its code pad, cut or enlarge the "
+            "plane otherwise than by torch's functions for maps (N, C, H, W)?)"
         )
 
 

@@ -1,0 +1,105 @@
+"""Checking that slices keep their places: volumes that repeat an image cannot show that.
+
+Maps of one size in the plane have one depth, and no end of a volume is left out.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from crossd.conversion.folding.containers import mapped, tensors_in
+from crossd.conversion.folding.modules import named, state_of
+
+FEW = 8
+"""Slices up to which depths of maps may differ by rounding."""
+
+Answer = Callable[[object], list[Tensor]]
+"""Runs a network on volumes."""
+
+
+def misplaced(net: nn.Module, answer: Answer, volumes: object) -> str:
+    """Say where slices are lost, added or left out; nothing where all keep their places.
+
+    Args:
+        net: A converted 2D network in evaluation mode.
+        answer: Runs it on volumes.
+        volumes: What it takes, in any containers.
+    """
+    return _of_two_depths(net, answer, volumes) or _left_out(answer, volumes)
+
+
+def _of_two_depths(net: nn.Module, answer: Answer, volumes: object) -> str:
+    """Name the first module that gives maps of another depth than maps of their size have.
+
+    Code that enlarges maps unseen repeats their pixels: depth is a part of what it was, and is
+    brought back at the end. What is neither the same nor half of it or less was lost or added.
+    """
+    found: list[str] = []
+
+    def hook(path: str) -> Callable[..., None]:
+        def look(module: nn.Module, given: Any, maps: Any) -> None:
+            if found or not path or not isinstance(maps, Tensor) or maps.dim() != 4:
+                return
+            run = state_of(net).last
+            depth, known = run.slices(maps), run.depth_at(*maps.shape[2:])
+            if depth is not None and known is not None and _differ(depth, known):
+                found.append(
+                    f"{named(module, path)} gives maps of {maps.shape[2]} x {maps.shape[3]} with "
+                    f"{depth} slices, where such maps had {known} before"
+                )
+
+        return look
+
+    hooks = [m.register_forward_hook(hook(path)) for path, m in net.named_modules()]
+    try:
+        answers = answer(volumes)
+    finally:
+        for one in hooks:
+            one.remove()
+    if found:
+        return found[0]
+    first = _first_volume(volumes)
+    for value in answers:
+        same = value.dim() == 5 and value.shape[3:] == first.shape[3:]
+        if same and _differ(value.shape[2], first.shape[2]):
+            return f"of {first.shape[2]} slices it makes {value.shape[2]}"
+    return ""
+
+
+def _differ(depth: int, known: int) -> bool:
+    return max(depth, known) >= FEW and depth != known and 2 * min(depth, known) > max(depth, known)
+
+
+def _left_out(answer: Answer, volumes: object) -> str:
+    """Say which end of a volume has no part in an answer in which the other end has one."""
+    first = _first_volume(volumes)
+    quarter = first.shape[2] // 4
+    if not quarter:
+        return ""
+    before = answer(volumes)
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(first[:, :, :quarter].shape, generator=generator).to(first)
+
+    def changed(place: int) -> list[bool]:
+        def change(value: Tensor) -> Tensor:
+            if value.shape != first.shape:
+                return value
+            other = value.clone()
+            other[:, :, place : place + quarter] += noise
+            return other
+
+        after = answer(mapped(change, volumes))
+        return [not torch.equal(a, b) for a, b in zip(after, before, strict=True)]
+
+    ends = changed(0), changed(first.shape[2] - quarter)
+    for low, high in zip(*ends, strict=True):
+        if low != high:
+            which = "last" if low else "first"
+            return f"the {which} {quarter} of {first.shape[2]} slices have no part in an answer"
+    return ""
+
+
+def _first_volume(volumes: object) -> Tensor:
+    return next(v for v in tensors_in(volumes) if v.dim() == 5)
