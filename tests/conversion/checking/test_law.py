@@ -573,7 +573,7 @@ def test_very_deep_volumes_are_not_tried() -> None:
     """Seven such layers need 255 slices, which may not fit into memory: depth is kept instead."""
     layers = [nn.Conv2d(1 if i == 0 else 2, 2, 3, stride=2) for i in range(7)]
     net = convert(nn.Sequential(*layers), example=torch.randn(2, 1, 255, 256))
-    assert any("needs about 255" in line for line in net.conversion.checks)
+    assert any("needs more than 1" in line for line in net.conversion.checks)
     assert {stride for _, stride in net.crossd_recipe["decided"]["stages"]} == {1}
 
 

@@ -521,16 +521,17 @@ class NotDeepEnough(InputError):
 
     Args:
         depth: Slices of the volume.
-        enough: The fewest that the network takes.
-        exact: Whether so many, and one less, were tried.
+        enough: The fewest that the network may take.
+        failed: The most that were tried and are not enough.
 
     Attributes:
         enough: The same.
         needed: In words.
     """
 
-    def __init__(self, depth: int, enough: int, exact: bool) -> None:
-        self.enough, self.needed = enough, f"{'at least' if exact else 'about'} {enough}"
+    def __init__(self, depth: int, enough: int, failed: int) -> None:
+        self.enough = enough
+        self.needed = f"at least {enough}" if enough == failed + 1 else f"more than {failed}"
         super().__init__(
             f"the volume is {depth} slices deep, but the network needs {self.needed}: give deeper "
             "volumes, or convert with depth_stride=1"

@@ -206,8 +206,8 @@ class State:
 
     def _deep_enough(
         self, error: TooShallow, module: nn.Module, method: Any, args: Any, kwargs: Any
-    ) -> tuple[int, bool]:
-        """Find how many slices a volume must have, and whether that was tried or is estimated."""
+    ) -> tuple[int, int]:
+        """Find how many slices a volume must have, and the most that were tried in vain."""
         pixels = max(v.shape[-2:].numel() for v in tensors_in((args, kwargs)) if v.dim() > 2)
         deepest = max(error.depth, LARGEST_TRIED // pixels)
         modes = {part: part.training for part in module.modules()}
@@ -244,7 +244,7 @@ class State:
         finally:
             for part, training in modes.items():
                 part.training = training
-        return enough, exact
+        return enough, few
 
     @contextmanager
     def running(self, run: Run) -> Iterator[None]:
