@@ -208,6 +208,13 @@ def _examine_view(
 
 def _examine_alone(net: nn.Module, images: Given, volumes: Given, findings: Findings) -> None:
     """Check a batch of one, where the network takes one image alone."""
+    if len(maps_of(images, 2)) != 2:
+        if state_of(net).folding.rank == 2:
+            findings.lines.append(
+                "whether what it says of a volume depends on the others of its batch was not "
+                "looked at, because it does not run on two images"
+            )
+        return
     image, volume = mapped(_first, (images, volumes))
     try:
         flat = _answers(net, image, "images", 0)
