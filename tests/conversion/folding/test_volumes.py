@@ -1076,6 +1076,62 @@ def test_one_volume_has_no_statistics() -> None:
     small(draw((5, 3, 3), number=1))  # slices of one pixel differ
 
 
+DRAWS: dict[str, Callable[[Tensor], Tensor]] = {
+    "rand": lambda x: torch.rand(len(x)),
+    "rand of one pixel": lambda x: torch.rand(len(x), x.shape[1], 1, 1),
+    "channels last": lambda x: torch.rand(len(x), 1, 1, x.shape[1]).permute(0, 3, 1, 2),
+    "randint": lambda x: torch.randint(0, 1000, (len(x),)),
+    "rand_like": lambda x: torch.rand_like(x[:, :1, :1, :1]),
+    "rand_like of vectors": lambda x: torch.rand_like(x.mean((2, 3))),
+    "bernoulli": lambda x: torch.bernoulli(torch.full((len(x), 1, 1, 1), 0.5)),
+    "uniform_": lambda x: x.new_empty(len(x), 1, 1, 1).uniform_(),
+    "bernoulli_": lambda x: torch.empty(len(x), 1).bernoulli_(),
+    "normal_": lambda x: torch.empty(len(x)).normal_(),
+}
+
+
+@pytest.mark.parametrize("name", DRAWS)
+def test_what_is_drawn_for_a_sample_is_drawn_for_a_volume(name: str) -> None:
+    drawn: list[Tensor] = []
+
+    def forward(x: Tensor) -> Tensor:
+        drawn.append(DRAWS[name](x))
+        return x
+
+    folded(forward, 3)(draw((5, 6, 7), channels=3, number=40))
+    numbers = drawn[0].reshape(40, 5, -1).float()
+    assert (numbers == numbers[:, :1]).all()
+    assert len(numbers.unique()) == (2 if "bernoulli" in name else numbers[:, 0].numel())
+
+
+def test_what_is_drawn_for_pixels_and_tokens_is_left_alone() -> None:
+    drawn: list[Tensor] = []
+
+    def forward(x: Tensor) -> Tensor:
+        drawn[:] = [torch.rand_like(x), torch.rand(len(x), 9, 1), torch.rand(7), torch.rand(2, 10)]
+        drawn.append(x.new_empty(20).uniform_())
+        return x
+
+    folded(forward)(draw((5, 6, 7)))
+    assert all(len(numbers.unique()) == numbers.numel() for numbers in drawn)
+
+
+def test_it_says_where_slices_draw_their_own() -> None:
+    class Noise(nn.Module):
+        def __init__(self, by_shape: bool) -> None:
+            super().__init__()
+            self.conv, self.by_shape = nn.Conv2d(1, 4, 3), by_shape
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.conv(x).mean((2, 3))
+            noise = torch.rand(*y.shape) if self.by_shape else torch.rand_like(y)
+            return y * noise if self.training else y
+
+    for by_shape in (False, True):
+        said = " ".join(crossd.convert(Noise(by_shape)).conversion.checks)
+        assert ("draws random numbers of its own" in said) == by_shape
+
+
 def test_what_is_drawn_for_rows_is_not_drawn_for_volumes() -> None:
     drawn: list[Tensor] = []
 

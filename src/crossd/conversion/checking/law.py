@@ -203,6 +203,11 @@ def _examine_view(
                 return
             volumes = repeated(images, maps_of(images, 2), deeper.enough, axis)
             solid = _answers(net, volumes, "volumes", axis)
+        if axis == 0 and state_of(net).last.own_draws:
+            findings.lines.append(
+                "in training each slice of a volume draws random numbers of its own where code "
+                "makes a row of them for each sample by their shape, not by rand_like"
+            )
         _compare(net, flat, solid, images, volumes, axis, findings, " in training")
 
 

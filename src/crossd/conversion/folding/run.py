@@ -140,6 +140,7 @@ class Run:
         number: Images or volumes in the batch.
         planes: (height, width, depth) of slices, in the order in which they were first met.
         seen: Convolutions and attentions that were met.
+        own_draws: Random numbers on two axes, the first as long as there are slices, that were met.
         paused: Whether functions are left alone meanwhile.
         region: Where the method that runs was called; see `torch_private.region`.
         root: What was called with images or volumes.
@@ -154,6 +155,7 @@ class Run:
         self.number: int = 0
         self.planes: list[tuple[int, int, int]] = []
         self.seen = LayersMet()
+        self.own_draws = 0
         self.paused = False
         self.region = region()
         self.root: nn.Module | None = None
