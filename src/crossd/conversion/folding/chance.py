@@ -44,7 +44,7 @@ HANDLERS[F.dropout] = _dropout
 def _alike(run: Run, drawn: Tensor, depth: int) -> Tensor:
     """Give all slices of a volume what the first of them drew, in place."""
     stack = torch.unflatten(drawn, 0, (run.number, depth, -1))
-    return drawn.copy_(stack[:, :1].expand_as(stack).flatten(0, 2))
+    return drawn.copy_(stack[:, :1].clone().expand_as(stack).flatten(0, 2))
 
 
 def _draw(run: Run, func: Function, *args: object, **kwargs: object) -> Tensor:
