@@ -136,7 +136,7 @@ REDUCTIONS = {
         *("mean", "median", "min", "mode", "nanmean", "nansum", "prod", "std", "sum", "var"),
     )
 } | {torch.std_mean, torch.var_mean}
-"""Functions that make one number of an axis, or of several, which they are given behind a tensor."""
+"""Functions that make one number of an axis, or of several, which stands behind the tensor."""
 
 
 MAKERS = {Tensor.new_empty, Tensor.new_full, Tensor.new_ones, Tensor.new_tensor, Tensor.new_zeros}
