@@ -151,6 +151,22 @@ def test_a_list_stays_a_list() -> None:
         torch.testing.assert_close(found, net(x))
 
 
+def test_graphs_that_break_give_the_same() -> None:
+    class Broken(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Conv2d(2, 4, 3, padding=1), nn.Conv2d(4, 2, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = F.max_pool2d(self.first(x), 3, 1, 1)
+            torch._dynamo.graph_break()
+            return self.last(F.avg_pool2d(y, 3, 1, 1))
+
+    net, x = perturbed(crossd.convert(Broken())).eval(), torch.randn(1, 2, 3, 8, 10)
+    with torch.no_grad():
+        torch.testing.assert_close(torch.compile(net, backend="eager")(x), net(x))
+
+
 STATISTICS: dict[str, Any] = {
     "norm": lambda y: y.norm(p=2, dim=(2, 3), keepdim=True),
     "vector norm": lambda y: torch.linalg.vector_norm(y, 2, (2, 3), keepdim=True),

@@ -16,6 +16,7 @@ from crossd.conversion.folding import (
     attention,
     chance,
     modules,
+    order,
     planes,
     sizes,
     statistics,
@@ -31,7 +32,7 @@ from crossd.nn import conv as layers
 from crossd.nn.conv import CrossDConv
 from crossd.nn.layers import channels_last
 
-HANDLED = (chance, planes, sizes, statistics, windows)
+HANDLED = (chance, order, planes, sizes, statistics, windows)
 """Their imports tell the state how code of each rank is watched."""
 
 

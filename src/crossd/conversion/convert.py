@@ -256,6 +256,7 @@ def _decide(
     given = None
     if check or _must_run(model, wish):
         given = examples.example_for(model, rank, example)
+        given = examples.two_samples(model, given) if rank == 2 else given
     ways = list(_ways(model, rank, options, wish, given))
     if not check:
         return built(model, rank, options, ways[0]), ways[0], []

@@ -522,6 +522,44 @@ def test_code_that_takes_batches_apart_works_within_slices(how: str) -> None:
         torch.testing.assert_close(net(volumes[i : i + 1]), together[i : i + 1])
 
 
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+def test_examples_of_any_size_show_what_mixes(count: int) -> None:
+    class Sorted(nn.Module):
+        """Works on a batch in another order, by a function that nothing watches."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = (nn.Conv2d(n, 4, 3, padding=1) for n in (3, 4))
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.first(x)
+            order = y.mean((1, 2, 3)).argsort()
+
+            def pick(t: Tensor, order: Tensor) -> Tensor:
+                return t.gather(0, order.view(-1, 1, 1, 1).expand_as(t))
+
+            return pick(self.second(pick(y, order)), order.argsort())
+
+    with pytest.raises(InputError, match="depends on the others of its batch"):
+        convert(Sorted(), example=torch.randn(count, 3, 16, 20))
+
+
+def test_it_says_where_mixing_was_not_looked_for() -> None:
+    class Threes(nn.Module):
+        """Takes batches of three, six and so on."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(1, 2, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.conv(x).unflatten(0, (-1, 3)).flatten(0, 1)
+
+    net = convert(Threes(), example=torch.randn(3, 1, 16, 20))
+    assert "does not run on two images" in " ".join(net.conversion.checks)
+    assert "two images" not in " ".join(convert(nn.Conv2d(1, 2, 3)).conversion.checks)
+
+
 def test_volumes_of_a_batch_do_not_mix() -> None:
     def neighbours(self: Any, y: Tensor) -> Tensor:
         return y + torch.roll(y, 1, 0)

@@ -108,6 +108,40 @@ def test_multi_head_attention_of_torch(settings: dict[str, Any], masks: str) -> 
         assert not torch.allclose(net(volumes)[:, :, 0], net(volumes[:, :, :1])[:, :, 0], atol=1e-3)
 
 
+@pytest.mark.parametrize("how", ["module", "function", "broadcast"])
+def test_learnt_queries_see_the_tokens_of_all_slices(how: str) -> None:
+    class Net(nn.Module):
+        """Pools tokens by queries of its own, as detectors do."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.queries = nn.Conv2d(4, 8, 1), nn.Parameter(5 * torch.randn(1, 3, 8))
+            self.attention = nn.MultiheadAttention(8, 1, batch_first=True)
+
+        def forward(self, x: Tensor) -> Tensor:
+            tokens = 5 * self.conv(x).flatten(2).transpose(1, 2)
+            queries = self.queries.expand(len(tokens), -1, -1)
+            if how == "module":
+                return self.attention(queries, tokens, tokens, need_weights=False)[0].mean(1)
+            queries = self.queries if how == "broadcast" else queries
+            return F.scaled_dot_product_attention(*(t[:, None] for t in (queries, tokens, tokens)))
+
+    net = convert(Net(), depth_position=0).eval()
+    assert "1 of 1 attentions see the tokens of all slices" in net.conversion.checks
+    x = torch.randn(2, 4, 5, 3, 4)
+    with torch.no_grad():
+        whole = net(x)
+        tokens = 5 * net.conv.to_3d()(x).flatten(2).transpose(1, 2)
+        queries = net.queries.expand(2, -1, -1)
+        if how == "module":
+            twin = nn.MultiheadAttention(8, 1, batch_first=True).eval()
+            twin.load_state_dict(net.attention.state_dict())
+            close_relative(whole, twin(queries, tokens, tokens)[0].mean(1), 1e-5)
+        else:
+            expected = F.scaled_dot_product_attention(queries, tokens, tokens)
+            close_relative(whole[:, 0], expected[:, None].expand_as(whole[:, 0]), 1e-5)
+
+
 def test_attention_that_is_asked_for_its_weights_is_within_slices() -> None:
     class Net(nn.Module):
         def __init__(self) -> None:

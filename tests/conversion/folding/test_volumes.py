@@ -1076,6 +1076,94 @@ def test_one_volume_has_no_statistics() -> None:
     small(draw((5, 3, 3), number=1))  # slices of one pixel differ
 
 
+DRAWS: dict[str, Callable[[Tensor], Tensor]] = {
+    "rand": lambda x: torch.rand(len(x)),
+    "rand of one pixel": lambda x: torch.rand(len(x), x.shape[1], 1, 1),
+    "channels last": lambda x: torch.rand(len(x), 1, 1, x.shape[1]).permute(0, 3, 1, 2),
+    "randint": lambda x: torch.randint(0, 1000, (len(x),)),
+    "rand_like": lambda x: torch.rand_like(x[:, :1, :1, :1]),
+    "rand_like of vectors": lambda x: torch.rand_like(x.mean((2, 3))),
+    "bernoulli": lambda x: torch.bernoulli(torch.full((len(x), 1, 1, 1), 0.5)),
+    "uniform_": lambda x: x.new_empty(len(x), 1, 1, 1).uniform_(),
+    "bernoulli_": lambda x: torch.empty(len(x), 1).bernoulli_(),
+    "normal_": lambda x: torch.empty(len(x)).normal_(),
+}
+
+
+@pytest.mark.parametrize("name", DRAWS)
+def test_what_is_drawn_for_a_sample_is_drawn_for_a_volume(name: str) -> None:
+    drawn: list[Tensor] = []
+
+    def forward(x: Tensor) -> Tensor:
+        drawn.append(DRAWS[name](x))
+        return x
+
+    folded(forward, 3)(draw((5, 6, 7), channels=3, number=40))
+    numbers = drawn[0].reshape(40, 5, -1).float()
+    assert (numbers == numbers[:, :1]).all()
+    assert len(numbers.unique()) == (2 if "bernoulli" in name else numbers[:, 0].numel())
+
+
+def test_what_is_drawn_for_pixels_and_tokens_is_left_alone() -> None:
+    drawn: list[Tensor] = []
+
+    def forward(x: Tensor) -> Tensor:
+        drawn[:] = [torch.rand_like(x), torch.rand(len(x), 9, 1), torch.rand(7), torch.rand(2, 10)]
+        drawn.append(x.new_empty(20).uniform_())
+        return x
+
+    folded(forward)(draw((5, 6, 7)))
+    assert all(len(numbers.unique()) == numbers.numel() for numbers in drawn)
+
+
+def test_it_says_where_slices_draw_their_own() -> None:
+    class Noise(nn.Module):
+        def __init__(self, by_shape: bool) -> None:
+            super().__init__()
+            self.conv, self.by_shape = nn.Conv2d(1, 4, 3), by_shape
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.conv(x).mean((2, 3))
+            noise = torch.rand(*y.shape) if self.by_shape else torch.rand_like(y)
+            return y * noise if self.training else y
+
+    for by_shape in (False, True):
+        said = " ".join(crossd.convert(Noise(by_shape)).conversion.checks)
+        assert ("draws random numbers of its own" in said) == by_shape
+
+
+def test_statistics_of_vectors_count_volumes_not_slices() -> None:
+    layers = [nn.Conv2d(2, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.BatchNorm1d(8)]
+    net: Any = crossd.convert(nn.Sequential(*layers), check=False).train()
+    solid = nn.Sequential(
+        net[0].to_3d(), nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.BatchNorm1d(8)
+    ).train()
+    x = draw((5, 6, 7), number=3).requires_grad_()
+    twin = x.detach().clone().requires_grad_()
+    answers = net(x), solid(twin)
+    torch.testing.assert_close(*answers)
+    torch.testing.assert_close(net[-1].running_var, solid[-1].running_var)
+    for answer in answers:
+        answer.square().mul(torch.arange(8)).sum().backward()
+    torch.testing.assert_close(x.grad, twin.grad, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("function", [torch.var, torch.std, torch.var_mean, Tensor.var])
+def test_spread_is_of_volumes_by_every_name_of_the_axes(function: Any) -> None:
+    x = draw((5, 6, 7))
+    for name in ("dim", "axis"):
+        found = folded(lambda y, name=name: function(y, **{name: (2, 3)}, correction=0))(x)
+        expected = function(x, dim=(2, 3, 4), correction=0)
+        torch.testing.assert_close(found, expected)
+
+
+def test_what_cuts_all_slices_away_asks_for_more() -> None:
+    net = folded(lambda x: x[:, :, 4:, :5])
+    assert net(draw((6, 8, 9))).shape == (2, 2, 2, 4, 5)
+    with pytest.raises(InputError, match="needs at least 5"):
+        net(draw((3, 8, 9)))
+
+
 def test_what_is_drawn_for_rows_is_not_drawn_for_volumes() -> None:
     drawn: list[Tensor] = []
 
@@ -1102,6 +1190,95 @@ def test_batch_norm_is_that_of_volumes_in_any_order_of_memory(shape: tuple[int, 
         for made in (answer, expected):
             (made * x).sum().backward()
         torch.testing.assert_close(given.grad, twin.grad)
+
+
+@pytest.mark.parametrize(
+    ("flip", "axes"),
+    [(lambda y: y.flip(0), (0,)), (lambda y: torch.flip(y, dims=(-4, 3)), (0, 4))],
+)
+def test_a_flipped_batch_is_one_of_volumes_in_another_order(
+    flip: Callable[[Tensor], Tensor], axes: tuple[int, ...]
+) -> None:
+    x = draw((5, 6, 7), number=3)
+    torch.testing.assert_close(folded(flip)(x), x.flip(axes))
+    vectors = folded(lambda x: x.mean((2, 3)).flip(0))(x)
+    torch.testing.assert_close(vectors, x.mean((2, 3, 4)).flip(0))
+
+
+LOADS: dict[str, Callable[[Tensor], Tensor]] = {
+    "vectors": lambda x: x.mean((2, 3)).mean(0),
+    "sum by name": lambda x: torch.sum(x.mean((2, 3)), dim=0),
+    "kept": lambda x: x.mean((2, 3)).amax(0, keepdim=True)[0],
+    "largest and places": lambda x: x.mean((2, 3)).max(0).values,
+    "maps": lambda x: x.mean((0, 2, 3)),
+    "tokens": lambda x: x.flatten(2).transpose(1, 2).sum((0, 1)),
+}
+
+
+@pytest.mark.parametrize("name", LOADS)
+def test_what_a_whole_batch_says_is_no_slices(name: str) -> None:
+    net = folded(LOADS[name], 8)
+    for number, depth in ((1, 4), (1, 8), (2, 4), (3, 5), (8, 1)):
+        answer = net(draw((depth, 6, 7), channels=8, number=number))
+        assert answer.shape == (8,)
+        if name == "maps":
+            x = draw((depth, 6, 7), channels=8, number=number)
+            torch.testing.assert_close(answer, x.mean((0, 2, 3, 4)))
+
+
+def test_what_modules_keep_is_no_slices() -> None:
+    class Detector(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.anchors = nn.Conv2d(3, 8, 3, padding=1), torch.randn(8, 4)
+            self.levels = {"first": torch.randn(4, 4)}
+
+        def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+            return self.conv(x), self.anchors, 2 * self.levels["first"]
+
+    net: Any = crossd.convert(Detector()).eval()
+    for number, depth in ((1, 4), (1, 8), (2, 4), (2, 2)):
+        maps, anchors, level = net(draw((depth, 6, 7), channels=3, number=number))
+        assert maps.shape == (number, 8, depth, 6, 7)
+        assert torch.equal(anchors, net.anchors) and level.shape == (4, 4)
+
+
+@pytest.mark.parametrize("how", ["loop", "unbind", "index"])
+def test_channels_of_one_image_are_no_slices(how: str) -> None:
+    class Channels(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = (nn.Conv2d(n, 6, 3, padding=1) for n in (3, 1))
+            self.last = nn.Conv2d(36, 2, 3, padding=1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.first(x)
+            each = [y[i] for i in range(len(y))] if how == "index" else y
+            parts = y.unbind() if how == "unbind" else each
+            alone = [self.second(part.unsqueeze(1)).flatten(0, 1) for part in parts]
+            return self.last(torch.stack(alone))
+
+    net: Any = crossd.convert(Channels(), lift=None, depth_padding="replicate").eval()
+    x = draw((16, 18), channels=3, number=1)
+    with torch.no_grad():
+        for depth in (2, 3, 4, 5, 6):
+            keeps_the_law(net, x, 0, depth)
+        net(repeat_along(x, 0, 6))
+    assert net.crossd_state.last.seen.convolutions == 2, "the first and the last"
+
+
+def test_samples_that_are_prepared_one_by_one_are_slices_again() -> None:
+    def forward(x: Tensor) -> Tensor:
+        stacked = torch.stack([2 * image for image in x])
+        joined = torch.cat([image[None] for image in x])
+        room = x[0].new_zeros(x.shape)
+        for i, image in enumerate(x):
+            room[i].copy_(image)
+        return F.max_pool2d(torch.cat([stacked, joined, room], 1), 3, 1, 1)
+
+    x = draw((5, 6, 7))
+    expected = F.max_pool3d(torch.cat([2 * x, x, x], 1), 3, 1, 1)
+    torch.testing.assert_close(folded(forward)(x), expected)
 
 
 def test_what_forward_makes_itself_is_no_slices() -> None:

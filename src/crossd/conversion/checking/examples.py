@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from crossd.conversion.folding.containers import tensors_in
+from crossd.conversion.folding.containers import mapped, tensors_in
 from crossd.conversion.folding.torch_private import BatchNormBase, ConvBase
 from crossd.errors import InputError
 
@@ -61,6 +61,37 @@ def example_for(net: nn.Module, rank: int, example: object = None) -> Given:
         f"cannot run the network on {what} of shape {shapes(tried[0])} and larger ones "
         f"({one_line(first)}): give convert(..., example={what}) that it takes"
     )
+
+
+def two_samples(net: nn.Module, given: Given) -> Given:
+    """Bring images to two, which show whether a network mixes what is in one batch.
+
+    Further ones are left out; beside one alone stands its mirror image.
+
+    Args:
+        net: A 2D network; it is left as it was.
+        given: Arguments that it takes.
+
+    Returns:
+        Arguments of two samples; `given` where the network does not take them.
+    """
+    images = maps_of(given, 2)
+    count, labels = len(images), (len(images), *images.shape[2:])
+
+    def two(value: Tensor) -> Tensor:
+        if not value.dim() or len(value) != count:
+            return value
+        mirrored = value.flip(-1) if value.dim() == 4 or value.shape == labels else value
+        return torch.cat((value, mirrored)) if count == 1 else value[:2]
+
+    if count == 2:
+        return given
+    brought: Given = mapped(two, given)
+    try:
+        evaluated(net, brought)
+    except Exception:  # whatever a network of others may raise
+        return given
+    return brought
 
 
 def _as_arguments(example: object) -> Given:

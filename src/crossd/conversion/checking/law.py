@@ -206,11 +206,23 @@ def _examine_view(
                 return
             volumes = repeated(images, maps_of(images, 2), deeper.enough, axis)
             solid = _answers(net, volumes, "volumes", axis)
+        if axis == 0 and state_of(net).last.own_draws:
+            findings.lines.append(
+                "in training each slice of a volume draws random numbers of its own where code "
+                "makes a row of them for each sample by their shape, not by rand_like"
+            )
         _compare(net, flat, solid, images, volumes, axis, findings, " in training")
 
 
 def _examine_alone(net: nn.Module, images: Given, volumes: Given, findings: Findings) -> None:
     """Check a batch of one, where the network takes one image alone."""
+    if len(maps_of(images, 2)) != 2:
+        if state_of(net).folding.rank == 2:
+            findings.lines.append(
+                "whether what it says of a volume depends on the others of its batch was not "
+                "looked at, because it does not run on two images"
+            )
+        return
     image, volume = mapped(_first, (images, volumes))
     try:
         flat = _answers(net, image, "images", 0)

@@ -40,11 +40,13 @@ def _attend(
     """Let queries of every slice meet keys of all slices, ``(N D m, ..., L, E)``."""
     marked = [d for d in map(run.slices, (query, key, value)) if d is not None]
     depth = marked[0] if marked else None
-    batch = query.shape[0]
-    alike = key.shape[0] == value.shape[0] == batch
-    if depth is None or not alike or batch % (run.number * depth):
+    if depth is None:
         return func(query, key, value, attn_mask, dropout_p, is_causal, **kwargs)
-    if run.folding.attention == "slice" or is_causal:
+    batch = max(x.shape[0] for x in (query, key, value))
+    if query.shape[0] == 1:  # learnt queries, the same for all
+        query = query.expand(batch, *query.shape[1:])
+    alike = key.shape[0] == value.shape[0] == batch == query.shape[0]
+    if not alike or run.folding.attention == "slice" or is_causal:
         run.seen.flat_attentions += 1
         answer = func(query, key, value, attn_mask, dropout_p, is_causal, **kwargs)
         return run.mark(answer, depth)
@@ -125,7 +127,8 @@ def _attend_in_heads(
         **kwargs,
     )
     tensors = [x.transpose(0, 1) for x in (query, key, value)]  # (n d, l, e)
-    depth = run.depth_of(query)
+    met = [d for d in map(run.depth_of, (query, key, value)) if d is not None]
+    depth = met[0] if met else None  # queries may be learnt, and keys too
     whole = run.number * (depth or 0)
     batched = whole > 0 and query.dim() == 3 and query.shape[1] % whole == 0
     extra = (bias_k, bias_v, kwargs.get("static_k"), kwargs.get("static_v"))

@@ -1,4 +1,4 @@
-"""Chance, on slices of volumes: one draw for a volume."""
+"""Chance, on slices of volumes: one draw for a volume of what is drawn once for a sample."""
 
 import torch
 import torch.nn.functional as F
@@ -6,8 +6,6 @@ from torch import Tensor
 
 from crossd.conversion.folding.run import Function, Run
 from crossd.conversion.folding.volumes import HANDLERS, on_slices
-
-# Chance: one draw for a volume
 
 
 @on_slices(F.dropout2d)
@@ -36,40 +34,58 @@ def _dropout(
     if depth is None or input[0].numel() != input.shape[1]:
         answer: Tensor = func(input, p, training, inplace)
         return answer
-    stack = torch.unflatten(input, 0, (run.number, depth, -1))
-    dropped = (stack * func(torch.ones_like(stack[:, :1]), p, training)).flatten(0, 2)
+    dropped = input * _alike(run, func(torch.ones_like(input), p, training), depth)
     return input.copy_(dropped) if inplace else run.mark(dropped, depth)
 
 
 HANDLERS[F.dropout] = _dropout
 
 
-def _drop_path(run: Run, func: Function, x: Tensor, *args: object, **kwargs: object) -> Tensor:
-    """Draw once for a volume what is drawn once for a sample: shape ``(N D m, 1, 1, ...)``."""
-    depth = run.rows(x) if x.dim() > 1 and x[0].numel() == 1 else None
-    if depth is None:
-        answer: Tensor = func(x, *args, **kwargs)
-        return answer
-    stack = torch.unflatten(x, 0, (run.number, depth, -1))
-    drawn = func(stack[:, :1].clone(), *args, **kwargs)
-    return x.copy_(drawn.expand_as(stack).flatten(0, 2))
-
-
-HANDLERS[Tensor.bernoulli_] = _drop_path
-
-
-def _drawn_once(run: Run, func: Function, *args: object, **kwargs: object) -> Tensor:
-    """Draw once for a volume what is drawn once for a sample, by a function that makes tensors.
-
-    It is known by its shape ``(N D m, 1, 1, ...)``; one of two axes may be of the rows of a map.
-    """
-    drawn: Tensor = func(*args, **kwargs)
-    depth = run.rows(drawn) if drawn.dim() > 2 and drawn[0].numel() == 1 else None
-    if depth is None:
-        return drawn
+def _alike(run: Run, drawn: Tensor, depth: int) -> Tensor:
+    """Give all slices of a volume what the first of them drew, in place."""
     stack = torch.unflatten(drawn, 0, (run.number, depth, -1))
-    return run.mark(stack[:, :1].expand_as(stack).flatten(0, 2).contiguous(), depth)
+    return drawn.copy_(stack[:, :1].clone().expand_as(stack).flatten(0, 2))
 
 
-for draw in (torch.rand, torch.randn, torch.bernoulli):
-    HANDLERS[draw] = _drawn_once
+def _draw(run: Run, func: Function, *args: object, **kwargs: object) -> Tensor:
+    """Draw once for a volume what is drawn once for a sample."""
+    drawn: Tensor = func(*args, **kwargs)
+    given = next((value for value in args if isinstance(value, Tensor)), None)
+    depth = run.rows(drawn if given is None else given)
+    if depth is None or drawn.dim() == 0:
+        return drawn
+    if not _of_samples(run, drawn, given, depth):
+        # Two axes of which neither is known may be a map, or vectors of each slice.
+        run.own_draws += drawn.dim() == 2 and drawn.shape[0] == run.number * depth
+        return drawn
+    return run.mark(_alike(run, drawn, depth), depth)
+
+
+def _of_samples(run: Run, drawn: Tensor, given: Tensor | None, depth: int) -> bool:
+    """Tell whether random numbers have a row for each slice, and no pixels.
+
+    They are numbers ``(N D,)``, vectors ``(N D, C)`` or maps of one pixel ``(N D m, C, 1, 1)``. One
+    of two axes may be of the rows of a map, unless they are drawn for a tensor of slices.
+
+    Args:
+        run: The run that is under way.
+        drawn: The numbers.
+        given: The tensor for which they were drawn; None where code gave their shape.
+        depth: Slices of a volume.
+    """
+    rows, per_row = drawn.shape[0], drawn.shape[1:].numel()
+    if drawn.dim() > 2:
+        pixel = drawn.dim() == 4 and per_row in (drawn.shape[1], drawn.shape[3])
+        return rows % (run.number * depth) == 0 and (per_row == 1 or pixel)
+    if drawn.dim() == 2 and (given is None or (run.depth_of(given) is None and per_row > 1)):
+        return False
+    return rows == run.number * depth
+
+
+for draw in (
+    *(torch.rand, torch.randn, torch.randint, torch.normal, torch.bernoulli, Tensor.bernoulli),
+    *(torch.rand_like, torch.randn_like, torch.randint_like, torch.poisson, torch.binomial),
+    *(torch.multinomial, Tensor.multinomial, Tensor.bernoulli_, Tensor.uniform_, Tensor.normal_),
+    *(Tensor.exponential_, Tensor.random_, Tensor.geometric_, Tensor.cauchy_, Tensor.log_normal_),
+):
+    HANDLERS[draw] = _draw

@@ -27,7 +27,8 @@ MARK = "crossd_slices"
 
 
 OWN = "crossd_own"
-"""The attribute of a tensor that descends from no input, which holds the run."""
+"""The attribute of a tensor that has no rows of slices, which holds the run: it descends from no
+input, or is what all of a batch make together."""
 
 
 APART = "crossd_apart"
@@ -140,6 +141,7 @@ class Run:
         number: Images or volumes in the batch.
         planes: (height, width, depth) of slices, in the order in which they were first met.
         seen: Convolutions and attentions that were met.
+        own_draws: Random numbers on two axes, the first as long as there are slices, that were met.
         paused: Whether functions are left alone meanwhile.
         region: Where the method that runs was called; see `torch_private.region`.
         root: What was called with images or volumes.
@@ -154,11 +156,12 @@ class Run:
         self.number: int = 0
         self.planes: list[tuple[int, int, int]] = []
         self.seen = LayersMet()
+        self.own_draws = 0
         self.paused = False
         self.region = region()
         self.root: nn.Module | None = None
         self.module: nn.Module | None = None
-        self._buffers: list[Tensor] | None = None
+        self._kept: list[Tensor] | None = None
 
     @property
     def axis(self) -> int:
@@ -243,14 +246,14 @@ class Run:
         return depth
 
     def is_own(self, x: Tensor) -> bool:
-        """Tell whether a tensor is a parameter or buffer of the network, or made without input."""
+        """Tell whether a tensor is kept by a module of the network, or descends from no slices."""
         if isinstance(x, nn.Parameter) or getattr(x, OWN, None) is self:
             return True
         if self.root is None:
             return False
-        if self._buffers is None:
-            self._buffers = list(self.root.buffers())
-        return any(x is buffer for buffer in self._buffers)
+        if self._kept is None:
+            self._kept = [tensor for module in self.root.modules() for tensor in _kept_by(module)]
+        return any(x is tensor for tensor in self._kept)
 
     def unfold(self, x: Tensor, depth: int) -> Tensor:
         """Make volumes ``(N m, C, D, H, W)`` of slices ``(N D m, C, H, W)``, padded as these."""
@@ -472,6 +475,16 @@ class Run:
             return value.squeeze(place)
         middle = value.shape[place] // 2
         return value.mean(place) if value.is_floating_point() else value.select(place, middle)
+
+
+def _kept_by(module: nn.Module) -> list[Tensor]:
+    """List the tensors that a module keeps: parameters, buffers and attributes of other kinds."""
+    kept: list[Tensor] = []
+    for value in vars(module).values():
+        parts = value.values() if isinstance(value, dict) else value
+        parts = parts if isinstance(value, (dict, list, tuple)) else (value,)
+        kept += [part for part in parts if isinstance(part, Tensor)]
+    return kept
 
 
 def repeated(given: object, first: Tensor, count: int, axis: int) -> Any:

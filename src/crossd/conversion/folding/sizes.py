@@ -174,7 +174,10 @@ def _cut(run: Run, func: Function, depth: int, input: Tensor, index: Any) -> Ten
         return run.fold(volume[:, :, first : first + known])
     if (cut.start or 0) < 0 or (cut.stop or 0) > 0:
         return answer
-    return run.fold(volume[:, :, cut.start : cut.stop])
+    left = volume[:, :, cut.start : cut.stop]
+    if not left.shape[2]:
+        raise TooShallow(run, 1 + (cut.start or 0) - (cut.stop or 0), depth)
+    return run.fold(left)
 
 
 def _height_slice(index: Any) -> slice | None:

@@ -16,15 +16,17 @@ from crossd.conversion.folding.volumes import HANDLERS, on_slices
 def _batch_norm(run: Run, func: Function, input: Tensor, *args: object, **kwargs: object) -> Tensor:
     """Work on the volume where slices are views of one: the same numbers, in their order.
 
-    What is said of one whole volume has no statistics, although all of its slices say it.
+    What is said of whole volumes counts once for each, although all of its slices say it.
     """
     depth = run.slices(input)
     training = kwargs.get("training", args[4] if len(args) > 4 else False)
-    if training and depth is not None and run.number == 1 and input[0].numel() == input.shape[1]:
-        alike = not torch.compiler.is_compiling() and torch.allclose(input, input[:1], 1e-5, 1e-6)
-        if alike:
-            shape = (1, *input.shape[1:])
-            raise ValueError(f"Expected more than 1 value per channel when training, got {shape}")
+    vectors = input[0].numel() == input.shape[1]
+    if depth is not None and training and vectors and not torch.compiler.is_compiling():
+        stack = torch.unflatten(input, 0, (run.number, depth, -1))
+        if torch.allclose(stack, stack[:, :1], 1e-5, 1e-6):
+            once = func(stack.mean(1).flatten(0, 1), *args, **kwargs)
+            every = torch.unflatten(once, 0, (run.number, 1, -1)).expand_as(stack)
+            return run.mark(every.flatten(0, 2), depth)
     if depth is not None and input.dim() == 4:
         volume = run.stacked(input, depth)
         if volume.is_contiguous() and not input.is_contiguous() and run.margin_of(input) is None:
@@ -115,6 +117,7 @@ def _spread(*functions: object, mean_too: bool, root: bool) -> None:
         *args: Any,
         **kwargs: Any,
     ) -> Any:
+        dim = kwargs.pop("axis", dim)
         if not _covers_the_plane(dim):
             return func(input, *(() if dim is None else (dim,)), *args, **kwargs)
         correction = kwargs.get("correction", 1)

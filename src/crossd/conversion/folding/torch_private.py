@@ -82,7 +82,7 @@ def part_since(before: object) -> bool:
     """Tell whether a part that is to be recomputed began since `region` gave another answer."""
     now: Any = region()
     known: Any = before
-    if now == known:
+    if now == known or None in (now, known):  # a compiled graph ends or begins here
         return False
     if now[1] != known[1]:
         return part()[0] is not None

@@ -72,8 +72,14 @@ class Volumes(TorchFunctionMode):
         else:
             run.met(func)
             answer = handler(run, func, *args, **kwargs)
+        if marked and _reduces_the_batch(run, func, marked[0], args, kwargs):
+            for part in _tensors((answer,), {}):
+                setattr(part, OWN, run)
+            return answer
         if not marked or _takes_apart(run, func, marked[0], args, kwargs):
             apart = bool(marked) or any(map(run.is_apart, given))
+            if apart and _puts_together(run, func, given, args, kwargs, answer):
+                return answer
             if apart or all(map(run.is_own, given)):
                 for part in _tensors((answer,), {}):
                     setattr(part, APART if apart else OWN, run)
@@ -104,14 +110,76 @@ def _tensors(args: tuple[object, ...], kwargs: dict[str, object]) -> list[Tensor
     return found
 
 
+SAMPLES: dict[object, tuple[int, int | None]] = {
+    **dict.fromkeys((torch.select, Tensor.select), (1, None)),
+    **dict.fromkeys((torch.unbind, Tensor.unbind), (1, 0)),
+}
+"""Those of `BATCHES` that take one place of an axis, or each by itself."""
+
+
 BATCHES: dict[object, tuple[int, int | None]] = {
     **dict.fromkeys((torch.cat, torch.concat, torch.concatenate), (1, 0)),
     **dict.fromkeys((torch.split, Tensor.split, torch.chunk, Tensor.chunk), (2, 0)),
     **dict.fromkeys((torch.tensor_split, Tensor.tensor_split), (2, 0)),
     **dict.fromkeys((torch.index_select, Tensor.index_select), (1, None)),
     **dict.fromkeys((torch.narrow, Tensor.narrow), (1, None)),
+    **SAMPLES,
 }
 """Functions that take an axis apart or put it together: where it is given, and the usual one."""
+
+
+REDUCTIONS = {
+    getattr(owner, name)
+    for owner in (torch, Tensor)
+    for name in (
+        *("all", "amax", "amin", "any", "argmax", "argmin", "count_nonzero", "logsumexp", "max"),
+        *("mean", "median", "min", "mode", "nanmean", "nansum", "prod", "std", "sum", "var"),
+    )
+} | {torch.std_mean, torch.var_mean}
+"""Functions that make one number of an axis, or of several, which stands behind the tensor."""
+
+
+MAKERS = {Tensor.new_empty, Tensor.new_full, Tensor.new_ones, Tensor.new_tensor, Tensor.new_zeros}
+"""Methods that take nothing of a tensor but where it is and its type."""
+
+
+def _reduces_the_batch(run: Run, func: object, x: Tensor, args: Any, kwargs: Any) -> bool:
+    """Tell whether code makes one number of all slices of a batch, as of the load of each expert.
+
+    The first axis of tokens may be another one: there more axes must say that it is that of slices.
+    """
+    if func not in REDUCTIONS or run.slices(x) is None:
+        return False
+    dim = kwargs.get("dim", kwargs.get("axis", args[1] if len(args) > 1 else None))
+    axes = dim if isinstance(dim, (tuple, list)) else (dim,)
+    first = any(axis in (0, -x.dim()) for axis in axes if isinstance(axis, int))
+    return first and (x.dim() == 2 or len(axes) > 1 or _are_maps(run, x))
+
+
+def _are_maps(run: Run, x: Tensor) -> bool:
+    """Tell whether the last axes are height and width of maps that were met, and no tokens."""
+    return x.dim() == 4 and run.depth_at(*x.shape[2:]) is not None
+
+
+def _puts_together(
+    run: Run, func: object, given: list[Tensor], args: Any, kwargs: Any, answer: Any
+) -> bool:
+    """Tell whether code makes a batch again, of as many samples out of it, or makes room for it.
+
+    It is marked as slices; room is not, which its number alone shows.
+    """
+    if func in MAKERS:
+        return True
+    if func not in (torch.stack, torch.cat, torch.concat, torch.concatenate):
+        return False
+    single = func is torch.stack or all(len(part) == 1 for part in given)
+    axis = kwargs.get("dim", kwargs.get("axis", args[1] if len(args) > 1 else 0))
+    if axis != 0 or not single or not all(map(run.is_apart, given)):
+        return False
+    depth = run.rows(answer)
+    if depth is not None:
+        run.mark(answer, depth)
+    return depth is not None
 
 
 def _takes_apart(run: Run, func: object, x: Tensor, args: Any, kwargs: Any) -> bool:
@@ -124,12 +192,13 @@ def _takes_apart(run: Run, func: object, x: Tensor, args: Any, kwargs: Any) -> b
     if func is Tensor.__getitem__:
         index = args[1][0] if isinstance(args[1], tuple) and args[1] else args[1]
         whole = isinstance(index, slice) and index == slice(None)
-        return isinstance(index, (Tensor, list, slice)) and not whole
+        one = isinstance(index, int) and not isinstance(index, bool) and _are_maps(run, x)
+        return one or (isinstance(index, (Tensor, list, slice)) and not whole)
     if func not in BATCHES:
         return False
     place, usual = BATCHES[func]
     axis = kwargs.get("dim", kwargs.get("axis", args[place] if len(args) > place else usual))
-    return axis in (0, -4)
+    return axis in (0, -4) and (func not in SAMPLES or _are_maps(run, x))
 
 
 def _inherit(run: Run, answer: Tensor, given: list[Tensor], marked: list[Tensor]) -> None:
