@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from crossd.conversion import adapt
 from crossd.conversion import depth_stride as depth_strides
-from crossd.conversion.building import built, copy_of, rank_of
+from crossd.conversion.building import built, rank_of
 from crossd.conversion.checking import examples, law, perturbed
+from crossd.conversion.copying import copy_of
 from crossd.conversion.decisions import DEPTH_PADDING, Decisions
 from crossd.conversion.folding import attention
 from crossd.conversion.folding.containers import mapped, tensors_in
