@@ -19,6 +19,7 @@ from crossd.conversion import adapt
 from crossd.conversion import depth_stride as depth_strides
 from crossd.conversion.building import built, rank_of
 from crossd.conversion.checking import examples, law, perturbed
+from crossd.conversion.checking.source import require_same
 from crossd.conversion.copying import copy_of
 from crossd.conversion.decisions import DEPTH_PADDING, Decisions
 from crossd.conversion.folding import attention
@@ -307,13 +308,13 @@ def _require_same(
 ) -> tuple[float, float]:
     """Compare with the source; with weights that were moved where rounding would hide the code."""
     try:
-        return law.require_same(model, net, given)
+        return require_same(model, net, given)
     except law.Unsteady as error:
         failed = error
     for reach in perturbed.REACHES:
         twin = perturbed.perturbed(model, reach)
         try:
-            return law.require_same(twin, built(twin, rank, options, choice), given)
+            return require_same(twin, built(twin, rank, options, choice), given)
         except law.Unsteady:
             continue
     raise failed
