@@ -27,6 +27,7 @@ from crossd.conversion.folding.containers import mapped, tensors_in
 from crossd.conversion.folding.modules import state_of
 from crossd.conversion.folding.run import LayersMet
 from crossd.conversion.folding.torch_private import BatchNormBase
+from crossd.conversion.plain import to_2d
 from crossd.conversion.report import account, sentences
 from crossd.conversion.rules import Options
 from crossd.errors import InputError
@@ -280,6 +281,8 @@ def _decide(
                             f"in float32 rounding alone changes its answers by {rounded:.1e}, as "
                             "it may in deep networks that were not trained"
                         )
+                if rank == 2:
+                    _require_kernels_in_layers(net, given)
         except law.Refused as error:
             first = first or error
             continue
@@ -318,6 +321,23 @@ def _require_same(
         except law.Unsteady:
             continue
     raise failed
+
+
+def _require_kernels_in_layers(net: nn.Module, given: examples.Given) -> None:
+    """Refuse code that reads a kernel outside of its layer, where nothing says what of it is meant.
+
+    What it reads of a lifted kernel may be what it read of the 2D one, as its norm is, until
+    weights move: then the network answers otherwise than the 2D one of the same layers.
+    """
+    for reach in perturbed.REACHES:
+        moved = perturbed.as_the_law_wants(perturbed.perturbed(net, reach), 0)
+        try:
+            require_same(to_2d(moved), moved, given)
+            return
+        except law.Unsteady:
+            continue
+        except law.Refused as error:
+            raise law.Refused(f"with every weight moved at random {error}") from error
 
 
 def _fault_of_three(model: nn.Module, given: examples.Given) -> str:

@@ -103,3 +103,69 @@ def test_what_is_frozen_by_its_class_is_refused(answers: bool) -> None:
     before = source.norm.running_mean.clone()  # type: ignore[union-attr]
     net = convert(source)
     assert torch.equal(before, source.norm.running_mean) and net.norm.num_batches_tracked == 0
+
+
+# Kernels that are read outside of their layers
+
+
+def divided_by_a_norm(self: Any, y: Tensor) -> Any:
+    return y / self.first.weight.flatten(1).norm(dim=1).mean()
+
+
+def by_a_gram_matrix(self: Any, y: Tensor) -> Any:
+    kernels = self.first.weight.flatten(1)
+    return y, (kernels @ kernels.mT - torch.eye(len(kernels))).square().sum()
+
+
+def weighed(self: Any, y: Tensor) -> Any:
+    return y, sum(p.square().sum() for p in self.parameters())
+
+
+def of_one_pixel(self: Any, y: Tensor) -> Any:
+    kernel = self.last.weight
+    return y.to(kernel) * kernel.square().sum() * kernel.shape[0]
+
+
+class Reads(Net):
+    """Does so in evaluation too."""
+
+    def forward(self, x: Tensor) -> Any:
+        return self.in_training(self, self.last(self.first(x).relu()))
+
+
+@pytest.mark.parametrize("kind", [Net, Reads])
+@pytest.mark.parametrize("forward", [divided_by_a_norm, by_a_gram_matrix, weighed])
+@pytest.mark.parametrize("lift", ["center", None])
+def test_code_that_reads_a_kernel_is_refused_where_its_depth_tells(
+    kind: Any, forward: Callable[[Any, Tensor], Any], lift: str | None
+) -> None:
+    match = "with every weight moved at random .*it answers otherwise .*reads their kernels"
+    with pytest.raises(InputError, match=match):
+        convert(kind(forward), lift=lift)
+    assert convert(kind(forward, 3)).conversion.checks  # of which images are volumes too
+
+
+@pytest.mark.parametrize("mode", ["projection", "slice", "fourier"])
+def test_kernels_of_one_pixel_may_be_read(mode: str) -> None:
+    net = convert(Reads(of_one_pixel), mode)
+    x = torch.randn(2, 3, 8, 9)
+    if mode != "fourier":
+        torch.testing.assert_close(crossd.to_2d(net).eval()(x), net.eval()(x))
+
+
+# Code that nothing watches
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
+@pytest.mark.parametrize("rank", [2, 3])
+def test_compiled_functions_are_named(rank: int) -> None:
+    traced: Any = torch.jit.trace(lambda x: x * torch.sigmoid(x), torch.zeros(2, 3))
+
+    class Calls(Reads):
+        def swish(self, y: Tensor) -> Any:
+            return traced(y)
+
+    net = convert(Calls(lambda self, y: self.swish(y), rank))
+    said = [line for line in net.conversion.checks if "compiled code" in line]
+    assert len(said) == 1 and "swish calls is not watched (sigmoid, mul): of " in said[0]
+    assert "compiled code" not in str(convert(Reads(of_one_pixel, rank)).conversion)

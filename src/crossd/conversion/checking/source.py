@@ -46,7 +46,7 @@ def require_same(source: nn.Module, net: nn.Module, given: Given) -> tuple[float
 
     Raises:
         Refused: "it answers otherwise ...".
-        Unsteady: Where rounding alone would do that.
+        Unsteady: Where rounding alone would do that, or answers are not finite.
     """
     own = net
     if state_of(own).folding.rank == 3:
@@ -72,7 +72,8 @@ def _otherwise(when: str, by: float) -> str:
     how = f"by {by:.1e}" if math.isfinite(by) else "in number, shape or finiteness of its tensors"
     return (
         f"{when}it answers otherwise than the network it was made from, {how}: its code asks for "
-        "the classes of its layers, or keeps layers or weights in another place too"
+        "the classes of its layers, reads their kernels, or keeps layers or weights in another "
+        "place too"
     )
 
 
@@ -87,8 +88,10 @@ def _differences(
         given: What both take.
         training: Whether they are compared in training.
     """
-    found = exact = _unlike(_run(net, given, training), _run(source, given, training))
-    rounding = 0.0
+    expected, rounding = _run(source, given, training), 0.0
+    if not all(v.isfinite().all() for v in expected[0]):
+        raise Unsteady("the answers of the network it was made from are not finite")
+    found = exact = _unlike(_run(net, given, training), expected)
     if found > TOLERATED:  # not rounding that many layers made grow
         wide, twin = double_all(given), copy.deepcopy(source).double()
         expected = _run(twin, wide, training)
