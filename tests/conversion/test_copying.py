@@ -19,7 +19,8 @@ class Net(nn.Module):
     def __init__(self, keep: Callable[[Any], None]) -> None:
         super().__init__()
         self.first, self.second = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 2, 3, padding=1)
-        self.act, self.sizes, self.seen = nn.ReLU(), [1, 2], {}
+        self.act, self.sizes = nn.ReLU(), [1, 2]
+        self.seen: dict[str, Tensor] = {}
         self.scale = nn.Parameter(torch.ones(()))
         self.call: Any = self.rest
         keep(self)

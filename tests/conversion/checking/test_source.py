@@ -99,8 +99,8 @@ class ByClass(Frozen):
 def test_what_is_frozen_by_its_class_is_refused(answers: bool) -> None:
     with pytest.raises(InputError, match="in training it answers otherwise"):
         convert(ByClass(nn.Linear, answers))  # or what it leaves in buffers is otherwise
-    source = Frozen(nn.BatchNorm2d).train()
-    before = source.norm.running_mean.clone()  # type: ignore[union-attr]
+    source: Any = Frozen(nn.BatchNorm2d).train()
+    before = source.norm.running_mean.clone()
     net = convert(source)
     assert torch.equal(before, source.norm.running_mean) and net.norm.num_batches_tracked == 0
 
