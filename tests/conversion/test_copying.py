@@ -144,6 +144,18 @@ def harmless(net: Any) -> None:
     net.settings = lambda x, a=sizes: x * sizes[0] + a[1]
     net.plain = [torch.relu, lambda x, act=outside: act(x), max, "".join]
     net.act.register_forward_hook(net.note)
+    net.shares, net.also = Shares([net.sizes, []]), None
+    net.also = net.shares.settings
+
+
+class Shares:
+    """Gives its copies what it has, which is copied elsewhere too."""
+
+    def __init__(self, settings: Any) -> None:
+        self.settings = settings
+
+    def __deepcopy__(self, memo: Any) -> "Shares":
+        return Shares(self.settings)
 
 
 class Notes(Net):

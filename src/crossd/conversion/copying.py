@@ -42,8 +42,12 @@ def copy_of(model: nn.Module) -> nn.Module:
     return made
 
 
+SHARED = (types.FunctionType, types.BuiltinFunctionType, weakref.ref)
+"""What `copy.deepcopy` leaves as it is, and holds other things."""
+
+
 def _require_apart(made: nn.Module, copies: dict[int, Any]) -> None:
-    """Refuse a copy from which something of its source is reached.
+    """Refuse a copy of which a function holds something of its source.
 
     Args:
         made: The copy.
@@ -51,11 +55,14 @@ def _require_apart(made: nn.Module, copies: dict[int, Any]) -> None:
     """
     own = {id(value) for value in copies.values()}
     seen = {id(module) for module in made.modules()}
+    looked = {*seen}
     for path, module in made.named_modules():
         parts = ("_parameters", "_buffers", "_modules")
         kept = [(k, v) for k, v in vars(module).items() if k not in parts]
         for name, value in (*kept, *((None, method) for method in _methods(type(module)))):
-            for held in _reached(value, seen):
+            shared = [one for one in _reached(value, seen) if isinstance(one, SHARED)]
+            reached = (held for one in shared for held in _reached(one, looked))
+            for held in reached:
                 if not _is_shared(held, copies, own):
                     continue
                 whose = f"a function in its {name!r}"
@@ -84,7 +91,8 @@ def _is_constant(value: object) -> bool:
         return False
     if isinstance(value, dict | list | set | tuple):
         parts = value.values() if isinstance(value, dict) else value
-        return bool(value) and all(map(_is_constant, parts))
+        filled = bool(value) or isinstance(value, tuple)
+        return filled and all(map(_is_constant, parts))
     return all(map(_is_constant, getattr(value, "__dict__", {}).values()))
 
 
