@@ -1,6 +1,5 @@
 """What a network is given for its new task: input channels, classes, statistics of BatchNorm."""
 
-import copy
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from crossd.conversion.copying import copy_of
 from crossd.conversion.folding.torch_private import BatchNormBase
 from crossd.conversion.heads import classifiers, first_convolution
 from crossd.errors import InputError
@@ -41,7 +41,7 @@ def adapted(
     """
     if in_channels is None and num_classes is None:
         return net, []
-    net, said = copy.deepcopy(net), []
+    net, said = copy_of(net), []
     if in_channels is not None:
         said.append(_give_channels(net, in_channels))
     if num_classes is not None:

@@ -1,8 +1,6 @@
 """Building the network that takes both ranks: layers exchanged in place, modules folded."""
 
-import copy
 import dataclasses
-import inspect
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -10,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
 
-from crossd.conversion.checking import examples
+from crossd.conversion.copying import copy_of
 from crossd.conversion.decisions import Decisions
 from crossd.conversion.folding import (
     attention,
@@ -22,7 +20,6 @@ from crossd.conversion.folding import (
     statistics,
     windows,
 )
-from crossd.conversion.folding.containers import tensors_in
 from crossd.conversion.folding.modules import Folded, fold_module
 from crossd.conversion.folding.state import State
 from crossd.conversion.folding.torch_private import ConvBase
@@ -169,7 +166,7 @@ def _is_pointwise(module: nn.Module) -> bool:
 
 
 def _require_whole(module: nn.Module, path: str) -> None:
-    """Refuse modules whose code a class does not tell, or which a copy would not copy."""
+    """Refuse modules whose code a class does not tell."""
     name = modules.named(module, path)
     if isinstance(module, torch.jit.ScriptModule | torch.fx.GraphModule):
         raise InputError(f"cannot convert {name}: a graph; give the network it was made of")
@@ -183,13 +180,6 @@ def _require_whole(module: nn.Module, path: str) -> None:
         raise InputError(
             f"cannot convert {name}: its forward was replaced on this object; write a class for it"
         )
-    for attribute, value in vars(module).items():
-        held = inspect.getclosurevars(value).nonlocals if inspect.isfunction(value) else {}
-        if any(isinstance(one, nn.Module) for one in held.values()):
-            raise InputError(
-                f"cannot convert {name}: the function {attribute!r} that it keeps holds modules, "
-                "which a copy of the network would share with this one; write a method"
-            )
 
 
 def _require_plain(module: nn.Module, path: str) -> None:
@@ -220,7 +210,7 @@ def _require_no_hooks(module: nn.Module, path: str) -> None:
         )
 
 
-# Copying and changing
+# Changing
 
 
 def exchange_modules(
@@ -268,16 +258,3 @@ def require_ties(source: nn.Module, result: nn.Module) -> None:
                 f"cannot convert: {other!r} and {name!r} are one parameter in two layers, which "
                 "would become two; use one layer twice, or give each its own"
             )
-
-
-def copy_of(model: nn.Module) -> nn.Module:
-    """Copy a network, also one that keeps activations of its last forward pass (DynUNet does)."""
-    values = tensors_in([list(vars(module).values()) for module in model.modules()])
-    activations = [v for v in values if not v.is_leaf]
-    try:
-        return copy.deepcopy(model, {id(tensor): tensor.detach() for tensor in activations})
-    except (TypeError, ValueError, RecursionError) as error:  # a lock, an open file
-        kind = type(model)
-        raise InputError(
-            f"cannot copy {kind.__module__}.{kind.__qualname__}: {examples.one_line(error)}"
-        ) from error

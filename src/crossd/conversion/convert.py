@@ -17,14 +17,17 @@ from torch import Tensor, nn
 
 from crossd.conversion import adapt
 from crossd.conversion import depth_stride as depth_strides
-from crossd.conversion.building import built, copy_of, rank_of
+from crossd.conversion.building import built, rank_of
 from crossd.conversion.checking import examples, law, perturbed
+from crossd.conversion.checking.source import require_same
+from crossd.conversion.copying import copy_of
 from crossd.conversion.decisions import DEPTH_PADDING, Decisions
 from crossd.conversion.folding import attention
 from crossd.conversion.folding.containers import mapped, tensors_in
 from crossd.conversion.folding.modules import state_of
 from crossd.conversion.folding.run import LayersMet
 from crossd.conversion.folding.torch_private import BatchNormBase
+from crossd.conversion.plain import to_2d
 from crossd.conversion.report import account, sentences
 from crossd.conversion.rules import Options
 from crossd.errors import InputError
@@ -279,6 +282,8 @@ def _decide(
                             f"in float32 rounding alone changes its answers by {rounded:.1e}, as "
                             "it may in deep networks that were not trained"
                         )
+                if rank == 2:
+                    _require_kernels_in_layers(net, given)
         except law.Refused as error:
             first = first or error
             continue
@@ -307,16 +312,33 @@ def _require_same(
 ) -> tuple[float, float]:
     """Compare with the source; with weights that were moved where rounding would hide the code."""
     try:
-        return law.require_same(model, net, given)
+        return require_same(model, net, given)
     except law.Unsteady as error:
         failed = error
     for reach in perturbed.REACHES:
         twin = perturbed.perturbed(model, reach)
         try:
-            return law.require_same(twin, built(twin, rank, options, choice), given)
+            return require_same(twin, built(twin, rank, options, choice), given)
         except law.Unsteady:
             continue
     raise failed
+
+
+def _require_kernels_in_layers(net: nn.Module, given: examples.Given) -> None:
+    """Refuse code that reads a kernel outside of its layer, where nothing says what of it is meant.
+
+    What it reads of a lifted kernel may be what it read of the 2D one, as its norm is, until
+    weights move: then the network answers otherwise than the 2D one of the same layers.
+    """
+    for reach in perturbed.REACHES:
+        moved = perturbed.as_the_law_wants(perturbed.perturbed(net, reach), 0)
+        try:
+            require_same(to_2d(moved), moved, given)
+            return
+        except law.Unsteady:
+            continue
+        except law.Refused as error:
+            raise law.Refused(f"with every weight moved at random {error}") from error
 
 
 def _fault_of_three(model: nn.Module, given: examples.Given) -> str:

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
-from crossd.conversion.building import copy_of, exchange_modules, require_ties
+from crossd.conversion.building import exchange_modules, require_ties
 from crossd.conversion.checking import examples, law, perturbed
+from crossd.conversion.copying import copy_of
 from crossd.conversion.folding import modules
 from crossd.conversion.folding.containers import tensors_in
 from crossd.conversion.folding.modules import Folded, source_class, state_of

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from crossd.conversion.building import copy_of
+from crossd.conversion.copying import copy_of
 from crossd.conversion.plain import of_one_rank, to_2d, to_3d
 from crossd.errors import InputError
 from crossd.nn.kernel_modes import VIEWS, Fourier

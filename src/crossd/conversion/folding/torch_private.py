@@ -15,10 +15,11 @@ from torch import Tensor
 from torch.autograd.variable import Variable
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import CheckpointFunction, _CheckpointFrame
 
 __all__ = [
-    *("BatchNormBase", "ConvBase"),
+    *("BatchNormBase", "ConvBase", "OperationMode"),
     *("after_backward", "in_backward", "no_view", "part", "part_since", "region", "show_padding"),
 ]
 
@@ -29,6 +30,10 @@ BatchNormBase = _BatchNorm
 
 ConvBase = _ConvNd
 """The base of all convolutions, plain and transposed, of one to three dimensions."""
+
+
+OperationMode = TorchDispatchMode
+"""The base of what sees every operation, those that compiled code asks for too."""
 
 
 def in_backward() -> bool:
