@@ -124,7 +124,8 @@ def test_learnt_queries_see_the_tokens_of_all_slices(how: str) -> None:
             if how == "module":
                 return self.attention(queries, tokens, tokens, need_weights=False)[0].mean(1)
             queries = self.queries if how == "broadcast" else queries
-            return F.scaled_dot_product_attention(*(t[:, None] for t in (queries, tokens, tokens)))
+            heads = tokens[:, None]
+            return F.scaled_dot_product_attention(queries[:, None], heads, heads)
 
     net = convert(Net(), depth_position=0).eval()
     assert "1 of 1 attentions see the tokens of all slices" in net.conversion.checks

@@ -1128,7 +1128,8 @@ def test_it_says_where_slices_draw_their_own() -> None:
             return y * noise if self.training else y
 
     for by_shape in (False, True):
-        said = " ".join(crossd.convert(Noise(by_shape)).conversion.checks)
+        net: Any = crossd.convert(Noise(by_shape))
+        said = " ".join(net.conversion.checks)
         assert ("draws random numbers of its own" in said) == by_shape
 
 
@@ -1152,7 +1153,7 @@ def test_statistics_of_vectors_count_volumes_not_slices() -> None:
 def test_spread_is_of_volumes_by_every_name_of_the_axes(function: Any) -> None:
     x = draw((5, 6, 7))
     for name in ("dim", "axis"):
-        found = folded(lambda y, name=name: function(y, **{name: (2, 3)}, correction=0))(x)
+        found = folded(functools.partial(function, **{name: (2, 3)}, correction=0))(x)
         expected = function(x, dim=(2, 3, 4), correction=0)
         torch.testing.assert_close(found, expected)
 

@@ -9,17 +9,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from crossd.conversion.checking.examples import Given
 from crossd.conversion.folding.containers import mapped, tensors_in
 from crossd.conversion.folding.modules import named, state_of
 
 FEW = 8
 """Slices up to which depths of maps may differ by rounding."""
 
-Answer = Callable[[object], list[Tensor]]
+Answer = Callable[[Given], list[Tensor]]
 """Runs a network on volumes."""
 
 
-def misplaced(net: nn.Module, answer: Answer, volumes: object) -> str:
+def misplaced(net: nn.Module, answer: Answer, volumes: Given) -> str:
     """Say where slices are lost, added or left out; nothing where all keep their places.
 
     Args:
@@ -30,7 +31,7 @@ def misplaced(net: nn.Module, answer: Answer, volumes: object) -> str:
     return _of_two_depths(net, answer, volumes) or _left_out(answer, volumes)
 
 
-def _of_two_depths(net: nn.Module, answer: Answer, volumes: object) -> str:
+def _of_two_depths(net: nn.Module, answer: Answer, volumes: Given) -> str:
     """Name the first module that gives maps of another depth than maps of their size have.
 
     Code that enlarges maps unseen repeats their pixels: depth is a part of what it was, and is
@@ -72,7 +73,7 @@ def _differ(depth: int, known: int) -> bool:
     return max(depth, known) >= FEW and depth != known and 2 * min(depth, known) > max(depth, known)
 
 
-def _left_out(answer: Answer, volumes: object) -> str:
+def _left_out(answer: Answer, volumes: Given) -> str:
     """Say which end of a volume has no part in an answer in which the other end has one."""
     first = _first_volume(volumes)
     quarter = first.shape[2] // 4
@@ -90,7 +91,8 @@ def _left_out(answer: Answer, volumes: object) -> str:
             other[:, :, place : place + quarter] += noise
             return other
 
-        after = answer(mapped(change, volumes))
+        given: Given = mapped(change, volumes)
+        after = answer(given)
         return [not torch.equal(a, b) for a, b in zip(after, before, strict=True)]
 
     ends = changed(0), changed(first.shape[2] - quarter)
@@ -101,5 +103,5 @@ def _left_out(answer: Answer, volumes: object) -> str:
     return ""
 
 
-def _first_volume(volumes: object) -> Tensor:
+def _first_volume(volumes: Given) -> Tensor:
     return next(v for v in tensors_in(volumes) if v.dim() == 5)
