@@ -260,6 +260,7 @@ def test_the_plan_on_the_page_is_one(tmp_path: Path) -> None:
     assert classes == {0: "background", 1: "anterior", 2: "posterior"}
 
 
+@pytest.mark.slow
 def test_the_quickstart_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All of the page but the comparison, in order, on coarser brains and fewer of them."""
     monkeypatch.chdir(tmp_path)

@@ -371,6 +371,7 @@ def test_alignment_is_for_the_fourier_mode_on_volumes(
 # --- interruptions ------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_interrupted_and_resumed_equals_undisturbed(data: dict[str, str], tmp_path: Path) -> None:
     config = PretrainConfig(data["volumes"], epochs=3, batch_size=16, out=str(tmp_path / "whole"))
     pretrain(config, QUIET)

@@ -190,6 +190,7 @@ def test_killed_and_resumed_equals_undisturbed(tmp_path: Path) -> None:
     assert all(torch.equal(whole[key], killed[key]) for key in whole)
 
 
+@pytest.mark.slow
 @posix
 def test_interrupted_from_the_keyboard(tmp_path: Path) -> None:
     npz("images.npz", (8, 8))

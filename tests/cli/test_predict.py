@@ -258,6 +258,7 @@ def other_weights(path: Path, classes: tuple[str, ...] = ("background", "a", "b"
     return str(path)
 
 
+@pytest.mark.slow
 def test_answers_of_other_settings_are_not_taken_for_new_ones(tmp_path: Path) -> None:
     config = labels_of(tmp_path, 2)
     predict(config, QUIET)

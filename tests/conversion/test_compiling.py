@@ -58,6 +58,7 @@ CASES = [(2, False, "projection"), (2, True, "projection"), (2, False, "fourier"
 CASES += [(3, False, "projection")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", some(CASES, [CASES[1], CASES[3]]))
 def test_graphs_are_few_and_give_the_same(
     case: tuple[int, bool, str], monkeypatch: pytest.MonkeyPatch

@@ -132,6 +132,7 @@ def test_what_folds_takes_one_rank() -> None:
     assert net(torch.randn(1, 3, 16, 16)).shape == (1, 2)  # the other one is as it was
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("anisotropic", [False, True])
 def test_3d_networks_come_out_as_they_went_in(anisotropic: bool) -> None:
     torch.manual_seed(0)

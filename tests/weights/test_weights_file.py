@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import json
 import pickle
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,11 @@ import torch
 import torch.nn.functional as F
 from helpers import some
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import crossd
 from crossd import InputError
-from crossd.nn.layers import contiguous
 from crossd.weights import weights_file
 from crossd.weights.weights_file import (
     WeightsConfig,
@@ -59,11 +59,25 @@ def refused(message: str, function: Callable[..., Any], *arguments: Any, **named
     assert "\n" not in str(caught.value)
 
 
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A weights file of a small Cross-D network, which nobody changes."""
+    path = tmp_path_factory.mktemp("saved") / "net.safetensors"
+    save(noisy(CROSS.build()), path, CROSS)
+    return path
+
+
+@pytest.fixture(scope="module")
+def answer(saved: Path) -> Tensor:
+    """What the network of that file says."""
+    found: Tensor = load(saved)(torch.ones(IMAGES)).detach()
+    return found
+
+
 @pytest.fixture
-def file(tmp_path: Path) -> Path:
-    """A weights file of a small Cross-D network."""
-    save(noisy(CROSS.build()), tmp_path / "net.safetensors", CROSS)
-    return tmp_path / "net.safetensors"
+def file(saved: Path, tmp_path: Path) -> Path:
+    """A copy of that file."""
+    return Path(shutil.copy(saved, tmp_path))
 
 
 def given(config: Any) -> WeightsConfig:
@@ -180,7 +194,7 @@ def test_a_later_version_may_say_more(file: Path) -> None:
 def test_tensors_that_do_not_fit_are_refused(
     file: Path, change: Callable[[dict[str, Tensor]], Any], name: str
 ) -> None:
-    state = contiguous(CROSS.build()).state_dict()
+    state = load_file(file)
     change(state)
     save_file(state, file, {"crossd": json.dumps(dataclasses.asdict(CROSS))})
     refused(f"does not fit the network 'resnet-small': 1 tensors differ.*'{name}'", load, file)
@@ -574,13 +588,12 @@ def test_what_was_decided_is_read_only_where_it_can_be(file: Path, name: str, va
 @pytest.mark.parametrize("value", [None, "junk", -1, [], {"a": 1}])
 @pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(WeightsConfig)])
 def test_what_a_file_says_of_itself_is_held_against_what_it_may_say(
-    file: Path, name: str, value: Any
+    file: Path, answer: Tensor, name: str, value: Any
 ) -> None:
     path = damaged(file, lambda values: values.update({name: value}))
-    expected = load(file)(torch.ones(IMAGES))
     try:
         net = load(path)
     except InputError as error:
         assert "\n" not in str(error)
     else:  # what changes nothing of the network
-        torch.testing.assert_close(net(torch.ones(IMAGES)), expected)
+        torch.testing.assert_close(net(torch.ones(IMAGES)), answer)
