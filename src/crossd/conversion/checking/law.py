@@ -37,6 +37,10 @@ TOLERATED = 1e-3
 """Largest difference between the answers, relative to the largest answer, that is no fault."""
 
 
+SAME = 1e-5
+"""Largest such difference between calls that the order of sums makes; others are random."""
+
+
 LARGEST = 128
 """Longest side of images that are repeated along height and width too, which takes whole cubes;
 and most slices of a volume that is tried."""
@@ -190,7 +194,7 @@ def _examine_view(
         except Refused as error:  # what fails on images is not for volumes to do
             findings.lines.append(f"training was not checked: on images {error}")
             return
-        if difference(flat, again) > TOLERATED:
+        if difference(flat, again) > SAME:
             findings.lines.append("in training its answers are random, and were not compared")
             return
         try:
