@@ -283,7 +283,7 @@ def _decide(
                             "it may in deep networks that were not trained"
                         )
                 if rank == 2:
-                    _require_kernels_in_layers(net, given)
+                    found.lines += _require_kernels_in_layers(net, given)
         except law.Refused as error:
             first = first or error
             continue
@@ -313,32 +313,34 @@ def _require_same(
     """Compare with the source; with weights that were moved where rounding would hide the code."""
     try:
         return require_same(model, net, given)
-    except law.Unsteady as error:
-        failed = error
-    for reach in perturbed.REACHES:
-        twin = perturbed.perturbed(model, reach)
-        try:
-            return require_same(twin, built(twin, rank, options, choice), given)
-        except law.Unsteady:
-            continue
-    raise failed
+    except law.Unsteady:
+        pass
+    return law.with_weights_moved(
+        model, lambda twin: require_same(twin, built(twin, rank, options, choice), given)
+    )
 
 
-def _require_kernels_in_layers(net: nn.Module, given: examples.Given) -> None:
+def _require_kernels_in_layers(net: nn.Module, given: examples.Given) -> list[str]:
     """Refuse code that reads a kernel outside of its layer, where nothing says what of it is meant.
 
     What it reads of a lifted kernel may be what it read of the 2D one, as its norm is, until
     weights move: then the network answers otherwise than the 2D one of the same layers.
+
+    Returns:
+        Sentences for the report: one where that cannot be seen.
     """
-    for reach in perturbed.REACHES:
-        moved = perturbed.as_the_law_wants(perturbed.perturbed(net, reach), 0)
-        try:
-            require_same(to_2d(moved), moved, given)
-            return
-        except law.Unsteady:
-            continue
-        except law.Refused as error:
-            raise law.Refused(f"with every weight moved at random {error}") from error
+
+    def check(moved: nn.Module) -> None:
+        perturbed.as_the_law_wants(moved, 0)
+        require_same(to_2d(moved), moved, given)
+
+    try:
+        law.with_weights_moved(net, check)
+    except law.Unsteady as error:
+        return [f"whether code reads kernels outside of their layers cannot be seen: {error}"]
+    except law.Refused as error:
+        raise law.Refused(f"with every weight moved at random {error}") from error
+    return []
 
 
 def _fault_of_three(model: nn.Module, given: examples.Given) -> str:

@@ -102,10 +102,26 @@ def examine(net: nn.Module, folding: Folding, given: Given) -> Findings:
     Raises:
         Refused: "the law ..." naming the first module that breaks it, or what does not run.
     """
+    return with_weights_moved(net, lambda copied: _examine_moved(copied, folding, given))
+
+
+def with_weights_moved(net: nn.Module, check: Callable[[nn.Module], Value]) -> Value:
+    """Check a copy of a network with its weights moved as far as its answers tell something.
+
+    Args:
+        net: The network.
+        check: What is done with the copy.
+
+    Returns:
+        What the check gives.
+
+    Raises:
+        Unsteady: Where the check raises that, however little the weights are moved.
+    """
     failed: Unsteady | None = None
     for reach in REACHES:
         try:
-            return _examine_moved(perturbed(net, reach), folding, given)
+            return check(perturbed(net, reach))
         except Unsteady as error:
             failed = error
     assert failed is not None
@@ -261,15 +277,16 @@ def _examine_places(net: nn.Module, images: Given, volumes: Given) -> None:
     Raises:
         Refused: "slices lose their places ...".
     """
+
+    def run(given: Given) -> list[Tensor]:
+        return _answers(net, given, "volumes", 0)
+
     height = maps_of(images, 2).shape[2]
-    if height <= LARGEST:
-        cubes = repeated(images, maps_of(images, 2), height, 0)
-        try:
-            _answers(net, cubes, "volumes", 0)
-            volumes = cubes
-        except Refused:  # those of the depth that was found first it takes
-            pass
-    where = misplaced(net, lambda given: _answers(net, given, "volumes", 0), volumes)
+    cubes = repeated(images, maps_of(images, 2), height, 0) if height <= LARGEST else volumes
+    try:
+        where = misplaced(net, run, cubes)
+    except Refused:  # those of the depth that was found first it takes
+        where = misplaced(net, run, volumes)
     if where:
         raise Refused(
             f"slices lose their places on volumes: {where} (does its code pad, cut or enlarge the "

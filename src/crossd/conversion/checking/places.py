@@ -28,14 +28,18 @@ def misplaced(net: nn.Module, answer: Answer, volumes: Given) -> str:
         answer: Runs it on volumes.
         volumes: What it takes, in any containers.
     """
-    return _of_two_depths(net, answer, volumes) or _left_out(answer, volumes)
+    answers, where = _of_two_depths(net, answer, volumes)
+    return where or _left_out(answer, volumes, answers)
 
 
-def _of_two_depths(net: nn.Module, answer: Answer, volumes: Given) -> str:
+def _of_two_depths(net: nn.Module, answer: Answer, volumes: Given) -> tuple[list[Tensor], str]:
     """Name the first module that gives maps of another depth than maps of their size have.
 
     Code that enlarges maps unseen repeats their pixels: depth is a part of what it was, and is
     brought back at the end. What is neither the same nor half of it or less was lost or added.
+
+    Returns:
+        What the network answers, and the sentence; an empty one where there is no such module.
     """
     found: list[str] = []
 
@@ -60,26 +64,31 @@ def _of_two_depths(net: nn.Module, answer: Answer, volumes: Given) -> str:
         for one in hooks:
             one.remove()
     if found:
-        return found[0]
+        return answers, found[0]
     first = _first_volume(volumes)
     for value in answers:
         same = value.dim() == 5 and value.shape[3:] == first.shape[3:]
         if same and _differ(value.shape[2], first.shape[2]):
-            return f"of {first.shape[2]} slices it makes {value.shape[2]}"
-    return ""
+            return answers, f"of {first.shape[2]} slices it makes {value.shape[2]}"
+    return answers, ""
 
 
 def _differ(depth: int, known: int) -> bool:
     return max(depth, known) >= FEW and depth != known and 2 * min(depth, known) > max(depth, known)
 
 
-def _left_out(answer: Answer, volumes: Given) -> str:
-    """Say which end of a volume has no part in an answer in which the other end has one."""
+def _left_out(answer: Answer, volumes: Given, before: list[Tensor]) -> str:
+    """Say which end of a volume has no part in an answer in which the other end has one.
+
+    Args:
+        answer: Runs a network on volumes.
+        volumes: What it takes.
+        before: What it answers on them.
+    """
     first = _first_volume(volumes)
     quarter = first.shape[2] // 4
     if not quarter:
         return ""
-    before = answer(volumes)
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(first[:, :, :quarter].shape, generator=generator).to(first)
 
