@@ -113,3 +113,28 @@ def quiet() -> None:
     import SimpleITK as sitk
 
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
+
+
+def data_files(path: Path) -> list[Path]:
+    """List the files that hold the voxels of a MetaImage or NRRD header which holds none itself.
+
+    Where the header names several, by a list or a pattern, they are taken to be all of its folder.
+
+    Args:
+        path: Any file of a volume.
+
+    Raises:
+        OSError: When it is gone.
+    """
+    if path.suffix.lower() not in (".mhd", ".nhdr"):
+        return []
+    for line in path.read_text("latin-1").splitlines():
+        name, _, value = line.replace("=", ":", 1).partition(":")
+        if name.strip().lower() in ("elementdatafile", "data file", "datafile"):
+            named = path.parent / value.strip()
+            if value.strip().upper() == "LOCAL":
+                return []
+            return (
+                [named] if named.is_file() else sorted(filter(Path.is_file, path.parent.iterdir()))
+            )
+    return []

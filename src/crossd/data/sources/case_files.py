@@ -16,6 +16,7 @@ from crossd.data.io.agreement import (
     whole_numbers,
 )
 from crossd.data.io.header import Header, with_spacing
+from crossd.data.io.itk import data_files
 from crossd.data.io.read import holds_volume
 from crossd.data.sources.case_list import Case
 from crossd.errors import InputError
@@ -60,7 +61,11 @@ class Entry:
             *options: How it is made.
         """
         headers = [*self.images, *([self.mask] if self.mask else [])]
-        files = [file for header in headers for file in header.files or (header.path,)]
+        files = [
+            file
+            for header in headers
+            for file in header.files or (header.path, *data_files(header.path))
+        ]
         states = [(str(file.absolute()), *state_of(file)) for file in files]
         versions = (PREPARATION, torch.__version__, np.__version__)
         return key_of(kind, states, len(self.images), self.case.spacing, options, versions)
