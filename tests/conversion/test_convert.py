@@ -762,6 +762,52 @@ def test_copies_and_pickles_do_the_same(case: tuple[str, dict[str, Any]]) -> Non
             assert Spy(other, other[2]).run(40, images) == {0, 1, 2}
 
 
+class Chosen(nn.Module):
+    """Keeps in copies its settings alone, as einops' layers do."""
+
+    def __init__(self, times: float = 2.0) -> None:
+        super().__init__()
+        self.times, self.last = times, None
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.times
+
+    def __getstate__(self) -> dict[str, float]:
+        return {"times": self.times}
+
+    def __setstate__(self, state: dict[str, float]) -> None:
+        self.__init__(**state)  # type: ignore[misc]
+
+
+class MadeAnew(nn.Module):
+    """Is copied by building another one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(4, 4, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        made = memo[id(self)] = MadeAnew()
+        made.load_state_dict(self.state_dict())
+        return made
+
+
+@pytest.mark.parametrize("kind", [Chosen, MadeAnew, None])
+def test_modules_with_a_way_of_copying_of_their_own(kind: type[nn.Module] | None) -> None:
+    parts = nn.Conv2d(1, 4, 3, padding=1), (kind or nn.ReLU)(), nn.Conv2d(4, 2, 1)
+    net = settle(convert(nn.Sequential(*parts) if kind else MadeAnew()))
+    volumes = torch.randn(1, 1 if kind else 4, 6, 8, 10)
+    with torch.no_grad():
+        expected = net(volumes)
+        for other in (copy.deepcopy(net), pickle.loads(pickle.dumps(net)), to_3d(net)):
+            torch.testing.assert_close(other(volumes), expected)
+        flat = to_2d(copy.deepcopy(net))
+        torch.testing.assert_close(flat(volumes[:, :, 0]), net(volumes[:, :, 0]))
+
+
 # What a copy would lose
 
 

@@ -1,5 +1,6 @@
 """Classes of the modules of a converted network: their methods ask its `State` what to do."""
 
+import copy
 import functools
 import inspect
 from collections.abc import Callable
@@ -28,11 +29,30 @@ class Folded:
     crossd_view: int | None = None
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        """Copy and pickle by the class that was there before, which can be imported."""
+        """Copy and pickle by the class that was there before, which can be imported.
+
+        Whatever way of copying that class has of its own, it would make layers as they were before
+        conversion.
+        """
         kind: Any = type(self)
-        reduced: Any = super().__reduce_ex__(protocol)
         own = kind.__mro__[kind.__mro__.index(Folded) + 1]
-        return _blank, (own, issubclass(kind, Layer)), *reduced[2:]
+        return _blank, (own, issubclass(kind, Layer)), self.__getstate__()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        make, arguments, state = self.__reduce_ex__(4)
+        made = memo[id(self)] = make(*arguments)
+        made.__setstate__(copy.deepcopy(state, memo))
+        return made
+
+    def __getstate__(self) -> Any:
+        """Add what is ours to what the class keeps in copies, which need not be everything."""
+        ours = {name: value for name, value in vars(self).items() if name.startswith("crossd_")}
+        return super().__getstate__(), ours
+
+    def __setstate__(self, state: Any) -> None:
+        own, ours = state
+        super().__setstate__(own)  # type: ignore[misc]
+        vars(self).update(ours)
 
     def _replicate_for_data_parallel(self) -> Any:
         """Give a replica for another thread the view of this one."""
