@@ -19,6 +19,7 @@ def example(name: str) -> Any:
     return module
 
 
+@pytest.mark.slow
 def test_slices_teach_a_classifier_about_volumes(capsys: pytest.CaptureFixture[str]) -> None:
     accuracy = example("classify").main("test_resnet", size=32, count=60, steps=40)
     assert accuracy > 0.6  # a third by chance
@@ -41,12 +42,14 @@ def test_a_unet_segments_files() -> None:
     assert example("segment").main("unet", (24, 20, 12), options) > 0.4
 
 
+@pytest.mark.slow
 def test_3d_weights_answer_on_images() -> None:
     on_volumes, found = example("back").main(size=24, count=4)
     assert on_volumes < 1e-4
     assert all(count >= 3 for count in found.values()), found  # one by chance
 
 
+@pytest.mark.slow
 def test_a_loop_of_ones_own() -> None:
     assert example("own_loop").main(size=16, count=8, epochs=6, accelerator="cpu") > 0.4
 

@@ -47,6 +47,7 @@ def run(folder: Path, **options: Any) -> dict[str, Any]:
     return json.loads((folder / "metrics.json").read_text())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     some(
@@ -185,6 +186,7 @@ def test_volumes_are_measured_against_networks_of_torch(
     assert "| unet, 16x32x32 | 1 |" in (tmp_path / "out" / "report.md").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", some(cost.VOLUMES, ["resnet18"]))
 def test_what_is_compared_on_volumes_is_one_network(name: str) -> None:
     """But for shortcuts that see every slice."""

@@ -137,6 +137,7 @@ def test_what_does_not_go_together(
     assert not out.exists()
 
 
+@pytest.mark.slow
 def test_other_classes_start_with_a_new_head(ready: tuple[str, str, str], tmp_path: Path) -> None:
     _, weights, plain = ready
     other = npz(tmp_path / "other.npz", (8, 8, 8), classes=3)

@@ -73,6 +73,7 @@ def trained(root: Path, weights: Path) -> None:
     weights_file.save(config.build(), weights, config)
 
 
+@pytest.mark.slow
 def test_a_network_and_the_masks_it_made_score_the_same(tmp_path: Path) -> None:
     from crossd.cli.options import PredictConfig
     from crossd.cli.predict import predict

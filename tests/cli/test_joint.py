@@ -57,6 +57,7 @@ def test_slices_of_the_same_volumes_and_weights_to_start_from(
     assert joint(data[1], data[1], tmp_path / "two", "--weights", weights) == 0
 
 
+@pytest.mark.slow
 def test_batches_alternate_and_statistics_are_kept_apart(
     data: tuple[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -93,6 +94,7 @@ def test_a_short_source_is_passed_through_again(data: tuple[str, str]) -> None:
     assert len(fit.history) == 2
 
 
+@pytest.mark.slow
 def test_interrupted_and_resumed_it_is_the_same(data: tuple[str, str], tmp_path: Path) -> None:
     images, volumes = (open_source(path) for path in data)
 

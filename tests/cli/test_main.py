@@ -164,6 +164,7 @@ def weights(tmp_path: Path) -> str:
 # --- processes ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_exit_codes_of_processes() -> None:
     assert run("--version") == (0, f"crossd {crossd.__version__}\n", "")
     code, out, err = run("nothing")
@@ -371,6 +372,7 @@ def test_a_configuration_file_is_read_and_printed(
     assert seen == [expected, expected]
 
 
+@pytest.mark.slow
 def test_the_configuration_of_a_run_repeats_it(weights: str) -> None:
     folder = Path(weights).parent
     again = ["pretrain", "--config", str(folder / "config.yaml"), "--out", "again"]
@@ -551,6 +553,7 @@ def test_weights_that_are_none(capsys: pytest.CaptureFixture[str]) -> None:
     assert sorted(path.name for path in Path().iterdir()) == ["text.safetensors", "volumes.npz"]
 
 
+@pytest.mark.slow
 def test_plain_networks_and_data_of_the_other_rank(
     weights: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -582,6 +585,7 @@ def test_checkpoints_of_others(capsys: pytest.CaptureFixture[str]) -> None:
     assert words.startswith("the checkpoint is not of this network: ")
 
 
+@pytest.mark.slow
 def test_outputs_that_are_there(weights: str, capsys: pytest.CaptureFixture[str]) -> None:
     again = "pretrain --data slices.npz --epochs 1 --out trained"
     expected = "trained already holds a result: name another --out, or --overwrite it"
@@ -597,6 +601,7 @@ def test_outputs_that_are_there(weights: str, capsys: pytest.CaptureFixture[str]
     assert words.startswith("cannot write to --out file/w.safetensors: ")
 
 
+@pytest.mark.slow
 def test_export_writes_what_runs_elsewhere(
     weights: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

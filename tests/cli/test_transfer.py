@@ -305,6 +305,7 @@ def test_images_of_other_classes(volumes: str, tmp_path: Path) -> None:
         transfer(replace(config, protocols="zero", out=str(tmp_path / "zero")))
 
 
+@pytest.mark.slow
 def test_images_of_their_own(volumes: str, tmp_path: Path) -> None:
     """Images in colour become as grey as the volumes are."""
     images = npz(tmp_path / "images.npz", (8, 8, 3))

@@ -235,6 +235,7 @@ for turn in range(first, first + 60):
 """
 
 
+@pytest.mark.slow
 def test_two_processes_at_once(tmp_path: Path) -> None:
     command = [sys.executable, "-c", MANY, str(tmp_path)]
     env = {

@@ -27,6 +27,7 @@ def work(made: int, one: int, progress: Progress) -> Any:
     return made + one, torch.get_num_threads()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_everything_is_done_and_shown(jobs: int, capfd: pytest.CaptureFixture[str]) -> None:
     before = os.environ.get("OMP_NUM_THREADS")
@@ -48,6 +49,7 @@ def test_what_is_at_hand_is_used() -> None:
     assert dict(spread(made, work, [1], 2, Progress(quiet=True), ready=5))[1][0] == 6
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_is_named_and_errors_arrive() -> None:
     with pytest.raises(InputError, match=r"a process was ended at 1[23], .* --resume"):
         list(spread(made, work, [12, 13], 2, Progress(quiet=True)))

@@ -43,6 +43,7 @@ def changed(net: nn.Module, outcome: protocols.Outcome) -> set[str]:
     return {name for name in before if not torch.equal(before[name], after[name])}
 
 
+@pytest.mark.slow
 def test_zero_changes_nothing_and_the_given_network_is_never_touched(source: Source) -> None:
     net = solid()
     state = {name: value.clone() for name, value in net.state_dict().items()}

@@ -191,6 +191,7 @@ def test_the_fixed_pose_is_the_plain_2d_network(tmp_path: Path, suffix: str) -> 
     check(net, again, (1, 1, 15, 12), (3, 1, 12, 12))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", some(SUFFIXES, [".onnx"]))
 def test_each_image_has_its_own_kernels(tmp_path: Path, suffix: str) -> None:
     net = noisy(crossd.convert(nn.Sequential(nn.Conv2d(2, 4, 3, padding=1)), "fourier"))
@@ -206,6 +207,7 @@ def test_each_image_has_its_own_kernels(tmp_path: Path, suffix: str) -> None:
     assert float((answer(path, 2 * x) - 2 * together + zero).abs().max()) > 1e-2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", some(SUFFIXES, [".onnx"]))
 def test_plain_networks_and_acs(tmp_path: Path, suffix: str) -> None:
     two = noisy(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)))
@@ -408,6 +410,7 @@ def test_several_outputs(tmp_path: Path) -> None:
     assert names == ["output_0", "output_1"]
 
 
+@pytest.mark.slow
 def test_the_report_and_what_the_file_says(tmp_path: Path) -> None:
     config = WeightsConfig(
         "custom", "segmentation", 1, ("none", "organ"), mean=3.0, std=4.0, size=(8, 16, 24)

@@ -246,6 +246,7 @@ def test_a_custom_network_needs_its_model(tmp_path: Path) -> None:
     assert ", model=...)" in (tmp_path / "README.md").read_text()
 
 
+@pytest.mark.slow
 def test_folders_are_read_without_the_hubs_library(net: nn.Module, tmp_path: Path) -> None:
     save_pretrained(net, tmp_path, config=CONFIG, **ABOUT)
     code = f"""
@@ -334,6 +335,7 @@ def test_a_hub_that_cannot_be_reached(nowhere: str, tmp_path: Path) -> None:
     refused(f"cannot reach {nowhere}", from_pretrained, "user/net", **given)
 
 
+@pytest.mark.slow
 def test_a_machine_without_a_network(hub: Hub, net: nn.Module, tmp_path: Path) -> None:
     """What was loaded once is there, and the rest is an error of one line."""
     push_to_hub(net, "user/net", config=CONFIG, endpoint=hub.url, token=TOKEN, **ABOUT)

@@ -193,6 +193,7 @@ def test_radimagenet_of_fifty_layers_in_one_channel() -> None:
     refused("at most .* of the network's 320 tensors fit", net, state)
 
 
+@pytest.mark.slow
 def test_medicalnet(solid: Any, tmp_path: Path) -> None:
     """3D kernels are kept, and the mode makes the 2D network of them."""
     body = {k: v for k, v in solid.state_dict().items() if not k.startswith("fc.")}
@@ -521,6 +522,7 @@ def test_faults_are_named_and_nothing_is_loaded(plain: nn.Module) -> None:
     close(net.get_parameter("fc.weight"), state["fc.weight"])
 
 
+@pytest.mark.slow
 def test_another_network_is_refused_even_in_part(plain: nn.Module) -> None:
     for partial in (False, True):
         other = torchvision.models.vgg11_bn(num_classes=2)
