@@ -118,6 +118,7 @@ def test_slice_of_another_layer_on_images() -> None:
     assert len(found["grad_cam"]["samples"][0]["maximum"]) == 2
 
 
+@pytest.mark.slow
 def test_fourier_with_masks() -> None:
     change: dict[str, Any] = {
         "model": "segresnet-small",

@@ -125,7 +125,7 @@ def of_swin(attention: str) -> nn.Module:
 
 
 @pytest.mark.parametrize("depth", some([2, 5], [5]))
-@pytest.mark.parametrize("name", ["padded", "slice", "volume"])
+@pytest.mark.parametrize("name", some(["padded", "slice", "volume"], ["padded", "volume"]))
 def test_compiled_code_sees_what_watches_functions(name: str, depth: int) -> None:
     net = perturbed(crossd.convert(Padded()) if name == "padded" else of_swin(name)).eval()
     for count in (1, 2):

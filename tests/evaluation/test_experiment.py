@@ -118,6 +118,7 @@ def test_two_processes_find_what_one_does_and_nothing_is_done_twice(
     assert comparable(alone) == comparable(two)
 
 
+@pytest.mark.slow
 def test_masks_are_compared_by_dice() -> None:
     def net(seed: int) -> nn.Module:
         devices.seed_everything(seed)

@@ -216,6 +216,7 @@ def test_medicalnet(solid: Any, tmp_path: Path) -> None:
         close(net.conv1(image), nn.functional.conv2d(image, planar, None, 2, 3))
 
 
+@pytest.mark.slow
 def test_3d_kernels_enter_the_fourier_mode_centred(solid: Any) -> None:
     net: Any = converted(resnet_timm(channels=1), "fourier", lift=None)
     for layer in net.modules():  # as if it had been trained

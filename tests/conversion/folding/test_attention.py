@@ -174,7 +174,7 @@ TIMM: dict[str, dict[str, Any]] = {
 }
 
 
-QUICK = ("vit_tiny_patch16_224", "beit_base_patch16_224", "swin_tiny_patch4_window7_224")
+QUICK = ("vit_tiny_patch16_224", "swin_tiny_patch4_window7_224")
 
 
 @pytest.mark.parametrize("name", some(TIMM, QUICK))
