@@ -16,6 +16,9 @@ from crossd.conversion.building import rank_of
 from crossd.conversion.checking.examples import evaluated, example_for, maps_of, one_line
 from crossd.errors import InputError
 
+Arguments = dict[str, object]
+"""What networks are made with, by name."""
+
 DEFAULTS = {"classification": "resnet-small", "segmentation": "segresnet-small"}
 """The model of each task when none is named: small enough for two cores and 28 voxels a side."""
 
@@ -61,7 +64,7 @@ def build(name: str, task: str, in_channels: int, num_classes: int) -> nn.Module
     return _of_timm(own, options, in_channels, num_classes)
 
 
-def _parsed(name: str) -> tuple[Any, str, dict[str, Any]]:
+def _parsed(name: str) -> tuple[Any, str, Arguments]:
     """Read ``LIBRARY:NAME(ARGUMENT=VALUE, ...)``, of which the name alone must be there."""
     parts = re.fullmatch(r"(?:(\w+):)?([\w.-]+)(\(.*\))?", name.strip())
     library = _LIBRARIES.get(parts[1]) if parts else None
@@ -83,7 +86,7 @@ def _parsed(name: str) -> tuple[Any, str, dict[str, Any]]:
     return library, parts[2], options
 
 
-def _of_timm(name: str, options: dict[str, Any], in_channels: int, num_classes: int) -> nn.Module:
+def _of_timm(name: str, options: Arguments, in_channels: int, num_classes: int) -> nn.Module:
     import timm
 
     if not timm.is_model(name):
@@ -92,7 +95,7 @@ def _of_timm(name: str, options: dict[str, Any], in_channels: int, num_classes: 
     return _called(name, functools.partial(timm.create_model, name), given)
 
 
-def _of_monai(name: str, options: dict[str, Any], in_channels: int, num_classes: int) -> nn.Module:
+def _of_monai(name: str, options: Arguments, in_channels: int, num_classes: int) -> nn.Module:
     from monai.networks import nets
 
     known = {n: v for n, v in vars(nets).items() if callable(v) and not n.startswith("_")}
@@ -100,7 +103,7 @@ def _of_monai(name: str, options: dict[str, Any], in_channels: int, num_classes:
         raise _unknown(f"monai:{name}", [f"monai:{own}" for own in known])
     make = known[name]
     own = _arguments(make)
-    given: dict[str, Any] = {}
+    given: Arguments = {}
     for value, names in (
         (3, ("spatial_dims", "dimensions")),
         (in_channels, ("in_channels", "n_input_channels", "in_chans")),
@@ -110,7 +113,7 @@ def _of_monai(name: str, options: dict[str, Any], in_channels: int, num_classes:
     return _called(f"monai:{name}", make, {**given, **_MONAI.get(make.__name__, {}), **options})
 
 
-_MONAI: dict[str, dict[str, Any]] = {
+_MONAI: dict[str, Arguments] = {
     "UNet": {"channels": (16, 32, 64, 128), "strides": (2, 2, 2), "num_res_units": 2},
     "AttentionUnet": {"channels": (16, 32, 64, 128), "strides": (2, 2, 2)},
     "DynUNet": {
@@ -134,9 +137,7 @@ def _arguments(make: Callable[..., object]) -> dict[str, inspect.Parameter]:
     return own
 
 
-def _of_torchvision(
-    name: str, options: dict[str, Any], in_channels: int, num_classes: int
-) -> nn.Module:
+def _of_torchvision(name: str, options: Arguments, in_channels: int, num_classes: int) -> nn.Module:
     from torchvision import models
 
     known = [own for part in (models, models.video) for own in models.list_models(part)]
@@ -184,7 +185,7 @@ def require_answers(
     raise InputError(f"{name} is not for {task}: it gives {what}, expected logits {wanted}")
 
 
-def answer_of(net: nn.Module, x: Tensor, name: str, hint: str = "") -> Any:
+def answer_of(net: nn.Module, x: Tensor, name: str, hint: str = "") -> object:
     """Ask a network in evaluation mode, without a trace, or say in one line why it cannot answer.
 
     Args:
@@ -218,7 +219,7 @@ def _how_to_size(net: nn.Module) -> str:
     return ": give its size in brackets, as in --model 'NAME(img_size=32)'"
 
 
-_LIBRARIES: dict[str, Callable[[str, dict[str, Any], int, int], nn.Module]] = {
+_LIBRARIES: dict[str, Callable[[str, Arguments, int, int], nn.Module]] = {
     "timm": _of_timm,
     "monai": _of_monai,
     "torchvision": _of_torchvision,
@@ -226,7 +227,7 @@ _LIBRARIES: dict[str, Callable[[str, dict[str, Any], int, int], nn.Module]] = {
 """What builds the networks of a library."""
 
 
-def _called(name: str, make: Callable[..., nn.Module], options: dict[str, Any]) -> nn.Module:
+def _called(name: str, make: Callable[..., nn.Module], options: Arguments) -> nn.Module:
     try:
         return make(**options)
     except Exception as error:  # whatever a constructor of others may raise
@@ -263,13 +264,13 @@ def small_resnet(in_channels: int, num_classes: int) -> nn.Module:
     return net
 
 
-def _segresnet(filters: int, down: tuple[int, ...]) -> dict[str, Any]:
+def _segresnet(filters: int, down: tuple[int, ...]) -> Arguments:
     # Interpolation keeps the consistency law, which a strided transposed convolution bends.
     options = {"init_filters": filters, "blocks_down": down, "blocks_up": (1,) * (len(down) - 1)}
     return {**options, "upsample_mode": "nontrainable"}
 
 
-_UNETS: dict[str, tuple[str, dict[str, Any]]] = {
+_UNETS: dict[str, tuple[str, Arguments]] = {
     "segresnet-small": ("SegResNet", _segresnet(16, (1, 1, 1))),
     "segresnet": ("SegResNet", _segresnet(16, (1, 2, 2, 4))),
     "basicunet": ("BasicUNet", {}),

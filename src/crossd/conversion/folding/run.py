@@ -124,6 +124,11 @@ Handler = Callable[..., Any]
 """What is done instead of one; called with the run and the function before its arguments."""
 
 
+Args = tuple[Any, ...]
+Kwargs = dict[str, Any]
+"""The arguments of a function or method, of whatever kind."""
+
+
 Margin = tuple[int, int, str, float | None]
 """Padding before and after an axis, with its mode and value (`torch.nn.functional.pad`)."""
 

@@ -17,7 +17,15 @@ import torch
 from torch import Tensor, nn
 
 from crossd.conversion.folding.containers import mapped, tensors_in
-from crossd.conversion.folding.run import Folding, Handler, NotDeepEnough, Run, TooShallow
+from crossd.conversion.folding.run import (
+    Args,
+    Folding,
+    Handler,
+    Kwargs,
+    NotDeepEnough,
+    Run,
+    TooShallow,
+)
 from crossd.conversion.folding.torch_private import (
     after_backward,
     in_backward,
@@ -91,8 +99,8 @@ class State:
         module: nn.Module,
         method: Callable[..., Any],
         form: Handler | None,
-        args: Any,
-        kwargs: Any,
+        args: Args,
+        kwargs: Kwargs,
     ) -> Any:
         """Call a method of a module of the network, in the run that is under way or in a new one.
 
@@ -141,7 +149,7 @@ class State:
             )
             raise
 
-    def _rank(self, method: Callable[..., Any], args: Any, kwargs: Any) -> int | None:
+    def _rank(self, method: Callable[..., Any], args: Args, kwargs: Kwargs) -> int | None:
         """Tell volumes from images by the number of axes; None where there are neither."""
         axes = {v.dim() for v in tensors_in((args, kwargs))}
         images = self.folding.features if method.__name__ == HEAD else 4
@@ -185,7 +193,7 @@ class State:
         return draw_view(self.folding.views)
 
     def _begin(
-        self, run: Run, again: Any, method: Callable[..., Any], args: Any, kwargs: Any
+        self, run: Run, again: Any, method: Callable[..., Any], args: Args, kwargs: Kwargs
     ) -> Any:
         if torch.compiler.is_compiling():
             show_padding()
@@ -205,7 +213,7 @@ class State:
         return answer
 
     def _deep_enough(
-        self, error: TooShallow, module: nn.Module, method: Any, args: Any, kwargs: Any
+        self, error: TooShallow, module: nn.Module, method: Any, args: Args, kwargs: Kwargs
     ) -> tuple[int, int]:
         """Find how many slices a volume must have, and the most that were tried in vain."""
         pixels = max(v.shape[-2:].numel() for v in tensors_in((args, kwargs)) if v.dim() > 2)
@@ -281,7 +289,7 @@ class State:
             self._parts.setdefault(now, _Part(begins)).runs.append(run)
 
     def _recompute(
-        self, again: Any, module: nn.Module, method: Callable[..., Any], args: Any, kwargs: Any
+        self, again: Any, module: nn.Module, method: Callable[..., Any], args: Args, kwargs: Kwargs
     ) -> Any:
         """Go on in the run to which a part belongs that is recomputed, or begin it again."""
         now, time = part()

@@ -13,7 +13,17 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from crossd.conversion.folding.modules import source_class
-from crossd.conversion.folding.run import APART, OWN, Function, Handler, Margin, Run, TooShallow
+from crossd.conversion.folding.run import (
+    APART,
+    OWN,
+    Args,
+    Function,
+    Handler,
+    Kwargs,
+    Margin,
+    Run,
+    TooShallow,
+)
 from crossd.conversion.folding.state import State
 from crossd.nn.conv import CrossDConv, CrossDConvTranspose
 from crossd.nn.layers import depth_axis
@@ -143,7 +153,7 @@ MAKERS = {Tensor.new_empty, Tensor.new_full, Tensor.new_ones, Tensor.new_tensor,
 """Methods that take nothing of a tensor but where it is and its type."""
 
 
-def _reduces_the_batch(run: Run, func: object, x: Tensor, args: Any, kwargs: Any) -> bool:
+def _reduces_the_batch(run: Run, func: object, x: Tensor, args: Args, kwargs: Kwargs) -> bool:
     """Tell whether code makes one number of all slices of a batch, as of the load of each expert.
 
     The first axis of tokens may be another one: there more axes must say that it is that of slices.
@@ -162,7 +172,7 @@ def _are_maps(run: Run, x: Tensor) -> bool:
 
 
 def _puts_together(
-    run: Run, func: object, given: list[Tensor], args: Any, kwargs: Any, answer: Any
+    run: Run, func: object, given: list[Tensor], args: Args, kwargs: Kwargs, answer: Any
 ) -> bool:
     """Tell whether code makes a batch again, of as many samples out of it, or makes room for it.
 
@@ -182,7 +192,7 @@ def _puts_together(
     return depth is not None
 
 
-def _takes_apart(run: Run, func: object, x: Tensor, args: Any, kwargs: Any) -> bool:
+def _takes_apart(run: Run, func: object, x: Tensor, args: Args, kwargs: Kwargs) -> bool:
     """Tell whether code takes a batch of maps apart, orders it anew, or puts batches together.
 
     What comes of it counts no slices of whole volumes, whatever its number: it stays within slices.
@@ -222,7 +232,7 @@ def _agree(run: Run, marked: list[Tensor]) -> bool:
 
 
 def _brought_together(
-    run: Run, marked: list[Tensor], args: Any, kwargs: Any, changed: list[tuple[Tensor, Tensor]]
+    run: Run, marked: list[Tensor], args: Args, kwargs: Kwargs, changed: list[tuple[Tensor, Tensor]]
 ) -> Any:
     """Give slices that meet others in a sum, say, or in a list the depth of these.
 
@@ -342,7 +352,7 @@ def grows(module: nn.Module) -> bool:
     return bool(getattr(module, "transposed", False))
 
 
-def _solid_output_size(run: Run, depth: int, args: Any, kwargs: Any) -> Any:
+def _solid_output_size(run: Run, depth: int, args: Args, kwargs: Kwargs) -> Any:
     """Complete the size that a transposed convolution is asked for by its depth."""
     size = kwargs.get("output_size", args[0] if args else None)
     if size is None:
