@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import torch
 from torch import nn
@@ -174,7 +173,7 @@ def _require_whole(module: nn.Module, path: str) -> None:
         raise InputError(f"cannot convert {name}: call the network once, so that it has its sizes")
     if hasattr(module, "_orig_mod"):
         raise InputError(f"cannot convert {name}: it is compiled; compile what convert gives")
-    forward: Any = vars(module).get("forward")
+    forward: object = vars(module).get("forward")
     chosen = path and getattr(forward, "__self__", None) is module  # of its own, as in FasterNet
     if forward is not None and (find_rule(module) is not None or not chosen):
         raise InputError(

@@ -64,8 +64,8 @@ def convert(
     num_classes: int | None = None,
     batch_norm: str = "keep",
     volumes: Iterable[Tensor] = (),
-    decided: Mapping[str, Any] | None = None,
-    **mode_options: Any,
+    decided: Mapping[str, object] | None = None,
+    **mode_options: object,
 ) -> nn.Module:
     """Turn a network into one whose 3D kernels serve images and volumes.
 

@@ -30,7 +30,7 @@ def copy_of(model: nn.Module) -> nn.Module:
             for a function that would be shared with the copy, and holds what it has copies of.
     """
     values = tensors_in([list(vars(module).values()) for module in model.modules()])
-    copies: dict[int, Any] = {id(v): v.detach() for v in values if not v.is_leaf}
+    copies: dict[int, object] = {id(v): v.detach() for v in values if not v.is_leaf}
     try:
         made = copy.deepcopy(model, copies)
     except (TypeError, ValueError, RecursionError, pickle.PickleError) as error:  # a lock, a file
@@ -46,7 +46,7 @@ SHARED = (types.FunctionType, types.BuiltinFunctionType, weakref.ref)
 """What `copy.deepcopy` leaves as it is, and holds other things."""
 
 
-def _require_apart(made: nn.Module, copies: dict[int, Any]) -> None:
+def _require_apart(made: nn.Module, copies: dict[int, object]) -> None:
     """Refuse a copy of which a function holds something of its source.
 
     Args:

@@ -121,7 +121,7 @@ class _Recorder(TorchFunctionMode):
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
+    ) -> object:
         """Note a function that reduces the plane, and call it."""
         answer = func(*args, **(kwargs or {}))
         if func in self.STRIDES and args and args[0].dim() == 4:
@@ -137,7 +137,7 @@ class _Recorder(TorchFunctionMode):
                 self.factors[reduction] = max(factor, self.factors.get(reduction, 1))
         return answer
 
-    def __exit__(self, *reason: Any) -> None:
+    def __exit__(self, *reason: object) -> None:
         """Stop watching."""
         super().__exit__(*reason)
         for hook in self.hooks:

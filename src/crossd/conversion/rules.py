@@ -42,7 +42,7 @@ class Options:
 
     kernel_mode: str = "projection"
     lift: str | None = "center"
-    mode_options: dict[str, Any] = field(default_factory=dict)
+    mode_options: dict[str, object] = field(default_factory=dict)
     depth_kernel: int | None = None
     depth_strides: dict[str, int] = field(default_factory=dict)
     depth_stride: int | None = None
@@ -241,7 +241,7 @@ _STANDARDISED = "timm.layers.std_conv."
 )
 def _special_conv(conv: Any, options: Options) -> nn.Module:
     name = type(conv).__name__
-    more: dict[str, Any] = {}
+    more: dict[str, object] = {}
     if name == "Conv2dSame" or getattr(conv, "same_pad", False):
         more = {"padding": 0, "depth_padding": 0, "planar": _same_conv(conv)}
     if name == "Conv2dSame":

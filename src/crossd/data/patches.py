@@ -128,7 +128,7 @@ def _cut(x: Tensor, start: Sequence[int], size: Sequence[int], value: float) -> 
     return fit(x, size, value).contiguous()
 
 
-def transforms(rank: int, masks: bool, spacing: Sequence[float] | None) -> Any:
+def transforms(rank: int, masks: bool, spacing: Sequence[float] | None) -> object:
     """Make MONAI's transforms for dictionaries of ``image`` and, with masks, ``mask``.
 
     Args:

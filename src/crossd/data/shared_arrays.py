@@ -61,7 +61,7 @@ def share(array: Array) -> Array:
     """Put a large array into a file without a name, to be mapped by this process and others.
 
     Args:
-        array: Any; it is given back as it is when it is small, shared already, or there is no
+        array: object; it is given back as it is when it is small, shared already, or there is no
             room on the disk.
 
     Example:

@@ -99,7 +99,7 @@ def _result(future: Future[Result], one: object) -> Result:
 _GIVEN_UP: list[Told] = []
 """Queues of work that was given up: a process that is still starting opens its own until exit."""
 
-_MADE: Any = None
+_MADE: object = None
 _PROGRESS = Progress(quiet=True)
 
 

@@ -3,7 +3,6 @@
 import copy
 import dataclasses
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import numpy as np
 import torch
@@ -143,7 +142,7 @@ def features(
     return torch.cat(vectors).double().numpy(), torch.cat(labels).numpy()
 
 
-def _average_logits(net: Any) -> None:
+def _average_logits(net: object) -> None:
     """Let a network that averages several answers average what a last layer can be trained on."""
     if hasattr(net, "average"):
         net.average = "logits"

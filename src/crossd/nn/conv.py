@@ -131,7 +131,7 @@ class CrossDConv(nn.Conv3d):
         depth_stride: int | None = None,
         depth_padding: int | None = None,
         depth_dilation: int | None = None,
-        **options: Any,
+        **options: object,
     ) -> None:
         if isinstance(padding, str) and depth_padding is not None:
             raise ValueError(f"depth_padding (={depth_padding}) cannot go with padding {padding!r}")
@@ -360,7 +360,7 @@ class CrossDConvTranspose(nn.ConvTranspose3d):
         depth_padding: int | None = None,
         depth_output_padding: int | None = None,
         depth_dilation: int | None = None,
-        **options: Any,
+        **options: object,
     ) -> None:
         size = _triple(kernel_size, depth_kernel_size, "kernel_size")
         super().__init__(

@@ -426,7 +426,7 @@ def make_mode(
     kernel_size: tuple[int, ...],
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
-    **options: Any,
+    **options: object,
 ) -> KernelMode:
     """Build the mode called `name` for a layer.
 

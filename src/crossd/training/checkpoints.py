@@ -85,7 +85,7 @@ def _opened(path: Path) -> tuple[str, bytes]:
     return "", content
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> dict[str, object]:
     wrong, content = _opened(path)
     if wrong:
         raise ValueError(wrong)

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -127,7 +126,7 @@ def _trained_sides(net: nn.Module, rank: int) -> list[tuple[int, ...]]:
     return [tuple(shape[1:])] if len(shape) == 1 + rank else []
 
 
-def evaluated(net: nn.Module, given: Given) -> Any:
+def evaluated(net: nn.Module, given: Given) -> object:
     """Run a network in evaluation mode, without a trace."""
     with left_as_it_was(net), torch.no_grad():
         return net.eval()(*given)

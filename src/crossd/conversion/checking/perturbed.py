@@ -105,7 +105,7 @@ class Still(TorchFunctionMode):
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
+    ) -> object:
         """Call a function, or give its input where it would drop some of it."""
         if func in self.KEEPING:
             return args[0] if args else (kwargs or {})["input"]
@@ -133,7 +133,7 @@ class Ends(TorchFunctionMode):
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
+    ) -> object:
         """Call a function, on what was padded before where it pads."""
         own = {F.conv3d: self._conv, F.avg_pool3d: self._avg_pool, F.pad: self._pad}.get(func)
         if own is None or not args or args[0].dim() != 5 or (own == self._pad and len(args[1]) > 6):

@@ -4,7 +4,6 @@ Maps of one size in the plane have one depth, and no end of a volume is left out
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -44,7 +43,7 @@ def _of_two_depths(net: nn.Module, answer: Answer, volumes: Given) -> tuple[list
     found: list[str] = []
 
     def hook(path: str) -> Callable[..., None]:
-        def look(module: nn.Module, given: Any, maps: Any) -> None:
+        def look(module: nn.Module, given: object, maps: object) -> None:
             if found or not path or not isinstance(maps, Tensor) or maps.dim() != 4:
                 return
             run = state_of(net).last

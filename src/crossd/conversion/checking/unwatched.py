@@ -48,7 +48,7 @@ class _Calls(TorchFunctionMode):
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
+    ) -> object:
         self.depth += 1
         try:
             return func(*args, **(kwargs or {}))
@@ -73,7 +73,7 @@ class _Operations(OperationMode):
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
+    ) -> object:
         if not self.calls.depth:
             self.found.setdefault(_caller(), {})[func.overloadpacket.__name__] = None
         return func(*args, **(kwargs or {}))

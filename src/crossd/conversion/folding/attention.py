@@ -35,7 +35,7 @@ def _attend(
     attn_mask: Tensor | None = None,
     dropout_p: float = 0.0,
     is_causal: bool = False,
-    **kwargs: Any,
+    **kwargs: object,
 ) -> Tensor:
     """Let queries of every slice meet keys of all slices, ``(N D m, ..., L, E)``."""
     marked = [d for d in map(run.slices, (query, key, value)) if d is not None]
@@ -112,8 +112,8 @@ def _attend_in_heads(
     q_proj_weight: Tensor | None = None,
     k_proj_weight: Tensor | None = None,
     v_proj_weight: Tensor | None = None,
-    **kwargs: Any,
-) -> Any:
+    **kwargs: object,
+) -> object:
     """What `torch.nn.MultiheadAttention` does, ``(L, N D, E)``; with weights, within slices."""
     named = dict(
         training=training,
@@ -371,7 +371,7 @@ class _Attentions(TorchFunctionMode):
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
+    ) -> object:
         """Call a function, and note those that attend."""
         if func in (F.scaled_dot_product_attention, F.multi_head_attention_forward):
             self.met = True

@@ -38,13 +38,13 @@ class Folded:
         own = kind.__mro__[kind.__mro__.index(Folded) + 1]
         return _blank, (own, issubclass(kind, Layer)), self.__getstate__()
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+    def __deepcopy__(self, memo: dict[int, object]) -> object:
         make, arguments, state = self.__reduce_ex__(4)
         made = memo[id(self)] = make(*arguments)
         made.__setstate__(copy.deepcopy(state, memo))
         return made
 
-    def __getstate__(self) -> Any:
+    def __getstate__(self) -> object:
         """Add what is ours to what the class keeps in copies, which need not be everything."""
         ours = {name: value for name, value in vars(self).items() if name.startswith("crossd_")}
         return super().__getstate__(), ours
@@ -54,7 +54,7 @@ class Folded:
         super().__setstate__(own)  # type: ignore[misc]
         vars(self).update(ours)
 
-    def _replicate_for_data_parallel(self) -> Any:
+    def _replicate_for_data_parallel(self) -> object:
         """Give a replica for another thread the view of this one."""
         replica: Any = super()._replicate_for_data_parallel()  # type: ignore[misc]
         if view_is_set():
@@ -81,7 +81,7 @@ def source_class(module: Any) -> Any:
     return kind.__mro__[kind.__mro__.index(Folded) + 1] if isinstance(module, Folded) else kind
 
 
-def _blank(kind: Any, layer: bool) -> Any:
+def _blank(kind: object, layer: bool) -> object:
     made: Any = folding_class(kind, layer)
     return made.__new__(made)
 
@@ -95,7 +95,7 @@ def fold_module(module: nn.Module, layer: bool, state: State) -> None:
         state: What the modules of the network share.
     """
     folded: Any = module
-    kind: Any = type(module)
+    kind: object = type(module)
     folded.__class__ = folding_class(kind, layer)
     folded.crossd_state = state
     for name in SETTINGS:
@@ -179,7 +179,7 @@ def _methods(kind: Any) -> dict[str, Callable[..., Any]]:
 
     Private ones too, as they may be what is recomputed in a backward pass.
     """
-    found: dict[str, Callable[..., Any]] = {}
+    found: dict[str, Callable[..., object]] = {}
     for base in kind.__mro__:
         if base is nn.Module or base.__module__.startswith("torch.nn."):
             break

@@ -37,7 +37,7 @@ class Planes(TorchFunctionMode):
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
+    ) -> object:
         """Call a function, or what stands for it."""
         handler = None if self.run.paused else HANDLERS.get(func)
         if handler is None:

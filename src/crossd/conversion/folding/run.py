@@ -124,7 +124,7 @@ Handler = Callable[..., Any]
 """What is done instead of one; called with the run and the function before its arguments."""
 
 
-Args = tuple[Any, ...]
+Args = tuple[object, ...]
 Kwargs = dict[str, Any]
 """The arguments of a function or method, of whatever kind."""
 
@@ -426,7 +426,7 @@ class Run:
             if depth is not None:
                 self.mark(value, depth)
 
-    def unfold_answer(self, answer: object, last: bool = False) -> Any:
+    def unfold_answer(self, answer: object, last: bool = False) -> object:
         """Bring the answer of the network's code into the rank of the input.
 
         Maps become maps of the rank of the input, depth standing before height and width; vectors,

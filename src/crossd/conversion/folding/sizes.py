@@ -145,7 +145,7 @@ def _pixel_unshuffle(
 
 
 @on_slices(Tensor.__getitem__)
-def _cut(run: Run, func: Function, depth: int, input: Tensor, index: Any) -> Tensor:
+def _cut(run: Run, func: Function, depth: int, input: Tensor, index: object) -> Tensor:
     """Cut depth as height where a forward cuts both axes of the plane.
 
     Offsets and steps are height's, and ends that count from the back. Where slices of the size

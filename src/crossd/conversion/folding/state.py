@@ -77,9 +77,9 @@ class State:
         self.folding = folding
         self._local = _Local()
         self._replayed: dict[int, Run] = {}
-        self._parts: weakref.WeakKeyDictionary[Any, _Part] = weakref.WeakKeyDictionary()
+        self._parts: weakref.WeakKeyDictionary[object, _Part] = weakref.WeakKeyDictionary()
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> "State":
+    def __deepcopy__(self, memo: dict[int, object]) -> "State":
         """A copy of a network has runs of its own."""
         memo[id(self)] = copy = State(self.folding)
         return copy
@@ -149,7 +149,7 @@ class State:
             )
             raise
 
-    def _rank(self, method: Callable[..., Any], args: Args, kwargs: Kwargs) -> int | None:
+    def _rank(self, method: Callable[..., object], args: Args, kwargs: Kwargs) -> int | None:
         """Tell volumes from images by the number of axes; None where there are neither."""
         axes = {v.dim() for v in tensors_in((args, kwargs))}
         images = self.folding.features if method.__name__ == HEAD else 4
@@ -194,7 +194,7 @@ class State:
 
     def _begin(
         self, run: Run, again: Any, method: Callable[..., Any], args: Args, kwargs: Kwargs
-    ) -> Any:
+    ) -> object:
         if torch.compiler.is_compiling():
             show_padding()
         if run.folds:
@@ -290,7 +290,7 @@ class State:
 
     def _recompute(
         self, again: Any, module: nn.Module, method: Callable[..., Any], args: Args, kwargs: Kwargs
-    ) -> Any:
+    ) -> object:
         """Go on in the run to which a part belongs that is recomputed, or begin it again."""
         now, time = part()
         known = None if now is None else self._parts.get(now)

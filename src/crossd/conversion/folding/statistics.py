@@ -63,7 +63,7 @@ def _reduction(reduce: Function, *functions: object) -> None:
         dim: object = None,
         *args: object,
         **kwargs: object,
-    ) -> Any:
+    ) -> object:
         dim = kwargs.pop("axis", dim)
         if not _covers_the_plane(dim):
             return func(input, dim, *args, **kwargs) if dim is not None else func(input, **kwargs)

@@ -62,7 +62,7 @@ def region() -> object:
     return torch.is_grad_enabled(), None if hooks is None else id(hooks[0])
 
 
-def part() -> tuple[Any, object]:
+def part() -> tuple[object, object]:
     """Tell which part of a forward pass runs that is to be recomputed, or is recomputed now.
 
     `torch.utils.checkpoint` keeps one object for each part, unless it is reentrant, but hands it to
@@ -74,7 +74,7 @@ def part() -> tuple[Any, object]:
     if torch.compiler.is_compiling():
         return None, None
     hooks = torch._C._autograd._top_saved_tensors_default_hooks(True)
-    kept: Any = inspect.unwrap(hooks[0]) if hooks is not None else None
+    kept: object = inspect.unwrap(hooks[0]) if hooks is not None else None
     for cell in getattr(kept, "__closure__", None) or ():
         kept = cell.cell_contents
         kept = kept() if isinstance(kept, weakref.ref) else kept

@@ -59,7 +59,7 @@ class Volumes(TorchFunctionMode):
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
+    ) -> object:
         """Call a function, or what stands for it."""
         kwargs = kwargs or {}
         run = self.run
@@ -280,7 +280,7 @@ def on_slices(*functions: object) -> Callable[[Handler], Handler]:
     """
 
     def register(handler: Handler) -> Handler:
-        def handle(run: Run, func: Function, *args: Any, **kwargs: Any) -> Any:
+        def handle(run: Run, func: Function, *args: object, **kwargs: object) -> object:
             x = args[0] if args else kwargs.get("input")
             depth = run.slices(x) if isinstance(x, Tensor) and x.dim() == 4 else None
             if depth is None:
@@ -294,7 +294,7 @@ def on_slices(*functions: object) -> Callable[[Handler], Handler]:
 
 
 def call_layer(
-    run: Run, module: nn.Module, call: Function, x: Tensor, *args: Any, **kwargs: Any
+    run: Run, module: nn.Module, call: Function, x: Tensor, *args: object, **kwargs: object
 ) -> Tensor:
     """Give a layer that takes both ranks by itself the volumes that slices come from."""
     depth = run.slices(x) if x.dim() == 4 else None

@@ -50,7 +50,7 @@ def read_header(path: Path) -> Header:
     return Header(path, (x, y, z), affine, channels)
 
 
-def _loaded(path: Path) -> Any:
+def _loaded(path: Path) -> object:
     """Open a NIfTI file without what nibabel logs of headers that it mends."""
     logger = logging.getLogger("nibabel.global")
     level = logger.level
