@@ -322,7 +322,15 @@ def test_a_kernel_as_large_as_its_stride_takes_the_mean() -> None:
 def test_center_is_at_the_slice_that_central_takes() -> None:
     for depth in range(1, 8):
         weight = normal(2, 2, 3, 3)
-        close(f.central(f.lift(weight, depth, "center"), 0), weight)
+        close(f.central(f.lift(weight, depth, "center", spread=False), 0), weight)
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_center_moves_no_volume(transposed: bool) -> None:
+    for depth in range(1, 8):
+        solid = f.lift(normal(2, 2, 3, 3), depth, "center", transposed=transposed)
+        close(solid, solid.flip(2))
+        assert (solid != 0).any((0, 1, 3, 4)).sum() == 2 - depth % 2
 
 
 def test_inflate_spreads_evenly() -> None:
@@ -336,9 +344,10 @@ def test_inflate_spreads_evenly() -> None:
 def test_triplanar_is_the_mean_of_three_placements(size: int) -> None:
     weight = normal(2, 3, size, size)
     placements = torch.zeros(3, 2, 3, size, size, size, dtype=torch.float64)
-    placements[0, :, :, size // 2, :, :] = weight
-    placements[1, :, :, :, size // 2, :] = weight
-    placements[2, :, :, :, :, size // 2] = weight
+    for place in ((size - 1) // 2, size // 2):  # one, or a half at each of two
+        placements[0, :, :, place, :, :] += weight / 2
+        placements[1, :, :, :, place, :] += weight / 2
+        placements[2, :, :, :, :, place] += weight / 2
     close(f.lift(weight, size, "triplanar"), placements.mean(0))
 
 

@@ -391,7 +391,7 @@ def test_unshifting_a_lift_gives_the_2d_kernel_at_the_start(
     how: str, offset: float, size: int
 ) -> None:
     mode, flat = fourier(size=(size,) * 3, offset=offset), normal(3, 2, size, size)
-    weight = mode.unshifted(lift(flat, size, how))
+    weight = mode.unshifted(lift(flat, size, how, spread=False))
     share = size if how == "inflate" else 1
     found = kernels(mode, weight, normal(4, 2, 6, 5), 0)
     close(found * share, flat.expand(4, -1, -1, -1, -1))

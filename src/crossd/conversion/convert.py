@@ -5,6 +5,7 @@ into the shape that it expects (`folding`). The result is held against the consi
 (`checking`), and what was decided is written down.
 """
 
+import contextlib
 import dataclasses
 import functools
 import warnings
@@ -284,6 +285,7 @@ def _decide(
                         )
                 if rank == 2:
                     found.lines += _require_kernels_in_layers(net, given)
+                    _require_slices_in_place(model, options, choice, given)
         except law.Refused as error:
             first = first or error
             continue
@@ -318,6 +320,22 @@ def _require_same(
     return law.with_weights_moved(
         model, lambda twin: require_same(twin, built(twin, rank, options, choice), given)
     )
+
+
+def _require_slices_in_place(
+    model: nn.Module, options: Options, choice: Decisions, given: examples.Given
+) -> None:
+    """Refuse code by which lifted kernels answer a slice beside its place."""
+    images = examples.maps_of(given, 2)
+    answers = tensors_in(examples.evaluated(model, given))
+    if not any(v.dim() == 4 and v.shape[2:] == images.shape[2:] for v in answers):
+        return
+    lifted = dataclasses.replace(options, lift="center", kernel_mode="projection", mode_options={})
+    with contextlib.suppress(law.Unsteady):
+        law.with_weights_moved(
+            model,
+            lambda twin: law.require_slices_in_place(built(twin, 2, lifted, choice), given),
+        )
 
 
 def _require_kernels_in_layers(net: nn.Module, given: examples.Given) -> list[str]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
@@ -194,11 +195,15 @@ def _require_no_gaps(conv: ConvBase) -> None:
 def axis_settings(conv: ConvBase, names: Sequence[str], options: Options) -> dict[str, Any]:
     """Settings of a 2D convolution, and those for depth.
 
-    Depth copies the axis of the smaller kernel, unless another stride or kernel is wanted. A kernel
-    that is smaller than its stride gets as much depth as makes it look at every slice.
+    Depth copies the axis of the smaller kernel, or else of the smaller padding, unless another
+    stride or kernel is wanted. A kernel that is smaller than its stride gets as much depth as makes
+    it look at every slice.
     """
     which = layers.depth_axis(conv.kernel_size)
     deep = {n: getattr(conv, n)[which] for n in names if not isinstance(getattr(conv, n), str)}
+    planar = options.spread and not conv.transposed and not isinstance(conv.padding, str)
+    if planar and all(len(set(getattr(conv, n))) == 1 for n in SIZES if n != "padding"):
+        deep["padding"] = min(conv.padding)
     deep |= depth_settings(conv, options.stride, options.depth_kernel)
     sums = KERNEL_MODES[options.kernel_mode].sums
     if sums and options.spread and not conv.transposed and "padding" in deep:
@@ -225,7 +230,10 @@ def lifted(weight: Tensor, layer: Any, how: str, spread: bool = True) -> Tensor:
         # These modes take one slice, so every slice is the whole 2D kernel.
         return weight.unsqueeze(2).expand_as(layer.weight)
     depth, stride = layer.kernel_size[0], layer.stride[0]
-    return lift_kernel(weight, depth, how, stride, layer.transposed, spread and sums)
+    spread = spread and sums
+    if spread and how == "center" and depth % 2 == 0 and layer.padding == "same":
+        return F.pad(lift_kernel(weight, depth - 1), (0, 0, 0, 0, 0, 1))  # it pads the end by more
+    return lift_kernel(weight, depth, how, stride, layer.transposed, spread)
 
 
 # Convolutions that pad or standardise first

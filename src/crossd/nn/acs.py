@@ -29,7 +29,7 @@ def split(channels: int) -> tuple[int, int, int]:
 def _solid(weight: Tensor, channel_dim: int, stride: int) -> Tensor:
     """The dense 3D kernel that an ACS layer amounts to, from a square 2D one."""
     depth = _cube(weight.shape[2:])
-    axial = lift(weight, depth, "center", stride, transposed=True)  # (o, i, z, y, x)
+    axial = lift(weight, depth, "center", stride, transposed=True, spread=False)  # (o, i, z, y, x)
     planes = (axial, axial.transpose(2, 3), axial.permute(0, 1, 3, 4, 2))
     parts = split(weight.shape[channel_dim])
     chunks = [p.split(parts, dim=channel_dim)[i] for i, p in enumerate(planes)]

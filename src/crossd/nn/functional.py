@@ -307,8 +307,10 @@ def lift(
 
     ``"center"`` puts it at the central slice, ``"inflate"`` spreads it evenly over all slices
     (Carreira & Zisserman 2017), ``"triplanar"`` is the mean of its central placements in the
-    three planes, whose sum over depth is not the 2D kernel. Where the layer strides along depth, a
-    central placement would leave slices out that nothing looks at: `depth_profile` takes its place.
+    three planes, whose sum over depth is not the 2D kernel. Of an even number of slices each of the
+    two in the middle gets a half: one alone would move volumes by a slice. Where the layer strides
+    along depth, a central placement would leave slices out that nothing looks at: `depth_profile`
+    takes its place.
 
     Args:
         weight: 2D kernel, shape ``(O, I, y, x)``.
@@ -317,7 +319,7 @@ def lift(
         stride: Stride along depth.
         transposed: Whether the convolution is transposed. Its outputs at different depths meet
             different taps, so every class of taps modulo the stride receives the whole kernel.
-        spread: False places the kernel at the central slice of strided layers too.
+        spread: False places the kernel at one slice of strided and even layers too.
 
     Returns:
         Shape ``(O, I, depth, y, x)``.
@@ -340,6 +342,8 @@ def lift(
         profile = 1 / shares.to(weight.dtype)
     elif stride > 1 and spread and not transposed and depth >= stride:
         profile = depth_profile(depth, stride).to(weight)
+    elif spread and phases == 1 and depth % 2 == 0:
+        profile = ((place - (depth - 1) / 2).abs() < 1).to(weight.dtype) / 2
     else:
         start = (depth - phases + 1) // 2
         profile = ((place >= start) & (place < start + phases)).to(weight.dtype)

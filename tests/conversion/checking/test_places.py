@@ -122,3 +122,85 @@ def test_enlarged_by_repeating_keeps_both_ends() -> None:
         return F.max_pool2d(y, 2).repeat_interleave(2, 2).repeat_interleave(2, 3)
 
     assert convert(Between(enlarged, 1, 1))(torch.zeros(1, 3, 12, 16, 20)).shape[2] == 12
+
+
+# What a slice shows is answered where it is
+
+
+EVEN = {
+    "same": lambda: nn.Sequential(
+        nn.Conv2d(1, 4, 4, padding="same"), nn.ReLU(), nn.Conv2d(4, 2, 4, padding="same")
+    ),
+    "there and back": lambda: nn.Sequential(
+        nn.Conv2d(1, 4, 2, padding=1), nn.ReLU(), nn.Conv2d(4, 2, 2)
+    ),
+    "transposed": lambda: nn.Sequential(
+        nn.ConvTranspose2d(1, 4, 2), nn.ReLU(), nn.ConvTranspose2d(4, 2, 2, padding=1)
+    ),
+    "causal": lambda: nn.Sequential(
+        nn.ZeroPad2d((1, 1, 2, 0)),
+        nn.Conv2d(1, 4, 3),
+        nn.ReLU(),
+        nn.ZeroPad2d((2, 2, 4, 0)),
+        nn.Conv2d(4, 2, 3, dilation=2),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", EVEN)
+def test_a_slice_is_answered_where_it_is(name: str) -> None:
+    net = convert(EVEN[name]()).eval()
+    volumes = torch.randn(1, 1, 16, 9, 10)
+    other = volumes.clone()
+    other[:, :, 7] += 1
+    with torch.no_grad():
+        change = (net(other) - net(volumes)).abs().mean((0, 1, 3, 4))
+    places = torch.arange(16.0)
+    assert (change * places).sum() / change.sum() == pytest.approx(7, abs=0.2)
+
+
+class Chomped(nn.Module):
+    """Looks above and to the left alone: pads both ends, and cuts one."""
+
+    padding = 2
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(1, 4, 3, padding=self.padding)
+        self.last = nn.Conv2d(4, 2, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.last(self.between(self.first(x).relu()))
+        return y
+
+    def between(self, x: Tensor) -> Tensor:
+        return x[:, :, :-2, :-2]
+
+
+class Halved(Chomped):
+    """Adds to each image another one of its batch."""
+
+    padding = 1
+
+    def between(self, x: Tensor) -> Tensor:
+        half = len(x) // 2
+        return x + torch.cat((x[half:], x[:half]))
+
+
+class Rolled(Chomped):
+    """Moves the middle of everything to its beginning, and batches with it."""
+
+    padding = 1
+
+    def between(self, x: Tensor) -> Tensor:
+        return torch.fft.fftshift(x).abs()
+
+
+@pytest.mark.parametrize("kind", [Chomped, Halved, Rolled])
+@pytest.mark.parametrize("lift", ["center", None])
+@pytest.mark.parametrize("mode", ["projection", "fourier"])
+def test_volumes_that_come_out_moved_are_refused(
+    kind: type[nn.Module], lift: str | None, mode: str
+) -> None:
+    with pytest.raises(InputError, match="come out moved along depth: what changes slice 8 of "):
+        convert(kind(), mode, lift=lift)

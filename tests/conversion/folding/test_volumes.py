@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import close_relative, keeps_the_law, law, on_repeated, repeat_along
+from helpers import close_relative, keeps_the_law, law, on_repeated, repeat_along, settle
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -1326,3 +1326,47 @@ def test_layers_that_mirror_say_how_many_slices_they_need(mode: Any) -> None:
     assert net(draw((least, 8, 10))).shape == (2, 3, least, 8, 10)
     with pytest.raises(InputError, match=f"needs at least {least}"):
         net(draw((least - 1, 8, 10)))
+
+
+# Tensors that are made empty and filled
+
+
+def filled_by(how: str, y: Tensor) -> Tensor:
+    made = torch.zeros(y.shape, dtype=y.dtype)
+    if how == "assignment":
+        made[:, ::2], made[:, 1::2] = y[:, 1::2], y[:, ::2]
+    elif how == "sum":
+        made += y
+    elif how == "part":
+        made[:, :3].copy_(y[:, :3])
+    elif how == "out":
+        torch.mul(y.detach(), 2, out=made)
+    else:
+        made.index_add_(1, torch.tensor([1, 3]), y[:, :2])
+    return made
+
+
+class Fills(nn.Module):
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv2d(2, 4, 3, padding=1), nn.Conv2d(4, 3, 3, padding=1)
+        self.how = how
+
+    def forward(self, x: Tensor) -> Any:
+        return self.last(filled_by(self.how, self.first(x)))
+
+
+@pytest.mark.parametrize("how", ["assignment", "sum", "part", "out", "index"])
+def test_what_is_filled_with_slices_is_slices(how: str) -> None:
+    net = settle(crossd.convert(Fills(how)))
+    assert net.conversion.checks[0] == "2 of 2 convolutions see depth"
+    volumes = torch.randn(1, 2, 9, 8, 10)
+    other = volumes.clone()
+    other[:, :, 4] += 1
+    with torch.no_grad():
+        change = (net(other) - net(volumes)).abs().amax((0, 1, 3, 4))
+        assert change.nonzero().flatten().tolist() == [2, 3, 4, 5, 6]
+        if how in ("assignment", "sum"):
+            torch.compiler.reset()
+            compiled: Any = torch.compile(net, fullgraph=True, backend="eager")
+            torch.testing.assert_close(compiled(volumes), net(volumes))

@@ -6,6 +6,7 @@ and on the volumes that repeat them along each axis. Nothing hangs on the presen
 
 import copy
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,7 +23,7 @@ from crossd.conversion.checking.perturbed import (
     as_the_law_wants,
     perturbed,
 )
-from crossd.conversion.checking.places import misplaced
+from crossd.conversion.checking.places import displaced, misplaced
 from crossd.conversion.checking.unwatched import unwatched_named
 from crossd.conversion.folding.containers import mapped, tensors_in
 from crossd.conversion.folding.modules import named, state_of
@@ -277,6 +278,21 @@ def _examine_places(net: nn.Module, images: Given, volumes: Given) -> None:
     Raises:
         Refused: "slices lose their places ...".
     """
+    where = _in_cubes(net, images, volumes, functools.partial(misplaced, net))
+    if where:
+        raise Refused(
+            f"slices lose their places on volumes: {where} (does its code pad, cut or enlarge the "
+            "plane otherwise than by torch's functions for maps (N, C, H, W)?)"
+        )
+
+
+def _in_cubes(
+    net: nn.Module,
+    images: Given,
+    volumes: Given | None,
+    look: Callable[[Callable[[Given], list[Tensor]], Given], str],
+) -> str:
+    """Look at a network on volumes as deep as high, or on those that it takes otherwise."""
 
     def run(given: Given) -> list[Tensor]:
         return _answers(net, given, "volumes", 0)
@@ -284,13 +300,30 @@ def _examine_places(net: nn.Module, images: Given, volumes: Given) -> None:
     height = maps_of(images, 2).shape[2]
     cubes = repeated(images, maps_of(images, 2), height, 0) if height <= LARGEST else volumes
     try:
-        where = misplaced(net, run, cubes)
-    except Refused:  # those of the depth that was found first it takes
-        where = misplaced(net, run, volumes)
+        return "" if cubes is None else look(run, cubes)
+    except Refused:
+        if volumes is None:
+            return ""
+        return look(run, volumes)
+
+
+def require_slices_in_place(net: nn.Module, given: Given) -> None:
+    """Check that what a slice shows is answered where it is, and not beside it.
+
+    Args:
+        net: A converted 2D network, with kernels that were just lifted.
+        given: Images that it takes.
+
+    Raises:
+        Refused: "volumes come out moved ...".
+    """
+    as_the_law_wants(net, 0)
+    alone: Given = mapped(_first, given)  # two volumes that change places are both repeated
+    where = _in_cubes(net.eval(), alone, None, displaced)
     if where:
         raise Refused(
-            f"slices lose their places on volumes: {where} (does its code pad, cut or enlarge the "
-            "plane otherwise than by torch's functions for maps (N, C, H, W)?)"
+            f"volumes come out moved along depth: {where} (does its code pad or cut one end of the "
+            "plane more than the other, or put a batch in another order?)"
         )
 
 

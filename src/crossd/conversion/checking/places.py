@@ -1,6 +1,7 @@
 """Checking that slices keep their places: volumes that repeat an image cannot show that.
 
-Maps of one size in the plane have one depth, and no end of a volume is left out.
+Maps of one size in the plane have one depth, no end of a volume is left out, and where one slice
+alone changes, so do the answers there.
 """
 
 from collections.abc import Callable
@@ -109,6 +110,49 @@ def _left_out(answer: Answer, volumes: Given, before: list[Tensor]) -> str:
             which = "last" if low else "first"
             return f"the {which} {quarter} of {first.shape[2]} slices have no part in an answer"
     return ""
+
+
+def displaced(answer: Answer, volumes: Given) -> str:
+    """Say that a slice is answered elsewhere; nothing where it is not, or cannot be told.
+
+    Padding that is made at one end, and cut at one end again, moves a map along each axis. In the
+    plane kernels were trained for that; those that were lifted to the middle of a 3D one were not.
+    What is answered within a few slices, as after little or no striding, is looked at alone.
+
+    Args:
+        answer: Runs a network with lifted kernels on volumes.
+        volumes: What it takes; their slices are replaced by noise.
+    """
+    first = _first_volume(volumes)
+    depth, slice_ = first.shape[2], first.shape[2] // 4
+    generator = torch.Generator().manual_seed(0)
+    noise, other = (torch.randn(first.shape, generator=generator).to(first) for _ in range(2))
+    other[:, :, :slice_], other[:, :, slice_ + 1 :] = 0, 0
+
+    def drawn(value: Tensor) -> Tensor:
+        return noise if value.shape == first.shape else value
+
+    def changed(value: Tensor) -> Tensor:
+        return noise + other if value.shape == first.shape else value
+
+    before, after = answer(mapped(drawn, volumes)), answer(mapped(changed, volumes))
+    for one, two in zip(before, after, strict=True):
+        if one.dim() != 5 or one.shape[2] != depth:
+            continue
+        change = (two - one).abs().transpose(0, 2).flatten(1).mean(1)
+        change = change - change.min()  # what comes of the volume as a whole
+        places = (change > change.max() / 2).nonzero().flatten().tolist()
+        if not places:
+            continue
+        away = max(abs(place - slice_) for place in places)
+        if len(places) <= SHARP and away >= len(places):
+            where = " and ".join(map(str, places))
+            return f"what changes slice {slice_} of a volume changes the answer at {where}"
+    return ""
+
+
+SHARP = 4
+"""The most slices in an answer that tells where its slice was."""
 
 
 def _first_volume(volumes: Given) -> Tensor:

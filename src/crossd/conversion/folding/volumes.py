@@ -92,8 +92,15 @@ class Volumes(TorchFunctionMode):
                 return answer
             if apart or all(map(run.is_own, given)):
                 for part in _tensors((answer,), {}):
-                    setattr(part, APART if apart else OWN, run)
+                    # A compiler shows no assignment: what it may fill is judged by its size.
+                    if given or part.dim() != 4 or not torch.compiler.is_compiling():
+                        setattr(part, APART if apart else OWN, run)
             return answer
+        filled = _filled(func, args, kwargs)
+        if filled is not None and len(filled) == len(marked[0]):
+            whole = None if torch.compiler.is_compiling() else filled._base
+            for one in (filled, filled if whole is None else whole):
+                _inherit(run, one, [], marked)
         if isinstance(answer, Tensor):
             _inherit(run, answer, given, marked)
         elif isinstance(answer, (tuple, list)) and not isinstance(answer, torch.Size):
@@ -118,6 +125,23 @@ def _tensors(args: tuple[object, ...], kwargs: dict[str, object]) -> list[Tensor
         if isinstance(value, (tuple, list)):
             found += [v for v in value if isinstance(v, Tensor)]
     return found
+
+
+def _filled(func: object, args: Args, kwargs: Kwargs) -> Tensor | None:
+    """Give the tensor that a function changes in place: one made of zeros holds slices after it."""
+    target = kwargs.get("out")
+    if target is None and args and CHANGES.get(func):
+        target = args[0]
+    return target if isinstance(target, Tensor) and target.dim() else None
+
+
+CHANGES = {
+    getattr(Tensor, name): True
+    for name in dir(Tensor)
+    if (name.endswith("_") and not name.endswith("__"))
+    or name in ("__setitem__", *(f"__i{one}__" for one in ("add", "sub", "mul", "truediv", "pow")))
+}
+"""Methods that change what they are called on."""
 
 
 SAMPLES: dict[object, tuple[int, int | None]] = {
@@ -335,7 +359,10 @@ def _along_depth(module: Any, margin: Margin) -> Margin:
     places = (1 + depth_axis(size[1:]), 0)
     high, deep = (module.dilation[i] * (size[i] - 1) - 2 * module.padding[i] for i in places)
     less = (high - deep) // 2
-    return (max(0, margin[0] - less), max(0, margin[1] - less), *margin[2:])
+    before, after = max(0, margin[0] - less), max(0, margin[1] - less)
+    if module.stride[0] == 1 and before + after == deep and deep % 2 == 0:
+        before = after = deep // 2  # as a kernel looks at both sides, causal ones in the plane too
+    return (before, after, *margin[2:])
 
 
 def _pads_by_itself(module: Any, margin: Margin) -> bool:
