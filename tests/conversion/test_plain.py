@@ -66,7 +66,7 @@ NETS: dict[str, tuple[Callable[[], Any], bool]] = {
 }
 """How networks are made, and whether their code takes volumes as it is."""
 
-VOLUME = (24, 32, 32)
+VOLUME = (48, 32, 32)
 
 
 @pytest.mark.parametrize("name", NETS)

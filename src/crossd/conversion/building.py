@@ -186,7 +186,8 @@ def _require_plain(module: nn.Module, path: str) -> None:
     if is_parametrized(module) and any(base in RULES for base in type(module).__mro__):
         raise InputError(
             f"cannot convert {modules.named(module, path)}: its parameters are parametrized "
-            "(weight norm?); call torch.nn.utils.parametrize.remove_parametrizations first"
+            "(weight norm?); call torch.nn.utils.parametrize.remove_parametrizations first, and "
+            "parametrize the converted network"
         )
 
 

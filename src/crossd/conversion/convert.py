@@ -259,6 +259,11 @@ def _decide(
     """Find a way for the network to take the other rank, and hold it against the law."""
     given = None
     if check or _must_run(model, wish):
+        if any(tensor.is_meta for tensor in model.state_dict().values()):
+            raise InputError(
+                "cannot run a network whose weights are on the meta device: give it weights first "
+                "(to_empty), or convert it with check=False"
+            )
         given = examples.example_for(model, rank, example)
         given = examples.two_samples(model, given) if rank == 2 else given
     ways = list(_ways(model, rank, options, wish, given))
@@ -454,7 +459,7 @@ def _features(model: Any, given: examples.Given | None) -> dict[str, Any]:
 def _require_neighbours(model: nn.Module, net: nn.Module, found: law.Findings) -> None:
     """Refuse a network in which nothing could see depth."""
     known = any(isinstance(m, CrossDConv | CrossDConvTranspose) for m in net.modules())
-    if not known and found.seen == LayersMet():
+    if not known and dataclasses.replace(found.seen, foreign=set()) == LayersMet():
         kind = type(model)
         raise InputError(
             f"cannot convert {kind.__module__}.{kind.__qualname__}: it has no convolution and no "

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from crossd.conversion.checking import law
 from crossd.conversion.decisions import Decisions
 from crossd.nn import conv as layers
-from crossd.nn.conv import CrossDConvTranspose
+from crossd.nn.conv import CrossDConv, CrossDConvTranspose
 from crossd.nn.kernel_modes import VIEWS
 
 Shape = tuple[int, ...]
@@ -94,7 +94,7 @@ def account(
             entries.append(Entry(name, "dropped", shape, None, reason))
             continue
         new = after[name]
-        same = shape == tuple(new.shape) and bool((tensor == new).all())
+        same = shape == tuple(new.shape) and (tensor.is_meta or bool((tensor == new).all()))
         action = "copied" if same else "changed"
         entries.append(Entry(name, action, shape, tuple(new.shape), "" if same else why))
     for name, tensor in after.items():
@@ -127,6 +127,7 @@ def sentences(
     if rank == 2:
         count = seen.convolutions + seen.flat_convolutions
         lines.append(f"{seen.convolutions} of {count} convolutions see depth")
+        lines += [f"{name} works within slices" for name in sorted(seen.foreign)]
         count = seen.attentions + seen.flat_attentions
         if count:
             rest = "; the others work within slices" if seen.flat_attentions else ""
@@ -154,6 +155,11 @@ def sentences(
         f"on volumes that repeat an image along depth it differs from its answer on the image by "
         f"{found.difference:.1e} at most, with every weight moved at random ({what}: {names})"
     )
+    cross = [m for m in net.modules() if isinstance(m, CrossDConv | CrossDConvTranspose)]
+    modes = {layer.mode.name: layer.mode.sums for layer in cross}
+    lawless = " and ".join(name for name, sums in modes.items() if not sums)
+    if lawless:
+        lines[-1] += f", and kernels summed as by projection: those of {lawless} keep no such law"
     if layers.has_views(net):
         lines += [f"it has no {VIEWS[axis]} view: {why}" for axis, why in found.lost.items()]
     ups = [m for m in net.modules() if isinstance(m, CrossDConvTranspose) and max(m.stride) > 1]

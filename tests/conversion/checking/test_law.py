@@ -7,7 +7,8 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
-from helpers import keeps_the_law, settle, some
+import torchvision
+from helpers import keeps_the_law, repeat_along, settle, some
 from torch import Tensor, nn
 
 import crossd
@@ -76,7 +77,7 @@ class Wrong(nn.Module):
 def test_what_a_closed_gate_hides_is_seen() -> None:
     net = convert(nn.Sequential(nn.Conv2d(3, 4, 3), Centre(), nn.Conv2d(4, 2, 1)))
     keeps_the_law(settle(net), torch.randn(2, 3, 12, 16))
-    match = "the law is broken in the axial view.*the first to differ is layer '1' of type .*Wrong"
+    match = "the law is broken in the axial view.*first to differ.* is layer '1' of type .*Wrong"
     with pytest.raises(InputError, match=match):
         convert(nn.Sequential(nn.Conv2d(3, 4, 3), Wrong(), nn.Conv2d(4, 2, 1)))
 
@@ -640,3 +641,56 @@ def test_an_answer_of_training_alone_may_want_deeper_volumes(dilation: int, leas
         net.train()(torch.randn(2, 1, 8, least, least))
     assert net.first[1].num_batches_tracked == 1  # the search did not count
     assert net.first[1].training
+
+
+# What the report says of layers and modes
+
+
+def test_kernels_of_one_slice_do_not_see_depth() -> None:
+    source = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 4, 1))
+    assert convert(source).conversion.checks[0] == "2 of 2 convolutions see depth"
+    assert convert(source, depth_kernel=1).conversion.checks[0] == "1 of 2 convolutions see depth"
+
+
+def test_operations_of_other_libraries_are_named() -> None:
+    class Deformed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.offsets = nn.Conv2d(1, 4, 1), nn.Conv2d(4, 18, 1)
+            self.last = torchvision.ops.DeformConv2d(4, 4, 3, padding=1)
+
+        def forward(self, x: Tensor) -> Any:
+            y = self.first(x)
+            return self.last(y, self.offsets(y))
+
+    assert "torchvision.deform_conv2d works within slices" in convert(Deformed()).conversion.checks
+
+
+@pytest.mark.parametrize(("mode", "lawless"), [("projection", False), ("slice", True)])
+def test_modes_without_a_law_say_so(mode: str, lawless: bool) -> None:
+    report = str(convert(nn.Sequential(nn.Conv2d(1, 4, 3)), mode).conversion)
+    assert ("by projection: those of slice keep no such law" in report) == lawless
+
+
+def test_networks_without_weights_are_refused() -> None:
+    with torch.device("meta"):
+        source = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4))
+    with pytest.raises(InputError, match=r"are on the meta device: .* or convert it with check="):
+        convert(source)
+    net = convert(source, check=False).to_empty(device="cpu")
+    assert net.eval()(torch.zeros(1, 1, 4, 5, 6)).shape == (1, 4, 2, 3, 4)
+
+
+def test_complex_vectors_are_averaged_over_slices() -> None:
+    class Spectrum(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(1, 8, 3, padding=1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.fft.rfft(self.conv(x).mean((2, 3)))
+
+    net = convert(Spectrum())
+    x = torch.randn(2, 1, 6, 7)
+    torch.testing.assert_close(net(repeat_along(x, 0, 9)).shape, net(x).shape)
+    assert net(repeat_along(x, 0, 9)).is_complex()

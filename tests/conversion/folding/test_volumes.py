@@ -659,6 +659,7 @@ def test_channels_and_paths_are_dropped_for_whole_volumes() -> None:
 # What is too shallow
 
 
+@pytest.mark.filterwarnings("ignore:.*leaves out the last 1 of 3")
 @pytest.mark.parametrize(
     "make",
     [
@@ -1370,3 +1371,16 @@ def test_what_is_filled_with_slices_is_slices(how: str) -> None:
             torch.compiler.reset()
             compiled: Any = torch.compile(net, fullgraph=True, backend="eager")
             torch.testing.assert_close(compiled(volumes), net(volumes))
+
+
+# Slices that a layer of patches leaves out
+
+
+def test_slices_that_are_left_out_are_told_of() -> None:
+    source = nn.Sequential(nn.Conv2d(1, 4, 4, 4), nn.ReLU(), nn.Conv2d(4, 2, 3, padding=1))
+    net: Any = crossd.convert(source)
+    net(torch.randn(1, 1, 12, 16, 16))
+    with pytest.warns(UserWarning, match="'0' .* takes 4 slices .* leaves out the last 3 of 15: "):
+        net(torch.randn(1, 1, 15, 16, 16))
+    every: Any = crossd.convert(source, depth_stride=1)
+    assert every(torch.randn(1, 1, 15, 16, 16)).shape[2] == 15

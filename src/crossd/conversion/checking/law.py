@@ -25,7 +25,7 @@ from crossd.conversion.checking.perturbed import (
 )
 from crossd.conversion.checking.places import displaced, misplaced
 from crossd.conversion.checking.unwatched import unwatched_named
-from crossd.conversion.folding.containers import mapped, tensors_in
+from crossd.conversion.folding.containers import is_measured, mapped, tensors_in
 from crossd.conversion.folding.modules import named, state_of
 from crossd.conversion.folding.run import Folding, LayersMet, NotDeepEnough, Run, repeated
 from crossd.errors import InputError
@@ -441,10 +441,17 @@ def _compare(
     """
     worst = difference(solid, _as_volumes(flat, solid, axis))
     if worst > TOLERATED:
+        broken = (
+            f"the law is broken in the {VIEWS[axis]} view{when}: on a volume that repeats an image "
+            "it differs from its answer on the image by "
+        )
         exact = copy.deepcopy(net).double()
         wide = double_all((images, volumes))
-        flat = _answers(exact, wide[0], "images", axis)
-        solid = _answers(exact, wide[1], "volumes", axis)
+        try:
+            flat = _answers(exact, wide[0], "images", axis)
+            solid = _answers(exact, wide[1], "volumes", axis)
+        except CannotRun as error:  # code that makes numbers of 32 bits of its own
+            raise Refused(f"{broken}{worst:.1e}, and in 64 bits {error}") from error
         worst = difference(solid, _as_volumes(flat, solid, axis))
         if worst > TOLERATED and _rounding(exact, wide[0], flat, axis) > worst / 10:
             hidden = "rounding alone changes its answers on the images that were tried"
@@ -457,10 +464,7 @@ def _compare(
         if worst > TOLERATED:  # not rounding that many layers made grow
             told = axis == 0 or state_of(net).folding.rank == 3  # others are only left out
             where = _first_broken(exact, wide[0], wide[1], axis) if told else ""
-            raise Refused(
-                f"the law is broken in the {VIEWS[axis]} view{when}: on a volume that repeats an "
-                f"image it differs from its answer on the image by {worst:.1e}{where}"
-            )
+            raise Refused(f"{broken}{worst:.1e}{where}")
     findings.difference = max(findings.difference, worst)
 
 
@@ -521,11 +525,6 @@ def difference(actual: list[Tensor], expected: list[Tensor]) -> float:
     return max((math.inf if math.isnan(one) else one for one in found), default=0.0)
 
 
-def is_measured(x: Tensor) -> bool:
-    """Tell numbers from labels."""
-    return x.is_floating_point() or x.is_complex()
-
-
 def _first_broken(net: nn.Module, images: Given, volumes: Given, axis: int) -> str:
     """Name the first module, in the order in which they answer, whose answer breaks the law."""
     answers: dict[str, Tensor] = {}
@@ -544,7 +543,10 @@ def _first_broken(net: nn.Module, images: Given, volumes: Given, axis: int) -> s
             if image is None or not isinstance(answer, Tensor) or broken or not path:
                 return
             if _breaks(state_of(net).last, image, answer, axis):
-                broken.append(f"; the first to differ is {named(module, path)}")
+                where = named(module, path)
+                broken.append(
+                    f"; the first to differ, by itself or by what is before it, is {where}"
+                )
 
         return hook
 

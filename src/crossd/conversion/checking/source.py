@@ -19,11 +19,10 @@ from crossd.conversion.checking.law import (
     Unsteady,
     difference,
     double_all,
-    is_measured,
     moved_a_little,
 )
 from crossd.conversion.checking.perturbed import Still, project
-from crossd.conversion.folding.containers import tensors_in
+from crossd.conversion.folding.containers import is_measured, tensors_in
 from crossd.conversion.folding.modules import state_of
 from crossd.nn.conv import CrossDConv, CrossDConvTranspose
 from crossd.nn.kernel_modes import view

@@ -115,3 +115,8 @@ def _holds_a_tensor(value: object, seen: set[int]) -> bool:
         if _holds_a_tensor(_parts(leaf), seen):
             return True
     return False
+
+
+def is_measured(x: Tensor) -> bool:
+    """Tell numbers from labels."""
+    return x.is_floating_point() or x.is_complex()

@@ -3,14 +3,14 @@
 import functools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from crossd.conversion.folding.containers import mapped, tensors_in
+from crossd.conversion.folding.containers import is_measured, mapped, tensors_in
 from crossd.conversion.folding.torch_private import (
     no_view,
     part_since,
@@ -107,6 +107,7 @@ class LayersMet:
         attentions: To the tokens of all slices.
         flat_attentions: To those of one slice.
         tokens_deep: The most slices of tokens that one attention saw.
+        foreign: Names of operations of other libraries, which work within slices.
     """
 
     convolutions: int = 0
@@ -114,6 +115,7 @@ class LayersMet:
     attentions: int = 0
     flat_attentions: int = 0
     tokens_deep: int = 0
+    foreign: set[str] = field(default_factory=set)
 
 
 Function = Callable[..., Tensor]
@@ -467,7 +469,7 @@ class Run:
             return stack
         stack = torch.unflatten(value, 0, (self.number, depth))
         if value.dim() < 3:
-            return stack.mean(1) if value.is_floating_point() else stack.mode(1).values
+            return stack.mean(1) if is_measured(value) else stack.mode(1).values
         return stack if last else stack.movedim(1, -3)
 
     def _volume_to_image(self, value: Tensor) -> Tensor:
@@ -479,7 +481,7 @@ class Run:
         if self.folding.repeat == 1:
             return value.squeeze(place)
         middle = value.shape[place] // 2
-        return value.mean(place) if value.is_floating_point() else value.select(place, middle)
+        return value.mean(place) if is_measured(value) else value.select(place, middle)
 
 
 def _kept_by(module: nn.Module) -> list[Tensor]:

@@ -230,7 +230,7 @@ class State:
             again = functools.partial(self.call, module, method, None)
             try:
                 with torch.no_grad(), torch.random.fork_rng(devices=[]):
-                    run = Run(self.folding, 3, 0)
+                    run = Run(self.folding, 3, 0, (0,))  # as in checks, which warn of nothing
                     run.root = module
                     self._begin(run, again, method, *mapped(of_depth, (args, kwargs)))
             except TooShallow as more:

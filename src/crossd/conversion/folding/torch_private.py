@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch._ops import OpOverload, OpOverloadPacket
 from torch.autograd.variable import Variable
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
@@ -19,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import CheckpointFunction, _CheckpointFrame
 
 __all__ = [
-    *("BatchNormBase", "ConvBase", "OperationMode"),
+    *("BatchNormBase", "ConvBase", "Operation", "OperationMode"),
     *("after_backward", "in_backward", "no_view", "part", "part_since", "region", "show_padding"),
 ]
 
@@ -30,6 +31,10 @@ BatchNormBase = _BatchNorm
 
 ConvBase = _ConvNd
 """The base of all convolutions, plain and transposed, of one to three dimensions."""
+
+
+Operation = (OpOverload, OpOverloadPacket)
+"""What code calls that calls an operation by its registered name, as those of other libraries."""
 
 
 OperationMode = TorchDispatchMode

@@ -5,6 +5,7 @@ slice alike keeps the consistency law by itself. The functions here look at neig
 on slices of volumes they look along depth too, as they do along height. All others are left alone.
 """
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from crossd.conversion.folding.modules import source_class
+from crossd.conversion.folding.modules import named, source_class
 from crossd.conversion.folding.run import (
     APART,
     OWN,
@@ -25,6 +26,7 @@ from crossd.conversion.folding.run import (
     TooShallow,
 )
 from crossd.conversion.folding.state import State
+from crossd.conversion.folding.torch_private import Operation
 from crossd.nn.conv import CrossDConv, CrossDConvTranspose
 from crossd.nn.layers import depth_axis
 
@@ -76,6 +78,8 @@ class Volumes(TorchFunctionMode):
                 given = _tensors(args, kwargs)
                 marked = [v for v in given if run.depth_of(v) is not None]
             answer = func(*args, **kwargs)
+            if marked and isinstance(func, Operation) and not torch.compiler.is_compiling():
+                run.seen.foreign.add(str(func))
             for before, after in agreed:
                 if answer is after:
                     run.changed(before, after)
@@ -341,11 +345,33 @@ def call_layer(
     least = module.least_depth() if isinstance(module, CrossDConv) else 1
     if volume.shape[2] + before + after < least:
         raise TooShallow(run, least - before - after, volume.shape[2])
-    run.seen.convolutions += 1
+    if isinstance(module, CrossDConv) and not torch.compiler.is_compiling():
+        _say_what_is_left_out(run, module, volume.shape[2] + before + after)
+    size: tuple[int, ...] = getattr(module, "kernel_size", ())
+    flat = len(size) == 3 and size[0] == 1 < max(size)
+    run.seen.flat_convolutions += flat
+    run.seen.convolutions += not flat
     answer = call(volume, *args, **kwargs)
     # Another forward may keep what it gives for its backward pass.
     ours = source_class(module).forward in (CrossDConv.forward, CrossDConvTranspose.forward)
     return run.fold(_as_on_the_way_down(run, answer) if grows(module) else answer, ours)
+
+
+def _say_what_is_left_out(run: Run, module: CrossDConv, depth: int) -> None:
+    """Warn of the last slices, where a layer takes some at a time and they are too few.
+
+    Code of networks of patches asks for images of the right size, and never for the depth.
+    """
+    size, stride = module.kernel_size[0], module.stride[0]
+    left = (depth - size) % stride
+    if size != stride or module.padding[0] or not left or run.replicated or run.root is None:
+        return
+    path = next((n for n, part in run.root.named_modules() if part is module), "")
+    warnings.warn(
+        f"{named(module, path)} takes {stride} slices at a time and leaves out the last {left} of "
+        f"{depth}: give volumes of a multiple of {stride} slices, or convert with depth_stride=1",
+        stacklevel=2,
+    )
 
 
 State.layers[2] = call_layer
