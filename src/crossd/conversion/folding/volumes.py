@@ -364,7 +364,8 @@ def _say_what_is_left_out(run: Run, module: CrossDConv, depth: int) -> None:
     """
     size, stride = module.kernel_size[0], module.stride[0]
     left = (depth - size) % stride
-    if size != stride or module.padding[0] or not left or run.replicated or run.root is None:
+    pads = module.padding[0] or source_class(module).margins is not CrossDConv.margins
+    if size != stride or pads or not left or run.replicated or run.root is None:
         return
     path = next((n for n, part in run.root.named_modules() if part is module), "")
     warnings.warn(
