@@ -263,7 +263,7 @@ def test_the_optimiser_follows_the_schedule(monkeypatch: pytest.MonkeyPatch) -> 
 def test_defaults_of_2d_training_are_those_of_the_task() -> None:
     options = PretrainConfig(batch_size=5, seed=3, workers=1, precision="bf16-mixed")
     labels, masks = (loop.for_images(options, task) for task in training_config.IMAGE_DEFAULTS)
-    assert (labels.epochs, labels.lr, labels.min_steps) == (8, 1e-2, 0)
+    assert (labels.epochs, labels.lr, labels.min_steps) == (8, 1e-2, 100)
     assert (masks.epochs, masks.lr, masks.min_steps) == (2, 3e-3, 600)
     shared = (labels.batch_size, labels.seed, labels.workers, labels.precision)
     assert shared == (5, 3, 1, "bf16-mixed")

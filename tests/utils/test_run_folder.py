@@ -87,7 +87,10 @@ def test_a_run_that_did_not_end_is_resumed_with_the_same_options(config: Config)
     folder = claim_folder(config)
     (folder / "last.ckpt").write_text("weights")
     refused(config, "did not end")
-    refused(changed(config, resume=True, lr=0.2, size="32"), "another lr, size:")
+    refused(
+        changed(config, resume=True, lr=0.2, size="32"),
+        r"other options \(lr 0.1, now 0.2, size None, now 32\)",
+    )
     claim_folder(changed(config, resume=True, workers=4))
     assert (folder / "last.ckpt").read_text() == "weights"
     claim_folder(changed(config, overwrite=True, lr=0.2))
@@ -109,7 +112,9 @@ def test_what_has_ended_is_finished(config: Config) -> None:
     (folder / RESULT).write_text("{}")
     assert is_finished(again) and is_finished(changed(again, workers=4))
     assert not is_finished(config)
-    with pytest.raises(InputError, match="was started with another lr: resume with the same"):
+    with pytest.raises(
+        InputError, match=r"was started with other options \(lr .*, now .*\): resume with the same"
+    ):
         is_finished(changed(again, lr=0.2))
 
 

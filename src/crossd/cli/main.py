@@ -202,7 +202,8 @@ def _complain(message: str) -> int:
 def _overview() -> str:
     lines = ["crossd: train 3D kernels on images, use them on volumes", ""]
     for name, example in COMMANDS.items():
-        lines += [f"  {name}", f"      {example}"]
+        what = " ".join((options_of(name).__doc__ or "").split(".")[0].split())
+        lines += [f"  {name}: {what[:1].lower()}{what[1:]}", f"      {example}"]
     lines += [
         "",
         "crossd COMMAND --help lists the options; `crossd transfer` alone is a demo.",

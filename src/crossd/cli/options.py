@@ -71,7 +71,7 @@ class TransferConfig(CacheOptions):
         protocols: zero (no labelled volume), knn, linear, probe (convolutions frozen), unfreeze,
             finetune.
         size: Size of the training volumes (one number, or depth,height,width).
-        epochs: Passes over the images. Default: 8, for masks 2 and at least 600 steps.
+        epochs: Passes over the images. Default: 8 and at least 100 steps, for masks 2 and 600.
         volume_epochs: Passes over the labelled volumes. Default: 15, or more for `volume_steps`.
         volume_steps: Fewest steps on the labelled volumes. Default: 100, for masks 60, unless the
             passes are given.
@@ -138,7 +138,7 @@ class PretrainConfig(TrainingOptions):
         slice_step: Take every n-th slice. Default: three a view, for masks every second.
         size: Size of the images (one number, or height,width).
         limit: Train on so many images, or slices of so many volumes.
-        epochs: Passes over the images. Default: 8, for masks 2 and at least 600 steps.
+        epochs: Passes over the images. Default: 8 and at least 100 steps, for masks 2 and 600.
         batch_size: Images a step. Default: 64, for masks 16.
         lr: Highest learning rate. Default: 0.01, for masks 0.003.
         augment: light (shift, brightness, noise), full (rotation, zoom, blur, gamma too) or none.

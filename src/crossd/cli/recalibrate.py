@@ -61,5 +61,8 @@ def recalibrate(config: RecalibrateConfig, progress: Progress) -> str:
             spacing=source.spacing,
             plan=plan_file.to_record(source.plan),
         )
+        lines.append(
+            f"{config.out} knows their spacing now, so that crossd predict takes such files"
+        )
     save(net, out, weights)
     return "\n".join([*lines, f"written: {out}"])

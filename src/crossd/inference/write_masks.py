@@ -99,7 +99,10 @@ def find(folder: Path, name: str) -> Path:
     for path in sorted(place.parent.glob("*")) if place.parent.is_dir() else ():
         if path.is_file() and stem(path) == place.name:
             return path
-    raise InputError(f"{folder}: holds no mask named {name}; crossd predict writes them")
+    raise InputError(
+        f"{folder}: holds no mask named {name}: crossd predict with the same source as --input "
+        "writes them under the names of its cases"
+    )
 
 
 def write_dicom_seg(

@@ -72,7 +72,7 @@ class TrainConfig(RunOptions):
 
 
 IMAGE_DEFAULTS = {
-    "classification": TrainConfig(epochs=8, batch_size=64, lr=1e-2),
+    "classification": TrainConfig(epochs=8, batch_size=64, lr=1e-2, min_steps=100),
     "segmentation": TrainConfig(epochs=2, batch_size=16, lr=3e-3, min_steps=600),
 }
 """2D training where the options leave it open."""

@@ -37,8 +37,11 @@ def listening(at_once: bool = False) -> Iterator[StopRequest]:
 
     Outside of the main thread nothing can be noted.
 
+    Raises:
+        Stopped: With `at_once`, out of what is being done.
+
     Args:
-        at_once: Let the first Ctrl-C interrupt. It is noted too, as Python loses an interruption
+        at_once: Let the first signal interrupt. It is noted too, as Python loses an interruption
             that falls into a destructor.
     """
     asked = StopRequest()
@@ -48,6 +51,8 @@ def listening(at_once: bool = False) -> Iterator[StopRequest]:
         asked.code = INTERRUPTED if number == signal.SIGINT else TERMINATED
         if number == signal.SIGINT and again:
             raise KeyboardInterrupt
+        if at_once:
+            raise Stopped(asked.code)
 
     if threading.current_thread() is not threading.main_thread():
         yield asked

@@ -123,7 +123,7 @@ def is_finished(config: "DataclassInstance") -> bool:
         config: As of `claim_folder`.
 
     Raises:
-        InputError: "... was started with another ..." when its options were others.
+        InputError: "... was started with other options ..." when its options were others.
     """
     options = dataclasses.asdict(config)
     if not options.get("resume") or not options["out"]:
@@ -152,9 +152,10 @@ def _require_same_options(folder: Path, options: Mapping[str, object]) -> None:
         if name not in _NOT_COMPARED and before.get(name) != value
     ]
     if changed:
+        told = ", ".join(f"{name} {before.get(name)}, now {options[name]}" for name in changed)
         raise InputError(
-            f"{folder} was started with another {', '.join(changed)}: resume with the same "
-            "options, or start anew with --overwrite"
+            f"{folder} was started with other options ({told}): resume with the same ones, or "
+            "start anew with --overwrite"
         )
 
 

@@ -196,9 +196,10 @@ def open_images(
     if not classes or (not fixed and not len(first.images.names)):
         readable = suffixes()
         loose = any(entry.suffix.lower() in readable for entry in root.iterdir())
-        hint = "images must lie in class folders" if loose else f"no images in {root}"
+        hint = "images must lie in class folders" if loose else "no images"
         raise InputError(
-            f"{root}: {hint}; expected train/ and val/ of class folders, or class folders alone"
+            f"{root}: {hint}; expected train/ and val/ of class folders, class folders alone, or "
+            "for masks images/ and labels/"
         )
     if len(classes) < 2:
         raise InputError(f"{root}: has one class folder, {classes[0]}; expected two or more")
