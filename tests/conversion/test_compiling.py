@@ -10,6 +10,7 @@ from helpers import some
 from made import labelled, tiny
 from timm.models.swin_transformer import SwinTransformerBlock
 from torch import nn
+from torch._inductor import config as inductor
 from torchvision.ops.misc import Permute
 
 import crossd
@@ -75,7 +76,11 @@ def test_graphs_are_few_and_give_the_same(
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of the compiler
 @pytest.mark.parametrize(("rank", "views", "mode"), CASES)
-def test_compiled_code_trains_alike(rank: int, views: bool, mode: str) -> None:
+def test_compiled_code_trains_alike(
+    rank: int, views: bool, mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Compiled code draws other numbers for dropout, unless it is asked for those of torch.
+    monkeypatch.setattr(inductor, "fallback_random", True)
     expected = fitted(rank, views, mode, False)[0]
     found = fitted(rank, views, mode, True)[0]
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)

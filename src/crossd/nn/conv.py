@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from crossd.nn.functional import conv_transpose2d_per_sample
+from crossd.nn.functional import conv_transpose2d_per_sample, map_kernel
 from crossd.nn.kernel_modes import (
     KernelMode,
     PosePredictor,
@@ -394,9 +394,8 @@ class CrossDConvTranspose(nn.ConvTranspose3d):
                 kernels = self.planar(axis).unsqueeze(0)
             else:
                 maps = self.mode.maps(self.weight, moved, axis)
-                flat = torch.einsum("oik,npk->noip", self.weight.flatten(2), maps.to(x.dtype))
-                size = drop(self.kernel_size)
-                kernels = flat.unflatten(-1, size) / self._phases(axis)
+                flat = map_kernel(self.weight, maps)
+                kernels = flat.unflatten(-1, drop(self.kernel_size)) / self._phases(axis)
             return conv_transpose2d_per_sample(
                 images, kernels, self.bias, stride, padding, extra, self.groups, dilation
             )

@@ -101,7 +101,8 @@ class Volumes(TorchFunctionMode):
                         setattr(part, APART if apart else OWN, run)
             return answer
         filled = _filled(func, args, kwargs)
-        if filled is not None and len(filled) == len(marked[0]):
+        known = filled is None or any(filled is v for v in marked)  # nothing is asked of free sizes
+        if filled is not None and not known and len(filled) == len(marked[0]):
             whole = None if torch.compiler.is_compiling() else filled._base
             for one in (filled, filled if whole is None else whole):
                 _inherit(run, one, [], marked)
