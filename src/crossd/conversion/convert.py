@@ -5,7 +5,6 @@ into the shape that it expects (`folding`). The result is held against the consi
 (`checking`), and what was decided is written down.
 """
 
-import contextlib
 import dataclasses
 import functools
 import warnings
@@ -290,7 +289,7 @@ def _decide(
                         )
                 if rank == 2:
                     found.lines += _require_kernels_in_layers(net, given)
-                    _require_slices_in_place(model, options, choice, given)
+                    found.lines += _require_slices_in_place(model, options, choice, given)
         except law.Refused as error:
             first = first or error
             continue
@@ -329,18 +328,25 @@ def _require_same(
 
 def _require_slices_in_place(
     model: nn.Module, options: Options, choice: Decisions, given: examples.Given
-) -> None:
-    """Refuse code by which lifted kernels answer a slice beside its place."""
+) -> list[str]:
+    """Refuse code by which lifted kernels answer a slice beside its place.
+
+    Returns:
+        Sentences for the report: one where that cannot be seen.
+    """
     images = examples.maps_of(given, 2)
     answers = tensors_in(examples.evaluated(model, given))
     if not any(v.dim() == 4 and v.shape[2:] == images.shape[2:] for v in answers):
-        return
+        return []
     lifted = dataclasses.replace(options, lift="center", kernel_mode="projection", mode_options={})
-    with contextlib.suppress(law.Unsteady):
+    try:
         law.with_weights_moved(
             model,
             lambda twin: law.require_slices_in_place(built(twin, 2, lifted, choice), given),
         )
+    except (law.Unsteady, law.CannotRun) as error:
+        return [f"whether slices are answered where they are cannot be seen: {error}"]
+    return []
 
 
 def _require_kernels_in_layers(net: nn.Module, given: examples.Given) -> list[str]:

@@ -196,6 +196,12 @@ class Rolled(Chomped):
         return torch.fft.fftshift(x).abs()
 
 
+def test_what_cannot_be_looked_at_is_said() -> None:
+    net = convert(Chomped(), example=torch.randn(2, 1, 132, 8))
+    said = "whether slices are answered where they are cannot be seen: images are more than 128"
+    assert said in str(net.conversion)
+
+
 @pytest.mark.parametrize("kind", [Chomped, Halved, Rolled])
 @pytest.mark.parametrize("lift", ["center", None])
 @pytest.mark.parametrize("mode", ["projection", "fourier"])

@@ -292,18 +292,20 @@ def _in_cubes(
     volumes: Given | None,
     look: Callable[[Callable[[Given], list[Tensor]], Given], str],
 ) -> str:
-    """Look at a network on volumes as deep as high, or on those that it takes otherwise."""
+    """Look at a network on volumes as deep as high, or on those that it takes otherwise, if any."""
 
     def run(given: Given) -> list[Tensor]:
         return _answers(net, given, "volumes", 0)
 
     height = maps_of(images, 2).shape[2]
     cubes = repeated(images, maps_of(images, 2), height, 0) if height <= LARGEST else volumes
+    if cubes is None:
+        raise CannotRun(f"images are more than {LARGEST} pixels high")
     try:
-        return "" if cubes is None else look(run, cubes)
+        return look(run, cubes)
     except Refused:
         if volumes is None:
-            return ""
+            raise
         return look(run, volumes)
 
 
@@ -315,7 +317,8 @@ def require_slices_in_place(net: nn.Module, given: Given) -> None:
         given: Images that it takes.
 
     Raises:
-        Refused: "volumes come out moved ...".
+        Refused: "volumes come out moved ...", or what keeps that from being seen: `CannotRun` and
+            `Unsteady`.
     """
     as_the_law_wants(net, 0)
     alone: Given = mapped(_first, given)  # two volumes that change places are both repeated
