@@ -196,6 +196,18 @@ class Rolled(Chomped):
         return torch.fft.fftshift(x).abs()
 
 
+@pytest.mark.parametrize("kind", [Chomped, Halved])
+@pytest.mark.parametrize("label", [True, False])
+def test_masks_that_come_out_moved_are_refused(kind: type[Chomped], label: bool) -> None:
+    class Mask(kind):  # type: ignore[misc, valid-type]
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = super().forward(x)
+            return y.argmax(1, keepdim=True) if label else y > 0
+
+    with pytest.raises(InputError, match="come out moved along depth"):
+        convert(Mask())
+
+
 def test_what_cannot_be_looked_at_is_said() -> None:
     net = convert(Chomped(), example=torch.randn(2, 1, 132, 8))
     said = "whether slices are answered where they are cannot be seen: images are more than 128"

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from crossd.conversion.checking.examples import Given
-from crossd.conversion.folding.containers import mapped, tensors_in
+from crossd.conversion.folding.containers import is_measured, mapped, tensors_in
 from crossd.conversion.folding.modules import named, state_of
 
 FEW = 8
@@ -139,7 +139,8 @@ def displaced(answer: Answer, volumes: Given) -> str:
     for one, two in zip(before, after, strict=True):
         if one.dim() != 5 or one.shape[2] != depth:
             continue
-        change = (two - one).abs().transpose(0, 2).flatten(1).mean(1)
+        apart = (two - one).abs() if is_measured(one) else (two != one).double()
+        change = apart.transpose(0, 2).flatten(1).mean(1)
         change = change - change.min()  # what comes of the volume as a whole
         places = (change > change.max() / 2).nonzero().flatten().tolist()
         if not places:
