@@ -372,7 +372,7 @@ def test_bad_image_folders(tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     (empty / "a").mkdir(parents=True)
     (empty / "b").mkdir()
-    assert f"no images in {empty}" in raised(lambda: open_source(str(empty)))
+    assert f"{empty}: no images; expected" in raised(lambda: open_source(str(empty)))
     loose = tmp_path / "loose"
     loose.mkdir()
     Image.new("L", (8, 8)).save(loose / "x.png")
