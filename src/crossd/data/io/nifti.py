@@ -10,7 +10,7 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from crossd.data.io.header import MOST_CHANNELS, UNREADABLE, Header, Part, damaged, whole
+from crossd.data.io.header import MOST_CHANNELS, Header, Part, reading, whole
 from crossd.errors import InputError
 
 CHUNK = 1 << 20
@@ -18,19 +18,14 @@ CHUNK = 1 << 20
 
 def read_header(path: Path) -> Header:
     """Read what a NIfTI file says of its volume."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            image: Any = _loaded(path)
-            kind = image.get_data_dtype()
-            zero = _zero_spacing(path, image)
-            shape = tuple(int(n) for n in image.shape)
-            affine = np.asarray(image.affine, np.float64)
-            needed = (
-                image.dataobj.offset + float(np.prod([float(n) for n in shape])) * kind.itemsize
-            )
-    except UNREADABLE as error:
-        raise damaged(path, error) from error
+    with reading(path), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        image: Any = _loaded(path)
+        kind = image.get_data_dtype()
+        zero = _zero_spacing(path, image)
+        shape = tuple(int(n) for n in image.shape)
+        affine = np.asarray(image.affine, np.float64)
+        needed = image.dataobj.offset + float(np.prod([float(n) for n in shape])) * kind.itemsize
     if not path.name.lower().endswith(".gz") and path.stat().st_size < needed:
         raise InputError(
             f"{path}: is shorter than its header says (a shape of {shape}): it is damaged or "

@@ -17,12 +17,11 @@ from crossd.data.io.header import (
     ITK,
     NIFTI,
     SUFFIXES,
-    UNREADABLE,
     Header,
     Part,
-    damaged,
     is_dicom,
     is_volume,
+    reading,
 )
 from crossd.data.shared_arrays import Array
 from crossd.errors import InputError
@@ -116,12 +115,8 @@ def read(header: Header, planes: tuple[int, slice] | None = None) -> NDArray[np.
         stored[which] = slice(length - stop, length - start) if flipped else slice(start, stop)
     voxels = [len(range(*s.indices(n))) for s, n in zip(stored, header.shape, strict=True)]
     require(4 * float(np.prod(voxels)) * header.channels, str(header.path))
-    try:
+    with reading(header.path):
         array = _voxels(header, tuple(stored))
-    except InputError:
-        raise
-    except UNREADABLE as error:
-        raise damaged(header.path, error) from error
     if array.shape != (*voxels, header.channels):
         raise InputError(f"{header.path}: holds {array.shape} voxels, its header says {voxels}")
     if not np.isfinite(array).all():
@@ -149,10 +144,8 @@ def flat(path: Path) -> NDArray[np.float32]:
             f"{path}: has the shape {header.shape} and {header.channels} numbers a pixel; expected "
             "one grey image (save colours as PNG)"
         )
-    try:
+    with reading(path):
         plane = _voxels(header, (slice(None),) * 3)[:, :, 0, 0].T
-    except UNREADABLE as error:
-        raise damaged(path, error) from error
     low, high = np.percentile(plane, (0.5, 99.5))
     scaled = (plane.clip(low, high) - low) / max(high - low, 1e-6)
     return np.ascontiguousarray(scaled, np.float32)
