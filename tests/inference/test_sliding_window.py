@@ -94,7 +94,7 @@ def test_classes(shape: tuple[int, int, int]) -> None:
 def test_no_more_than_a_window_of_planes_is_kept() -> None:
     largest = 0
     for _, found in sliding_window.slabs(
-        lambda w: w.expand(-1, 50, -1, -1, -1), torch.rand(1, 64, 9, 9), (8, 9, 9)
+        lambda w: w.repeat(1, 50, 1, 1, 1), torch.rand(1, 64, 9, 9), (8, 9, 9)
     ):
         largest = max(largest, found.untyped_storage().nbytes())
     assert largest <= 50 * 8 * 81 * 4
