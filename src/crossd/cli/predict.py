@@ -24,7 +24,7 @@ from crossd.data.sources.case_list import Case
 from crossd.data.sources.image_folder import read_image
 from crossd.errors import InputError
 from crossd.inference import predictor, results, write_masks
-from crossd.inference.inputs import inputs, is_solid, key, takes
+from crossd.inference.inputs import inputs, key, may_be, takes
 from crossd.inference.slice_ensemble import answering
 from crossd.training import devices, signals
 from crossd.utils import memory
@@ -58,7 +58,7 @@ def predict(config: PredictConfig, progress: Progress) -> str:
         config.input, weights.in_channels, takes(weights), masks_wanted, folder, progress.say
     )
     _check_any(weights, found)
-    if not weights.recalibrated and any(is_solid(case.images[0]) for case in found):
+    if not weights.recalibrated and any(may_be(case.images[0])[1] for case in found):
         progress.say(
             f"{config.weights}: BatchNorm knows images only, so that answers on volumes may be far "
             "off: run crossd recalibrate on volumes first, which need no labels"
@@ -230,13 +230,11 @@ def _check_any(weights: WeightsConfig, found: Sequence[Case]) -> None:
     """Say once, not of every file, that the network takes none of them."""
     images, volumes = takes(weights)
     for case in found:
-        path = case.images[0]
-        solid = is_solid(path)
-        either = not path.is_dir() and is_dicom(path)  # not looked into yet
-        if (volumes and solid) or (images and (either or not solid)):
+        flat, solid = may_be(case.images[0])
+        if (images and flat) or (volumes and solid):
             return
     first = found[0]
-    (_check_solid if is_solid(first.images[0]) else _check_flat)(weights, first)
+    (_check_solid if may_be(first.images[0])[1] else _check_flat)(weights, first)
 
 
 def _check_solid(weights: WeightsConfig, case: Case) -> None:

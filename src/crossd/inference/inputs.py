@@ -23,9 +23,10 @@ def key(path: Path) -> str:
     return os.path.normpath(path.expanduser().absolute())
 
 
-def is_solid(path: Path) -> bool:
-    """Tell whether a path is a volume by its name alone; what a DICOM file is, it tells itself."""
-    return path.is_dir() or is_volume(path)
+def may_be(path: Path) -> tuple[bool, bool]:
+    """Tell by its name whether a path may be an image, and a volume; a DICOM file may be either."""
+    solid = path.is_dir() or is_volume(path)
+    return not solid or (not path.is_dir() and is_dicom(path)), solid
 
 
 def takes(weights: WeightsConfig) -> tuple[bool, bool]:
@@ -92,12 +93,10 @@ def inputs(
 
 def _check_names(found: Sequence[Case]) -> None:
     """Refuse cases whose answers would be one file: a mask has the name of its volume or image."""
-    names: dict[tuple[str, bool], Path] = {}
+    names: dict[tuple[str, int], Path] = {}
     for case in found:
         path = case.images[0]
-        flat = not is_solid(path)
-        either = not path.is_dir() and is_dicom(path)  # an image or a volume: not looked into yet
-        for kind in {flat, flat or either}:
+        for kind in [kind for kind, possible in enumerate(may_be(path)) if possible]:
             other = names.setdefault((case.name, kind), path)
             if other != path:
                 raise InputError(

@@ -8,7 +8,6 @@ from lightning_fabric import Fabric
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from crossd.data.io.header import Header
 from crossd.data.preprocessing import plan, plan_file, resample
 from crossd.data.preprocessing.normalise import adapt
 from crossd.data.preprocessing.plan import Intensity, Plan
@@ -48,13 +47,12 @@ def plan_of(weights: WeightsConfig) -> Plan:
     return Plan((z, y, x), (depth, height, width), intensity)
 
 
-def prepare(entry: Entry, weights: WeightsConfig, how: Plan) -> Tensor:
-    """Read a volume and prepare it as in training, ``(C, D, H, W)`` in the grid of the plan."""
-    sides = resample.checked_size(entry.images[0], how.spacing)
+def prepare(
+    entry: Entry, weights: WeightsConfig, intensity: Sequence[Intensity], sides: Sequence[int]
+) -> Tensor:
+    """Read a volume and prepare it as in training, ``(C, *sides)``."""
     image = read_image(entry)
-    if len(image) == 1 and len(how.intensity) > 1:
-        raise InputError(f"{entry.where}: has 1 channel, expected {len(how.intensity)}")
-    plan.scale(image, plan.limits(image, how.intensity, entry.where))
+    plan.scale(image, plan.limits(image, intensity, entry.where))
     resampled = resample.image(torch.from_numpy(image), sides)
     return (adapt(resampled, weights.in_channels) - weights.mean) / weights.std
 
@@ -79,12 +77,13 @@ def segment(
         InputError: When the file cannot be read or does not fit into memory.
     """
     how = plan_of(weights)
-    volume = prepare(entry, weights, how)
+    sides = resample.checked_size(entry.images[0], how.spacing)
+    volume = prepare(entry, weights, how.intensity, sides)
     with fabric.autocast():
         parts = sliding_window.slabs(
             sliding_window.probabilities(net, flips), fabric.to_device(volume), how.patch
         )
-        return restore(parts, volume.shape[1:], entry.images[0].size)
+        return restore(parts, sides, entry.images[0].size)
 
 
 def restore(
@@ -133,26 +132,13 @@ def restore(
 def label(net: nn.Module, entry: Entry, weights: WeightsConfig, fabric: Fabric) -> Tensor:
     """Give the class probabilities ``(K,)`` of a volume."""
     if weights.plan is None:
-        image = read_image(entry)
-        how = (Intensity("percentiles", *CLIP),) * len(image)
-        plan.scale(image, plan.limits(image, how, entry.where))
         sides = weights.size if len(weights.size) == 3 else weights.size[:1] * 3
-        x = adapt(resample.image(torch.from_numpy(image), sides), weights.in_channels)
-        x = (x - weights.mean) / weights.std
+        x = prepare(entry, weights, (Intensity("percentiles", *CLIP),) * entry.channels, sides)
     else:
-        how_all = plan_of(weights)
-        x = prepare(entry, weights, how_all)
-        x = fit(x, how_all.patch, float(x.min()))
+        how = plan_of(weights)
+        sides = resample.checked_size(entry.images[0], how.spacing)
+        x = prepare(entry, weights, how.intensity, sides)
+        x = fit(x, how.patch, float(x.min()))
     with fabric.autocast():
         logits: Tensor = net(fabric.to_device(x[None]))
     return logits.float().softmax(1)[0].cpu()
-
-
-def in_file_order(mask: NDArray[np.uint8], header: Header) -> NDArray[np.uint8]:
-    """Turn a mask from canonical order ``(D, H, W)`` to the order of its file, ``(x, y, z)``."""
-    import nibabel as nib
-
-    canonical = np.array([[0.0, 1.0], [1.0, 1.0], [2.0, 1.0]])
-    way = nib.orientations.ornt_transform(canonical, header.orientation)
-    turned: NDArray[np.uint8] = nib.orientations.apply_orientation(mask.T, way)
-    return turned

@@ -83,43 +83,32 @@ def claim(
         InputError: When the folder holds anything else and nothing may be replaced, or when answers
             of two kinds would lie side by side.
     """
+    import yaml
+
     if folder.exists() and not folder.is_dir():
         raise InputError(f"--out {folder} is a file: name a folder")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _read_record(folder, overwrite)  # refuses a folder of others before a lock is left there
         with locked(folder / LOCK):
-            return _claimed(folder, own, heads, asked, overwrite)
+            before = _read_record(folder, overwrite) or {}
+            changed = [name for name in COMPARED if before and before.get(name) != own[name]]
+            if changed and not overwrite:
+                options = ", ".join(COMPARED[name] for name in changed)
+                raise InputError(
+                    f"--out {folder} holds answers that were made with another {options} "
+                    f"({RECORD} there tells): name another --out, or --overwrite them"
+                )
+            if before and not changed:
+                return _read_table(folder / TABLE, heads, overwrite)
+            if before:
+                _remove(folder, asked)
+            (folder / TABLE).unlink(missing_ok=True)
+            with atomic(folder / RECORD) as temporary:
+                temporary.write_text(yaml.safe_dump(dict(own), sort_keys=False), encoding="utf-8")
+            return {}
     except OSError as error:
         raise InputError(f"cannot write to --out {folder}: {error.strerror or error}") from error
-
-
-def _claimed(
-    folder: Path,
-    own: Mapping[str, object],
-    heads: Sequence[str],
-    asked: Collection[str],
-    overwrite: bool,
-) -> Rows:
-    import yaml
-
-    before = _read_record(folder, overwrite)
-    changed = [
-        option for name, option in COMPARED.items() if before and before.get(name) != own[name]
-    ]
-    if changed and not overwrite:
-        raise InputError(
-            f"--out {folder} holds answers that were made with another {', '.join(changed)} "
-            f"({RECORD} there tells): name another --out, or --overwrite them"
-        )
-    if before and not changed:
-        return _read_table(folder / TABLE, heads, overwrite)
-    if before:
-        _remove(folder, asked)
-    (folder / TABLE).unlink(missing_ok=True)
-    with atomic(folder / RECORD) as temporary:
-        temporary.write_text(yaml.safe_dump(dict(own), sort_keys=False), encoding="utf-8")
-    return {}
 
 
 def _read_record(folder: Path, overwrite: bool) -> dict[str, object] | None:

@@ -101,7 +101,7 @@ def stem(path: Path) -> str:
         >>> stem(Path("images/case_01.nii.gz")), stem(Path("series"))
         ('case_01', 'series')
     """
-    for suffix in sorted(SUFFIXES, key=len, reverse=True):
+    for suffix in SUFFIXES:
         if path.name.lower().endswith(suffix):
             return path.name[: -len(suffix)]
     return path.name if path.is_dir() or is_dicom(path) else path.stem

@@ -165,7 +165,8 @@ def limits(
         InputError: When all values of a channel are equal, or there are more or fewer channels.
     """
     if len(image) != len(intensity):
-        raise InputError(f"{where}: has {len(image)} channels, expected {len(intensity)}")
+        found = "1 channel" if len(image) == 1 else f"{len(image)} channels"
+        raise InputError(f"{where}: has {found}, expected {len(intensity)}")
     rows = []
     for channel, how in zip(image, intensity, strict=True):
         least, most = float(channel.min()), float(channel.max())
