@@ -3,12 +3,12 @@
 Faults do not stop the look, as `crossd.data.open_source` would: they are what is looked for.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from crossd.data.dataset import Samples
 from crossd.data.opening import archives_of, is_list, list_cases, open_source
@@ -100,13 +100,15 @@ def _parts(found: Sequence[Case], spec: str, seed: int, halve: bool) -> tuple[li
         count = sum(not case.split for case in found)
         note = f"the split of {count:,} samples is empty, of others not: a training refuses that"
         return [case.split or NO_PART for case in found], [note]
+    parts = np.array([case.split for case in found], object)
     try:
-        if said == {"train", "val"} and halve:
-            return _halved(found, labels, seed, spec), []
+        if said == {"train", "val"} and halve:  # class folders of images without test/
+            val = np.flatnonzero(parts == "val")
+            parts[val[halves(labels[val], seed, spec)[1]]] = "test"
+            return parts.tolist(), []
         divided = case_list.parts(found, labels, seed, spec)
     except InputError as error:
         return [case.split or "train" for case in found], [str(error)]
-    parts = np.empty(len(found), object)
     for part, indices in zip(SPLITS, divided, strict=True):
         parts[indices] = part
     missing = [part for part in SPLITS if part not in said]
@@ -116,22 +118,11 @@ def _parts(found: Sequence[Case], spec: str, seed: int, halve: bool) -> tuple[li
     return parts.tolist(), notes
 
 
-def _halved(found: Sequence[Case], labels: NDArray[np.int64], seed: int, where: str) -> list[str]:
-    """Halve the validation images of class folders without ``test/``."""
-    val = np.flatnonzero([case.split == "val" for case in found])
-    parts = np.array([case.split for case in found], object)
-    parts[val[halves(labels[val], seed, where)[1]]] = "test"
-    halved: list[str] = parts.tolist()
-    return halved
-
-
 def _counts(pairs: Iterable[tuple[str, str]]) -> dict[str, dict[str, int]]:
-    counts: dict[str, dict[str, int]] = {}
-    for part, label in pairs:
-        own = counts.setdefault(part, {})
-        own[label] = own.get(label, 0) + 1
-    return {part: dict(sorted(counts[part].items())) for part in (*SPLITS, NO_PART)
-            if part in counts}  # fmt: skip
+    counts: dict[str, dict[str, int]] = {part: {} for part in (*SPLITS, NO_PART)}
+    for (part, label), count in sorted(Counter(pairs).items()):
+        counts[part][label] = count
+    return {part: own for part, own in counts.items() if own}
 
 
 def _of_source(source: Source, limit: int, progress: Progress) -> Survey:
