@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from crossd.data.io.header import ITK, NIFTI, Header, stem
 from crossd.data.io.itk import open_itk
+from crossd.data.io.nifti import quietly
 from crossd.errors import InputError
 from crossd.utils.atomic_files import atomic
 
@@ -72,7 +73,8 @@ def in_file_order(mask: NDArray[np.uint8], header: Header) -> NDArray[np.uint8]:
 def _write_nifti(array: NDArray[np.uint8], header: Header, path: Path) -> None:
     image = nib.Nifti1Image(array, header.affine)
     if header.path.name.lower().endswith(NIFTI):
-        source: Any = nib.load(header.path)
+        with quietly():
+            source: Any = nib.load(header.path)
         for name in ("sform", "qform"):  # what the affine leads to: scanner, atlas, ...
             code = int(source.header[f"{name}_code"]) if f"{name}_code" in source.header else 1
             getattr(image, f"set_{name}")(header.affine, code=code or None)
