@@ -34,6 +34,8 @@ class Header:
         channels: Numbers a voxel.
         modality: As DICOM names it ("CT", "MR"), "" where unknown.
         files: The files of a DICOM series, in order of position.
+        frames: The frames of an enhanced DICOM file, in order of position.
+        patient: As DICOM identifies the patient, "" where unknown.
     """
 
     path: Path
@@ -42,6 +44,8 @@ class Header:
     channels: int = 1
     modality: str = ""
     files: tuple[Path, ...] = ()
+    frames: tuple[int, ...] = ()
+    patient: str = ""
 
     @property
     def orientation(self) -> NDArray[np.float64]:
