@@ -63,6 +63,14 @@ class Header:
         """Size of a voxel in canonical order (z, y, x) [mm]."""
         return self._canonical(np.linalg.norm(self.affine[:3, :3], axis=0).tolist())
 
+    @property
+    def canonical(self) -> NDArray[np.float64]:
+        """Affine to RAS [mm] of voxels (x, y, z) whose axes run to right, anterior, superior."""
+        turned: NDArray[np.float64] = self.affine @ nib.orientations.inv_ornt_aff(
+            self.orientation, self.shape
+        )
+        return turned
+
     def _canonical(self, values: Sequence[Number]) -> tuple[Number, Number, Number]:
         ordered = dict(zip(self.orientation[:, 0].astype(int).tolist(), values, strict=True))
         return ordered[2], ordered[1], ordered[0]

@@ -144,7 +144,7 @@ def _take_header(found: SampleFacts, entry: Entry) -> None:
     found.size, found.spacing, found.modality = header.size, header.spacing, header.modality
 
 
-def _read_volume(entry: Entry) -> tuple[NDArray[np.float32], NDArray[np.uint8] | None]:
+def _read_volume(entry: Entry) -> tuple[NDArray[np.float32], NDArray[np.uint16] | None]:
     """Read a volume and the values of its mask."""
     mask = None if entry.mask is None else case_files.raw_mask(entry.mask)
     return case_files.read_image(entry), mask

@@ -149,5 +149,5 @@ def _of_source(source: Source, limit: int, progress: Progress) -> Survey:
 
 def _describe(found: SampleFacts, samples: Samples, index: int) -> None:
     sample = samples[index]
-    mask = sample["mask"].numpy().astype(np.uint8) if "mask" in sample else None
+    mask = sample["mask"].numpy().astype(np.uint16) if "mask" in sample else None
     describe(found, sample["image"].numpy(), mask)
