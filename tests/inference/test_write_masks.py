@@ -132,10 +132,10 @@ def test_what_a_header_says_of_places_is_copied(tmp_path: Path, version: Any, ki
     if kind == "two forms":
         image.set_sform(atlas, code=3)
         image.set_qform(scanner, code=1)
-    elif kind == "qform alone":
+    elif kind == "qform":
         image.set_sform(None, code=0)
         image.set_qform(scanner, code=2)
-    elif kind == "sform alone":
+    elif kind == "sform":
         image.set_qform(None, code=0)
         image.set_sform(atlas, code=5)
     elif kind == "micron":

@@ -70,7 +70,7 @@ def test_other_places_are_refused_with_the_cause(
 
 def test_another_shape_is_refused(tmp_path: Path) -> None:
     said = files.message(lambda: check(tmp_path, nib.Nifti1Image(MASK[:7], LPS)))
-    assert "has the shape (10, 9, 7)" in said
+    assert "has the shape (7, 9, 10)" in said
 
 
 @pytest.mark.parametrize("value", [1.0000153, 1.9999999995, 0.9991, 1e-4])

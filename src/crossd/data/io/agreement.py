@@ -39,8 +39,10 @@ def require_same_place(first: Header, other: Header, what: str) -> None:
     Raises:
         InputError: Saying in what their grids differ, and by how much.
     """
+    alike = np.array_equal(first.orientation, other.orientation)
     if other.size != first.size:
-        require_same_shape(first.path, first.size, other.path, other.size, what)
+        shape, own = (h.shape if alike else h.size for h in (first, other))
+        require_same_shape(first.path, shape, other.path, own, what)
     corners = np.array(np.meshgrid(*[(0, n - 1) for n in first.size[::-1]])).reshape(3, -1)
     ones = np.vstack((corners, np.ones(corners.shape[1])))
     apart = np.linalg.norm(((other.canonical - first.canonical) @ ones)[:3], axis=0).max()
@@ -48,8 +50,8 @@ def require_same_place(first: Header, other: Header, what: str) -> None:
         return
     axes, own = (h.canonical[:3, :3] / h.spacing[::-1] for h in (first, other))
     angle = np.degrees(np.arccos(np.clip((np.trace(axes.T @ own) - 1) / 2, -1, 1)))
-    if not np.array_equal(first.orientation, other.orientation):
-        how, shown = "their axes are stored in other directions and the places differ", ""
+    if not alike:
+        how, shown = "their axes are stored in other directions", ""
     elif not np.allclose(first.spacing, other.spacing, rtol=1e-3):
         how, shown = "their spacing (z, y, x) differs", f": {_sides(other)}, not {_sides(first)} mm"
     elif angle > 0.1:
