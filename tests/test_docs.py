@@ -18,8 +18,8 @@ import torch
 from torch import nn
 
 import crossd
-from crossd.cli import main as cli
-from crossd.cli.main import main
+from crossd.cli import command_line as cli
+from crossd.cli.command_line import main
 from crossd.cli.parser import build
 from crossd.data.preprocessing import plan_file
 

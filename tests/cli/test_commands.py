@@ -16,7 +16,7 @@ from helpers import some
 from torch import nn
 
 import crossd
-from crossd.cli import main as cli
+from crossd.cli import command_line as cli
 from crossd.cli.convert import convert
 from crossd.cli.finetune import finetune
 from crossd.cli.options import ConvertConfig, FinetuneConfig, PretrainConfig, RecalibrateConfig
