@@ -11,7 +11,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from crossd.cli.main import main as crossd
+from crossd.cli import main as crossd
 
 
 def make(root: Path, count: int, shape: tuple[int, int, int], seed: int) -> None:

@@ -19,7 +19,7 @@ from files import shaded
 from safetensors.torch import load_file
 from torch.utils.tensorboard import summary
 
-from crossd.cli.main import main
+from crossd.cli.command_line import main
 from crossd.reports import markdown
 from crossd.training import checkpoints, loggers, validate
 from crossd.utils.run_folder import CHECKPOINT, EARLIER_CHECKPOINT, RESULT

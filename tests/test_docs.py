@@ -18,8 +18,8 @@ import torch
 from torch import nn
 
 import crossd
-from crossd.cli import main as cli
-from crossd.cli.main import main
+from crossd.cli import command_line as cli
+from crossd.cli.command_line import main
 from crossd.cli.parser import build
 from crossd.data.preprocessing import plan_file
 
@@ -265,6 +265,7 @@ def test_the_quickstart_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     """All of the page but the comparison, in order, on coarser brains and fewer of them."""
     monkeypatch.chdir(tmp_path)
     text = (ROOT / "docs" / "quickstart.md").read_text(encoding="utf-8")
+    (tmp_path / "runs").mkdir()  # as the first command of the page does
     for _, code in blocks(text, "python"):
         exec(code, {})
     ran = []

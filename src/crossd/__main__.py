@@ -2,6 +2,6 @@
 
 import sys
 
-from crossd.cli.main import main
+from crossd.cli.command_line import main
 
 sys.exit(main())

@@ -16,7 +16,7 @@ from helpers import some
 from torch import nn
 
 import crossd
-from crossd.cli import main as cli
+from crossd.cli import command_line as cli
 from crossd.cli.convert import convert
 from crossd.cli.finetune import finetune
 from crossd.cli.options import ConvertConfig, FinetuneConfig, PretrainConfig, RecalibrateConfig
@@ -653,7 +653,7 @@ def test_a_checkpoint_of_others_becomes_a_weights_file(
     lines = said.splitlines()
     assert lines[0] == "122 tensors: 20 adapted, 102 matched"
     assert lines[1] == "'state_dict.model' of the checkpoint is the network"
-    assert lines[-1] == f"written: {out}" and len(lines) == 122 + 3
+    assert lines[2:] == [f"written: {out}"]  # no tensor is without a partner
     made: Any = crossd.load(out)
     config = made.config
     assert (config.in_channels, config.classes, config.form) == (3, ("0", "1", "2", "3", "4"), to)

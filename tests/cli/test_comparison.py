@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from files import npz
 
-from crossd.cli import main as cli
+from crossd.cli import command_line as cli
 
 QUICK = ["--epochs", "1", "--batch-size", "8"]
 

@@ -11,7 +11,7 @@ import torch
 
 import crossd
 from crossd.cli import doctor
-from crossd.cli.main import main
+from crossd.cli.command_line import main
 
 
 def test_as_a_process_where_the_extras_are_missing(tmp_path: Path) -> None:

@@ -130,7 +130,7 @@ def test_labelled_cases_have_their_names(tmp_path: Path) -> None:
         rows.append(f"v{i}.nii.gz,{'ab'[i % 2]},{split}")
     table = tmp_path / "t.csv"
     table.write_text("\n".join(rows) + "\n")
-    from crossd.cli import main as cli
+    from crossd.cli import command_line as cli
 
     made = ["--data", str(table), "--epochs", "1", "--out", str(tmp_path / "w")]
     assert cli.main(["pretrain", *made]) == 0

@@ -16,7 +16,7 @@ from torch import nn
 
 import crossd
 from crossd import WeightsConfig
-from crossd.cli.main import main
+from crossd.cli.command_line import main
 from crossd.conversion import registry
 from crossd.reports import kernels
 from crossd.training import metrics

@@ -9,7 +9,7 @@ import torch
 from files import npz
 
 import crossd
-from crossd.cli import main as cli
+from crossd.cli import command_line as cli
 from crossd.conversion import registry
 from crossd.conversion.convert import convert
 from crossd.data.opening import open_source

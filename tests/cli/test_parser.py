@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from crossd.cli import main as cli
-from crossd.cli.main import main
+from crossd.cli import command_line as cli
+from crossd.cli.command_line import main
 from crossd.cli.parser import build
 
 

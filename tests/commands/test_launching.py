@@ -88,7 +88,7 @@ def test_slurm_without_tasks_per_node_is_an_error_that_says_so(tmp_path: Path, d
 
 def test_fabric_run(tmp_path: Path, data: str) -> None:
     script = tmp_path / "crossd"  # as pip installs it
-    script.write_text("import sys\nfrom crossd.cli.main import main\nsys.exit(main())\n")
+    script.write_text("import sys\nfrom crossd.cli.command_line import main\nsys.exit(main())\n")
     fabric = [sys.executable, "-m", "lightning_fabric.cli", "--accelerator", "cpu"]
     command = [*fabric, "--devices", "2", "--main-port", free_port(), "--", str(script), *RUN[3:]]
     two = trained(command, tmp_path / "two", data, *HALF)

@@ -27,7 +27,7 @@ GROWTH = 0.02
 
 MAIN = """
 import sys
-from crossd.cli.main import main
+from crossd.cli.command_line import main
 from crossd.training import loop
 loop.VALIDATIONS = 10**9  # after every epoch
 sys.exit(main())

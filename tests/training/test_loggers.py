@@ -11,7 +11,7 @@ from made import Stopping, labelled, odd, tiny
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from crossd.cli import status
-from crossd.cli.main import main
+from crossd.cli.command_line import main
 from crossd.cli.options import StatusConfig
 from crossd.errors import InputError
 from crossd.training import loggers as training_loggers

@@ -66,4 +66,4 @@ def _convert_checkpoint(config: ConvertConfig, model: str) -> str:
         lift=config.lift,
         prefix=config.prefix,
     )
-    return f"{report}\nwritten: {out}"
+    return f"{report.without_partner()}\nwritten: {out}"

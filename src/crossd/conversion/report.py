@@ -60,9 +60,16 @@ class ConversionReport:
 
     def __str__(self) -> str:
         """Render the summary, the note, and a line a tensor."""
-        width = max((len(entry.name) for entry in self.entries), default=0)
+        return self._table(self.entries)
+
+    def without_partner(self) -> str:
+        """Render the summary, the note, and a line for each tensor that one side alone has."""
+        return self._table([e for e in self.entries if e.source is None or e.result is None])
+
+    def _table(self, entries: Sequence[Entry]) -> str:
+        width = max((len(entry.name) for entry in entries), default=0)
         lines = [self.summary(), *filter(None, [self.note])]
-        for entry in self.entries:
+        for entry in entries:
             shapes = f"{_show(entry.source)} -> {_show(entry.result)}"
             line = f"{entry.name:<{width}}  {entry.action:<10} {shapes:<40} {entry.why}"
             lines.append(line.rstrip())

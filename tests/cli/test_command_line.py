@@ -26,9 +26,9 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import crossd
-from crossd.cli import main as cli
+from crossd.cli import command_line as cli
 from crossd.cli import options as cli_options
-from crossd.cli.main import main
+from crossd.cli.command_line import main
 from crossd.conversion import registry
 
 CONFIGS = {
