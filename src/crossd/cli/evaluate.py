@@ -372,7 +372,7 @@ def _write_rows(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
     for row in rows:
         writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
     with atomic(path) as temporary:
-        temporary.write_text(text.getvalue(), encoding="utf-8")
+        temporary.write_text(text.getvalue(), encoding="utf-8", errors="backslashreplace")
 
 
 def _text(value: float | None, unit: str = "") -> str:

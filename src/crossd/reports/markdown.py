@@ -60,7 +60,7 @@ def write(
     record = json.dumps(plain(results), indent=2, allow_nan=False) + "\n"
     for name, content in {"report.md": text, **(more or {}), "metrics.json": record}.items():
         with atomic(Path(folder) / name) as temporary:
-            temporary.write_text(content, encoding="utf-8")
+            temporary.write_text(content, encoding="utf-8", errors="backslashreplace")
 
 
 def cost(
