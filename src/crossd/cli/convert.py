@@ -5,7 +5,8 @@ from crossd.cli.options import ConvertConfig
 from crossd.conversion import registry
 from crossd.conversion.convert import LIFTS
 from crossd.errors import InputError
-from crossd.nn.kernel_modes import KERNEL_MODES, VIEWS
+from crossd.nn.kernel_modes import KERNEL_MODES
+from crossd.nn.views import VIEWS
 from crossd.utils.option_values import check, choice, class_names, unused
 from crossd.utils.progress import Progress
 from crossd.weights import third_party, weights_file

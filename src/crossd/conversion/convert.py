@@ -31,7 +31,8 @@ from crossd.conversion.plain import to_2d
 from crossd.conversion.report import account, sentences
 from crossd.conversion.rules import Options
 from crossd.errors import InputError
-from crossd.nn.conv import CrossDConv, CrossDConvTranspose
+from crossd.nn.conv import CrossDConv
+from crossd.nn.conv_transpose import CrossDConvTranspose
 from crossd.nn.kernel_modes import KERNEL_MODES
 from crossd.nn.layers import channels_last
 

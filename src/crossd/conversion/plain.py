@@ -24,7 +24,8 @@ from crossd.conversion.report import account
 from crossd.conversion.views import known_view
 from crossd.errors import InputError
 from crossd.nn.checkpointing import checkpoint_activations
-from crossd.nn.conv import CrossDConv, CrossDConvTranspose
+from crossd.nn.conv import CrossDConv
+from crossd.nn.conv_transpose import CrossDConvTranspose
 from crossd.nn.kernel_modes import KernelMode, make_mode
 from crossd.nn.layers import depth_axis, drop_axis
 

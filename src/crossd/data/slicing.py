@@ -13,7 +13,7 @@ from crossd.data.shapes import fit, round_up
 from crossd.data.source import Source, require_rank
 from crossd.data.splits import spread
 from crossd.errors import InputError
-from crossd.nn.kernel_modes import VIEWS
+from crossd.nn.views import VIEWS
 
 QUARTERS = (1, 2, 3)
 SEGMENTATION_STEP = 2

@@ -29,7 +29,7 @@ from crossd.conversion.folding.containers import is_measured, mapped, tensors_in
 from crossd.conversion.folding.modules import named, state_of
 from crossd.conversion.folding.run import Folding, LayersMet, NotDeepEnough, Run, repeated
 from crossd.errors import InputError
-from crossd.nn.kernel_modes import VIEWS, replicated_ends, view
+from crossd.nn.views import VIEWS, replicated_ends, view
 
 Value = TypeVar("Value")
 

@@ -24,8 +24,9 @@ from crossd.conversion.checking.law import (
 from crossd.conversion.checking.perturbed import Still, project
 from crossd.conversion.folding.containers import is_measured, tensors_in
 from crossd.conversion.folding.modules import state_of
-from crossd.nn.conv import CrossDConv, CrossDConvTranspose
-from crossd.nn.kernel_modes import view
+from crossd.nn.conv import CrossDConv
+from crossd.nn.conv_transpose import CrossDConvTranspose
+from crossd.nn.views import view
 
 
 def require_same(source: nn.Module, net: nn.Module, given: Given) -> tuple[float, float]:
