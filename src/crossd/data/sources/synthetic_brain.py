@@ -9,8 +9,8 @@ from torch import Tensor
 
 from crossd.data.preprocessing.volume_dataset import TensorVolumes
 from crossd.data.quality.facts import CLIP
-from crossd.data.shapes import fit, full_size, round_up
-from crossd.data.source import Source
+from crossd.data.shapes import fit, round_up
+from crossd.data.source import Request, Source
 from crossd.errors import InputError
 
 CLASSES = ("background", "grey", "white", "CSF")
@@ -33,7 +33,7 @@ BIAS, NOISE, BLUR, GAP = 0.25, 0.06, 0.6, 0.15
 """Bias field [log], noise, blur [voxels] (upper ends), and least contrast between tissues."""
 
 
-def open_brain(spec: str, size: tuple[int, ...] | None, seed: int) -> Source:
+def open_brain(request: Request) -> Source:
     """Open ``brain`` or ``brain:MM``: synthetic volumes, and a real one among those to test on.
 
     The grey- and white-matter maps of MNI152 are deformed, each tissue gets a random intensity,
@@ -42,9 +42,8 @@ def open_brain(spec: str, size: tuple[int, ...] | None, seed: int) -> Source:
     maps; it is never trained on.
 
     Args:
-        spec: ``brain`` (4 mm) or ``brain:MM`` with a whole number of millimetres.
-        size: Spatial size of the training volumes; None keeps the box of the brain.
-        seed: Decides on everything that is drawn.
+        request: Of ``brain`` (4 mm) or ``brain:MM`` with a whole number of millimetres; without a
+            size the box of the brain is kept. The seed decides on everything that is drawn.
 
     Returns:
         The source, its images in [0, 1], with 24, 4 and 9 volumes.
@@ -52,6 +51,7 @@ def open_brain(spec: str, size: tuple[int, ...] | None, seed: int) -> Source:
     Raises:
         InputError: When the spacing is not a whole number within 2 to 8.
     """
+    spec, seed = request.name, request.seed
     _, _, suffix = spec.partition(":")
     if spec != "brain" and suffix not in {str(mm) for mm in SPACINGS}:
         raise InputError(
@@ -59,7 +59,7 @@ def open_brain(spec: str, size: tuple[int, ...] | None, seed: int) -> Source:
         )
     spacing = int(suffix) if suffix else DEFAULT_SPACING
     template, maps = _atlas(spacing)
-    shape = tuple(template.shape) if size is None else full_size(size, 3, spec)
+    shape = request.shape(3, template.shape)
     drawn = [
         [synthesise(maps, spacing, (seed, part, index)) for index in range(count)]
         for part, count in enumerate((TRAIN, VAL, TEST))

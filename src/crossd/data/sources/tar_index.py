@@ -4,9 +4,8 @@ import itertools
 import json
 import re
 import tarfile
-import time
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -14,18 +13,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from crossd.data.disk_cache import CLOCK, key_of, state_of, user_cache
+from crossd.data.disk_cache import state_of
 from crossd.data.file_names import Names, Writer
 from crossd.data.io.images import suffixes
-from crossd.data.shared_arrays import Array
 from crossd.data.sources.case_list import in_order
-from crossd.data.sources.folder_index import KEEP_FROM
+from crossd.data.sources.kept_lists import Listing, kept_or_made
 from crossd.data.sources.tar_names import compressed
 from crossd.errors import InputError
 from crossd.utils.progress import Progress
-
-FORM = 2
-"""Of the index, to be counted up when it changes."""
 
 BLOCK = tarfile.BLOCKSIZE
 MAGIC = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd", b"\x04\x22\x4d\x18")
@@ -38,11 +33,10 @@ LABELS = ("cls", "json")
 
 
 @dataclass(frozen=True)
-class Members:
+class Members(Listing):
     """Images in archives.
 
     Attributes:
-        archives: The files.
         names: Of the images in them.
         archive: Number of the archive of every image, int32, ``(N,)``.
         start: Where it begins there, int64, ``(N,)``.
@@ -51,75 +45,37 @@ class Members:
         classes: Names of the classes.
     """
 
-    archives: tuple[Path, ...]
     names: Names
     archive: NDArray[np.int32]
     start: NDArray[np.int64]
     size: NDArray[np.int64]
     labels: NDArray[np.int64]
-    classes: tuple[str, ...]
+    classes: Names
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.names)
 
 
 def scan(paths: Sequence[Path], progress: Progress) -> Members:
-    """List the images of archives.
-
-    Of many the list is kept in the cache folder of the user, and taken from there for as long as
-    no archive has changed in size or time.
-
-    Args:
-        paths: The archives.
-        progress: Where to show how fast it is.
-
-    Returns:
-        The images in the order of the archives, and in these as they lie.
+    """List the images of archives, in the order of the archives, and in these as they lie.
 
     Raises:
         InputError: When an archive is damaged or compressed, or an image has no class.
     """
-    every = [str(path.absolute()) for path in paths]
-    cache, key = user_cache(), key_of("shards", FORM, sorted(suffixes()), every)
-    with cache.one_process_at_a_time(key):
-        start = time.time_ns()
-        try:
-            states = np.array([state_of(path) for path in paths], np.int64)
-        except OSError as error:
-            raise InputError(f"{error.filename}: cannot be read ({error.strerror})") from error
-        arrays = cache.get(key)
-        if arrays is not None and np.array_equal(arrays["states"], states):
-            members = _remembered(arrays, paths)
-            count = len(members.names)
-            progress.say(f"{count:,} images in {len(paths):,} archives, as scanned before")
-            return members
-        members = _scanned(paths, progress)
-        if len(members.names) >= KEEP_FROM and states[:, 1].max() < start - CLOCK:
-            cache.keep(key, {"states": states, **_arrays(members)})
-        return members
+    what, every = f"{len(paths):,} archives", [str(path.absolute()) for path in paths]
+    return kept_or_made(Members, lambda: _scanned(paths, what, progress), what, progress, every)
 
 
-def _arrays(members: Members) -> dict[str, Array]:
-    """Return what is known of images as arrays to be kept."""
-    arrays = {name: getattr(members, name) for name in ("archive", "start", "size", "labels")}
-    return arrays | members.names.arrays("names") | Names.of(members.classes).arrays("classes")
-
-
-def _remembered(arrays: Mapping[str, Array], paths: Sequence[Path]) -> Members:
-    """Return what was kept as arrays."""
-    return Members(
-        tuple(paths),
-        Names.kept(arrays, "names"),
-        arrays["archive"],
-        arrays["start"],
-        arrays["size"],
-        arrays["labels"],
-        tuple(Names.kept(arrays, "classes")),
-    )
-
-
-def _scanned(paths: Sequence[Path], progress: Progress) -> Members:
+def _scanned(paths: Sequence[Path], what: str, progress: Progress) -> Members:
+    try:
+        states = np.array([state_of(path) for path in paths], np.int64)
+    except OSError as error:
+        raise InputError(f"{error.filename}: cannot be read ({error.strerror})") from error
     names = Writer()
     rows = array("q")  # archive, start, size and class of every image
     numbers: dict[str, int] = {}
-    with progress.task(f"scanning {len(paths):,} archives", total=len(paths)) as bar:
+    with progress.task(f"scanning {what}", total=len(paths)) as bar:
         for number, path in enumerate(paths):
             before = len(names)
             for image, label in _images(path):
@@ -131,13 +87,14 @@ def _scanned(paths: Sequence[Path], progress: Progress) -> Members:
     classes = in_order(numbers)
     order = np.array([classes.index(label) for label in numbers], np.int64)
     return Members(
-        tuple(paths),
+        Names.of(str(path.absolute()) for path in paths),
+        states,
         names.names(),
         archive.astype(np.int32),
         start.copy(),
         size.copy(),
         order[labels],
-        tuple(classes),
+        Names.of(classes),
     )
 
 
