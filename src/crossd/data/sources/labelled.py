@@ -65,39 +65,27 @@ def open_cases(request: Request, root: Path, found: Sequence[Case]) -> Source:
         for case, look in zip(found, looks, strict=False):
             if case.mask is not None and given.statistics is None:
                 require_known(list(look.voxels), values, case.mask)
-    made = None
     if entries:
         made = _plan(request, facts, whole=labels is not None)
-        cache = Cache()
-        channels = len(made.intensity)
-        shape: tuple[int, ...] = made.patch
-        samples: list[Samples] = [
-            VolumeSamples(
-                [entries[i] for i in indices],
-                made,
-                values,
-                None if labels is None else labels[indices],
-                cache,
-                given.stored,
-            )
-            for indices in divided
-        ]
+        samples: Samples = VolumeSamples(entries, made, values, labels, Cache(), given.stored)
+        size: tuple[int, ...] = made.patch
+        spacing = made.spacing
     else:
-        images = _images(request, root, found, labels, divided[0], values)
-        channels, shape = images.channels, images.shape
-        samples = [Subset(images, indices) for indices in divided]
-    train, val, test = samples
+        made, spacing = None, None
+        samples = _images(request, root, found, labels, divided[0], values)
+        size = samples.size(0)
+    train, val, test = (Subset(samples, own) for own in divided)
     return Source(
         name,
         3 if entries else 2,
         task,
-        channels,
+        samples.channels,
         classes,
-        shape,
+        size,
         train,
         val,
         test,
-        spacing=None if made is None else made.spacing,
+        spacing=spacing,
         plan=made,
         values=values,
     )
