@@ -25,14 +25,8 @@ def pair_folders(root: Path) -> tuple[Path, Path] | None:
 def read_pairs(left: Path, right: Path) -> list[Case]:
     """Pair the files of a folder of images with the masks of equal names in another.
 
-    Modalities of one case are numbered as nnU-Net does: ``case_0000``, ``case_0001``.
-
-    Args:
-        left: Folder of images: files, or folders that hold a DICOM series.
-        right: Folder of masks.
-
-    Returns:
-        The cases, by name.
+    Images are files, or folders that hold a DICOM series. Modalities of one case are numbered as
+    nnU-Net does: ``case_0000``, ``case_0001``.
 
     Raises:
         InputError: When a name has no partner, or cases have other modalities than others.

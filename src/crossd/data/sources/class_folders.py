@@ -65,13 +65,6 @@ class ClassFolders(Listing):
 def scan(root: Path, progress: Progress) -> ClassFolders:
     """List what the class folders of `root` hold, or those of its ``train``, ``val`` and ``test``.
 
-    Args:
-        root: The folder.
-        progress: Where to show how fast it is.
-
-    Raises:
-        InputError: When a folder cannot be read.
-
     Example:
         >>> import tempfile
         >>> root = Path(tempfile.mkdtemp())
@@ -160,13 +153,8 @@ def open_images(request: Request, root: Path, found: ClassFolders) -> Source:
     Class folders alone are split 70/10/20 by the seed. Without ``test/`` the validation images
     are halved. Images may lie at any depth below their class folder.
 
-    Args:
-        request: What is asked for; images are 64 by 64 where it gives no size.
-        root: The folder.
-        found: What lies in it.
-
-    Returns:
-        The source: its images are grey unless the first training files are coloured.
+    Images are 64 by 64 where no size is asked for, and grey unless one of a few training files
+    is coloured.
 
     Raises:
         InputError: When there are no images, fewer than two classes, or an unknown class.

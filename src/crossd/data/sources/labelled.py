@@ -35,15 +35,10 @@ LOOK_AT = 200
 
 
 def open_cases(request: Request, root: Path, found: Sequence[Case]) -> Source:
-    """Open a list of cases; those that have neither masks nor labels are all training samples.
+    """Open a list of cases, whose files lie below `root`.
 
-    Args:
-        request: What is asked for.
-        root: The folder that holds all files.
-        found: The cases.
-
-    Returns:
-        The source: images in [0, 1], volumes as the plan says.
+    Images are in [0, 1], volumes as the plan says. What has neither masks nor labels is all to
+    train on.
 
     Raises:
         InputError: With the file that is wrong.
@@ -184,13 +179,7 @@ def _plan(request: Request, facts: Sequence[SampleFacts], whole: bool) -> Plan:
 def _mask_classes(
     facts: Sequence[SampleFacts], given: Given, name: str
 ) -> tuple[tuple[int, ...], tuple[str, ...]]:
-    """Return values and names of the classes of masks, the background first.
-
-    Args:
-        facts: What was found in the training masks.
-        given: What is known already.
-        name: The source, for the message.
-    """
+    """Return values and names of the classes of training masks, the background first."""
     seen = {value: str(value) for one in facts for value in one.voxels if value}
     named = {0: "background", **(given.classes or seen)}
     named[0] = "background" if named[0] == "0" else named[0]

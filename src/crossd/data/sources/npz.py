@@ -21,7 +21,14 @@ CHANNELS = (1, 3)
 
 
 class ArraySamples(Samples):
-    """Images of one array, kept in the dtype of the file and converted one by one."""
+    """Images of one array, kept in the dtype of the file and converted one by one.
+
+    Args:
+        images: Shape ``(N, *spatial, C)``.
+        labels: Shape ``(N,)``; None without.
+        span: The values that become 0 and 1.
+        size: Spatial size of the samples.
+    """
 
     in_memory = True
 
@@ -32,14 +39,6 @@ class ArraySamples(Samples):
         span: tuple[float, float],
         size: tuple[int, ...],
     ) -> None:
-        """Keep the arrays.
-
-        Args:
-            images: Shape ``(N, *spatial, C)``.
-            labels: Shape ``(N,)``; None without.
-            span: The values that become 0 and 1.
-            size: Spatial size of the samples.
-        """
         self.images = images
         self.labels = labels
         self.span = span

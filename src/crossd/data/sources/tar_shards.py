@@ -9,8 +9,8 @@ place in an archive.
 
 import io
 import re
-from collections import OrderedDict
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -33,22 +33,15 @@ PART = re.compile(r"(train|val|test)(?![a-z])", re.IGNORECASE)
 
 
 class Archives:
-    """Files of which a part is read at a time; as many are held open as are used in turn."""
+    """Archives that are opened when they are read; as many stay open as are used in turn."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
-        self.paths = tuple(paths)
-        self._open: OrderedDict[int, Handle] = OrderedDict()
+        paths = tuple(paths)
+        self.paths = paths
+        self.opened = lru_cache(OPEN)(lambda number: Handle.of(paths[number]))
 
-    def __getstate__(self) -> dict[str, object]:
-        return {"paths": self.paths, "_open": OrderedDict()}
-
-    def read(self, number: int, start: int, size: int) -> bytes:
-        """Read `size` bytes of an archive, fewer where it ends."""
-        file = self._open.pop(number, None) or Handle.of(self.paths[number])
-        self._open[number] = file  # the last one used is the last to be closed
-        if len(self._open) > OPEN:
-            self._open.popitem(last=False)
-        return file.read(start, size)
+    def __reduce__(self) -> tuple[object, ...]:
+        return Archives, (self.paths,)  # without what is open
 
 
 class ShardSamples(ImageSamples):
@@ -75,7 +68,8 @@ class ShardSamples(ImageSamples):
         """Read the image of a sample as it is."""
         size = int(self.bytes[index])
         try:
-            content = self.archives.read(int(self.archive[index]), int(self.start[index]), size)
+            file = self.archives.opened(int(self.archive[index]))
+            content = file.read(int(self.start[index]), size)
         except OSError as error:
             why = f"cannot be read ({error.strerror})"
             raise InputError(f"{self.path(index)}: {why}") from error
@@ -108,9 +102,7 @@ def open_shards(request: Request, paths: Sequence[Path]) -> Source:
     named ``train...``, ``val...`` and ``test...``, or in folders of these names, are those parts;
     others are split 70/10/20 by the seed.
 
-    Args:
-        request: What is asked for; images are 64 by 64 where it gives no size.
-        paths: The archives.
+    Images are 64 by 64 where no size is asked for, and grey unless one of a few is coloured.
 
     Raises:
         InputError: When an archive is damaged or compressed, an image has no class, or there are
