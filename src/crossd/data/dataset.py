@@ -41,6 +41,7 @@ class Samples(Dataset[Sample]):
         groups: Patient of every sample, ``(N,)``, where it is known; folds never split one.
         patch: Voxels that training takes of each, where they differ in size; None otherwise.
         channels: Channels of every image, where they are known.
+        shape: Spatial size of all, ``(H, W)`` or ``(D, H, W)``, where they have the same.
         in_memory: Whether nothing has to be read to have one.
     """
 
@@ -49,6 +50,7 @@ class Samples(Dataset[Sample]):
     groups: NDArray[np.str_] | None = None
     patch: tuple[int, ...] | None = None
     channels: int = 1
+    shape: tuple[int, ...] | None = None
     in_memory: bool = False
 
     def __len__(self) -> int:
@@ -57,7 +59,7 @@ class Samples(Dataset[Sample]):
 
     def size(self, index: int) -> tuple[int, ...]:
         """Return the spatial size of a sample, ``(H, W)`` or ``(D, H, W)``."""
-        return tuple(self[index]["image"].shape[1:])
+        return self.shape or tuple(self[index]["image"].shape[1:])
 
     def name(self, index: int) -> str:
         """Return what a sample is called: its file, or its number."""

@@ -35,7 +35,7 @@ class ImageSamples(Samples):
 
     def __init__(self, labels: NDArray[np.int64] | None, size: tuple[int, ...]) -> None:
         self.labels = None if labels is None else share(labels)
-        self.shape = size
+        self.shape: tuple[int, ...] = size
 
     def load(self, index: int) -> Image.Image:
         """Read the first image of a sample as it is."""
@@ -70,10 +70,6 @@ class ImageSamples(Samples):
             resized = Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST)
             sample["mask"] = torch.from_numpy(np.array(resized)).long()
         return sample
-
-    def size(self, index: int) -> tuple[int, ...]:
-        """Return the size that all samples have."""
-        return self.shape
 
     def stamp(self, index: int) -> str | None:
         """Tell the files of a sample, with their sizes and times, and how they are prepared."""

@@ -42,15 +42,11 @@ class ArraySamples(Samples):
         self.images = images
         self.labels = labels
         self.span = span
-        self.shape = size
+        self.shape: tuple[int, ...] = size
         self.channels = images.shape[-1]
 
     def __len__(self) -> int:
         return len(self.images)
-
-    def size(self, index: int) -> tuple[int, ...]:
-        """Return the size that all samples have."""
-        return self.shape
 
     def __getitem__(self, index: int) -> Sample:
         low, high = self.span
