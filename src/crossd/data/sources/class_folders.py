@@ -61,6 +61,10 @@ class ClassFolders(Listing):
         """Return how many images, or volumes, each class folder holds."""
         return self.counts[:, 0 if kind == "images" else 1]
 
+    def folder_of(self, kind: Kind) -> NDArray[np.int64]:
+        """Return the number of the class folder of every image, or volume."""
+        return np.repeat(np.arange(len(self.folders)), self.counted(kind))
+
 
 def scan(root: Path, progress: Progress) -> ClassFolders:
     """List what the class folders of `root` hold, or those of its ``train``, ``val`` and ``test``.
@@ -111,10 +115,9 @@ def cases(root: Path, found: ClassFolders, kind: Kind) -> list[Case]:
     """List the images or the volumes of class folders, each named by its path below `root`."""
     names = found.images if kind == "images" else found.volumes
     places = found.places
-    folder = np.repeat(np.arange(len(places)), found.counted(kind))
     return [
         Case(name, (root / name,), label=places[number][1], split=places[number][0])
-        for name, number in zip(names, folder.tolist(), strict=True)
+        for name, number in zip(names, found.folder_of(kind).tolist(), strict=True)
     ]
 
 
@@ -177,7 +180,7 @@ def open_images(request: Request, root: Path, found: ClassFolders) -> Source:
     if len(classes) < 2:
         raise InputError(f"{root}: has one class folder, {classes[0]}; expected two or more")
     check(root, found, "images")
-    folder = np.repeat(np.arange(len(found.folders)), found.counted("images"))
+    folder = found.folder_of("images")
     number = {label: index for index, label in enumerate(classes)}
     labels = np.array([number[label] for _, label in found.places], np.int64)[folder]
     said = np.array([part for part, _ in found.places])[folder]
