@@ -8,7 +8,7 @@ from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -101,18 +101,17 @@ def _scanned(paths: Sequence[Path], what: str, progress: Progress) -> Members:
 def _images(path: Path) -> Iterator[tuple[tarfile.TarInfo, str]]:
     """Yield the images of an archive, each with the name of its class."""
     readable = suffixes()
-    for key, members in itertools.groupby(_members(path), lambda pair: _split(pair[0].name)[0]):
+    for key, members in itertools.groupby(_members(path), lambda one: one.key):
         image, label = None, None
-        for member, content in members:
-            ending = _split(member.name)[1]
-            if f".{ending}" in readable:
+        for one in members:
+            if f".{one.ending}" in readable:
                 if image is not None:
                     raise InputError(
-                        f"{path}: {image.name} and {member.name} share a key; one image a key"
+                        f"{path}: {image.name} and {one.info.name} share a key; one image a key"
                     )
-                image = member
-            elif ending in LABELS:
-                label = _label(content, ending, f"{path}: {member.name}") or label
+                image = one.info
+            elif one.ending in LABELS:
+                label = _label(one, f"{path}: {one.info.name}") or label
         if image is None:
             continue
         label = label or PurePosixPath(key).parent.name
@@ -124,25 +123,35 @@ def _images(path: Path) -> Iterator[tuple[tarfile.TarInfo, str]]:
         yield image, label
 
 
-def _members(path: Path) -> Iterator[tuple[tarfile.TarInfo, bytes]]:
-    """Yield the members of an archive, with the content of those that hold a class."""
+class Member(NamedTuple):
+    """A file in an archive: its header, its name in two, and what it holds if that is a class."""
+
+    info: tarfile.TarInfo
+    key: str
+    ending: str
+    content: bytes
+
+
+def _members(path: Path) -> Iterator[Member]:
+    """Yield the members of an archive that belong to samples."""
     try:
         with path.open("rb") as file:
             if file.read(6).startswith(MAGIC):
                 raise compressed(str(path))
             file.seek(0)
             tar: Any = tarfile.open(fileobj=file, mode="r:")
-            while (member := tar.next()) is not None:
+            while (info := tar.next()) is not None:
                 tar.members = []  # which it would keep, all of them
-                if not member.isreg() or not KEY.fullmatch(member.name):
+                found = KEY.fullmatch(info.name) if info.isreg() else None
+                if found is None:
                     continue
-                content = b""
-                if _split(member.name)[1] in LABELS:
-                    file.seek(member.offset_data)
-                    content = file.read(member.size)
-                    if len(content) < member.size:
+                key, ending, content = found[1], found[2].lower(), b""
+                if ending in LABELS:
+                    file.seek(info.offset_data)
+                    content = file.read(info.size)
+                    if len(content) < info.size:
                         raise EOFError("it is cut off")
-                yield member, content
+                yield Member(info, key, ending, content)
             # tarfile takes whatever is no header for the end.
             file.seek(tar.offset)
             end = file.read(BLOCK)
@@ -154,18 +163,11 @@ def _members(path: Path) -> Iterator[tuple[tarfile.TarInfo, bytes]]:
         raise _damaged(path, why)
 
 
-def _split(name: str) -> tuple[str, str]:
-    """Return the key of a member, and its ending in lower case."""
-    found = KEY.fullmatch(name)
-    assert found is not None
-    return found[1], found[2].lower()
-
-
-def _label(content: bytes, ending: str, where: str) -> str | None:
+def _label(member: Member, where: str) -> str | None:
     """Read the name of a class; None where a .json has no label."""
     try:
-        value = content.decode().strip()
-        if ending == "json":
+        value = member.content.decode().strip()
+        if member.ending == "json":
             found = json.loads(value)
             value = found.get("label", "") if isinstance(found, dict) else ""
             if value == "":
