@@ -12,9 +12,9 @@ from crossd.data.source import Given, Request, Source
 from crossd.data.sources import class_folders, tar_names
 from crossd.data.sources.case_list import Case, loose_cases, named
 from crossd.data.sources.case_pairs import pair_folders, read_pairs
+from crossd.data.sources.case_source import open_cases
 from crossd.data.sources.case_table import read_table
 from crossd.data.sources.class_folders import ClassFolders, open_images
-from crossd.data.sources.labelled import open_cases
 from crossd.data.sources.npz import open_medmnist, open_npz
 from crossd.data.sources.synthetic_brain import open_brain
 from crossd.data.sources.tar_shards import open_shards
