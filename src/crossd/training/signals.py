@@ -9,8 +9,8 @@ ASKING = (signal.SIGTERM, signal.SIGINT, *([signal.SIGUSR1] if hasattr(signal, "
 TERMINATED, INTERRUPTED = 143, 130
 
 
-class Stopped(Exception):
-    """Work was asked to stop, and kept what was finished.
+class Stopped(BaseException):
+    """Work was asked to stop, and kept what was finished; whoever waits for errors lets it pass.
 
     Attributes:
         code: The exit code: 130 after Ctrl-C, else 143.
