@@ -30,7 +30,7 @@ from torch import nn
 
 from crossd.data.opening import open_source
 from crossd.data.source import Source
-from crossd.data.sources.image_folder import read_image
+from crossd.data.sources.image_files import read_image
 from crossd.training.batches import Feed
 from crossd.training.devices import seed_everything
 from crossd.training.loop import TrainConfig

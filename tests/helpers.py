@@ -15,7 +15,7 @@ from hypothesis import settings
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from crossd.nn.kernel_modes import replicated_ends, view
+from crossd.nn.views import replicated_ends, view
 
 TOLERANCE: dict[torch.dtype, tuple[float, float]] = {
     torch.float64: (1e-7, 1e-7),  # the defaults of torch.testing

@@ -122,7 +122,11 @@ def namespace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if with_code(page)], ids=NAMES.get)
-def test_code_runs(page: Path, namespace: dict[str, Any]) -> None:
+def test_code_runs(
+    page: Path, namespace: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "runs").mkdir()  # where the commands of the pages put results
+    monkeypatch.chdir(tmp_path)
     STANDINS.get(NAMES[page], lambda names: None)(namespace)
     text = page.read_text(encoding="utf-8")
     for line, code in blocks(text, "python"):

@@ -17,7 +17,8 @@ from crossd.conversion.convert import convert
 from crossd.data.dataset import ChangedSamples, Sample, Samples
 from crossd.data.source import Source
 from crossd.nn.conv import CrossDConv
-from crossd.nn.kernel_modes import make_mode, view
+from crossd.nn.kernel_modes import make_mode
+from crossd.nn.views import view
 from crossd.training import devices, loop, validate
 from crossd.utils.atomic_files import atomic
 from crossd.weights.weights_file import WeightsConfig, save

@@ -13,9 +13,10 @@ if TYPE_CHECKING:
     from crossd.conversion.rules import rule
     from crossd.errors import InputError
     from crossd.nn.checkpointing import checkpoint_activations
-    from crossd.nn.conv import CrossDConv, CrossDConvTranspose
-    from crossd.nn.kernel_modes import view
+    from crossd.nn.conv import CrossDConv
+    from crossd.nn.conv_transpose import CrossDConvTranspose
     from crossd.nn.layers import channels_last
+    from crossd.nn.views import view
     from crossd.weights.export import export
     from crossd.weights.hub import from_pretrained, push_to_hub, save_pretrained
     from crossd.weights.third_party import load_checkpoint
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "CrossDConv": "nn.conv",
-    "CrossDConvTranspose": "nn.conv",
+    "CrossDConvTranspose": "nn.conv_transpose",
     "InputError": "errors",
     "WeightsConfig": "weights.weights_file",
     "acs": "conversion.baselines",
@@ -45,7 +46,7 @@ _HOMES = {
     "to_2d": "conversion.plain",
     "to_3d": "conversion.plain",
     "triplanar": "conversion.baselines",
-    "view": "nn.kernel_modes",
+    "view": "nn.views",
 }
 
 __all__ = [

@@ -34,7 +34,7 @@ def scans(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         done.append(what)
         return scan(what, *rest)
 
-    monkeypatch.setattr("crossd.data.sources.labelled.scan", noted)
+    monkeypatch.setattr("crossd.data.sources.case_source.scan", noted)
     return done
 
 

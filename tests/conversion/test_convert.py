@@ -22,7 +22,7 @@ from crossd import InputError
 from crossd.conversion import rules
 from crossd.conversion.registry import small_resnet
 from crossd.conversion.report import tensors
-from crossd.nn import kernel_modes
+from crossd.nn import views
 from crossd.nn.conv import CrossDConv
 
 # Turned networks are indexed below, which the type nn.Module does not know.
@@ -140,7 +140,7 @@ def drawn_net() -> nn.Module:
     return convert(resnet18(), "projection", lift=None)
 
 
-@pytest.mark.parametrize(("axis", "view"), list(enumerate(kernel_modes.VIEWS)))
+@pytest.mark.parametrize(("axis", "view"), list(enumerate(views.VIEWS)))
 def test_3d_equals_2d_on_volumes_that_repeat_an_image(
     drawn_net: nn.Module, axis: int, view: str
 ) -> None:
@@ -157,11 +157,11 @@ def test_3d_equals_2d_on_volumes_that_repeat_an_image(
 def test_views_differ(drawn_net: nn.Module) -> None:
     images = torch.randn(1, 1, 32, 32)
     with torch.no_grad():
-        answers = [to_2d(drawn_net, view)(images) for view in kernel_modes.VIEWS]
+        answers = [to_2d(drawn_net, view)(images) for view in views.VIEWS]
     assert not torch.allclose(answers[0], answers[1]) and not torch.allclose(*answers[1:])
 
 
-@pytest.mark.parametrize(("axis", "view"), list(enumerate(kernel_modes.VIEWS)))
+@pytest.mark.parametrize(("axis", "view"), list(enumerate(views.VIEWS)))
 def test_with_zero_padding_3d_equals_2d_away_from_the_border(axis: int, view: str) -> None:
     layers = [nn.Conv2d(1, 6, 5, padding=2), nn.BatchNorm2d(6), nn.ReLU(), nn.AvgPool2d(3, 1, 1)]
     layers += [nn.Conv2d(6, 6, 3, padding=2, dilation=2, groups=2), nn.ReLU()]
@@ -255,7 +255,7 @@ def test_inflate_on_a_repeated_volume_is_the_2d_network() -> None:
 
 
 @pytest.mark.parametrize("mode", ["projection", "slice"])
-@pytest.mark.parametrize("view", kernel_modes.VIEWS)
+@pytest.mark.parametrize("view", views.VIEWS)
 def test_to_2d_keeps_the_function_of_its_view(mode: str, view: str) -> None:
     net = settle(convert(small(), mode, lift=None))
     images = torch.randn(2, 1, 20, 24)
@@ -686,14 +686,14 @@ class Spy:
 
     def __init__(self, net: nn.Module, layer: nn.Module) -> None:
         self.net = net
-        self.seen: list[kernel_modes.View] = []
-        layer.register_forward_hook(lambda *_: self.seen.append(kernel_modes.current_view()))
+        self.seen: list[views.View] = []
+        layer.register_forward_hook(lambda *_: self.seen.append(views.current_view()))
 
     def run(self, times: int, *arguments: Any, **named: Any) -> set[Any]:
         self.seen.clear()
         for _ in range(times):
             self.net(*arguments, **named)
-        assert not kernel_modes.view_is_set()
+        assert not views.view_is_set()
         return set(self.seen)
 
 
@@ -701,7 +701,7 @@ class Spy:
 def spied() -> Iterator[Spy]:
     net = convert(nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU()), "projection")
     yield Spy(net, net[1])
-    assert not kernel_modes.view_is_set()
+    assert not views.view_is_set()
 
 
 def test_training_on_images_draws_all_views(spied: Spy) -> None:

@@ -19,7 +19,7 @@ from crossd import InputError, view
 from crossd.conversion.checking import law, perturbed
 from crossd.conversion.folding.modules import Folded
 from crossd.conversion.plain import FOLDING, PLAIN, is_plain
-from crossd.nn.kernel_modes import VIEWS
+from crossd.nn.views import VIEWS
 
 convert: Callable[..., Any] = crossd.convert
 

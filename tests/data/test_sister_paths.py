@@ -15,7 +15,7 @@ from crossd.data.opening import open_source
 from crossd.data.quality.checks import faults
 from crossd.data.quality.survey import survey
 from crossd.data.source import Given
-from crossd.data.sources.image_folder import read_image
+from crossd.data.sources.image_files import read_image
 from crossd.utils.progress import Progress
 
 QUIET = Progress(quiet=True)

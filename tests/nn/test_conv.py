@@ -30,9 +30,12 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 import crossd.nn.conv
 import crossd.nn.functional
 import crossd.nn.kernel_modes
-from crossd.nn.conv import CrossDConv, CrossDConvTranspose
-from crossd.nn.kernel_modes import KERNEL_MODES, VIEWS, view
+import crossd.nn.views
+from crossd.nn.conv import CrossDConv
+from crossd.nn.conv_transpose import CrossDConvTranspose
+from crossd.nn.kernel_modes import KERNEL_MODES
 from crossd.nn.layers import channels_last
+from crossd.nn.views import VIEWS, view
 
 MODES = list(KERNEL_MODES)
 PADDING_MODES = ["zeros", "reflect", "replicate", "circular"]
@@ -790,7 +793,7 @@ def test_functions_of_torch_take_derivatives_of_it(mode: str, axis: int) -> None
 def test_zeros_may_be_added_to_depth_alone(depth_margin: tuple[int, int]) -> None:
     conv, x = make(CrossDConv, 2, 3, 3, padding=1), normal(2, 2, 4, 5, 6)
     close(conv(x, depth_margin), conv(F.pad(x, (0, 0, 0, 0, *depth_margin))))
-    with crossd.nn.kernel_modes.replicated_ends((0,)):
+    with crossd.nn.views.replicated_ends((0,)):
         more = [x[:, :, :1]] * depth_margin[0], [x[:, :, -1:]] * depth_margin[1]
         close(conv(x, depth_margin), conv(torch.cat([*more[0], x, *more[1]], 2)))
 

@@ -26,20 +26,16 @@ from torch import Tensor
 from crossd.nn.functional import lift, map_kernel, shift_kernel
 from crossd.nn.kernel_modes import (
     KERNEL_MODES,
-    VIEWS,
     Fourier,
     FourierProjection,
     KernelMode,
     PosePredictor,
     Projection,
     Slice,
-    View,
-    current_view,
     make_mode,
-    view,
-    view_is_set,
 )
 from crossd.nn.layers import drop_axis
+from crossd.nn.views import VIEWS, View, current_view, view, view_is_set
 
 CUBE = (3, 3, 3)
 

@@ -11,7 +11,7 @@ from torch import nn
 
 import crossd
 from crossd.errors import InputError
-from crossd.nn.kernel_modes import VIEWS
+from crossd.nn.views import VIEWS
 from crossd.reports import gradcam
 from crossd.reports.gradcam import CamOfSample
 

@@ -13,7 +13,7 @@ from torch import nn
 import crossd
 from crossd.data.opening import open_source
 from crossd.data.slicing import as_images
-from crossd.nn.kernel_modes import VIEWS
+from crossd.nn.views import VIEWS
 from crossd.reports import shown_cases
 from crossd.reports.shown_cases import BEST, WORST
 from crossd.training import validate

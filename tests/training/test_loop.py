@@ -19,11 +19,12 @@ from crossd.cli.options import PretrainConfig
 from crossd.conversion import heads, registry
 from crossd.conversion.convert import convert
 from crossd.conversion.plain import to_3d
+from crossd.conversion.views import has_views, mixes_views
 from crossd.data.source import Source
 from crossd.errors import InputError
 from crossd.inference.slice_ensemble import SliceNet
-from crossd.nn.conv import CrossDConv, has_views, mixes_views
-from crossd.nn.kernel_modes import current_view, view_is_set
+from crossd.nn.conv import CrossDConv
+from crossd.nn.views import current_view, view_is_set
 from crossd.training import batches as training_batches
 from crossd.training import config as training_config
 from crossd.training import loop, validate

@@ -3,9 +3,10 @@
 from crossd.cli.opening import free_file
 from crossd.cli.options import ConvertConfig
 from crossd.conversion import registry
-from crossd.conversion.convert import LIFTS
+from crossd.conversion.arguments import LIFTS
 from crossd.errors import InputError
-from crossd.nn.kernel_modes import KERNEL_MODES, VIEWS
+from crossd.nn.kernel_modes import KERNEL_MODES
+from crossd.nn.views import VIEWS
 from crossd.utils.option_values import check, choice, class_names, unused
 from crossd.utils.progress import Progress
 from crossd.weights import third_party, weights_file

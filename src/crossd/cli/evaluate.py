@@ -20,7 +20,7 @@ from crossd.data.io.read import read_header
 from crossd.data.opening import open_source
 from crossd.data.source import Source
 from crossd.data.sources.case_files import Entry, read_image, read_mask
-from crossd.data.sources.labelled import entries_of
+from crossd.data.sources.case_source import entries_of
 from crossd.errors import InputError
 from crossd.evaluation.summary import Results
 from crossd.inference import predictor, write_masks

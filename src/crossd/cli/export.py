@@ -2,7 +2,7 @@
 
 from crossd.cli.opening import free_file
 from crossd.cli.options import ExportConfig
-from crossd.nn.kernel_modes import VIEWS
+from crossd.nn.views import VIEWS
 from crossd.utils.option_values import choice, sizes
 from crossd.utils.progress import Progress
 from crossd.weights.export import export as export_network

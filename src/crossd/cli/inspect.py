@@ -21,7 +21,8 @@ from crossd.data.slicing import as_images
 from crossd.data.source import Source
 from crossd.data.splits import spread
 from crossd.errors import InputError
-from crossd.nn.kernel_modes import VIEWS, Fourier
+from crossd.nn.kernel_modes import Fourier
+from crossd.nn.views import VIEWS
 from crossd.reports import (
     data_sheet,
     gradcam,

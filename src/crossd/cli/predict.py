@@ -21,7 +21,7 @@ from crossd.data.io.images import shape_of
 from crossd.data.io.read import holds_volume, read_header
 from crossd.data.sources.case_files import read_entry
 from crossd.data.sources.case_list import Case
-from crossd.data.sources.image_folder import read_image
+from crossd.data.sources.image_files import read_image
 from crossd.errors import InputError
 from crossd.inference import predictor, results, write_masks
 from crossd.inference.inputs import inputs, key, may_be, takes

@@ -7,11 +7,11 @@ from crossd.cli.options import PretrainConfig
 from crossd.cli.runs import augmentation, train_and_write
 from crossd.conversion import adapt, registry
 from crossd.conversion.convert import convert as convert_network
+from crossd.conversion.views import has_views
 from crossd.data.opening import open_source
 from crossd.data.slicing import as_images
 from crossd.data.source import Source, limit
 from crossd.errors import InputError
-from crossd.nn.conv import has_views
 from crossd.nn.kernel_modes import KERNEL_MODES
 from crossd.training import devices, loop
 from crossd.utils.option_values import check, choice, sizes

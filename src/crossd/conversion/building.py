@@ -23,8 +23,8 @@ from crossd.conversion.folding.modules import Folded, fold_module
 from crossd.conversion.folding.state import State
 from crossd.conversion.folding.torch_private import ConvBase
 from crossd.conversion.rules import RULES, Options, find_rule
+from crossd.conversion.views import has_views
 from crossd.errors import InputError
-from crossd.nn import conv as layers
 from crossd.nn.conv import CrossDConv
 from crossd.nn.layers import channels_last
 
@@ -114,7 +114,7 @@ def built(model: nn.Module, rank: int, options: Options, choice: Decisions) -> n
             layer.depth_position = nn.Parameter(layer.weight.new_zeros(shape))
     if rank == 2 and choice.attention == "volume":
         attention.use_fused_attention(net)
-    fold(net, made, State(choice.folding(rank, layers.has_views(net))))
+    fold(net, made, State(choice.folding(rank, has_views(net))))
     return net
 
 

@@ -6,23 +6,25 @@ into the shape that it expects (`folding`). The result is held against the consi
 """
 
 import dataclasses
-import functools
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeGuard
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from crossd.conversion import adapt
 from crossd.conversion import depth_stride as depth_strides
+from crossd.conversion.arguments import (
+    check_choices,
+    check_numbers,
+    require_unasked,
+)
 from crossd.conversion.building import built, rank_of
 from crossd.conversion.checking import examples, law, perturbed
+from crossd.conversion.checking.answers import TOLERATED, CannotRun, Refused, Unsteady
 from crossd.conversion.checking.source import require_same
-from crossd.conversion.copying import copy_of
-from crossd.conversion.decisions import DEPTH_PADDING, Decisions
-from crossd.conversion.folding import attention
+from crossd.conversion.decisions import Decisions
 from crossd.conversion.folding.containers import mapped, tensors_in
 from crossd.conversion.folding.modules import state_of
 from crossd.conversion.folding.run import LayersMet
@@ -30,19 +32,10 @@ from crossd.conversion.folding.torch_private import BatchNormBase
 from crossd.conversion.plain import to_2d
 from crossd.conversion.report import account, sentences
 from crossd.conversion.rules import Options
+from crossd.conversion.ways import Wish, must_run, ways_of
 from crossd.errors import InputError
-from crossd.nn.conv import CrossDConv, CrossDConvTranspose
-from crossd.nn.kernel_modes import KERNEL_MODES
-from crossd.nn.layers import channels_last
-
-LIFTS = ("center", "inflate", "triplanar")
-
-
-BATCH_NORM = ("keep", "reset", "recalibrate")
-
-
-POSITIONS = 16
-"""Places along depth of an embedding of depth, between which it is interpolated."""
+from crossd.nn.conv import CrossDConv
+from crossd.nn.conv_transpose import CrossDConvTranspose
 
 
 def convert(
@@ -125,16 +118,16 @@ def convert(
         >>> net(torch.zeros(2, 1, 9, 9)).shape, net(torch.zeros(2, 1, 9, 9, 9)).shape
         (torch.Size([2, 4, 7, 7]), torch.Size([2, 4, 7, 7, 7]))
     """
-    _check_choices(model, kernel_mode, lift, attention, depth_padding, batch_norm, volumes)
+    check_choices(model, kernel_mode, lift, attention, depth_padding, batch_norm, volumes)
     numbers = (depth_stride, depth_kernel, depth_position, size, spacing, in_channels, num_classes)
-    _check_numbers(*numbers)
+    check_numbers(*numbers)
     model, said = adapt.adapted(model, in_channels, num_classes)
     rank = rank_of(model)
     if rank == 3:
         asked = {"attention": attention, "depth_stride": depth_stride, "depth_kernel": depth_kernel}
-        _require_unasked(**asked, depth_position=depth_position)
+        require_unasked(**asked, depth_position=depth_position)
     options = Options(kernel_mode, lift, mode_options, depth_kernel, spread=spread)
-    wish = _Wish(
+    wish = Wish(
         depth_strides.Wish(depth_stride, size, spacing), attention, depth_padding, depth_position
     )
     if decided is None:
@@ -166,98 +159,15 @@ def convert(
     return net
 
 
-def _check_choices(
-    model: object,
-    kernel_mode: str,
-    lift: str | None,
-    attention_: str | None,
-    depth_padding: str | None,
-    batch_norm: str,
-    volumes_: object,
-) -> None:
-    """Refuse unknown names."""
-    for name, value, known, none in (
-        ("kernel_mode", kernel_mode, tuple(KERNEL_MODES), False),
-        ("lift", lift, LIFTS, True),
-        ("attention", attention_, attention.ATTENTION, True),
-        ("depth_padding", depth_padding, DEPTH_PADDING, True),
-        ("batch_norm", batch_norm, BATCH_NORM, False),
-    ):
-        if value not in known and not (none and value is None):
-            more = " or None" if none else ""
-            raise InputError(f"{name} (={value!r}) must be one of {', '.join(known)}{more}")
-    if not isinstance(model, nn.Module):
-        raise InputError(f"model is a {type(model).__name__}: give a torch.nn.Module")
-    if batch_norm != "recalibrate" and volumes_ != ():
-        raise InputError(f"volumes are for batch_norm='recalibrate', not for {batch_norm!r}")
-
-
-def _check_numbers(
-    depth_stride: object,
-    depth_kernel: object,
-    positions: object,
-    size: object,
-    spacing: object,
-    channels: object,
-    classes: object,
-) -> None:
-    """Refuse options that are no numbers, or would have no effect."""
-
-    def whole(value: object) -> TypeGuard[int]:
-        return isinstance(value, int) and not isinstance(value, bool)
-
-    for name, value, least in (
-        ("in_channels", channels, 1),
-        ("num_classes", classes, 1),
-        ("depth_position", positions, 0),
-    ):
-        if value is not None and not (whole(value) and value >= least):
-            raise InputError(f"{name} (={value!r}) must be a whole number of at least {least}")
-    for name, value in (("size", size), ("spacing", spacing)):
-        if value is not None and not (
-            isinstance(value, list | tuple) and all(isinstance(v, int | float) for v in value)
-        ):
-            raise InputError(f"{name} (={value!r}) must be three numbers (z, y, x)")
-    if depth_kernel is not None and not (
-        whole(depth_kernel) and depth_kernel > 0 and depth_kernel % 2
-    ):
-        raise InputError(f"depth_kernel (={depth_kernel!r}) must be odd and positive")
-    strides = depth_stride if isinstance(depth_stride, list | tuple) else (depth_stride,)
-    if depth_stride is not None and depth_stride != "auto" and not all(map(whole, strides)):
-        raise InputError(
-            f"depth_stride (={depth_stride!r}) must be one positive whole number, one a stage, or "
-            "'auto'"
-        )
-    if depth_stride is None and not (size is None and spacing is None):
-        raise InputError("size and spacing are for depth_stride='auto', which was not asked for")
-
-
-def _require_unasked(**options: object) -> None:
-    """Refuse options that have no effect on 3D networks, which keep their code and kernels."""
-    for name, value in options.items():
-        if value is not None:
-            raise InputError(f"{name} (={value!r}) is for 2D networks; this one is a 3D network")
-
-
 # Building it
 
 
-@dataclass(frozen=True)
-class _Wish:
-    """What the user wants; None leaves it to what is found."""
-
-    depth: depth_strides.Wish
-    attention: str | None
-    depth_padding: str | None
-    depth_position: int | None
-
-
 def _decide(
-    model: nn.Module, rank: int, options: Options, wish: _Wish, example: object, check: bool
+    model: nn.Module, rank: int, options: Options, wish: Wish, example: object, check: bool
 ) -> tuple[nn.Module, Decisions, list[str]]:
     """Find a way for the network to take the other rank, and hold it against the law."""
     given = None
-    if check or _must_run(model, wish):
+    if check or must_run(model, wish):
         if any(tensor.is_meta for tensor in model.state_dict().values()):
             raise InputError(
                 "cannot run a network whose weights are on the meta device: give it weights first "
@@ -265,14 +175,14 @@ def _decide(
             )
         given = examples.example_for(model, rank, example)
         given = examples.two_samples(model, given) if rank == 2 else given
-    ways = list(_ways(model, rank, options, wish, given))
+    ways = list(ways_of(model, rank, options, wish, given))
     if not check:
         return built(model, rank, options, ways[0]), ways[0], []
     assert given is not None
-    first: law.Refused | None = None
+    first: Refused | None = None
     random = torch.random.get_rng_state()
     for choice in ways:
-        if choice.repeat > 1 and not isinstance(first, law.CannotRun):
+        if choice.repeat > 1 and not isinstance(first, CannotRun):
             break  # one voxel is enough for the code, and what it answers there is no volume's
         torch.random.set_rng_state(random)  # new weights are those of the first way
         net = built(model, rank, options, choice)
@@ -282,7 +192,7 @@ def _decide(
                 if rank == 3 or options.lift in ("center", "inflate"):
                     rounded, exact = _require_same(model, net, rank, options, choice, given)
                     found.from_source = exact
-                    if rounded > law.TOLERATED:
+                    if rounded > TOLERATED:
                         found.lines.append(
                             f"in float32 rounding alone changes its answers by {rounded:.1e}, as "
                             "it may in deep networks that were not trained"
@@ -290,7 +200,7 @@ def _decide(
                 if rank == 2:
                     found.lines += _require_kernels_in_layers(net, given)
                     found.lines += _require_slices_in_place(model, options, choice, given)
-        except law.Refused as error:
+        except Refused as error:
             first = first or error
             continue
         choice = dataclasses.replace(choice, views=found.views, mixes=found.mixes)
@@ -319,7 +229,7 @@ def _require_same(
     """Compare with the source; with weights that were moved where rounding would hide the code."""
     try:
         return require_same(model, net, given)
-    except law.Unsteady:
+    except Unsteady:
         pass
     return law.with_weights_moved(
         model, lambda twin: require_same(twin, built(twin, rank, options, choice), given)
@@ -344,7 +254,7 @@ def _require_slices_in_place(
             model,
             lambda twin: law.require_slices_in_place(built(twin, 2, lifted, choice), given),
         )
-    except (law.Unsteady, law.CannotRun) as error:
+    except (Unsteady, CannotRun) as error:
         return [f"whether slices are answered where they are cannot be seen: {error}"]
     return []
 
@@ -365,10 +275,10 @@ def _require_kernels_in_layers(net: nn.Module, given: examples.Given) -> list[st
 
     try:
         law.with_weights_moved(net, check)
-    except law.Unsteady as error:
+    except Unsteady as error:
         return [f"whether code reads kernels outside of their layers cannot be seen: {error}"]
-    except law.Refused as error:
-        raise law.Refused(f"with every weight moved at random {error}") from error
+    except Refused as error:
+        raise Refused(f"with every weight moved at random {error}") from error
     return []
 
 
@@ -386,80 +296,6 @@ def _fault_of_three(model: nn.Module, given: examples.Given) -> str:
     except Exception as error:  # whatever a network of others may raise
         return f"it fails ({examples.one_line(error)})"
     return "it answers as for two" if sizes[0] == sizes[1] and (2,) in sizes[0] else ""
-
-
-def _must_run(model: nn.Module, wish: _Wish) -> bool:
-    """Tell whether something that is asked for shows only when the network runs."""
-    stride = wish.depth.stride
-    stages = stride is not None and not isinstance(stride, int)
-    return stages or attention.may_attend(model) or hasattr(model, "forward_head")
-
-
-def _ways(
-    model: nn.Module, rank: int, options: Options, wish: _Wish, given: examples.Given | None
-) -> Iterable[Decisions]:
-    """List ways of taking the other rank, the wished or likeliest first."""
-    if rank == 3:
-        padding, last = wish.depth_padding or "zeros", _takes_channels_last(model, given)
-        yield Decisions(depth_padding=padding, laid_last=last)
-        if given is not None:
-            depth = examples.maps_of(given, 3).shape[2]
-            yield Decisions(depth_padding=padding, laid_last=last, repeat=depth)
-        return
-    run = None if given is None else functools.partial(examples.evaluated, model, given)
-    features = _features(model, given)
-    features["laid_last"] = _takes_channels_last(model, given)
-    wishes = [wish.depth]
-    if wish.depth.stride is None:
-        wishes.append(depth_strides.Wish(1))
-    kind = wish.attention or "slice"
-    count = POSITIONS if wish.depth_position is None else wish.depth_position
-    position = ""
-    if run is not None and kind == "volume" and count > 0:
-        position = attention.first_convolution(model, run)
-    for one in wishes:
-        strides = depth_strides.decide(one, run or (lambda: None), model)
-        yield Decisions(
-            attention=kind,
-            depth_padding=wish.depth_padding or "zeros",
-            stages=strides.stages,
-            layers=strides.layers,
-            position=position,
-            positions=count if position else 0,
-            spread=options.spread,
-            **features,
-        )
-
-
-def _takes_channels_last(model: nn.Module, given: examples.Given | None) -> bool:
-    """Tell whether code runs on maps with channels last in memory; some makes views of others."""
-    if given is None:
-        return True
-    laid = channels_last(copy_of(model))  # what fails by itself is not for its layout to mend
-    return all(
-        _runs(laid, given, training) or not _runs(model, given, training)
-        for training in (False, True)
-    )
-
-
-def _runs(model: nn.Module, given: examples.Given, training: bool) -> bool:
-    try:
-        with examples.left_as_it_was(model), torch.no_grad(), perturbed.Still():
-            model.train(training)(*given)
-    except Exception:  # whatever code of others may raise
-        return False
-    return True
-
-
-def _features(model: Any, given: examples.Given | None) -> dict[str, Any]:
-    """See what features look like, in networks that give them and take them back (timm's)."""
-    last = getattr(model, "output_fmt", None) == "NHWC"
-    if given is None or not all(hasattr(model, n) for n in ("forward_features", "forward_head")):
-        return {"channels_last": last}
-    with examples.left_as_it_was(model), torch.no_grad():
-        features = model.eval().forward_features(*given)
-    axes = features.dim() if isinstance(features, Tensor) else 4
-    return {"channels_last": last, "features": axes}
 
 
 def _require_neighbours(model: nn.Module, net: nn.Module, found: law.Findings) -> None:

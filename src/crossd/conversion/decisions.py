@@ -8,7 +8,7 @@ from typing import Any
 from crossd.conversion.folding import attention
 from crossd.conversion.folding.run import Choices, Folding
 from crossd.errors import InputError, require_kinds
-from crossd.nn.kernel_modes import VIEWS
+from crossd.nn.views import VIEWS
 
 DEPTH_PADDING = ("zeros", "replicate")
 

@@ -16,6 +16,7 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from crossd.conversion.building import exchange_modules, require_ties
 from crossd.conversion.checking import examples, law, perturbed
+from crossd.conversion.checking.answers import TOLERATED, difference
 from crossd.conversion.copying import copy_of
 from crossd.conversion.folding import modules
 from crossd.conversion.folding.containers import tensors_in
@@ -24,7 +25,8 @@ from crossd.conversion.report import account
 from crossd.conversion.views import known_view
 from crossd.errors import InputError
 from crossd.nn.checkpointing import checkpoint_activations
-from crossd.nn.conv import CrossDConv, CrossDConvTranspose
+from crossd.nn.conv import CrossDConv
+from crossd.nn.conv_transpose import CrossDConvTranspose
 from crossd.nn.kernel_modes import KernelMode, make_mode
 from crossd.nn.layers import depth_axis, drop_axis
 
@@ -219,7 +221,7 @@ def _same(net: nn.Module, attempt: nn.Module, x: Tensor, modes: tuple[bool, ...]
                 return None
         if [v.shape for v in answers[0]] != [v.shape for v in answers[1]]:
             return False
-        if law.difference(*answers) > law.TOLERATED / 10:
+        if difference(*answers) > TOLERATED / 10:
             return False
     return True
 

@@ -8,9 +8,10 @@ from torch import Tensor, nn
 
 from crossd.conversion.checking import law
 from crossd.conversion.decisions import Decisions
-from crossd.nn import conv as layers
-from crossd.nn.conv import CrossDConv, CrossDConvTranspose
-from crossd.nn.kernel_modes import VIEWS
+from crossd.conversion.views import has_views
+from crossd.nn.conv import CrossDConv
+from crossd.nn.conv_transpose import CrossDConvTranspose
+from crossd.nn.views import VIEWS
 
 Shape = tuple[int, ...]
 
@@ -167,7 +168,7 @@ def sentences(
     lawless = " and ".join(name for name, sums in modes.items() if not sums)
     if lawless:
         lines[-1] += f", and kernels summed as by projection: those of {lawless} keep no such law"
-    if layers.has_views(net):
+    if has_views(net):
         lines += [f"it has no {VIEWS[axis]} view: {why}" for axis, why in found.lost.items()]
     ups = [m for m in net.modules() if isinstance(m, CrossDConvTranspose) and max(m.stride) > 1]
     if ups:

@@ -19,7 +19,8 @@ from crossd.conversion.depth_stride import depth_settings
 from crossd.conversion.folding.torch_private import ConvBase
 from crossd.errors import InputError
 from crossd.nn import acs, layers
-from crossd.nn.conv import CrossDConv, CrossDConvTranspose
+from crossd.nn.conv import CrossDConv
+from crossd.nn.conv_transpose import CrossDConvTranspose
 from crossd.nn.conv_variants import SameConv, SameStdConv, StdConv
 from crossd.nn.functional import depth_taps
 from crossd.nn.functional import lift as lift_kernel

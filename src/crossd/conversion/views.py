@@ -1,13 +1,15 @@
 """What converted networks say of themselves: ranks and views."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import nn
 
 from crossd.conversion.folding.run import Folding
 from crossd.errors import InputError
-from crossd.nn import conv as layers
-from crossd.nn.kernel_modes import VIEWS
+from crossd.nn.conv import CrossDConv
+from crossd.nn.conv_transpose import CrossDConvTranspose
+from crossd.nn.views import VIEWS
 
 
 def _foldings(net: nn.Module) -> list[Folding]:
@@ -16,9 +18,29 @@ def _foldings(net: nn.Module) -> list[Folding]:
     return [state.folding for state in states.values()]
 
 
+def has_views(net: nn.Module) -> bool:
+    """Tell whether the view matters to a network."""
+    kinds = (CrossDConv, CrossDConvTranspose)
+    return any(isinstance(m, kinds) and m.mode.has_views for m in net.modules())
+
+
 def mixes_views(net: nn.Module) -> bool:
-    """Tell whether images of one batch may differ in view."""
-    return layers.mixes_views(net) and all(folding.mixes for folding in _foldings(net))
+    """Tell whether images of one batch may differ in view: maps have one size in all views."""
+    kinds = (CrossDConv, CrossDConvTranspose)
+    cubic = all(_is_cubic(m) for m in net.modules() if isinstance(m, kinds))
+    return cubic and all(folding.mixes for folding in _foldings(net))
+
+
+def _is_cubic(conv: Any) -> bool:
+    """Tell whether a layer changes the size of all axes alike."""
+    if isinstance(conv, CrossDConv):
+        sums: list[int] = [before + after for before, after in conv.margins()]
+    else:
+        pairs = zip(conv.padding, conv.output_padding, strict=True)
+        sums = [2 * padding - extra for padding, extra in pairs]
+    reach = [d * (k - 1) for d, k in zip(conv.dilation, conv.kernel_size, strict=True)]
+    fits = [total - own for total, own in zip(sums, reach, strict=True)]
+    return len(set(conv.stride)) == 1 and len(set(fits)) == 1
 
 
 def views_of(net: nn.Module) -> tuple[int, ...]:

@@ -17,7 +17,8 @@ class Sample(TypedDict, total=False):
     """One item; `label` for classification, `mask` for segmentation.
 
     Attributes:
-        image: Normalised, float32, ``(C, H, W)`` or ``(C, D, H, W)``.
+        image: ``(C, H, W)`` or ``(C, D, H, W)``; normalised, float32, in what `open_source`
+            returns. Before that images of 8 bits are uint8, and others in [0, 1].
         label: Class, int64, ``()``.
         mask: Class of every pixel or voxel, int64, ``(H, W)`` or ``(D, H, W)``.
         view: 0 axial, 1 coronal, 2 sagittal, -1 unknown. Images only.
@@ -40,6 +41,7 @@ class Samples(Dataset[Sample]):
         groups: Patient of every sample, ``(N,)``, where it is known; folds never split one.
         patch: Voxels that training takes of each, where they differ in size; None otherwise.
         channels: Channels of every image, where they are known.
+        shape: Spatial size of all, ``(H, W)`` or ``(D, H, W)``, where they have the same.
         in_memory: Whether nothing has to be read to have one.
     """
 
@@ -48,6 +50,7 @@ class Samples(Dataset[Sample]):
     groups: NDArray[np.str_] | None = None
     patch: tuple[int, ...] | None = None
     channels: int = 1
+    shape: tuple[int, ...] | None = None
     in_memory: bool = False
 
     def __len__(self) -> int:
@@ -56,7 +59,7 @@ class Samples(Dataset[Sample]):
 
     def size(self, index: int) -> tuple[int, ...]:
         """Return the spatial size of a sample, ``(H, W)`` or ``(D, H, W)``."""
-        return tuple(self[index]["image"].shape[1:])
+        return self.shape or tuple(self[index]["image"].shape[1:])
 
     def name(self, index: int) -> str:
         """Return what a sample is called: its file, or its number."""
@@ -84,11 +87,7 @@ class Samples(Dataset[Sample]):
         What fits into 8 bits passes between processes, and to the accelerator, as a quarter of the
         bytes, and is made float32 and normalised for a whole batch at once, where it is used.
         """
-        return Pixels(self), in_floats
-
-    def pixels(self, index: int) -> Sample:
-        """Return a sample; in [0, 255], uint8, where its image has 8 bits and that is no work."""
-        return self[index]
+        return self, in_floats
 
 
 Finish = Callable[[Tensor], Tensor]
@@ -98,15 +97,6 @@ Finish = Callable[[Tensor], Tensor]
 def in_floats(image: Tensor) -> Tensor:
     """Scale what has 8 bits to [0, 1], float32, and leave anything else as it is."""
     return image.float().div_(255) if image.dtype == torch.uint8 else image
-
-
-class PixelSamples(Samples):
-    """Samples that are read as `pixels`, which a subclass gives."""
-
-    def __getitem__(self, index: int) -> Sample:
-        sample = self.pixels(index)
-        sample["image"] = in_floats(sample["image"])
-        return sample
 
 
 class OtherSamples(Samples):
@@ -163,13 +153,6 @@ class ChangedSamples(OtherSamples):
         changed = copy.copy(self)
         changed.samples, finish = self.samples.late()
         return changed, finish
-
-
-class Pixels(ChangedSamples):
-    """Samples with the pixels that they have: see `Samples.pixels`."""
-
-    def __getitem__(self, index: int) -> Sample:
-        return self.samples.pixels(index)
 
 
 class Subset(ChangedSamples):

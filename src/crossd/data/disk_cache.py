@@ -36,11 +36,6 @@ CLOCK = 2_000_000_000
 is as coarse as two seconds: what changes within them leaves the time as it is."""
 
 TYPES = {"U8": np.uint8, "I32": np.int32, "I64": np.int64, "F32": np.float32, "F64": np.float64}
-UNREADABLE = (
-    *(OSError, ValueError, KeyError, TypeError, AttributeError),
-    *(RuntimeError, OverflowError, MemoryError),
-)
-"""What reading a damaged file raises."""
 
 
 class DiskCache:
@@ -71,7 +66,7 @@ class DiskCache:
         path = self._path(key)
         try:
             arrays = self._read(path, key)
-        except UNREADABLE:
+        except Exception:  # a damaged file may raise anything
             return None
         with suppress(OSError):  # where the folder may only be read
             now = time.time()

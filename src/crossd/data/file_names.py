@@ -2,8 +2,7 @@
 
 import os
 from array import array
-from collections.abc import Iterable, Mapping, Sequence
-from typing import overload
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +10,7 @@ from numpy.typing import NDArray
 from crossd.data.shared_arrays import Array, share
 
 
-class Names(Sequence[str]):
+class Names:
     """Names of files in two arrays, which cost their bytes and eight more each.
 
     A list of a million paths takes ten times as much, is copied into every worker of a loader,
@@ -23,8 +22,8 @@ class Names(Sequence[str]):
 
     Example:
         >>> names = Names.of(["a/1.png", "b/2.png", "c/3.png"])
-        >>> names[1], len(names), list(names.take(np.array([2, 0])))
-        ('b/2.png', 3, ['c/3.png', 'a/1.png'])
+        >>> names[1], len(names), list(names)
+        ('b/2.png', 3, ['a/1.png', 'b/2.png', 'c/3.png'])
     """
 
     def __init__(self, blob: NDArray[np.uint8], ends: NDArray[np.int64]) -> None:
@@ -51,27 +50,14 @@ class Names(Sequence[str]):
     def __len__(self) -> int:
         return len(self.ends)
 
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-    @overload
-    def __getitem__(self, index: slice) -> "Names": ...
-    def __getitem__(self, index: int | slice) -> "str | Names":
-        if isinstance(index, slice):
-            return self.take(np.arange(len(self))[index])
-        if not -len(self) <= index < len(self):
+    def __getitem__(self, index: int) -> str:
+        if not 0 <= index < len(self):
             raise IndexError(f"name {index} of {len(self)}")
-        index %= len(self)
         start = int(self.ends[index - 1]) if index else 0
         return os.fsdecode(self.blob[start : int(self.ends[index])].tobytes())
 
-    def take(self, indices: NDArray[np.int64]) -> "Names":
-        """Return the names at `indices`, in that order."""
-        starts = np.concatenate([np.zeros(1, np.int64), self.ends[:-1]])[indices]
-        lengths = self.ends[indices] - starts
-        ends = np.cumsum(lengths, dtype=np.int64)
-        # Each byte comes from where its name starts, and so far into it.
-        places = np.arange(lengths.sum()) + np.repeat(starts - (ends - lengths), lengths)
-        return Names(self.blob[places], ends)
+    def __iter__(self) -> Iterator[str]:
+        return (self[index] for index in range(len(self)))
 
 
 class Writer:

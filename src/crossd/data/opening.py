@@ -8,17 +8,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from crossd.data.preprocessing.normalise import normalise
-from crossd.data.source import Given, Source
-from crossd.data.sources import case_folders, folder_index, tar_names
-from crossd.data.sources.case_list import Case
+from crossd.data.source import Given, Request, Source
+from crossd.data.sources import class_folders, tar_names
+from crossd.data.sources.case_list import Case, loose_cases, named
+from crossd.data.sources.case_pairs import pair_folders, read_pairs
+from crossd.data.sources.case_source import open_cases
 from crossd.data.sources.case_table import read_table
-from crossd.data.sources.folder_index import Part
-from crossd.data.sources.image_folder import open_images
-from crossd.data.sources.labelled import open_cases
+from crossd.data.sources.class_folders import ClassFolders, open_images
 from crossd.data.sources.npz import open_medmnist, open_npz
 from crossd.data.sources.synthetic_brain import open_brain
 from crossd.data.sources.tar_shards import open_shards
-from crossd.data.sources.unlabelled import open_unlabelled
 from crossd.errors import InputError
 from crossd.utils.progress import Progress
 
@@ -70,52 +69,40 @@ def open_source(
         >>> source.rank, source.classes, source.train[0]["image"].shape
         (3, ('0', '1'), torch.Size([1, 8, 8, 8]))
     """
-    given, progress = given or Given(), progress or Progress(quiet=True)
     shape = None if size is None else tuple(int(side) for side in size)
     if shape is not None and (not shape or min(shape) < 1):
-        raise InputError(f"--size {_show(shape)}: every side must be at least 1")
-    source = _open(spec, shape, seed, labels, given, progress)
-    return normalise(source, channels, seed, given.statistics)
+        raise InputError(f"--size {','.join(map(str, shape))}: every side must be at least 1")
+    given = given or Given()
+    request = Request(spec, shape, seed, given, progress or Progress(quiet=True))
+    return normalise(_open(request, labels), channels, seed, given.statistics)
 
 
-def _open(
-    spec: str,
-    size: tuple[int, ...] | None,
-    seed: int,
-    labels: bool,
-    given: Given,
-    progress: Progress,
-) -> Source:
+def _open(request: Request, need_labels: bool) -> Source:
     """Open the source by its kind."""
+    spec = request.name
     if spec == "brain" or spec.startswith("brain:"):
-        return open_brain(spec, size, seed)
+        return open_brain(request)
     if spec.startswith("medmnist:"):
-        return open_medmnist(spec, size, seed)
+        return open_medmnist(request)
     path = Path(spec).expanduser()
-    archives = archives_of(spec)
+    archives = tar_names.find(spec)
     if archives:
-        return open_shards(spec, archives, size, seed, progress)
+        return open_shards(request, archives)
     if not spec or not path.exists():
         raise InputError(f"{spec or 'empty name'}: no such file or folder; give {KINDS}")
-    if not labels:
-        bare = open_unlabelled(path, size, given, progress)
-        if bare is not None:
-            return bare
     if is_list(path):
-        found, folders = list_cases(path, progress)
-        if not found:
-            return open_images(path, size, seed, folders)
-        root = path if path.is_dir() else path.parent
-        return open_cases(spec, root, found, size, seed, given, progress)
+        loose = (
+            path.is_dir() and not need_labels and not any(one.is_dir() for one in path.iterdir())
+        )
+        if loose and (found := loose_cases(path)):
+            return open_cases(request, path, found)
+        found, folders = list_cases(path, request.progress)
+        if folders is not None and not found:
+            return open_images(request, path, folders)
+        return open_cases(request, path if path.is_dir() else path.parent, found)
     if path.suffix.lower() == ".npz":
-        return open_npz(path, size, seed)
+        return open_npz(request, path, need_labels)
     raise InputError(f"{spec}: cannot be read as a source of data; give {KINDS}")
-
-
-def archives_of(spec: str) -> list[Path] | None:
-    """List the tar archives that a name stands for; None where it stands for something else."""
-    named = Path(spec).suffix.lower() in (".npz", ".csv")
-    return None if named else tar_names.find(spec)
 
 
 def is_list(path: Path) -> bool:
@@ -125,7 +112,7 @@ def is_list(path: Path) -> bool:
 
 def list_cases(
     path: Path, progress: Progress, strict: bool = True
-) -> tuple[list[Case], dict[str, Part]]:
+) -> tuple[list[Case], ClassFolders | None]:
     """List what a csv or a folder holds.
 
     Args:
@@ -135,28 +122,23 @@ def list_cases(
             two splits, classes of volumes without a training case.
 
     Returns:
-        The cases; and what lies in the class folders. There are no cases where these hold none but
-        images, which may be a million.
+        The cases; and what lies in the class folders, if it is these. There are no cases where they
+        hold none but images, which may be a million.
 
     Raises:
         InputError: When it cannot be understood.
     """
     if not path.is_dir():
-        return read_table(path, strict=strict), {}
-    if pair := case_folders.pair_folders(path):
-        return case_folders.read_pairs(*pair), {}
-    folders = folder_index.scan(path, progress)
-    found = case_folders.read_classes(path, folders)
+        return read_table(path, strict=strict), None
+    if pair := pair_folders(path):
+        return read_pairs(*pair), None
+    folders = class_folders.scan(path, progress)
+    found = named(class_folders.cases(path, folders, "volumes"))
     if found and strict:
-        case_folders.check_classes(path, folders, "volumes")
-        images = case_folders.image_classes(path, folders)
-        if images:
+        class_folders.check(path, folders, "volumes")
+        if folders.images:
             progress.say(
-                f"{path}: {len(images):,} images are left out, as its class folders hold volumes "
-                f"(the first is {images[0].name})"
+                f"{path}: {len(folders.images):,} images are left out, as its class folders hold "
+                f"volumes (the first is {folders.images[0]})"
             )
     return found, folders
-
-
-def _show(size: Sequence[int]) -> str:
-    return ",".join(str(side) for side in size)

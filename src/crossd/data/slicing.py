@@ -13,7 +13,7 @@ from crossd.data.shapes import fit, round_up
 from crossd.data.source import Source, require_rank
 from crossd.data.splits import spread
 from crossd.errors import InputError
-from crossd.nn.kernel_modes import VIEWS
+from crossd.nn.views import VIEWS
 
 QUARTERS = (1, 2, 3)
 SEGMENTATION_STEP = 2
@@ -39,7 +39,7 @@ class Slices(Samples):
     ) -> None:
         self.volumes = volumes
         self.index = index
-        self.side = side
+        self.shape: tuple[int, int] = (side, side)
         self.padding = padding
         self.channels, self.in_memory = volumes.channels, volumes.in_memory
         self.views = index[:, 1]
@@ -47,10 +47,6 @@ class Slices(Samples):
 
     def __len__(self) -> int:
         return len(self.index)
-
-    def size(self, number: int) -> tuple[int, ...]:
-        """Return the size that all slices have."""
-        return self.side, self.side
 
     def name(self, number: int) -> str:
         """Return the volume, the view and the position of a slice."""
@@ -63,10 +59,10 @@ class Slices(Samples):
         image, mask = sample["image"], sample.get("mask")
         low = float(image.min()) if self.padding is None else self.padding
         if mask is not None:  # what is cut off of large slices is what is far from the labels
-            image, mask = _about_labels(image, mask, self.side)
-            sample["mask"] = fit(mask, (self.side, self.side), 0).clone()
+            image, mask = _about_labels(image, mask, self.shape[0])
+            sample["mask"] = fit(mask, self.shape, 0).clone()
         # The copy lets go of the volume, of which the slice would be a view.
-        sample["image"] = fit(image, (self.side, self.side), low).clone()
+        sample["image"] = fit(image, self.shape, low).clone()
         sample["view"] = view
         return sample
 

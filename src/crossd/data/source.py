@@ -1,5 +1,6 @@
 """What a source of data is, what may be known before it is opened, and how it is cut."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -10,7 +11,9 @@ from crossd.data.disk_cache import DiskCache
 from crossd.data.preprocessing.plan import Plan
 from crossd.data.splits import pick
 from crossd.errors import InputError
+from crossd.utils.progress import Progress
 
+Task = Literal["classification", "segmentation", "unlabelled"]
 RANKS = {2: "images", 3: "volumes"}
 
 
@@ -37,7 +40,7 @@ class Source:
 
     name: str
     rank: int
-    task: Literal["classification", "segmentation", "unlabelled"]
+    task: Task
     channels: int
     classes: tuple[str, ...]
     size: tuple[int, ...]
@@ -70,6 +73,41 @@ class Given:
     labels: tuple[str, ...] = ()
     statistics: tuple[float, float] | None = None
     stored: DiskCache | None = None
+
+
+@dataclass(frozen=True)
+class Request:
+    """What `crossd.data.open_source` is asked for.
+
+    Attributes:
+        name: The source.
+        size: Spatial size of training samples, one number for all axes or one an axis; None
+            chooses one.
+        seed: Decides on splits that the source does not fix, and on what `brain` draws.
+        given: What is known already.
+        progress: Where to show a scan.
+    """
+
+    name: str
+    size: tuple[int, ...] | None
+    seed: int
+    given: Given
+    progress: Progress
+
+    def shape(self, rank: int, default: Sequence[int]) -> tuple[int, ...]:
+        """Return the size with one number for each of `rank` axes, `default` if none is wanted.
+
+        Raises:
+            InputError: When it has neither one number nor `rank`.
+        """
+        if self.size is None:
+            return tuple(default)
+        if len(self.size) not in (1, rank):
+            raise InputError(
+                f"--size {','.join(map(str, self.size))}: {self.name} has {rank} spatial axes; "
+                f"give one number or {rank}"
+            )
+        return self.size if len(self.size) == rank else self.size * rank
 
 
 def limit(source: Source, count: int, seed: int = 0) -> Source:

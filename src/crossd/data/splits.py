@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from crossd.errors import InputError
 
 Indices = NDArray[np.int64]
+Parts = tuple[Indices, Indices, Indices]
 SPLITS = ("train", "val", "test")
 FRACTIONS = (0.7, 0.1, 0.2)
 """Shares of the splits where the data have none."""
@@ -94,18 +95,51 @@ def split(
     return joined
 
 
-def halves(labels: Indices, seed: int, where: str) -> tuple[Indices, ...]:
-    """Halve the validation images of a source that has none to test on.
+def divide(
+    said: NDArray[np.str_],
+    labels: Indices,
+    seed: int,
+    where: str,
+    groups: NDArray[np.str_] | None = None,
+    halve: bool = False,
+) -> Parts:
+    """Divide samples into training, validation and test ones.
+
+    What is said is kept. Without, they are split 70/10/20 by `seed`, groups whole; what is
+    missing of validation and test is taken of the training samples in these shares.
 
     Args:
-        labels: Class of every validation image, ``(N,)``.
-        seed: Decides which stay.
-        where: The source, for the message.
+        said: "train", "val" or "test" of every sample, "" where it is not said, ``(N,)``.
+        labels: Class of every sample, ``(N,)``; zeros for masks.
+        seed: Decides.
+        where: The source, for messages.
+        groups: Patient of every sample, ``(N,)``.
+        halve: Where only test samples are missing, take half of the validation samples for them.
 
     Returns:
-        Those that validate, and those that test.
+        Ascending indices of each part.
 
     Raises:
-        InputError: When there are too few.
+        InputError: When there are too few samples or groups.
+
+    Example:
+        >>> said = np.repeat(["train", "val"], [6, 4])
+        >>> divide(said, np.zeros(10, np.int64), 0, "here", halve=True)[2]
+        array([7, 9])
     """
-    return split(labels, (0.5, 0.5), seed, str(Path(where) / "val"))
+    found = {part: np.flatnonzero(said == part) for part in SPLITS}
+    missing = [part for part in ("val", "test") if not len(found[part])]
+    if halve and missing == ["test"]:
+        stay, go = split(labels[found["val"]], (0.5, 0.5), seed, str(Path(where) / "val"))
+        found["val"], found["test"] = found["val"][stay], found["val"][go]
+    elif missing:
+        free = np.flatnonzero((said == "") | (said == "train"))
+        wanted = ("train", *missing)
+        shares = [FRACTIONS[SPLITS.index(part)] for part in wanted]
+        fractions = tuple(share / sum(shares) for share in shares)
+        own = free if groups is None else groups[free]
+        _, first, member = np.unique(own, return_index=True, return_inverse=True)
+        chosen = split(labels[free][first], fractions, seed, where)
+        for part, indices in zip(wanted, chosen, strict=True):
+            found[part] = free[np.isin(member, indices)]
+    return found["train"], found["val"], found["test"]

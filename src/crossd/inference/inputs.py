@@ -8,8 +8,8 @@ from crossd.data.io.dicom import is_stack
 from crossd.data.io.header import is_dicom, is_volume, stem
 from crossd.data.io.images import suffixes
 from crossd.data.io.read import holds_volume, read_header
-from crossd.data.sources.case_folders import MODALITY
 from crossd.data.sources.case_list import Case
+from crossd.data.sources.case_pairs import MODALITY
 from crossd.data.sources.case_table import read_table
 from crossd.data.sources.folder_walk import below
 from crossd.errors import InputError

@@ -3,11 +3,10 @@
 import torch
 from torch import Tensor, nn
 
-from crossd.conversion.views import ranks_of, seen_in
+from crossd.conversion.views import has_views, ranks_of, seen_in
 from crossd.errors import InputError
-from crossd.nn.conv import has_views
-from crossd.nn.kernel_modes import VIEWS, view
 from crossd.nn.layers import is_volume
+from crossd.nn.views import VIEWS, view
 from crossd.utils.option_values import ANSWERS, choice
 
 LABELLED = 3

@@ -11,7 +11,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.utils.checkpoint import checkpoint
 
 from crossd.errors import InputError
-from crossd.nn.kernel_modes import current_resume
+from crossd.nn.views import current_resume
 
 Network = TypeVar("Network", bound=nn.Module)
 

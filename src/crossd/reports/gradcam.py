@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from crossd.conversion.folding.modules import Folded
 from crossd.errors import InputError
-from crossd.nn.kernel_modes import VIEWS, batch_view, current_view
+from crossd.nn.views import VIEWS, batch_view, current_view
 from crossd.reports.pictures import INK, SOFT, WARM, figure, grey, save
 
 HEAT = LinearSegmentedColormap.from_list(

@@ -13,7 +13,8 @@ from torch.nn.modules.conv import _ConvNd
 
 from crossd.nn.conv import CrossDConv
 from crossd.nn.functional import lift, project
-from crossd.nn.kernel_modes import VIEWS, Fourier, KernelMode
+from crossd.nn.kernel_modes import Fourier, KernelMode
+from crossd.nn.views import VIEWS
 
 AXES = ("z", "y", "x")
 PAIRS = ((0, 1), (0, 2), (1, 2))

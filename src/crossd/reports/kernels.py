@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from crossd.nn.functional import central, displacement, fourier_kernels, project
-from crossd.nn.kernel_modes import VIEWS, Fourier
+from crossd.nn.kernel_modes import Fourier
+from crossd.nn.views import VIEWS
 from crossd.reports.kernel_numbers import AXES, Layer, LayerRecord, strongest
 from crossd.reports.pictures import (
     COOL,

@@ -12,14 +12,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler, default_collate
 
-from crossd.conversion.views import mixes_views, seen_in, views_of
+from crossd.conversion.views import has_views, mixes_views, seen_in, views_of
 from crossd.data.dataset import Finish, Sample, Samples, in_floats
 from crossd.data.fault_tolerance import PATIENCE, GuardedSamples
 from crossd.data.patches import Patches
 from crossd.data.source import Source
 from crossd.errors import InputError
-from crossd.nn.conv import has_views
-from crossd.nn.kernel_modes import draw_view, view
+from crossd.nn.views import draw_view, view
 from crossd.training import devices
 from crossd.training.config import TrainConfig
 from crossd.training.workers import choose

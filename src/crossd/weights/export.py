@@ -18,8 +18,9 @@ from torch.utils._pytree import tree_leaves
 from crossd.conversion.copying import copy_of
 from crossd.conversion.plain import of_one_rank, to_2d, to_3d
 from crossd.errors import InputError
-from crossd.nn.kernel_modes import VIEWS, Fourier
+from crossd.nn.kernel_modes import Fourier
 from crossd.nn.layers import contiguous, drop_axis
+from crossd.nn.views import VIEWS
 from crossd.utils.atomic_files import atomic
 from crossd.weights import graph_files
 from crossd.weights.graph_files import SUFFIXES, Run, Shape

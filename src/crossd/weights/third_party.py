@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from crossd.conversion import registry
-from crossd.conversion.convert import LIFTS
+from crossd.conversion.arguments import LIFTS
 from crossd.conversion.heads import class_axis, classifiers, first_convolution
 from crossd.conversion.plain import to_2d, to_3d
 from crossd.conversion.report import ConversionReport

@@ -15,7 +15,8 @@ import crossd
 from crossd import InputError
 from crossd.conversion.folding.planes import HANDLERS, in_plane
 from crossd.nn.conv import CrossDConv
-from crossd.nn.kernel_modes import KERNEL_MODES, VIEWS
+from crossd.nn.kernel_modes import KERNEL_MODES
+from crossd.nn.views import VIEWS
 
 convert: Callable[..., Any] = crossd.convert
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import crossd
-from crossd.nn.kernel_modes import VIEWS, replicated_axes, view_is_set
+from crossd.nn.views import VIEWS, replicated_axes, view_is_set
 
 convert: Callable[..., Any] = crossd.convert
 

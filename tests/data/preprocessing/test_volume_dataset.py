@@ -124,7 +124,7 @@ def test_masks_that_do_not_fit(tmp_path: Path) -> None:
 def test_bad_volumes_are_named_when_a_source_is_opened(tmp_path: Path) -> None:
     root = files.pairs(tmp_path, 10, (8, 8, 8))
     source = open_source(str(root), seed=0)
-    name = source.train.samples.entries[0].case.name  # type: ignore[attr-defined]
+    name = source.train.name(0)
     path = root / "images" / f"{name}.nii.gz"
     for array, words in (
         (np.full((8, 8, 8), 3.0), "every value is 3"),

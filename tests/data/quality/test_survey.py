@@ -181,3 +181,22 @@ def test_one_name_for_all_patients_says_nothing() -> None:
         for i in range(2)
     ]
     assert faults(Survey("x", 4, {"train": {"": 2}, "test": {"": 2}}, looks)) == []
+
+
+@pytest.mark.parametrize("kind", [".png", ".nii"])
+def test_parts_are_those_of_a_training(tmp_path: Path, kind: str) -> None:
+    for label in ("2", "9", "10"):
+        for i in range(12):
+            path = tmp_path / label / f"{i}{kind}"
+            if kind == ".png":
+                path.parent.mkdir(exist_ok=True)
+                pixels = (255 * volume(i + int(label), (8, 9))).astype(np.uint8)
+                Image.fromarray(pixels).save(path)
+            else:
+                nifti(path, volume(i + int(label)))
+    source = open_source(str(tmp_path))
+    found, _ = look_at(tmp_path)
+    for part in ("train", "val", "test"):
+        samples = getattr(source, part)
+        expected = sorted(samples.case(i) for i in range(len(samples)))
+        assert sorted(look.name for look in found.looks if look.part == part) == expected

@@ -5,10 +5,10 @@ import files
 import numpy as np
 import pytest
 
+from crossd.data.opening import list_cases
 from crossd.data.sources import case_list
-from crossd.data.sources.case_folders import pair_folders, read_classes, read_pairs
+from crossd.data.sources.case_pairs import pair_folders, read_pairs
 from crossd.data.sources.case_table import read_table
-from crossd.data.sources.folder_index import scan
 from crossd.errors import InputError
 from crossd.utils.progress import Progress
 
@@ -137,14 +137,13 @@ def test_modalities_numbered_as_nnunet_does(tmp_path: Path) -> None:
 def test_class_folders_of_files_and_series(tmp_path: Path) -> None:
     files.nifti(tmp_path / "a" / "sub" / "x.nii.gz", IMAGE)
     files.dicom(tmp_path / "b" / "patient" / "series", np.zeros((4, 4, 3)))
-    found = read_classes(tmp_path, scan(tmp_path, QUIET))
-    assert found is not None
+    found, _ = list_cases(tmp_path, QUIET)
     assert [(case.name, case.label) for case in found] == [
         ("a/sub/x", "a"),
         ("b/patient/series", "b"),
     ]
     (tmp_path / "c").mkdir()
-    assert read_classes(tmp_path / "c", scan(tmp_path / "c", QUIET)) == []
+    assert list_cases(tmp_path / "c", QUIET)[0] == []
 
 
 def made(count: int, groups: int = 0, split: str = "") -> list[case_list.Case]:

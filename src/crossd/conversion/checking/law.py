@@ -7,15 +7,28 @@ and on the volumes that repeat them along each axis. Nothing hangs on the presen
 import copy
 import dataclasses
 import functools
-import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from crossd.conversion.checking.examples import Given, maps_of, one_line, shapes
+from crossd.conversion.checking.answers import (
+    LARGEST,
+    SAME,
+    TOLERATED,
+    CannotRun,
+    Refused,
+    Unsteady,
+    alike,
+    answers_of,
+    as_volumes,
+    difference,
+    double_all,
+    images_of,
+    moved_a_little,
+)
+from crossd.conversion.checking.examples import Given, maps_of
 from crossd.conversion.checking.perturbed import (
     REACHES,
     Ends,
@@ -25,42 +38,12 @@ from crossd.conversion.checking.perturbed import (
 )
 from crossd.conversion.checking.places import displaced, misplaced
 from crossd.conversion.checking.unwatched import unwatched_named
-from crossd.conversion.folding.containers import is_measured, mapped, tensors_in
+from crossd.conversion.folding.containers import mapped, tensors_in
 from crossd.conversion.folding.modules import named, state_of
 from crossd.conversion.folding.run import Folding, LayersMet, NotDeepEnough, Run, repeated
-from crossd.errors import InputError
-from crossd.nn.kernel_modes import VIEWS, replicated_ends, view
+from crossd.nn.views import VIEWS, replicated_ends, view
 
 Value = TypeVar("Value")
-
-
-TOLERATED = 1e-3
-"""Largest difference between the answers, relative to the largest answer, that is no fault."""
-
-
-SAME = 1e-5
-"""Largest such difference between calls that the order of sums makes; others are random."""
-
-
-LARGEST = 128
-"""Longest side of images that are repeated along height and width too, which takes whole cubes;
-and most slices of a volume that is tried."""
-
-
-DEPTHS = (8, 16, 32, 64)
-"""Depths of the volumes that repeat an image along depth, until the network takes one."""
-
-
-class Refused(InputError):
-    """A way of taking the other rank that does not work; another one may."""
-
-
-class CannotRun(Refused):
-    """Code stops with an error."""
-
-
-class Unsteady(Refused):
-    """Answers that tell nothing: they are not finite, or rounding alone changes them."""
 
 
 @dataclasses.dataclass
@@ -133,7 +116,7 @@ def _examine_moved(copied: nn.Module, folding: Folding, given: Given) -> Finding
     """Hold a copy whose weights were moved against the law."""
     findings = Findings()
     if folding.rank == 3:  # a channel alone looks like a slice alone
-        solid = _answers(copied.eval(), given, "volumes", 0)
+        solid = answers_of(copied.eval(), given, "volumes", 0)
         findings.labels = all(v.shape[1] > 1 for v in solid if v.dim() == 4)
         state_of(copied).folding = dataclasses.replace(folding, labels=findings.labels)
     for axis in range(len(VIEWS)):
@@ -156,7 +139,7 @@ def moved(net: nn.Module, folding: Folding, given: Given) -> nn.Module:
     for reach in REACHES[:-1]:
         copied = perturbed(net, reach)
         try:
-            _answers(copied.eval(), given, "images" if folding.rank == 2 else "volumes", 0)
+            answers_of(copied.eval(), given, "images" if folding.rank == 2 else "volumes", 0)
         except Unsteady:
             continue
         except Refused:  # which is found again where it is looked at
@@ -168,12 +151,12 @@ def moved(net: nn.Module, folding: Folding, given: Given) -> nn.Module:
 def _at_another_depth(net: nn.Module, folding: Folding, given: Given) -> str:
     """Say how a network that is given repeated images answers on volumes of another depth."""
     depths = (folding.repeat, 2 * folding.repeat)
-    answers, images = [], _images(given, 3, 0)
+    answers, images = [], images_of(given, 3, 0)
     try:
         with replicated_ends((0,)), Ends(0):
             for count in depths:
                 made = repeated(images, maps_of(images, 2), count, 0)
-                answers.append(_answers(net.eval(), made, "volumes", 0))
+                answers.append(answers_of(net.eval(), made, "volumes", 0))
     except Refused:
         return f"it takes volumes of {depths[0]} slices, and not of {depths[1]}"
     if [v.shape for v in answers[0]] != [v.shape for v in answers[1]]:
@@ -189,14 +172,14 @@ def _examine_view(
 ) -> None:
     """Check one view: the law in both modes, and that a second call gives the same."""
     as_the_law_wants(net, axis)
-    images, volumes, solid = _alike(net.eval(), folding, given, axis)
+    images, volumes, solid = alike(net.eval(), folding, given, axis)
     if axis == 0:
         findings.seen = state_of(net).last.seen
-    flat = _answers(net, images, "images", axis)
+    flat = answers_of(net, images, "images", axis)
     _compare(net, flat, solid, images, volumes, axis, findings, "")
     if axis == 0:
         with unwatched_named(findings.lines, folding.rank):
-            again = _answers(net, volumes, "volumes", axis)
+            again = answers_of(net, volumes, "volumes", axis)
         if difference(solid, again) > TOLERATED:
             raise Refused("its answers on volumes differ from call to call")
         _examine_alone(net, images, volumes, findings)
@@ -205,9 +188,9 @@ def _examine_view(
     net.train()
     with Still():
         try:
-            flat = _answers(net, images, "images", axis)
+            flat = answers_of(net, images, "images", axis)
             torch.manual_seed(1)
-            again = _answers(net, images, "images", axis)
+            again = answers_of(net, images, "images", axis)
         except Refused as error:  # what fails on images is not for volumes to do
             findings.lines.append(f"training was not checked: on images {error}")
             return
@@ -215,7 +198,7 @@ def _examine_view(
             findings.lines.append("in training its answers are random, and were not compared")
             return
         try:
-            solid = _answers(net, volumes, "volumes", axis)
+            solid = answers_of(net, volumes, "volumes", axis)
         except Refused as error:  # an answer that is there in training alone may want more slices
             deeper = error.__cause__
             if not isinstance(deeper, NotDeepEnough):
@@ -227,7 +210,7 @@ def _examine_view(
                 )
                 return
             volumes = repeated(images, maps_of(images, 2), deeper.enough, axis)
-            solid = _answers(net, volumes, "volumes", axis)
+            solid = answers_of(net, volumes, "volumes", axis)
         if axis == 0 and state_of(net).last.own_draws:
             findings.lines.append(
                 "in training each slice of a volume draws random numbers of its own where code "
@@ -247,11 +230,11 @@ def _examine_alone(net: nn.Module, images: Given, volumes: Given, findings: Find
         return
     image, volume = mapped(_first, (images, volumes))
     try:
-        flat = _answers(net, image, "images", 0)
+        flat = answers_of(net, image, "images", 0)
     except Refused:  # what fails on images is not for volumes to do
         return
     if all(len(v) == 1 for v in flat if v.dim()):  # code that squeezes drops the axis
-        solid = _answers(net, volume, "volumes", 0)
+        solid = answers_of(net, volume, "volumes", 0)
         _compare(net, flat, solid, image, volume, 0, findings, " for a batch of one")
     if _mixture(net, images, "images") > TOLERATED:  # its code does so itself
         return
@@ -295,7 +278,7 @@ def _in_cubes(
     """Look at a network on volumes as deep as high, or on those that it takes otherwise, if any."""
 
     def run(given: Given) -> list[Tensor]:
-        return _answers(net, given, "volumes", 0)
+        return answers_of(net, given, "volumes", 0)
 
     height = maps_of(images, 2).shape[2]
     cubes = repeated(images, maps_of(images, 2), height, 0) if height <= LARGEST else volumes
@@ -337,94 +320,14 @@ def _first(value: Tensor) -> Tensor:
 
 def _mixture(net: nn.Module, given: Given, what: str) -> float:
     """Measure by how much the answer on the first of two samples differs from that on it alone."""
-    together, alone = _answers(net, given, what, 0), _answers(net, mapped(_first, given), what, 0)
+    together, alone = (
+        answers_of(net, given, what, 0),
+        answers_of(net, mapped(_first, given), what, 0),
+    )
     together = [_first(v) for v in together]
     if [v.shape for v in together] != [v.shape for v in alone]:
         return 0.0  # nothing to compare
     return difference(alone, together)
-
-
-def _alike(
-    net: nn.Module, folding: Folding, given: Given, axis: int
-) -> tuple[Given, Given, list[Tensor]]:
-    """Make images, and volumes that repeat them along an axis; with its answers on these."""
-    first, images = maps_of(given, folding.rank), _images(given, folding.rank, axis)
-    if folding.rank == 3:
-        counts: Sequence[int] = (first.shape[2 + axis],)
-    elif axis == 0:
-        counts = DEPTHS
-    elif max(first.shape[2:]) > LARGEST:
-        raise Refused(
-            f"images of {first.shape[2]} x {first.shape[3]} are too large for cubes of them: it "
-            f"was not looked at; give an example of at most {LARGEST} pixels a side"
-        )
-    else:
-        counts = (16, 3 * min(first.shape[2:]), first.shape[2 if axis == 1 else 3])
-    failed: Refused | None = None
-    left = [*counts]
-    while left:
-        count = left.pop(0)
-        volumes = repeated(images, maps_of(images, 2), count, axis)
-        try:
-            solid = _answers(net, volumes, "volumes", axis)
-            seen = state_of(net).last.seen
-            if seen.attentions and seen.tokens_deep < 2 and count < DEPTHS[-1]:
-                continue  # one token deep: attention over depth would not be seen
-            return images, volumes, solid
-        except Refused as error:
-            failed = error
-            enough = getattr(error.__cause__, "enough", 0)
-            if enough > count:  # shallower ones fail alike; the deepest would fill the memory
-                left = [more for more in left if more >= enough]
-                left = left or [enough] * (enough <= LARGEST)
-    assert failed is not None
-    raise failed
-
-
-def _images(given: Given, rank: int, axis: int) -> Given:
-    """Take the first images along an axis of volumes and of their labels; images as they are."""
-    first = maps_of(given, rank)
-    labels = first.shape[:1] + first.shape[2:]
-
-    def flat(value: Tensor) -> Tensor:
-        wide = value.dim() == 5 or value.shape == labels
-        return value.select(value.dim() - 3 + axis, 0) if wide else value
-
-    return mapped(flat, given) if rank == 3 else given
-
-
-def _answers(net: nn.Module, given: Given, what: str, axis: int) -> list[Tensor]:
-    """Run a network in a view, volumes with their ends continued; gives its tensors."""
-    try:
-        with torch.no_grad(), view(axis), _ends(net, axis, what):
-            answers = tensors_in(net(*given))
-    except Exception as error:  # whatever a network of others may raise
-        raise CannotRun(f"it cannot run on {what} {shapes(given)} ({one_line(error)})") from error
-    if not answers:
-        raise Refused(f"its answer on {what} {shapes(given)} holds no tensor that is found")
-    if not all(v.isfinite().all() for v in answers):
-        raise Unsteady(f"its answer on {what} {shapes(given)} is not finite")
-    answers = [v for v in answers if is_measured(v)] or answers
-    if what == "volumes" and _repeats(net):  # images get the mean along the axis
-        wide = [v.dim() >= 4 and is_measured(v) for v in answers]
-        place = -3 + axis
-        return [v.mean(place, True) if w else v for v, w in zip(answers, wide, strict=True)]
-    return answers
-
-
-def _repeats(net: nn.Module) -> bool:
-    """Tell whether images are repeated to whole volumes, so that both are one computation."""
-    repeat: int = state_of(net).folding.repeat
-    return repeat > 1
-
-
-@contextmanager
-def _ends(net: nn.Module, axis: int, what: str) -> Iterator[None]:
-    if what == "images" or _repeats(net):
-        yield
-    else:
-        with replicated_ends((axis,)), Ends(axis):
-            yield
 
 
 def _compare(
@@ -442,7 +345,7 @@ def _compare(
     Raises:
         Refused: "the law ..." where they differ.
     """
-    worst = difference(solid, _as_volumes(flat, solid, axis))
+    worst = difference(solid, as_volumes(flat, solid, axis))
     if worst > TOLERATED:
         broken = (
             f"the law is broken in the {VIEWS[axis]} view{when}: on a volume that repeats an image "
@@ -451,11 +354,11 @@ def _compare(
         exact = copy.deepcopy(net).double()
         wide = double_all((images, volumes))
         try:
-            flat = _answers(exact, wide[0], "images", axis)
-            solid = _answers(exact, wide[1], "volumes", axis)
+            flat = answers_of(exact, wide[0], "images", axis)
+            solid = answers_of(exact, wide[1], "volumes", axis)
         except CannotRun as error:  # code that makes numbers of 32 bits of its own
             raise Refused(f"{broken}{worst:.1e}, and in 64 bits {error}") from error
-        worst = difference(solid, _as_volumes(flat, solid, axis))
+        worst = difference(solid, as_volumes(flat, solid, axis))
         if worst > TOLERATED and _rounding(exact, wide[0], flat, axis) > worst / 10:
             hidden = "rounding alone changes its answers on the images that were tried"
             if not net.training:
@@ -473,59 +376,7 @@ def _compare(
 
 def _rounding(net: nn.Module, images: Given, answers: list[Tensor], axis: int) -> float:
     """Measure what becomes of a change of the images that is as small as rounding in a layer."""
-    return difference(_answers(net, moved_a_little(images), "images", axis), answers)
-
-
-def moved_a_little(images: Given) -> Given:
-    """Change what a network is given in float64 by no more than rounding may."""
-    generator = torch.Generator().manual_seed(0)
-
-    def moved_a_little(value: Tensor) -> Tensor:
-        if value.dtype != torch.float64:
-            return value
-        noise = torch.randn(value.shape, generator=generator, dtype=torch.float64)
-        return value * (1 + 1e-13 * noise.to(value.device))
-
-    return mapped(moved_a_little, images)
-
-
-def double_all(value: Value) -> Value:
-    """Bring the tensors in containers to float64."""
-    return mapped(lambda one: one.double() if one.is_floating_point() else one, value)
-
-
-def _as_volumes(flat: list[Tensor], solid: list[Tensor], axis: int) -> list[Tensor]:
-    """Repeat answers on images along the axis.
-
-    It stands where it does among the last three axes; of maps with channels last, behind the first.
-    """
-    if len(flat) != len(solid):
-        raise Refused(f"it gives {len(flat)} tensors on images and {len(solid)} on volumes")
-    repeated = []
-    for image, volume in zip(flat, solid, strict=True):
-        wide = image
-        if image.dim() == volume.dim() - 1:
-            for place in (volume.dim() - 3 + axis, 1):
-                if volume.shape[:place] + volume.shape[place + 1 :] == image.shape:
-                    wide = image.unsqueeze(place).expand_as(volume)
-                    break
-        if wide.shape != volume.shape:
-            raise Refused(
-                f"it gives {tuple(image.shape)} on images and {tuple(volume.shape)} on volumes"
-            )
-        repeated.append(wide)
-    return repeated
-
-
-def difference(actual: list[Tensor], expected: list[Tensor]) -> float:
-    """The largest difference, relative to the largest number; of labels the share that differs."""
-    pairs = [(a, b) for a, b in zip(actual, expected, strict=True) if a.numel()]
-    labels = [(a, b) for a, b in pairs if not is_measured(a)]
-    numbers = [(a, b) for a, b in pairs if is_measured(a)]
-    scale = max((float(b.abs().max()) for _, b in numbers), default=0.0) or 1.0
-    found = [float((a - b).abs().max()) / scale for a, b in numbers]
-    found += [float((a != b).double().mean()) for a, b in labels]
-    return max((math.inf if math.isnan(one) else one for one in found), default=0.0)
+    return difference(answers_of(net, moved_a_little(images), "images", axis), answers)
 
 
 def _first_broken(net: nn.Module, images: Given, volumes: Given, axis: int) -> str:
@@ -556,7 +407,7 @@ def _first_broken(net: nn.Module, images: Given, volumes: Given, axis: int) -> s
     for how, given, what in ((keep, images, "images"), (hold, volumes, "volumes")):
         hooks = [m.register_forward_hook(how(path)) for path, m in net.named_modules()]
         try:
-            _answers(net, given, what, axis)
+            answers_of(net, given, what, axis)
         except Refused:
             pass
         for hook in hooks:

@@ -10,9 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from crossd.nn.conv import CrossDConv, CrossDConvTranspose
-from crossd.nn.kernel_modes import make_mode, view
+from crossd.nn.conv import CrossDConv
+from crossd.nn.conv_transpose import CrossDConvTranspose
+from crossd.nn.kernel_modes import make_mode
 from crossd.nn.layers import Size
+from crossd.nn.views import view
 
 # The copy that is checked
 

@@ -11,8 +11,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from crossd.conversion.checking.examples import Given, left_as_it_was, one_line, shapes
-from crossd.conversion.checking.law import (
+from crossd.conversion.checking.answers import (
     TOLERATED,
     CannotRun,
     Refused,
@@ -21,11 +20,13 @@ from crossd.conversion.checking.law import (
     double_all,
     moved_a_little,
 )
+from crossd.conversion.checking.examples import Given, left_as_it_was, one_line, shapes
 from crossd.conversion.checking.perturbed import Still, project
 from crossd.conversion.folding.containers import is_measured, tensors_in
 from crossd.conversion.folding.modules import state_of
-from crossd.nn.conv import CrossDConv, CrossDConvTranspose
-from crossd.nn.kernel_modes import view
+from crossd.nn.conv import CrossDConv
+from crossd.nn.conv_transpose import CrossDConvTranspose
+from crossd.nn.views import view
 
 
 def require_same(source: nn.Module, net: nn.Module, given: Given) -> tuple[float, float]:

@@ -13,8 +13,8 @@ from crossd.conversion.folding.state import State
 from crossd.conversion.folding.torch_private import (
     ConvBase,
 )
-from crossd.nn.kernel_modes import current_view, view_is_set
 from crossd.nn.layers import Size
+from crossd.nn.views import current_view, view_is_set
 
 
 class Folded:

@@ -16,8 +16,8 @@ from torch.overrides import TorchFunctionMode
 
 from crossd.conversion.folding.run import Function, Handler, Run
 from crossd.conversion.folding.state import State
-from crossd.nn.kernel_modes import View
 from crossd.nn.layers import Number, Size, drop_axis
+from crossd.nn.views import View
 
 HANDLERS: dict[object, Handler] = {}
 """What is done instead of a function of torch: called with the run and the function before its

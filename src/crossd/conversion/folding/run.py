@@ -17,10 +17,7 @@ from crossd.conversion.folding.torch_private import (
     region,
 )
 from crossd.errors import InputError
-from crossd.nn.kernel_modes import (
-    VIEWS,
-    View,
-)
+from crossd.nn.views import VIEWS, View
 
 MARK = "crossd_slices"
 """The attribute of a tensor that holds the run and the depth of the slices it descends from."""

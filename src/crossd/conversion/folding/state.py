@@ -34,7 +34,7 @@ from crossd.conversion.folding.torch_private import (
     show_padding,
 )
 from crossd.errors import InputError
-from crossd.nn.kernel_modes import (
+from crossd.nn.views import (
     View,
     current_view,
     draw_view,

@@ -27,7 +27,8 @@ from crossd.conversion.folding.run import (
 )
 from crossd.conversion.folding.state import State
 from crossd.conversion.folding.torch_private import Operation
-from crossd.nn.conv import CrossDConv, CrossDConvTranspose
+from crossd.nn.conv import CrossDConv
+from crossd.nn.conv_transpose import CrossDConvTranspose
 from crossd.nn.layers import depth_axis
 
 HANDLERS: dict[object, Handler] = {}

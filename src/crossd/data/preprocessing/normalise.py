@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from crossd.data.dataset import ChangedSamples, Finish, Sample, Samples
+from crossd.data.dataset import ChangedSamples, Finish, Sample, Samples, in_floats
 from crossd.data.disk_cache import key_of, user_cache
 from crossd.data.source import Source
 from crossd.errors import InputError
@@ -28,7 +28,7 @@ class Normalised(ChangedSamples):
         self.std = std
 
     def _changed(self, sample: Sample) -> Sample:
-        image = adapt(sample["image"], self.channels)
+        image = adapt(in_floats(sample["image"]), self.channels)
         sample["image"] = (image - self.mean).div_(self.std)
         return sample
 
@@ -125,7 +125,7 @@ def _statistics(samples: Samples, channels: int, seed: int) -> tuple[float, floa
 def _measured(samples: Samples, indices: NDArray[np.int64], channels: int) -> tuple[float, float]:
     total, squares, count = 0.0, 0.0, 0
     for index in indices:
-        image = adapt(samples[int(index)]["image"], channels).double()
+        image = adapt(in_floats(samples[int(index)]["image"]), channels).double()
         total += image.sum().item()
         squares += image.square().sum().item()
         count += image.numel()

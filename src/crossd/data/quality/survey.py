@@ -11,14 +11,13 @@ from pathlib import Path
 import numpy as np
 
 from crossd.data.dataset import Samples
-from crossd.data.opening import archives_of, is_list, list_cases, open_source
+from crossd.data.opening import is_list, list_cases, open_source
 from crossd.data.quality.facts import NO_CLASS, NO_PART, SampleFacts, describe
 from crossd.data.quality.scan import for_sheet, noted, scan
 from crossd.data.source import Given, Source
-from crossd.data.sources import case_list
-from crossd.data.sources.case_folders import image_classes, loose_cases
-from crossd.data.sources.case_list import Case
-from crossd.data.splits import SPLITS, halves, spread
+from crossd.data.sources import case_list, class_folders, tar_names
+from crossd.data.sources.case_list import Case, loose_cases
+from crossd.data.splits import SPLITS, divide, spread
 from crossd.errors import InputError
 from crossd.utils.progress import Progress
 
@@ -71,16 +70,17 @@ def survey(spec: str, limit: int, seed: int, progress: Progress) -> Survey:
         (20, 10, {'0': 7, '1': 7})
     """
     path = Path(spec).expanduser()
-    if not spec or not is_list(path) or archives_of(spec):
+    if not spec or not is_list(path) or tar_names.find(spec):
         as_stored = Given(statistics=(0.0, 1.0))
         source = open_source(spec, seed=seed, labels=False, given=as_stored, progress=progress)
         return _of_source(source, limit, progress)
     found, folders = list_cases(path, progress, strict=False)
-    images = [] if found else image_classes(path, folders)
-    found = found or images or loose_cases(path)
+    images = folders is not None and not found and len(folders.images) > 0
+    if folders is not None and not found:
+        found = class_folders.cases(path, folders, "images") or loose_cases(path)
     if not found:
         raise InputError(f"{path}: holds no image or volume that can be read")
-    parts, notes = _parts(found, spec, seed, halve=bool(images))
+    parts, notes = _parts(found, spec, seed, images)
     counts = _counts(zip(parts, (case.label or NO_CLASS for case in found), strict=True))
     chosen = spread(len(found), limit)
     looks = scan(LOOKING, [found[i] for i in chosen], for_sheet, progress)
@@ -89,11 +89,14 @@ def survey(spec: str, limit: int, seed: int, progress: Progress) -> Survey:
     return Survey(spec, len(found), counts, looks, notes)
 
 
-def _parts(found: Sequence[Case], spec: str, seed: int, halve: bool) -> tuple[list[str], list[str]]:
+def _parts(
+    found: Sequence[Case], spec: str, seed: int, images: bool
+) -> tuple[list[str], list[str]]:
     """Give the part of every case, as a training would, and what there is to say of it."""
     if not any(case.label or case.mask for case in found):
         return [NO_PART] * len(found), []
-    names = sorted({case.label or "" for case in found})
+    order = sorted if images else case_list.in_order  # as a training numbers classes
+    names = order({case.label or "" for case in found})
     labels = np.array([names.index(case.label or "") for case in found], np.int64)
     said = {case.split for case in found}
     if "" in said and len(said) > 1:  # a csv, which a training refuses
@@ -102,18 +105,18 @@ def _parts(found: Sequence[Case], spec: str, seed: int, halve: bool) -> tuple[li
         return [case.split or NO_PART for case in found], [note]
     parts = np.array([case.split for case in found], object)
     try:
-        if said == {"train", "val"} and halve:  # class folders of images without test/
-            val = np.flatnonzero(parts == "val")
-            parts[val[halves(labels[val], seed, spec)[1]]] = "test"
-            return parts.tolist(), []
-        divided = case_list.parts(found, labels, seed, spec)
+        if images:  # of class folders
+            known = np.array([case.split for case in found])
+            divided = divide(known, labels, seed, spec, halve=True)
+        else:
+            divided = case_list.parts(found, labels, seed, spec)
     except InputError as error:
         return [case.split or "train" for case in found], [str(error)]
     for part, indices in zip(SPLITS, divided, strict=True):
         parts[indices] = part
     missing = [part for part in SPLITS if part not in said]
     notes = []
-    if missing:
+    if missing and not (images and "val" in said):
         notes = [f"the data do not say which samples are {', '.join(missing)}: drawn by the seed"]
     return parts.tolist(), notes
 

@@ -50,13 +50,9 @@ class Entry:
         return sum(header.channels for header in self.images)
 
     def key(self, kind: str, *options: object) -> str:
-        """Return the key of what is made of the files.
+        """Return the key of what is made of the files with some options.
 
         Another place, size or time of change of a file or another option give another key.
-
-        Args:
-            kind: What is made.
-            *options: How it is made.
         """
         headers = [*self.images, *([self.mask] if self.mask else [])]
         files = [
@@ -70,15 +66,7 @@ class Entry:
 
 
 def all_volumes(cases: Sequence[Case], name: str) -> bool:
-    """Tell whether cases are volumes, not images.
-
-    Args:
-        cases: One or more.
-        name: The source, for the message.
-
-    Raises:
-        InputError: When they are both.
-    """
+    """Tell whether the cases of a source are volumes, not images; refuse both at once."""
     solid = [holds_volume(case.images[0]) for case in cases]
     if any(solid) and not all(solid):
         volume, flat = (cases[solid.index(kind)].images[0].name for kind in (True, False))
@@ -90,11 +78,7 @@ def all_volumes(cases: Sequence[Case], name: str) -> bool:
 
 
 def read_entries(cases: Sequence[Case]) -> list[Entry]:
-    """Read the headers of all cases and check that they agree.
-
-    Raises:
-        InputError: As `read_entry`, or when cases differ in their channels.
-    """
+    """Read the headers of all cases and check that they agree, in their channels too."""
     entries = [read_entry(case) for case in cases]
     counts = [(entry.case.images[0], entry.channels) for entry in entries]
     require_same_count(counts, "channels", "volumes")
@@ -133,11 +117,8 @@ def read_mask(
 
     Args:
         entry: The case.
-        values: What stands for each class in the file.
+        values: What stands for each class in the file; another value is refused.
         planes: As `crossd.data.io.read.read` takes it.
-
-    Raises:
-        InputError: When it holds another value.
     """
     assert entry.mask is not None
     return as_classes(raw_mask(entry.mask, planes), values, entry.mask.path)

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crossd.data.io.header import stem
-from crossd.data.splits import FRACTIONS, SPLITS, split
+from crossd.data.sources.folder_walk import below
+from crossd.data.splits import Parts, divide
 
 
 @dataclass(frozen=True)
@@ -65,38 +66,13 @@ def groups_of(cases: Sequence[Case]) -> NDArray[np.str_] | None:
     return np.array([case.group or f"\0{case.name}" for case in cases])
 
 
-def parts(
-    cases: Sequence[Case], labels: NDArray[np.int64], seed: int, where: str
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Divide cases into training, validation and test ones.
+def parts(cases: Sequence[Case], labels: NDArray[np.int64], seed: int, where: str) -> Parts:
+    """Divide cases into training, validation and test ones, as `crossd.data.splits.divide`."""
+    groups = np.array([case.group or f"\0{index}" for index, case in enumerate(cases)])
+    return divide(np.array([case.split for case in cases]), labels, seed, where, groups)
 
-    What the cases say is kept. Without, they are split 70/10/20 by `seed`, groups whole; what is
-    missing of validation and test is taken of the training cases in these shares.
 
-    Args:
-        cases: The cases.
-        labels: Class of every case, ``(N,)``; zeros for masks.
-        seed: Decides.
-        where: The source, for messages.
-
-    Returns:
-        Ascending indices of each part.
-
-    Raises:
-        InputError: When there are too few cases or groups.
-    """
-    said = np.array([case.split for case in cases])
-    found = {part: np.flatnonzero(said == part) for part in SPLITS}
-    free = np.flatnonzero((said == "") | (said == "train"))
-    missing = [part for part in ("val", "test") if not len(found[part])]
-    if not missing:
-        return found["train"], found["val"], found["test"]
-    wanted = ("train", *missing)
-    shares = [FRACTIONS[SPLITS.index(part)] for part in wanted]
-    fractions = tuple(share / sum(shares) for share in shares)
-    groups = np.array([cases[int(i)].group or f"\0{i}" for i in free])
-    _, first, member = np.unique(groups, return_index=True, return_inverse=True)
-    chosen = split(labels[free][first], fractions, seed, where)
-    for part, indices in zip(wanted, chosen, strict=True):
-        found[part] = free[np.isin(member, indices)]
-    return found["train"], found["val"], found["test"]
+def loose_cases(folder: Path) -> list[Case]:
+    """List the images and volumes of a folder without class folders, each a case."""
+    images, volumes = below(folder)
+    return [Case(stem(path), (path,)) for path in sorted([*images, *volumes])]

@@ -12,8 +12,8 @@ from crossd.errors import InputError
 from crossd.utils.progress import Bar
 
 IMAGE, VOLUME, SERIES = 1, 2, 3
-Place = tuple[int, int]
-Look = tuple[int, Place, list[os.DirEntry[str]]]
+Pair = tuple[int, int]
+Look = tuple[Pair, Pair, list[os.DirEntry[str]]]
 ENDINGS = {*SUFFIXES, ".gz"}
 
 
@@ -25,7 +25,7 @@ class Walk:
     readable: set[str] = field(default_factory=suffixes)
     images: Writer = field(default_factory=Writer)
     volumes: Writer = field(default_factory=Writer)
-    visited: list[tuple[str, int]] = field(default_factory=list)
+    visited: list[tuple[str, Pair]] = field(default_factory=list)
 
     def visit(
         self,
@@ -33,7 +33,7 @@ class Walk:
         below: str,
         images: bool,
         volumes: bool,
-        above: tuple[Place, ...] = (),
+        above: tuple[Pair, ...] = (),
     ) -> None:
         """Look through a folder and those below it.
 
@@ -44,10 +44,10 @@ class Walk:
             volumes: Whether to list volumes: not in hidden folders, nor below a DICOM series.
             above: The folders that lead here, as a link may lead back to one.
         """
-        changed, this, entries = look(path)
+        state, this, entries = look(path)
         if this in above:
             return
-        self.visited.append((path, changed))
+        self.visited.append((path, state))
         kinds = [self.kind(entry) for entry in entries]
         if volumes and SERIES in kinds:
             dicoms = [e for e, kind in zip(entries, kinds, strict=True) if kind == SERIES]
@@ -83,7 +83,7 @@ class Walk:
 
 
 def look(path: str) -> Look:
-    """Return when a folder changed [ns], which one it is, and what it holds by name."""
+    """Return size and time of change [ns] of a folder, which one it is, and what it holds."""
     try:
         state = Path(path).stat()  # before its files, so that no change is missed
         with os.scandir(path) as found:
@@ -92,7 +92,7 @@ def look(path: str) -> Look:
         raise InputError(
             f"{path}: this folder cannot be read ({error.strerror}); let it be read, or move it"
         ) from error
-    return state.st_mtime_ns, (state.st_dev, state.st_ino), entries
+    return (state.st_size, state.st_mtime_ns), (state.st_dev, state.st_ino), entries
 
 
 def below(folder: Path) -> tuple[list[Path], list[Path]]:

@@ -1,9 +1,6 @@
 """Labelled arrays: ``.npz`` files in the layout of MedMNIST, and MedMNIST itself."""
 
-import lzma
 import tempfile
-import zipfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -15,51 +12,41 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from crossd.data.dataset import Sample, Samples, Subset
-from crossd.data.shapes import full_size
 from crossd.data.shared_arrays import Array
-from crossd.data.source import Source
+from crossd.data.source import Request, Source
 from crossd.data.splits import FRACTIONS, SPLITS, split
 from crossd.errors import InputError
 
 CHANNELS = (1, 3)
-UNREADABLE = (
-    *(OSError, ValueError, EOFError, KeyError, RuntimeError, NotImplementedError, MemoryError),
-    *(OverflowError, SyntaxError, TypeError, zlib.error, lzma.LZMAError, zipfile.BadZipFile),
-)
 
 
 class ArraySamples(Samples):
-    """Images of one array, kept in the dtype of the file and converted one by one."""
+    """Images of one array, kept in the dtype of the file and converted one by one.
+
+    Args:
+        images: Shape ``(N, *spatial, C)``.
+        labels: Shape ``(N,)``; None without.
+        span: The values that become 0 and 1.
+        size: Spatial size of the samples.
+    """
 
     in_memory = True
 
     def __init__(
         self,
         images: Array,
-        labels: NDArray[np.int64],
+        labels: NDArray[np.int64] | None,
         span: tuple[float, float],
         size: tuple[int, ...],
     ) -> None:
-        """Keep the arrays.
-
-        Args:
-            images: Shape ``(N, *spatial, C)``.
-            labels: Shape ``(N,)``.
-            span: The values that become 0 and 1.
-            size: Spatial size of the samples.
-        """
         self.images = images
         self.labels = labels
         self.span = span
-        self.shape = size
+        self.shape: tuple[int, ...] = size
         self.channels = images.shape[-1]
 
     def __len__(self) -> int:
         return len(self.images)
-
-    def size(self, index: int) -> tuple[int, ...]:
-        """Return the size that all samples have."""
-        return self.shape
 
     def __getitem__(self, index: int) -> Sample:
         low, high = self.span
@@ -69,14 +56,15 @@ class ArraySamples(Samples):
         if image.shape[1:] != self.shape:
             mode = "bilinear" if len(self.shape) == 2 else "trilinear"
             image = F.interpolate(image[None], size=self.shape, mode=mode)[0]
-        assert self.labels is not None
-        sample: Sample = {"image": image, "label": torch.tensor(self.labels[index])}
+        sample: Sample = {"image": image}
+        if self.labels is not None:
+            sample["label"] = torch.tensor(self.labels[index])
         if len(self.shape) == 2:
             sample["view"] = -1
         return sample
 
 
-def open_npz(path: Path, size: tuple[int, ...] | None, seed: int) -> Source:
+def open_npz(request: Request, path: Path, need_labels: bool = True) -> Source:
     """Open an ``.npz`` in the layout of MedMNIST, or of ``images`` and ``labels``.
 
     The first has ``train_images``, ``train_labels``, ``val_...`` and ``test_...``; the second is
@@ -85,9 +73,9 @@ def open_npz(path: Path, size: tuple[int, ...] | None, seed: int) -> Source:
     the least and the greatest of the training images.
 
     Args:
+        request: What is asked for; without a size that of the file is kept.
         path: The file.
-        size: Spatial size to resize to; None keeps that of the file.
-        seed: Decides on the split where the file has none.
+        need_labels: If not, images alone will do, and all of them are training samples.
 
     Returns:
         The source, its images in [0, 1].
@@ -95,7 +83,10 @@ def open_npz(path: Path, size: tuple[int, ...] | None, seed: int) -> Source:
     Raises:
         InputError: When the file cannot be read, lacks a key, or its labels do not fit.
     """
-    arrays = read(path)
+    arrays = _read(path)
+    bare = next((key for key in ("images", "train_images") if key in arrays), None)
+    if not need_labels and bare and bare.replace("images", "labels") not in arrays:
+        return _unlabelled(request, path, bare, arrays[bare])
     if "train_images" in arrays or "images" not in arrays:
         keys = [(f"{part}_images", f"{part}_labels") for part in SPLITS]
     else:
@@ -107,7 +98,7 @@ def open_npz(path: Path, size: tuple[int, ...] | None, seed: int) -> Source:
             f"{path}: lacks {', '.join(missing)} (it holds {found}); expected train_images, "
             f"train_labels, val_..., test_... or images, labels"
         )
-    images = [channels_last(arrays[key], key, path) for key, _ in keys]
+    images = [_channels_last(arrays[key], key, path) for key, _ in keys]
     labels = [
         _labels(arrays[key], len(x), key, path) for (_, key), x in zip(keys, images, strict=True)
     ]
@@ -119,21 +110,30 @@ def open_npz(path: Path, size: tuple[int, ...] | None, seed: int) -> Source:
                 f"{images[0].dtype} of shape {shape}; all splits must agree"
             )
     rank = len(shape) - 1
-    spatial = shape[:-1] if size is None else full_size(size, rank, str(path))
+    spatial = request.shape(rank, shape[:-1])
     if len(images) == 1:
-        chosen = split(labels[0], FRACTIONS, seed, str(path))
-        scale = span(images, chosen[0], path)
+        chosen = split(labels[0], FRACTIONS, request.seed, str(path))
+        scale = _span(images, chosen[0], path)
         whole = ArraySamples(images[0], labels[0], scale, spatial)
         parts: list[Samples] = [Subset(whole, part) for part in chosen]
     else:
-        scale = span(images, slice(None), path)
+        scale = _span(images, slice(None), path)
         parts = [ArraySamples(x, y, scale, spatial) for x, y in zip(images, labels, strict=True)]
     classes = _classes(parts, path)
     train, val, test = parts
     return Source(str(path), rank, "classification", shape[-1], classes, spatial, train, val, test)
 
 
-def read(path: Path) -> Mapping[str, Array]:
+def _unlabelled(request: Request, path: Path, key: str, array: Array) -> Source:
+    images = _channels_last(array, key, path)
+    *shape, channels = images.shape[1:]
+    size = request.shape(len(shape), shape)
+    samples = ArraySamples(images, None, _span([images], slice(None), path), size)
+    three = (samples, samples, samples)
+    return Source(str(path), len(shape), "unlabelled", channels, (), size, *three)
+
+
+def _read(path: Path) -> Mapping[str, Array]:
     """Read all arrays of the file."""
     try:
         # numpy leaves a damaged file open that it opened itself.
@@ -141,15 +141,16 @@ def read(path: Path) -> Mapping[str, Array]:
             loaded = np.load(file, allow_pickle=False)
             if isinstance(loaded, np.lib.npyio.NpzFile):
                 return {key: loaded[key] for key in loaded.files}
-    except UNREADABLE as error:
+    except Exception as error:  # numpy and zipfile raise many kinds on damaged files
+        why = " ".join(str(error).split()) or type(error).__name__
         raise InputError(
             f"{path}: cannot be read as .npz, it is damaged, incomplete or holds objects "
-            f"({_line(error)}); write or fetch it again"
+            f"({why}); write or fetch it again"
         ) from error
     raise InputError(f"{path}: holds a single array; expected an .npz of named ones")
 
 
-def channels_last(images: Array, key: str, path: Path) -> Array:
+def _channels_last(images: Array, key: str, path: Path) -> Array:
     """Check the images and return them as ``(N, *spatial, C)``."""
     if images.dtype.kind not in "buif" or images.size == 0:
         raise InputError(f"{path}: {key} is empty or holds {images.dtype}; expected numbers")
@@ -193,7 +194,7 @@ def _classes(parts: list[Samples], path: Path) -> tuple[str, ...]:
     return tuple(str(number) for number in range(tops[0] + 1))
 
 
-def span(images: list[Array], train: NDArray[np.int64] | slice, path: Path) -> tuple[float, float]:
+def _span(images: list[Array], train: NDArray[np.int64] | slice, path: Path) -> tuple[float, float]:
     """Return the values that become 0 and 1; `train` are the training rows of the first array."""
     kind = images[0].dtype
     if kind == np.uint8:
@@ -207,16 +208,11 @@ def span(images: list[Array], train: NDArray[np.int64] | slice, path: Path) -> t
     return low, high
 
 
-def open_medmnist(spec: str, size: tuple[int, ...] | None, seed: int) -> Source:
+def open_medmnist(request: Request) -> Source:
     """Open ``medmnist:NAME`` or ``medmnist:NAME:SIZE``.
 
     ``NAME.npz`` or ``NAME_SIZE.npz`` in the current folder or in the one of the medmnist package
     is taken as it is. Otherwise the package downloads the file and checks its MD5.
-
-    Args:
-        spec: The name of the source.
-        size: Spatial size to resize to; None keeps that of the file.
-        seed: Unused by the data, which come split.
 
     Returns:
         The source, its images in [0, 1], with the published names of the classes.
@@ -227,6 +223,7 @@ def open_medmnist(spec: str, size: tuple[int, ...] | None, seed: int) -> Source:
     import medmnist
     from medmnist.info import DEFAULT_ROOT
 
+    spec = request.name
     _, flag, *rest = spec.split(":")
     if flag not in medmnist.INFO:
         raise InputError(f"{spec}: no such data set; expected one of {', '.join(medmnist.INFO)}")
@@ -242,7 +239,7 @@ def open_medmnist(spec: str, size: tuple[int, ...] | None, seed: int) -> Source:
         _download(
             getattr(medmnist, info["python_class"]), int(side), path, info[f"url{sides[side]}"]
         )
-    source = open_npz(path, size, seed)
+    source = open_npz(request, path)
     names = tuple(info["label"].values())
     classes = names if len(names) == len(source.classes) else source.classes
     return replace(source, name=spec, classes=classes)
@@ -255,12 +252,8 @@ def _download(dataset: type[Any], side: int, path: Path, url: str) -> None:
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
             dataset(split="val", download=True, root=folder, size=side)
             (Path(folder) / path.name).replace(path)
-    except (RuntimeError, *UNREADABLE) as error:
+    except Exception as error:  # of the network, the disk, the archive or the checksum
         raise InputError(
             f"{path.name}: the download failed or its MD5 is wrong; fetch {url} by hand and put "
             f"it as {path.name} into the current folder or {path.parent}"
         ) from error
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

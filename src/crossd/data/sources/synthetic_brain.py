@@ -9,8 +9,8 @@ from torch import Tensor
 
 from crossd.data.preprocessing.volume_dataset import TensorVolumes
 from crossd.data.quality.facts import CLIP
-from crossd.data.shapes import fit, full_size, round_up
-from crossd.data.source import Source
+from crossd.data.shapes import fit, round_up
+from crossd.data.source import Request, Source
 from crossd.errors import InputError
 
 CLASSES = ("background", "grey", "white", "CSF")
@@ -33,7 +33,7 @@ BIAS, NOISE, BLUR, GAP = 0.25, 0.06, 0.6, 0.15
 """Bias field [log], noise, blur [voxels] (upper ends), and least contrast between tissues."""
 
 
-def open_brain(spec: str, size: tuple[int, ...] | None, seed: int) -> Source:
+def open_brain(request: Request) -> Source:
     """Open ``brain`` or ``brain:MM``: synthetic volumes, and a real one among those to test on.
 
     The grey- and white-matter maps of MNI152 are deformed, each tissue gets a random intensity,
@@ -41,17 +41,13 @@ def open_brain(spec: str, size: tuple[int, ...] | None, seed: int) -> Source:
     Image Analysis 86, 2023). The last test volume is the real T1 average with the labels of the
     maps; it is never trained on.
 
-    Args:
-        spec: ``brain`` (4 mm) or ``brain:MM`` with a whole number of millimetres.
-        size: Spatial size of the training volumes; None keeps the box of the brain.
-        seed: Decides on everything that is drawn.
-
-    Returns:
-        The source, its images in [0, 1], with 24, 4 and 9 volumes.
+    Voxels have 4 mm, or MM, a whole number. Images are in [0, 1]; there are 24, 4 and 9 volumes, of
+    the box of the brain where no size is asked for. The seed decides on everything that is drawn.
 
     Raises:
         InputError: When the spacing is not a whole number within 2 to 8.
     """
+    spec, seed = request.name, request.seed
     _, _, suffix = spec.partition(":")
     if spec != "brain" and suffix not in {str(mm) for mm in SPACINGS}:
         raise InputError(
@@ -59,7 +55,7 @@ def open_brain(spec: str, size: tuple[int, ...] | None, seed: int) -> Source:
         )
     spacing = int(suffix) if suffix else DEFAULT_SPACING
     template, maps = _atlas(spacing)
-    shape = tuple(template.shape) if size is None else full_size(size, 3, spec)
+    shape = request.shape(3, template.shape)
     drawn = [
         [synthesise(maps, spacing, (seed, part, index)) for index in range(count)]
         for part, count in enumerate((TRAIN, VAL, TEST))
@@ -119,6 +115,8 @@ def synthesise(maps: Tensor, spacing: float, seed: tuple[int, ...]) -> tuple[Ten
         >>> image.shape, mask.dtype, torch.equal(image, synthesise(maps, 4.0, (0, 0))[0])
         (torch.Size([1, 8, 8, 8]), torch.uint8, True)
     """
+    from scipy.ndimage import gaussian_filter
+
     rng = np.random.default_rng(seed)
     shape = tuple(maps.shape[1:])
     warped = F.grid_sample(maps[None], _grid(shape, spacing, rng), align_corners=False)[0]
@@ -127,7 +125,8 @@ def synthesise(maps: Tensor, spacing: float, seed: tuple[int, ...]) -> tuple[Ten
     while np.diff(np.sort(tissues)).min() < GAP:
         tissues = rng.uniform(0.1, 1, 3)
     image = torch.einsum("t,tzyx->zyx", torch.tensor(tissues, dtype=torch.float32), warped[1:])
-    image = _blur(image, rng.uniform(0.1, BLUR)) * (BIAS * _smooth(1, shape, rng)[0]).exp()
+    blurred = gaussian_filter(image.numpy(), rng.uniform(0.1, BLUR), radius=2, mode="constant")
+    image = torch.from_numpy(blurred) * (BIAS * _smooth(1, shape, rng)[0]).exp()
     noise = torch.from_numpy(rng.standard_normal(shape, dtype=np.float32))
     image = (image + rng.uniform(0.01, NOISE) * noise).clamp(min=0)
     # The real image has nothing outside the brain either.
@@ -135,13 +134,7 @@ def synthesise(maps: Tensor, spacing: float, seed: tuple[int, ...]) -> tuple[Ten
 
 
 def scale(image: Tensor) -> Tensor:
-    """Clip to the percentiles 0.5 to 99.5 and scale to [0, 1].
-
-    Args:
-        image: Any shape, float32.
-
-    Returns:
-        The same shape; zeros where all values are equal.
+    """Clip to the percentiles 0.5 to 99.5 and scale to [0, 1]; zeros where all values are equal.
 
     Example:
         >>> scale(torch.tensor([0.0, 5.0, 10.0])).tolist()
@@ -172,17 +165,3 @@ def _smooth(count: int, shape: tuple[int, ...], rng: np.random.Generator) -> Ten
     """Draw smooth fields, ``(count, D, H, W)``, normal at their nodes."""
     nodes = torch.from_numpy(rng.standard_normal((1, count, *[SMOOTH] * 3), dtype=np.float32))
     return F.interpolate(nodes, size=shape, mode="trilinear", align_corners=True)[0]
-
-
-def _blur(image: Tensor, sigma: float) -> Tensor:
-    """Convolve with a Gaussian of `sigma` voxels along the three axes."""
-    kernel = torch.exp(-0.5 * (torch.arange(-2, 3) / sigma) ** 2)
-    kernel /= kernel.sum()
-    volume = image[None, None]
-    for axis in range(3):
-        shape = [1, 1, 1, 1, 1]
-        shape[axis + 2] = 5
-        padding = [0, 0, 0]
-        padding[axis] = 2
-        volume = F.conv3d(volume, kernel.view(shape), padding=padding)
-    return volume[0, 0]

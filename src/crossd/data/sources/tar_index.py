@@ -4,28 +4,23 @@ import itertools
 import json
 import re
 import tarfile
-import time
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from crossd.data.disk_cache import CLOCK, key_of, state_of, user_cache
+from crossd.data.disk_cache import state_of
 from crossd.data.file_names import Names, Writer
 from crossd.data.io.images import suffixes
-from crossd.data.shared_arrays import Array
 from crossd.data.sources.case_list import in_order
-from crossd.data.sources.folder_index import KEEP_FROM
+from crossd.data.sources.kept_lists import Listing, kept_or_made
 from crossd.data.sources.tar_names import compressed
 from crossd.errors import InputError
 from crossd.utils.progress import Progress
-
-FORM = 2
-"""Of the index, to be counted up when it changes."""
 
 BLOCK = tarfile.BLOCKSIZE
 MAGIC = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd", b"\x04\x22\x4d\x18")
@@ -38,11 +33,10 @@ LABELS = ("cls", "json")
 
 
 @dataclass(frozen=True)
-class Members:
+class Members(Listing):
     """Images in archives.
 
     Attributes:
-        archives: The files.
         names: Of the images in them.
         archive: Number of the archive of every image, int32, ``(N,)``.
         start: Where it begins there, int64, ``(N,)``.
@@ -51,75 +45,37 @@ class Members:
         classes: Names of the classes.
     """
 
-    archives: tuple[Path, ...]
     names: Names
     archive: NDArray[np.int32]
     start: NDArray[np.int64]
     size: NDArray[np.int64]
     labels: NDArray[np.int64]
-    classes: tuple[str, ...]
+    classes: Names
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.names)
 
 
 def scan(paths: Sequence[Path], progress: Progress) -> Members:
-    """List the images of archives.
-
-    Of many the list is kept in the cache folder of the user, and taken from there for as long as
-    no archive has changed in size or time.
-
-    Args:
-        paths: The archives.
-        progress: Where to show how fast it is.
-
-    Returns:
-        The images in the order of the archives, and in these as they lie.
+    """List the images of archives, in the order of the archives, and in these as they lie.
 
     Raises:
         InputError: When an archive is damaged or compressed, or an image has no class.
     """
-    every = [str(path.absolute()) for path in paths]
-    cache, key = user_cache(), key_of("shards", FORM, sorted(suffixes()), every)
-    with cache.one_process_at_a_time(key):
-        start = time.time_ns()
-        try:
-            states = np.array([state_of(path) for path in paths], np.int64)
-        except OSError as error:
-            raise InputError(f"{error.filename}: cannot be read ({error.strerror})") from error
-        arrays = cache.get(key)
-        if arrays is not None and np.array_equal(arrays["states"], states):
-            members = _remembered(arrays, paths)
-            count = len(members.names)
-            progress.say(f"{count:,} images in {len(paths):,} archives, as scanned before")
-            return members
-        members = _scanned(paths, progress)
-        if len(members.names) >= KEEP_FROM and states[:, 1].max() < start - CLOCK:
-            cache.keep(key, {"states": states, **_arrays(members)})
-        return members
+    what, every = f"{len(paths):,} archives", [str(path.absolute()) for path in paths]
+    return kept_or_made(Members, lambda: _scanned(paths, what, progress), what, progress, every)
 
 
-def _arrays(members: Members) -> dict[str, Array]:
-    """Return what is known of images as arrays to be kept."""
-    arrays = {name: getattr(members, name) for name in ("archive", "start", "size", "labels")}
-    return arrays | members.names.arrays("names") | Names.of(members.classes).arrays("classes")
-
-
-def _remembered(arrays: Mapping[str, Array], paths: Sequence[Path]) -> Members:
-    """Return what was kept as arrays."""
-    return Members(
-        tuple(paths),
-        Names.kept(arrays, "names"),
-        arrays["archive"],
-        arrays["start"],
-        arrays["size"],
-        arrays["labels"],
-        tuple(Names.kept(arrays, "classes")),
-    )
-
-
-def _scanned(paths: Sequence[Path], progress: Progress) -> Members:
+def _scanned(paths: Sequence[Path], what: str, progress: Progress) -> Members:
+    try:
+        states = np.array([state_of(path) for path in paths], np.int64)
+    except OSError as error:
+        raise InputError(f"{error.filename}: cannot be read ({error.strerror})") from error
     names = Writer()
     rows = array("q")  # archive, start, size and class of every image
     numbers: dict[str, int] = {}
-    with progress.task(f"scanning {len(paths):,} archives", total=len(paths)) as bar:
+    with progress.task(f"scanning {what}", total=len(paths)) as bar:
         for number, path in enumerate(paths):
             before = len(names)
             for image, label in _images(path):
@@ -131,31 +87,31 @@ def _scanned(paths: Sequence[Path], progress: Progress) -> Members:
     classes = in_order(numbers)
     order = np.array([classes.index(label) for label in numbers], np.int64)
     return Members(
-        tuple(paths),
+        Names.of(str(path.absolute()) for path in paths),
+        states,
         names.names(),
         archive.astype(np.int32),
         start.copy(),
         size.copy(),
         order[labels],
-        tuple(classes),
+        Names.of(classes),
     )
 
 
 def _images(path: Path) -> Iterator[tuple[tarfile.TarInfo, str]]:
     """Yield the images of an archive, each with the name of its class."""
     readable = suffixes()
-    for key, members in itertools.groupby(_members(path), lambda pair: _split(pair[0].name)[0]):
+    for key, members in itertools.groupby(_members(path), lambda one: one.key):
         image, label = None, None
-        for member, content in members:
-            ending = _split(member.name)[1]
-            if f".{ending}" in readable:
+        for one in members:
+            if f".{one.ending}" in readable:
                 if image is not None:
                     raise InputError(
-                        f"{path}: {image.name} and {member.name} share a key; one image a key"
+                        f"{path}: {image.name} and {one.info.name} share a key; one image a key"
                     )
-                image = member
-            elif ending in LABELS:
-                label = _label(content, ending, f"{path}: {member.name}") or label
+                image = one.info
+            elif one.ending in LABELS:
+                label = _label(one, f"{path}: {one.info.name}") or label
         if image is None:
             continue
         label = label or PurePosixPath(key).parent.name
@@ -167,25 +123,35 @@ def _images(path: Path) -> Iterator[tuple[tarfile.TarInfo, str]]:
         yield image, label
 
 
-def _members(path: Path) -> Iterator[tuple[tarfile.TarInfo, bytes]]:
-    """Yield the members of an archive, with the content of those that hold a class."""
+class Member(NamedTuple):
+    """A file in an archive: its header, its name in two, and what it holds if that is a class."""
+
+    info: tarfile.TarInfo
+    key: str
+    ending: str
+    content: bytes
+
+
+def _members(path: Path) -> Iterator[Member]:
+    """Yield the members of an archive that belong to samples."""
     try:
         with path.open("rb") as file:
             if file.read(6).startswith(MAGIC):
                 raise compressed(str(path))
             file.seek(0)
             tar: Any = tarfile.open(fileobj=file, mode="r:")
-            while (member := tar.next()) is not None:
+            while (info := tar.next()) is not None:
                 tar.members = []  # which it would keep, all of them
-                if not member.isreg() or not KEY.fullmatch(member.name):
+                found = KEY.fullmatch(info.name) if info.isreg() else None
+                if found is None:
                     continue
-                content = b""
-                if _split(member.name)[1] in LABELS:
-                    file.seek(member.offset_data)
-                    content = file.read(member.size)
-                    if len(content) < member.size:
+                key, ending, content = found[1], found[2].lower(), b""
+                if ending in LABELS:
+                    file.seek(info.offset_data)
+                    content = file.read(info.size)
+                    if len(content) < info.size:
                         raise EOFError("it is cut off")
-                yield member, content
+                yield Member(info, key, ending, content)
             # tarfile takes whatever is no header for the end.
             file.seek(tar.offset)
             end = file.read(BLOCK)
@@ -197,18 +163,11 @@ def _members(path: Path) -> Iterator[tuple[tarfile.TarInfo, bytes]]:
         raise _damaged(path, why)
 
 
-def _split(name: str) -> tuple[str, str]:
-    """Return the key of a member, and its ending in lower case."""
-    found = KEY.fullmatch(name)
-    assert found is not None
-    return found[1], found[2].lower()
-
-
-def _label(content: bytes, ending: str, where: str) -> str | None:
+def _label(member: Member, where: str) -> str | None:
     """Read the name of a class; None where a .json has no label."""
     try:
-        value = content.decode().strip()
-        if ending == "json":
+        value = member.content.decode().strip()
+        if member.ending == "json":
             found = json.loads(value)
             value = found.get("label", "") if isinstance(found, dict) else ""
             if value == "":

@@ -1,4 +1,4 @@
-"""Opening lists of labelled files: images or volumes, with classes or masks."""
+"""Opening lists of files: images or volumes, with classes, with masks or with neither."""
 
 import os
 from collections.abc import Sequence
@@ -19,13 +19,13 @@ from crossd.data.preprocessing.plan import Plan
 from crossd.data.preprocessing.volume_dataset import Cache, VolumeSamples
 from crossd.data.quality.facts import SampleFacts
 from crossd.data.quality.scan import of_mask, of_volume, scan
-from crossd.data.shapes import full_size, round_up
-from crossd.data.source import Given, Source
+from crossd.data.shapes import round_up
+from crossd.data.source import Given, Request, Source, Task
 from crossd.data.sources.case_files import Entry, all_volumes, read_entries
 from crossd.data.sources.case_list import Case, groups_of, in_order, parts
-from crossd.data.sources.image_folder import DEFAULT_SIZE, ImageSamples, channels_of
+from crossd.data.sources.image_files import DEFAULT_SIZE, FileSamples
+from crossd.data.splits import Parts
 from crossd.errors import InputError
-from crossd.utils.progress import Progress
 
 LARGEST_IMAGE = 256
 """Side of images with masks, at most, where no size is given."""
@@ -34,106 +34,92 @@ LOOK_AT = 200
 """Images whose sizes are looked at, at most."""
 
 
-def open_cases(
-    name: str,
-    root: Path,
-    found: Sequence[Case],
-    size: tuple[int, ...] | None,
-    seed: int,
-    given: Given,
-    progress: Progress,
-) -> Source:
-    """Open a list of cases.
+def open_cases(request: Request, root: Path, found: Sequence[Case]) -> Source:
+    """Open a list of cases, whose files lie below `root`.
 
-    Args:
-        name: The source.
-        root: The folder that holds all files.
-        found: The cases.
-        size: Spatial size of training samples; None chooses one.
-        seed: Decides on splits that the cases do not fix.
-        given: What is known already.
-        progress: Where to show the scan.
-
-    Returns:
-        The source: images in [0, 1], volumes as the plan says.
+    Images are in [0, 1], volumes as the plan says. What has neither masks nor labels is all to
+    train on.
 
     Raises:
         InputError: With the file that is wrong.
     """
-    masks = found[0].mask is not None
-    labels = np.zeros(len(found), np.int64)
+    name, given = request.name, request.given
+    task, labels = _task(found), None
     classes: tuple[str, ...] = ()
     values: tuple[int, ...] = ()
-    if not masks:
+    if task == "classification":
         labels, classes = _classes(found, given, name)
-    divided = parts(found, labels, seed, name)
-    said = {case.split for case in found}
-    missing = [part for part in ("val", "test") if part not in said]
-    if missing and "train" in said:
-        progress.say(
-            f"{name}: no case is said to be for {' or '.join(missing)}: "
-            f"{len(divided[1])} validate and {len(divided[2])} test, drawn by --seed {seed}"
-        )
+    divided = (np.arange(len(found)),) * 3
+    if task != "unlabelled":
+        divided = _divided(request, found, labels)
     entries = read_entries(found) if all_volumes(found, name) else []
-    looks = _looked(found, entries, given, progress)
+    looks = _looked(request, found, entries)
     facts = [looks[i] for i in divided[0]] if looks else []
-    if masks:
+    if task == "segmentation":
         values, classes = _mask_classes(facts, given, name)
         for case, look in zip(found, looks, strict=False):
             if case.mask is not None and given.statistics is None:
                 require_known(list(look.voxels), values, case.mask)
     if entries:
-        made = _plan(facts, masks, given, None if size is None else full_size(size, 3, name))
-        cache = Cache()
-        channels = len(made.intensity)
-        shape: tuple[int, ...] = made.patch
-        samples: list[Samples] = [
-            VolumeSamples(
-                [entries[i] for i in indices],
-                made,
-                values,
-                None if masks else labels[indices],
-                cache,
-                given.stored,
-            )
-            for indices in divided
-        ]
+        made = _plan(request, facts, whole=labels is not None)
+        samples: Samples = VolumeSamples(entries, made, values, labels, Cache(), given.stored)
+        size: tuple[int, ...] = made.patch
+        spacing = made.spacing
     else:
-        made = None
-        whole = _images(name, root, found, None if masks else labels, divided[0], size, values)
-        channels, shape = whole.channels, whole.shape
-        samples = [Subset(whole, indices) for indices in divided]
-    train, val, test = samples
+        made, spacing = None, None
+        samples = _images(request, root, found, labels, divided[0], values)
+        size = samples.size(0)
+    train, val, test = (Subset(samples, own) for own in divided)
     return Source(
         name,
         3 if entries else 2,
-        "segmentation" if masks else "classification",
-        channels,
+        task,
+        samples.channels,
         classes,
-        shape,
+        size,
         train,
         val,
         test,
-        spacing=None if made is None else made.spacing,
+        spacing=spacing,
         plan=made,
         values=values,
     )
 
 
-def _looked(
-    found: Sequence[Case], entries: Sequence[Entry], given: Given, progress: Progress
-) -> list[SampleFacts]:
+def _task(found: Sequence[Case]) -> Task:
+    if found[0].mask is not None:
+        return "segmentation"
+    return "unlabelled" if found[0].label is None else "classification"
+
+
+def _divided(request: Request, found: Sequence[Case], labels: NDArray[np.int64] | None) -> Parts:
+    """Divide cases into parts, and say which of these are drawn though others are not."""
+    shares = np.zeros(len(found), np.int64) if labels is None else labels
+    divided = parts(found, shares, request.seed, request.name)
+    said = {case.split for case in found}
+    missing = [part for part in ("val", "test") if part not in said]
+    if missing and "train" in said:
+        request.progress.say(
+            f"{request.name}: no case is said to be for {' or '.join(missing)}: "
+            f"{len(divided[1])} validate and {len(divided[2])} test, drawn by --seed {request.seed}"
+        )
+    return divided
+
+
+def _looked(request: Request, found: Sequence[Case], entries: Sequence[Entry]) -> list[SampleFacts]:
     """Look at the cases of all parts, as a fault is better found before training than after it.
 
     Images without masks are not looked at, nor anything of which all is known already.
     """
-    masks = found[0].mask is not None
-    unknown = given.statistics is None or (masks and not given.classes)
-    if entries and (unknown or given.plan is None):
+    given, task = request.given, _task(found)
+    known = given.statistics is not None or task == "unlabelled"
+    if task == "segmentation":
+        known = known and bool(given.classes)
+    if entries and not (known and given.plan is not None):
         look = partial(of_volume, cache=given.stored)
-        return scan("scanning volumes", entries, look, progress)
-    if masks and not entries and unknown:
-        return scan("scanning masks", found, of_mask, progress)
+        return scan("scanning volumes", entries, look, request.progress)
+    if task == "segmentation" and not entries and not known:
+        return scan("scanning masks", found, of_mask, request.progress)
     return []
 
 
@@ -152,7 +138,7 @@ def entries_of(samples: Samples) -> list[Entry] | None:
 def _classes(
     found: Sequence[Case], given: Given, name: str
 ) -> tuple[NDArray[np.int64], tuple[str, ...]]:
-    """Number the classes."""
+    """Number the classes of the cases; returns their names too."""
     present = {str(case.label) for case in found}
     ordered = in_order(present)
     if given.labels and present <= set(given.labels):
@@ -176,15 +162,14 @@ def _check_trained(found: Sequence[Case]) -> None:
             )
 
 
-def _plan(
-    facts: Sequence[SampleFacts], masks: bool, given: Given, size: tuple[int, ...] | None
-) -> Plan:
+def _plan(request: Request, facts: Sequence[SampleFacts], whole: bool) -> Plan:
     """Make a plan of what was found in the training volumes, or fit the one that is given."""
-    if given.plan is None:
-        return plan.decide(facts, masks, size)
-    made = given.plan
+    size = None if request.size is None else request.shape(3, ())
+    made = request.given.plan
+    if made is None:
+        return plan.decide(facts, not whole, size)
     if facts and len(made.intensity) != facts[0].channels:  # other channels than the weights'
-        made = replace(made, intensity=plan.decide(facts, masks, size).intensity)
+        made = replace(made, intensity=plan.decide(facts, not whole, size).intensity)
     if size is not None:
         z, y, x = size
         made = replace(made, patch=(z, y, x))
@@ -194,13 +179,7 @@ def _plan(
 def _mask_classes(
     facts: Sequence[SampleFacts], given: Given, name: str
 ) -> tuple[tuple[int, ...], tuple[str, ...]]:
-    """Return values and names of the classes of masks, the background first.
-
-    Args:
-        facts: What was found in the training masks.
-        given: What is known already.
-        name: The source, for the message.
-    """
+    """Return values and names of the classes of training masks, the background first."""
     seen = {value: str(value) for one in facts for value in one.voxels if value}
     named = {0: "background", **(given.classes or seen)}
     named[0] = "background" if named[0] == "0" else named[0]
@@ -215,14 +194,13 @@ def _mask_classes(
 
 
 def _images(
-    name: str,
+    request: Request,
     root: Path,
     found: Sequence[Case],
     labels: NDArray[np.int64] | None,
     training: NDArray[np.int64],
-    size: tuple[int, ...] | None,
     values: tuple[int, ...],
-) -> ImageSamples:
+) -> FileSamples:
     """Make samples of images, in their order; of a size that fits the training ones."""
     counts = [(case.images[0], len(case.images)) for case in found]
     require_same_count(counts, "modalities", "images")
@@ -231,17 +209,12 @@ def _images(
         for paths in zip(*(case.images for case in found), strict=True)
     ]
     masks = Names.of(os.path.relpath(case.mask, root) for case in found if case.mask is not None)
-    if size is not None:
-        shape = full_size(size, 2, name)
-    elif masks:
+    default: tuple[int, ...] = DEFAULT_SIZE
+    if masks and request.size is None:
         some = training[:: max(1, len(training) // LOOK_AT)]
         typical = np.median([shape_of(found[i].images[0]) for i in some], axis=0)
-        shape = round_up([int(min(LARGEST_IMAGE, side)) for side in typical])
-    else:
-        shape = DEFAULT_SIZE
-    whole = ImageSamples(
-        root, names, [] if labels is None else labels, shape, masks or None, values
-    )
-    whole.channels = channels_of(whole) * len(names)
-    whole.groups = groups_of(found)
-    return whole
+        default = round_up([int(min(LARGEST_IMAGE, side)) for side in typical])
+    images = FileSamples(root, names, labels, request.shape(2, default), masks or None, values)
+    images.see_colours(np.arange(len(found)), len(names))
+    images.groups = groups_of(found)
+    return images

@@ -18,7 +18,7 @@ from crossd.data.fault_tolerance import GuardedSamples
 from crossd.data.opening import open_source
 from crossd.data.patches import Patches
 from crossd.data.preprocessing.normalise import Normalised
-from crossd.data.sources import folder_index, folder_walk
+from crossd.data.sources import class_folders, folder_walk, kept_lists
 from crossd.errors import InputError
 from crossd.utils.progress import Progress
 
@@ -43,7 +43,7 @@ def aged(root: Path) -> Path:
 @pytest.fixture
 def remembering(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Keep the index of small folders too; returns the folders that are looked through."""
-    monkeypatch.setattr(folder_index, "KEEP_FROM", 1)
+    monkeypatch.setattr(kept_lists, "KEEP_FROM", 1)
     looked: list[str] = []
     look = folder_walk.look
 
@@ -56,15 +56,14 @@ def remembering(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def images(root: Path) -> list[str]:
-    return [name for part in folder_index.scan(root, QUIET).values() for name in part.images.names]
+    return list(class_folders.scan(root, QUIET).images)
 
 
 def test_images_of_class_folders(tmp_path: Path) -> None:
-    part = folder_index.scan(tree(tmp_path), QUIET)[""]
-    assert part.folders == ("cat", "dog")
-    assert list(part.images.names) == ["cat/1.png", "cat/a/b.JPG", "cat/a.png", "dog/x.png"]
-    assert part.images.labels.tolist() == [0, 0, 0, 1]
-    assert not len(part.volumes.names) and part.volumes.counts.tolist() == [0, 0]
+    found = class_folders.scan(tree(tmp_path), QUIET)
+    assert list(found.parts) == [""] and found.classes == ("cat", "dog")
+    assert list(found.images) == ["cat/1.png", "cat/a/b.JPG", "cat/a.png", "dog/x.png"]
+    assert not len(found.volumes) and found.counts.tolist() == [[3, 0], [1, 0]]
 
 
 def test_the_order_is_that_of_sorted_paths(tmp_path: Path) -> None:
@@ -79,20 +78,21 @@ def test_parts_hidden_folders_links_and_series(tmp_path: Path) -> None:
     (tmp_path / "train" / "a" / "linked").symlink_to(outside)
     (tmp_path / "train" / "a" / "round").symlink_to(tmp_path / "train")
     (tmp_path / "train" / "c").symlink_to(outside)
-    found = folder_index.scan(tmp_path, QUIET)
-    assert list(found) == ["train", "val"]
-    train = found["train"]
-    assert train.folders == ("a", "c")
-    assert list(train.images.names) == ["a/.hidden/5.png", "a/1.png", "c/9.png"]
-    assert list(train.volumes.names) == ["a/linked/10.nii.gz", "a/s", "c/10.nii.gz"]
+    found = class_folders.scan(tmp_path, QUIET)
+    assert list(found.parts) == ["train", "val"]
+    assert found.places == [("train", "a"), ("train", "c"), ("val", "a")]
+    assert list(found.images) == [
+        *("train/a/.hidden/5.png", "train/a/1.png", "train/c/9.png", "val/a/2.png")
+    ]
+    assert list(found.volumes) == ["train/a/linked/10.nii.gz", "train/a/s", "train/c/10.nii.gz"]
     assert folder_walk.below(tmp_path / "train" / "a" / "s")[1] == [tmp_path / "train" / "a" / "s"]
 
 
 def test_files_without_a_suffix_are_opened(tmp_path: Path) -> None:
     tree(tmp_path, ("a/1.2.840", "a/README", "b/1.png"))
     (tmp_path / "a" / "1.2.840").write_bytes(bytes(128) + b"DICM")
-    part = folder_index.scan(tmp_path, QUIET)[""]
-    assert list(part.volumes.names) == ["a/1.2.840"] and list(part.images.names) == ["b/1.png"]
+    found = class_folders.scan(tmp_path, QUIET)
+    assert list(found.volumes) == ["a/1.2.840"] and list(found.images) == ["b/1.png"]
 
 
 def test_a_folder_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,7 +101,7 @@ def test_a_folder_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(os, "scandir", refuse)
     with pytest.raises(InputError, match=r"this folder cannot be read \(Permission denied\)"):
-        folder_index.scan(tree(tmp_path), QUIET)
+        class_folders.scan(tree(tmp_path), QUIET)
 
 
 def test_odd_bytes_in_names(tmp_path: Path, remembering: list[str]) -> None:
@@ -119,16 +119,12 @@ def test_odd_bytes_in_names(tmp_path: Path, remembering: list[str]) -> None:
 def test_what_is_kept_is_what_was_scanned(tmp_path: Path, remembering: list[str]) -> None:
     tree(tmp_path, ("train/a/1.png", "train/b/2.png", "val/a/3.png", "train/a/v.nii"))
     aged(tmp_path)
-    first = folder_index.scan(tmp_path, QUIET)
+    first = class_folders.scan(tmp_path, QUIET)
     looked = len(remembering)
-    again = folder_index.scan(tmp_path, QUIET)
+    again = class_folders.scan(tmp_path, QUIET)
     assert looked == 6 and len(remembering) == looked
-    for name, part in first.items():
-        assert again[name].folders == part.folders
-        for kind in ("images", "volumes"):
-            one, other = getattr(part, kind), getattr(again[name], kind)
-            assert list(one.names) == list(other.names)
-            assert one.labels.tolist() == other.labels.tolist()
+    for name in ("visited", "states", "parts", "folders", "images", "volumes", "counts"):
+        assert np.array_equal(list(getattr(first, name)), list(getattr(again, name))), name
 
 
 CHANGES: dict[str, Callable[[Path], object]] = {
@@ -208,7 +204,7 @@ def test_an_index_in_use_may_be_replaced(tmp_path: Path, remembering: list[str])
     root = tree(tmp_path, tuple(f"{c}/{i:060d}.png" for c in "ab" for i in range(2000)))
     aged(root)
     images(root)
-    names = folder_index.scan(root, QUIET)[""].images.names
+    names = class_folders.scan(root, QUIET).images
     (root / "a" / "0.png").touch()
     aged(root)
     assert len(images(root)) == 4001
@@ -277,17 +273,17 @@ def pictures(root: Path, count: int, classes: int = 2) -> Path:
 
 def test_statistics_are_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from crossd.data.preprocessing import normalise
-    from crossd.data.sources.image_folder import ImageSamples
+    from crossd.data.sources.image_files import FileSamples
 
     monkeypatch.setattr(normalise, "ENOUGH", 8)
     read: list[int] = []
-    real = ImageSamples.pixels
+    real = FileSamples.load_case
 
-    def noted(self: ImageSamples, index: int) -> Sample:
+    def noted(self: FileSamples, index: int) -> Any:
         read.append(index)
         return real(self, index)
 
-    monkeypatch.setattr(ImageSamples, "pixels", noted)
+    monkeypatch.setattr(FileSamples, "load_case", noted)
     pictures(tmp_path, 24)
     first = open_source(str(tmp_path))
     assert len(read) == 8

@@ -1,0 +1,74 @@
+"""Cases of two folders with equal names: images and masks."""
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from crossd.data.io.header import stem
+from crossd.data.sources.case_list import Case
+from crossd.data.sources.folder_walk import listed
+from crossd.errors import InputError
+
+IMAGE_FOLDERS = ("images", "imagesTr")
+MASK_FOLDERS = ("labels", "masks", "labelsTr")
+MODALITY = re.compile(r"(.+)_(\d{4})")
+"""How nnU-Net numbers the modalities of a case: case_0000, case_0001."""
+
+
+def pair_folders(root: Path) -> tuple[Path, Path] | None:
+    """Find the folder of images and the folder of masks in `root`."""
+    left = next((root / name for name in IMAGE_FOLDERS if (root / name).is_dir()), None)
+    right = next((root / name for name in MASK_FOLDERS if (root / name).is_dir()), None)
+    return (left, right) if left and right else None
+
+
+def read_pairs(left: Path, right: Path) -> list[Case]:
+    """Pair the files of a folder of images with the masks of equal names in another.
+
+    Images are files, or folders that hold a DICOM series. Modalities of one case are numbered as
+    nnU-Net does: ``case_0000``, ``case_0001``.
+
+    Raises:
+        InputError: When a name has no partner, or cases have other modalities than others.
+    """
+    found, masks = _by_name(listed(left)), _by_name(listed(right))
+    if not found:
+        raise InputError(f"{left}: holds no images or volumes that can be read")
+    groups: dict[str, list[Path]] = {}
+    numbers: dict[str, list[str]] = {}
+    for name, path in found.items():
+        numbered = MODALITY.fullmatch(name)
+        own, number = numbered.groups() if numbered and name not in masks else (name, "")
+        groups.setdefault(own, []).append(path)
+        numbers.setdefault(own, []).append(number)
+    alone = sorted(groups.keys() ^ masks.keys())
+    if alone:
+        path = groups[alone[0]][0] if alone[0] in groups else masks[alone[0]]
+        other = right if alone[0] in groups else left
+        raise InputError(
+            f"{path}: has no partner of the same name in {other} "
+            f"({len(alone)} such files); add or remove it"
+        )
+    names = sorted(groups)
+    for name in names:
+        if numbers[name] != numbers[names[0]]:
+            raise InputError(
+                f"{groups[name][0]}: its case has {_shown(numbers[name])}, but {names[0]} "
+                f"{_shown(numbers[names[0]])}; all cases must have the same modalities"
+            )
+    return [Case(name, tuple(groups[name]), masks[name]) for name in names]
+
+
+def _shown(numbers: Iterable[str]) -> str:
+    return f"the modalities {', '.join(numbers)}" if any(numbers) else "one without a number"
+
+
+def _by_name(paths: Iterable[Path]) -> dict[str, Path]:
+    """Return files by their stem; refuse two that differ in their suffix only."""
+    found: dict[str, Path] = {}
+    for path in paths:
+        name = stem(path)
+        if name in found:
+            raise InputError(f"{path}: shares its name with {found[name].name}; remove one")
+        found[name] = path
+    return found

@@ -1,0 +1,192 @@
+"""Class folders: what they hold, which may be very many files, and opening those of images."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crossd.data.dataset import Subset
+from crossd.data.file_names import Names
+from crossd.data.io.header import SUFFIXES
+from crossd.data.io.images import suffixes
+from crossd.data.source import Request, Source
+from crossd.data.sources import folder_walk
+from crossd.data.sources.case_list import Case
+from crossd.data.sources.folder_walk import Walk
+from crossd.data.sources.image_files import DEFAULT_SIZE, FileSamples
+from crossd.data.sources.kept_lists import Listing, kept_or_made
+from crossd.data.splits import SPLITS, divide
+from crossd.errors import InputError
+from crossd.utils.progress import Progress
+
+Kind = Literal["images", "volumes"]
+
+
+@dataclass(frozen=True)
+class ClassFolders(Listing):
+    """What class folders hold, one after the other, each in the order of the paths.
+
+    Attributes:
+        parts: Which of "train", "val" and "test" there are; "" alone where there are none.
+        folders: The class folders of each part below the root; hidden ones do not count.
+        images: Files that PIL reads, below the root.
+        volumes: Files of volumes and DICOM images, and folders that hold a DICOM series.
+        counts: How many images and volumes each class folder holds, int64, ``(N, 2)``.
+    """
+
+    parts: Names
+    folders: Names
+    images: Names
+    volumes: Names
+    counts: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        """Return the number of images and volumes."""
+        return len(self.images) + len(self.volumes)
+
+    @property
+    def places(self) -> list[tuple[str, str]]:
+        """Part and class of each class folder."""
+        return [os.path.split(folder) for folder in self.folders]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes that are trained."""
+        return tuple(label for part, label in self.places if part == self.parts[0])
+
+    def counted(self, kind: Kind) -> NDArray[np.int64]:
+        """Return how many images, or volumes, each class folder holds."""
+        return self.counts[:, 0 if kind == "images" else 1]
+
+    def folder_of(self, kind: Kind) -> NDArray[np.int64]:
+        """Return the number of the class folder of every image, or volume."""
+        return np.repeat(np.arange(len(self.folders)), self.counted(kind))
+
+
+def scan(root: Path, progress: Progress) -> ClassFolders:
+    """List what the class folders of `root` hold, or those of its ``train``, ``val`` and ``test``.
+
+    Example:
+        >>> import tempfile
+        >>> root = Path(tempfile.mkdtemp())
+        >>> for name in ("cat/1.png", "cat/2.png", "dog/1.png"):
+        ...     (root / name).parent.mkdir(exist_ok=True)
+        ...     (root / name).touch()
+        >>> found = scan(root, Progress(quiet=True))
+        >>> found.classes, list(found.images), found.counted("images").tolist()
+        (('cat', 'dog'), ['cat/1.png', 'cat/2.png', 'dog/1.png'], [2, 1])
+    """
+    top = str(root.absolute())
+    return kept_or_made(ClassFolders, lambda: _scanned(top, progress), top, progress, top, SUFFIXES)
+
+
+def _scanned(top: str, progress: Progress) -> ClassFolders:
+    whole = folder_walk.look(top)
+    fixed = [name for name in SPLITS if any(e.name == name and e.is_dir() for e in whole[2])]
+    folders, counts = [], []
+    with progress.task(f"scanning {top}", total=None) as bar:
+        walk = Walk(bar)
+        walk.visited.append((top, whole[0]))
+        for part in fixed or [""]:
+            state, this, entries = folder_walk.look(f"{top}{os.sep}{part}") if part else whole
+            if part:
+                walk.visited.append((f"{top}{os.sep}{part}", state))
+            for entry in entries:
+                if entry.is_dir() and not entry.name.startswith("."):
+                    before = len(walk.images), len(walk.volumes)
+                    folders.append(str(Path(part, entry.name)))
+                    walk.visit(entry.path, folders[-1] + os.sep, True, True, (this,))
+                    counts.append((len(walk.images) - before[0], len(walk.volumes) - before[1]))
+    return ClassFolders(
+        Names.of(path for path, _ in walk.visited),
+        np.array([state for _, state in walk.visited], np.int64),
+        Names.of(fixed or [""]),
+        Names.of(folders),
+        walk.images.names(),
+        walk.volumes.names(),
+        np.array(counts, np.int64).reshape(-1, 2),
+    )
+
+
+def cases(root: Path, found: ClassFolders, kind: Kind) -> list[Case]:
+    """List the images or the volumes of class folders, each named by its path below `root`."""
+    names = found.images if kind == "images" else found.volumes
+    places = found.places
+    return [
+        Case(name, (root / name,), label=places[number][1], split=places[number][0])
+        for name, number in zip(names, found.folder_of(kind).tolist(), strict=True)
+    ]
+
+
+def check(root: Path, found: ClassFolders, kind: Kind) -> None:
+    """Check that every class has training samples, and every part has some.
+
+    Raises:
+        InputError: With the folder that is empty, or is of a class that is not trained.
+    """
+    first = found.parts[0]
+    if first not in ("", "train"):
+        raise InputError(f"{root}: has {first}/ but no train/; add it")
+    for part in found.parts:
+        own = {
+            label: count
+            for (place, label), count in zip(found.places, found.counted(kind), strict=True)
+            if place == part
+        }
+        unknown = sorted(own.keys() - set(found.classes))
+        if unknown:
+            raise InputError(
+                f"{root / part / unknown[0]}: this class is not in train/; remove or add it"
+            )
+        empty = [label for label, count in own.items() if not count]
+        if empty and part == first:
+            raise InputError(
+                f"{root / part / empty[0]}: no {kind} in this class folder; fill or remove it"
+            )
+        if not any(own.values()):
+            raise InputError(f"{root / part}: no {kind} in its class folders")
+
+
+def open_images(request: Request, root: Path, found: ClassFolders) -> Source:
+    """Open class folders, or ``train/`` and ``val/`` (and ``test/``) of class folders.
+
+    Class folders alone are split 70/10/20 by the seed. Without ``test/`` the validation images
+    are halved. Images may lie at any depth below their class folder.
+
+    Images are 64 by 64 where no size is asked for, and grey unless one of a few training files
+    is coloured.
+
+    Raises:
+        InputError: When there are no images, fewer than two classes, or an unknown class.
+    """
+    shape, first = request.shape(2, DEFAULT_SIZE), found.parts[0]
+    if first and not {"train", "val"} <= set(found.parts):
+        raise InputError(
+            f"{root}: has {first}/ but not both train/ and val/; add the other, or give the "
+            f"class folders alone"
+        )
+    classes = found.classes
+    if not classes or (not first and not len(found.images)):
+        readable = suffixes()
+        loose = any(entry.suffix.lower() in readable for entry in root.iterdir())
+        hint = "images must lie in class folders" if loose else "no images"
+        raise InputError(
+            f"{root}: {hint}; expected train/ and val/ of class folders, class folders alone, or "
+            "for masks images/ and labels/"
+        )
+    if len(classes) < 2:
+        raise InputError(f"{root}: has one class folder, {classes[0]}; expected two or more")
+    check(root, found, "images")
+    folder = found.folder_of("images")
+    number = {label: index for index, label in enumerate(classes)}
+    labels = np.array([number[label] for _, label in found.places], np.int64)[folder]
+    said = np.array([part for part, _ in found.places])[folder]
+    whole = FileSamples(root, [found.images], labels, shape)
+    whole.see_colours(np.flatnonzero(said == first))
+    train, val, test = (
+        Subset(whole, own) for own in divide(said, labels, request.seed, str(root), halve=True)
+    )
+    return Source(str(root), 2, "classification", whole.channels, classes, shape, train, val, test)
