@@ -13,6 +13,22 @@ SPLITS = ("train", "val", "test")
 FRACTIONS = (0.7, 0.1, 0.2)
 """Shares of the splits where the data have none."""
 
+SPELLINGS = {
+    "train": ("train", "training", "tr"),
+    "val": ("val", "valid", "validation", "dev"),
+    "test": ("test", "testing", "ts"),
+}
+
+
+def part_of(name: str) -> str:
+    """Tell which part of a data set a folder or a cell names, in any usual spelling; "" for none.
+
+    Example:
+        >>> part_of("Training"), part_of("Ts"), part_of("glioma")
+        ('train', 'test', '')
+    """
+    return next((part for part, known in SPELLINGS.items() if name.strip().lower() in known), "")
+
 
 def spread(count: int, most: int) -> Indices:
     """Choose up to `most` of `count` places, evenly.

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from crossd.data.io.header import stem
 from crossd.data.sources.folder_walk import below
 from crossd.data.splits import Parts, divide
+from crossd.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -37,16 +38,47 @@ class Case:
 
 
 def named(cases: Iterable[Case]) -> list[Case]:
-    """Name cases by the path of their image, without its suffix."""
+    """Name cases by the path of their image, without its suffix; no two alike.
+
+    Example:
+        >>> paths = [Path("a.png"), Path("a.nii"), Path("a_1.png")]
+        >>> [case.name for case in named(Case(str(path), (path,)) for path in paths)]
+        ['a_2', 'a_3', 'a_1']
+    """
     bare = []
     for case in cases:
         parent = PurePosixPath(Path(case.name).as_posix()).parent
         bare.append(replace(case, name=str(parent / stem(case.images[0]))))
-    counts = Counter(case.name for case in bare)
-    return [
-        replace(case, name=f"{case.name}_{index}") if counts[case.name] > 1 else case
-        for index, case in enumerate(bare)
-    ]
+    given: Counter[str] = Counter(case.name for case in bare)
+    taken = {name for name, count in given.items() if count == 1}
+    found = []
+    for case in bare:
+        name, number = case.name, 1
+        while given[case.name] > 1 and (name in taken or number == 1):
+            name, number = f"{case.name}_{number}", number + 1
+        taken.add(name)
+        found.append(replace(case, name=name))
+    return found
+
+
+def require_distinct(classes: Iterable[str], where: str) -> None:
+    """Refuse classes whose names differ in capitals or spaces only: they are one, by mistake.
+
+    Args:
+        classes: Their names.
+        where: The source, for the message.
+
+    Raises:
+        InputError: Naming two such.
+    """
+    found: dict[str, str] = {}
+    for name in classes:
+        other = found.setdefault(" ".join(name.split()).casefold(), name)
+        if other != name:
+            raise InputError(
+                f"{where}: the classes {other!r} and {name!r} differ in capitals or spaces only; "
+                "give both one name, or names that differ"
+            )
 
 
 def in_order(classes: Iterable[str]) -> list[str]:
