@@ -67,12 +67,10 @@ def _is_of(row: Mapping[str, str | None], done: int) -> bool:
 
 @contextmanager
 def _tensorboard(folder: Path, done: int) -> Iterator[Write]:
-    try:
-        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
-        from tensorboard.summary.writer.record_writer import RecordWriter
-        from torch.utils.tensorboard.summary import scalar
-    except ImportError as error:
-        raise InputError("--loggers tensorboard needs pip install tensorboard") from error
+    from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+    from tensorboard.summary.writer.record_writer import RecordWriter
+    from torch.utils.tensorboard.summary import scalar
+
     # Not by SummaryWriter, whose thread would meet the errors of a full disk instead of us.
     number = len(list(folder.glob("tensorboard/events.*")))
     name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}.{os.getpid()}.{number}"
@@ -101,20 +99,16 @@ def _tensorboard(folder: Path, done: int) -> Iterator[Write]:
 
 @contextmanager
 def _wandb(folder: Path, done: int) -> Iterator[Write]:
-    try:
-        import wandb
-    except ImportError as error:
-        raise InputError("--loggers wandb needs pip install wandb") from error
+    import wandb
+
     with wandb.init(project="crossd", name=folder.name, dir=str(folder), resume="allow") as run:
         yield lambda batch, values: run.log(dict(values), step=batch)
 
 
 @contextmanager
 def _mlflow(folder: Path, done: int) -> Iterator[Write]:
-    try:
-        import mlflow
-    except ImportError as error:
-        raise InputError("--loggers mlflow needs pip install mlflow") from error
+    import mlflow
+
     with mlflow.start_run(run_name=folder.name):
         yield lambda batch, values: mlflow.log_metrics(dict(values), step=batch)
 
@@ -128,7 +122,7 @@ LOGS: dict[str, Callable[[Path, int], AbstractContextManager[Write]]] = {
 """By the names of `crossd.utils.option_values.LOGGERS`: each opens a log in a folder.
 
 What an interrupted run logged after the batches that were done before, the second argument, is
-removed. `InputError` where the library is not installed.
+removed.
 """
 
 
@@ -217,6 +211,13 @@ class TrainingLog:
             self._log(scores)
         self._write()
 
+    def _open(self, stack: ExitStack, folder: Path) -> None:
+        for name in self.loggers:
+            try:
+                self.writers.append(stack.enter_context(LOGS[name](folder, self.before)))
+            except ImportError as error:
+                raise InputError(f"--loggers {name} needs pip install {name}") from error
+
     def _log(self, values: Mapping[str, float]) -> None:
         for writer in self.writers:
             writer(self.before + self.seen, values)
@@ -238,8 +239,7 @@ class TrainingLog:
         try:
             with ExitStack() as stack:
                 if self.folder is not None:
-                    logs = [LOGS[name](self.folder, self.before) for name in self.loggers]
-                    self.writers = [stack.enter_context(log) for log in logs]
+                    self._open(stack, self.folder)
                 self._write()
                 yield
         except Stopped:
