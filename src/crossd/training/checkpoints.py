@@ -17,11 +17,9 @@ MAGIC = b"crossd checkpoint 1 sha256 "
 
 
 def keep(folder: Path, state: Mapping[str, object]) -> None:
-    """Write a checkpoint; the one before it stays beside it.
+    """Write a checkpoint of tensors, numbers, strings, lists and dictionaries.
 
-    Args:
-        folder: Where.
-        state: Of tensors, numbers, strings, lists and dictionaries.
+    The one before it stays beside it.
     """
     stream = io.BytesIO()
     torch.save(state, stream)

@@ -71,18 +71,11 @@ def steps_for(
     lift: str,
     outside_may_be_left: bool = False,
 ) -> list[Step]:
-    """Plan the loading of a checkpoint.
+    """Plan the loading of a checkpoint into a network; `match` says which tensor is which.
 
-    Args:
-        net: The network, which is not changed.
-        state: The tensors of the checkpoint.
-        match: Which of them is which of the network's.
-        lift: See `crossd.load_checkpoint`.
-        outside_may_be_left: Whether it is no fault to have tensors outside of the match's prefix.
-
-    Returns:
-        One for every tensor of the network, in its order, then those left over. Their values are
-        to be made in this order.
+    There is a step for every tensor of the network, in its order, then for those left over; their
+    values are to be made in this order. It may be no fault to have some outside of the match's
+    prefix.
 
     Raises:
         InputError: "the checkpoint holds 3D kernels ..." for a plain 2D network.

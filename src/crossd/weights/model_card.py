@@ -21,13 +21,8 @@ def model_card(
 ) -> str:
     """Write the model card of a network in Markdown, with the hub's header.
 
-    Args:
-        config: The network's configuration.
-        licence: See `save_pretrained`, as for `data`, `metrics` and `limits`.
-        data: See there.
-        metrics: See there.
-        limits: See there.
-        source: What is to be given to `from_pretrained`.
+    It says what was given to `save_pretrained`; `source` is what is to be given to
+    `from_pretrained`.
 
     Raises:
         InputError: "... is empty" for a text or metrics that say nothing.

@@ -229,15 +229,9 @@ def state_dicts(content: Mapping[str, object], path: str = "") -> dict[str, dict
 
 
 def sizes(net: nn.Module, source: Source, prefix: str | None = None) -> tuple[int, int]:
-    """Read the input channels and the classes of a checkpoint.
+    """Read the input channels and the classes of a checkpoint; 0 for what it does not show.
 
-    Args:
-        net: The network that it is of, with any number of channels and classes.
-        source: See `load_checkpoint`, also for what else it raises.
-        prefix: Likewise.
-
-    Returns:
-        Channels and classes; 0 for what the checkpoint does not show.
+    The network is the one that it is of, with any number of channels and classes.
 
     Example:
         >>> def build(channels, classes):
@@ -272,19 +266,9 @@ def convert_checkpoint(
 ) -> ConversionReport:
     """Make a weights file of a checkpoint that something else than crossd wrote.
 
-    Args:
-        path: The checkpoint.
-        out: The file to write.
-        config: Of the network to write, whose `form` is ``"cross"``, ``"2d"`` or ``"3d"``.
-            Without channels (0) or classes (none), those of the checkpoint are taken.
-        view: Which 2D network to take.
-        align: See `crossd.to_3d`.
-        allow_partial: See `load_checkpoint`.
-        lift: Likewise.
-        prefix: Likewise.
-
-    Returns:
-        What became of every tensor of the checkpoint.
+    The form of `config`, which is of the network to write, is ``"cross"``, ``"2d"`` or ``"3d"``.
+    Where it has no channels (0) or classes (none), those of the checkpoint are taken. See
+    `convert_file` for the options of the forms, `load_checkpoint` for the others.
 
     Raises:
         InputError: "the checkpoint does not show ...", or what `load_checkpoint` raises.

@@ -122,15 +122,10 @@ def reshape(
     decided: dict[str, object] | None = None,
     **options: Any,
 ) -> nn.Module:
-    """Bring a network into one of the `FORMS`.
+    """Bring a copy of a 2D or 3D network into one of the `FORMS`.
 
-    Args:
-        model: A 2D or 3D network. It is not changed.
-        form: One of the `FORMS`.
-        kernel_mode: Of the Cross-D network.
-        view: In which the kernels of a 2D network were taken from 3D ones.
-        decided: What an earlier conversion of the network decided.
-        **options: Of `crossd.convert`.
+    The view is that in which the kernels of a 2D network were taken from 3D ones, `decided` what an
+    earlier conversion of the network decided, and all else what `crossd.convert` takes.
     """
     if form == "acs" or (form == f"{rank_of(model)}d" and decided is None):
         channels, classes = options.get("in_channels"), options.get("num_classes")
@@ -314,15 +309,7 @@ def convert_file(
 ) -> ConversionReport:
     """Convert a weights file to a plain 2D or 3D network, or a 2D one to Cross-D.
 
-    Args:
-        path: A weights file.
-        to: ``"2d"``, ``"3d"`` or ``"cross"``.
-        out: The file to write.
-        view: Which 2D network to take.
-        align: See `crossd.to_3d`.
-
-    Returns:
-        The report.
+    The view says which 2D network to take; `align` is as of `crossd.to_3d`.
 
     Raises:
         InputError: when the file is in that form already, or cannot be brought to it.
@@ -349,12 +336,7 @@ def convert_file(
 
 
 def require_rank(config: WeightsConfig, rank: int, where: str) -> None:
-    """Refuse what a plain network cannot take.
-
-    Args:
-        config: Of the network.
-        rank: 2 for images, 3 for volumes.
-        where: Names them in the message.
+    """Refuse images (2) or volumes (3) that a plain network cannot take; `where` names them.
 
     Raises:
         InputError: "...: a plain ... network cannot take ...".
