@@ -79,11 +79,29 @@ class Statistics:
         self.buffers = [getattr(m, name) for m in norms for name in self.NAMES]
         self.sets = [[b.clone() for b in self.buffers] for _ in range(count)]
         self.used = 0
+        self.remembered = self.used, self.sets
 
     def use(self, index: int) -> None:
         """Put the set of this number into the network, and keep the one that was there."""
         if index != self.used:
-            self.sets[self.used] = [b.clone() for b in self.buffers]
-            for buffer, value in zip(self.buffers, self.sets[index], strict=True):
-                buffer.copy_(value)
-            self.used = index
+            self._keep()
+            self._load(index)
+
+    def remember(self) -> None:
+        """Remember what all sets are, and which one is in use."""
+        self._keep()
+        self.remembered = self.used, [*self.sets]
+
+    def put_back(self) -> None:
+        """Let all sets, and the use, be what they were when they were remembered."""
+        used, sets = self.remembered
+        self.sets = [*sets]
+        self._load(used)
+
+    def _keep(self) -> None:
+        self.sets[self.used] = [b.clone() for b in self.buffers]
+
+    def _load(self, index: int) -> None:
+        for buffer, value in zip(self.buffers, self.sets[index], strict=True):
+            buffer.copy_(value)
+        self.used = index

@@ -226,14 +226,15 @@ class _Run:
     def step(self, pieces: Sequence[Piece], here: Position) -> list[Tensor]:
         """Take a step; returns the loss of every batch."""
         skips = self.config.on_nan == "skip"
-        before = [b.clone() for b in self.statistics.buffers] if skips else []
+        if skips:
+            self.statistics.remember()
         losses = []
         for piece in pieces:
             last = piece is pieces[-1]
             with self.fabric.no_backward_sync(self.model, enabled=not last):
                 losses.append(self._backward(piece, len(pieces)))
             here.batches += 1
-        if skips and self._left_out(losses, pieces, before, here.epoch):
+        if skips and self._left_out(losses, pieces, here.epoch):
             self.result.skipped += 1
         else:
             self.unsettled += zip(losses, pieces, strict=True)
@@ -260,15 +261,12 @@ class _Run:
             self.fabric.backward(loss * (piece.weight / together))
         return loss.detach()
 
-    def _left_out(
-        self, losses: list[Tensor], pieces: Sequence[Piece], before: list[Tensor], epoch: int
-    ) -> bool:
+    def _left_out(self, losses: list[Tensor], pieces: Sequence[Piece], epoch: int) -> bool:
         """Tell whether a step must not be taken; BatchNorm's statistics are put back then."""
         values = [float(loss) for loss in losses]
         if not devices.largest_over_processes([not all(map(math.isfinite, values))])[0]:
             return False
-        for buffer, value in zip(self.statistics.buffers, before, strict=True):
-            buffer.copy_(value)
+        self.statistics.put_back()
         for loss, piece in zip(values, pieces, strict=True):
             if not math.isfinite(loss):
                 self.note_bad(piece, loss, epoch)
