@@ -123,9 +123,10 @@ def test_a_loss_that_is_no_number_stops_with_the_samples(tmp_path: Path) -> None
         loop.fit(tiny(), odd(5), config, validate=False)
 
 
-def test_steps_are_skipped_and_nothing_is_poisoned(tmp_path: Path) -> None:
+@pytest.mark.parametrize("mode", ["projection", "fourier"])
+def test_steps_are_skipped_and_nothing_is_poisoned(mode: str, tmp_path: Path) -> None:
     config = TrainConfig(epochs=3, batch_size=4, on_nan="skip")
-    net: Any = tiny()
+    net: Any = tiny(mode)
     fit = loop.fit(net, odd(5), config, validate=False, folder=tmp_path)
     assert fit.skipped == 3
     assert (tmp_path / "bad-batches.jsonl").read_text().count("\n") == 3

@@ -79,29 +79,23 @@ class Statistics:
         self.buffers = [getattr(m, name) for m in norms for name in self.NAMES]
         self.sets = [[b.clone() for b in self.buffers] for _ in range(count)]
         self.used = 0
-        self.remembered = self.used, self.sets
+        self.everything = [*net.buffers()]  # the mean displacement of poses is among them
+        self.remember()
 
     def use(self, index: int) -> None:
         """Put the set of this number into the network, and keep the one that was there."""
         if index != self.used:
-            self._keep()
-            self._load(index)
+            self.sets[self.used] = [b.clone() for b in self.buffers]
+            for buffer, value in zip(self.buffers, self.sets[index], strict=True):
+                buffer.copy_(value)
+            self.used = index
 
     def remember(self) -> None:
-        """Remember what all sets are, and which one is in use."""
-        self._keep()
-        self.remembered = self.used, [*self.sets]
+        """Remember all sets, which one is in use, and whatever else forward passes count."""
+        self.remembered = self.used, [*self.sets], [b.clone() for b in self.everything]
 
     def put_back(self) -> None:
-        """Let all sets, and the use, be what they were when they were remembered."""
-        used, sets = self.remembered
-        self.sets = [*sets]
-        self._load(used)
-
-    def _keep(self) -> None:
-        self.sets[self.used] = [b.clone() for b in self.buffers]
-
-    def _load(self, index: int) -> None:
-        for buffer, value in zip(self.buffers, self.sets[index], strict=True):
+        """Let all be as it was when it was remembered."""
+        self.used, self.sets, values = self.remembered
+        for buffer, value in zip(self.everything, values, strict=True):
             buffer.copy_(value)
-        self.used = index

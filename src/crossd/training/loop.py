@@ -262,7 +262,7 @@ class _Run:
         return loss.detach()
 
     def _left_out(self, losses: list[Tensor], pieces: Sequence[Piece], epoch: int) -> bool:
-        """Tell whether a step must not be taken; BatchNorm's statistics are put back then."""
+        """Tell whether a step must not be taken; what forward passes counted is put back then."""
         values = [float(loss) for loss in losses]
         if not devices.largest_over_processes([not all(map(math.isfinite, values))])[0]:
             return False
