@@ -127,14 +127,9 @@ removed.
 
 
 class TrainingLog:
-    """Keeps the log and the status of a training; without a folder, neither.
+    """Keeps the logs and the status of a training in a folder; without one, neither.
 
-    Args:
-        folder: Where they are written.
-        loggers: Of `crossd.utils.option_values.LOGGERS`.
-        epochs: Of the training.
-        batches: Of an epoch.
-        done: Batches that were done before.
+    It has so many epochs of so many batches, of which some were done before.
     """
 
     def __init__(

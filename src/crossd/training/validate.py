@@ -27,13 +27,7 @@ def describe(scores: dict[str, float], task: str) -> str:
 def score(
     net: nn.Module, source: Source, samples: Samples, config: TrainConfig
 ) -> tuple[dict[str, float], list[Tensor]]:
-    """Score a network on samples of a source.
-
-    Args:
-        net: Takes the samples and gives logits.
-        source: What the samples are from.
-        samples: Any of its splits.
-        config: Batch size and precision.
+    """Score a network, which gives logits, on samples of a source: any of its splits.
 
     Returns:
         The scores; and in the order of the samples for classification ``[probabilities (N, K),
@@ -100,14 +94,8 @@ def recalibrate(
 ) -> int:
     """Measure BatchNorm's running statistics anew on samples, whose labels are not used.
 
-    Args:
-        net: Changed in place; nothing happens without BatchNorm with running statistics.
-        samples: Images or volumes; of volumes that differ in size, one patch each.
-        config: Batch size and precision.
-        progress: Where to show how far it is.
-
-    Returns:
-        The number of layers that were recalibrated.
+    Of volumes that differ in size, one patch each is taken. Returns the number of layers that were
+    recalibrated, in place; without running statistics nothing happens.
     """
     fabric = devices.single_device(config.precision)
     net.to(fabric.device)

@@ -41,7 +41,6 @@ class Step:
     differs: bool = False
 
 
-@dataclass(frozen=True)
 class _Target:
     """A network, and what of a checkpoint goes into it.
 
@@ -55,13 +54,21 @@ class _Target:
         lift: How 2D kernels are lifted.
     """
 
-    own: Mapping[str, Tensor]
-    given: Mapping[str, Tensor]
-    layers: Mapping[str, nn.Module]
-    modes: Mapping[str, KernelMode]
-    last: tuple[str, ...]
-    channels: tuple[int, int]
-    lift: str
+    def __init__(
+        self, net: nn.Module, state: Mapping[str, Tensor], match: Match, lift: str
+    ) -> None:
+        own = net.state_dict(keep_vars=True)
+        self.own = {name: value for name, value in own.items() if isinstance(value, Tensor)}
+        self.given = {name: state[key].detach() for key, name in match.names.items()}
+        self.layers = layers_of(net, repeated=True)
+        self.modes = _fresh_modes(self.layers, self.given)
+        self.last = classifiers(net)
+        self.lift = lift
+        first = first_convolution(net)
+        weight = join(first or "", "weight")
+        self.channels = 0, 0
+        if first is not None and weight in self.given and not self.layers[first].transposed:
+            self.channels = self.given[weight].shape[1], self.own[weight].shape[1]
 
 
 def steps_for(
@@ -80,18 +87,8 @@ def steps_for(
     Raises:
         InputError: "the checkpoint holds 3D kernels ..." for a plain 2D network.
     """
-    own = {k: v for k, v in net.state_dict(keep_vars=True).items() if isinstance(v, Tensor)}
-    given = {name: state[key].detach() for key, name in match.names.items()}
-    target = _Target(
-        own,
-        given,
-        layers := layers_of(net, repeated=True),
-        _fresh_modes(layers, given),
-        tuple(classifiers(net)),
-        _channels(first_convolution(net), layers, own, given),
-        lift,
-    )
-    steps = [_present(target, n) if n in given else _absent(target, n) for n in own]
+    target = _Target(net, state, match, lift)
+    steps = [_present(target, n) if n in target.given else _absent(target, n) for n in target.own]
     left = [key for key in state if key not in match.names]
     theirs = _their_classifier(target, state, left)
     return steps + [
@@ -107,18 +104,6 @@ def _fresh_modes(
     modes = {path: mode for path, mode in found.items() if isinstance(mode, KernelMode)}
     own = [join(path, "mode", name) for path, mode in modes.items() for name in mode.state_dict()]
     return {} if any(name in given for name in own) else copy.deepcopy(modes)
-
-
-def _channels(
-    first: str | None,
-    layers: Mapping[str, nn.Module],
-    own: Mapping[str, Tensor],
-    given: Mapping[str, Tensor],
-) -> tuple[int, int]:
-    if first is None or join(first, "weight") not in given or layers[first].transposed:
-        return 0, 0
-    weight = join(first, "weight")
-    return given[weight].shape[1], own[weight].shape[1]
 
 
 def _present(target: _Target, name: str) -> Step:
