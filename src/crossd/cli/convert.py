@@ -1,6 +1,5 @@
 """`crossd convert`: from one form of a weights file to another, and checkpoints of others."""
 
-from crossd.cli.opening import free_file
 from crossd.cli.options import ConvertConfig
 from crossd.conversion import registry
 from crossd.conversion.arguments import LIFTS
@@ -9,6 +8,7 @@ from crossd.nn.kernel_modes import KERNEL_MODES
 from crossd.nn.views import VIEWS
 from crossd.utils.option_values import check, choice, class_names, unused
 from crossd.utils.progress import Progress
+from crossd.utils.run_folder import free_file
 from crossd.weights import third_party, weights_file
 from crossd.weights.weights_file import WeightsConfig
 

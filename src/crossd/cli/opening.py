@@ -210,26 +210,3 @@ def batch_size(source: Source) -> int:
     if source.rank == 2:
         return 64
     return 2 if source.task == "segmentation" else 8
-
-
-def free_file(path: str, overwrite: bool, endings: Sequence[str] = (".safetensors",)) -> Path:
-    """Make the folder of a file that is to be written.
-
-    Args:
-        path: The option `--out`.
-        overwrite: Whether a file that is there may be replaced.
-        endings: Of its name.
-
-    Raises:
-        InputError: "--out ..." or "... exists already".
-    """
-    out = Path(path)
-    if out.suffix not in endings:
-        raise InputError(f"--out {out} must end in {' or '.join(endings)}")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot write to --out {out}: {error.strerror}") from error
-    if out.exists() and not overwrite:
-        raise InputError(f"{out} exists already: name another --out, or --overwrite it")
-    return out

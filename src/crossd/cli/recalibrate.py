@@ -2,13 +2,14 @@
 
 import dataclasses
 
-from crossd.cli.opening import batch_size, fitting, for_rank, free_file, known
+from crossd.cli.opening import batch_size, fitting, for_rank, known
 from crossd.cli.options import RecalibrateConfig
 from crossd.data.preprocessing import plan_file
 from crossd.inference.slice_ensemble import answering
 from crossd.training import loop, validate
 from crossd.utils.option_values import check
 from crossd.utils.progress import Progress
+from crossd.utils.run_folder import free_file
 from crossd.weights.weights_file import load, read_config, save
 
 

@@ -69,22 +69,20 @@ def of_scored(
         outputs: As `crossd.training.validate.score` gave them.
         options: As it was given.
     """
-    order = validate.order(net, samples, options)
     if source.task == "segmentation":
         with np.errstate(invalid="ignore"):
             dices = outputs[0].numpy()
             known = np.isfinite(dices)
             means = np.where(known, dices, 0).sum(1) / known.sum(1)
-        chosen = [(int(order[i]), group) for i, group in extremes(means)]
-        return _masks(net, source, samples, chosen, options)
+        return _masks(net, source, samples, extremes(means), options)
     probabilities, truth = (one.numpy() for one in outputs)
     own = probabilities[np.arange(len(truth)), truth]
     names = case_names(samples)
     return [
         labelled(
-            names[int(order[i])],
+            names[i],
             group,
-            samples[int(order[i])]["image"][0].numpy(),
+            samples[i]["image"][0].numpy(),
             {"network": probabilities[i]},
             int(truth[i]),
             source,
@@ -232,10 +230,11 @@ def _masks(
     """Let a network answer again on a few samples, to show its masks."""
     part = Subset(samples, np.array([i for i, _ in chosen], np.int64))
     one = dataclasses.replace(options, batch_size=1, workers=0)
-    guesses = devices.gather_lists(
-        [answer[0].to(torch.uint8).cpu().numpy() for answer, _ in validate.answers(net, part, one)]
-    )
-    found = dict(zip(validate.order(net, part, one).tolist(), guesses, strict=False))
+    mine = [
+        (int(batch["place"]), answer[0].to(torch.uint8).cpu().numpy())
+        for answer, batch in validate.answers(net, part, one)
+    ]
+    found = dict(devices.gather_lists(mine))
     names = case_names(samples)
     cases = []
     for place, (i, group) in enumerate(chosen):
