@@ -145,12 +145,13 @@ def _below(
     if flat and solid and not all(kinds):
         planes = {path for path in solid if _is_plane(path)}
         solid, flat = [path for path in solid if path not in planes], [*flat, *sorted(planes)]
-    if kinds == (True, False) and flat and solid:
-        _leave_out(folder, solid, "volumes", say)
-        solid = []
-    elif kinds == (False, True) and flat and solid:
-        _leave_out(folder, flat, "images", say)
-        flat = []
+        if any(kinds) and solid:
+            what, left = ("volumes", solid) if kinds[0] else ("images", flat)
+            say(
+                f"{folder}: {len(left):,} {what} are left out, as the weights do not take {what} "
+                f"(the first is {left[0].relative_to(folder)})"
+            )
+            left.clear()
     return [*_grouped(folder, solid, channels), *_grouped(folder, flat, channels)]
 
 
@@ -160,13 +161,6 @@ def _is_plane(path: Path) -> bool:
         return not holds_volume(path)
     except InputError:
         return True
-
-
-def _leave_out(folder: Path, paths: Sequence[Path], what: str, say: Say) -> None:
-    say(
-        f"{folder}: {len(paths):,} {what} are left out, as the weights do not take {what} "
-        f"(the first is {paths[0].relative_to(folder)})"
-    )
 
 
 def _grouped(folder: Path, paths: Sequence[Path], channels: int) -> list[Case]:

@@ -28,9 +28,6 @@ def plan_of(weights: WeightsConfig) -> Plan:
     Networks that were not trained on files of volumes have no plan: theirs had values in [0, 1],
     which the percentiles 0.5 and 99.5 of every volume become.
 
-    Args:
-        weights: The configuration of the network.
-
     Raises:
         InputError: When it was trained on images whose size in mm is unknown.
     """
@@ -61,7 +58,7 @@ def prepare(
 def segment(
     net: nn.Module, entry: Entry, weights: WeightsConfig, fabric: Fabric, flips: bool = False
 ) -> NDArray[np.uint8]:
-    """Segment a volume in its own grid.
+    """Give the class of every voxel of a volume in its own grid, in canonical order ``(D, H, W)``.
 
     Args:
         net: In evaluation mode, on the device of `fabric`.
@@ -69,12 +66,6 @@ def segment(
         weights: The configuration of the network.
         fabric: Lightning Fabric, for device and precision.
         flips: Average over mirrored windows.
-
-    Returns:
-        The class of every voxel in canonical order, ``(D, H, W)``.
-
-    Raises:
-        InputError: When the file cannot be read or does not fit into memory.
     """
     how = plan_of(weights)
     sides = resample.checked_size(entry.images[0], how.spacing)
@@ -92,7 +83,7 @@ def restore(
     """Bring probabilities to another grid, slab by slab, and choose classes there.
 
     Args:
-        parts: First plane and probabilities ``(K, n, H, W)``, in order, as `windows.slabs` gives.
+        parts: First plane and probabilities ``(K, n, H, W)``, in order: `sliding_window.slabs`.
         sides: The grid they are in, ``(D, H, W)``.
         wanted: The grid to bring them to.
 

@@ -35,14 +35,7 @@ def columns(weights: WeightsConfig) -> list[str]:
 
 
 def settings(weights: str | Path, answer: str, flips: bool, precision: str) -> dict[str, object]:
-    """Return what is written down of how answers are made.
-
-    Args:
-        weights: The weights file.
-        answer: How the network answers on volumes.
-        flips: Whether answers on flipped volumes are averaged.
-        precision: Of the computation, as Lightning Fabric names it.
-    """
+    """Return what is written down of how answers are made: by which weights and which options."""
     from crossd import __version__
 
     with Path(weights).open("rb") as file:

@@ -98,17 +98,7 @@ def slabs(
         count = torch.cat((count[done:], torch.zeros_like(count[:done])))
 
 
-def classes(net: nn.Module, volume: Tensor, patch: Sequence[int], flips: bool = False) -> Tensor:
-    """Give the class of every voxel of a volume.
-
-    Args:
-        net: Gives logits ``(N, K, d, h, w)``; in evaluation mode.
-        volume: Shape ``(C, D, H, W)``.
-        patch: Size of the windows.
-        flips: Average over mirrored windows.
-
-    Returns:
-        Shape ``(D, H, W)``, uint8.
-    """
-    parts = slabs(probabilities(net, flips), volume, patch)
+def classes(net: nn.Module, volume: Tensor, patch: Sequence[int]) -> Tensor:
+    """Give the class of every voxel of a volume ``(C, D, H, W)``, uint8, by windows of a patch."""
+    parts = slabs(probabilities(net), volume, patch)
     return torch.cat([found.argmax(0).to(torch.uint8) for _, found in parts])

@@ -103,12 +103,6 @@ def data_files(path: Path) -> list[Path]:
     """List the files that hold the voxels of a MetaImage or NRRD header which holds none itself.
 
     Where the header names several, by a list or a pattern, they are taken to be all of its folder.
-
-    Args:
-        path: Any file of a volume.
-
-    Raises:
-        OSError: When it is gone.
     """
     if path.suffix.lower() not in (".mhd", ".nhdr"):
         return []

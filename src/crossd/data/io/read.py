@@ -5,7 +5,6 @@ millimetres towards right, anterior, superior (RAS). What crossd computes on is 
 order: axes (z, y, x) that run to superior, anterior and right.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import nibabel as nib
@@ -23,7 +22,6 @@ from crossd.data.io.header import (
     is_volume,
     reading,
 )
-from crossd.data.shared_arrays import Array
 from crossd.errors import InputError
 from crossd.utils.memory import require
 
@@ -78,7 +76,8 @@ def _check(header: Header) -> None:
     spacing = np.linalg.norm(matrix, axis=0)
     if not (spacing > 1e-6).all():
         raise InputError(
-            f"{path}: its spacing is {_show(spacing)} mm; expected more than 0 along every axis"
+            f"{path}: its spacing is {' x '.join(f'{side:g}' for side in spacing)} mm; expected "
+            "more than 0 along every axis"
         )
     cosines = matrix.T @ matrix / np.outer(spacing, spacing)
     if abs(np.linalg.det(matrix / spacing)) < 1e-3:
@@ -156,7 +155,3 @@ def _voxels(header: Header, part: Part) -> NDArray[np.float32]:
     if header.path.name.lower().endswith(NIFTI):
         return nifti.voxels(header.path, part)
     return itk.voxels(header, part)
-
-
-def _show(values: Sequence[float] | Array) -> str:
-    return " x ".join(f"{value:g}" for value in values)
