@@ -62,14 +62,10 @@ def voxels(header: Header, part: Part) -> NDArray[np.float32]:
         return _series(header, part)
     reader = open_itk(header.files[0] if header.files else header.path)
     if not whole(part):
-        size = list(reader.GetSize())
-        index = [0] * len(size)
-        for axis, (s, n) in enumerate(zip(part, header.shape, strict=True)):
-            if axis < len(size):
-                start, stop, _ = s.indices(n)
-                index[axis], size[axis] = start, stop - start
-        reader.SetExtractIndex(index)
-        reader.SetExtractSize(size)
+        sides = reader.GetSize()  # two of a file of one plane
+        ends = [s.indices(n) for s, n in zip(part, sides, strict=False)]
+        reader.SetExtractIndex([start for start, _, _ in ends])
+        reader.SetExtractSize([stop - start for start, stop, _ in ends])
     return from_itk(reader.Execute())
 
 
