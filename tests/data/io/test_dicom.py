@@ -163,6 +163,12 @@ def test_one_file_is_an_image(tmp_path: Path) -> None:
     assert np.corrcoef(plane.ravel(), ARRAY[:, :, 0].T.ravel())[0, 1] > 0.99
 
 
+def test_an_image_of_values_that_are_no_numbers_is_refused(tmp_path: Path) -> None:
+    files.write_slice(tmp_path / "x.dcm", ARRAY[:, :, 0], 0.0, RescaleSlope="1e300")
+    with pytest.raises(InputError, match=r"x\.dcm: holds NaN or infinity in"):
+        read.flat(tmp_path / "x.dcm")
+
+
 @files.real_data
 @pytest.mark.parametrize("name", ["head_t1", "hippocampus_crop"])
 def test_real_series_lie_where_simpleitk_puts_them(name: str) -> None:
