@@ -261,7 +261,7 @@ def test_a_channel_of_one_value_is_found(tmp_path: Path) -> None:
     nifti(tmp_path / "5.nii", image)
     assert "5.nii: every value is 3: it shows nothing" in message(lambda: open_source(str(path)))
     found = {one.what.partition(":")[0]: one for one in faults(survey(str(path), 99, 0, QUIET))}
-    assert found["show nothing"].which == ("5",)
+    assert found["show nothing"].which == ["5"]
 
 
 def test_what_is_damaged_in_an_archive_is_noted(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from crossd.data.sources.case_files import read_entry
 from crossd.data.sources.case_list import Case
 from crossd.errors import InputError
 from crossd.inference import predictor
+from crossd.inference.write_masks import in_file_order
 from crossd.weights.weights_file import WeightsConfig
 
 SIDES = st.tuples(*[st.integers(1, 12)] * 3)
@@ -75,7 +76,7 @@ def test_masks_lie_on_what_they_mark_in_every_orientation(
     )
     entry = read_entry(Case("a", (path,)))
     found = predictor.segment(Threshold(), entry, WEIGHTS, FABRIC)
-    back = predictor.in_file_order(found, entry.images[0])
+    back = in_file_order(found, entry.images[0])
     assert back.shape == ball.shape
     overlap = 2 * (back.astype(bool) & ball).sum() / (back.sum() + ball.sum())
     assert overlap > 0.93

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import functools
 import os
 import time
 from collections.abc import Sequence
@@ -24,7 +23,7 @@ from crossd.data.sources.case_list import Case
 from crossd.data.sources.image_files import read_image
 from crossd.errors import InputError
 from crossd.inference import predictor, results, write_masks
-from crossd.inference.inputs import inputs, is_solid, key, takes
+from crossd.inference.inputs import inputs, key, may_be, takes
 from crossd.inference.slice_ensemble import answering
 from crossd.training import devices, signals
 from crossd.utils import memory
@@ -58,25 +57,24 @@ def predict(config: PredictConfig, progress: Progress) -> str:
         config.input, weights.in_channels, takes(weights), masks_wanted, folder, progress.say
     )
     _check_any(weights, found)
-    if not weights.recalibrated and any(is_solid(case.images[0]) for case in found):
+    if not weights.recalibrated and any(may_be(case.images[0])[1] for case in found):
         progress.say(
             f"{config.weights}: BatchNorm knows images only, so that answers on volumes may be far "
             "off: run crossd recalibrate on volumes first, which need no labels"
         )
-    heads, asked = results.columns(weights), {key(case.images[0]) for case in found}
+    asked = {key(case.images[0]) for case in found}
     own = results.settings(config.weights, how, config.flips, config.precision)
-    rows = results.claim(folder, own, heads, asked, config.overwrite)
+    answers = results.claim(folder, own, results.columns(weights), asked, config.overwrite)
     run = _Run(
         config,
         weights,
         net,
         fabric,
-        folder,
-        rows,
-        owners={cells[-1]: name for name, cells in rows.items()},
+        answers,
+        owners={cells[-1]: name for name, cells in answers.rows.items()},
         sources={os.path.realpath(path) for case in found for path in case.images},
     )
-    done, skipped, faults = _answer_all(run, found, heads, progress)
+    done, skipped, faults = _answer_all(run, found, progress)
     what = "masks in" if masks_wanted else "lines in"
     where = folder if masks_wanted else folder / results.TABLE
     already = f", {skipped:,} were there already (--overwrite makes them anew)" if skipped else ""
@@ -94,33 +92,25 @@ class _Run:
     """What all cases of a run share.
 
     Attributes:
-        rows: Lines of the table.
+        answers: Those that are there.
         owners: The image of every mask that was there before.
         sources: Files that are asked about, which no mask may replace.
-        gone: Images whose mask has been replaced by that of another.
     """
 
     config: PredictConfig
     weights: WeightsConfig
     net: nn.Module
     fabric: Fabric
-    folder: Path
-    rows: results.Rows
+    answers: results.Answers
     owners: dict[str, str]
     sources: set[str]
-    gone: set[str] = dataclasses.field(default_factory=set)
 
 
-def _answer_all(
-    run: _Run, found: Sequence[Case], heads: Sequence[str], progress: Progress
-) -> tuple[int, int, list[str]]:
+def _answer_all(run: _Run, found: Sequence[Case], progress: Progress) -> tuple[int, int, list[str]]:
     """Answer all cases; returns how many are new, how many were there, and what went wrong."""
     done, skipped, faults, kept = 0, 0, [], time.monotonic()
-    write = functools.partial(
-        results.write_table, run.folder / results.TABLE, heads, run.rows, run.gone
-    )
     with contextlib.ExitStack() as stack:
-        stack.callback(write)  # also when it is interrupted
+        stack.callback(run.answers.write)  # also when it is interrupted
         asked_to = stack.enter_context(signals.listening(at_once=True))
         bar = stack.enter_context(progress.task("predicting", total=len(found)))
         for case in found:
@@ -138,7 +128,7 @@ def _answer_all(
                 faults.append(fault)
                 progress.say(f"skipped: {fault}")
             if time.monotonic() - kept > KEEP_EVERY:
-                write()
+                run.answers.write()
                 kept = time.monotonic()
             bar.advance(1)
     return done, skipped, faults
@@ -149,23 +139,25 @@ def _answer(run: _Run, case: Case) -> bool:
     name, weights = key(case.images[0]), run.weights
     if weights.task == "segmentation":
         return _answer_by_mask(run, case, name)
-    if name in run.rows and not run.config.overwrite:
+    if name in run.answers.rows and not run.config.overwrite:
         return False
     values = _label(run.net, case, weights, run.fabric).tolist()
-    run.rows[name] = [weights.classes[int(np.argmax(values))], *(f"{v:.6f}" for v in values)]
+    best = weights.classes[int(np.argmax(values))]
+    run.answers.rows[name] = [best, *(f"{v:.6f}" for v in values)]
     return True
 
 
 def _answer_by_mask(run: _Run, case: Case, name: str) -> bool:
     """Write the mask of a case, where it replaces neither a source nor the mask of another."""
-    out = _mask_of(case, run.folder)
+    folder = run.answers.folder
+    out = _mask_of(case, folder)
     written = (out, _dicom_seg(out)) if run.config.dicom_seg else (out,)
     if not run.sources.isdisjoint(map(os.path.realpath, written)):
         raise InputError(
             f"{case.images[0]}: its mask would replace {out}, which is in --input: name another "
             "--out"
         )
-    mask = out.relative_to(run.folder).as_posix()
+    mask = out.relative_to(folder).as_posix()
     owner = run.owners.get(mask, name)
     if owner != name and not run.config.overwrite:
         raise InputError(
@@ -174,9 +166,9 @@ def _answer_by_mask(run: _Run, case: Case, name: str) -> bool:
         )
     new = _segment(run.net, case, run.weights, out, run.fabric, run.config)
     if owner != name:
-        run.rows.pop(owner, None)
-        run.gone.add(owner)
-    run.rows[name] = [mask]
+        run.answers.rows.pop(owner, None)
+        run.answers.gone.add(owner)
+    run.answers.rows[name] = [mask]
     return new
 
 
@@ -230,13 +222,11 @@ def _check_any(weights: WeightsConfig, found: Sequence[Case]) -> None:
     """Say once, not of every file, that the network takes none of them."""
     images, volumes = takes(weights)
     for case in found:
-        path = case.images[0]
-        solid = is_solid(path)
-        either = not path.is_dir() and is_dicom(path)  # not looked into yet
-        if (volumes and solid) or (images and (either or not solid)):
+        flat, solid = may_be(case.images[0])
+        if (images and flat) or (volumes and solid):
             return
     first = found[0]
-    (_check_solid if is_solid(first.images[0]) else _check_flat)(weights, first)
+    (_check_solid if may_be(first.images[0])[1] else _check_flat)(weights, first)
 
 
 def _check_solid(weights: WeightsConfig, case: Case) -> None:

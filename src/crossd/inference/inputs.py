@@ -23,9 +23,10 @@ def key(path: Path) -> str:
     return os.path.normpath(path.expanduser().absolute())
 
 
-def is_solid(path: Path) -> bool:
-    """Tell whether a path is a volume by its name alone; what a DICOM file is, it tells itself."""
-    return path.is_dir() or is_volume(path)
+def may_be(path: Path) -> tuple[bool, bool]:
+    """Tell by its name whether a path may be an image, and a volume; a DICOM file may be either."""
+    solid = path.is_dir() or is_volume(path)
+    return not solid or (not path.is_dir() and is_dicom(path)), solid
 
 
 def takes(weights: WeightsConfig) -> tuple[bool, bool]:
@@ -92,12 +93,10 @@ def inputs(
 
 def _check_names(found: Sequence[Case]) -> None:
     """Refuse cases whose answers would be one file: a mask has the name of its volume or image."""
-    names: dict[tuple[str, bool], Path] = {}
+    names: dict[tuple[str, int], Path] = {}
     for case in found:
         path = case.images[0]
-        flat = not is_solid(path)
-        either = not path.is_dir() and is_dicom(path)  # an image or a volume: not looked into yet
-        for kind in {flat, flat or either}:
+        for kind in [kind for kind, possible in enumerate(may_be(path)) if possible]:
             other = names.setdefault((case.name, kind), path)
             if other != path:
                 raise InputError(
@@ -146,12 +145,13 @@ def _below(
     if flat and solid and not all(kinds):
         planes = {path for path in solid if _is_plane(path)}
         solid, flat = [path for path in solid if path not in planes], [*flat, *sorted(planes)]
-    if kinds == (True, False) and flat and solid:
-        _leave_out(folder, solid, "volumes", say)
-        solid = []
-    elif kinds == (False, True) and flat and solid:
-        _leave_out(folder, flat, "images", say)
-        flat = []
+        if any(kinds) and solid:
+            what, left = ("volumes", solid) if kinds[0] else ("images", flat)
+            say(
+                f"{folder}: {len(left):,} {what} are left out, as the weights do not take {what} "
+                f"(the first is {left[0].relative_to(folder)})"
+            )
+            left.clear()
     return [*_grouped(folder, solid, channels), *_grouped(folder, flat, channels)]
 
 
@@ -161,13 +161,6 @@ def _is_plane(path: Path) -> bool:
         return not holds_volume(path)
     except InputError:
         return True
-
-
-def _leave_out(folder: Path, paths: Sequence[Path], what: str, say: Say) -> None:
-    say(
-        f"{folder}: {len(paths):,} {what} are left out, as the weights do not take {what} "
-        f"(the first is {paths[0].relative_to(folder)})"
-    )
 
 
 def _grouped(folder: Path, paths: Sequence[Path], channels: int) -> list[Case]:

@@ -8,7 +8,6 @@ from lightning_fabric import Fabric
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from crossd.data.io.header import Header
 from crossd.data.preprocessing import plan, plan_file, resample
 from crossd.data.preprocessing.normalise import adapt
 from crossd.data.preprocessing.plan import Intensity, Plan
@@ -29,9 +28,6 @@ def plan_of(weights: WeightsConfig) -> Plan:
     Networks that were not trained on files of volumes have no plan: theirs had values in [0, 1],
     which the percentiles 0.5 and 99.5 of every volume become.
 
-    Args:
-        weights: The configuration of the network.
-
     Raises:
         InputError: When it was trained on images whose size in mm is unknown.
     """
@@ -48,13 +44,12 @@ def plan_of(weights: WeightsConfig) -> Plan:
     return Plan((z, y, x), (depth, height, width), intensity)
 
 
-def prepare(entry: Entry, weights: WeightsConfig, how: Plan) -> Tensor:
-    """Read a volume and prepare it as in training, ``(C, D, H, W)`` in the grid of the plan."""
-    sides = resample.checked_size(entry.images[0], how.spacing)
+def prepare(
+    entry: Entry, weights: WeightsConfig, intensity: Sequence[Intensity], sides: Sequence[int]
+) -> Tensor:
+    """Read a volume and prepare it as in training, ``(C, *sides)``."""
     image = read_image(entry)
-    if len(image) == 1 and len(how.intensity) > 1:
-        raise InputError(f"{entry.where}: has 1 channel, expected {len(how.intensity)}")
-    plan.scale(image, plan.limits(image, how.intensity, entry.where))
+    plan.scale(image, plan.limits(image, intensity, entry.where))
     resampled = resample.image(torch.from_numpy(image), sides)
     return (adapt(resampled, weights.in_channels) - weights.mean) / weights.std
 
@@ -63,7 +58,7 @@ def prepare(entry: Entry, weights: WeightsConfig, how: Plan) -> Tensor:
 def segment(
     net: nn.Module, entry: Entry, weights: WeightsConfig, fabric: Fabric, flips: bool = False
 ) -> NDArray[np.uint8]:
-    """Segment a volume in its own grid.
+    """Give the class of every voxel of a volume in its own grid, in canonical order ``(D, H, W)``.
 
     Args:
         net: In evaluation mode, on the device of `fabric`.
@@ -71,20 +66,15 @@ def segment(
         weights: The configuration of the network.
         fabric: Lightning Fabric, for device and precision.
         flips: Average over mirrored windows.
-
-    Returns:
-        The class of every voxel in canonical order, ``(D, H, W)``.
-
-    Raises:
-        InputError: When the file cannot be read or does not fit into memory.
     """
     how = plan_of(weights)
-    volume = prepare(entry, weights, how)
+    sides = resample.checked_size(entry.images[0], how.spacing)
+    volume = prepare(entry, weights, how.intensity, sides)
     with fabric.autocast():
         parts = sliding_window.slabs(
             sliding_window.probabilities(net, flips), fabric.to_device(volume), how.patch
         )
-        return restore(parts, volume.shape[1:], entry.images[0].size)
+        return restore(parts, sides, entry.images[0].size)
 
 
 def restore(
@@ -93,7 +83,7 @@ def restore(
     """Bring probabilities to another grid, slab by slab, and choose classes there.
 
     Args:
-        parts: First plane and probabilities ``(K, n, H, W)``, in order, as `windows.slabs` gives.
+        parts: First plane and probabilities ``(K, n, H, W)``, in order: `sliding_window.slabs`.
         sides: The grid they are in, ``(D, H, W)``.
         wanted: The grid to bring them to.
 
@@ -133,26 +123,13 @@ def restore(
 def label(net: nn.Module, entry: Entry, weights: WeightsConfig, fabric: Fabric) -> Tensor:
     """Give the class probabilities ``(K,)`` of a volume."""
     if weights.plan is None:
-        image = read_image(entry)
-        how = (Intensity("percentiles", *CLIP),) * len(image)
-        plan.scale(image, plan.limits(image, how, entry.where))
         sides = weights.size if len(weights.size) == 3 else weights.size[:1] * 3
-        x = adapt(resample.image(torch.from_numpy(image), sides), weights.in_channels)
-        x = (x - weights.mean) / weights.std
+        x = prepare(entry, weights, (Intensity("percentiles", *CLIP),) * entry.channels, sides)
     else:
-        how_all = plan_of(weights)
-        x = prepare(entry, weights, how_all)
-        x = fit(x, how_all.patch, float(x.min()))
+        how = plan_of(weights)
+        sides = resample.checked_size(entry.images[0], how.spacing)
+        x = prepare(entry, weights, how.intensity, sides)
+        x = fit(x, how.patch, float(x.min()))
     with fabric.autocast():
         logits: Tensor = net(fabric.to_device(x[None]))
     return logits.float().softmax(1)[0].cpu()
-
-
-def in_file_order(mask: NDArray[np.uint8], header: Header) -> NDArray[np.uint8]:
-    """Turn a mask from canonical order ``(D, H, W)`` to the order of its file, ``(x, y, z)``."""
-    import nibabel as nib
-
-    canonical = np.array([[0.0, 1.0], [1.0, 1.0], [2.0, 1.0]])
-    way = nib.orientations.ornt_transform(canonical, header.orientation)
-    turned: NDArray[np.uint8] = nib.orientations.apply_orientation(mask.T, way)
-    return turned

@@ -16,7 +16,39 @@ LEAST = 1e-8
 """Probability below which logarithms stop."""
 
 
-class SliceNet(nn.Module):
+class Ensemble(nn.Module):
+    """Ask a network about a volume in several ways, and average what it says.
+
+    Args:
+        net: What is asked.
+
+    Attributes:
+        average: ``"probabilities"`` or ``"logits"``; masks always use probabilities.
+    """
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+        self.average = "probabilities"
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Answer on volumes ``(N, C, D, H, W)``: logits ``(N, K)`` or ``(N, K, D, H, W)``.
+
+        Images go to the network itself.
+        """
+        if not is_volume(x, self):
+            return self.net(x)
+        answers = self._answers(x)
+        if self.average == "logits" and answers.dim() == 3:
+            return answers.mean(0)
+        return answers.softmax(2).mean(0).clamp_min(LEAST).log()
+
+    def _answers(self, x: Tensor) -> Tensor:
+        """Return the logits that are averaged, ``(A, N, K, ...)``."""
+        raise NotImplementedError
+
+
+class SliceNet(Ensemble):
     """Run a 2D network on slices along three axes and average what it says.
 
     With labels, `count` evenly spaced slices an axis are used. Averaged logits are what a linear
@@ -29,9 +61,6 @@ class SliceNet(nn.Module):
             sees slices of each axis in their own view.
         count: Slices an axis; 0 takes all, as a network for masks needs.
 
-    Attributes:
-        average: ``"probabilities"`` or ``"logits"``; masks always use probabilities.
-
     Example:
         >>> net = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(1, 2))
         >>> SliceNet(net)(torch.zeros(3, 1, 8, 8, 8)).shape
@@ -39,15 +68,10 @@ class SliceNet(nn.Module):
     """
 
     def __init__(self, net: nn.Module, count: int = LABELLED) -> None:
-        super().__init__()
-        self.net = net
+        super().__init__(net)
         self.count = count
-        self.average = "probabilities"
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Answer on volumes ``(N, C, D, H, W)``: logits ``(N, K)`` or ``(N, K, D, H, W)``."""
-        if not is_volume(x, self):
-            return self.net(x)
+    def _answers(self, x: Tensor) -> Tensor:
         cut = [self._cut(x, axis) for axis in range(len(VIEWS))]  # (n, s, c, ...)
         images = [slices.flatten(0, 1) for slices in cut]
         seen = seen_in(self.net, range(len(VIEWS)))
@@ -63,10 +87,8 @@ class SliceNet(nn.Module):
         if answers[0].dim() > 3:
             if self.count:
                 raise ValueError("a network for masks must be asked about every slice: count=0")
-            masks = [y.movedim(1, 2 + axis) for axis, y in enumerate(answers)]
-            return averaged(torch.stack(masks), "probabilities")
-        logits = torch.cat(answers, dim=1)  # (n, slices, k)
-        return averaged(logits.transpose(0, 1), self.average)
+            return torch.stack([y.movedim(1, 2 + axis) for axis, y in enumerate(answers)])
+        return torch.cat(answers, dim=1).transpose(0, 1)  # (slices, n, k)
 
     def _asked(self, image: Tensor, axis: int) -> Tensor:
         with view(axis):
@@ -82,7 +104,7 @@ class SliceNet(nn.Module):
         return images[:, [size * (i + 1) // (self.count + 1) for i in range(self.count)]]
 
 
-class OrientationMean(nn.Module):
+class OrientationMean(Ensemble):
     """Ask a network about a volume in three orientations, and average what it says.
 
     Each axis is depth once, in the order (z, y, x), (y, z, x), (x, z, y): a network of kernels that
@@ -91,32 +113,21 @@ class OrientationMean(nn.Module):
     Args:
         net: From volumes ``(N, C, D, H, W)`` to logits ``(N, K)`` or ``(N, K, D, H, W)``.
 
-    Attributes:
-        average: As of `SliceNet`.
-
     Example:
         >>> net = nn.Sequential(nn.Conv3d(1, 2, 1), nn.AdaptiveAvgPool3d(1), nn.Flatten())
         >>> OrientationMean(net)(torch.zeros(3, 1, 8, 9, 10)).shape
         torch.Size([3, 2])
     """
 
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net = net
-        self.average = "probabilities"
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Answer on volumes as `SliceNet` does; images go to the network itself."""
-        if not is_volume(x, self):
-            return self.net(x)
+    def _answers(self, x: Tensor) -> Tensor:
         answers = []
         for axis in range(len(VIEWS)):
             answer = self.net(x.movedim(2 + axis, 2))
             answers.append(answer.movedim(2, 2 + axis) if answer.dim() == 5 else answer)
-        return averaged(torch.stack(answers), self.average)
+        return torch.stack(answers)
 
 
-class Both(nn.Module):
+class Both(Ensemble):
     """Average what a Cross-D network says of a volume and of the volume's slices.
 
     The weights are the same: the 3D kernels see the volume, the 2D kernels of each view see its
@@ -126,9 +137,6 @@ class Both(nn.Module):
         net: A Cross-D network.
         count: As of `SliceNet`.
 
-    Attributes:
-        average: As of `SliceNet`.
-
     Example:
         >>> net = nn.Sequential(nn.Flatten(2), nn.AdaptiveAvgPool1d(1), nn.Flatten())
         >>> Both(net)(torch.zeros(3, 2, 8, 8, 8)).exp()[0]
@@ -136,24 +144,12 @@ class Both(nn.Module):
     """
 
     def __init__(self, net: nn.Module, count: int = LABELLED) -> None:
-        super().__init__()
-        self.net = net
+        super().__init__(net)
         self.slices = SliceNet(net, count)
-        self.average = "probabilities"
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Answer on volumes as `SliceNet` does; images go to the network itself."""
-        if not is_volume(x, self):
-            return self.net(x)
+    def _answers(self, x: Tensor) -> Tensor:
         self.slices.average = self.average
-        return averaged(torch.stack([self.net(x), self.slices(x)]), self.average)
-
-
-def averaged(answers: Tensor, average: str) -> Tensor:
-    """Average logits ``(A, N, K, ...)`` over A, or the probabilities that they stand for."""
-    if average == "logits":
-        return answers.mean(0)
-    return answers.softmax(2).mean(0).clamp_min(LEAST).log()
+        return torch.stack([self.net(x), self.slices(x)])
 
 
 def answering(net: nn.Module, answer: str, task: str) -> nn.Module:

@@ -1,18 +1,18 @@
 """Writing masks in the grid, the affine and the format of the volumes they belong to."""
 
-import contextlib
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
 from crossd.data.io.header import ITK, NIFTI, Header, stem
 from crossd.data.io.itk import open_itk
+from crossd.data.io.nifti import quietly
 from crossd.errors import InputError
-from crossd.inference.predictor import in_file_order
 from crossd.utils.atomic_files import atomic
 
 MAY_BE_EMPTY = (
@@ -31,9 +31,8 @@ MAY_BE_EMPTY = (
 
 def suffix_of(path: Path) -> str:
     """Return the suffix of the mask of a volume: that of its file, for DICOM ``.nii.gz``."""
-    name = path.name
-    for suffix in sorted((*NIFTI, *ITK), key=len, reverse=True):
-        if name.lower().endswith(suffix):
+    for suffix in (*NIFTI, *ITK):
+        if path.name.lower().endswith(suffix):
             # A header of its own points at a file of voxels by name: one file is safer.
             return {".mhd": ".mha", ".nhdr": ".nrrd"}.get(suffix, suffix)
     return ".nii.gz"
@@ -63,12 +62,19 @@ def with_file_values(mask: NDArray[np.uint8], values: Sequence[int]) -> NDArray[
     return table[mask]
 
 
-def _write_nifti(array: NDArray[np.uint8], header: Header, path: Path) -> None:
-    import nibabel as nib
+def in_file_order(mask: NDArray[np.uint8], header: Header) -> NDArray[np.uint8]:
+    """Turn a mask from canonical order ``(D, H, W)`` to the order of its file, ``(x, y, z)``."""
+    canonical = np.array([[0.0, 1.0], [1.0, 1.0], [2.0, 1.0]])
+    way = nib.orientations.ornt_transform(canonical, header.orientation)
+    turned: NDArray[np.uint8] = nib.orientations.apply_orientation(mask.T, way)
+    return turned
 
+
+def _write_nifti(array: NDArray[np.uint8], header: Header, path: Path) -> None:
     image = nib.Nifti1Image(array, header.affine)
     if header.path.name.lower().endswith(NIFTI):
-        source: Any = nib.load(header.path)
+        with quietly():
+            source: Any = nib.load(header.path)
         for name in ("sform", "qform"):  # what the affine leads to: scanner, atlas, ...
             code = int(source.header[f"{name}_code"]) if f"{name}_code" in source.header else 1
             getattr(image, f"set_{name}")(header.affine, code=code or None)
@@ -149,33 +155,28 @@ def write_dicom_seg(
         for number, k in enumerate(present, start=1)
     ]
     planes = np.stack([array == k for k in present], axis=-1).astype(np.uint8)
-    with warnings.catch_warnings(), _said(header):
-        warnings.simplefilter("ignore")  # on names of patients and the like, which are as they are
-        made = hd.seg.Segmentation(
-            source_images=sources,
-            pixel_array=planes,
-            segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
-            segment_descriptions=segments,
-            series_instance_uid=hd.UID(),
-            series_number=900,
-            sop_instance_uid=hd.UID(),
-            instance_number=1,
-            manufacturer="crossd",
-            manufacturer_model_name="crossd",
-            software_versions=__version__,
-            device_serial_number="0",
-            omit_empty_frames=False,
-        )
-    with atomic(path) as temporary:
-        made.save_as(temporary)
-
-
-@contextlib.contextmanager
-def _said(header: Header) -> Iterator[None]:
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # on names of patients and the like, as they are
+            made = hd.seg.Segmentation(
+                source_images=sources,
+                pixel_array=planes,
+                segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
+                segment_descriptions=segments,
+                series_instance_uid=hd.UID(),
+                series_number=900,
+                sop_instance_uid=hd.UID(),
+                instance_number=1,
+                manufacturer="crossd",
+                manufacturer_model_name="crossd",
+                software_versions=__version__,
+                device_serial_number="0",
+                omit_empty_frames=False,
+            )
     except (AttributeError, ValueError, TypeError, KeyError) as error:
         why = " ".join(str(error).split())[:150]
         raise InputError(
             f"{header.path}: DICOM SEG cannot be made of this series ({why})"
         ) from error
+    with atomic(path) as temporary:
+        made.save_as(temporary)

@@ -9,6 +9,7 @@ from crossd.data.io.itk import affine_of
 from crossd.data.opening import open_source
 from crossd.data.sources.folder_walk import below
 from crossd.errors import InputError
+from crossd.training.signals import Stopped
 
 SHAPE = (6, 5, 7)
 ARRAY = np.random.default_rng(0).integers(-1000, 1000, SHAPE).astype(np.int16)
@@ -162,6 +163,12 @@ def test_one_file_is_an_image(tmp_path: Path) -> None:
     assert np.corrcoef(plane.ravel(), ARRAY[:, :, 0].T.ravel())[0, 1] > 0.99
 
 
+def test_an_image_of_values_that_are_no_numbers_is_refused(tmp_path: Path) -> None:
+    files.write_slice(tmp_path / "x.dcm", ARRAY[:, :, 0], 0.0, RescaleSlope="1e300")
+    with pytest.raises(InputError, match=r"x\.dcm: holds NaN or infinity in"):
+        read.flat(tmp_path / "x.dcm")
+
+
 @files.real_data
 @pytest.mark.parametrize("name", ["head_t1", "hippocampus_crop"])
 def test_real_series_lie_where_simpleitk_puts_them(name: str) -> None:
@@ -182,3 +189,13 @@ def test_real_series_lie_where_simpleitk_puts_them(name: str) -> None:
 def test_a_spacing_of_zero(tmp_path: Path) -> None:
     folder = files.dicom(tmp_path / "a", np.ones((4, 5, 3)), PixelSpacing=[0.0, 0.0])
     assert "its pixel spacing is" in message(folder)
+
+
+def test_to_be_asked_to_stop_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(*args: object, **options: object) -> None:
+        raise Stopped(143)
+
+    files.write_slice(tmp_path / "x.dcm", ARRAY[:, :, 0], 0.0)
+    monkeypatch.setattr("pydicom.filereader.data_element_generator", stopped)
+    with pytest.raises(Stopped):
+        read.read_header(tmp_path / "x.dcm")

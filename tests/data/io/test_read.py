@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from crossd.data.io import read
 from crossd.data.io.header import with_spacing
 from crossd.errors import InputError
+from crossd.inference import write_masks
 
 SHAPE = (4, 5, 6)
 ARRAY = np.arange(np.prod(SHAPE), dtype=np.int16).reshape(SHAPE)
@@ -184,3 +185,17 @@ def test_a_spacing_of_zero_is_found_where_nibabel_mends_it(tmp_path: Path, name:
     path.write_bytes(gzip.compress(raw) if name.endswith(".gz") else bytes(raw))
     with pytest.raises(InputError, match="spacing is 0 mm"):
         read.read_header(path)
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
+def test_what_nibabel_mends_is_not_logged(
+    tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    raw = bytearray(nib.Nifti1Image(ARRAY, np.eye(4)).to_bytes())
+    raw[80:84] = np.float32(-1).tobytes()  # a side of a voxel
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(raw) if name.endswith(".gz") else bytes(raw))
+    header = read.read_header(path)
+    np.testing.assert_array_equal(read.read(header)[0], ARRAY.T)
+    write_masks.write(np.zeros(header.size, np.uint8), header, (0, 1), tmp_path / "mask.nii")
+    assert not caplog.records

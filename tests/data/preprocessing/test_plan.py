@@ -78,7 +78,7 @@ def test_volumes_that_show_nothing_are_refused() -> None:
     flat = np.full((1, 4, 4, 4), 7, np.float32)
     with pytest.raises(InputError, match=r"here: every value is 7"):
         plan.limits(flat, (Intensity("window", 0, 1),), "here")
-    with pytest.raises(InputError, match="has 1 channels, expected 2"):
+    with pytest.raises(InputError, match="has 1 channel, expected 2"):
         plan.limits(flat, (Intensity("window", 0, 1),) * 2, "here")
 
 

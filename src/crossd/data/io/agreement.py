@@ -15,32 +15,18 @@ MOST_CLASSES = 256
 def require_same_shape(
     first: Path, shape: tuple[int, ...], other: Path, own: tuple[int, ...], what: str
 ) -> None:
-    """Check that two files of a case have as many pixels or voxels along each axis.
-
-    Args:
-        first: The first file of the case.
-        shape: Its shape.
-        other: Another file of it.
-        own: The shape of that one.
-        what: What the two are, for the message.
-
-    Raises:
-        InputError: "... must agree".
-    """
+    """Check that the first file of a case and another have equal shapes; `what` the two are."""
     if own != shape:
         raise InputError(f"{other}: has the shape {own}, but {first} {shape}; {what} must agree")
 
 
 def require_same_count(counts: Sequence[tuple[Path, int]], what: str, of: str) -> None:
-    """Check that all cases have as many channels, or files.
+    """Check that cases, each named by its first file, have equally many channels, or files.
 
     Args:
         counts: The first file of each case, and how many it has.
         what: What is counted.
         of: What the cases are.
-
-    Raises:
-        InputError: "... must agree".
     """
     for path, count in counts:
         if count != counts[0][1]:
@@ -51,11 +37,7 @@ def require_same_count(counts: Sequence[tuple[Path, int]], what: str, of: str) -
 
 
 def whole_numbers(mask: Array, path: Path) -> NDArray[np.uint8]:
-    """Return the values of a mask, of any shape, as they are.
-
-    Raises:
-        InputError: When one is no whole number from 0 to 255.
-    """
+    """Return the values of a mask, and refuse any that is no whole number from 0 to 255."""
     numbers: Array = mask.astype(np.float32 if mask.dtype.kind == "f" else np.int64)
     valid = (numbers >= 0) & (numbers < MOST_CLASSES) & (numbers == np.floor(numbers))
     if not valid.all():
@@ -67,15 +49,7 @@ def whole_numbers(mask: Array, path: Path) -> NDArray[np.uint8]:
 
 
 def as_classes(mask: NDArray[np.uint8], values: Sequence[int], path: Path) -> NDArray[np.uint8]:
-    """Number the classes of a mask.
-
-    Args:
-        mask: Its values, of any shape.
-        values: What stands for each class.
-        path: Its file, for messages.
-
-    Raises:
-        InputError: When it holds another value.
+    """Number the classes of a mask by what stands for each in its file; refuse other values.
 
     Example:
         >>> as_classes(np.array([4, 0, 1], np.uint8), (0, 1, 4), Path("mask.png"))
@@ -90,16 +64,7 @@ def as_classes(mask: NDArray[np.uint8], values: Sequence[int], path: Path) -> ND
 
 
 def require_known(found: Sequence[int], values: Sequence[int], path: Path) -> None:
-    """Check that a mask holds no values but those of the classes.
-
-    Args:
-        found: The values that it holds.
-        values: What stands for each class.
-        path: Its file, for messages.
-
-    Raises:
-        InputError: "... but the classes have the values ...".
-    """
+    """Check that the values found in a mask are those of the classes."""
     odd = sorted(set(found) - set(values))
     if odd:
         raise InputError(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from crossd.data.io.header import UNREADABLE, Header, damaged, is_dicom
+from crossd.data.io.header import Header, is_dicom, reading
 from crossd.data.io.itk import affine_of, itk_header, open_itk
 from crossd.data.shared_arrays import Array
 from crossd.errors import InputError
@@ -38,7 +38,6 @@ UNEVEN = 0.1
 
 @dataclass(frozen=True)
 class _Slice:
-    file: Path
     header: Header
     series: str
     orientation: NDArray[np.float64] | None
@@ -61,8 +60,7 @@ def read_header(path: Path) -> Header:
             or a file is damaged.
     """
     if not path.is_dir():
-        one = _read(path)
-        return replace(one.header, path=path)
+        return _read(path).header
     files = series_files(path)
     if not files:
         raise InputError(f"{path}: holds no DICOM files")
@@ -110,16 +108,9 @@ def is_stack(files: Sequence[Path]) -> bool:
 
 def _read(file: Path) -> _Slice:
     check_lengths(file)
-    try:
+    with reading(file):
         reader = open_itk(file)
         header = itk_header(file, reader)
-    except InputError:
-        raise
-    except UNREADABLE as error:
-        message = " ".join(str(error).split())
-        if "ixel" in message or "size" in message.lower():
-            raise InputError(f"{file}: holds no pixel data that can be read") from error
-        raise damaged(file, error) from error
 
     def tag(name: str) -> str:
         return reader.GetMetaData(name).strip() if reader.HasMetaDataKey(name) else ""
@@ -135,14 +126,8 @@ def _read(file: Path) -> _Slice:
     sides = _numbers(tag(SPACING), 2)
     if sides is not None and not (sides > 0).all():
         raise InputError(f"{file}: its pixel spacing is {tag(SPACING)} mm; expected more than 0")
-    header = replace(
-        header,
-        files=(file,),
-        modality=tag(MODALITY),
-    )
-    return _Slice(
-        file, header, tag(SERIES), _numbers(tag(ORIENTATION), 6), _numbers(tag(POSITION), 3)
-    )
+    header = replace(header, files=(file,), modality=tag(MODALITY))
+    return _Slice(header, tag(SERIES), _numbers(tag(ORIENTATION), 6), _numbers(tag(POSITION), 3))
 
 
 def check_lengths(file: Path) -> None:
@@ -157,26 +142,23 @@ def check_lengths(file: Path) -> None:
     from pydicom.filereader import data_element_generator
 
     size = file.stat().st_size
-    with file.open("rb") as stream:
+    with reading(file), file.open("rb") as stream:
         if stream.read(132)[128:] != b"DICM":
             raise InputError(f"{file}: is no DICOM file (DICM at byte 128 is missing)")
-        try:
-            syntax, start = "", 132
-            for raw in data_element_generator(stream, False, True, _after_meta, defer_size=0):
-                start = _end(raw, size)
-                if raw.tag == 0x00020010 and isinstance(raw, RawDataElement):
-                    stream.seek(raw.value_tell)
-                    syntax = stream.read(raw.length).decode("ascii").strip(" \0")
-            if syntax == DEFLATED:
-                return
-            stream.seek(start)
-            ways = (syntax == IMPLICIT, syntax != BIG_ENDIAN)
-            pixels = False
-            for raw in data_element_generator(stream, *ways, defer_size=0):
-                _end(raw, size)
-                pixels |= int(raw.tag) in PIXELS
-        except Exception as error:  # pydicom raises many kinds on damaged files
-            raise damaged(file, error) from error
+        syntax, start = "", 132
+        for raw in data_element_generator(stream, False, True, _after_meta, defer_size=0):
+            start = _end(raw, size)
+            if raw.tag == 0x00020010 and isinstance(raw, RawDataElement):
+                stream.seek(raw.value_tell)
+                syntax = stream.read(raw.length).decode("ascii").strip(" \0")
+        if syntax == DEFLATED:
+            return
+        stream.seek(start)
+        ways = (syntax == IMPLICIT, syntax != BIG_ENDIAN)
+        pixels = False
+        for raw in data_element_generator(stream, *ways, defer_size=0):
+            _end(raw, size)
+            pixels |= int(raw.tag) in PIXELS
     if not pixels:
         raise InputError(f"{file}: holds no pixel data (a report or a plan?); remove it")
 
@@ -219,7 +201,7 @@ def _one_series(path: Path, slices: list[_Slice]) -> None:
     for one in slices:
         if one.header.shape != first.header.shape or one.header.channels != first.header.channels:
             raise InputError(
-                f"{one.file}: has the shape {one.header.shape}, others of its series "
+                f"{one.header.path}: has the shape {one.header.shape}, others of its series "
                 f"{first.header.shape}; remove it, or the scout image among them"
             )
 
@@ -229,46 +211,38 @@ def _volume(path: Path, slices: list[_Slice]) -> Header:
     first = slices[0]
     if first.header.shape[2] > 1:
         raise InputError(f"{path}: holds several DICOM volumes; put each into a folder of its own")
-    rows = first.orientation
+    rows, positions = first.orientation, []
     for one in slices:
         if one.position is None or one.orientation is None or rows is None:
-            raise InputError(f"{one.file}: lacks its position or orientation in the patient")
+            raise InputError(f"{one.header.path}: lacks its position or orientation in the patient")
         if np.abs(one.orientation - rows).max() > 1e-3:
-            raise InputError(f"{one.file}: is turned against others of its series; remove it")
+            raise InputError(
+                f"{one.header.path}: is turned against others of its series; remove it"
+            )
+        positions.append(one.position)
     assert rows is not None
-    normal = np.cross(rows[:3], rows[3:])
-    along = np.array([_position(one) @ normal for one in slices])
+    along = np.array(positions) @ np.cross(rows[:3], rows[3:])
     order = np.argsort(along, kind="stable")
-    ordered = [slices[i] for i in order]
+    files = tuple(slices[i].header.path for i in order)
     steps = np.diff(along[order])
     typical = float(np.median(steps))
     twice = np.flatnonzero(steps < max(1e-3, UNEVEN * typical))
     if len(twice):
-        one, other = (ordered[twice[0] + i].file for i in (0, 1))
-        raise InputError(f"{other}: lies where {one.name} does; remove one of the duplicate slices")
+        kept, other = files[twice[0]], files[twice[0] + 1]
+        raise InputError(
+            f"{other}: lies where {kept.name} does; remove one of the duplicate slices"
+        )
     uneven = np.flatnonzero(np.abs(steps - typical) > UNEVEN * typical)
     if len(uneven):
-        one, gap = ordered[uneven[0]].file, steps[uneven[0]]
+        before, gap = files[uneven[0]], steps[uneven[0]]
         raise InputError(
-            f"{path}: a slice is missing after {one.name} (the next lies {gap:g} mm on, "
+            f"{path}: a slice is missing after {before.name} (the next lies {gap:g} mm on, "
             f"others {typical:g} mm); complete the series"
         )
-    start, end = _position(ordered[0]), _position(ordered[-1])
-    step = (end - start) / (len(ordered) - 1)
-    spacing = first.header.affine
-    sides = np.linalg.norm(spacing[:3, :2], axis=0)
+    start, end = positions[order[0]], positions[order[-1]]
+    step = (end - start) / len(steps)
+    sides = np.linalg.norm(first.header.affine[:3, :2], axis=0)
     direction: Array = np.column_stack((rows[:3], rows[3:], step / np.linalg.norm(step)))
     affine = affine_of(direction, (*sides, float(np.linalg.norm(step))), start.tolist())
-    columns, lines, _ = first.header.shape
-    return replace(
-        first.header,
-        path=path,
-        shape=(columns, lines, len(ordered)),
-        affine=affine,
-        files=tuple(one.file for one in ordered),
-    )
-
-
-def _position(one: _Slice) -> NDArray[np.float64]:
-    assert one.position is not None
-    return one.position
+    shape = (*first.header.shape[:2], len(files))
+    return replace(first.header, path=path, shape=shape, affine=affine, files=files)

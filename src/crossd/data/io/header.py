@@ -1,8 +1,8 @@
 """What is known of a volume before its voxels are read, and the kinds of files by their names."""
 
 import re
-import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from textwrap import shorten
@@ -10,9 +10,6 @@ from typing import TypeVar
 
 import nibabel as nib
 import numpy as np
-from nibabel.filebasedimages import ImageFileError
-from nibabel.orientations import OrientationError
-from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
 from crossd.errors import InputError
@@ -23,13 +20,6 @@ NIFTI = (".nii", ".nii.gz")
 ITK = (".nrrd", ".nhdr", ".mha", ".mhd")
 DICOM = (".dcm", ".dicom", ".ima")
 SUFFIXES = (*NIFTI, *ITK, *DICOM)
-UNREADABLE = (
-    *(OSError, EOFError, ValueError, TypeError, OverflowError, RuntimeError, KeyError, IndexError),
-    *(zlib.error, ImageFileError, HeaderDataError, OrientationError, NotImplementedError),
-    *(AssertionError, AttributeError, MemoryError, ArithmeticError),
-)
-"""What readers raise on damaged files."""
-
 MOST_CHANNELS = 4
 
 
@@ -62,18 +52,16 @@ class Header:
     @property
     def size(self) -> tuple[int, int, int]:
         """Voxels in canonical order, ``(D, H, W)``."""
-        x, y, z = self._canonical(self.shape)
-        return z, y, x
+        return self._canonical(self.shape)
 
     @property
     def spacing(self) -> tuple[float, float, float]:
         """Size of a voxel in canonical order (z, y, x) [mm]."""
-        x, y, z = self._canonical(np.linalg.norm(self.affine[:3, :3], axis=0).tolist())
-        return z, y, x
+        return self._canonical(np.linalg.norm(self.affine[:3, :3], axis=0).tolist())
 
     def _canonical(self, values: Sequence[Number]) -> tuple[Number, Number, Number]:
         ordered = dict(zip(self.orientation[:, 0].astype(int).tolist(), values, strict=True))
-        return ordered[0], ordered[1], ordered[2]
+        return ordered[2], ordered[1], ordered[0]
 
 
 def with_spacing(header: Header, spacing: Sequence[float]) -> Header:
@@ -113,7 +101,7 @@ def stem(path: Path) -> str:
         >>> stem(Path("images/case_01.nii.gz")), stem(Path("series"))
         ('case_01', 'series')
     """
-    for suffix in sorted(SUFFIXES, key=len, reverse=True):
+    for suffix in SUFFIXES:
         if path.name.lower().endswith(suffix):
             return path.name[: -len(suffix)]
     return path.name if path.is_dir() or is_dicom(path) else path.stem
@@ -124,10 +112,21 @@ def whole(part: Part) -> bool:
     return all(s == slice(None) for s in part)
 
 
-def damaged(path: Path, error: BaseException) -> InputError:
-    """Return the line for a file that cannot be read."""
-    why = " ".join(str(error).split()).rpartition("ITK ERROR: ")[2]
-    why = re.sub(r"^Exception thrown in SimpleITK \S+ \S+ (sitk::ERROR: )?", "", why)
-    why = re.sub(r"\(0x[0-9a-f]+\)|^\w+: ERROR: ", "", why)
-    why = f"{type(error).__name__}: {shorten(why, 120)}" if why else type(error).__name__
-    return InputError(f"{path}: cannot be read, it is damaged or incomplete ({why})")
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn what readers raise on a damaged file, errors of many kinds, into one line that names it.
+
+    Raises:
+        InputError: "... cannot be read, it is damaged or incomplete".
+    """
+    try:
+        yield
+    except (InputError, ImportError):
+        raise
+    except Exception as error:
+        why = " ".join(str(error).split()).rpartition("ITK ERROR: ")[2]
+        why = re.sub(r"^Exception thrown in SimpleITK \S+ \S+ (sitk::ERROR: )?", "", why)
+        why = re.sub(r"\(0x[0-9a-f]+\)|^\w+: ERROR: ", "", why)
+        why = f"{type(error).__name__}: {shorten(why, 120)}" if why else type(error).__name__
+        line = f"{path}: cannot be read, it is damaged or incomplete ({why})"
+        raise InputError(line) from error

@@ -31,15 +31,7 @@ def load(path: Path) -> Image.Image:
 
 
 def decode(file: Path | IO[bytes], where: str) -> Image.Image:
-    """Read a whole image, turned the way its camera says.
-
-    Args:
-        file: The file, but for DICOM.
-        where: Names it in messages.
-
-    Raises:
-        InputError: When it cannot be read, or its values have no known range.
-    """
+    """Read a whole image, but for DICOM; refuse what is none, or has values of unknown range."""
     try:
         with Image.open(file) as opened:
             image = ImageOps.exif_transpose(opened)
@@ -55,18 +47,7 @@ def decode(file: Path | IO[bytes], where: str) -> Image.Image:
 def load_case(
     images: Sequence[Path], mask: Path | None = None
 ) -> tuple[list[Image.Image], NDArray[np.uint8] | None]:
-    """Read the modalities of a case and its mask, and check that they agree.
-
-    Args:
-        images: One file a modality.
-        mask: The file of the mask; None where there is none.
-
-    Returns:
-        The images, and the values of the mask ``(H, W)``.
-
-    Raises:
-        InputError: When a file cannot be read, or has another shape than the first.
-    """
+    """Read the modalities of a case and the values of its mask, which must have one shape."""
     loaded = [load(path) for path in images]
     height_width = loaded[0].size[::-1]
     for path, image in zip(images, loaded, strict=True):

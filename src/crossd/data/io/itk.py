@@ -1,6 +1,5 @@
 """Files that SimpleITK reads: NRRD, MetaImage and DICOM."""
 
-import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,25 +7,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from crossd.data.io.header import MOST_CHANNELS, UNREADABLE, Header, Part, damaged, whole
+from crossd.data.io.header import MOST_CHANNELS, Header, Part, reading, whole
 from crossd.data.shared_arrays import Array
 from crossd.errors import InputError
 
 
 def read_header(path: Path) -> Header:
     """Read what a NRRD or MetaImage file says of its volume."""
-    try:
-        reader = open_itk(path)
-    except UNREADABLE as error:
-        raise damaged(path, error) from error
-    return itk_header(path, reader)
+    with reading(path):
+        return itk_header(path, open_itk(path))
 
 
 def open_itk(path: Path) -> Any:
     """Open a file with SimpleITK and read what it says of its volume."""
     import SimpleITK as sitk
 
-    quiet()
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)  # faults are exceptions
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     reader.LoadPrivateTagsOff()
@@ -62,22 +58,14 @@ def affine_of(direction: Array, spacing: Sequence[float], origin: Sequence[float
 
 def voxels(header: Header, part: Part) -> NDArray[np.float32]:
     """Read a part of a file, or of a DICOM series, as ``(x, y, z, c)``, as stored."""
-    import SimpleITK as sitk
-
     if len(header.files) > 1:
         return _series(header, part)
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(header.files[0] if header.files else header.path))
+    reader = open_itk(header.files[0] if header.files else header.path)
     if not whole(part):
-        reader.ReadImageInformation()
-        size = list(reader.GetSize())
-        index = [0] * len(size)
-        for axis, (s, n) in enumerate(zip(part, header.shape, strict=True)):
-            if axis < len(size):
-                start, stop, _ = s.indices(n)
-                index[axis], size[axis] = start, stop - start
-        reader.SetExtractIndex(index)
-        reader.SetExtractSize(size)
+        sides = reader.GetSize()  # two of a file of one plane
+        ends = [s.indices(n) for s, n in zip(part, sides, strict=False)]
+        reader.SetExtractIndex([start for start, _, _ in ends])
+        reader.SetExtractSize([stop - start for start, stop, _ in ends])
     return from_itk(reader.Execute())
 
 
@@ -107,24 +95,10 @@ def from_itk(image: Any) -> NDArray[np.float32]:
     return np.asarray(array, np.float32).transpose(2, 1, 0, 3)
 
 
-@functools.cache
-def quiet() -> None:
-    """Let SimpleITK report faults as exceptions only."""
-    import SimpleITK as sitk
-
-    sitk.ProcessObject.SetGlobalWarningDisplay(False)
-
-
 def data_files(path: Path) -> list[Path]:
     """List the files that hold the voxels of a MetaImage or NRRD header which holds none itself.
 
     Where the header names several, by a list or a pattern, they are taken to be all of its folder.
-
-    Args:
-        path: Any file of a volume.
-
-    Raises:
-        OSError: When it is gone.
     """
     if path.suffix.lower() not in (".mhd", ".nhdr"):
         return []

@@ -3,6 +3,8 @@
 import gzip
 import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,27 +12,35 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from crossd.data.io.header import MOST_CHANNELS, UNREADABLE, Header, Part, damaged, whole
+from crossd.data.io.header import MOST_CHANNELS, Header, Part, reading, whole
 from crossd.errors import InputError
 
 CHUNK = 1 << 20
 
 
-def read_header(path: Path) -> Header:
-    """Read what a NIfTI file says of its volume."""
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Keep back what nibabel logs of headers that it mends, and what it warns of."""
+    logger = logging.getLogger("nibabel.global")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            image: Any = _loaded(path)
-            kind = image.get_data_dtype()
-            zero = _zero_spacing(path, image)
-            shape = tuple(int(n) for n in image.shape)
-            affine = np.asarray(image.affine, np.float64)
-            needed = (
-                image.dataobj.offset + float(np.prod([float(n) for n in shape])) * kind.itemsize
-            )
-    except UNREADABLE as error:
-        raise damaged(path, error) from error
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def read_header(path: Path) -> Header:
+    """Read what a NIfTI file says of its volume."""
+    with reading(path), quietly():
+        image: Any = nib.load(path)
+        kind = image.get_data_dtype()
+        zero = _zero_spacing(path, image)
+        shape = tuple(int(n) for n in image.shape)
+        affine = np.asarray(image.affine, np.float64)
+        needed = image.dataobj.offset + float(np.prod([float(n) for n in shape])) * kind.itemsize
     if not path.name.lower().endswith(".gz") and path.stat().st_size < needed:
         raise InputError(
             f"{path}: is shorter than its header says (a shape of {shape}): it is damaged or "
@@ -50,17 +60,6 @@ def read_header(path: Path) -> Header:
     return Header(path, (x, y, z), affine, channels)
 
 
-def _loaded(path: Path) -> object:
-    """Open a NIfTI file without what nibabel logs of headers that it mends."""
-    logger = logging.getLogger("nibabel.global")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        return nib.load(path)
-    finally:
-        logger.setLevel(level)
-
-
 def _zero_spacing(path: Path, image: Any) -> bool:
     """Tell whether a header without an affine says 0 mm, of which nibabel makes 1."""
     if int(image.header["sform_code"]) > 0:
@@ -71,6 +70,7 @@ def _zero_spacing(path: Path, image: Any) -> bool:
     return bool((raw["pixdim"][1:4] == 0).any())
 
 
+@quietly()
 def voxels(path: Path, part: Part) -> NDArray[np.float32]:
     """Read a part as ``(x, y, z, c)``, as stored; of a compressed file all is unpacked."""
     image: Any = nib.load(path)

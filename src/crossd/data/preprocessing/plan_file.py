@@ -2,9 +2,9 @@
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TypeGuard, TypeVar
 
 import numpy as np
 
@@ -12,7 +12,8 @@ from crossd.data.preprocessing.plan import KINDS, Intensity, Plan
 from crossd.errors import InputError
 from crossd.utils.atomic_files import atomic
 
-Number = TypeVar("Number", int, float)
+LONGEST = 1e4
+"""Side of a voxel [mm] from which it is taken for a mistake."""
 
 
 def write(
@@ -27,17 +28,14 @@ def write(
     Args:
         plan: The plan.
         path: The file; it appears whole or not at all.
-        values: Values of masks, one a class.
-        classes: Names of the classes.
+        values: What stands for each class in masks.
+        classes: Their names.
         notes: Lines of comment at its beginning.
     """
     import yaml
 
-    record: dict[str, object] = {
-        "spacing": list(plan.spacing),
-        "patch": list(plan.patch),
-        "intensity": [dataclasses.asdict(one) for one in plan.intensity],
-    }
+    record = to_record(plan)
+    assert record is not None
     if values:
         record["classes"] = dict(zip(values, classes, strict=True))
     head = [
@@ -71,7 +69,7 @@ def read(path: Path) -> tuple[Plan, dict[int, str]]:
     if not isinstance(record, dict) or not {"spacing", "patch", "intensity"} <= set(record):
         raise InputError(f"{path}: is no plan; expected spacing, patch, intensity and classes")
     classes = record.get("classes") or {}
-    if not isinstance(classes, dict) or not all(_whole(v) and 0 <= v < 256 for v in classes):
+    if not isinstance(classes, dict) or not all(type(v) is int and 0 <= v < 256 for v in classes):
         raise InputError(f"{path}: classes must be lines such as `1: liver`, values from 0 to 255")
     if classes and (0 not in classes or len(classes) < 2):
         raise InputError(f"{path}: classes must hold 0 (the background) and one more")
@@ -93,8 +91,8 @@ def from_record(record: Mapping[str, object], where: str) -> Plan:
     Raises:
         InputError: With the entry that is wrong.
     """
-    spacing = _three(record, "spacing", where, _is_length)
-    patch = _three(record, "patch", where, _is_count)
+    spacing = _three(record, "spacing", where, (int, float), LONGEST)
+    depth, height, width = (int(n) for n in _three(record, "patch", where, (int,), math.inf))
     intensity = record.get("intensity")
     if not isinstance(intensity, list) or not intensity:
         raise InputError(f"{where}: intensity must be a list with one entry a channel")
@@ -112,31 +110,16 @@ def from_record(record: Mapping[str, object], where: str) -> Plan:
         if one["kind"] != "window" and not (low >= 0 and high <= 100):
             raise InputError(f"{where}: {one['kind']} takes percentiles from 0 to 100")
         scales.append(Intensity(one["kind"], float(low), float(high)))
-    return Plan(spacing, patch, tuple(scales))
+    return Plan(spacing, (depth, height, width), tuple(scales))
 
 
 def _three(
-    record: Mapping[str, object],
-    name: str,
-    where: str,
-    valid: Callable[[object], TypeGuard[Number]],
-) -> tuple[Number, Number, Number]:
+    record: Mapping[str, object], name: str, where: str, kinds: Collection[type], most: float
+) -> tuple[float, float, float]:
+    """Return the three numbers of an entry: of these kinds, above 0 and below `most`."""
     value = record.get(name)
-    given: Sequence[object] = value if isinstance(value, list | tuple) else ()
-    numbers = [one for one in given if valid(one)]
-    if not len(numbers) == len(given) == 3:
+    given = value if isinstance(value, list | tuple) else ()
+    if len(given) != 3 or not all(type(one) in kinds and 0 < one < most for one in given):
         raise InputError(f"{where}: {name} is {value}; expected three numbers above 0 (z, y, x)")
-    z, y, x = numbers
+    z, y, x = given
     return z, y, x
-
-
-def _is_length(value: object) -> TypeGuard[float]:
-    return isinstance(value, int | float) and 0 < value < 1e4
-
-
-def _is_count(value: object) -> TypeGuard[int]:
-    return _whole(value) and value >= 1
-
-
-def _whole(value: object) -> TypeGuard[int]:
-    return isinstance(value, int) and not isinstance(value, bool)

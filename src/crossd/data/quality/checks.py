@@ -29,15 +29,18 @@ class Fault:
 
     Attributes:
         what: In words.
-        count: How many samples (or classes, or patients) have it.
-        which: All of them.
+        which: All samples (or classes, or patients) that have it.
         grave: Whether it stops a training, or makes its scores worth little.
     """
 
     what: str
-    count: int
-    which: tuple[str, ...]
-    grave: bool
+    which: list[str]
+    grave: bool = False
+
+    @property
+    def count(self) -> int:
+        """How many have it."""
+        return len(self.which)
 
 
 def faults(found: Survey) -> list[Fault]:
@@ -55,21 +58,16 @@ def faults(found: Survey) -> list[Fault]:
     bad = [look for look in found.looks if look.fault]
     constant = [look for look in good if look.constant]
     varied = [look for look in good if not look.constant]
-    pairs = [
-        _fault("cannot be read", [f"{one.name} ({one.fault})" for one in bad], True),
-        _fault("show nothing: every value is the same", _names(constant), True),
+    judged = [
+        Fault("cannot be read", [f"{one.name} ({one.fault})" for one in bad], True),
+        Fault("show nothing: every value is the same", _names(constant), True),
         *_twice(varied),
         *_patients(found.looks),
         *_classes(found),
         *_masks(good),
         *_odd(good),
     ]
-    listed = [one for one in pairs if one is not None]
-    return sorted(listed, key=lambda one: not one.grave)
-
-
-def _fault(what: str, which: Sequence[str], grave: bool = False) -> Fault | None:
-    return Fault(what, len(which), tuple(which), grave) if which else None
+    return sorted((one for one in judged if one.which), key=lambda one: not one.grave)
 
 
 def _names(looks: Iterable[SampleFacts]) -> list[str]:
@@ -86,7 +84,7 @@ def _grouped(
     return groups
 
 
-def _twice(looks: Sequence[SampleFacts]) -> list[Fault | None]:
+def _twice(looks: Sequence[SampleFacts]) -> list[Fault]:
     """Find samples that are there twice: within a part, in two parts, with two labels."""
     same = [group for group in _grouped(looks, lambda one: one.digest).values() if len(group) > 1]
 
@@ -97,13 +95,13 @@ def _twice(looks: Sequence[SampleFacts]) -> list[Fault | None]:
     torn = [group for group in same if len({one.label for one in group}) > 1]
     others = [group for group in same if group not in leaks and group not in torn]
     return [
-        _fault("the same sample in two parts: what is tested was trained", shown(leaks), True),
-        _fault("the same sample with two labels", shown(torn), True),
-        _fault("the same sample more than once", shown(others)),
+        Fault("the same sample in two parts: what is tested was trained", shown(leaks), True),
+        Fault("the same sample with two labels", shown(torn), True),
+        Fault("the same sample more than once", shown(others)),
     ]
 
 
-def _patients(looks: Iterable[SampleFacts]) -> list[Fault | None]:
+def _patients(looks: Iterable[SampleFacts]) -> list[Fault]:
     groups = _grouped(looks, lambda one: one.group)
     if len(groups) < 2:  # one name for all is what anonymisation leaves
         return []
@@ -112,10 +110,10 @@ def _patients(looks: Iterable[SampleFacts]) -> list[Fault | None]:
         for name, group in groups.items()
         if len({one.part for one in group}) > 1
     ]
-    return [_fault("patients in two parts: what is tested was trained", torn, True)]
+    return [Fault("patients in two parts: what is tested was trained", torn, True)]
 
 
-def _classes(found: Survey) -> list[Fault | None]:
+def _classes(found: Survey) -> list[Fault]:
     train = found.counts.get("train", {})
     names = found.classes()
     if not names or not train:
@@ -135,14 +133,14 @@ def _classes(found: Survey) -> list[Fault | None]:
         ends = max(present, key=present.__getitem__), min(present, key=present.__getitem__)
         uneven = [" against ".join(f"{name} ({present[name]:,})" for name in ends)]
     return [
-        _fault("classes without a training sample", none, True),
-        _fault(f"classes with fewer than {FEW} training samples", few),
-        _fault("classes that are not tested or validated", untested),
-        _fault(f"classes more than {IMBALANCE:g} times as frequent as others", uneven),
+        Fault("classes without a training sample", none, True),
+        Fault(f"classes with fewer than {FEW} training samples", few),
+        Fault("classes that are not tested or validated", untested),
+        Fault(f"classes more than {IMBALANCE:g} times as frequent as others", uneven),
     ]
 
 
-def _masks(looks: Iterable[SampleFacts]) -> list[Fault | None]:
+def _masks(looks: Iterable[SampleFacts]) -> list[Fault]:
     masked = [look for look in looks if look.voxels]
     trained = {value for look in masked if look.part == "train" for value in look.voxels}
     new = [
@@ -154,12 +152,12 @@ def _masks(looks: Iterable[SampleFacts]) -> list[Fault | None]:
     training = [look for look in masked if look.part == "train"] or masked
     useless = not any(set(look.voxels) - {0} for look in training)
     return [
-        _fault("masks hold a value that no training mask holds", new, True),
-        _fault("masks are empty", blank, useless),
+        Fault("masks hold a value that no training mask holds", new, True),
+        Fault("masks are empty", blank, useless),
     ]
 
 
-def _odd(looks: Sequence[SampleFacts]) -> list[Fault | None]:
+def _odd(looks: Sequence[SampleFacts]) -> list[Fault]:
     """Find samples whose channels, size or spacing are far from those of most."""
     if not looks:
         return []
@@ -180,11 +178,11 @@ def _odd(looks: Sequence[SampleFacts]) -> list[Fault | None]:
         if width > 0 and not 1 / RANGE <= width / usual_width <= RANGE
     ]
     return [
-        _fault("other channels than most", other, True),
-        _fault("images among volumes, or volumes among images", mixed, True),
-        _fault(f"sizes more than {FACTOR:g} times above or below the median", sized),
-        _fault(f"spacings more than {FACTOR:g} times above or below the median", spaced),
-        _fault(f"ranges of values more than {RANGE:g} times wider or narrower than most", wide),
+        Fault("other channels than most", other, True),
+        Fault("images among volumes, or volumes among images", mixed, True),
+        Fault(f"sizes more than {FACTOR:g} times above or below the median", sized),
+        Fault(f"spacings more than {FACTOR:g} times above or below the median", spaced),
+        Fault(f"ranges of values more than {RANGE:g} times wider or narrower than most", wide),
     ]
 
 

@@ -3,16 +3,17 @@
 Faults do not stop the look, as `crossd.data.open_source` would: they are what is looked for.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from crossd.data.dataset import Samples
+from crossd.data.dataset import Sample, Samples
 from crossd.data.opening import is_list, list_cases, open_source
-from crossd.data.quality.facts import NO_CLASS, NO_PART, SampleFacts, describe
-from crossd.data.quality.scan import for_sheet, noted, scan
+from crossd.data.quality.facts import NO_CLASS, NO_PART, SampleFacts
+from crossd.data.quality.scan import Read, for_sheet, noted, scan
 from crossd.data.source import Given, Source
 from crossd.data.sources import case_list, class_folders, tar_names
 from crossd.data.sources.case_list import Case, loose_cases
@@ -102,6 +103,7 @@ def _parts(
         count = sum(not case.split for case in found)
         note = f"the split of {count:,} samples is empty, of others not: a training refuses that"
         return [case.split or NO_PART for case in found], [note]
+    parts = np.array([case.split for case in found], object)
     try:
         if images:  # of class folders
             known = np.array([case.split for case in found])
@@ -110,7 +112,6 @@ def _parts(
             divided = case_list.parts(found, labels, seed, spec)
     except InputError as error:
         return [case.split or "train" for case in found], [str(error)]
-    parts = np.empty(len(found), object)
     for part, indices in zip(SPLITS, divided, strict=True):
         parts[indices] = part
     missing = [part for part in SPLITS if part not in said]
@@ -121,37 +122,37 @@ def _parts(
 
 
 def _counts(pairs: Iterable[tuple[str, str]]) -> dict[str, dict[str, int]]:
-    counts: dict[str, dict[str, int]] = {}
-    for part, label in pairs:
-        own = counts.setdefault(part, {})
-        own[label] = own.get(label, 0) + 1
-    return {part: dict(sorted(counts[part].items())) for part in (*SPLITS, NO_PART)
-            if part in counts}  # fmt: skip
+    counts: dict[str, dict[str, int]] = {part: {} for part in (*SPLITS, NO_PART)}
+    for (part, label), count in sorted(Counter(pairs).items()):
+        counts[part][label] = count
+    return {part: own for part, own in counts.items() if own}
 
 
 def _of_source(source: Source, limit: int, progress: Progress) -> Survey:
     """Look at a source that is opened as a whole, as arrays in one file are."""
-    bare = source.task == "unlabelled"
-    parts = [(NO_PART, source.train)] if bare else list(
-        zip(SPLITS, (source.train, source.val, source.test), strict=True)
-    )  # fmt: skip
-    where = [(part, samples, i) for part, samples in parts for i in range(len(samples))]
+    parts = dict(zip(SPLITS, (source.train, source.val, source.test), strict=True))
+    if source.task == "unlabelled":
+        parts = {NO_PART: source.train}
+    where = [(part, samples, i) for part, samples in parts.items() for i in range(len(samples))]
 
     def label(samples: Samples, i: int) -> str:
-        return NO_CLASS if samples.labels is None or bare else source.classes[samples.labels[i]]
+        return (
+            NO_CLASS
+            if samples.labels is None or not source.classes
+            else source.classes[samples.labels[i]]
+        )
 
     def look(one: tuple[str, Samples, int]) -> SampleFacts:
         part, samples, i = one
         begun = SampleFacts(f"{part} {samples.name(i)}", part, label(samples, i))
         begun.spacing = source.spacing
-        return noted(begun, lambda found: _describe(found, samples, i))
+        return noted(begun, lambda found: _arrays(samples[i]))
 
     counts = _counts((part, label(samples, i)) for part, samples, i in where)
     chosen = [where[k] for k in spread(len(where), limit)]
     return Survey(source.name, len(where), counts, scan(LOOKING, chosen, look, progress))
 
 
-def _describe(found: SampleFacts, samples: Samples, index: int) -> None:
-    sample = samples[index]
+def _arrays(sample: Sample) -> Read:
     mask = sample["mask"].numpy().astype(np.uint8) if "mask" in sample else None
-    describe(found, sample["image"].numpy(), mask)
+    return sample["image"].numpy(), mask
