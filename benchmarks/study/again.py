@@ -70,7 +70,7 @@ def line(name: str, title: str, part: dict[str, Any]) -> list[str]:
     found, tests = summary.summaries(part, key), summary.comparisons(part, key)
     rival = summary.best(part, key, part["arms"][1:]) or part["arms"][-1]
     one = next(test for test in tests if test.arm == rival)
-    ends = MISSING if one.low is None else f"{one.low:+.4f} to {one.high:+.4f}"
+    ends = MISSING if one.interval is None else "{:+.4f} to {:+.4f}".format(*one.interval)
     p = MISSING if one.holm is None else f"{one.holm:.2g}"
     return [
         f"{name}, {summary.title(key)}", f"{title} ({found[OURS].count})",

@@ -1,7 +1,7 @@
 """What a comparison of arms found: who won, by how much, and how sure that is."""
 
 import io
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from crossd.data.source import Source
 from crossd.evaluation import summary
 from crossd.evaluation.experiment import Run, masks_of
+from crossd.evaluation.statistics import Interval
 from crossd.evaluation.summary import MISSING, Results
 from crossd.reports import html, pictures, plots, shown_cases
 from crossd.reports import markdown as reports
@@ -169,10 +170,10 @@ def markdown(results: Results, drawn: Mapping[str, str]) -> str:
                     [
                         one.arm,
                         f"{one.difference:+.3f}",
-                        _interval(one.low, one.high),
+                        _interval(one.interval),
                         *map(_small, (one.p, one.holm, one.wilcoxon)),
                         f"{one.wins}/{one.ties}/{one.losses}",
-                        _interval(one.case_low, one.case_high),
+                        _interval(one.over_cases),
                     ]
                     for one in found
                 ],
@@ -183,7 +184,7 @@ def markdown(results: Results, drawn: Mapping[str, str]) -> str:
         [
             arm,
             summary.title(key),
-            *(number(_mean_of(summary.scores(results, key, arm, name))) for name in scores),
+            *(number(_mean(summary.scores(results, key, arm, name).values())) for name in scores),
         ]
         for key in keys
         for arm in results["arms"]
@@ -212,8 +213,8 @@ def _each_sample(results: Results) -> dict[str, tuple[list[str], list[list[str]]
 def _confusions(results: Results, key: summary.Key) -> dict[str, NDArray[np.int64]]:
     """Add up the confusion of classes of every arm over its runs."""
     found: dict[str, NDArray[np.int64]] = {}
-    for row in results["rows"]:
-        if (row["protocol"], row["limit"]) == key and "confusion" in row:
+    for row in summary.runs(results, key):
+        if "confusion" in row:
             found[row["arm"]] = found.get(row["arm"], 0) + np.array(row["confusion"])
     return found
 
@@ -238,27 +239,24 @@ def _pretraining(results: Results) -> list[str]:
 
 def _cost(results: Results) -> list[str]:
     """Return the table of parameters, and of the mean seconds of a run."""
-    keys, rows = summary.keys(results), results["rows"]
-    size = {row["arm"]: row.get("parameters") for row in rows}
+    keys = summary.keys(results)
+    size = {row["arm"]: row.get("parameters") for row in results["rows"]}
     body = []
     for arm in results["arms"]:
-        spent = [
-            [r["seconds"] for r in rows if (r["arm"], r["protocol"], r["limit"]) == (arm, *key)]
-            for key in keys
-        ]
-        means = [number(float(np.mean(one)), 1) if one else MISSING for one in spent]
+        spent = [[run["seconds"] for run in summary.runs(results, key, arm)] for key in keys]
+        means = [number(_mean(one), 1) for one in spent]
         body.append([arm, f"{size[arm]:,}" if size.get(arm) else MISSING, *means])
     header = ["arm", "parameters", *(f"{summary.title(key)}: s" for key in keys)]
     return ["", "## Cost", "", *grid(header, body)]
 
 
-def _interval(low: float | None, high: float | None) -> str:
-    return MISSING if low is None or high is None else f"{low:+.3f} to {high:+.3f}"
+def _interval(ends: Interval | None) -> str:
+    return MISSING if ends is None else "{:+.3f} to {:+.3f}".format(*ends)
 
 
 def _small(p: float | None) -> str:
     return MISSING if p is None else "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def _mean_of(values: Mapping[tuple[int, int], float]) -> float | None:
-    return float(np.mean(list(values.values()))) if values else None
+def _mean(values: Collection[float]) -> float | None:
+    return float(np.mean(list(values))) if values else None

@@ -67,8 +67,8 @@ def scores(results: Results, path: str | Path) -> None:
         ax.grid(axis="y", visible=False)
         for arm, one in summary.summaries(results, key).items():
             line, colour = arms.index(arm), WARM if arm in CROSSD else SOFT
-            if one.low is not None and one.high is not None:
-                ax.plot([one.low, one.high], [line, line], "-", color=colour, lw=2)
+            if one.interval is not None:
+                ax.plot(one.interval, [line, line], "-", color=colour, lw=2)
             ax.plot(one.mean, line, "o", color=colour, ms=6)
             _number(ax, f"{one.mean:.3f}", one.mean, line)
     axes[0, 0].margins(x=0.15)
@@ -109,10 +109,7 @@ def efficiency(results: Results, path: str | Path) -> None:
                 continue
             x = np.array([n for n, _ in known])
             means = np.array([s.mean for _, s in known])
-            low, high = (
-                np.array([s.mean if end(s) is None else end(s) for _, s in known])
-                for end in (lambda s: s.low, lambda s: s.high)
-            )
+            low, high = np.transpose([s.interval or (s.mean, s.mean) for _, s in known])
             (line,) = ax.plot(x, means, dash, color=colour, marker="o", ms=4, label=arm)
             ax.fill_between(x, low, high, color=colour, alpha=0.13, lw=0)
             handles.setdefault(arm, line)
@@ -146,9 +143,8 @@ def differences(results: Results, path: str | Path) -> None:
         for one in summary.comparisons(results, key):
             line, gap = others.index(one.arm), one.difference
             colour = (WARM if gap > 0 else COOL) if one.is_sure() else SOFT
-            low = next(end for end in (one.low, one.case_low, gap) if end is not None)
-            high = next(end for end in (one.high, one.case_high, gap) if end is not None)
-            ax.plot([low, high], [line, line], "-", color=colour, lw=2)
+            ends = one.interval or one.over_cases or (gap, gap)
+            ax.plot(ends, [line, line], "-", color=colour, lw=2)
             ax.plot(gap, line, "o", color=colour, ms=6)
             _number(ax, f"{gap:+.3f}", gap, line)
     axes[0, 0].margins(x=0.15)
