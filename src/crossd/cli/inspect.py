@@ -333,13 +333,9 @@ def _mask_section(
     answer, batch = next(iter(validate.answers(net, samples, options)))
     guess, truth = answer[0].cpu(), batch["mask"][0].cpu()
     dices = metrics.dice(guess, truth, len(source.classes))
-    known_dices = [float(d) for d in dices if np.isfinite(d)]
-    scores = {"answer": float(np.mean(known_dices))} if known_dices else {}
-    said = f"mean Dice {scores['answer']:.2f}" if scores else "no Dice, as no label is in it"
-    image, spacing = batch["image"][0, 0].cpu().numpy(), source.spacing
-    arrays = [image, truth.numpy(), guess.numpy()]
-    if image.ndim == 2:
-        arrays, spacing = [one[None] for one in arrays], None
+    known = dices[np.isfinite(dices)]
+    dice = float(known.mean()) if len(known) else None
+    said = "no Dice, as no label is in it" if dice is None else f"mean Dice {dice:.2f}"
     out.results["answer"] = {
         "sample": samples.name(0),
         "dice": dict(zip(source.classes[1:], map(float, dices), strict=True)),
@@ -351,9 +347,8 @@ def _mask_section(
         "The slices with most foreground in each view; the white line is the outline of the truth. "
         "`crossd evaluate` scores all samples.",
     )
-    pictures.answers(
-        arrays[0], arrays[1], {"answer": arrays[2]}, source.classes, path, scores, spacing
-    )
+    image = batch["image"][0, 0].cpu().numpy()
+    pictures.answer(image, truth.numpy(), guess.numpy(), source.classes, path, dice, source.spacing)
 
 
 def _written(out: Findings, config: InspectConfig, start: float) -> str:
@@ -368,8 +363,7 @@ def _written(out: Findings, config: InspectConfig, start: float) -> str:
     lines = [f"# crossd inspect: {name}", *out.lines, *markdown.ending(results)]
     text = "\n".join(lines) + "\n"
     headline = out.headline or out.said[0]
-    rest = text.replace(f"\n{headline}\n", "\n", 1)  # the page has it on top
-    shown = html.render(rest, headline, out.folder, scans=SCANS)
+    shown = html.render(text, headline, out.folder, scans=SCANS)
     markdown.write(results, out.folder, text, {"report.html": shown})
     written = f"written: {out.folder}/report.html, report.md, metrics.json and pictures"
     return "\n".join([*out.said, written])

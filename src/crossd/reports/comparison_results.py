@@ -1,7 +1,7 @@
 """What a comparison of arms found: who won, by how much, and how sure that is."""
 
 import io
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ from crossd.evaluation import summary
 from crossd.evaluation.experiment import Run, masks_of
 from crossd.evaluation.statistics import Interval
 from crossd.evaluation.summary import MISSING, Results
-from crossd.reports import html, pictures, plots, shown_cases
+from crossd.reports import curves, html, pictures, plots, shown_cases
 from crossd.reports import markdown as reports
 from crossd.reports.markdown import METRICS, ending, grid, join_words, number
 
@@ -53,7 +53,7 @@ def notes(source: Source, repetitions: int, folds: int = 0) -> list[str]:
     return found
 
 
-def write(results: Results, folder: Path, source: Source | None = None) -> None:
+def write(results: Results, folder: Path, source: Source) -> None:
     """Write `metrics.json`, the reports, the tables and the plots of a comparison.
 
     Args:
@@ -73,18 +73,17 @@ def write(results: Results, folder: Path, source: Source | None = None) -> None:
     if plots.ranks(results, folder / "ranks.png"):
         drawn["Mean ranks"] = "ranks.png"
     if results.get("pretraining") or any(row.get("history") for row in results["rows"]):
-        pictures.learning_curves(results, folder / "curves.png")
+        curves.comparison(results, folder / "curves.png")
         drawn["Learning curves"] = "curves.png"
     counts = _confusions(results, key)
-    if counts and source is not None:
+    if counts:
         pictures.confusions(counts, source.classes, folder / "confusion.png")
         drawn[f"Confusion of classes: {summary.title(key)}"] = "confusion.png"
-    text = markdown(results, drawn)
+    text = markdown(results, drawn, reports.cost(results["seconds"]))
     masks = {arm: masks_of(Run(arm, *key, 0, 0), folder) for arm in results["arms"]}
-    cases = [] if source is None else shown_cases.comparison_cases(results, source, masks)
-    cost = reports.cost(results["seconds"]) if source else None
+    cases = shown_cases.comparison_cases(results, source, masks)
     more = {
-        "report.html": html.render(text, summary.verdict(results, key), folder, cases, cost),
+        "report.html": html.render(text, summary.verdict(results, key), folder, cases),
         "runs.csv": summary.runs_csv(results),
         "table.tex": summary.latex(results),
     }
@@ -118,12 +117,13 @@ def printed(results: Results, folder: Path) -> str:
     return "\n".join([text.getvalue(), *verdicts, written])
 
 
-def markdown(results: Results, drawn: Mapping[str, str]) -> str:
+def markdown(results: Results, drawn: Mapping[str, str], spent: Sequence[str]) -> str:
     """Return the report as Markdown.
 
     Args:
         results: The record.
         drawn: Title to file name of pictures.
+        spent: See `crossd.reports.markdown.cost`.
     """
     first, keys = results["arms"][0], summary.keys(results)
     lines = [
@@ -193,7 +193,8 @@ def markdown(results: Results, drawn: Mapping[str, str]) -> str:
     lines += grid(["arm", "protocol", *(METRICS.get(n, n) for n in scores)], means)
     for name, path in drawn.items():
         lines += ["", f"## {name}", "", f"![{name}]({path})"]
-    return "\n".join([*lines, *_pretraining(results), *_cost(results), *ending(results)]) + "\n"
+    lines += [*_pretraining(results), *_cost(results), *spent, *ending(results)]
+    return "\n".join(lines) + "\n"
 
 
 def _each_sample(results: Results) -> dict[str, tuple[list[str], list[list[str]]]]:

@@ -63,10 +63,8 @@ def write(
             temporary.write_text(content, encoding="utf-8")
 
 
-def cost(
-    seconds: float, of: str = "", count: int = 0, spent: float = 0.0
-) -> dict[str, float | str]:
-    """Return what a run took, as the page of its report shows it.
+def cost(seconds: float, of: str = "", count: int = 0, spent: float = 0.0) -> list[str]:
+    """Return the section of a report that says what a run took.
 
     Args:
         seconds: Of the whole run.
@@ -74,11 +72,15 @@ def cost(
         count: How many of them.
         spent: In this time [s].
     """
-    found: dict[str, float | str] = {"seconds": round(seconds, 1), **memory.peaks()}
-    found["device"] = memory.device()
+    rows = [["in all [s]", f"{seconds:,.1f}"]]
     if count and spent > 0:
-        found |= {"of": of, "images_per_second": round(count / spent, 2)}
-    return found
+        rows.append([f"{of} a second", f"{count / spent:,.1f}"])
+    held = memory.peaks()
+    rows.append(["peak memory of a process [GiB]", f"{held['peak_memory_gib']:,.2f}"])
+    if "peak_gpu_memory_gib" in held:
+        rows.append(["peak memory of the GPU [GiB]", f"{held['peak_gpu_memory_gib']:,.2f}"])
+    rows.append(["device", memory.device()])
+    return ["", "## Time and memory", "", *grid(["measure", "value"], rows)]
 
 
 def sentence(results: Results) -> str:
@@ -98,11 +100,12 @@ def sentence(results: Results) -> str:
     return text[:1].upper() + text[1:]
 
 
-def training(results: Results) -> str:
-    """Return the report of one training run as Markdown.
+def training(results: Results, spent: Sequence[str]) -> str:
+    """Return the report of one training run, whose curves are in `curves.png`, as Markdown.
 
     Args:
         results: The record that `crossd pretrain` and `crossd finetune` write to `metrics.json`.
+        spent: See `cost`.
     """
     scores = {name: number(value) for name, value in results["metrics"].items()}
     history = results["history"]
@@ -122,16 +125,22 @@ def training(results: Results) -> str:
         "## Training",
         "",
         *grid(["epoch", "loss", *(f"validation {name}" for name in checked)], body),
+        "",
+        "## Curves",
+        "",
+        "![Curves](curves.png)",
+        *spent,
         *ending(results),
     ]
     return "\n".join(lines) + "\n"
 
 
-def evaluation(results: Results) -> str:
+def evaluation(results: Results, spent: Sequence[str]) -> str:
     """Return the report of `crossd evaluate` as Markdown.
 
     Args:
         results: The record that it writes to `metrics.json`.
+        spent: See `cost`.
     """
     found = results["metrics"]
     lines = [f"# crossd evaluate: {results['data']}", ""]
@@ -164,7 +173,7 @@ def evaluation(results: Results) -> str:
         for one in results["worst"]:
             lines += [f"![{one['case']}]({one['picture']})", ""]
             lines += [f"{one['case']}: mean Dice {number(one['dice'])}.", ""]
-    lines += ending(results)
+    lines += [*spent, *ending(results)]
     return "\n".join(lines) + "\n"
 
 

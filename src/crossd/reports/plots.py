@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
 
 from crossd.evaluation import statistics, summary
 from crossd.evaluation.arms import CROSSD
@@ -22,34 +21,6 @@ from crossd.reports.pictures import (
     save,
     style,
 )
-
-
-def training(results: Results, path: str | Path) -> None:
-    """Draw the losses of one training by epoch and, where there was validation, its main score.
-
-    Args:
-        results: The record that `crossd pretrain` and its like write to `metrics.json`.
-        path: The picture to write.
-    """
-    history = results["history"]
-    losses = [name for name in history[-1] if name.startswith("loss")]
-    checked = [one for one in history if one.get("val")]
-    main = next((name for name in METRICS if checked and name in checked[0]["val"]), None)
-    drawn, axes = figure(1, 1 + (main is not None), (4.6 * (1 + (main is not None)), 3.1))
-    epochs = [one["epoch"] for one in history]
-    dress(axes[0, 0], "Loss in training", "epoch", "loss")
-    for name, colour in zip(losses, (WARM, COOL), strict=False):
-        values = np.array([one.get(name) for one in history], float)  # None becomes a gap
-        axes[0, 0].plot(epochs, values, "o-", color=colour, ms=3, label=name)
-    if len(losses) > 1:
-        axes[0, 0].legend(frameon=False, fontsize=9)
-    if main is not None:
-        dress(axes[0, 1], "On validation samples", "epoch", METRICS[main])
-        scores = [one["val"][main] for one in checked]
-        axes[0, 1].plot([one["epoch"] for one in checked], scores, "o-", color=WARM, ms=3)
-    for ax in axes.flat:
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    save(drawn, path)
 
 
 def scores(results: Results, path: str | Path) -> None:
