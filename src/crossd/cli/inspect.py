@@ -221,19 +221,18 @@ def _pose_sections(
     progress: Progress,
 ) -> None:
     """Collect and draw what the fourier mode predicts for images, or for slices of volumes."""
-    watch = poses.PoseRecorder(net)
-    if not watch.places:
+    if not poses.modes_of(net):
         return
     planes = as_images(source, None, None)
     part = _some(getattr(planes, config.part), min(config.limit, IMAGES))
     groups: list[int] = []
     masks = source.task == "segmentation"
     options = training_config.TrainConfig(batch_size=16, precision=config.precision)
-    with progress.task("collecting poses", total=len(part)) as bar, watch:
+    with progress.task("collecting poses", total=len(part)) as bar, poses.recorded(net) as found:
         for _, batch in validate.answers(net, part, options):
             groups += (batch["view"] if masks else batch["label"]).tolist()
             bar.advance(len(batch["image"]))
-    found, told = watch.poses(), np.array(groups)
+    told = np.array(groups)
     kind = "views" if masks else "classes"
     records = poses.summary(found, told)
     out.results["poses"] = {"images": len(told), "groups": kind, "layers": records}

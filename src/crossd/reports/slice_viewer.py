@@ -127,11 +127,12 @@ def sheets(
     columns = math.ceil(math.sqrt(len(numbers)))
     for side in SIDES:
         shape = [max(8, round(side * length / max(height, width))) for length in (width, height)]
-        picture = _jpeg(_together(grey[:, ::way], shape, columns, Image.Resampling.BICUBIC))
+        tiles = _resized(grey[:, ::way], shape, Image.Resampling.BICUBIC)
+        picture = _encoded(Image.fromarray(_sheet(tiles, columns)), "JPEG", quality=80)
         layers = []
         for place, (_, mask) in enumerate(kept):
-            labels = _together(mask[:, ::way], shape, columns, Image.Resampling.NEAREST)
-            layers.append(_png(labels, shape, filled=truth is None or place > 0))
+            tiles = _resized(mask[:, ::way], shape, Image.Resampling.NEAREST)
+            layers.append(_coloured(tiles, columns, filled=truth is None or place > 0))
         if len(picture) + sum(map(len, layers)) <= BYTES:
             break
     seen = sorted({int(label) for _, mask in kept for label in np.unique(mask)} - {0})
@@ -156,48 +157,45 @@ def _grey(image: NDArray[np.floating]) -> NDArray[np.uint8]:
     return (255 * np.clip((image - low) / max(float(high - low), 1e-6), 0, 1)).astype(np.uint8)
 
 
-def _together(
-    planes: NDArray[np.uint8], size: Sequence[int], columns: int, how: Image.Resampling
+def _resized(
+    planes: NDArray[np.uint8], size: Sequence[int], how: Image.Resampling
 ) -> NDArray[np.uint8]:
-    """Resize slices ``(n, H, W)`` to (width, height) and lay them side by side, row after row."""
+    """Resize slices ``(n, H, W)`` to (width, height)."""
     width, height = size
-    sheet = np.zeros((-(-len(planes) // columns) * height, columns * width), np.uint8)
-    for place, plane in enumerate(planes):
-        row, column = divmod(place, columns)
-        tile = Image.fromarray(np.ascontiguousarray(plane)).resize((width, height), how)
-        sheet[row * height :, column * width :][:height, :width] = np.asarray(tile)
-    return sheet
+    tiles = (Image.fromarray(np.ascontiguousarray(plane)) for plane in planes)
+    return np.stack([np.asarray(tile.resize((width, height), how)) for tile in tiles])
 
 
-def _jpeg(sheet: NDArray[np.uint8]) -> bytes:
-    out = io.BytesIO()
-    Image.fromarray(sheet).save(out, "JPEG", quality=80, optimize=True)
-    return out.getvalue()
+def _sheet(tiles: NDArray[np.uint8], columns: int) -> NDArray[np.uint8]:
+    """Lay slices side by side, row after row."""
+    count, height, width = tiles.shape
+    rows = -(-count // columns)
+    full = np.zeros((rows * columns, height, width), np.uint8)
+    full[:count] = tiles
+    grid = full.reshape(rows, columns, height, width)
+    return grid.swapaxes(1, 2).reshape(rows * height, columns * width)
 
 
-def _png(labels: NDArray[np.uint8], size: Sequence[int], filled: bool) -> bytes:
+def _coloured(tiles: NDArray[np.uint8], columns: int, filled: bool) -> bytes:
     """Draw labels in their colours with outlines, or white outlines alone, on nothing."""
-    tiles = labels.reshape(-1, size[1], labels.shape[1] // size[0], size[0])  # (rows, h, cols, w)
-    edge = np.zeros(tiles.shape, bool)
-    for axis in (1, 3):  # within a slice
-        before, after = (np.take(tiles, range(a, tiles.shape[axis] + a - 1), axis) for a in (0, 1))
-        other = before != after
-        ends = [(0, 0)] * 4
-        for side in ((0, 1), (1, 0)):
-            ends[axis] = side
-            edge |= np.pad(other, ends)
+    from scipy import ndimage
+
+    near = np.array([[[0, 1, 0], [1, 1, 1], [0, 1, 0]]], bool)  # within a slice
+    highest = ndimage.maximum_filter(tiles, footprint=near)
+    edge = (highest != ndimage.minimum_filter(tiles, footprint=near)) & (tiles > 0)
     count = len(LABELS)
     colour = np.where(tiles > 0, (tiles - 1) % count + 1, 0)
-    if filled:
-        drawn = np.where(edge & (tiles > 0), colour + count, colour)
-    else:
-        drawn = np.where(edge & (tiles > 0), 2 * count + 1, 0)
-    picture = Image.fromarray(drawn.reshape(labels.shape).astype(np.uint8))
+    drawn = np.where(edge, colour + count, colour) if filled else np.where(edge, 2 * count + 1, 0)
+    picture = Image.fromarray(_sheet(drawn.astype(np.uint8), columns))
     colours = [ImageColor.getrgb(name) for name in ("#000000", *LABELS, *LABELS, "#ffffff")]
     picture.putpalette([part for rgb in colours for part in rgb])
-    out = io.BytesIO()
     opacity = bytes([0, *[FILL] * count, *[EDGE] * count, EDGE])
-    picture.save(out, "PNG", optimize=True, transparency=opacity)
+    return _encoded(picture, "PNG", transparency=opacity)
+
+
+def _encoded(picture: Image.Image, kind: str, **how: object) -> bytes:
+    out = io.BytesIO()
+    picture.save(out, kind, optimize=True, **how)
     return out.getvalue()
 
 
