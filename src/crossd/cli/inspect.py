@@ -71,7 +71,8 @@ class Findings:
 
     def section(self, title: str, picture: str, reading: str, explanation: str = "") -> Path:
         """Write down a section; returns where its picture belongs."""
-        self.lines += ["", f"## {title}", "", f"![{title}]({picture})", "", f"**{reading}**"]
+        shown = [f"![{title}]({picture})", "", f"**{reading}**"]
+        self.lines += markdown.section(title, shown)
         if explanation:
             self.lines += ["", explanation]
         self.said.append(reading)
@@ -116,7 +117,7 @@ def inspect(config: InspectConfig, progress: Progress) -> str:
 def _data_section(out: Findings, found: Survey) -> None:
     listed = faults(found)
     data_sheet.draw(found, out.folder / "data.png")
-    out.lines += ["", "## The data", "", *data_sheet.markdown(found, listed)]
+    out.lines += markdown.section("The data", data_sheet.markdown(found, listed))
     out.headline = data_sheet.reading(found, listed)
     out.said.append(out.headline)
     out.results["data_sheet"] = data_sheet.record(found, listed)
@@ -359,8 +360,7 @@ def _written(out: Findings, config: InspectConfig, start: float) -> str:
         "config": dataclasses.asdict(config),
         "versions": markdown.versions(),
     }
-    lines = [f"# crossd inspect: {name}", *out.lines, *markdown.ending(results)]
-    text = "\n".join(lines) + "\n"
+    text = markdown.ended([f"# crossd inspect: {name}", *out.lines], results)
     headline = out.headline or out.said[0]
     shown = html.render(text, headline, out.folder, scans=SCANS)
     markdown.write(results, out.folder, text, {"report.html": shown})

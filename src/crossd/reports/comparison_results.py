@@ -14,7 +14,7 @@ from crossd.evaluation.statistics import Interval
 from crossd.evaluation.summary import MISSING, Results
 from crossd.reports import curves, html, pictures, plots, shown_cases
 from crossd.reports import markdown as reports
-from crossd.reports.markdown import METRICS, ending, grid, join_words, number
+from crossd.reports.markdown import METRICS, ended, grid, join_words, number, section
 
 FEW = 5
 """Repetitions below which a comparison says little."""
@@ -133,7 +133,7 @@ def markdown(results: Results, drawn: Mapping[str, str], spent: Sequence[str]) -
     lines += [f"- {summary.verdict(results, key)}" for key in keys]
     lines += [f"- Note: {note}." for note in results["notes"]]
     metric = METRICS.get(results["metric"], results["metric"])
-    lines += ["", f"## Mean {metric}", "", *grid(*summary.table(results)), ""]
+    lines += [*section(f"Mean {metric}", grid(*summary.table(results))), ""]
     sizes = sorted({row["test"] for row in results["rows"]})
     lines += [
         f"{results['trials']} trials"
@@ -150,12 +150,11 @@ def markdown(results: Results, drawn: Mapping[str, str], spent: Sequence[str]) -
         )
     ]
     for title, (header, body) in _each_sample(results).items():
-        lines += ["", f"## {title}", "", *grid(header, body)]
+        lines += section(title, grid(header, body))
     for key in keys:
         found = summary.comparisons(results, key)
         if found:
-            lines += ["", f"## {first} less the others: {summary.title(key)}", ""]
-            lines += grid(
+            table = grid(
                 [
                     "arm",
                     "difference",
@@ -178,7 +177,7 @@ def markdown(results: Results, drawn: Mapping[str, str], spent: Sequence[str]) -
                     for one in found
                 ],
             )
-    lines += ["", "## Every score", ""]
+            lines += section(f"{first} less the others: {summary.title(key)}", table)
     scores = list(dict.fromkeys(n for row in results["rows"] for n in row["metrics"]))
     means = [
         [
@@ -190,11 +189,11 @@ def markdown(results: Results, drawn: Mapping[str, str], spent: Sequence[str]) -
         for arm in results["arms"]
         if summary.scores(results, key, arm)
     ]
-    lines += grid(["arm", "protocol", *(METRICS.get(n, n) for n in scores)], means)
+    header = ["arm", "protocol", *(METRICS.get(n, n) for n in scores)]
+    lines += section("Every score", grid(header, means))
     for name, path in drawn.items():
-        lines += ["", f"## {name}", "", f"![{name}]({path})"]
-    lines += [*_pretraining(results), *_cost(results), *spent, *ending(results)]
-    return "\n".join(lines) + "\n"
+        lines += section(name, [f"![{name}]({path})"])
+    return ended([*lines, *_pretraining(results), *_cost(results), *spent], results)
 
 
 def _each_sample(results: Results) -> dict[str, tuple[list[str], list[list[str]]]]:
@@ -235,7 +234,7 @@ def _pretraining(results: Results) -> list[str]:
         for run in runs
     ]
     images = f"On slices or images of {results.get('images')}, scored on those held out."
-    return ["", "## Pretraining on images", "", images, "", *grid(header, rows)] if rows else []
+    return section("Pretraining on images", [images, "", *grid(header, rows)]) if rows else []
 
 
 def _cost(results: Results) -> list[str]:
@@ -248,7 +247,7 @@ def _cost(results: Results) -> list[str]:
         means = [number(_mean(one), 1) for one in spent]
         body.append([arm, f"{size[arm]:,}" if size.get(arm) else MISSING, *means])
     header = ["arm", "parameters", *(f"{summary.title(key)}: s" for key in keys)]
-    return ["", "## Cost", "", *grid(header, body)]
+    return section("Cost", grid(header, body))
 
 
 def _interval(ends: Interval | None) -> str:

@@ -78,7 +78,7 @@ def _draw(panels: dict[str, list[Curve]], path: str | Path) -> None:
     for ax in axes.flat[len(panels) :]:
         ax.set_axis_off()
     if any(len(curves) > 1 for curves in panels.values()):
-        legend(drawn, list(handles.values()), list(handles), 5)
+        legend(drawn, handles, 5)
     save(drawn, path)
 
 

@@ -1,5 +1,6 @@
 """A contact sheet of data: samples of each class, counts, intensities, sizes, and faults."""
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from crossd.data.quality.checks import Fault
 from crossd.data.quality.facts import NO_PART, SampleFacts
 from crossd.data.quality.survey import Survey
 from crossd.data.splits import SPLITS, spread
-from crossd.reports.markdown import grid
+from crossd.reports.markdown import grid, section
 from crossd.reports.pictures import (
     COOL,
     GREY,
@@ -149,10 +150,9 @@ def _counts(ax: Axes, found: Survey) -> None:
 
 
 def _voxels(looks: Sequence[SampleFacts]) -> dict[int, int]:
-    counts: dict[int, int] = {}
+    counts: Counter[int] = Counter()
     for look in looks:
-        for value, count in look.voxels.items():
-            counts[value] = counts.get(value, 0) + count
+        counts.update(look.voxels)
     return dict(sorted(counts.items()))
 
 
@@ -221,25 +221,21 @@ def markdown(found: Survey, listed: Sequence[Fault]) -> list[str]:
         found: What `crossd.data.quality.survey.survey` returned.
         listed: What `crossd.data.quality.checks.faults` returned.
     """
-    labels = found.classes() or [""]
-    parts = list(found.counts)
-    lines = ["![A contact sheet of the data](data.png)", "", reading(found, listed), ""]
+    lines = ["![A contact sheet of the data](data.png)", "", reading(found, listed)]
     if listed:
-        lines += ["## What is wrong or odd", ""]
-        lines += grid(
-            ["what", "grave", "how many", "the first"],
-            [
-                [one.what, "yes" if one.grave else "no", f"{one.count:,}", _first(one.which)]
-                for one in listed
-            ],
-        )
-        lines += [""]
-    lines += ["## Samples", ""]
-    body = [
-        [label or "samples", *(f"{found.counts[p].get(label, 0):,}" for p in parts)]
+        header = ["what", "grave", "how many", "the first"]
+        body = [
+            [one.what, "yes" if one.grave else "no", f"{one.count:,}", _first(one.which)]
+            for one in listed
+        ]
+        lines += section("What is wrong or odd", grid(header, body))
+    labels = found.classes() or [""]
+    counts = [
+        [label or "samples", *(f"{own.get(label, 0):,}" for own in found.counts.values())]
         for label in labels
     ]
-    lines += [*grid(["class" if labels != [""] else "", *parts], body), ""]
+    header = ["class" if labels != [""] else "", *found.counts]
+    lines += [*section("Samples", grid(header, counts)), ""]
     return [*lines, *(f"- {note}." for note in found.notes)]
 
 

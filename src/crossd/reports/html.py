@@ -94,7 +94,6 @@ def render(
                 for i, (name, body) in enumerate(sections)
             ]
         ),
-        footer="This file holds everything it shows and loads nothing.",
     )
 
 

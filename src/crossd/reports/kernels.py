@@ -181,8 +181,8 @@ def energies(records: Sequence[LayerRecord], path: str | Path) -> None:
     first.set_ylim(len(records) - 0.4, -0.6)
     longest = max(len(shares) for one in records for shares in one["energy"].values())
     texts = ["central slice", "next to it", "two away", "three or more away"]
-    keys = [Patch(color=DISTANCE[d]) for d in range(min(longest // 2, 3) + 1)]
-    legend(drawn, keys, texts[: len(keys)], 4)
+    away = range(min(longest // 2, 3) + 1)
+    legend(drawn, {texts[d]: Patch(color=DISTANCE[d]) for d in away}, 4)
     drawn.suptitle("Where in the kernels the energy lies, layer by layer", fontsize=11, color=INK)
     save(drawn, path)
 

@@ -80,7 +80,7 @@ def cost(seconds: float, of: str = "", count: int = 0, spent: float = 0.0) -> li
     if "peak_gpu_memory_gib" in held:
         rows.append(["peak memory of the GPU [GiB]", f"{held['peak_gpu_memory_gib']:,.2f}"])
     rows.append(["device", memory.device()])
-    return ["", "## Time and memory", "", *grid(["measure", "value"], rows)]
+    return section("Time and memory", grid(["measure", "value"], rows))
 
 
 def sentence(results: Results) -> str:
@@ -110,6 +110,7 @@ def training(results: Results, spent: Sequence[str]) -> str:
     scores = {name: number(value) for name, value in results["metrics"].items()}
     history = results["history"]
     checked = sorted({name for record in history for name in record.get("val") or {}})
+    header = ["epoch", "loss", *(f"validation {name}" for name in checked)]
     body = [
         [record["epoch"], number(record["loss"])]
         + [number((record.get("val") or {}).get(name)) for name in checked]
@@ -121,18 +122,11 @@ def training(results: Results, spent: Sequence[str]) -> str:
         f"On {results['test_samples']:,} test samples, never trained on:",
         "",
         *grid(list(scores), [list(scores.values())]),
-        "",
-        "## Training",
-        "",
-        *grid(["epoch", "loss", *(f"validation {name}" for name in checked)], body),
-        "",
-        "## Curves",
-        "",
-        "![Curves](curves.png)",
+        *section("Training", grid(header, body)),
+        *section("Curves", ["![Curves](curves.png)"]),
         *spent,
-        *ending(results),
     ]
-    return "\n".join(lines) + "\n"
+    return ended(lines, results)
 
 
 def evaluation(results: Results, spent: Sequence[str]) -> str:
@@ -166,15 +160,12 @@ def evaluation(results: Results, spent: Sequence[str]) -> str:
             f"share of the surfaces within {results['config']['tolerance']:g} mm. Missed: cases "
             "that have the class, but not in the prediction; invented: the reverse. Both count as "
             "Dice 0.",
-            "",
-            "## The worst cases",
-            "",
+            *section("The worst cases", []),
         ]
         for one in results["worst"]:
             lines += [f"![{one['case']}]({one['picture']})", ""]
             lines += [f"{one['case']}: mean Dice {number(one['dice'])}.", ""]
-    lines += [*spent, *ending(results)]
-    return "\n".join(lines) + "\n"
+    return ended([*lines, *spent], results)
 
 
 def versions() -> dict[str, str]:
@@ -193,15 +184,23 @@ def versions() -> dict[str, str]:
     return found
 
 
-def ending(results: Results) -> list[str]:
-    """Return how every report ends: the command and its configuration, and the versions."""
+def ended(lines: Sequence[str], results: Results) -> str:
+    """Return a report, which ends as all do: the command with its configuration, and versions."""
     told = {k: v for k, v in results["config"].items() if k not in ("resume", "overwrite")}
     block = json.dumps(plain(told), indent=2, allow_nan=False)
-    lines = ["", "## How to repeat", "", "Save this as `config.yaml` (JSON is YAML):", ""]
-    lines += ["```json", block, "```", ""]
     command = f"crossd {results['command']} --config config.yaml --out FOLDER"
-    lines += ["```", command, "```", "", "## Versions", ""]
-    return lines + grid(["library", "version"], list((results.get("versions") or {}).items()))
+    repeat = ["Save this as `config.yaml` (JSON is YAML):", "", "```json", block, "```", ""]
+    versions = grid(["library", "version"], list((results.get("versions") or {}).items()))
+    end = [
+        *section("How to repeat", [*repeat, "```", command, "```"]),
+        *section("Versions", versions),
+    ]
+    return "\n".join([*lines, *end]) + "\n"
+
+
+def section(title: str, lines: Sequence[str]) -> list[str]:
+    """Return the lines of a section of a report, set off from those before it."""
+    return ["", f"## {title}", "", *lines]
 
 
 def grid(header: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:

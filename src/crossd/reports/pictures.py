@@ -156,10 +156,12 @@ def answer(
                 chosen = np.take(labels, place, axis) == label
                 region(ax, chosen, LABELS[(label - 1) % len(LABELS)])
         _edge(axes[axis, 2], np.take(truth, place, axis) > 0, "white", 0.7)
-    keys = [Rectangle((0, 0), 1, 1, color=LABELS[(label - 1) % len(LABELS)]) for label in seen]
-    if seen:
-        texts = [classes[label] if label < len(classes) else str(label) for label in seen]
-        legend(drawn, keys, texts, 6)
+    keys: dict[str, Artist] = {}
+    for label in seen:
+        name = classes[label] if label < len(classes) else str(label)
+        keys[name] = Rectangle((0, 0), 1, 1, color=LABELS[(label - 1) % len(LABELS)])
+    if keys:
+        legend(drawn, keys, 6)
     save(drawn, path)
 
 
@@ -195,10 +197,10 @@ def dress(ax: Axes, title: str, horizontal: str, vertical: str) -> None:
     ax.set_axisbelow(True)
 
 
-def legend(drawn: Figure, handles: Sequence[Artist], names: Sequence[str], columns: int) -> None:
+def legend(drawn: Figure, keys: Mapping[str, Artist], columns: int) -> None:
     """Explain the colours below the panels, in so many columns at most."""
     drawn.legend(
-        handles, names, loc="outside lower center", ncols=columns, frameon=False, fontsize=9
+        keys.values(), keys, loc="outside lower center", ncols=columns, frameon=False, fontsize=9
     )
 
 

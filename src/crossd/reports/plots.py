@@ -91,8 +91,7 @@ def efficiency(results: Results, path: str | Path) -> None:
         ax.set_xticks(shown, ["0", *map(str, numbers)] if free else list(map(str, numbers)))
         ax.minorticks_off()
     if handles:
-        columns = 3 * max(1, len(names))
-        legend(drawn, list(handles.values()), list(handles), columns)
+        legend(drawn, handles, 3 * max(1, len(names)))
     save(drawn, path)
 
 
