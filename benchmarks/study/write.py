@@ -164,7 +164,7 @@ def against(sets: dict[str, dict[str, Any]]) -> list[str]:
             found = summary.summaries(part, key)
             if rival is None or OURS not in found:
                 continue
-            one = next(c for c in summary.comparisons(part, key) if c.arm == rival)
+            one = summary.comparisons(part, key)[rival]
             gap, p = one.difference, one.holm
             if p is not None and p < again.level(name, key):
                 (won if gap > 0 else lost).append(name)

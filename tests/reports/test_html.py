@@ -15,6 +15,7 @@ from PIL import Image
 
 from crossd.reports import curves, html, markdown, shown_cases
 from crossd.reports.slice_viewer import Case
+from crossd.utils.libraries import versions
 
 EVIL = "<script>alert(1)</script>"
 TRICKS = (
@@ -78,7 +79,6 @@ def record(data: str = "cases.csv", classes: tuple[str, ...] = ("bone", "fat")) 
         "metrics": {"dice": 0.5, **{f"dice_{name}": 0.5 for name in classes}},
         "history": history,
         "config": {"data": data, "lr": 0.001},
-        "versions": {"torch": "2.8.0"},
         "seconds": 12.5,
     }
 
@@ -101,7 +101,14 @@ def test_everything_is_there_in_order(tmp_path: Path) -> None:
     order = [
         *("crossd finetune: unet on cases.csv", "Dice 0.500 on 12 test samples, never trained on."),
         *("dice_bone", "validation dice", "The worst", "projection", "12.5", "training samples"),
-        *("60.0", "peak memory", "CPU", '"lr": 0.001', "crossd finetune --config", "2.8.0"),
+        *(
+            "60.0",
+            "peak memory",
+            "CPU",
+            '"lr": 0.001',
+            "crossd finetune --config",
+            versions()["torch"],
+        ),
     ]
     places = [text.index(one) for one in order]
     assert places == sorted(places)
@@ -145,7 +152,6 @@ def test_names_are_shown_and_never_run(tmp_path: Path, name: str) -> None:
     """Names of files and of classes are what users made them."""
     harmless = Outline(made(tmp_path))
     results = record(name, (name, "fat"))
-    results["versions"][name] = "1"
     curves.training(results, tmp_path / "curves.png")
     own = cases(name, ("none", name, "fat"))
     outline = Outline(page(results, tmp_path, own))
@@ -163,7 +169,7 @@ def test_a_confusion_of_names_in_evaluations(tmp_path: Path) -> None:
         "command": "evaluate", "task": "segmentation", "data": EVIL, "part": "test", "samples": 3,
         "classes": ["none", EVIL], "metrics": {EVIL: found, "mean": found},
         "config": {"tolerance": 1.0},
-        "worst": [{"case": EVIL, "dice": 0.1, "picture": "worst-1.png"}], "versions": {},
+        "worst": [{"case": EVIL, "dice": 0.1, "picture": "worst-1.png"}],
     }  # fmt: skip
     text = markdown.evaluation(results, [])
     shown = html.render(

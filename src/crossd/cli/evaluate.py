@@ -338,7 +338,6 @@ def _labels(
 def _results(
     config: EvaluateConfig, source: Source, count: int, found: Mapping[str, object], start: float
 ) -> dict[str, object]:
-    from crossd.reports import markdown
 
     return {
         "command": "evaluate",
@@ -350,7 +349,6 @@ def _results(
         "metrics": found,
         "seconds": round(time.perf_counter() - start, 1),
         "config": dataclasses.asdict(config),
-        "versions": markdown.versions(),
     }
 
 

@@ -8,6 +8,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 LEVEL = 0.95
+"""Of intervals."""
+
+ALPHA = 0.05
+"""The p below which a test finds a difference."""
+
 EXACT = 50
 """Differences up to which Wilcoxon's p is exact."""
 
@@ -45,6 +50,10 @@ class Paired:
         wins: Repetitions in which the first is better.
         ties: In which both are equal.
         losses: In which the second is better.
+        holm: p adjusted for the number of such comparisons; None where there is no p,
+            and before that was done.
+        over_cases: Interval of the difference over test cases; None where the repetitions have not
+            the same ones, or they are not known.
     """
 
     difference: float
@@ -54,6 +63,12 @@ class Paired:
     wins: int
     ties: int
     losses: int
+    holm: float | None = None
+    over_cases: Interval | None = None
+
+    def is_sure(self, level: float = ALPHA) -> bool:
+        """Tell whether the test finds a difference, the number of comparisons being regarded."""
+        return self.holm is not None and self.holm < level
 
 
 def summarise(values: ArrayLike, ratio: float = 0.0) -> Summary:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crossd.evaluation import statistics
+from crossd.evaluation.statistics import ALPHA, Paired, Summary
 
 Results = Mapping[str, Any]
 """The record of `metrics.json`."""
@@ -25,28 +26,6 @@ MISSING = "\u2013"
 
 Key = tuple[str, int]
 """Protocol, and number of labelled volumes."""
-
-ALPHA = 0.05
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Comparison(statistics.Paired):
-    """An arm compared with a rival.
-
-    Attributes:
-        arm: The rival.
-        holm: p adjusted for the number of rivals; None where there is no p.
-        over_cases: Interval of the difference over test cases; None where the repetitions have not
-            the same ones, or they are not known.
-    """
-
-    arm: str
-    holm: float | None = None
-    over_cases: statistics.Interval | None = None
-
-    def is_sure(self, level: float = ALPHA) -> bool:
-        """Tell whether the test finds a difference."""
-        return self.holm is not None and self.holm < level
 
 
 def keys(results: Results) -> list[Key]:
@@ -88,7 +67,7 @@ def case_scores(results: Results, key: Key, arm: str) -> NDArray[np.float64]:
         return np.nanmean(np.array(rows, float), 0)
 
 
-def summaries(results: Results, key: Key) -> dict[str, statistics.Summary]:
+def summaries(results: Results, key: Key) -> dict[str, Summary]:
     """Return mean, standard deviation and interval of every arm that was run.
 
     The interval is over repetitions or, where there is one alone, over its test samples.
@@ -106,27 +85,23 @@ def summaries(results: Results, key: Key) -> dict[str, statistics.Summary]:
     return found
 
 
-def comparisons(results: Results, key: Key) -> list[Comparison]:
+def comparisons(results: Results, key: Key) -> dict[str, Paired]:
     """Compare the first arm with each other one over the repetitions that both have."""
     first, *others = results["arms"]
-    own = scores(results, key, first)
-    found = []
+    own, cases = scores(results, key, first), case_scores(results, key, first)
+    found = {}
     for arm in others:
         other = scores(results, key, arm)
         both = sorted(own.keys() & other.keys())
-        if not both:
-            continue
-        pair = statistics.paired(
-            [own[k] for k in both], [other[k] for k in both], _ratio(results, key)
-        )
-        over_cases = statistics.case_interval(
-            case_scores(results, key, first), case_scores(results, key, arm)
-        )
-        found.append(Comparison(arm=arm, over_cases=over_cases, **vars(pair)))
-    adjusted = iter(statistics.holm([one.p for one in found if one.p is not None]))
-    return [
-        one if one.p is None else dataclasses.replace(one, holm=next(adjusted)) for one in found
-    ]
+        if both:
+            pairs = [own[k] for k in both], [other[k] for k in both]
+            found[arm] = dataclasses.replace(
+                statistics.paired(*pairs, _ratio(results, key)),
+                over_cases=statistics.case_interval(cases, case_scores(results, key, arm)),
+            )
+    tested = {arm: one.p for arm, one in found.items() if one.p is not None}
+    adjusted = dict(zip(tested, statistics.holm(list(tested.values())), strict=True))
+    return {arm: dataclasses.replace(one, holm=adjusted.get(arm)) for arm, one in found.items()}
 
 
 def _ratio(results: Results, key: Key) -> float:
@@ -156,7 +131,7 @@ def table(results: Results, level: float = ALPHA) -> tuple[list[str], list[list[
     body = [[arm] for arm in results["arms"]]
     for key in columns:
         found = summaries(results, key)
-        marked = {one.arm for one in comparisons(results, key) if one.is_sure(level)}
+        marked = {arm for arm, one in comparisons(results, key).items() if one.is_sure(level)}
         for line in body:
             one = found.get(line[0])
             if one is None:
@@ -185,7 +160,7 @@ def verdict(results: Results, key: Key, level: float = ALPHA) -> str:
     found = summaries(results, key)
     if first not in found or rival is None:
         return f"{title(key)}: {first} has nothing to be compared with."
-    one = next(c for c in comparisons(results, key) if c.arm == rival)
+    one = comparisons(results, key)[rival]
     gap = one.difference
     known = {"repetitions": one.interval, "test samples": one.over_cases}
     spans = {over: ends for over, ends in known.items() if ends is not None}

@@ -167,14 +167,14 @@ def markdown(results: Results, drawn: Mapping[str, str], spent: Sequence[str]) -
                 ],
                 [
                     [
-                        one.arm,
+                        arm,
                         f"{one.difference:+.3f}",
                         _interval(one.interval),
                         *map(_small, (one.p, one.holm, one.wilcoxon)),
                         f"{one.wins}/{one.ties}/{one.losses}",
                         _interval(one.over_cases),
                     ]
-                    for one in found
+                    for arm, one in found.items()
                 ],
             )
             lines += section(f"{first} less the others: {summary.title(key)}", table)

@@ -6,9 +6,7 @@ a finite number is shown as a dash, never as a zero.
 
 import json
 import math
-import platform
 from collections.abc import Iterable, Mapping, Sequence
-from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -16,27 +14,9 @@ import numpy as np
 from crossd.evaluation.summary import MISSING, Results
 from crossd.utils import memory
 from crossd.utils.atomic_files import atomic
+from crossd.utils.libraries import versions
 
 METRICS = {"accuracy": "accuracy", "auc": "AUC", "dice": "Dice"}
-LIBRARIES = (
-    "crossd",
-    "torch",
-    "numpy",
-    "safetensors",
-    "timm",
-    "torchvision",
-    "monai",
-    "lightning-fabric",
-    "nibabel",
-    "SimpleITK",
-    "medmnist",
-    "torchmetrics",
-    "scikit-learn",
-    "jsonargparse",
-    "rich",
-    "matplotlib",
-    "nilearn",
-)
 
 
 def write(
@@ -45,7 +25,8 @@ def write(
     """Write `metrics.json`, `report.md` and other files into a folder, the record last.
 
     Args:
-        results: The record of a run. Numbers that are not finite become null in the JSON.
+        results: The record of a run, to which the versions of libraries are added. Numbers that
+            are not finite become null in the JSON.
         folder: Where to write; made when missing.
         text: The report.
         more: Name to content of other files.
@@ -54,11 +35,12 @@ def write(
         >>> import tempfile
         >>> folder = Path(tempfile.mkdtemp())
         >>> write({"seconds": float("nan")}, folder, "# Nothing")
-        >>> json.loads((folder / "metrics.json").read_text())
-        {'seconds': None}
+        >>> json.loads((folder / "metrics.json").read_text())["seconds"] is None
+        True
     """
-    record = json.dumps(plain(results), indent=2, allow_nan=False) + "\n"
-    for name, content in {"report.md": text, **(more or {}), "metrics.json": record}.items():
+    record = plain({**results, "versions": versions()})
+    told = json.dumps(record, indent=2, allow_nan=False) + "\n"
+    for name, content in {"report.md": text, **(more or {}), "metrics.json": told}.items():
         with atomic(Path(folder) / name) as temporary:
             temporary.write_text(content, encoding="utf-8")
 
@@ -168,32 +150,15 @@ def evaluation(results: Results, spent: Sequence[str]) -> str:
     return ended([*lines, *spent], results)
 
 
-def versions() -> dict[str, str]:
-    """Return the versions of Python and of the installed libraries, importing none of them.
-
-    Example:
-        >>> sorted(versions())[-1] in LIBRARIES
-        True
-    """
-    found = {"python": platform.python_version()}
-    for name in LIBRARIES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
-
-
 def ended(lines: Sequence[str], results: Results) -> str:
     """Return a report, which ends as all do: the command with its configuration, and versions."""
     told = {k: v for k, v in results["config"].items() if k not in ("resume", "overwrite")}
     block = json.dumps(plain(told), indent=2, allow_nan=False)
     command = f"crossd {results['command']} --config config.yaml --out FOLDER"
     repeat = ["Save this as `config.yaml` (JSON is YAML):", "", "```json", block, "```", ""]
-    versions = grid(["library", "version"], list((results.get("versions") or {}).items()))
     end = [
         *section("How to repeat", [*repeat, "```", command, "```"]),
-        *section("Versions", versions),
+        *section("Versions", grid(["library", "version"], list(versions().items()))),
     ]
     return "\n".join([*lines, *end]) + "\n"
 

@@ -110,8 +110,8 @@ def differences(results: Results, path: str | Path) -> None:
         dress(ax, summary.title(key), f"{_metric(results)}: {first} less the other", "")
         ax.grid(axis="y", visible=False)
         ax.axvline(0, color=INK, lw=1)
-        for one in summary.comparisons(results, key):
-            line, gap = others.index(one.arm), one.difference
+        for arm, one in summary.comparisons(results, key).items():
+            line, gap = others.index(arm), one.difference
             colour = (WARM if gap > 0 else COOL) if one.is_sure() else SOFT
             ends = one.interval or one.over_cases or (gap, gap)
             ax.plot(ends, [line, line], "-", color=colour, lw=2)
