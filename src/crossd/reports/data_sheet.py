@@ -23,10 +23,10 @@ from crossd.reports.pictures import (
     WARM,
     dress,
     grey,
+    legend,
     region,
     save,
     shortened,
-    write,
 )
 from crossd.reports.slice_viewer import LABELS
 
@@ -48,40 +48,24 @@ def draw(found: Survey, path: str | Path) -> None:
         path: The picture to write.
     """
     rows = _rows(found)
-    side, head, charts = 1.45, 0.75, 3.1  # [inches]
-    above = max(1, len(rows)) * (side + 0.22) + head
-    width, height = COLUMNS * (side + 0.1) + 1.5, above + charts
-    drawn = Figure(figsize=(width, height), dpi=130, facecolor="white")
+    heights = [1.67 * max(1, len(rows)), 3.1]
+    size = (10.8, sum(heights) + 0.75)
+    drawn = Figure(figsize=size, dpi=130, facecolor="white", layout="constrained")
     more = "" if len(found.looks) == found.total else f", {len(found.looks):,} of them looked at"
     title = f"{shortened(Path(found.name).name, 70)}: {found.total:,} samples{more}"
-    write(drawn, width / 2, height - 0.28, title, 12, INK)
-    for row, (name, looks) in enumerate(rows):
-        bottom = height - head - row * (side + 0.22) - side
-        write(drawn, 1.15, bottom + side / 2, _wrapped(name), 9, INK, "right")
-        for column, look in enumerate(looks[:COLUMNS]):
-            left = 1.25 + column * (side + 0.1)
-            box = (left / width, bottom / height, side / width, side / height)
-            _tile(drawn.add_axes(box), look)
-    below = drawn.add_gridspec(
-        1,
-        3,
-        left=1.3 / width,
-        right=1 - 0.25 / width,
-        wspace=0.32,
-        bottom=0.85 / height,
-        top=(charts - 0.55) / height,
-    )
-    parts = [(p, COLOURS[p]) for p in found.counts]
-    drawn.legend(
-        [Patch(color=c) for _, c in parts],
-        [p for p, _ in parts],
-        ncols=3,
-        fontsize=9,
-        loc="center",
-        bbox_to_anchor=(0.5, (charts - 0.08) / height),
-        frameon=False,
-    )
-    panels = [drawn.add_subplot(below[0, i]) for i in range(3)]
+    drawn.suptitle(title, fontsize=12, color=INK)
+    above, below = drawn.subfigures(2, squeeze=False, height_ratios=heights)[:, 0]
+    axes = above.subplots(max(1, len(rows)), COLUMNS, squeeze=False)
+    for ax in axes.flat:
+        ax.set_axis_off()
+    for line, (name, looks) in zip(axes, rows, strict=False):
+        for ax, look in zip(line, looks, strict=False):
+            _tile(ax, look)
+        line[0].set_ylabel(_wrapped(name), fontsize=9, color=INK)
+        line[0].yaxis.label.set(rotation=0, ha="right", va="center")
+    panels = below.subplots(1, 3)
+    keys = {part: Patch(color=COLOURS[part]) for part in found.counts}
+    legend(below, keys, 3, "outside upper center")
     _counts(panels[0], found)
     _intensities(panels[1], found.looks)
     _sizes(panels[2], found.looks)
@@ -106,6 +90,7 @@ def _spread(looks: list[SampleFacts]) -> list[SampleFacts]:
 
 def _tile(ax: Axes, look: SampleFacts) -> None:
     assert look.thumb is not None
+    ax.set_axis_on()
     low, high = np.percentile(look.thumb, (1, 99))
     ratio = 1.0 if look.spacing is None else look.spacing[-2] / look.spacing[-1]
     grey(ax, look.thumb, low, high, "upper", ratio)

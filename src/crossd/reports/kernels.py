@@ -31,7 +31,6 @@ from crossd.reports.pictures import (
     legend,
     save,
     shortened,
-    write,
 )
 from crossd.utils.atomic_files import atomic
 
@@ -75,7 +74,7 @@ def kernels(layer: Layer, path: str | Path) -> None:
         (
             "the 3D kernel, slice by slice",
             None,
-            [(f"z = {z}", chosen[:, :, z]) for z in range(depth)],
+            [(f"slice\nz = {z}", chosen[:, :, z]) for z in range(depth)],
         ),
         (
             "projection: sums along the view",
@@ -89,36 +88,31 @@ def kernels(layer: Layer, path: str | Path) -> None:
         ),
         ("fourier", "fourier", [(where, fourier_kernels(chosen, shift[None])[0])]),
     ]
-    rows, columns = len(chosen), sum(len(panels) for _, _, panels in groups)
-    side, gap, between, top, low = 0.82, 0.1, 0.5, 1.25, 0.5  # [inches]
-    width = columns * (side + gap) + (len(groups) - 1) * (between - gap) + 0.5
-    height = rows * (side + gap) + top + low
-    drawn = Figure(figsize=(width, height), dpi=150, facecolor="white")
+    rows, widths = len(chosen), [len(panels) for _, _, panels in groups]
+    size = (0.92 * sum(widths) + 1.9, 0.92 * rows + 1.75)
+    drawn = Figure(figsize=size, dpi=150, facecolor="white", layout="constrained")
     shape = "x".join(map(str, layer.stored.shape[2:]))
     count = layer.stored[:, :, 0, 0, 0].numel()
     title = (
         f"Layer {shortened(layer.name)}: the {rows} strongest of its {count:,} kernels ({shape}), "
         "and the 2D kernels that each mode takes from them"
     )
-    write(drawn, width / 2, height - 0.25, title, 11, INK)
-    left = 0.25
-    for name, mode, panels in groups:
+    drawn.suptitle(title, fontsize=11, color=INK)
+    parts = drawn.subfigures(1, len(groups), False, wspace=0.08, width_ratios=widths)[0]
+    for part, (name, mode, panels) in zip(parts, groups, strict=True):
         mine = mode is not None and mode == own
-        middle = left + (len(panels) * (side + gap) - gap) / 2
-        write(drawn, middle, height - 0.62, name, 9.5, WARM if mine else INK, bold=mine)
-        for place, planes in panels:
-            write(drawn, left + side / 2, height - top + 0.2, place, 7.5, SOFT)
-            for row in range(rows):
+        colour, weight = (WARM, "bold") if mine else (INK, "normal")
+        part.suptitle(name, fontsize=9.5, color=colour, weight=weight)
+        axes = part.subplots(rows, len(panels), squeeze=False)
+        for column, (place, planes) in zip(axes.T, panels, strict=True):
+            column[0].set_title(place, fontsize=7.5, color=SOFT)
+            for row, ax in enumerate(column):
                 most = max(float(p[row].abs().max()) for _, p in panels) or 1.0
-                bottom = height - top - row * (side + gap) - side
-                box = (left / width, bottom / height, side / width, side / height)
-                _tile(drawn.add_axes(box), planes[row, 0].numpy(), most)
-            left += side + gap
-        left += between - gap
+                _tile(ax, planes[row, 0].numpy(), most)
     note = _colours("row of a group")
     if own:
         note = f"In orange: the mode of this network. {note}"
-    write(drawn, width / 2, 0.2, note, 8, SOFT)
+    drawn.supxlabel(note, fontsize=8, color=SOFT)
     save(drawn, path)
 
 

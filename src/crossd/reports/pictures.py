@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, to_rgb
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, FigureBase
 from matplotlib.patches import Rectangle
 
 from crossd.nn.kernel_modes import VIEWS
@@ -197,27 +197,14 @@ def dress(ax: Axes, title: str, horizontal: str, vertical: str) -> None:
     ax.set_axisbelow(True)
 
 
-def legend(drawn: Figure, keys: Mapping[str, Artist], columns: int) -> None:
-    """Explain the colours below the panels, in so many columns at most."""
-    drawn.legend(
-        keys.values(), keys, loc="outside lower center", ncols=columns, frameon=False, fontsize=9
-    )
-
-
-def write(
-    drawn: Figure,
-    x: float,
-    y: float,
-    text: str,
-    size: float,
-    colour: str,
-    align: Literal["center", "right"] = "center",
-    bold: bool = False,
+def legend(
+    drawn: FigureBase,
+    keys: Mapping[str, Artist],
+    columns: int,
+    place: Literal["outside lower center", "outside upper center"] = "outside lower center",
 ) -> None:
-    """Write about a point [inches]."""
-    width, height = drawn.get_size_inches()
-    made = drawn.text(x / width, y / height, text, ha=align, va="center", fontsize=size)
-    made.set(color=colour, fontweight="bold" if bold else "normal")
+    """Explain the colours below the panels, or above, in so many columns at most."""
+    drawn.legend(keys.values(), keys, loc=place, ncols=columns, frameon=False, fontsize=9)
 
 
 def shortened(name: str, most: int = 34) -> str:
