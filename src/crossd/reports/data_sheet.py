@@ -28,7 +28,7 @@ from crossd.reports.pictures import (
     save,
     shortened,
 )
-from crossd.reports.slice_viewer import LABELS
+from crossd.reports.slice_viewer import LABELS, colour_of
 
 ROWS, COLUMNS = 8, 6
 """Classes, and samples of each, that are drawn."""
@@ -96,7 +96,7 @@ def _tile(ax: Axes, look: SampleFacts) -> None:
     grey(ax, look.thumb, low, high, "upper", ratio)
     if look.mask is not None:
         for place, value in enumerate(sorted(set(np.unique(look.mask).tolist()) - {0})):
-            colour = LABELS[(value - 1 if value <= len(LABELS) else place) % len(LABELS)]
+            colour = colour_of(value if value <= len(LABELS) else place + 1)
             region(ax, look.mask == value, colour, origin="upper")
     text = "x".join(map(str, look.size))
     if look.spacing is not None:
@@ -113,7 +113,7 @@ def _counts(ax: Axes, found: Survey) -> None:
         dress(ax, "values of the masks", "share of the voxels", "")
         ax.grid(axis="y", visible=False)
         shares = [count / total for count in voxels.values()]
-        colours = [GREY if value == 0 else LABELS[(value - 1) % len(LABELS)] for value in voxels]
+        colours = [GREY if value == 0 else colour_of(value) for value in voxels]
         ax.barh(range(len(names)), shares, color=colours, height=0.75)
         for line, share in enumerate(shares):
             ax.text(share, line, f" {100 * share:.2g} %", va="center", fontsize=8, color=INK)

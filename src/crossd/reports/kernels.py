@@ -11,7 +11,6 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
-from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
 from PIL import Image
@@ -245,8 +244,7 @@ def animate(layer: Layer, path: str | Path) -> None:
     Source: Yavuz & Yang, arXiv 2411.02441, who show such kernels.
     """
     assert isinstance(layer.mode, Fourier)
-    frames = FRAMES
-    axes, angles = pose_path(frames)
+    axes, angles = pose_path(FRAMES)
     shifts = displacement(axes, angles, layer.mode.offset)
     chosen = torch.from_numpy(strongest(layer.stored, 8))[:, None]
     planes = fourier_kernels(chosen, shifts)[:, :, 0].numpy()  # (frames, kernels, y, x)
@@ -262,19 +260,12 @@ def animate(layer: Layer, path: str | Path) -> None:
     below = drawn.add_axes((0.09, 0.1, 0.71, 0.16))
     dress(below, "", "along the path", "shift [voxels]")
     below.set_xticks([])
-    for axis, colour in zip(range(3), (WARM, COOL, "#009e73"), strict=True):
-        below.plot(shifts[:, axis], color=colour, lw=1.5)
-    below.legend(
-        [Line2D([], [], color=c) for c in (WARM, COOL, "#009e73")],
-        AXES,
-        frameon=False,
-        fontsize=9,
-        loc="center left",
-        bbox_to_anchor=(1.01, 0.5),
-    )
+    for axis, colour in enumerate((WARM, COOL, "#009e73")):
+        below.plot(shifts[:, axis], color=colour, lw=1.5, label=AXES[axis])
+    below.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1.01, 0.5))
     marker = below.axvline(0, color=INK, lw=1)
     pictures = []
-    for step in range(frames):
+    for step in range(FRAMES):
         where = ", ".join(f"{value:.2f}" for value in axes[step].tolist())
         title.set_text(f"axis (z, y, x) = ({where}), angle {math.degrees(angles[step]):+.0f}°")
         for tile, plane in zip(tiles, planes[step], strict=True):
@@ -282,7 +273,7 @@ def animate(layer: Layer, path: str | Path) -> None:
         marker.set_xdata([step, step])
         canvas.draw()
         pictures.append(Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy()))
-    palette = pictures[frames // 2].quantize(128, dither=Image.Dither.NONE)
+    palette = pictures[FRAMES // 2].quantize(128, dither=Image.Dither.NONE)
     flat = [one.quantize(palette=palette, dither=Image.Dither.NONE) for one in pictures]
     with atomic(path) as temporary:
         flat[0].save(temporary, save_all=True, append_images=flat[1:], duration=160, loop=0)

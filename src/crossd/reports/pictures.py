@@ -17,7 +17,7 @@ from matplotlib.figure import Figure, FigureBase
 from matplotlib.patches import Rectangle
 
 from crossd.nn.kernel_modes import VIEWS
-from crossd.reports.slice_viewer import LABELS
+from crossd.reports.slice_viewer import LABELS, colour_of
 from crossd.utils.atomic_files import atomic
 
 INK, SOFT, GREY = "#22303c", "#6b7783", "#b4bcc4"
@@ -154,12 +154,12 @@ def answer(
         for ax, labels in zip(axes[axis, 1:], (truth, guess), strict=True):
             for label in seen:
                 chosen = np.take(labels, place, axis) == label
-                region(ax, chosen, LABELS[(label - 1) % len(LABELS)])
+                region(ax, chosen, colour_of(label))
         _edge(axes[axis, 2], np.take(truth, place, axis) > 0, "white", 0.7)
     keys: dict[str, Artist] = {}
     for label in seen:
         name = classes[label] if label < len(classes) else str(label)
-        keys[name] = Rectangle((0, 0), 1, 1, color=LABELS[(label - 1) % len(LABELS)])
+        keys[name] = Rectangle((0, 0), 1, 1, color=colour_of(label))
     if keys:
         legend(drawn, keys, 6)
     save(drawn, path)

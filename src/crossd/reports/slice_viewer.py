@@ -81,6 +81,11 @@ class Case:
     rows: Sequence[Sequence[str]] = ()
 
 
+def colour_of(label: int) -> str:
+    """Return the colour of a label; there are few, which repeat."""
+    return LABELS[(label - 1) % len(LABELS)]
+
+
 def sheets(
     image: NDArray[np.floating],
     truth: NDArray[np.integer] | None = None,
@@ -218,13 +223,14 @@ def cases_html(cases: Sequence[Case]) -> str:
 def _card(case: Case, number: int) -> str:
     made, name = case.sheets, escape(case.name)
     rows = -(-len(made.numbers) // made.columns)
-    across, down = made.start % made.columns, made.start // made.columns
+    down, across = divmod(made.start, made.columns)
     x, y = (100 * at / max(1, count - 1) for at, count in ((across, made.columns), (down, rows)))
-    layers = [_layer(made.image, made, rows, "")]
+    layers = [("", made.image)]
     for i, picture in enumerate(made.answers.values()):
-        layers.append(_layer(picture, made, rows, f' data-kind="answer" data-number="{i}"'))
+        layers.append((f' data-kind="answer" data-number="{i}"', picture))
     if made.truth is not None:
-        layers.append(_layer(made.truth, made, rows, ' data-kind="truth"'))
+        layers.append((' data-kind="truth"', made.truth))
+    size = f"{100 * made.columns}% {100 * rows}%"
     places = ",".join(str(place + 1) for place in made.numbers)
     several = len(made.numbers) > 1
     label = f"{name}, slice {made.numbers[made.start] + 1} of {made.depth}" if several else name
@@ -235,7 +241,11 @@ def _card(case: Case, number: int) -> str:
         f'<div class="slice" role="img" aria-label="{label}" data-name="{name}" '
         f'data-numbers="{places}" data-depth="{made.depth}" data-columns="{made.columns}" '
         f'style="aspect-ratio:{made.ratio:.4f};--x:{x:.4f}%;--y:{y:.4f}%">',
-        *layers,
+        *(
+            f'<div class="layer"{kind} '
+            f'style="background-image:url({data_uri(picture)});background-size:{size}"></div>'
+            for kind, picture in layers
+        ),
         "</div>",
     ]
     if several:
@@ -245,7 +255,7 @@ def _card(case: Case, number: int) -> str:
             f'value="{made.start}"><output for="slice-{number}">'
             f"{made.numbers[made.start] + 1} of {made.depth}</output></div>",
         ]
-    lines += _choices(case, number)
+    lines += _choices(case)
     if case.rows:
         head = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in case.header)
         body = "".join(
@@ -259,13 +269,7 @@ def _card(case: Case, number: int) -> str:
     return "\n".join([*lines, "</article>"])
 
 
-def _layer(picture: bytes, made: Sheets, rows: int, more: str) -> str:
-    size = f"{100 * made.columns}% {100 * rows}%"
-    style = f"background-image:url({data_uri(picture)});background-size:{size}"
-    return f'<div class="layer"{more} style="{style}"></div>'
-
-
-def _choices(case: Case, number: int) -> list[str]:
+def _choices(case: Case) -> list[str]:
     """Return the switches of the masks, and what their colours mean."""
     made, lines = case.sheets, []
     if made.answers:
@@ -284,7 +288,7 @@ def _choices(case: Case, number: int) -> list[str]:
         return []
     legend = f'<fieldset class="choices" aria-label="Masks of {escape(case.name)}">'
     keys = [
-        f'<span><span class="swatch" style="background:{LABELS[(label - 1) % len(LABELS)]}">'
+        f'<span><span class="swatch" style="background:{colour_of(label)}">'
         f"</span>{escape(case.classes[label] if label < len(case.classes) else str(label))}</span>"
         for label in made.seen
     ]
