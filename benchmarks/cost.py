@@ -37,7 +37,6 @@ from crossd.nn.conv import CrossDConv
 from crossd.nn.functional import displacement
 from crossd.utils.allocator import give_back_memory, keep_freed_memory
 from crossd.utils.atomic_files import atomic
-from crossd.utils.libraries import versions
 from crossd.utils.option_values import check, choice, names
 from crossd.utils.progress import Progress
 from crossd.utils.run_folder import claim_folder
@@ -157,13 +156,15 @@ def _step_ratios(case: "Case", rows: list[dict[str, Any]]) -> str:
 
 def about(config: CostConfig) -> dict[str, Any]:
     """What the numbers depend on: machine, versions, date and options."""
+    from crossd.reports import markdown
+
     gpu = torch.cuda.get_device_name() if config.device == "cuda" else None
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "machine": _processor(),
         "gpu": gpu,
         "system": platform.platform(),
-        "versions": versions(),
+        "versions": markdown.versions(),
         "config": dataclasses.asdict(config),
     }
 

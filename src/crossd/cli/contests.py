@@ -8,7 +8,7 @@ from pathlib import Path
 from crossd.cli.options import EvaluateConfig, TransferConfig
 from crossd.evaluation import experiment
 from crossd.evaluation.experiment import Contest, Run
-from crossd.reports import comparison_results
+from crossd.reports import comparison_results, markdown
 from crossd.training.metrics import MAIN
 from crossd.utils.progress import Progress
 from crossd.utils.run_folder import LEFTOVERS, remove
@@ -55,6 +55,7 @@ def compare(
         "rows": rows,
         "seconds": round(time.perf_counter() - start, 1),
         "config": dataclasses.asdict(config),
+        "versions": markdown.versions(),
     }
     comparison_results.write(results, folder, source)
     remove(folder, LEFTOVERS)

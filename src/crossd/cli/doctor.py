@@ -8,16 +8,46 @@ import os
 import platform
 import shutil
 import sys
-from importlib import util
+from importlib import metadata, util
 from pathlib import Path
 from typing import Any
 
 from crossd import __version__
 from crossd.cli.options import DoctorConfig
 from crossd.errors import InputError
-from crossd.utils.libraries import LIBRARIES, version
 
 ESSENTIAL = ("torch", "numpy", "safetensors")
+LIBRARIES = (
+    *ESSENTIAL,
+    "lightning-fabric",
+    "monai",
+    "timm",
+    "torchvision",
+    "torchmetrics",
+    "scikit-learn",
+    "scipy",
+    "nibabel",
+    "SimpleITK",
+    "pydicom",
+    "pillow",
+    "medmnist",
+    "nilearn",
+    "matplotlib",
+    "markdown-it-py",
+    "jsonargparse",
+    "rich",
+    "PyYAML",
+    "psutil",
+    "tensorboard",
+    "huggingface_hub",
+    "shtab",
+    "onnx",
+    "onnxruntime",
+    "onnxscript",
+    "highdicom",
+    "wandb",
+    "mlflow",
+)
 FEATURES = (
     # what, modules it needs, how to get them
     (
@@ -87,7 +117,7 @@ def examine(out: str = "runs") -> dict[str, Any]:
         "missing": missing,
         "machine": _machine(out),
         "devices": [] if "torch" in missing else _devices(),
-        "libraries": {name: version(name) for name in LIBRARIES},
+        "libraries": {name: _version(name) for name in LIBRARIES},
         "formats": {name: all(map(_there, needs)) for name, needs in FORMATS},
         "features": [
             {"what": what, "lacks": lacks, "install": f"pip install '{source}'" if lacks else ""}
@@ -111,6 +141,13 @@ def _works(name: str) -> bool:
 
 def _there(name: str) -> bool:
     return util.find_spec(name) is not None
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def _machine(out: str) -> dict[str, object]:

@@ -338,6 +338,7 @@ def _labels(
 def _results(
     config: EvaluateConfig, source: Source, count: int, found: Mapping[str, object], start: float
 ) -> dict[str, object]:
+    from crossd.reports import markdown
 
     return {
         "command": "evaluate",
@@ -349,6 +350,7 @@ def _results(
         "metrics": found,
         "seconds": round(time.perf_counter() - start, 1),
         "config": dataclasses.asdict(config),
+        "versions": markdown.versions(),
     }
 
 

@@ -358,6 +358,7 @@ def _written(out: Findings, config: InspectConfig, start: float) -> str:
         **out.results,
         "seconds": round(time.perf_counter() - start, 1),
         "config": dataclasses.asdict(config),
+        "versions": markdown.versions(),
     }
     text = markdown.ended([f"# crossd inspect: {name}", *out.lines], results)
     headline = out.headline or out.said[0]

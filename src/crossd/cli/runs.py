@@ -92,6 +92,7 @@ def train_and_write(
         "history": fit.history,
         "skipped_steps": fit.skipped,
         "config": dataclasses.asdict(config),
+        "versions": markdown.versions(),
     }
     curves.training(results, folder / "curves.png")
     spent = markdown.cost(seconds, "training samples", fit.samples, fit.seconds)
