@@ -65,6 +65,14 @@ def test_efficiency_has_a_line_an_arm_and_the_answers_without_labels(
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_folds_without_answers_before_labels_are_drawn(tmp_path: Path) -> None:
+    """Nothing is averaged over no run, of which numpy would warn."""
+    results = {**record(), "folds": 2}
+    results["rows"] = [row for row in results["rows"] if row["protocol"] != "zero"]
+    plots.efficiency(results, tmp_path / "a.png")
+    assert (tmp_path / "a.png").exists()
+
+
 def test_differences_draw_intervals(tmp_path: Path, drawn: list[Figure]) -> None:
     plots.differences(record(), tmp_path / "b.png")
     first, second, zero = drawn[0].axes
