@@ -131,6 +131,8 @@ def _masks(
     progress: Progress,
     start: float,
 ) -> str:
+    from crossd.reports import pictures
+
     samples = getattr(source, config.part)
     folder = claim_folder(config, resumable=False)
     rows: list[Score] = []
@@ -151,7 +153,17 @@ def _masks(
             bar.advance(1)
     spent = time.perf_counter() - begun
     for number, (value, pair, _) in enumerate(worst, start=1):
-        _draw(pair, source.classes, value, folder / f"worst-{number}.png")
+        path = folder / f"worst-{number}.png"
+        pictures.answer(
+            pair.image,
+            pair.truth,
+            pair.guess,
+            source.classes,
+            path,
+            dice=value,
+            spacing=pair.spacing,
+            title=pair.name,
+        )
     summary = summarise(rows, source.classes)
     _write_rows(folder / "cases.csv", rows)
     results = _results(config, source, len(samples), summary, start)
@@ -281,24 +293,6 @@ def _mean(values: Iterable[float | None]) -> float | None:
     return float(np.mean(found)) if found else None
 
 
-def _draw(pair: Pair, classes: Sequence[str], value: float, path: Path) -> None:
-    from crossd.reports import pictures
-
-    image, guess, truth, spacing = pair.image, pair.guess, pair.truth, pair.spacing
-    if image.ndim == 2:
-        image, guess, truth, spacing = image[None], guess[None], truth[None], None
-    pictures.answers(
-        image,
-        truth,
-        {"prediction": guess},
-        classes,
-        path,
-        {"prediction": value},
-        spacing,
-        pair.name,
-    )
-
-
 def _case(pair: Pair, classes: Sequence[str], scored: Sequence[Score], group: str) -> Case:
     dices = np.array([row["dice"] for row in scored], float)  # None becomes NaN
     return shown_cases.segmented(
@@ -363,9 +357,9 @@ def _results(
 def _write(results: Results, folder: Path, cases: Sequence[Case], spent: float) -> None:
     from crossd.reports import html, markdown
 
-    text, headline = markdown.evaluation(results), markdown.sentence(results)
     cost = markdown.cost(results["seconds"], "samples", results["samples"], spent)
-    shown = html.render(text, headline, folder, cases, cost, without=["The worst cases"])
+    text, headline = markdown.evaluation(results, cost), markdown.sentence(results)
+    shown = html.render(text, headline, folder, cases, without=["The worst cases"])
     markdown.write(results, folder, text, {"report.html": shown})
 
 

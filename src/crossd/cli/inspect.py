@@ -72,7 +72,8 @@ class Findings:
 
     def section(self, title: str, picture: str, reading: str, explanation: str = "") -> Path:
         """Write down a section; returns where its picture belongs."""
-        self.lines += ["", f"## {title}", "", f"![{title}]({picture})", "", f"**{reading}**"]
+        shown = [f"![{title}]({picture})", "", f"**{reading}**"]
+        self.lines += markdown.section(title, shown)
         if explanation:
             self.lines += ["", explanation]
         self.said.append(reading)
@@ -117,7 +118,7 @@ def inspect(config: InspectConfig, progress: Progress) -> str:
 def _data_section(out: Findings, found: Survey) -> None:
     listed = faults(found)
     data_sheet.draw(found, out.folder / "data.png")
-    out.lines += ["", "## The data", "", *data_sheet.markdown(found, listed)]
+    out.lines += markdown.section("The data", data_sheet.markdown(found, listed))
     out.headline = data_sheet.reading(found, listed)
     out.said.append(out.headline)
     out.results["data_sheet"] = data_sheet.record(found, listed)
@@ -222,19 +223,18 @@ def _pose_sections(
     progress: Progress,
 ) -> None:
     """Collect and draw what the fourier mode predicts for images, or for slices of volumes."""
-    watch = poses.PoseRecorder(net)
-    if not watch.places:
+    if not poses.modes_of(net):
         return
     planes = as_images(source, None, None)
     part = _some(getattr(planes, config.part), min(config.limit, IMAGES))
     groups: list[int] = []
     masks = source.task == "segmentation"
     options = training_config.TrainConfig(batch_size=16, precision=config.precision)
-    with progress.task("collecting poses", total=len(part)) as bar, watch:
+    with progress.task("collecting poses", total=len(part)) as bar, poses.recorded(net) as found:
         for _, batch in validate.answers(net, part, options):
             groups += (batch["view"] if masks else batch["label"]).tolist()
             bar.advance(len(batch["image"]))
-    found, told = watch.poses(), np.array(groups)
+    told = np.array(groups)
     kind = "views" if masks else "classes"
     records = poses.summary(found, told)
     out.results["poses"] = {"images": len(told), "groups": kind, "layers": records}
@@ -334,13 +334,9 @@ def _mask_section(
     answer, batch = next(iter(validate.answers(net, samples, options)))
     guess, truth = answer[0].cpu(), batch["mask"][0].cpu()
     dices = metrics.dice(guess, truth, len(source.classes))
-    known_dices = [float(d) for d in dices if np.isfinite(d)]
-    scores = {"answer": float(np.mean(known_dices))} if known_dices else {}
-    said = f"mean Dice {scores['answer']:.2f}" if scores else "no Dice, as no label is in it"
-    image, spacing = batch["image"][0, 0].cpu().numpy(), source.spacing
-    arrays = [image, truth.numpy(), guess.numpy()]
-    if image.ndim == 2:
-        arrays, spacing = [one[None] for one in arrays], None
+    known = dices[np.isfinite(dices)]
+    dice = float(known.mean()) if len(known) else None
+    said = "no Dice, as no label is in it" if dice is None else f"mean Dice {dice:.2f}"
     out.results["answer"] = {
         "sample": samples.name(0),
         "dice": dict(zip(source.classes[1:], map(float, dices), strict=True)),
@@ -352,9 +348,8 @@ def _mask_section(
         "The slices with most foreground in each view; the white line is the outline of the truth. "
         "`crossd evaluate` scores all samples.",
     )
-    pictures.answers(
-        arrays[0], arrays[1], {"answer": arrays[2]}, source.classes, path, scores, spacing
-    )
+    image = batch["image"][0, 0].cpu().numpy()
+    pictures.answer(image, truth.numpy(), guess.numpy(), source.classes, path, dice, source.spacing)
 
 
 def _written(out: Findings, config: InspectConfig, start: float) -> str:
@@ -366,11 +361,9 @@ def _written(out: Findings, config: InspectConfig, start: float) -> str:
         "config": dataclasses.asdict(config),
         "versions": markdown.versions(),
     }
-    lines = [f"# crossd inspect: {name}", *out.lines, *markdown.ending(results)]
-    text = "\n".join(lines) + "\n"
+    text = markdown.ended([f"# crossd inspect: {name}", *out.lines], results)
     headline = out.headline or out.said[0]
-    rest = text.replace(f"\n{headline}\n", "\n", 1)  # the page has it on top
-    shown = html.render(rest, headline, out.folder, scans=SCANS)
+    shown = html.render(text, headline, out.folder, scans=SCANS)
     markdown.write(results, out.folder, text, {"report.html": shown})
     written = f"written: {out.folder}/report.html, report.md, metrics.json and pictures"
     return "\n".join([*out.said, written])

@@ -50,7 +50,7 @@ def train_and_write(
     Returns:
         What to print.
     """
-    from crossd.reports import html, markdown, plots, shown_cases
+    from crossd.reports import curves, html, markdown, shown_cases
 
     folder = Path(config.out)
     if is_first():
@@ -94,11 +94,10 @@ def train_and_write(
         "config": dataclasses.asdict(config),
         "versions": markdown.versions(),
     }
-    plots.training(results, folder / "curves.png")
-    text = markdown.training(results)
-    cost = markdown.cost(seconds, "training samples", fit.samples, fit.seconds)
-    curves = {"Curves": "curves.png"}
-    shown = html.render(text, markdown.sentence(results), folder, cases, cost, more=curves)
+    curves.training(results, folder / "curves.png")
+    spent = markdown.cost(seconds, "training samples", fit.samples, fit.seconds)
+    text = markdown.training(results, spent)
+    shown = html.render(text, markdown.sentence(results), folder, cases)
     markdown.write(results, folder, text, {"report.html": shown})
     return f"{told}\nwritten: {path} and {folder}/report.html"
 
