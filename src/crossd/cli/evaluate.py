@@ -28,7 +28,7 @@ from crossd.reports import shown_cases
 from crossd.reports.slice_viewer import Case
 from crossd.training import devices, loop, metrics, validate
 from crossd.utils.atomic_files import atomic
-from crossd.utils.option_values import check, choice, unused
+from crossd.utils.option_values import choice, unused
 from crossd.utils.progress import Progress
 from crossd.utils.run_folder import claim_folder
 from crossd.weights.weights_file import WeightsConfig, load, read_config, require_rank
@@ -79,7 +79,6 @@ def evaluate(config: EvaluateConfig, progress: Progress) -> str:
     Raises:
         InputError: When options and data do not go together, or a file cannot be read.
     """
-    check(config)
     if config.protocol is not None or config.baselines is not None:
         from crossd.cli.comparison import comparison
 

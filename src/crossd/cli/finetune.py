@@ -9,14 +9,13 @@ from crossd.conversion import adapt, heads
 from crossd.data.source import limit
 from crossd.training import devices, loop
 from crossd.training.config import with_run_options
-from crossd.utils.option_values import check, choice
+from crossd.utils.option_values import choice
 from crossd.utils.progress import Progress
 from crossd.weights.weights_file import load, read_config
 
 
 def finetune(config: FinetuneConfig, progress: Progress) -> str:
     """Train further on labelled samples; returns what to print."""
-    check(config)
     choice(config.protocol, ("finetune", "probe"), "--protocol")
     weights = read_config(config.weights)
     net = load(config.weights)

@@ -36,7 +36,7 @@ from crossd.reports.kernel_numbers import Layer
 from crossd.training import config as training_config
 from crossd.training import devices, metrics, validate
 from crossd.training.batches import view_of
-from crossd.utils.option_values import check, choice, unused
+from crossd.utils.option_values import choice, unused
 from crossd.utils.progress import Progress
 from crossd.utils.run_folder import claim_folder
 from crossd.weights.weights_file import WeightsConfig, load, read_config, require_rank
@@ -84,7 +84,6 @@ def inspect(config: InspectConfig, progress: Progress) -> str:
     Raises:
         InputError: When there is nothing to look at, or it cannot be read.
     """
-    check(config)
     choice(config.part, ("train", "val", "test"), "--part")
     if config.weights is None and config.data is None:
         raise InputError("give --weights, --data or both: there is nothing to look at")

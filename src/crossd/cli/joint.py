@@ -15,7 +15,7 @@ from crossd.data.source import Source, limit
 from crossd.errors import InputError
 from crossd.nn.kernel_modes import KERNEL_MODES
 from crossd.training import devices, loop
-from crossd.utils.option_values import check, choice
+from crossd.utils.option_values import choice
 from crossd.utils.progress import Progress
 from crossd.weights.weights_file import WeightsConfig, load, read_config, to_cross
 
@@ -26,7 +26,6 @@ def joint(config: JointConfig, progress: Progress) -> str:
     Raises:
         InputError: When options and data do not go together.
     """
-    check(config)
     choice(config.kernel_mode, tuple(KERNEL_MODES), "--kernel-mode")
     start = None if config.weights is None else read_config(config.weights)
     if start is not None and start.form != "cross":

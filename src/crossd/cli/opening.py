@@ -7,7 +7,7 @@ from pathlib import Path
 from torch import nn
 
 from crossd.cli.options import (
-    CacheOptions,
+    LongOptions,
     EvaluateConfig,
     InspectConfig,
     JointConfig,
@@ -28,7 +28,7 @@ from crossd.weights.weights_file import WeightsConfig, require_rank
 
 
 def known(
-    weights: WeightsConfig | None, path: str | None = None, config: CacheOptions | None = None
+    weights: WeightsConfig | None, path: str | None = None, config: LongOptions | None = None
 ) -> Given:
     """Gather what weights, a plan that the user edited or options for a cache decide on."""
     given = Given(stored=None if config is None else option_cache(config.cache, config.cache_gb))
@@ -103,7 +103,7 @@ def as_trained(
     """
     assert config.data is not None and config.weights is not None
     given = dataclasses.replace(
-        known(weights, config=config if isinstance(config, CacheOptions) else None),
+        known(weights, config=config if isinstance(config, LongOptions) else None),
         statistics=(weights.mean, weights.std),
         classes=dict(zip(weights.values, weights.classes, strict=False)),
     )

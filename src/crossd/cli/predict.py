@@ -29,7 +29,7 @@ from crossd.inference.slice_ensemble import answering
 from crossd.training import devices, signals
 from crossd.utils import memory
 from crossd.utils.atomic_files import atomic
-from crossd.utils.option_values import check, unused
+from crossd.utils.option_values import unused
 from crossd.utils.progress import Progress
 from crossd.weights.weights_file import WeightsConfig, load, read_config, require_rank
 
@@ -43,7 +43,6 @@ def predict(config: PredictConfig, progress: Progress) -> str:
     Raises:
         InputError: At once when nothing can be done; at the end when some files were skipped.
     """
-    check(config)
     weights = read_config(config.weights)
     masks_wanted = weights.task == "segmentation"
     if not masks_wanted:

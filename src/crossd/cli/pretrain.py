@@ -14,14 +14,13 @@ from crossd.errors import InputError
 from crossd.nn.conv import has_views
 from crossd.nn.kernel_modes import KERNEL_MODES
 from crossd.training import devices, loop
-from crossd.utils.option_values import check, choice, sizes
+from crossd.utils.option_values import choice, sizes
 from crossd.utils.progress import Progress
 from crossd.weights.weights_file import WeightsConfig, reshape
 
 
 def pretrain(config: PretrainConfig, progress: Progress) -> str:
     """Train on images; returns what to print."""
-    check(config)
     choice(config.kernel_mode, (*KERNEL_MODES, "none"), "--kernel-mode")
     if config.lift is not None:
         choice(config.lift, ("center", "inflate", "triplanar", "none"), "--lift")

@@ -7,14 +7,12 @@ from crossd.cli.options import RecalibrateConfig
 from crossd.data.preprocessing import plan_file
 from crossd.inference.slice_ensemble import answering
 from crossd.training import loop, validate
-from crossd.utils.option_values import check
 from crossd.utils.progress import Progress
 from crossd.weights.weights_file import load, read_config, save
 
 
 def recalibrate(config: RecalibrateConfig, progress: Progress) -> str:
     """Measure BatchNorm statistics anew; returns what to print."""
-    check(config)
     out = free_file(config.out, config.overwrite)
     weights = read_config(config.weights)
     net = load(config.weights)

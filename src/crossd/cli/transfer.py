@@ -29,7 +29,7 @@ from crossd.evaluation.experiment import Arm, Contest
 from crossd.reports import comparison_results
 from crossd.training import devices, loop, validate
 from crossd.utils.atomic_files import atomic
-from crossd.utils.option_values import check, counts, names
+from crossd.utils.option_values import counts, names
 from crossd.utils.progress import Progress
 from crossd.utils.run_folder import claim_folder
 from crossd.weights.weights_file import WeightsConfig, load, reshape, save
@@ -183,7 +183,6 @@ def transfer(config: TransferConfig, progress: Progress | None = None) -> str:
     """
     progress = progress or Progress(quiet=True)
     start = time.perf_counter()
-    check(config)
     arms = names(config.arms, list(ARMS), "--arms")
     protocols = names(config.protocols, ALL_PROTOCOLS, "--protocols")
     setting = open_setting(config, progress)
