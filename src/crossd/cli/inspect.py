@@ -335,10 +335,6 @@ def _mask_section(
     known_dices = [float(d) for d in dices if np.isfinite(d)]
     scores = {"answer": float(np.mean(known_dices))} if known_dices else {}
     said = f"mean Dice {scores['answer']:.2f}" if scores else "no Dice, as no label is in it"
-    image, spacing = batch["image"][0, 0].cpu().numpy(), source.spacing
-    arrays = [image, truth.numpy(), guess.numpy()]
-    if image.ndim == 2:
-        arrays, spacing = [one[None] for one in arrays], None
     out.results["answer"] = {
         "sample": samples.name(0),
         "dice": dict(zip(source.classes[1:], map(float, dices), strict=True)),
@@ -351,7 +347,13 @@ def _mask_section(
         "`crossd evaluate` scores all samples.",
     )
     pictures.answers(
-        arrays[0], arrays[1], {"answer": arrays[2]}, source.classes, path, scores, spacing
+        batch["image"][0, 0].cpu().numpy(),
+        truth.numpy(),
+        {"answer": guess.numpy()},
+        source.classes,
+        path,
+        scores,
+        source.spacing,
     )
 
 

@@ -157,9 +157,9 @@ def answers(
     Each row is the slice with most foreground. A thin white line is the truth's outline.
 
     Args:
-        image: (D, H, W).
-        truth: (D, H, W) labels, 0 the background.
-        answers: Arm to labels, each (D, H, W).
+        image: (D, H, W) or (H, W).
+        truth: Labels of the same shape, 0 the background.
+        answers: Arm to labels, each of the same shape.
         classes: Names of the labels 1, 2, ...; a first one called "background" is label 0.
         path: The picture to write.
         scores: Arm to Dice, shown in the titles.
@@ -173,6 +173,9 @@ def answers(
     for arm, mask in masks.items():
         if mask.shape != image.shape:
             raise ValueError(f"the answer of {arm} must be {image.shape}, not {mask.shape}")
+    if image.ndim == 2:
+        image, spacing = image[None], None
+        masks = {arm: mask[None] for arm, mask in masks.items()}
     seen = [int(label) for label in np.unique(np.stack(list(masks.values()))) if label > 0]
     image = np.nan_to_num(image)
     low, high = np.percentile(image, (1, 99))
