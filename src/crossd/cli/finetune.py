@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from crossd.cli.opening import batch_size, fitting, for_rank, known, prepared
+from crossd.cli.opening import batch_size, fitting, for_rank, prepared
 from crossd.cli.options import FinetuneConfig
 from crossd.cli.runs import augmentation, train_and_write
 from crossd.conversion import adapt, heads
@@ -19,10 +19,7 @@ def finetune(config: FinetuneConfig, progress: Progress) -> str:
     choice(config.protocol, ("finetune", "probe"), "--protocol")
     weights = read_config(config.weights)
     net = load(config.weights)
-    given = known(weights, config.plan, config)
-    source = fitting(
-        config.data, weights, config.size, config.seed, config.weights, given, progress
-    )
+    source = fitting(config, weights, progress)
     net, weights = for_rank(net, weights, source, config.align)
     renamed = source.values and source.values == weights.values
     if source.classes != weights.classes and not renamed:

@@ -63,7 +63,7 @@ def _images(config: PretrainConfig, progress: Progress) -> Source:
         config.data,
         size=sizes(config.size),
         seed=config.seed,
-        given=known(None, config.plan, config),
+        given=known(config),
         progress=progress,
     )
     if config.plan is not None and source.plan is None:

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from crossd.cli.opening import batch_size, fitting, for_rank, free_file, known
+from crossd.cli.opening import batch_size, fitting, for_rank, free_file
 from crossd.cli.options import RecalibrateConfig
 from crossd.data.preprocessing import plan_file
 from crossd.inference.slice_ensemble import answering
@@ -16,16 +16,7 @@ def recalibrate(config: RecalibrateConfig, progress: Progress) -> str:
     out = free_file(config.out, config.overwrite)
     weights = read_config(config.weights)
     net = load(config.weights)
-    source = fitting(
-        config.data,
-        weights,
-        config.size,
-        config.seed,
-        config.weights,
-        known(weights),
-        progress,
-        labels=False,
-    )
+    source = fitting(config, weights, progress, labels=False)
     net, weights = for_rank(net, weights, source, config.align)
     options = loop.TrainConfig(
         batch_size=config.batch_size or batch_size(source),
