@@ -39,7 +39,7 @@ def comparison(config: EvaluateConfig, progress: Progress) -> str:
     contest = open_contest(config, progress)
     limits = counts(config.limit, "--limit") or (len(contest.source.train),)
     if not config.folds:
-        require_limits(contest.source, limits, config.seed)
+        require_limits(contest.source, limits, config.limit)
     runs = experiment.plan(contest, protocols, limits, config.trials)
     if not runs:
         raise InputError(

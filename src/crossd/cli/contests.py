@@ -9,7 +9,8 @@ from torch import nn
 
 from crossd.cli.options import EvaluateConfig, TransferConfig
 from crossd.conversion import heads, registry
-from crossd.data.source import Source, limit
+from crossd.data.source import Source
+from crossd.errors import InputError
 from crossd.evaluation import experiment
 from crossd.evaluation.arms import ARMS
 from crossd.evaluation.experiment import Arm, Contest, Run
@@ -63,10 +64,19 @@ def pretrained(
     return Arm(ready, answers=classes == known)
 
 
-def require_limits(source: Source, limits: Sequence[int], seed: int) -> None:
-    """Refuse numbers of labelled samples that a source does not have."""
-    for count in limits:
-        limit(source, count, seed)
+def require_limits(source: Source, limits: Sequence[int], given: str | None) -> None:
+    """Refuse numbers of labelled samples, ascending, that a source does not have.
+
+    Raises:
+        InputError: "--limit ...", with what was given.
+    """
+    total = len(source.train)
+    classes = len(source.classes) if source.task == "classification" else 1
+    if not classes <= limits[0] <= limits[-1] <= total:
+        each = f" of {classes} classes, each of which needs one" if classes > 1 else ""
+        raise InputError(
+            f"--limit {given or limits[0]}: {source.name} has {total} training samples{each}"
+        )
 
 
 def compare(

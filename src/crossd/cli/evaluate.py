@@ -21,6 +21,7 @@ from crossd.data.source import Source
 from crossd.data.sources.case_files import Entry, read_image, read_mask
 from crossd.data.sources.labelled import entries_of
 from crossd.errors import InputError
+from crossd.evaluation.summary import Results
 from crossd.inference import predictor, write_masks
 from crossd.inference.slice_ensemble import answering
 from crossd.reports import html, markdown, pictures, shown_cases
@@ -342,7 +343,7 @@ def _write(
         writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
     with atomic(folder / "cases.csv") as temporary:
         temporary.write_text(text.getvalue(), encoding="utf-8")
-    results = {
+    results: Results = {
         "command": "evaluate",
         "task": source.task,
         "data": config.data,

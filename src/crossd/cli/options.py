@@ -105,6 +105,7 @@ class TransferConfig(ImageOptions, LongOptions):
         volume_steps: Fewest steps on the labelled volumes. Default: 100, for masks 60, unless the
             passes are given.
         volume_batch_size: Volumes a step. Default: 8, for masks 2.
+        lr: Highest learning rate in 2D. Default: 0.01, for masks 0.003.
         volume_lr: Highest learning rate on the labelled volumes.
         seed: Of everything that is drawn.
         workers: Processes that read data, for each training. Default: by cores and memory; 0 on
@@ -207,6 +208,8 @@ class JointConfig(ImageOptions, TrainingOptions):
         images: Source of images; of volumes, slices are taken.
         volumes: Source of volumes with the same task.
         weights: A Cross-D weights file to start from. Default: a new network.
+        model: A name of a network, for a new one, as `crossd pretrain` takes it. Default: a small
+            ResNet or SegResNet.
         kernel_mode: projection, slice, fourier or fourier-projection, for a new network.
         size: Size of the training volumes (one number, or depth,height,width).
         limit: Train on so many labelled volumes.
@@ -330,6 +333,8 @@ class EvaluateConfig(LongOptions):
             or 1 beside an accelerator.
         precision: 32-true, bf16-mixed or 16-mixed.
         out: Folder for cases.csv, the report and pictures of the worst cases.
+        resume: Go on with a comparison that was interrupted; start where there is none, and do
+            nothing where it has ended.
     """
 
     data: str

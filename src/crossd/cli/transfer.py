@@ -175,7 +175,7 @@ def transfer(config: TransferConfig, progress: Progress | None = None) -> str:
     volumes, images = setting.volumes, setting.images
     usual = 4 if volumes.task == "segmentation" else 10 * len(volumes.classes)
     limits = counts(config.limit, "--limit") or (min(usual, len(volumes.train)),)
-    require_limits(volumes, limits, config.seed)
+    require_limits(volumes, limits, config.limit)
     if not setting.same_classes:
         progress.say("the images have other classes than the volumes: no protocol zero")
     contest = open_contest(config, setting)
