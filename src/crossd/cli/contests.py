@@ -100,9 +100,6 @@ def compare(
         start: When the command began, by `time.perf_counter` [s].
         config: The options of the command, with a folder that was claimed.
         more: What the command adds to the record: ``command``, ``data``, ``notes`` and its own.
-
-    Returns:
-        What to print.
     """
     folder, source = Path(config.out), contest.source
     rows = experiment.contest_all(make, runs, folder, jobs, progress, contest)

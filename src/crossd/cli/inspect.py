@@ -105,10 +105,12 @@ def inspect(config: InspectConfig, progress: Progress) -> str:
         _kernel_sections(out, listed, layer)
         if source is not None:
             _pose_sections(out, net, source, layer, config, progress)
+            if source.rank == 3 and weights.form == "2d":
+                source = as_images(source, None, None)
             if source.task == "classification":
-                _cam_section(out, net, source, weights.form == "2d", config)
+                _cam_section(out, net, source, config)
             else:
-                _mask_section(out, net, source, weights.form == "2d", config)
+                _mask_section(out, net, source, config)
     return _written(out, config, start)
 
 
@@ -261,12 +263,8 @@ def _some(samples: Samples, count: int) -> Samples:
     return Subset(samples, spread(len(samples), count))
 
 
-def _cam_section(
-    out: Findings, net: nn.Module, source: Source, flat: bool, config: InspectConfig
-) -> None:
+def _cam_section(out: Findings, net: nn.Module, source: Source, config: InspectConfig) -> None:
     """Draw Grad-CAM of a sample of each of a few classes."""
-    if source.rank == 3 and flat:
-        source = as_images(source, None, None)
     samples = getattr(source, config.part)
     assert samples.labels is not None
     fabric = devices.single_device(config.precision)
@@ -321,12 +319,8 @@ def _one_of_each(labels: NDArray[np.int64], count: int) -> Iterator[int]:
         yield int(np.flatnonzero(labels == label)[0])
 
 
-def _mask_section(
-    out: Findings, net: nn.Module, source: Source, flat: bool, config: InspectConfig
-) -> None:
+def _mask_section(out: Findings, net: nn.Module, source: Source, config: InspectConfig) -> None:
     """Draw the answer to the first sample over it, beside the truth."""
-    if source.rank == 3 and flat:
-        source = as_images(source, None, None)
     samples = _some(getattr(source, config.part), 1)
     options = training_config.TrainConfig(batch_size=1, precision=config.precision)
     answer, batch = next(iter(validate.answers(net, samples, options)))

@@ -6,7 +6,7 @@ import dataclasses
 import torch
 from torch import nn
 
-from crossd.cli.opening import batch_size, images_and_volumes, prepared
+from crossd.cli.opening import batch_size, described, images_and_volumes
 from crossd.cli.options import JointConfig
 from crossd.cli.runs import augmentation, train_and_write
 from crossd.conversion import heads, registry
@@ -38,14 +38,6 @@ def joint(config: JointConfig, progress: Progress) -> str:
     total = len(volumes.classes) + (0 if same else len(images.classes))
     rows = [slice(0, len(volumes.classes)), slice(len(volumes.classes), total)]
     net, name, mode = _network(config, start, volumes, images, total)
-    weights = WeightsConfig(
-        name,
-        volumes.task,
-        volumes.channels,
-        volumes.classes,
-        form="cross",
-        kernel_mode=mode,
-    )
     progress.say(
         f"{name}: {len(images.train):,} images of {config.images} in turn with "
         f"{len(volumes.train):,} volumes of {config.volumes}"
@@ -70,7 +62,7 @@ def joint(config: JointConfig, progress: Progress) -> str:
         net,
         volumes,
         of_volumes,
-        prepared(weights, volumes),
+        described(volumes, name, "cross", mode),
         config,
         progress,
         "joint training",

@@ -55,7 +55,9 @@ def fitting(
     given: Given | None = None,
     labels: bool = True,
 ) -> Source:
-    """Open the data of a command as its weights need them: with as many channels.
+    """Open the data of a command as its weights need them, with as many channels.
+
+    The classes are those of the weights where masks hold no other values.
 
     Args:
         config: Options that name the data and the weights.
@@ -63,9 +65,6 @@ def fitting(
         progress: Where to show a scan.
         given: What is known of the data. Default: what `known` gathers.
         labels: Whether labels are needed.
-
-    Returns:
-        The source; its classes are those of the weights where its masks hold no other values.
 
     Raises:
         InputError: When the task is another.
@@ -117,15 +116,10 @@ def _masks(weights: WeightsConfig) -> dict[int, str]:
 def images_and_volumes(
     config: TransferConfig | JointConfig, progress: Progress, start: WeightsConfig | None = None
 ) -> tuple[Source, Source]:
-    """Open the sources that a command learns from together; of volumes as images, their slices.
+    """Open the volumes, and the images with as many channels, that a command learns from together.
 
-    Args:
-        config: Options.
-        progress: Where to show a scan.
-        start: Of the weights to start from, if there are any.
-
-    Returns:
-        The volumes, and the images with as many channels.
+    Of volumes that stand for images slices are taken. What the weights to start from know of
+    volumes, if there are any, is `start`.
 
     Raises:
         InputError: When one has labels and the other masks, or the volumes are images.
@@ -167,6 +161,14 @@ def prepared(weights: WeightsConfig, source: Source) -> WeightsConfig:
         plan=plan_file.to_record(source.plan),
         values=source.values,
     )
+
+
+def described(source: Source, model: str, form: str, kernel_mode: str) -> WeightsConfig:
+    """Return the configuration of a network that is trained on a source."""
+    weights = WeightsConfig(
+        model, source.task, source.channels, source.classes, form=form, kernel_mode=kernel_mode
+    )
+    return prepared(weights, source)
 
 
 def for_rank(

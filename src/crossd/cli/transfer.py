@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from crossd.cli.contests import arm, compare, require_limits
-from crossd.cli.opening import images_and_volumes, prepared
+from crossd.cli.opening import described, images_and_volumes
 from crossd.cli.options import ALL_PROTOCOLS, TransferConfig
 from crossd.conversion import registry
 from crossd.conversion.convert import convert
@@ -32,7 +32,7 @@ from crossd.utils.atomic_files import atomic
 from crossd.utils.option_values import counts, names
 from crossd.utils.progress import Progress
 from crossd.utils.run_folder import claim_folder
-from crossd.weights.weights_file import WeightsConfig, load, reshape, save
+from crossd.weights.weights_file import load, reshape, save
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -135,16 +135,8 @@ def pretrain(setting: Setting, name: str, progress: Progress) -> dict[str, objec
         "history": fit.history,
     }
     progress.say(f"  on images held out: {validate.describe(scores, source.task)}")
-    weights = WeightsConfig(
-        setting.model,
-        source.task,
-        source.channels,
-        source.classes,
-        form=form,
-        kernel_mode=mode,
-    )
     weights = dataclasses.replace(
-        prepared(weights, source),
+        described(source, setting.model, form, mode),
         spacing=setting.volumes.spacing,
         plan=to_record(setting.volumes.plan),
     )
@@ -154,20 +146,12 @@ def pretrain(setting: Setting, name: str, progress: Progress) -> dict[str, objec
     return record
 
 
-def transfer(config: TransferConfig, progress: Progress | None = None) -> str:
-    """Run the comparison and write its table, report and pictures to `config.out`.
-
-    Args:
-        config: The options.
-        progress: Where to show how far it is.
-
-    Returns:
-        What to print: the table, and what it says.
+def transfer(config: TransferConfig, progress: Progress) -> str:
+    """Run the comparison and write its table, report and pictures; returns what to print.
 
     Raises:
         InputError: With one line on what is wrong with the options or the data.
     """
-    progress = progress or Progress(quiet=True)
     start = time.perf_counter()
     arms = names(config.arms, list(ARMS), "--arms")
     protocols = names(config.protocols, ALL_PROTOCOLS, "--protocols")
