@@ -58,7 +58,9 @@ def comparison(config: EvaluateConfig, progress: Progress) -> str:
         progress,
         start,
         config,
-        {"command": "evaluate", "data": config.data, "weights": config.weights, "notes": notes},
+        data=config.data,
+        weights=config.weights,
+        notes=notes,
     )
 
 

@@ -1,8 +1,6 @@
 """Comparisons of arms, for every command that has one: making the arms, and doing all runs."""
 
-import dataclasses
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from torch import nn
@@ -87,7 +85,7 @@ def compare(
     progress: Progress,
     start: float,
     config: TransferConfig | EvaluateConfig,
-    more: Mapping[str, object],
+    **more: object,
 ) -> str:
     """Do the runs of a comparison that are not done yet, and write its record, report and plots.
 
@@ -99,24 +97,23 @@ def compare(
         progress: Where to show how far it is.
         start: When the command began, by `time.perf_counter` [s].
         config: The options of the command, with a folder that was claimed.
-        more: What the command adds to the record: ``command``, ``data``, ``notes`` and its own.
+        **more: What the command adds to the record: ``data``, ``notes`` and its own.
     """
     folder, source = Path(config.out), contest.source
     rows = experiment.contest_all(make, runs, folder, jobs, progress, contest)
-    results = {
+    results = markdown.record(
+        config,
+        start,
         **more,
-        "task": source.task,
-        "classes": list(source.classes),
-        "metric": MAIN[source.task],
-        "arms": list(contest.arms),
-        "folds": contest.folds,
-        "trials": config.trials,
-        "cases": [source.test.case(i) for i in range(len(source.test))],
-        "rows": rows,
-        "seconds": round(time.perf_counter() - start, 1),
-        "config": dataclasses.asdict(config),
-        "versions": markdown.versions(),
-    }
+        task=source.task,
+        classes=list(source.classes),
+        metric=MAIN[source.task],
+        arms=list(contest.arms),
+        folds=contest.folds,
+        trials=config.trials,
+        cases=[source.test.case(i) for i in range(len(source.test))],
+        rows=rows,
+    )
     comparison_results.write(results, folder, source)
     remove(folder, LEFTOVERS)
     return comparison_results.printed(results, folder)

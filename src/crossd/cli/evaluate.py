@@ -21,7 +21,6 @@ from crossd.data.source import Source
 from crossd.data.sources.case_files import Entry, read_image, read_mask
 from crossd.data.sources.labelled import entries_of
 from crossd.errors import InputError
-from crossd.evaluation.summary import Results
 from crossd.inference import predictor, write_masks
 from crossd.inference.slice_ensemble import answering
 from crossd.reports import html, markdown, pictures, shown_cases
@@ -343,18 +342,16 @@ def _write(
         writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
     with atomic(folder / "cases.csv") as temporary:
         temporary.write_text(text.getvalue(), encoding="utf-8")
-    results: Results = {
-        "command": "evaluate",
-        "task": source.task,
-        "data": config.data,
-        "part": config.part,
-        "samples": len(getattr(source, config.part)),
-        "classes": list(source.classes),
+    results = markdown.record(
+        config,
+        start,
+        task=source.task,
+        data=config.data,
+        part=config.part,
+        samples=len(getattr(source, config.part)),
+        classes=list(source.classes),
         **found,
-        "seconds": round(time.perf_counter() - start, 1),
-        "config": dataclasses.asdict(config),
-        "versions": markdown.versions(),
-    }
+    )
     report, headline = markdown.evaluation(results), markdown.sentence(results)
     cost = markdown.cost(results["seconds"], "samples", results["samples"], spent)
     shown = html.render(report, headline, folder, cases, cost, without=["The worst cases"])

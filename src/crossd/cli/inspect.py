@@ -1,6 +1,5 @@
 """`crossd inspect`: what weights hold, what they look at, and what data are like, in pictures."""
 
-import dataclasses
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -353,13 +352,7 @@ def _mask_section(out: Findings, net: nn.Module, source: Source, config: Inspect
 
 def _written(out: Findings, config: InspectConfig, start: float) -> str:
     name = Path(config.weights or config.data or "").name
-    results = {
-        "command": "inspect",
-        **out.results,
-        "seconds": round(time.perf_counter() - start, 1),
-        "config": dataclasses.asdict(config),
-        "versions": markdown.versions(),
-    }
+    results = markdown.record(config, start, **out.results)
     lines = [f"# crossd inspect: {name}", *out.lines, *markdown.ending(results)]
     text = "\n".join(lines) + "\n"
     headline = out.headline or out.said[0]

@@ -187,12 +187,9 @@ def transfer(config: TransferConfig, progress: Progress) -> str:
         progress,
         start,
         config,
-        {
-            "command": "transfer",
-            "data": config.volumes,
-            "images": config.images,
-            "model": setting.model,
-            "notes": comparison_results.notes(volumes, config.trials),
-            "pretraining": [records[name] for name in needed],
-        },
+        data=config.volumes,
+        images=config.images,
+        model=setting.model,
+        notes=comparison_results.notes(volumes, config.trials),
+        pretraining=[records[name] for name in needed],
     )
