@@ -1,6 +1,5 @@
 """`crossd inspect`: what weights hold, what they look at, and what data are like, in pictures."""
 
-import dataclasses
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -37,7 +36,7 @@ from crossd.reports.kernel_numbers import Layer
 from crossd.training import config as training_config
 from crossd.training import devices, metrics, validate
 from crossd.training.batches import view_of
-from crossd.utils.option_values import check, choice, unused
+from crossd.utils.option_values import choice, unused
 from crossd.utils.progress import Progress
 from crossd.utils.run_folder import claim_folder
 from crossd.weights.weights_file import WeightsConfig, load, read_config, require_rank
@@ -86,7 +85,6 @@ def inspect(config: InspectConfig, progress: Progress) -> str:
     Raises:
         InputError: When there is nothing to look at, or it cannot be read.
     """
-    check(config)
     choice(config.part, ("train", "val", "test"), "--part")
     if config.weights is None and config.data is None:
         raise InputError("give --weights, --data or both: there is nothing to look at")
@@ -108,10 +106,12 @@ def inspect(config: InspectConfig, progress: Progress) -> str:
         _kernel_sections(out, listed, layer)
         if source is not None:
             _pose_sections(out, net, source, layer, config, progress)
+            if source.rank == 3 and weights.form == "2d":
+                source = as_images(source, None, None)
             if source.task == "classification":
-                _cam_section(out, net, source, weights.form == "2d", config)
+                _cam_section(out, net, source, config)
             else:
-                _mask_section(out, net, source, weights.form == "2d", config)
+                _mask_section(out, net, source, config)
     return _written(out, config, start)
 
 
@@ -263,12 +263,8 @@ def _some(samples: Samples, count: int) -> Samples:
     return Subset(samples, spread(len(samples), count))
 
 
-def _cam_section(
-    out: Findings, net: nn.Module, source: Source, flat: bool, config: InspectConfig
-) -> None:
+def _cam_section(out: Findings, net: nn.Module, source: Source, config: InspectConfig) -> None:
     """Draw Grad-CAM of a sample of each of a few classes."""
-    if source.rank == 3 and flat:
-        source = as_images(source, None, None)
     samples = getattr(source, config.part)
     assert samples.labels is not None
     fabric = devices.single_device(config.precision)
@@ -323,12 +319,8 @@ def _one_of_each(labels: NDArray[np.int64], count: int) -> Iterator[int]:
         yield int(np.flatnonzero(labels == label)[0])
 
 
-def _mask_section(
-    out: Findings, net: nn.Module, source: Source, flat: bool, config: InspectConfig
-) -> None:
+def _mask_section(out: Findings, net: nn.Module, source: Source, config: InspectConfig) -> None:
     """Draw the answer to the first sample over it, beside the truth."""
-    if source.rank == 3 and flat:
-        source = as_images(source, None, None)
     samples = _some(getattr(source, config.part), 1)
     options = training_config.TrainConfig(batch_size=1, precision=config.precision)
     answer, batch = next(iter(validate.answers(net, samples, options)))
@@ -354,13 +346,7 @@ def _mask_section(
 
 def _written(out: Findings, config: InspectConfig, start: float) -> str:
     name = Path(config.weights or config.data or "").name
-    results = {
-        "command": "inspect",
-        **out.results,
-        "seconds": round(time.perf_counter() - start, 1),
-        "config": dataclasses.asdict(config),
-        "versions": markdown.versions(),
-    }
+    results = markdown.record(config, start, **out.results)
     text = markdown.ended([f"# crossd inspect: {name}", *out.lines], results)
     headline = out.headline or out.said[0]
     shown = html.render(text, headline, out.folder, scans=SCANS)

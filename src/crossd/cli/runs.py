@@ -1,6 +1,5 @@
 """One training of a command, from the network to its weights, its report and its pictures."""
 
-import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -81,21 +80,18 @@ def train_and_write(
     if not is_first():
         return told
     save(kept, path, weights)
-    seconds = round(time.perf_counter() - start, 1)
-    results = {
-        "command": type(config).__name__.removesuffix("Config").lower(),
-        "data": source.name,
-        "model": weights.model,
-        "test_samples": len(source.test),
-        "metrics": scores,
-        "seconds": seconds,
-        "history": fit.history,
-        "skipped_steps": fit.skipped,
-        "config": dataclasses.asdict(config),
-        "versions": markdown.versions(),
-    }
+    results = markdown.record(
+        config,
+        start,
+        data=source.name,
+        model=weights.model,
+        test_samples=len(source.test),
+        metrics=scores,
+        history=fit.history,
+        skipped_steps=fit.skipped,
+    )
     curves.training(results, folder / "curves.png")
-    spent = markdown.cost(seconds, "training samples", fit.samples, fit.seconds)
+    spent = markdown.cost(results["seconds"], "training samples", fit.samples, fit.seconds)
     text = markdown.training(results, spent)
     shown = html.render(text, markdown.sentence(results), folder, cases)
     markdown.write(results, folder, text, {"report.html": shown})

@@ -4,18 +4,24 @@ The functions read a record, `results`, as it is written to `metrics.json`. What
 a finite number is shown as a dash, never as a zero.
 """
 
+import dataclasses
 import json
 import math
 import platform
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from crossd.evaluation.summary import MISSING, Results
 from crossd.utils import memory
 from crossd.utils.atomic_files import atomic
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 METRICS = {"accuracy": "accuracy", "auc": "AUC", "dice": "Dice"}
 LIBRARIES = (
@@ -185,6 +191,17 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
+
+
+def record(config: "DataclassInstance", start: float, **found: object) -> Results:
+    """Return the record of what a command `found`; it began at `start`, by `time.perf_counter`."""
+    return {
+        "command": type(config).__name__.removesuffix("Config").lower(),
+        **found,
+        "seconds": round(time.perf_counter() - start, 1),
+        "config": dataclasses.asdict(config),
+        "versions": versions(),
+    }
 
 
 def ended(lines: Sequence[str], results: Results) -> str:

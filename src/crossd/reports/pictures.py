@@ -16,7 +16,7 @@ from matplotlib.colors import LinearSegmentedColormap, to_rgb
 from matplotlib.figure import Figure, FigureBase
 from matplotlib.patches import Rectangle
 
-from crossd.nn.kernel_modes import VIEWS
+from crossd.nn.views import VIEWS
 from crossd.reports.slice_viewer import LABELS, colour_of
 from crossd.utils.atomic_files import atomic
 
