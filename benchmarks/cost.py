@@ -27,6 +27,7 @@ from typing import Any
 import cost_tables
 import torch
 import torch.nn.functional as F
+from given_back import give_back_memory
 from jsonargparse import ArgumentError
 from torch import Tensor, nn
 
@@ -35,7 +36,7 @@ from crossd.cli.parser import build
 from crossd.errors import InputError
 from crossd.nn.conv import CrossDConv
 from crossd.nn.functional import displacement
-from crossd.utils.allocator import give_back_memory, keep_freed_memory
+from crossd.utils.allocator import keep_freed_memory
 from crossd.utils.atomic_files import atomic
 from crossd.utils.option_values import check, choice, names
 from crossd.utils.progress import Progress

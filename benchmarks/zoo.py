@@ -284,9 +284,9 @@ def attempt(
     import fcntl
 
     import torch
+    from given_back import give_back_memory
 
     import crossd
-    from crossd.utils.allocator import give_back_memory
 
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     torch.manual_seed(0)

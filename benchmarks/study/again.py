@@ -4,7 +4,7 @@ from typing import Any
 
 from arms import OURS
 
-from crossd.evaluation import summary
+from crossd.evaluation import statistics, summary
 from crossd.evaluation.summary import MISSING
 from crossd.reports import markdown
 
@@ -41,7 +41,7 @@ def only(results: dict[str, Any], arms: tuple[str, ...]) -> dict[str, Any]:
 
 def level(name: str, key: summary.Key) -> float:
     """Return the p below which a difference counts."""
-    return POCOCK if (name, *key) in SEEN else summary.ALPHA
+    return POCOCK if (name, *key) in SEEN else statistics.ALPHA
 
 
 def section(sets: dict[str, dict[str, Any]]) -> list[str]:
@@ -69,8 +69,8 @@ def line(name: str, title: str, part: dict[str, Any]) -> list[str]:
     key = summary.keys(part)[0]
     found, tests = summary.summaries(part, key), summary.comparisons(part, key)
     rival = summary.best(part, key, part["arms"][1:]) or part["arms"][-1]
-    one = next(test for test in tests if test.arm == rival)
-    ends = MISSING if one.low is None else f"{one.low:+.4f} to {one.high:+.4f}"
+    one = tests[rival]
+    ends = MISSING if one.interval is None else "{:+.4f} to {:+.4f}".format(*one.interval)
     p = MISSING if one.holm is None else f"{one.holm:.2g}"
     return [
         f"{name}, {summary.title(key)}", f"{title} ({found[OURS].count})",

@@ -123,7 +123,7 @@ def configurations(sets: dict[str, dict[str, Any]]) -> list[str]:
         cells = []
         for results in parts.values():
             found = summary.summaries(results, ("zero", 0)).get(arm)
-            spread = "" if found is None or found.high is None else f" ± {found.sd:.3f}"
+            spread = "" if found is None or found.sd is None else f" ± {found.sd:.3f}"
             cells.append(summary.MISSING if found is None else f"{found.mean:.3f}{spread}")
         body.append([f"{arm} (both)" if arm == OURS else arm, *cells])
     called = "".join(f" {arm.removeprefix(OURS)} " for arm in order)
@@ -164,7 +164,7 @@ def against(sets: dict[str, dict[str, Any]]) -> list[str]:
             found = summary.summaries(part, key)
             if rival is None or OURS not in found:
                 continue
-            one = next(c for c in summary.comparisons(part, key) if c.arm == rival)
+            one = summary.comparisons(part, key)[rival]
             gap, p = one.difference, one.holm
             if p is not None and p < again.level(name, key):
                 (won if gap > 0 else lost).append(name)

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from crossd.nn.views import view
     from crossd.weights.export import export
     from crossd.weights.hub import from_pretrained, push_to_hub, save_pretrained
-    from crossd.weights.third_party import load_checkpoint
-    from crossd.weights.weights_file import WeightsConfig, load, load_reference, save
+    from crossd.weights.third_party import load_checkpoint, load_reference
+    from crossd.weights.weights_file import WeightsConfig, load, save
 
 _HOMES = {
     "CrossDConv": "nn.conv",
@@ -37,7 +37,7 @@ _HOMES = {
     "inflate": "conversion.baselines",
     "load": "weights.weights_file",
     "load_checkpoint": "weights.third_party",
-    "load_reference": "weights.weights_file",
+    "load_reference": "weights.third_party",
     "push_to_hub": "weights.hub",
     "recalibrate": "conversion.adapt",
     "rule": "conversion.rules",

@@ -546,6 +546,10 @@ def test_files_are_not_overwritten_unasked(
     assert [path.name for path in tmp_path.iterdir()] == ["out.safetensors"]
     wrong = replace(change, out=str(tmp_path / "weights"))
     assert "must end in .safetensors" in raised(lambda: convert(wrong, QUIET))
+    folder = tmp_path / "folder.safetensors"
+    folder.mkdir()
+    onto = replace(change, out=str(folder), overwrite=True)
+    assert "folder.safetensors is a folder: name a file" in raised(lambda: convert(onto, QUIET))
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,8 @@ import files
 import numpy as np
 import pytest
 
-from crossd.cli.opening import fitting, known
+from crossd.cli.opening import fitting
+from crossd.cli.options import FinetuneConfig
 from crossd.data.preprocessing import plan_file
 from crossd.data.quality.scan import scan
 from crossd.utils.progress import Progress
@@ -40,7 +41,7 @@ def scans(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def test_masks_of_fewer_classes_than_the_weights_know(tmp_path: Path, scans: list[str]) -> None:
     root = str(files.pairs(tmp_path, 10, (8, 9, 10)))
-    source = fitting(root, WEIGHTS, None, 0, "w", known(WEIGHTS), QUIET)
+    source = fitting(FinetuneConfig("w", root), WEIGHTS, QUIET)
     assert (source.values, source.classes) == ((0, 1, 2, 9), NAMES)
     assert scans == ["scanning volumes"]
 
@@ -49,12 +50,12 @@ def test_masks_of_classes_that_the_weights_do_not_know(tmp_path: Path) -> None:
     root = files.pairs(tmp_path, 10, (8, 9, 10))
     for path in (root / "labels").iterdir():
         files.nifti(path, np.full((8, 9, 10), 5, np.uint8))
-    source = fitting(str(root), WEIGHTS, None, 0, "w", known(WEIGHTS), QUIET)
+    source = fitting(FinetuneConfig("w", str(root)), WEIGHTS, QUIET)
     assert (source.values, source.classes) == ((0, 5), ("background", "5"))
 
 
 def test_unlabelled_volumes_for_weights_of_masks(tmp_path: Path) -> None:
     for i in range(3):
         files.nifti(tmp_path / f"{i}.nii", files.scan((8, 9, 10), i)[0])
-    source = fitting(str(tmp_path), WEIGHTS, None, 0, "w", known(WEIGHTS), QUIET, labels=False)
+    source = fitting(FinetuneConfig("w", str(tmp_path)), WEIGHTS, QUIET, labels=False)
     assert source.task == "unlabelled" and len(source.train) == 3

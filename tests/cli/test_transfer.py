@@ -73,7 +73,7 @@ def comparable(results: dict[str, Any]) -> list[dict[str, Any]]:
 
 def transfer(config: TransferConfig, progress: Progress | None = None) -> dict[str, Any]:
     """Run the command, and read what it wrote down."""
-    told = command.transfer(config, progress)
+    told = command.transfer(config, progress or Progress(quiet=True))
     found: dict[str, Any] = json.loads((Path(config.out) / "metrics.json").read_text())
     assert all(arm in told for arm in found["arms"]) and f"written: {config.out}" in told
     return found

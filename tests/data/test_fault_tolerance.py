@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from made import Made, labelled, odd, tiny
+import torch
+from made import Made, assert_same, labelled, odd, tiny
 
 from crossd.data.dataset import Sample
 from crossd.data.fault_tolerance import FEWEST, GuardedSamples
@@ -122,11 +123,24 @@ def test_a_loss_that_is_no_number_stops_with_the_samples(tmp_path: Path) -> None
         loop.fit(tiny(), odd(5), config, validate=False)
 
 
-def test_steps_are_skipped_and_nothing_is_poisoned(tmp_path: Path) -> None:
+@pytest.mark.parametrize("mode", ["projection", "fourier"])
+def test_steps_are_skipped_and_nothing_is_poisoned(mode: str, tmp_path: Path) -> None:
     config = TrainConfig(epochs=3, batch_size=4, on_nan="skip")
-    net: Any = tiny()
+    net: Any = tiny(mode)
     fit = loop.fit(net, odd(5), config, validate=False, folder=tmp_path)
     assert fit.skipped == 3
     assert (tmp_path / "bad-batches.jsonl").read_text().count("\n") == 3
     assert all(np.isfinite(record["loss"]) for record in fit.history)
     assert all(value.isfinite().all() for value in net.state_dict().values())
+
+
+@pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step:UserWarning")
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_skipped_step_leaves_the_statistics_of_every_source(accumulate: int) -> None:
+    config = TrainConfig(epochs=1, batch_size=4, on_nan="skip", accumulate=accumulate)
+    net: Any = tiny()
+    beside = [(labelled(2), config)]
+    fit = loop.fit(net, labelled(3, bad=np.nan), config, beside=beside, validate=False)
+    assert fit.skipped == 3
+    assert_same(net[1].state_dict()["running_var"], torch.ones(4))
+    assert net[1].num_batches_tracked == 0

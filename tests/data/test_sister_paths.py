@@ -198,7 +198,7 @@ def test_class_folders_of_volumes_are_checked_as_those_of_images(tmp_path: Path)
         volumes_of_classes(tmp_path / "parts" / part)
     nifti(tmp_path / "parts" / "test" / "new" / "1.nii", noise(1))
     said = message(lambda: open_source(str(tmp_path / "parts")))
-    assert "new: this class is not in train/; remove or add it" in said
+    assert "new: this class is not in the training part; remove or add it" in said
     (tmp_path / "parts" / "train").rename(tmp_path / "elsewhere")
     assert "no train/; add it" in message(lambda: open_source(str(tmp_path / "parts")))
 

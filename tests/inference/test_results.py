@@ -10,9 +10,9 @@ OWN = {"sha256": "1", "answer": "volume", "flips": False, "precision": "32-true"
 
 def test_the_table_takes_any_name(tmp_path: Path) -> None:
     rows = {'/a b/ü,"x"\n.nii': ["m\udcff.nii"], "/c": ["c.png"]}
-    assert results.claim(tmp_path, OWN, ["mask"], rows, False) == {}
-    results.write_table(tmp_path / "predictions.csv", ["mask"], rows)
-    assert results.claim(tmp_path, OWN, ["mask"], [], False) == rows
+    assert results.claim(tmp_path, OWN, ["mask"], rows, False).rows == {}
+    results.Answers(tmp_path, ["mask"], rows).write()
+    assert results.claim(tmp_path, OWN, ["mask"], [], False).rows == rows
 
 
 def test_only_masks_within_the_folder_are_removed(tmp_path: Path) -> None:
@@ -22,26 +22,26 @@ def test_only_masks_within_the_folder_are_removed(tmp_path: Path) -> None:
     for name in ("b.nii", "out/deep/a.nii.gz", "out/deep/a.dcm", "out/deep/c.nii.gz"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    results.write_table(folder / "predictions.csv", ["mask"], rows)
+    results.Answers(folder, ["mask"], rows).write()
     other = {**OWN, "flips": True}
     with pytest.raises(InputError, match="another --flips"):
         results.claim(folder, other, ["mask"], rows, False)
     with pytest.raises(InputError, match="answers of other settings for 1 files"):
         results.claim(folder, other, ["mask"], ["/a"], True)
-    assert results.claim(folder, other, ["mask"], rows, True) == {}
+    assert results.claim(folder, other, ["mask"], rows, True).rows == {}
     assert [p.name for p in (folder / "deep").iterdir()] == ["c.nii.gz"]
     assert (tmp_path / "b.nii").exists()
 
 
 def test_runs_side_by_side_keep_the_lines_of_each_other(tmp_path: Path) -> None:
-    table = tmp_path / "predictions.csv"
     first, second = (results.claim(tmp_path, OWN, ["mask"], [], False) for _ in range(2))
-    first["/a"], second["/b"] = ["a.png"], ["b.png"]
-    results.write_table(table, ["mask"], first)
-    results.write_table(table, ["mask"], second)
-    first["/c"] = ["b.png"]
-    results.write_table(table, ["mask"], first, gone={"/b"})
-    assert results.claim(tmp_path, OWN, ["mask"], [], False) == {
+    first.rows["/a"], second.rows["/b"] = ["a.png"], ["b.png"]
+    first.write()
+    second.write()
+    first.rows["/c"] = ["b.png"]
+    first.gone.add("/b")
+    first.write()
+    assert results.claim(tmp_path, OWN, ["mask"], [], False).rows == {
         "/a": ["a.png"], "/c": ["b.png"],
     }  # fmt: skip
 

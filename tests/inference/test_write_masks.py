@@ -145,7 +145,8 @@ def test_what_a_header_says_of_places_is_copied(tmp_path: Path, version: Any, ki
     header = read.read_header(tmp_path / "a.nii.gz")
     out = tmp_path / "out.nii.gz"
     write_masks.write(canonical(header), header, (0, 7, 1000), out)
-    before, written = nib.load(tmp_path / "a.nii.gz"), nib.load(out)
+    before: Any = nib.load(tmp_path / "a.nii.gz")
+    written: Any = nib.load(out)
     np.testing.assert_array_equal(np.asarray(written.dataobj), np.array([0, 7, 1000])[MASK])
     assert written.get_data_dtype() == np.uint16 and written.shape == SHAPE
     for field in FIELDS:

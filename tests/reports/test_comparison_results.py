@@ -38,7 +38,7 @@ def rows_of(text: str, heading: str) -> dict[str, list[str]]:
 
 
 def test_every_table_has_its_numbers() -> None:
-    text = comparison_results.markdown(record(), {"Scores": "scores.png"})
+    text = comparison_results.markdown(record(), {"Scores": "scores.png"}, ["", "## Time"])
     assert "# projection against slices on brain" in text and "Note: it is a test." in text
     assert rows_of(text, "Mean Dice")["slices"][0].startswith("0.900 (0.900 to 0.900)")
     each = rows_of(text, "Every test sample: zero")
@@ -52,7 +52,7 @@ def test_every_table_has_its_numbers() -> None:
     "more", [{"count": MANY + 1}, {"metric": "dice_grey"}, {"folds": 2}], ids=str
 )
 def test_samples_have_lines_of_their_own_where_that_says_something(more: dict[str, Any]) -> None:
-    assert "Every test sample" not in comparison_results.markdown(record(**more), {})
+    assert "Every test sample" not in comparison_results.markdown(record(**more), {}, [])
 
 
 def test_what_is_printed_has_the_table_and_the_verdicts() -> None:

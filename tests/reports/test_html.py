@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from crossd.reports import html, markdown, plots, shown_cases
+from crossd.reports import curves, html, markdown, shown_cases
 from crossd.reports.slice_viewer import Case
 
 EVIL = "<script>alert(1)</script>"
@@ -85,12 +85,14 @@ def record(data: str = "cases.csv", classes: tuple[str, ...] = ("bone", "fat")) 
 
 def made(folder: Path, **more: Any) -> str:
     results = record(**more)
-    plots.training(results, folder / "curves.png")
-    cost = markdown.cost(12.5, "training samples", 600, 10.0)
-    return html.render(
-        markdown.training(results), markdown.sentence(results), folder, cases(), cost,
-        more={"Curves": "curves.png"},
-    )  # fmt: skip
+    curves.training(results, folder / "curves.png")
+    return page(results, folder, cases())
+
+
+def page(results: dict[str, Any], folder: Path, shown: list[Case]) -> str:
+    spent = markdown.cost(12.5, "training samples", 600, 10.0)
+    text = markdown.training(results, spent)
+    return html.render(text, markdown.sentence(results), folder, shown)
 
 
 def test_everything_is_there_in_order(tmp_path: Path) -> None:
@@ -99,7 +101,14 @@ def test_everything_is_there_in_order(tmp_path: Path) -> None:
     order = [
         *("crossd finetune: unet on cases.csv", "Dice 0.500 on 12 test samples, never trained on."),
         *("dice_bone", "validation dice", "The worst", "projection", "12.5", "training samples"),
-        *("60.0", "peak memory", "CPU", '"lr": 0.001', "crossd finetune --config", "2.8.0"),
+        *(
+            "60.0",
+            "peak memory",
+            "CPU",
+            '"lr": 0.001',
+            "crossd finetune --config",
+            "2.8.0",
+        ),
     ]
     places = [text.index(one) for one in order]
     assert places == sorted(places)
@@ -144,13 +153,9 @@ def test_names_are_shown_and_never_run(tmp_path: Path, name: str) -> None:
     harmless = Outline(made(tmp_path))
     results = record(name, (name, "fat"))
     results["versions"][name] = "1"
-    plots.training(results, tmp_path / "curves.png")
+    curves.training(results, tmp_path / "curves.png")
     own = cases(name, ("none", name, "fat"))
-    text = html.render(
-        markdown.training(results), markdown.sentence(results), tmp_path, own,
-        markdown.cost(12.5, "training samples", 600, 10.0), more={"Curves": "curves.png"},
-    )  # fmt: skip
-    outline = Outline(text)
+    outline = Outline(page(results, tmp_path, own))
     kinds = [tag for tag, _ in outline.tags]
     less = [tag for tag, _ in harmless.tags]
     for tag in {*kinds, *less} - {"tr", "td", "th"}:
@@ -165,9 +170,9 @@ def test_a_confusion_of_names_in_evaluations(tmp_path: Path) -> None:
         "command": "evaluate", "task": "segmentation", "data": EVIL, "part": "test", "samples": 3,
         "classes": ["none", EVIL], "metrics": {EVIL: found, "mean": found},
         "config": {"tolerance": 1.0},
-        "worst": [{"case": EVIL, "dice": 0.1, "picture": "worst-1.png"}], "versions": {},
+        "worst": [{"case": EVIL, "dice": 0.1, "picture": "worst-1.png"}],
     }  # fmt: skip
-    text = markdown.evaluation(results)
+    text = markdown.evaluation(results, [])
     shown = html.render(
         text, markdown.sentence(results), tmp_path, cases(EVIL), without=["The worst cases"]
     )
@@ -179,13 +184,13 @@ def test_a_confusion_of_names_in_evaluations(tmp_path: Path) -> None:
 
 def test_pictures_of_other_folders_stay_out(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
-    plots.training(record(), tmp_path / "secret.png")
+    curves.training(record(), tmp_path / "secret.png")
     shown = html.render("# t\n\n## s\n\n![a](../secret.png)", "h", tmp_path / "run")
     assert "<img" not in shown and ">a<" in shown
 
 
 def test_scans_stay_as_they_are_on_a_dark_page(tmp_path: Path) -> None:
-    plots.training(record(), tmp_path / "scan.png")
+    curves.training(record(), tmp_path / "scan.png")
     Image.new("L", (8, 8)).save(tmp_path / "moves.gif")
     text = "# t\n\n## s\n\n![a](scan.png)\n\n![b](moves.gif)"
     first, second = Outline(html.render(text, "h", tmp_path, scans=["scan.png"])).all("img")

@@ -20,11 +20,10 @@ def fourier() -> torch.nn.Module:
 
 def test_every_image_has_a_pose_in_every_layer() -> None:
     net = fourier()
-    with poses.PoseRecorder(net) as watch, torch.no_grad():
+    with poses.recorded(net) as found, torch.no_grad():
         net(torch.randn(3, 1, 16, 16))
         net(torch.randn(2, 1, 16, 16))
     net(torch.randn(1, 1, 16, 16))  # nobody watches any more
-    found = watch.poses()
     assert list(found) == ["0", "1"] and {rows.shape for rows in found.values()} == {(5, 7)}
     for rows in found.values():
         np.testing.assert_allclose(rows[:, 1:4].sum(1), 3, atol=1e-5)
@@ -33,7 +32,7 @@ def test_every_image_has_a_pose_in_every_layer() -> None:
 
 
 def test_other_modes_have_no_poses() -> None:
-    assert poses.PoseRecorder(crossd.convert(PLAIN, check=False)).places == []
+    assert poses.modes_of(crossd.convert(PLAIN, check=False)) == {}
 
 
 def test_poses_that_the_class_decides() -> None:

@@ -2,7 +2,6 @@
 
 import re
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -46,8 +45,10 @@ def test_cases_are_those_that_were_scored_although_slices_are_sorted_by_view(
     source = as_images(open_source(npz(tmp_path / "v.npz", (8, 8, 8))), None, None)
     net, options = crossd.convert(classifier()), TrainConfig(batch_size=7)
     _, outputs = validate.score(net, source, source.test, options)
-    order = validate.order(net, source.test, options)
-    assert sorted(order) == list(range(len(source.test))) and (np.diff(order) < 0).any()
+    batches = [batch for _, batch in validate.answers(net, source.test, options)]
+    places = torch.cat([batch["place"] for batch in batches])
+    assert sorted(places) == list(range(len(source.test))) and (np.diff(places) < 0).any()
+    assert outputs[1].tolist() == [int(source.test[i]["label"]) for i in range(len(places))]
     cases = shown_cases.of_scored(net, source, source.test, outputs, options)
     assert [case.group for case in cases] == [WORST] * 3 + [BEST] * 3
     own = []
@@ -71,7 +72,7 @@ def test_masks_of_the_chosen_volumes(tmp_path: Path) -> None:
     options = TrainConfig(batch_size=2)
     _, outputs = validate.score(net, source, source.train, options)
     cases = shown_cases.of_scored(net, source, source.train, outputs, options)
-    names = shown_cases.case_names(source.train)
+    names = [shown_cases.case_name(source.train, i) for i in range(len(source.train))]
     with np.errstate(invalid="ignore"):
         means = np.nanmean(outputs[0], 1)
     assert [names.index(case.name) for case in cases] == [i for i, _ in shown_cases.extremes(means)]
@@ -84,11 +85,6 @@ def test_masks_of_the_chosen_volumes(tmp_path: Path) -> None:
 
 
 def test_arms_side_by_side() -> None:
-    source: Any = type("", (), {"classes": ("a", "b"), "spacing": None})
-    answers = {"acs": np.array([0.8, 0.2]), "slices": np.array([0.4, 0.6])}
-    one = shown_cases.labelled("x", WORST, np.zeros((3, 4, 4)), answers, 1, source)
-    assert one.said == "1 of 2 arms right; truth b."
-    assert one.rows == [("acs", "a", "0.800", "0.200"), ("slices", "b", "0.600", "0.600")]
     truth = np.zeros((3, 4, 4), np.uint8)
     truth[1] = 1
     masks = {"acs": 0 * truth, "slices": truth}

@@ -5,6 +5,7 @@ import json
 import os
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 from made import Stopping, labelled, odd, tiny
@@ -66,18 +67,20 @@ def test_what_came_after_the_checkpoint_is_logged_once(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no disk that is always full")
 def test_a_log_on_a_full_disk_says_where(tmp_path: Path) -> None:
-    log = training_loggers.Log(["csv"], tmp_path, 0)
-    (tmp_path / LOG).unlink()
-    (tmp_path / LOG).symlink_to("/dev/full")
-    with pytest.raises(OSError, match=f"No space left on device: '{tmp_path / LOG}'"):
-        log.write(1, {"loss": 1.0})
+    with training_loggers.LOGS["csv"](tmp_path, 0) as write:
+        (tmp_path / LOG).unlink()
+        (tmp_path / LOG).symlink_to("/dev/full")
+        with pytest.raises(OSError, match=f"No space left on device: '{tmp_path / LOG}'"):
+            write(1, {"loss": 1.0})
 
 
 def test_a_line_that_a_full_disk_cut_is_left_out(tmp_path: Path) -> None:
-    training_loggers.Log(["csv"], tmp_path, 0).write(20, {"epoch": 1, "loss": 0.5})
+    with training_loggers.LOGS["csv"](tmp_path, 0) as write:
+        write(20, {"epoch": 1, "loss": 0.5})
     with (tmp_path / LOG).open("a") as file:
         file.write("4")  # of "40,1,0.4,,,,"
-    training_loggers.Log(["csv"], tmp_path, 60)
+    with training_loggers.LOGS["csv"](tmp_path, 60):
+        pass
     assert [row["batch"] for row in logged(tmp_path)] == ["20"]
 
 
@@ -127,4 +130,19 @@ def test_a_logger_that_is_not_installed(
 ) -> None:
     monkeypatch.setitem(__import__("sys").modules, name, None)
     with pytest.raises(InputError, match=f"--loggers {name} needs pip install {name}"):
-        training_loggers.Log([name], tmp_path, 0)
+        loop.fit(tiny(), labelled(2), TrainConfig(loggers=(name,)), folder=tmp_path)
+    assert json.loads((tmp_path / STATUS).read_text())["state"] == "failed"
+
+
+@pytest.mark.parametrize("name", ["wandb", "mlflow"])
+def test_a_logger_of_others_gets_every_value_and_is_ended(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = MagicMock()
+    monkeypatch.setitem(__import__("sys").modules, name, library)
+    with training_loggers.LOGS[name](tmp_path, 0) as write:
+        write(3, {"loss": 0.5})
+    run = library.init.return_value if name == "wandb" else library.start_run.return_value
+    logged = run.__enter__.return_value.log if name == "wandb" else library.log_metrics
+    logged.assert_called_once_with({"loss": 0.5}, step=3)
+    run.__exit__.assert_called_once()

@@ -450,6 +450,23 @@ def test_interrupted_and_resumed_equals_undisturbed(tmp_path: Path, kind: str) -
     assert names == {CHECKPOINT, EARLIER_CHECKPOINT, LOG, STATUS}
 
 
+def test_two_sources_go_on_in_the_middle_of_an_epoch_each_with_its_own_statistics(
+    tmp_path: Path,
+) -> None:
+    config = TrainConfig(epochs=2, batch_size=3, seed=1, checkpoint_minutes=1e-9)
+    images, volumes = labelled(2), labelled(3)
+
+    def run(folder: Path, **more: Any) -> dict[str, Tensor]:
+        net = tiny()
+        beside = [(images, config)]
+        loop.fit(net, volumes, config, beside=beside, folder=folder, validate=False, **more)
+        return dict(net.state_dict())
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, progress=Stopping(3))  # after a turn of both, of which it kept a checkpoint
+    assert_same(run(tmp_path, resume=True), run(tmp_path / "whole"))
+
+
 def test_what_is_finished_is_not_trained_again(tmp_path: Path) -> None:
     net, source, config = tiny(), labelled(2), TrainConfig(epochs=2)
     first = loop.fit(net, source, config, folder=tmp_path)

@@ -515,8 +515,7 @@ def test_files_that_are_there(tmp_path: Path) -> None:
     check(net, export(net, out, "2d", size=8, overwrite=True), (1, 1, 8, 8))
     (tmp_path / "folder.onnx").mkdir()
     refused("folder.onnx is a folder", net, tmp_path / "folder.onnx", overwrite=True)
-    with pytest.raises(FileExistsError):
-        export(net, out / "net.pt2", "2d", size=8)
+    refused("cannot write to out .*: (File exists|Not a directory)", net, out / "net.pt2", "2d")
 
 
 def test_networks_that_cannot_be_traced(tmp_path: Path) -> None:

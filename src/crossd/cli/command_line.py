@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from crossd.errors import InputError
 from crossd.training.signals import INTERRUPTED, Stopped
 from crossd.utils.processes import is_first
 
@@ -55,30 +56,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         SIGUSR1 with what was finished kept.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
-    if not given or given[0] in ("-h", "--help"):
-        print(_overview())
-        return 0
-    if given[0] == "--version":
-        from crossd import __version__
-
-        print(f"crossd {__version__}")
-        return 0
-    if given[0] == "--print_completion":
-        return _completion(given[1] if len(given) == 2 else "")
-    if given[0] not in COMMANDS:
-        known = ", ".join(COMMANDS)
-        close = difflib.get_close_matches(given[0], COMMANDS, 1)
-        hint = f"did you mean {close[0]}? " if close else ""
-        return _complain(
-            f"no command {given[0]!r}: {hint}the commands are {known}; see crossd --help"
-        )
-    way = "give the same command to go on" if given[0] in CONTINUED else "see --resume"
+    command, rest = (given[0], given[1:]) if given else ("--help", [])
+    way = "give the same command to go on" if command in CONTINUED else "see --resume"
     try:
-        return _run(given[0], given[1:])
+        outcome = _outcome(command, rest)
+    except InputError as error:
+        return _complain(str(error))
+    except OSError as error:
+        return _complain(_fault(error, command))
     except Stopped as stopped:
         return _stopped(stopped.code, way)
     except KeyboardInterrupt:
         return _stopped(INTERRUPTED, way)
+    if is_first():
+        print(outcome)
+    return 0
 
 
 def _stopped(code: int, way: str) -> int:
@@ -88,51 +80,42 @@ def _stopped(code: int, way: str) -> int:
     return code
 
 
-def _run(command: str, given: list[str]) -> int:
+def _outcome(command: str, given: list[str]) -> str:
+    """Do what the first word asks for; returns what to print."""
+    if command in ("-h", "--help"):
+        return _overview()
+    if command == "--version":
+        from crossd import __version__
+
+        return f"crossd {__version__}"
+    if command == "--print_completion":
+        return _completion(given[0] if len(given) == 1 else "")
+    if command not in COMMANDS:
+        close = difflib.get_close_matches(command, COMMANDS, 1)
+        hint = f"did you mean {close[0]}? " if close else ""
+        raise InputError(
+            f"no command {command!r}: {hint}the commands are {', '.join(COMMANDS)}; "
+            "see crossd --help"
+        )
     try:
-        from jsonargparse import ArgumentError
-    except ImportError:
-        return _without_extras(command, given)
-    from crossd.errors import InputError
+        options = _parse(command, given)
+    except ImportError as error:
+        if command != "doctor":
+            raise InputError(LACKING) from error
+        from crossd.cli.doctor import doctor
+        from crossd.cli.options import DoctorConfig
+
+        return doctor(DoctorConfig(json="--json" in given))  # it says what is missing
+    home = importlib.import_module(f"crossd.cli.{command}")
     from crossd.utils.allocator import keep_freed_memory
+    from crossd.utils.progress import Progress
+    from crossd.utils.run_folder import is_finished
 
-    kind = options_of(command)
-    try:
-        options = _parse(command, kind, given)
-        home = importlib.import_module(f"crossd.cli.{command}")
-        keep_freed_memory()
-        from crossd.utils.progress import Progress
-        from crossd.utils.run_folder import is_finished
-
-        if is_finished(options):
-            if is_first():
-                print(f"already finished: the result is in {options.out}")
-            return 0
-        outcome = getattr(home, command)(options, Progress(quiet=not is_first()))
-    except InputError as error:
-        return _complain(str(error))
-    except ArgumentError as error:
-        return _complain(_readable(str(error)))
-    except OSError as error:
-        return _complain(_fault(error, hasattr(kind, "resume")))
-    if is_first():
-        print(outcome)
-    return 0
-
-
-def _without_extras(command: str, given: Sequence[str]) -> int:
-    """Let the doctor say what is missing where even the command line is."""
-    if command != "doctor":
-        return _complain(LACKING)
-    from crossd.cli.doctor import doctor
-    from crossd.cli.options import DoctorConfig
-    from crossd.errors import InputError
-
-    try:
-        print(doctor(DoctorConfig(json="--json" in given)))
-    except InputError as error:
-        return _complain(str(error))
-    return 0
+    keep_freed_memory()
+    if is_finished(options):
+        return f"already finished: the result is in {options.out}"
+    outcome: str = getattr(home, command)(options, Progress(quiet=not is_first()))
+    return outcome
 
 
 def options_of(command: str) -> type:
@@ -142,34 +125,29 @@ def options_of(command: str) -> type:
     return getattr(options, f"{command.capitalize()}Config")
 
 
-def _parse(command: str, kind: type, given: list[str]) -> Any:
+def _parse(command: str, given: list[str]) -> Any:
     """Read options of a command into its dataclass."""
     from jsonargparse import ArgumentError
 
     from crossd.cli.parser import build, meant
 
+    kind = options_of(command)
     parser = build(command, kind, COMMANDS[command])
     try:
         values = parser.parse_args(given).as_dict()
     except ArgumentError as error:
         error.message = meant(error.message, parser._option_string_actions)
-        raise
+        raise InputError(_readable(str(error))) from error
     return kind(**{field.name: values[field.name] for field in dataclasses.fields(kind)})
 
 
-def _completion(shell: str) -> int:
-    """Print the script that lets a shell complete commands and options."""
-    from crossd.errors import InputError
-
+def _completion(shell: str) -> str:
+    """Write the script that lets a shell complete commands and options."""
     try:
         from crossd.cli.parser import completion
-
-        print(completion(shell, {name: (options_of(name), COMMANDS[name]) for name in COMMANDS}))
-    except ImportError:
-        return _complain(LACKING)
-    except InputError as error:
-        return _complain(str(error))
-    return 0
+    except ImportError as error:
+        raise InputError(LACKING) from error
+    return completion(shell, {name: (options_of(name), COMMANDS[name]) for name in COMMANDS})
 
 
 def _readable(message: str) -> str:
@@ -182,12 +160,12 @@ def _readable(message: str) -> str:
     return f"--{option.replace('_', '-')} (={value!r}) must be {KINDS.get(kind, kind)}"
 
 
-def _fault(error: OSError, resumes: bool) -> str:
+def _fault(error: OSError, command: str) -> str:
     """Say what the system refused, and what to do about it where that is known."""
     where = f" {error.filename}" if error.filename else ""
     if error.errno not in FULL:
         return f"{error.strerror or error}{where}"
-    way = "go on with --resume" if resumes else "try again"
+    way = "go on with --resume" if hasattr(options_of(command), "resume") else "try again"
     return f"no room left on the disk for{where or ' a file'}: make room and {way}"
 
 

@@ -4,24 +4,22 @@ import copy
 import dataclasses
 import functools
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 from torch import nn
 
-from crossd.cli.contests import compare
-from crossd.cli.opening import fitting, known, require_limits
+from crossd.cli.contests import arm, compare, pretrained, require_limits
+from crossd.cli.opening import fitting
 from crossd.cli.options import ALL_PROTOCOLS, EvaluateConfig
-from crossd.conversion import heads, registry
 from crossd.conversion.plain import to_2d, to_3d
 from crossd.data.source import Source
 from crossd.errors import InputError
 from crossd.evaluation import experiment, jobs
-from crossd.evaluation.arms import ARMS, RIVALS
+from crossd.evaluation.arms import RIVALS
 from crossd.evaluation.experiment import Arm, Contest
 from crossd.inference.slice_ensemble import answering
 from crossd.reports import comparison_results
-from crossd.training import devices, loop
+from crossd.training import loop
 from crossd.utils.option_values import counts, names
 from crossd.utils.progress import Progress
 from crossd.utils.run_folder import claim_folder
@@ -41,14 +39,14 @@ def comparison(config: EvaluateConfig, progress: Progress) -> str:
     contest = open_contest(config, progress)
     limits = counts(config.limit, "--limit") or (len(contest.source.train),)
     if not config.folds:
-        require_limits(contest.source, limits, str(config.limit), config.data)
+        require_limits(contest.source, limits, config.limit)
     runs = experiment.plan(contest, protocols, limits, config.trials)
     if not runs:
         raise InputError(
             f"--protocol zero keeps the head, but {config.data} has other classes than "
             f"{config.weights}: add probe or finetune"
         )
-    folder = claim_folder(config)
+    claim_folder(config)
     notes = _notes(config, contest.source)
     for note in notes:
         progress.say(note)
@@ -56,12 +54,13 @@ def comparison(config: EvaluateConfig, progress: Progress) -> str:
         contest,
         functools.partial(open_contest, config),
         runs,
-        folder,
         jobs.count(config.workers),
         progress,
         start,
         config,
-        {"command": "evaluate", "data": config.data, "weights": config.weights, "notes": notes},
+        data=config.data,
+        weights=config.weights,
+        notes=notes,
     )
 
 
@@ -74,34 +73,19 @@ def open_contest(config: EvaluateConfig, progress: Progress | None = None) -> Co
     progress = progress or Progress(quiet=True)
     path = str(config.weights)
     weights = read_config(path)
-    source = fitting(
-        config.data,
-        weights,
-        config.size,
-        config.seed,
-        path,
-        known(weights, config=config),
-        progress,
-    )
+    source = fitting(config, weights, progress)
     if source.rank == 2 or weights.form == "3d":
         what = f"{config.data} holds images" if source.rank == 2 else f"{path} is for volumes only"
         raise InputError(f"--protocol compares ways from images to volumes, but {what}")
     wanted = names(config.baselines, RIVALS, "--baselines") if config.baselines else ()
     plain = _plain(config, weights)
-    same = source.classes == weights.classes
     arms: dict[str, Arm] = {}
     if weights.form == "cross":
-        net = load(path)
-        arms[weights.kernel_mode] = _own(net, config.answer, weights, source.classes)
+        arms[weights.kernel_mode] = _own(load(path), config.answer, weights, source.classes)
     for name in wanted or (() if arms else ("slices", "center")):
-        pretraining, make = ARMS[name]
-        if pretraining is None:
-            arms[name] = Arm(functools.partial(_scratch, weights, source.classes), False, True)
-        else:
-            start = functools.partial(make, plain, weights.task)
-            arms[name] = _arm(start, weights, source.classes)
-    if not same:
-        arms = {name: dataclasses.replace(arm, answers=False) for name, arm in arms.items()}
+        arms[name] = arm(
+            name, source, weights.model, weights.classes, lambda _: copy.deepcopy(plain)
+        )
     budget = loop.for_volumes(config, source.task)
     return Contest(source, arms, budget, config.folds or 0, keep=Path(config.out))
 
@@ -115,30 +99,12 @@ def _own(
     which is the better one to fit (docs/results).
     """
     how = answer or weights.answer
-    asked = to_3d(net) if how == "volume" else answering(net, how, weights.task)
-    arm = _arm(lambda: asked, weights, classes)
-    if answer is not None or how == "volume":
-        return arm
-    return dataclasses.replace(arm, fitted=_arm(lambda: to_3d(net), weights, classes).make)
-
-
-def _arm(make: Callable[[], nn.Module], weights: WeightsConfig, classes: tuple[str, ...]) -> Arm:
-    """Make an arm of pretrained weights, with a new head where the classes are others."""
-
-    def ready(seed: int) -> nn.Module:
-        net = copy.deepcopy(make())
-        if classes != weights.classes:
-            devices.seed_everything(seed)
-            heads.new_classifier(net, len(weights.classes), len(classes))
-        return net
-
-    return Arm(ready)
-
-
-def _scratch(weights: WeightsConfig, classes: tuple[str, ...], seed: int) -> nn.Module:
-    devices.seed_everything(seed)
-    net = registry.build(weights.model, weights.task, weights.in_channels, len(classes))
-    return ARMS["scratch"][1](net, weights.task)
+    volume = pretrained(lambda: to_3d(net), weights.classes, classes)
+    if how == "volume":
+        return volume
+    asked = answering(net, how, weights.task)
+    own = pretrained(lambda: copy.deepcopy(asked), weights.classes, classes)
+    return own if answer is not None else dataclasses.replace(own, fitted=volume.make)
 
 
 def _plain(config: EvaluateConfig, weights: WeightsConfig) -> nn.Module:

@@ -1,29 +1,91 @@
-"""Running a comparison of arms, writing it down and printing it, for every command that has one."""
+"""Comparisons of arms, for every command that has one: making the arms, and doing all runs."""
 
-import dataclasses
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from torch import nn
+
 from crossd.cli.options import EvaluateConfig, TransferConfig
+from crossd.conversion import heads, registry
+from crossd.data.source import Source
+from crossd.errors import InputError
 from crossd.evaluation import experiment
-from crossd.evaluation.experiment import Contest, Run
+from crossd.evaluation.arms import ARMS
+from crossd.evaluation.experiment import Arm, Contest, Run
 from crossd.reports import comparison_results, markdown
+from crossd.training import devices
 from crossd.training.metrics import MAIN
 from crossd.utils.progress import Progress
 from crossd.utils.run_folder import LEFTOVERS, remove
+
+
+def arm(
+    name: str,
+    source: Source,
+    model: str,
+    known: tuple[str, ...],
+    load: Callable[[str], nn.Module],
+) -> Arm:
+    """Make one of the `ARMS`.
+
+    Args:
+        name: Its name.
+        source: What it is compared on.
+        model: Name of the network, for an arm that starts anew.
+        known: Classes of pretrained networks.
+        load: From the name of a pretraining to a network of it that may be changed.
+    """
+    pretraining, make = ARMS[name]
+    if pretraining is not None:
+        return pretrained(lambda: make(load(pretraining), source.task), known, source.classes)
+
+    def fresh(seed: int) -> nn.Module:
+        devices.seed_everything(seed)
+        net = registry.build(model, source.task, source.channels, len(source.classes))
+        return make(net, source.task)
+
+    return Arm(fresh, answers=False, drawn=True)
+
+
+def pretrained(
+    make: Callable[[], nn.Module], known: tuple[str, ...], classes: tuple[str, ...]
+) -> Arm:
+    """Make an arm of networks that know classes, with a new head where it is compared on others."""
+
+    def ready(seed: int) -> nn.Module:
+        net = make()
+        if classes != known:
+            devices.seed_everything(seed)
+            heads.new_classifier(net, len(known), len(classes))
+        return net
+
+    return Arm(ready, answers=classes == known)
+
+
+def require_limits(source: Source, limits: Sequence[int], given: str | None) -> None:
+    """Refuse numbers of labelled samples, ascending, that a source does not have.
+
+    Raises:
+        InputError: "--limit ...", with what was given.
+    """
+    total = len(source.train)
+    classes = len(source.classes) if source.task == "classification" else 1
+    if not classes <= limits[0] <= limits[-1] <= total:
+        each = f" of {classes} classes, each of which needs one" if classes > 1 else ""
+        raise InputError(
+            f"--limit {given or limits[0]}: {source.name} has {total} training samples{each}"
+        )
 
 
 def compare(
     contest: Contest,
     make: Callable[[], Contest],
     runs: Sequence[Run],
-    folder: Path,
     jobs: int,
     progress: Progress,
     start: float,
     config: TransferConfig | EvaluateConfig,
-    more: Mapping[str, object],
+    **more: object,
 ) -> str:
     """Do the runs of a comparison that are not done yet, and write its record, report and plots.
 
@@ -31,32 +93,27 @@ def compare(
         contest: What is compared.
         make: Makes the same in other processes.
         runs: See `crossd.evaluation.experiment.plan`.
-        folder: That was claimed for it.
         jobs: Processes that work at a time.
         progress: Where to show how far it is.
         start: When the command began, by `time.perf_counter` [s].
-        config: The options of the command.
-        more: What the command adds to the record: ``command``, ``data``, ``notes`` and its own.
-
-    Returns:
-        What to print.
+        config: The options of the command, with a folder that was claimed.
+        **more: What the command adds to the record: ``data``, ``notes`` and its own.
     """
+    folder, source = Path(config.out), contest.source
     rows = experiment.contest_all(make, runs, folder, jobs, progress, contest)
-    source = contest.source
-    results = {
+    results = markdown.record(
+        config,
+        start,
         **more,
-        "task": source.task,
-        "classes": list(source.classes),
-        "metric": MAIN[source.task],
-        "arms": list(contest.arms),
-        "folds": contest.folds,
-        "trials": config.trials,
-        "cases": [source.test.case(i) for i in range(len(source.test))],
-        "rows": rows,
-        "seconds": round(time.perf_counter() - start, 1),
-        "config": dataclasses.asdict(config),
-        "versions": markdown.versions(),
-    }
+        task=source.task,
+        classes=list(source.classes),
+        metric=MAIN[source.task],
+        arms=list(contest.arms),
+        folds=contest.folds,
+        trials=config.trials,
+        cases=[source.test.case(i) for i in range(len(source.test))],
+        rows=rows,
+    )
     comparison_results.write(results, folder, source)
     remove(folder, LEFTOVERS)
     return comparison_results.printed(results, folder)

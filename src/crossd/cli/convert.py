@@ -1,14 +1,14 @@
 """`crossd convert`: from one form of a weights file to another, and checkpoints of others."""
 
-from crossd.cli.opening import free_file
 from crossd.cli.options import ConvertConfig
 from crossd.conversion import registry
 from crossd.conversion.arguments import LIFTS
 from crossd.errors import InputError
 from crossd.nn.kernel_modes import KERNEL_MODES
 from crossd.nn.views import VIEWS
-from crossd.utils.option_values import check, choice, class_names, unused
+from crossd.utils.option_values import choice, class_names, unused
 from crossd.utils.progress import Progress
+from crossd.utils.run_folder import free_file
 from crossd.weights import third_party, weights_file
 from crossd.weights.weights_file import WeightsConfig
 
@@ -17,7 +17,6 @@ def convert(config: ConvertConfig, progress: Progress) -> str:
     """Convert a weights file; returns what to print."""
     choice(config.to, ("2d", "3d", "cross"), "--to")
     choice(config.view, VIEWS, "--view")
-    check(config)
     if config.model is not None:
         return _convert_checkpoint(config, config.model)
     unused(config, _OF_CHECKPOINTS, "is for a checkpoint of others: name its network by --model")

@@ -17,42 +17,11 @@ from crossd.cli.options import DoctorConfig
 from crossd.errors import InputError
 
 ESSENTIAL = ("torch", "numpy", "safetensors")
-LIBRARIES = (
-    *ESSENTIAL,
-    "lightning-fabric",
-    "monai",
-    "timm",
-    "torchvision",
-    "torchmetrics",
-    "scikit-learn",
-    "scipy",
-    "nibabel",
-    "SimpleITK",
-    "pydicom",
-    "pillow",
-    "medmnist",
-    "nilearn",
-    "matplotlib",
-    "markdown-it-py",
-    "jsonargparse",
-    "rich",
-    "PyYAML",
-    "psutil",
-    "tensorboard",
-    "huggingface_hub",
-    "shtab",
-    "onnx",
-    "onnxruntime",
-    "onnxscript",
-    "highdicom",
-    "wandb",
-    "mlflow",
-)
 FEATURES = (
     # what, modules it needs, how to get them
     (
         "training and use of networks",
-        ("lightning_fabric", "torchmetrics", "sklearn"),
+        ("lightning_fabric", "torchmetrics", "sklearn", "scipy", "psutil"),
         "crossd[all]",
     ),
     ("networks by name", ("timm", "torchvision", "monai"), "crossd[all]"),
@@ -75,6 +44,22 @@ FORMATS = (
     ("DICOM (files and series)", ("SimpleITK", "pydicom")),
     ("PNG, JPEG, TIFF and what else PIL reads", ("PIL",)),
 )
+LIBRARIES = dict.fromkeys(
+    name
+    for needs in (ESSENTIAL, *(needs for _, needs, _ in FEATURES), *(needs for _, needs in FORMATS))
+    for name in needs
+)
+"""The modules of all of these, whose versions are listed."""
+
+DISTRIBUTIONS = {
+    "PIL": "pillow",
+    "lightning_fabric": "lightning-fabric",
+    "markdown_it": "markdown-it-py",
+    "sklearn": "scikit-learn",
+    "yaml": "PyYAML",
+}
+"""What is installed for modules of other names."""
+
 GIB = 2**30
 YES, NO = "yes", "no"
 
@@ -117,7 +102,9 @@ def examine(out: str = "runs") -> dict[str, Any]:
         "missing": missing,
         "machine": _machine(out),
         "devices": [] if "torch" in missing else _devices(),
-        "libraries": {name: _version(name) for name in LIBRARIES},
+        "libraries": {
+            name: _version(name) for name in (DISTRIBUTIONS.get(one, one) for one in LIBRARIES)
+        },
         "formats": {name: all(map(_there, needs)) for name, needs in FORMATS},
         "features": [
             {"what": what, "lacks": lacks, "install": f"pip install '{source}'" if lacks else ""}

@@ -22,14 +22,13 @@ from crossd.data.source import Source
 from crossd.data.sources.case_files import Entry, read_image, read_mask
 from crossd.data.sources.case_source import entries_of
 from crossd.errors import InputError
-from crossd.evaluation.summary import Results
 from crossd.inference import predictor, write_masks
 from crossd.inference.slice_ensemble import answering
-from crossd.reports import shown_cases
+from crossd.reports import html, markdown, pictures, shown_cases
 from crossd.reports.slice_viewer import Case
 from crossd.training import devices, loop, metrics, validate
 from crossd.utils.atomic_files import atomic
-from crossd.utils.option_values import check, choice, unused
+from crossd.utils.option_values import choice, unused
 from crossd.utils.progress import Progress
 from crossd.utils.run_folder import claim_folder
 from crossd.weights.weights_file import WeightsConfig, load, read_config, require_rank
@@ -80,10 +79,11 @@ def evaluate(config: EvaluateConfig, progress: Progress) -> str:
     Raises:
         InputError: When options and data do not go together, or a file cannot be read.
     """
-    check(config)
     if config.protocol is not None or config.baselines is not None:
         from crossd.cli.comparison import comparison
 
+        why = "is not for a comparison, which scores the test part: leave out --protocol"
+        unused(config, _OF_SCORES, why)
         return comparison(config, progress)
     unused(config, _OF_COMPARISONS, "is for a comparison: give --protocol or --baselines too")
     choice(config.part, ("train", "val", "test"), "--part")
@@ -93,8 +93,7 @@ def evaluate(config: EvaluateConfig, progress: Progress) -> str:
         raise InputError(f"--tolerance (={config.tolerance}) must be at least 0 mm")
     start = time.perf_counter()
     if config.weights is None:
-        given = known(None, config=config)
-        source = open_source(config.data, seed=config.seed, given=given, progress=progress)
+        source = open_source(config.data, seed=config.seed, given=known(config), progress=progress)
         net, weights = None, None
     else:
         weights = read_config(config.weights)
@@ -108,6 +107,8 @@ def evaluate(config: EvaluateConfig, progress: Progress) -> str:
         return _labels(config, source, net, progress, start)
     return _masks(config, source, net, weights, progress, start)
 
+
+_OF_SCORES = ("predictions", "part", "flips", "tolerance")
 
 _OF_COMPARISONS = (
     "plain",
@@ -132,6 +133,7 @@ def _masks(
     progress: Progress,
     start: float,
 ) -> str:
+
     samples = getattr(source, config.part)
     folder = claim_folder(config, resumable=False)
     rows: list[Score] = []
@@ -151,19 +153,25 @@ def _masks(
                 best = sorted(best, key=lambda one: -one[0])[:WORST]
             bar.advance(1)
     spent = time.perf_counter() - begun
-    for number, (value, pair, _) in enumerate(worst, start=1):
-        _draw(pair, source.classes, value, folder / f"worst-{number}.png")
     summary = summarise(rows, source.classes)
-    _write_rows(folder / "cases.csv", rows)
-    results = _results(config, source, len(samples), summary, start)
-    results["worst"] = [
-        {"case": pair.name, "dice": value, "picture": f"worst-{number}.png"}
-        for number, (value, pair, _) in enumerate(worst, start=1)
-    ]
+    shown = []
+    for number, (value, pair, _) in enumerate(worst, start=1):
+        picture = f"worst-{number}.png"
+        shown.append({"case": pair.name, "dice": value, "picture": picture})
+        pictures.answer(
+            pair.image,
+            pair.truth,
+            pair.guess,
+            source.classes,
+            folder / picture,
+            dice=value,
+            spacing=pair.spacing,
+            title=pair.name,
+        )
     cases = [_case(pair, source.classes, scored, shown_cases.WORST) for _, pair, scored in worst]
-    shown = {case.name for case in cases}
-    cases += [case for _, case in best if case.name not in shown]
-    _write(results, folder, cases, spent)
+    names = {case.name for case in cases}
+    cases += [case for _, case in best if case.name not in names]
+    _write(config, source, rows, {"metrics": summary, "worst": shown}, cases, start, spent)
     first = summary["mean"]
     return (
         f"{len(samples):,} {config.part} samples: dice {_text(first['dice'])}, "
@@ -277,24 +285,6 @@ def _mean(values: Iterable[float | None]) -> float | None:
     return float(np.mean(found)) if found else None
 
 
-def _draw(pair: Pair, classes: Sequence[str], value: float, path: Path) -> None:
-    from crossd.reports import pictures
-
-    image, guess, truth, spacing = pair.image, pair.guess, pair.truth, pair.spacing
-    if image.ndim == 2:
-        image, guess, truth, spacing = image[None], guess[None], truth[None], None
-    pictures.answers(
-        image,
-        truth,
-        {"prediction": guess},
-        classes,
-        path,
-        {"prediction": value},
-        spacing,
-        pair.name,
-    )
-
-
 def _case(pair: Pair, classes: Sequence[str], scored: Sequence[Score], group: str) -> Case:
     dices = np.array([row["dice"] for row in scored], float)  # None becomes NaN
     return shown_cases.segmented(
@@ -327,52 +317,46 @@ def _labels(
         }
         for index, (probabilities, truth) in enumerate(zip(*outputs, strict=True))
     ]
-    _write_rows(folder / "cases.csv", rows)
-    results = _results(config, source, len(samples), scores, start)
     cases = shown_cases.of_scored(net, source, samples, outputs, options)
-    _write(results, folder, cases, spent)
+    _write(config, source, rows, {"metrics": scores}, cases, start, spent)
     return (
         f"{len(samples):,} {config.part} samples: {validate.describe(scores, source.task)}\n"
         f"written: {folder}/report.html, report.md, cases.csv and metrics.json"
     )
 
 
-def _results(
-    config: EvaluateConfig, source: Source, count: int, found: Mapping[str, object], start: float
-) -> dict[str, object]:
-    from crossd.reports import markdown
-
-    return {
-        "command": "evaluate",
-        "task": source.task,
-        "data": config.data,
-        "part": config.part,
-        "samples": count,
-        "classes": list(source.classes),
-        "metrics": found,
-        "seconds": round(time.perf_counter() - start, 1),
-        "config": dataclasses.asdict(config),
-        "versions": markdown.versions(),
-    }
-
-
-def _write(results: Results, folder: Path, cases: Sequence[Case], spent: float) -> None:
-    from crossd.reports import html, markdown
-
-    text, headline = markdown.evaluation(results), markdown.sentence(results)
-    cost = markdown.cost(results["seconds"], "samples", results["samples"], spent)
-    shown = html.render(text, headline, folder, cases, cost, without=["The worst cases"])
-    markdown.write(results, folder, text, {"report.html": shown})
-
-
-def _write_rows(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
+def _write(
+    config: EvaluateConfig,
+    source: Source,
+    rows: Sequence[Mapping[str, object]],
+    found: Mapping[str, object],
+    cases: Sequence[Case],
+    start: float,
+    spent: float,
+) -> None:
+    """Write the table of cases, the record and the reports."""
+    folder = Path(config.out)
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
     writer.writeheader()
     for row in rows:
         writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
-    with atomic(path) as temporary:
+    with atomic(folder / "cases.csv") as temporary:
         temporary.write_text(text.getvalue(), encoding="utf-8", errors="backslashreplace")
+    results = markdown.record(
+        config,
+        start,
+        task=source.task,
+        data=config.data,
+        part=config.part,
+        samples=len(getattr(source, config.part)),
+        classes=list(source.classes),
+        **found,
+    )
+    cost = markdown.cost(results["seconds"], "samples", results["samples"], spent)
+    report, headline = markdown.evaluation(results, cost), markdown.sentence(results)
+    shown = html.render(report, headline, folder, cases, without=["The worst cases"])
+    markdown.write(results, folder, report, {"report.html": shown})
 
 
 def _text(value: float | None, unit: str = "") -> str:

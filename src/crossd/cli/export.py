@@ -1,10 +1,10 @@
 """`crossd export`: a file that runs without crossd."""
 
-from crossd.cli.opening import free_file
 from crossd.cli.options import ExportConfig
 from crossd.nn.views import VIEWS
 from crossd.utils.option_values import choice, sizes
 from crossd.utils.progress import Progress
+from crossd.utils.run_folder import free_file
 from crossd.weights.export import export as export_network
 from crossd.weights.graph_files import SUFFIXES
 from crossd.weights.weights_file import load

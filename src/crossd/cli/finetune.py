@@ -2,28 +2,24 @@
 
 import dataclasses
 
-from crossd.cli.opening import batch_size, fitting, for_rank, known, prepared
+from crossd.cli.opening import batch_size, fitting, for_rank, prepared
 from crossd.cli.options import FinetuneConfig
 from crossd.cli.runs import augmentation, train_and_write
 from crossd.conversion import adapt, heads
 from crossd.data.source import limit
 from crossd.training import devices, loop
 from crossd.training.config import with_run_options
-from crossd.utils.option_values import check, choice
+from crossd.utils.option_values import choice
 from crossd.utils.progress import Progress
 from crossd.weights.weights_file import load, read_config
 
 
 def finetune(config: FinetuneConfig, progress: Progress) -> str:
     """Train further on labelled samples; returns what to print."""
-    check(config)
     choice(config.protocol, ("finetune", "probe"), "--protocol")
     weights = read_config(config.weights)
     net = load(config.weights)
-    given = known(weights, config.plan, config)
-    source = fitting(
-        config.data, weights, config.size, config.seed, config.weights, given, progress
-    )
+    source = fitting(config, weights, progress)
     net, weights = for_rank(net, weights, source, config.align)
     renamed = source.values and source.values == weights.values
     if source.classes != weights.classes and not renamed:

@@ -1,6 +1,5 @@
 """`crossd inspect`: what weights hold, what they look at, and what data are like, in pictures."""
 
-import dataclasses
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -37,7 +36,7 @@ from crossd.reports.kernel_numbers import Layer
 from crossd.training import config as training_config
 from crossd.training import devices, metrics, validate
 from crossd.training.batches import view_of
-from crossd.utils.option_values import check, choice, unused
+from crossd.utils.option_values import choice, unused
 from crossd.utils.progress import Progress
 from crossd.utils.run_folder import claim_folder
 from crossd.weights.weights_file import WeightsConfig, load, read_config, require_rank
@@ -72,7 +71,8 @@ class Findings:
 
     def section(self, title: str, picture: str, reading: str, explanation: str = "") -> Path:
         """Write down a section; returns where its picture belongs."""
-        self.lines += ["", f"## {title}", "", f"![{title}]({picture})", "", f"**{reading}**"]
+        shown = [f"![{title}]({picture})", "", f"**{reading}**"]
+        self.lines += markdown.section(title, shown)
         if explanation:
             self.lines += ["", explanation]
         self.said.append(reading)
@@ -85,7 +85,6 @@ def inspect(config: InspectConfig, progress: Progress) -> str:
     Raises:
         InputError: When there is nothing to look at, or it cannot be read.
     """
-    check(config)
     choice(config.part, ("train", "val", "test"), "--part")
     if config.weights is None and config.data is None:
         raise InputError("give --weights, --data or both: there is nothing to look at")
@@ -107,17 +106,19 @@ def inspect(config: InspectConfig, progress: Progress) -> str:
         _kernel_sections(out, listed, layer)
         if source is not None:
             _pose_sections(out, net, source, layer, config, progress)
+            if source.rank == 3 and weights.form == "2d":
+                source = as_images(source, None, None)
             if source.task == "classification":
-                _cam_section(out, net, source, weights.form == "2d", config)
+                _cam_section(out, net, source, config)
             else:
-                _mask_section(out, net, source, weights.form == "2d", config)
+                _mask_section(out, net, source, config)
     return _written(out, config, start)
 
 
 def _data_section(out: Findings, found: Survey) -> None:
     listed = faults(found)
     data_sheet.draw(found, out.folder / "data.png")
-    out.lines += ["", "## The data", "", *data_sheet.markdown(found, listed)]
+    out.lines += markdown.section("The data", data_sheet.markdown(found, listed))
     out.headline = data_sheet.reading(found, listed)
     out.said.append(out.headline)
     out.results["data_sheet"] = data_sheet.record(found, listed)
@@ -222,19 +223,18 @@ def _pose_sections(
     progress: Progress,
 ) -> None:
     """Collect and draw what the fourier mode predicts for images, or for slices of volumes."""
-    watch = poses.PoseRecorder(net)
-    if not watch.places:
+    if not poses.modes_of(net):
         return
     planes = as_images(source, None, None)
     part = _some(getattr(planes, config.part), min(config.limit, IMAGES))
     groups: list[int] = []
     masks = source.task == "segmentation"
     options = training_config.TrainConfig(batch_size=16, precision=config.precision)
-    with progress.task("collecting poses", total=len(part)) as bar, watch:
+    with progress.task("collecting poses", total=len(part)) as bar, poses.recorded(net) as found:
         for _, batch in validate.answers(net, part, options):
             groups += (batch["view"] if masks else batch["label"]).tolist()
             bar.advance(len(batch["image"]))
-    found, told = watch.poses(), np.array(groups)
+    told = np.array(groups)
     kind = "views" if masks else "classes"
     records = poses.summary(found, told)
     out.results["poses"] = {"images": len(told), "groups": kind, "layers": records}
@@ -263,12 +263,8 @@ def _some(samples: Samples, count: int) -> Samples:
     return Subset(samples, spread(len(samples), count))
 
 
-def _cam_section(
-    out: Findings, net: nn.Module, source: Source, flat: bool, config: InspectConfig
-) -> None:
+def _cam_section(out: Findings, net: nn.Module, source: Source, config: InspectConfig) -> None:
     """Draw Grad-CAM of a sample of each of a few classes."""
-    if source.rank == 3 and flat:
-        source = as_images(source, None, None)
     samples = getattr(source, config.part)
     assert samples.labels is not None
     fabric = devices.single_device(config.precision)
@@ -323,24 +319,16 @@ def _one_of_each(labels: NDArray[np.int64], count: int) -> Iterator[int]:
         yield int(np.flatnonzero(labels == label)[0])
 
 
-def _mask_section(
-    out: Findings, net: nn.Module, source: Source, flat: bool, config: InspectConfig
-) -> None:
+def _mask_section(out: Findings, net: nn.Module, source: Source, config: InspectConfig) -> None:
     """Draw the answer to the first sample over it, beside the truth."""
-    if source.rank == 3 and flat:
-        source = as_images(source, None, None)
     samples = _some(getattr(source, config.part), 1)
     options = training_config.TrainConfig(batch_size=1, precision=config.precision)
     answer, batch = next(iter(validate.answers(net, samples, options)))
     guess, truth = answer[0].cpu(), batch["mask"][0].cpu()
     dices = metrics.dice(guess, truth, len(source.classes))
-    known_dices = [float(d) for d in dices if np.isfinite(d)]
-    scores = {"answer": float(np.mean(known_dices))} if known_dices else {}
-    said = f"mean Dice {scores['answer']:.2f}" if scores else "no Dice, as no label is in it"
-    image, spacing = batch["image"][0, 0].cpu().numpy(), source.spacing
-    arrays = [image, truth.numpy(), guess.numpy()]
-    if image.ndim == 2:
-        arrays, spacing = [one[None] for one in arrays], None
+    known = dices[np.isfinite(dices)]
+    dice = float(known.mean()) if len(known) else None
+    said = "no Dice, as no label is in it" if dice is None else f"mean Dice {dice:.2f}"
     out.results["answer"] = {
         "sample": samples.name(0),
         "dice": dict(zip(source.classes[1:], map(float, dices), strict=True)),
@@ -352,25 +340,16 @@ def _mask_section(
         "The slices with most foreground in each view; the white line is the outline of the truth. "
         "`crossd evaluate` scores all samples.",
     )
-    pictures.answers(
-        arrays[0], arrays[1], {"answer": arrays[2]}, source.classes, path, scores, spacing
-    )
+    image = batch["image"][0, 0].cpu().numpy()
+    pictures.answer(image, truth.numpy(), guess.numpy(), source.classes, path, dice, source.spacing)
 
 
 def _written(out: Findings, config: InspectConfig, start: float) -> str:
     name = Path(config.weights or config.data or "").name
-    results = {
-        "command": "inspect",
-        **out.results,
-        "seconds": round(time.perf_counter() - start, 1),
-        "config": dataclasses.asdict(config),
-        "versions": markdown.versions(),
-    }
-    lines = [f"# crossd inspect: {name}", *out.lines, *markdown.ending(results)]
-    text = "\n".join(lines) + "\n"
+    results = markdown.record(config, start, **out.results)
+    text = markdown.ended([f"# crossd inspect: {name}", *out.lines], results)
     headline = out.headline or out.said[0]
-    rest = text.replace(f"\n{headline}\n", "\n", 1)  # the page has it on top
-    shown = html.render(rest, headline, out.folder, scans=SCANS)
+    shown = html.render(text, headline, out.folder, scans=SCANS)
     markdown.write(results, out.folder, text, {"report.html": shown})
     written = f"written: {out.folder}/report.html, report.md, metrics.json and pictures"
     return "\n".join([*out.said, written])

@@ -6,7 +6,7 @@ import dataclasses
 import torch
 from torch import nn
 
-from crossd.cli.opening import batch_size, images_and_volumes, prepared
+from crossd.cli.opening import batch_size, described, images_and_volumes
 from crossd.cli.options import JointConfig
 from crossd.cli.runs import augmentation, train_and_write
 from crossd.conversion import heads, registry
@@ -15,7 +15,7 @@ from crossd.data.source import Source, limit
 from crossd.errors import InputError
 from crossd.nn.kernel_modes import KERNEL_MODES
 from crossd.training import devices, loop
-from crossd.utils.option_values import check, choice
+from crossd.utils.option_values import choice, unused
 from crossd.utils.progress import Progress
 from crossd.weights.weights_file import WeightsConfig, load, read_config, to_cross
 
@@ -26,9 +26,10 @@ def joint(config: JointConfig, progress: Progress) -> str:
     Raises:
         InputError: When options and data do not go together.
     """
-    check(config)
     choice(config.kernel_mode, tuple(KERNEL_MODES), "--kernel-mode")
     start = None if config.weights is None else read_config(config.weights)
+    if start is not None:
+        unused(config, ("model", "kernel_mode"), "is for a new network: leave out --weights")
     if start is not None and start.form != "cross":
         raise InputError(
             f"{config.weights}: a plain {start.form} network takes one rank only: {to_cross(start)}"
@@ -39,14 +40,6 @@ def joint(config: JointConfig, progress: Progress) -> str:
     total = len(volumes.classes) + (0 if same else len(images.classes))
     rows = [slice(0, len(volumes.classes)), slice(len(volumes.classes), total)]
     net, name, mode = _network(config, start, volumes, images, total)
-    weights = WeightsConfig(
-        name,
-        volumes.task,
-        volumes.channels,
-        volumes.classes,
-        form="cross",
-        kernel_mode=mode,
-    )
     progress.say(
         f"{name}: {len(images.train):,} images of {config.images} in turn with "
         f"{len(volumes.train):,} volumes of {config.volumes}"
@@ -71,7 +64,7 @@ def joint(config: JointConfig, progress: Progress) -> str:
         net,
         volumes,
         of_volumes,
-        prepared(weights, volumes),
+        described(volumes, name, "cross", mode),
         config,
         progress,
         "joint training",

@@ -1,16 +1,19 @@
 """What commands open, as weights, a plan and their options want it: sources, networks, files."""
 
 import dataclasses
-from collections.abc import Sequence
 from pathlib import Path
 
 from torch import nn
 
 from crossd.cli.options import (
-    CacheOptions,
     EvaluateConfig,
+    FinetuneConfig,
     InspectConfig,
     JointConfig,
+    LongOptions,
+    Options,
+    PretrainConfig,
+    RecalibrateConfig,
     TransferConfig,
 )
 from crossd.conversion.plain import to_3d
@@ -27,64 +30,58 @@ from crossd.utils.progress import Progress
 from crossd.weights.weights_file import WeightsConfig, require_rank
 
 
-def known(
-    weights: WeightsConfig | None, path: str | None = None, config: CacheOptions | None = None
-) -> Given:
-    """Gather what weights, a plan that the user edited or options for a cache decide on."""
-    given = Given(stored=None if config is None else option_cache(config.cache, config.cache_gb))
+def known(config: Options, weights: WeightsConfig | None = None) -> Given:
+    """Gather what options for a cache, weights and a plan that the user edited decide on."""
+    given = Given()
+    if isinstance(config, LongOptions):
+        given = Given(stored=option_cache(config.cache, config.cache_gb))
     if weights is not None:
         own = plan_file.from_record(weights.plan, "the weights' plan") if weights.plan else None
-        masks = dict(zip(weights.values, weights.classes, strict=False))
-        labels = () if masks else weights.classes
+        labels = () if weights.values else weights.classes
         given = dataclasses.replace(given, plan=own, labels=labels)
-    if path is not None:
-        if not Path(path).is_file():
-            raise InputError(f"--plan {path}: no such file; crossd plan writes one")
-        edited, classes = plan_file.read(Path(path))
+    if isinstance(config, PretrainConfig | FinetuneConfig) and config.plan is not None:
+        if not Path(config.plan).is_file():
+            raise InputError(f"--plan {config.plan}: no such file; crossd plan writes one")
+        edited, classes = plan_file.read(Path(config.plan))
         given = dataclasses.replace(given, plan=edited, classes=classes)
     return given
 
 
 def fitting(
-    spec: str,
+    config: FinetuneConfig | RecalibrateConfig | EvaluateConfig | InspectConfig,
     weights: WeightsConfig,
-    size: str | None,
-    seed: int,
-    path: str,
-    given: Given,
     progress: Progress,
+    given: Given | None = None,
     labels: bool = True,
 ) -> Source:
-    """Open a source as weights need it.
+    """Open the data of a command as its weights need them, with as many channels.
+
+    The classes are those of the weights where masks hold no other values.
 
     Args:
-        spec: The source.
-        weights: Their configuration: the number of channels is adapted, the task checked.
-        size: The option `--size`.
-        seed: Of splits.
-        path: The weights file, for messages.
-        given: What is known already.
+        config: Options that name the data and the weights.
+        weights: What the weights are.
         progress: Where to show a scan.
+        given: What is known of the data. Default: what `known` gathers.
         labels: Whether labels are needed.
-
-    Returns:
-        The source; its classes are those of the weights where its masks hold no other values.
 
     Raises:
         InputError: When the task is another.
     """
-    masks = dict(zip(weights.values, weights.classes, strict=False))
+    assert config.data is not None
     source = open_source(
-        spec,
-        size=sizes(size),
-        seed=seed,
+        config.data,
+        size=None if isinstance(config, InspectConfig) else sizes(config.size),
+        seed=config.seed,
         channels=weights.in_channels,
         labels=labels,
-        given=dataclasses.replace(given, known_classes=masks),
+        given=dataclasses.replace(given or known(config, weights), known_classes=_masks(weights)),
         progress=progress,
     )
     if source.task not in (weights.task, "unlabelled"):
-        raise InputError(f"{path} is for {weights.task}, but {spec} is for {source.task}")
+        raise InputError(
+            f"{config.weights} is for {weights.task}, but {config.data} is for {source.task}"
+        )
     return source
 
 
@@ -93,21 +90,15 @@ def as_trained(
 ) -> Source:
     """Open samples that a network is to answer on, prepared as those that it was trained on.
 
-    Args:
-        config: Options that name the data and the weights.
-        weights: What the weights are.
-        progress: Where to show a scan.
-
     Raises:
         InputError: When the data have other classes, or are for another task.
     """
-    assert config.data is not None and config.weights is not None
     given = dataclasses.replace(
-        known(weights, config=config if isinstance(config, CacheOptions) else None),
+        known(config, weights),
         statistics=(weights.mean, weights.std),
-        classes=dict(zip(weights.values, weights.classes, strict=False)),
+        classes=_masks(weights),
     )
-    source = fitting(config.data, weights, None, config.seed, config.weights, given, progress)
+    source = fitting(config, weights, progress, given)
     if source.classes != weights.classes:
         raise InputError(
             f"{config.data} has the classes {', '.join(source.classes)}, but {config.weights} "
@@ -116,18 +107,18 @@ def as_trained(
     return source
 
 
+def _masks(weights: WeightsConfig) -> dict[int, str]:
+    """Name the classes of masks by their values; nothing for networks that give labels."""
+    return dict(zip(weights.values, weights.classes, strict=False))
+
+
 def images_and_volumes(
     config: TransferConfig | JointConfig, progress: Progress, start: WeightsConfig | None = None
 ) -> tuple[Source, Source]:
-    """Open the sources that a command learns from together; of volumes as images, their slices.
+    """Open the volumes, and the images with as many channels, that a command learns from together.
 
-    Args:
-        config: Options.
-        progress: Where to show a scan.
-        start: What is known of the weights to start from, if there are any.
-
-    Returns:
-        The volumes, and the images with as many channels.
+    Of volumes that stand for images slices are taken. What the weights to start from know of
+    volumes, if there are any, is `start`.
 
     Raises:
         InputError: When one has labels and the other masks, or the volumes are images.
@@ -137,7 +128,7 @@ def images_and_volumes(
         size=sizes(config.size),
         seed=config.seed,
         channels=None if start is None else start.in_channels,
-        given=known(start, config=config),
+        given=known(config, start),
         progress=progress,
     )
     images = require_source_rank(volumes, 3, "--volumes")
@@ -146,7 +137,7 @@ def images_and_volumes(
             config.images,
             seed=config.seed,
             channels=volumes.channels,
-            given=known(None, config=config),
+            given=known(config),
             progress=progress,
         )
     images = as_images(images, config.slices, config.slice_step)
@@ -156,25 +147,6 @@ def images_and_volumes(
             "both must have labels, or both masks"
         )
     return volumes, images
-
-
-def require_limits(source: Source, limits: Sequence[int], given: str, spec: str) -> None:
-    """Refuse numbers of labelled samples that a source does not have.
-
-    Args:
-        source: The source.
-        limits: The numbers, ascending.
-        given: The option `--limit`.
-        spec: What the source was opened by.
-
-    Raises:
-        InputError: "--limit ...".
-    """
-    total = len(source.train)
-    classes = len(source.classes) if source.task == "classification" else 1
-    if not classes <= limits[0] <= limits[-1] <= total:
-        each = f" of {classes} classes, each of which needs one" if classes > 1 else ""
-        raise InputError(f"--limit {given}: {spec} has {total} training samples{each}")
 
 
 def prepared(weights: WeightsConfig, source: Source) -> WeightsConfig:
@@ -188,6 +160,14 @@ def prepared(weights: WeightsConfig, source: Source) -> WeightsConfig:
         plan=plan_file.to_record(source.plan),
         values=source.values,
     )
+
+
+def described(source: Source, model: str, form: str, kernel_mode: str) -> WeightsConfig:
+    """Return the configuration of a network that is trained on a source."""
+    weights = WeightsConfig(
+        model, source.task, source.channels, source.classes, form=form, kernel_mode=kernel_mode
+    )
+    return prepared(weights, source)
 
 
 def for_rank(
@@ -210,26 +190,3 @@ def batch_size(source: Source) -> int:
     if source.rank == 2:
         return 64
     return 2 if source.task == "segmentation" else 8
-
-
-def free_file(path: str, overwrite: bool, endings: Sequence[str] = (".safetensors",)) -> Path:
-    """Make the folder of a file that is to be written.
-
-    Args:
-        path: The option `--out`.
-        overwrite: Whether a file that is there may be replaced.
-        endings: Of its name.
-
-    Raises:
-        InputError: "--out ..." or "... exists already".
-    """
-    out = Path(path)
-    if out.suffix not in endings:
-        raise InputError(f"--out {out} must end in {' or '.join(endings)}")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot write to --out {out}: {error.strerror}") from error
-    if out.exists() and not overwrite:
-        raise InputError(f"{out} exists already: name another --out, or --overwrite it")
-    return out

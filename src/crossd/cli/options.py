@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from crossd.training.config import RunOptions
+from crossd.utils.option_values import check
 
 PROTOCOLS = ("zero", "probe", "finetune")
 ALL_PROTOCOLS = ("zero", "knn", "linear", "probe", "unfreeze", "finetune")
@@ -18,64 +19,91 @@ DEFAULT_ARMS = (
 )
 
 
+@dataclass(frozen=True)
+class Options:
+    """The options of a command, whose numbers and choices are checked when they are made."""
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
 @dataclass(frozen=True, kw_only=True)
-class CacheOptions:
-    """Where volumes that come as files are kept once they are prepared.
+class LongOptions(Options):
+    """What commands that may take long can be told: to keep what they did, and to go on.
 
     Attributes:
         cache: Folder where prepared volumes stay for later runs; several may share it. Default:
             they are kept in memory only, while there is room.
         cache_gb: Most that this folder may hold [GB]; what was used longest ago makes room.
-    """
-
-    cache: str | None = None
-    cache_gb: float = 100.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingOptions(CacheOptions, RunOptions):
-    """What all commands that train can be told.
-
-    Attributes:
-        loggers: Where to log, separated by commas: csv, tensorboard, wandb, mlflow.
         overwrite: Replace a result that is there.
         resume: Go on with a run that was interrupted; start where there is none, and do nothing
             where it has ended.
     """
 
-    loggers: str = "csv,tensorboard"
+    cache: str | None = None
+    cache_gb: float = 100.0
     overwrite: bool = False
     resume: bool = False
 
 
+@dataclass(frozen=True, kw_only=True)
+class TrainingOptions(LongOptions, RunOptions):
+    """What all commands that train one network can be told.
+
+    Attributes:
+        augment: light (shift, brightness, noise), full (rotation, zoom, blur, gamma too) or none.
+            Default: full for masks, else light.
+        loggers: Where to log, separated by commas: csv, tensorboard, wandb, mlflow.
+    """
+
+    augment: str | None = None
+    loggers: str = "csv,tensorboard"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageOptions:
+    """What all commands that train on images can be told of it.
+
+    Attributes:
+        model: A name of a network: of timm, or with its library (monai:SegResNet,
+            torchvision:r3d_18), with arguments in brackets if wanted; or for masks
+            segresnet-small, segresnet, basicunet, unet, dynunet. Default: a small ResNet or
+            SegResNet.
+        slices: The views in which slices are taken of volumes, separated by commas. Default:
+            axial,coronal,sagittal.
+        slice_step: Take every n-th slice. Default: three a view, for masks every second.
+        epochs: Passes over the images. Default: 8 and at least 100 steps, for masks 2 and 600.
+        batch_size: Images a step. Default: 64, for masks 16.
+        lr: Highest learning rate. Default: 0.01, for masks 0.003.
+    """
+
+    model: str | None = None
+    slices: str | None = None
+    slice_step: int | None = None
+    epochs: int | None = None
+    batch_size: int | None = None
+    lr: float | None = None
+
+
 @dataclass(frozen=True)
-class TransferConfig(CacheOptions):
+class TransferConfig(ImageOptions, LongOptions):
     """Train in 2D, use in 3D, and compare with the other ways of doing it.
 
     Attributes:
         images: Source of images for the 2D training; of volumes, slices are taken.
         volumes: Source of volumes.
-        slices: The views in which slices are taken of volumes, separated by commas. Default:
-            axial,coronal,sagittal.
-        slice_step: Take every n-th slice. Default: three a view, for masks every second.
         limit: Numbers of labelled volumes to train on, separated by commas. Default: 4 with masks,
             otherwise ten a class.
         trials: Repetitions, with other labelled volumes and other seeds.
-        model: A name of a network: of timm, or with its library (monai:SegResNet,
-            torchvision:r3d_18), with arguments in brackets if wanted; or for masks
-            segresnet-small, segresnet, basicunet, unet, dynunet. Default: a small ResNet or
-            SegResNet.
         arms: What to compare, separated by commas: scratch, slices, center, inflate, acs,
             triplanar, fourier, fourier-aligned, projection, projection-slices, projection-both.
             The first is compared with each other one.
         protocols: zero (no labelled volume), knn, linear, probe (convolutions frozen), unfreeze,
             finetune.
         size: Size of the training volumes (one number, or depth,height,width).
-        epochs: Passes over the images. Default: 8 and at least 100 steps, for masks 2 and 600.
         volume_epochs: Passes over the labelled volumes. Default: 15, or more for `volume_steps`.
         volume_steps: Fewest steps on the labelled volumes. Default: 100, for masks 60, unless the
             passes are given.
-        batch_size: Images a step. Default: 64, for masks 16.
         volume_batch_size: Volumes a step. Default: 8, for masks 2.
         lr: Highest learning rate in 2D. Default: 0.01, for masks 0.003.
         volume_lr: Highest learning rate on the labelled volumes.
@@ -87,27 +115,18 @@ class TransferConfig(CacheOptions):
         precision: 32-true, bf16-mixed or 16-mixed.
         checkpointing: Recompute activations in the backward pass: less memory, more time.
         out: Folder for the table, the pictures and the weights.
-        overwrite: Replace a result that is there.
-        resume: Go on with a run that was interrupted; start where there is none, and do nothing
-            where it has ended.
     """
 
     images: str = "brain"
     volumes: str = "brain"
-    slices: str | None = None
-    slice_step: int | None = None
     limit: str | None = None
     trials: int = 1
-    model: str | None = None
     arms: str = ",".join(DEFAULT_ARMS)
     protocols: str = ",".join(PROTOCOLS)
     size: str | None = None
-    epochs: int | None = None
     volume_epochs: int | None = None
     volume_steps: int | None = None
-    batch_size: int | None = None
     volume_batch_size: int | None = None
-    lr: float | None = None
     volume_lr: float = 1e-3
     seed: int = 0
     workers: int | None = None
@@ -115,51 +134,30 @@ class TransferConfig(CacheOptions):
     precision: str = "32-true"
     checkpointing: bool = False
     out: str = "runs/transfer"
-    overwrite: bool = False
-    resume: bool = False
 
 
 @dataclass(frozen=True)
-class PretrainConfig(TrainingOptions):
+class PretrainConfig(ImageOptions, TrainingOptions):
     """Train a Cross-D network on images, or on slices of volumes.
 
     Attributes:
         data: Source of images; of volumes, slices are taken.
-        model: A name of a network: of timm, or with its library (monai:SegResNet,
-            torchvision:r3d_18), with arguments in brackets if wanted; or for masks
-            segresnet-small, segresnet, basicunet, unet, dynunet. Default: a small ResNet or
-            SegResNet.
         kernel_mode: projection, slice, fourier (the paper's), fourier-projection, or none for the
             plain 2D network.
         lift: Where new 2D kernels start in the 3D ones: center (default), inflate, triplanar, or
             none for new 3D kernels.
-        slices: The views in which slices are taken of volumes, separated by commas. Default:
-            axial,coronal,sagittal.
-        slice_step: Take every n-th slice. Default: three a view, for masks every second.
         size: Size of the images (one number, or height,width).
         limit: Train on so many images, or slices of so many volumes.
-        epochs: Passes over the images. Default: 8 and at least 100 steps, for masks 2 and 600.
-        batch_size: Images a step. Default: 64, for masks 16.
-        lr: Highest learning rate. Default: 0.01, for masks 0.003.
-        augment: light (shift, brightness, noise), full (rotation, zoom, blur, gamma too) or none.
-            Default: full for masks, else light.
         task: classification or segmentation, to be sure. Default: what the data are for.
         plan: A plan.yaml that says how volumes are prepared. Default: made from a scan of them.
         out: Folder for the weights and the report.
     """
 
     data: str = "brain"
-    model: str | None = None
     kernel_mode: str = "projection"
     lift: str | None = None
-    slices: str | None = None
-    slice_step: int | None = None
     size: str | None = None
     limit: int | None = None
-    epochs: int | None = None
-    batch_size: int | None = None
-    lr: float | None = None
-    augment: str | None = None
     task: str | None = None
     plan: str | None = None
     out: str = "runs/pretrain"
@@ -180,8 +178,6 @@ class FinetuneConfig(TrainingOptions):
         steps: Fewest steps. Default: 100, unless the passes are given.
         batch_size: Samples a step. Default: 8, for masks 2.
         lr: Highest learning rate.
-        augment: light (shift, brightness, noise), full (rotation, zoom, blur, gamma too) or none.
-            Default: full for masks, else light.
         plan: A plan.yaml that says how volumes are prepared. Default: that of the weights, or one
             made from a scan.
         out: Folder for the weights and the report.
@@ -197,13 +193,12 @@ class FinetuneConfig(TrainingOptions):
     steps: int | None = None
     batch_size: int | None = None
     lr: float = 1e-3
-    augment: str | None = None
     plan: str | None = None
     out: str = "runs/finetune"
 
 
 @dataclass(frozen=True)
-class JointConfig(TrainingOptions):
+class JointConfig(ImageOptions, TrainingOptions):
     """Train one network on images and on labelled volumes, a batch of each in turn.
 
     The kernels are shared, each source has its own loss and its own classes, and BatchNorm keeps
@@ -216,41 +211,26 @@ class JointConfig(TrainingOptions):
         model: A name of a network, for a new one, as `crossd pretrain` takes it. Default: a small
             ResNet or SegResNet.
         kernel_mode: projection, slice, fourier or fourier-projection, for a new network.
-        slices: The views in which slices are taken of volumes, separated by commas. Default:
-            axial,coronal,sagittal.
-        slice_step: Take every n-th slice. Default: three a view, for masks every second.
         size: Size of the training volumes (one number, or depth,height,width).
         limit: Train on so many labelled volumes.
-        epochs: Passes over the images. Default: 8, for masks 2.
         steps: Fewest steps on volumes. Default: 100, for masks 600, unless the passes are given.
-        batch_size: Images a step. Default: 64, for masks 16.
         volume_batch_size: Volumes a step. Default: 8, for masks 2.
-        lr: Highest learning rate. Default: 0.01, for masks 0.003.
-        augment: light (shift, brightness, noise), full (rotation, zoom, blur, gamma too) or none.
-            Default: full for masks, else light.
         out: Folder for the weights and the report.
     """
 
     images: str
     volumes: str
     weights: str | None = None
-    model: str | None = None
     kernel_mode: str = "projection"
-    slices: str | None = None
-    slice_step: int | None = None
     size: str | None = None
     limit: int | None = None
-    epochs: int | None = None
     steps: int | None = None
-    batch_size: int | None = None
     volume_batch_size: int | None = None
-    lr: float | None = None
-    augment: str | None = None
     out: str = "runs/joint"
 
 
 @dataclass(frozen=True)
-class StatusConfig:
+class StatusConfig(Options):
     """Say how far a training is, whether it still runs, and what it has kept.
 
     Attributes:
@@ -261,7 +241,7 @@ class StatusConfig:
 
 
 @dataclass(frozen=True)
-class PlanConfig:
+class PlanConfig(Options):
     """Scan volumes and write down how they would be prepared, as a plan.yaml to look at and edit.
 
     Attributes:
@@ -280,7 +260,7 @@ class PlanConfig:
 
 
 @dataclass(frozen=True)
-class PredictConfig:
+class PredictConfig(Options):
     """Label or segment new images and volumes.
 
     Of volumes with masks, a mask a volume is written in its own grid and format (of a DICOM series
@@ -315,7 +295,7 @@ class PredictConfig:
 
 
 @dataclass(frozen=True)
-class EvaluateConfig(CacheOptions):
+class EvaluateConfig(LongOptions):
     """Score a network, or masks that were made before; or compare ways from images to volumes.
 
     With masks: Dice, the 95th percentile of the Hausdorff distance [mm], the normalised surface
@@ -353,7 +333,6 @@ class EvaluateConfig(CacheOptions):
             or 1 beside an accelerator.
         precision: 32-true, bf16-mixed or 16-mixed.
         out: Folder for cases.csv, the report and pictures of the worst cases.
-        overwrite: Replace a result that is there.
         resume: Go on with a comparison that was interrupted; start where there is none, and do
             nothing where it has ended.
     """
@@ -380,12 +359,10 @@ class EvaluateConfig(CacheOptions):
     workers: int | None = None
     precision: str = "32-true"
     out: str = "runs/evaluate"
-    overwrite: bool = False
-    resume: bool = False
 
 
 @dataclass(frozen=True)
-class RecalibrateConfig:
+class RecalibrateConfig(Options):
     """Measure BatchNorm statistics on unlabelled volumes (or images), and score the result.
 
     Attributes:
@@ -420,7 +397,7 @@ class RecalibrateConfig:
 
 
 @dataclass(frozen=True)
-class ConvertConfig:
+class ConvertConfig(Options):
     """Turn a weights file into one of a plain 2D or 3D network, or a 2D one into Cross-D.
 
     With --model, the weights are a checkpoint of others: of torchvision, timm, RadImageNet,
@@ -464,7 +441,7 @@ class ConvertConfig:
 
 
 @dataclass(frozen=True)
-class ExportConfig:
+class ExportConfig(Options):
     """Write a network to a file that runs without crossd: .onnx, or .pt2 of torch.export.
 
     The file takes batches of any size, of images less the mean and over the standard deviation
@@ -494,7 +471,7 @@ class ExportConfig:
 
 
 @dataclass(frozen=True)
-class InspectConfig:
+class InspectConfig(Options):
     """Look at data before a training, or at weights after it: pictures, and what they say.
 
     With --data alone: samples of each class, counts, sizes, intensities, and what is wrong (files
@@ -526,7 +503,7 @@ class InspectConfig:
 
 
 @dataclass(frozen=True)
-class DoctorConfig:
+class DoctorConfig(Options):
     """Say what this machine and this installation can do, and what is missing for more.
 
     The exit code is 2 when something that everything needs is missing.

@@ -66,11 +66,9 @@ def build(command: str, kind: type, example: str) -> ArgumentParser:
     )
     parser.add_argument("--config", action="config", help="Read options from a YAML file.")
     hints = get_type_hints(kind)
-    helps = {
-        entry.arg_name: " ".join((entry.description or "").split())
-        for text in texts
-        for entry in text.params
-    }
+    helps: dict[str, str] = {}
+    for entry in (entry for text in texts for entry in text.params):
+        helps.setdefault(entry.arg_name, " ".join((entry.description or "").split()))
     for field in sorted(dataclasses.fields(kind), key=lambda field: list(helps).index(field.name)):
         name = f"--{field.name.replace('_', '-')}"
         if field.metadata.get("positional"):

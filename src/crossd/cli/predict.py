@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import functools
 import os
 import time
 from collections.abc import Sequence
@@ -29,7 +28,7 @@ from crossd.inference.slice_ensemble import answering
 from crossd.training import devices, signals
 from crossd.utils import memory
 from crossd.utils.atomic_files import atomic
-from crossd.utils.option_values import check, unused
+from crossd.utils.option_values import unused
 from crossd.utils.progress import Progress
 from crossd.weights.weights_file import WeightsConfig, load, read_config, require_rank
 
@@ -43,7 +42,6 @@ def predict(config: PredictConfig, progress: Progress) -> str:
     Raises:
         InputError: At once when nothing can be done; at the end when some files were skipped.
     """
-    check(config)
     weights = read_config(config.weights)
     masks_wanted = weights.task == "segmentation"
     if not masks_wanted:
@@ -63,20 +61,19 @@ def predict(config: PredictConfig, progress: Progress) -> str:
             f"{config.weights}: BatchNorm knows images only, so that answers on volumes may be far "
             "off: run crossd recalibrate on volumes first, which need no labels"
         )
-    heads, asked = results.columns(weights), {key(case.images[0]) for case in found}
+    asked = {key(case.images[0]) for case in found}
     own = results.settings(config.weights, how, config.flips, config.precision)
-    rows = results.claim(folder, own, heads, asked, config.overwrite)
+    answers = results.claim(folder, own, results.columns(weights), asked, config.overwrite)
     run = _Run(
         config,
         weights,
         net,
         fabric,
-        folder,
-        rows,
-        owners={cells[-1]: name for name, cells in rows.items()},
+        answers,
+        owners={cells[-1]: name for name, cells in answers.rows.items()},
         sources={os.path.realpath(path) for case in found for path in case.images},
     )
-    done, skipped, faults = _answer_all(run, found, heads, progress)
+    done, skipped, faults = _answer_all(run, found, progress)
     what = "masks in" if masks_wanted else "lines in"
     where = folder if masks_wanted else folder / results.TABLE
     already = f", {skipped:,} were there already (--overwrite makes them anew)" if skipped else ""
@@ -94,33 +91,25 @@ class _Run:
     """What all cases of a run share.
 
     Attributes:
-        rows: Lines of the table.
+        answers: Those that are there.
         owners: The image of every mask that was there before.
         sources: Files that are asked about, which no mask may replace.
-        gone: Images whose mask has been replaced by that of another.
     """
 
     config: PredictConfig
     weights: WeightsConfig
     net: nn.Module
     fabric: Fabric
-    folder: Path
-    rows: results.Rows
+    answers: results.Answers
     owners: dict[str, str]
     sources: set[str]
-    gone: set[str] = dataclasses.field(default_factory=set)
 
 
-def _answer_all(
-    run: _Run, found: Sequence[Case], heads: Sequence[str], progress: Progress
-) -> tuple[int, int, list[str]]:
+def _answer_all(run: _Run, found: Sequence[Case], progress: Progress) -> tuple[int, int, list[str]]:
     """Answer all cases; returns how many are new, how many were there, and what went wrong."""
     done, skipped, faults, kept = 0, 0, [], time.monotonic()
-    write = functools.partial(
-        results.write_table, run.folder / results.TABLE, heads, run.rows, run.gone
-    )
     with contextlib.ExitStack() as stack:
-        stack.callback(write)  # also when it is interrupted
+        stack.callback(run.answers.write)  # also when it is interrupted
         asked_to = stack.enter_context(signals.listening(at_once=True))
         bar = stack.enter_context(progress.task("predicting", total=len(found)))
         for case in found:
@@ -138,7 +127,7 @@ def _answer_all(
                 faults.append(fault)
                 progress.say(f"skipped: {fault}")
             if time.monotonic() - kept > KEEP_EVERY:
-                write()
+                run.answers.write()
                 kept = time.monotonic()
             bar.advance(1)
     return done, skipped, faults
@@ -149,62 +138,52 @@ def _answer(run: _Run, case: Case) -> bool:
     name, weights = key(case.images[0]), run.weights
     if weights.task == "segmentation":
         return _answer_by_mask(run, case, name)
-    if name in run.rows and not run.config.overwrite:
+    if name in run.answers.rows and not run.config.overwrite:
         return False
-    values = _label(run.net, case, weights, run.fabric).tolist()
-    run.rows[name] = [weights.classes[int(np.argmax(values))], *(f"{v:.6f}" for v in values)]
+    values = _label(run, case).tolist()
+    best = weights.classes[int(np.argmax(values))]
+    run.answers.rows[name] = [best, *(f"{v:.6f}" for v in values)]
     return True
 
 
 def _answer_by_mask(run: _Run, case: Case, name: str) -> bool:
     """Write the mask of a case, where it replaces neither a source nor the mask of another."""
-    out = _mask_of(case, run.folder)
+    path, folder = case.images[0], run.answers.folder
+    suffix = write_masks.suffix_of(path) if holds_volume(path) else ".png"
+    out = folder / f"{case.name}{suffix}"
     written = (out, _dicom_seg(out)) if run.config.dicom_seg else (out,)
     if not run.sources.isdisjoint(map(os.path.realpath, written)):
         raise InputError(
-            f"{case.images[0]}: its mask would replace {out}, which is in --input: name another "
-            "--out"
+            f"{path}: its mask would replace {out}, which is in --input: name another --out"
         )
-    mask = out.relative_to(run.folder).as_posix()
+    mask = out.relative_to(folder).as_posix()
     owner = run.owners.get(mask, name)
     if owner != name and not run.config.overwrite:
         raise InputError(
-            f"{case.images[0]}: its mask would be {out}, which is that of {owner}: name another "
+            f"{path}: its mask would be {out}, which is that of {owner}: name another "
             "--out, or --overwrite it"
         )
-    new = _segment(run.net, case, run.weights, out, run.fabric, run.config)
+    new = _segment(run, case, out)
     if owner != name:
-        run.rows.pop(owner, None)
-        run.gone.add(owner)
-    run.rows[name] = [mask]
+        run.answers.rows.pop(owner, None)
+        run.answers.gone.add(owner)
+    run.answers.rows[name] = [mask]
     return new
-
-
-def _mask_of(case: Case, folder: Path) -> Path:
-    """Return where the mask of a case belongs."""
-    path = case.images[0]
-    return folder / f"{case.name}{write_masks.suffix_of(path) if holds_volume(path) else '.png'}"
 
 
 def _dicom_seg(mask: Path) -> Path:
     return mask.parent / f"{stem(mask)}.dcm"
 
 
-def _segment(
-    net: nn.Module,
-    case: Case,
-    weights: WeightsConfig,
-    out: Path,
-    fabric: Fabric,
-    config: PredictConfig,
-) -> bool:
+def _segment(run: _Run, case: Case, out: Path) -> bool:
     """Write the mask of one case; False when it is there already."""
+    config, weights = run.config, run.weights
     values = weights.values or tuple(range(len(weights.classes)))
     there = out.exists() and not config.overwrite
     if not holds_volume(case.images[0]):
         if there:
             return False
-        mask = segment_image(net, case, weights, fabric)
+        mask = _segment_image(run, case)
         with atomic(out) as temporary:
             Image.fromarray(write_masks.with_file_values(mask.numpy(), values)).save(temporary)
         return True
@@ -217,7 +196,7 @@ def _segment(
     second = second if header.files else None
     if there and (second is None or second.exists()):
         return False
-    found = predictor.segment(net, entry, weights, fabric, config.flips)
+    found = predictor.segment(run.net, entry, weights, run.fabric, config.flips)
     if case.spacing is not None:  # of the csv: it tells how to read, not where the file lies
         header = read_header(case.images[0])
     write_masks.write(found, header, values, out)
@@ -255,25 +234,25 @@ def _check_flat(weights: WeightsConfig, case: Case) -> None:
 
 
 @torch.no_grad()
-def segment_image(net: nn.Module, case: Case, weights: WeightsConfig, fabric: Fabric) -> Tensor:
+def _segment_image(run: _Run, case: Case) -> Tensor:
     """Give the class of every pixel of an image in its own size, uint8, ``(H, W)``."""
-    x = _read_flat(case, weights, crop=False)
-    with fabric.autocast():
-        logits = net(fabric.to_device(x[None])).float()
+    x = _read_flat(case, run.weights, crop=False)
+    with run.fabric.autocast():
+        logits = run.net(run.fabric.to_device(x[None])).float()
     shape = shape_of(case.images[0])
     whole = F.interpolate(logits.softmax(1), size=shape, mode="bilinear")
     return whole[0].argmax(0).to(torch.uint8).cpu()
 
 
 @torch.no_grad()
-def _label(net: nn.Module, case: Case, weights: WeightsConfig, fabric: Fabric) -> Tensor:
+def _label(run: _Run, case: Case) -> Tensor:
     """Give the class probabilities of an image or a volume, ``(K,)``."""
     if holds_volume(case.images[0]):
-        _check_solid(weights, case)
-        return predictor.label(net, read_entry(case), weights, fabric)
-    x = _read_flat(case, weights, crop=True)
-    with fabric.autocast():
-        logits: Tensor = net(fabric.to_device(x[None]))
+        _check_solid(run.weights, case)
+        return predictor.label(run.net, read_entry(case), run.weights, run.fabric)
+    x = _read_flat(case, run.weights, crop=True)
+    with run.fabric.autocast():
+        logits: Tensor = run.net(run.fabric.to_device(x[None]))
     return logits.float().softmax(1)[0].cpu()
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from crossd.cli.opening import known, prepared
+from crossd.cli.opening import described, known
 from crossd.cli.options import PretrainConfig
 from crossd.cli.runs import augmentation, train_and_write
 from crossd.conversion import adapt, registry
@@ -14,14 +14,13 @@ from crossd.data.source import Source, limit
 from crossd.errors import InputError
 from crossd.nn.kernel_modes import KERNEL_MODES
 from crossd.training import devices, loop
-from crossd.utils.option_values import check, choice, sizes
+from crossd.utils.option_values import choice, sizes
 from crossd.utils.progress import Progress
-from crossd.weights.weights_file import WeightsConfig, reshape
+from crossd.weights.weights_file import reshape
 
 
 def pretrain(config: PretrainConfig, progress: Progress) -> str:
     """Train on images; returns what to print."""
-    check(config)
     choice(config.kernel_mode, (*KERNEL_MODES, "none"), "--kernel-mode")
     if config.lift is not None:
         choice(config.lift, ("center", "inflate", "triplanar", "none"), "--lift")
@@ -32,14 +31,6 @@ def pretrain(config: PretrainConfig, progress: Progress) -> str:
         raise InputError(f"--task {config.task}: but {config.data} is for {source.task}")
     name = config.model or registry.DEFAULTS[source.task]
     plain = config.kernel_mode == "none"
-    weights = WeightsConfig(
-        name,
-        source.task,
-        source.channels,
-        source.classes,
-        form="2d" if plain else "cross",
-        kernel_mode="projection" if plain else config.kernel_mode,
-    )
     devices.seed_everything(config.seed)
     net = registry.build(name, source.task, source.channels, len(source.classes))
     registry.require_answers(net, name, source.task, len(source.classes), source.size)
@@ -49,7 +40,8 @@ def pretrain(config: PretrainConfig, progress: Progress) -> str:
         net = convert_network(
             net, config.kernel_mode, None if config.lift == "none" else config.lift or "center"
         )
-    weights = prepared(weights, source)
+    form, mode = ("2d", "projection") if plain else ("cross", config.kernel_mode)
+    weights = described(source, name, form, mode)
     weights = dataclasses.replace(weights, recalibrated=not adapt.norms_with_statistics(net))
     if has_views(net):
         weights = dataclasses.replace(weights, answer="both")
@@ -64,7 +56,7 @@ def _images(config: PretrainConfig, progress: Progress) -> Source:
         config.data,
         size=sizes(config.size),
         seed=config.seed,
-        given=known(None, config.plan, config),
+        given=known(config),
         progress=progress,
     )
     if config.plan is not None and source.plan is None:

@@ -2,32 +2,22 @@
 
 import dataclasses
 
-from crossd.cli.opening import batch_size, fitting, for_rank, free_file, known
+from crossd.cli.opening import batch_size, fitting, for_rank
 from crossd.cli.options import RecalibrateConfig
 from crossd.data.preprocessing import plan_file
 from crossd.inference.slice_ensemble import answering
 from crossd.training import loop, validate
-from crossd.utils.option_values import check
 from crossd.utils.progress import Progress
+from crossd.utils.run_folder import free_file
 from crossd.weights.weights_file import load, read_config, save
 
 
 def recalibrate(config: RecalibrateConfig, progress: Progress) -> str:
     """Measure BatchNorm statistics anew; returns what to print."""
-    check(config)
     out = free_file(config.out, config.overwrite)
     weights = read_config(config.weights)
     net = load(config.weights)
-    source = fitting(
-        config.data,
-        weights,
-        config.size,
-        config.seed,
-        config.weights,
-        known(weights),
-        progress,
-        labels=False,
-    )
+    source = fitting(config, weights, progress, labels=False)
     net, weights = for_rank(net, weights, source, config.align)
     options = loop.TrainConfig(
         batch_size=config.batch_size or batch_size(source),

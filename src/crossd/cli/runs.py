@@ -1,6 +1,5 @@
 """One training of a command, from the network to its weights, its report and its pictures."""
 
-import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -50,7 +49,7 @@ def train_and_write(
     Returns:
         What to print.
     """
-    from crossd.reports import html, markdown, plots, shown_cases
+    from crossd.reports import curves, html, markdown, shown_cases
 
     folder = Path(config.out)
     if is_first():
@@ -81,24 +80,20 @@ def train_and_write(
     if not is_first():
         return told
     save(kept, path, weights)
-    seconds = round(time.perf_counter() - start, 1)
-    results = {
-        "command": type(config).__name__.removesuffix("Config").lower(),
-        "data": source.name,
-        "model": weights.model,
-        "test_samples": len(source.test),
-        "metrics": scores,
-        "seconds": seconds,
-        "history": fit.history,
-        "skipped_steps": fit.skipped,
-        "config": dataclasses.asdict(config),
-        "versions": markdown.versions(),
-    }
-    plots.training(results, folder / "curves.png")
-    text = markdown.training(results)
-    cost = markdown.cost(seconds, "training samples", fit.samples, fit.seconds)
-    curves = {"Curves": "curves.png"}
-    shown = html.render(text, markdown.sentence(results), folder, cases, cost, more=curves)
+    results = markdown.record(
+        config,
+        start,
+        data=source.name,
+        model=weights.model,
+        test_samples=len(source.test),
+        metrics=scores,
+        history=fit.history,
+        skipped_steps=fit.skipped,
+    )
+    curves.training(results, folder / "curves.png")
+    spent = markdown.cost(results["seconds"], "training samples", fit.samples, fit.seconds)
+    text = markdown.training(results, spent)
+    shown = html.render(text, markdown.sentence(results), folder, cases)
     markdown.write(results, folder, text, {"report.html": shown})
     return f"{told}\nwritten: {path} and {folder}/report.html"
 

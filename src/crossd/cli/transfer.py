@@ -14,10 +14,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from crossd.cli.contests import compare
-from crossd.cli.opening import images_and_volumes, prepared, require_limits
+from crossd.cli.contests import arm, compare, require_limits
+from crossd.cli.opening import described, images_and_volumes
 from crossd.cli.options import ALL_PROTOCOLS, TransferConfig
-from crossd.conversion import heads, registry
+from crossd.conversion import registry
 from crossd.conversion.convert import convert
 from crossd.conversion.folding.modules import Folded
 from crossd.data.preprocessing.plan_file import to_record
@@ -25,14 +25,14 @@ from crossd.data.source import Source
 from crossd.errors import InputError
 from crossd.evaluation import experiment, jobs
 from crossd.evaluation.arms import ARMS, PRETRAININGS
-from crossd.evaluation.experiment import Arm, Contest
+from crossd.evaluation.experiment import Contest
 from crossd.reports import comparison_results
 from crossd.training import devices, loop, validate
 from crossd.utils.atomic_files import atomic
-from crossd.utils.option_values import check, counts, names
+from crossd.utils.option_values import counts, names
 from crossd.utils.progress import Progress
 from crossd.utils.run_folder import claim_folder
-from crossd.weights.weights_file import WeightsConfig, load, reshape, save
+from crossd.weights.weights_file import load, reshape, save
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -84,31 +84,17 @@ def open_contest(config: TransferConfig, setting: Setting | None = None) -> Cont
     budget = dataclasses.replace(
         loop.for_volumes(config, setting.volumes.task), checkpointing=config.checkpointing
     )
+    folder, known = Path(config.out), setting.images.classes
     arms = {
-        name: Arm(
-            functools.partial(_made, setting, name),
-            answers=setting.same_classes and ARMS[name][0] is not None,
-            drawn=ARMS[name][0] is None,
+        name: arm(
+            name, setting.volumes, setting.model, known, lambda one: load(_weights(folder, one))
         )
         for name in names(config.arms, list(ARMS), "--arms")
     }
-    return Contest(setting.volumes, arms, budget, keep=Path(config.out))
+    return Contest(setting.volumes, arms, budget, keep=folder)
 
 
-def _made(setting: Setting, arm: str, seed: int) -> nn.Module:
-    """Make the network for volumes of an arm."""
-    pretraining, make = ARMS[arm]
-    classes, task = len(setting.volumes.classes), setting.volumes.task
-    if pretraining is None:
-        return make(setting.fresh(classes, seed), task)
-    net = make(load(_weights_of(Path(setting.config.out), pretraining)), task)
-    if not setting.same_classes:
-        devices.seed_everything(seed)
-        heads.new_classifier(net, len(setting.images.classes), classes)
-    return net
-
-
-def _weights_of(folder: Path, pretraining: str) -> Path:
+def _weights(folder: Path, pretraining: str) -> Path:
     return folder / f"pretrained-{pretraining}.safetensors"
 
 
@@ -118,8 +104,8 @@ def require_arms(setting: Setting, arms: tuple[str, ...]) -> None:
     net = setting.fresh(classes, 0)
     registry.require_answers(net, setting.model, task, classes, setting.images.size)
     nets: dict[str | None, nn.Module] = {None: setting.fresh(classes, 0)}
-    for arm in arms:
-        pretraining, make = ARMS[arm]
+    for name in arms:
+        pretraining, make = ARMS[name]
         if pretraining is not None and pretraining not in nets:
             nets[pretraining] = setting.untrained(pretraining)
         if pretraining is None or PRETRAININGS[pretraining][0] != "cross":
@@ -133,7 +119,7 @@ def require_arms(setting: Setting, arms: tuple[str, ...]) -> None:
 def pretrain(setting: Setting, name: str, progress: Progress) -> dict[str, object]:
     """Train in 2D, or read what an interrupted run trained; returns the record of it."""
     config, source = setting.config, setting.images
-    path = _weights_of(Path(config.out), name)
+    path = _weights(Path(config.out), name)
     record_path = path.with_suffix(".json")
     if record_path.is_file():
         return json.loads(record_path.read_text())
@@ -149,16 +135,8 @@ def pretrain(setting: Setting, name: str, progress: Progress) -> dict[str, objec
         "history": fit.history,
     }
     progress.say(f"  on images held out: {validate.describe(scores, source.task)}")
-    weights = WeightsConfig(
-        setting.model,
-        source.task,
-        source.channels,
-        source.classes,
-        form=form,
-        kernel_mode=mode,
-    )
     weights = dataclasses.replace(
-        prepared(weights, source),
+        described(source, setting.model, form, mode),
         spacing=setting.volumes.spacing,
         plan=to_record(setting.volumes.plan),
     )
@@ -168,29 +146,20 @@ def pretrain(setting: Setting, name: str, progress: Progress) -> dict[str, objec
     return record
 
 
-def transfer(config: TransferConfig, progress: Progress | None = None) -> str:
-    """Run the comparison and write its table, report and pictures to `config.out`.
-
-    Args:
-        config: The options.
-        progress: Where to show how far it is.
-
-    Returns:
-        What to print: the table, and what it says.
+def transfer(config: TransferConfig, progress: Progress) -> str:
+    """Run the comparison and write its table, report and pictures; returns what to print.
 
     Raises:
         InputError: With one line on what is wrong with the options or the data.
     """
-    progress = progress or Progress(quiet=True)
     start = time.perf_counter()
-    check(config)
     arms = names(config.arms, list(ARMS), "--arms")
     protocols = names(config.protocols, ALL_PROTOCOLS, "--protocols")
     setting = open_setting(config, progress)
     volumes, images = setting.volumes, setting.images
     usual = 4 if volumes.task == "segmentation" else 10 * len(volumes.classes)
     limits = counts(config.limit, "--limit") or (min(usual, len(volumes.train)),)
-    require_limits(volumes, limits, config.limit or str(limits[0]), config.volumes)
+    require_limits(volumes, limits, config.limit)
     if not setting.same_classes:
         progress.say("the images have other classes than the volumes: no protocol zero")
     contest = open_contest(config, setting)
@@ -200,7 +169,7 @@ def transfer(config: TransferConfig, progress: Progress | None = None) -> str:
         why = f"{config.arms} has none" if setting.same_classes else others
         raise InputError(f"--protocols zero keeps the 2D head, but {why}: add probe or finetune")
     require_arms(setting, arms)
-    folder = claim_folder(config)
+    claim_folder(config)
     progress.say(
         f"{setting.model}: 2D training on {len(images.train):,} images of {config.images}, then "
         f"{', '.join(map(str, limits))} labelled of {len(volumes.train):,} volumes of "
@@ -214,17 +183,13 @@ def transfer(config: TransferConfig, progress: Progress | None = None) -> str:
         contest,
         functools.partial(open_contest, config),
         runs,
-        folder,
         several,
         progress,
         start,
         config,
-        {
-            "command": "transfer",
-            "data": config.volumes,
-            "images": config.images,
-            "model": setting.model,
-            "notes": comparison_results.notes(volumes, config.trials),
-            "pretraining": [records[name] for name in needed],
-        },
+        data=config.volumes,
+        images=config.images,
+        model=setting.model,
+        notes=comparison_results.notes(volumes, config.trials),
+        pretraining=[records[name] for name in needed],
     )

@@ -10,6 +10,7 @@ from pathlib import Path
 from crossd.data.preprocessing.normalise import normalise
 from crossd.data.source import Given, Request, Source
 from crossd.data.sources import class_folders, tar_names
+from crossd.data.sources.belonging import require_whole_groups, together
 from crossd.data.sources.case_list import Case, loose_cases, named
 from crossd.data.sources.case_pairs import pair_folders, read_pairs
 from crossd.data.sources.case_source import open_cases
@@ -129,10 +130,12 @@ def list_cases(
         InputError: When it cannot be understood.
     """
     if not path.is_dir():
-        return read_table(path, strict=strict), None
+        return _belonging(read_table(path, strict=strict), path, progress, strict), None
     if pair := pair_folders(path):
-        return read_pairs(*pair), None
+        return _belonging(read_pairs(*pair), path, progress, strict), None
     folders = class_folders.scan(path, progress)
+    if others := class_folders.left_out(path, folders):
+        progress.say(f"{path}: {', '.join(others)} beside the parts of the data are left out")
     found = named(class_folders.cases(path, folders, "volumes"))
     if found and strict:
         class_folders.check(path, folders, "volumes")
@@ -141,4 +144,12 @@ def list_cases(
                 f"{path}: {len(folders.images):,} images are left out, as its class folders hold "
                 f"volumes (the first is {folders.images[0]})"
             )
-    return found, folders
+    return _belonging(found, path, progress, strict), folders
+
+
+def _belonging(found: list[Case], path: Path, progress: Progress, strict: bool) -> list[Case]:
+    """Put cases of one patient together, which must be in one part."""
+    cases = together(found, str(path), progress)
+    if strict:
+        require_whole_groups(cases, str(path))
+    return cases

@@ -8,7 +8,6 @@ import concurrent.futures
 import multiprocessing
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
@@ -73,7 +72,14 @@ def spread(
         with progress.relayed(queue):
             futures = {pool.submit(_do, work, one): one for one in todo}
             for future in concurrent.futures.as_completed(futures):
-                yield futures[future], _result(future, futures[future])
+                try:
+                    result = future.result()
+                except BrokenProcessPool as error:
+                    raise InputError(
+                        f"a process was ended at {futures[future]}, for want of memory perhaps: "
+                        "give fewer processes, and --resume"
+                    ) from error
+                yield futures[future], result
     except BaseException:
         _GIVEN_UP.append(queue)
         pool.shutdown(wait=False, cancel_futures=True)
@@ -84,16 +90,6 @@ def spread(
         else:
             os.environ["OMP_NUM_THREADS"] = before
     pool.shutdown()
-
-
-def _result(future: Future[Result], one: object) -> Result:
-    try:
-        return future.result()
-    except BrokenProcessPool as error:
-        raise InputError(
-            f"a process was ended at {one}, for want of memory perhaps: give fewer processes, and "
-            "--resume"
-        ) from error
 
 
 _GIVEN_UP: list[Told] = []

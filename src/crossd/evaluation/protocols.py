@@ -2,7 +2,7 @@
 
 import copy
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -137,8 +137,12 @@ def features(
             if child is last:
                 setattr(module, child_name, nn.Identity())
     _average_logits(net)
-    found = list(_vectors(net, samples, config))
-    vectors, labels = zip(*found, strict=True)
+    vectors, labels = [], []
+    for answer, batch in validate.answers(net, samples, config, raw=True):
+        if answer.dim() != 2:
+            raise InputError("the protocols knn and linear are for networks that label volumes")
+        vectors.append(answer.cpu())
+        labels.append(batch["label"].cpu())
     return torch.cat(vectors).double().numpy(), torch.cat(labels).numpy()
 
 
@@ -146,16 +150,6 @@ def _average_logits(net: object) -> None:
     """Let a network that averages several answers average what a last layer can be trained on."""
     if hasattr(net, "average"):
         net.average = "logits"
-
-
-@torch.no_grad()
-def _vectors(
-    net: nn.Module, samples: Samples, config: TrainConfig
-) -> Iterator[tuple[Tensor, Tensor]]:
-    for answer, batch in validate.answers(net, samples, config, raw=True):
-        if answer.dim() != 2:
-            raise InputError("the protocols knn and linear are for networks that label volumes")
-        yield answer.cpu(), batch["label"].cpu()
 
 
 def _on_features(protocol: str, net: nn.Module, source: Source, config: TrainConfig) -> Outcome:

@@ -8,8 +8,16 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 LEVEL = 0.95
+"""Of intervals."""
+
+ALPHA = 0.05
+"""The p below which a test finds a difference."""
+
 EXACT = 50
 """Differences up to which Wilcoxon's p is exact."""
+
+Interval = tuple[float, float]
+"""Lower and upper end, of the level `LEVEL`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,15 +27,13 @@ class Summary:
     Attributes:
         mean: Their mean.
         sd: Standard deviation of one value; None for a single one.
-        low: Lower end of the interval of the mean; None for a single value.
-        high: Its upper end.
+        interval: Of the mean; None for a single value.
         count: How many values there are.
     """
 
     mean: float
     sd: float | None
-    low: float | None
-    high: float | None
+    interval: Interval | None
     count: int
 
 
@@ -37,47 +43,52 @@ class Paired:
 
     Attributes:
         difference: Mean of the first minus the second.
-        low: Lower end of the interval of the difference; None for a single repetition.
-        high: Its upper end.
+        interval: Of the difference; None for a single repetition.
         p: Of the corrected resampled t-test, two-sided; None for a single repetition, or where all
             differ by the same: there is no spread to test against.
         wilcoxon: p of Wilcoxon's signed-rank test; None for a single repetition.
         wins: Repetitions in which the first is better.
         ties: In which both are equal.
         losses: In which the second is better.
+        holm: p adjusted for the number of such comparisons; None where there is no p,
+            and before that was done.
+        over_cases: Interval of the difference over test cases; None where the repetitions have not
+            the same ones, or they are not known.
     """
 
     difference: float
-    low: float | None
-    high: float | None
+    interval: Interval | None
     p: float | None
     wilcoxon: float | None
     wins: int
     ties: int
     losses: int
+    holm: float | None = None
+    over_cases: Interval | None = None
+
+    def is_sure(self, level: float = ALPHA) -> bool:
+        """Tell whether the test finds a difference, the number of comparisons being regarded."""
+        return self.holm is not None and self.holm < level
 
 
-def summarise(values: ArrayLike, ratio: float = 0.0, level: float = LEVEL) -> Summary:
+def summarise(values: ArrayLike, ratio: float = 0.0) -> Summary:
     """Give mean, standard deviation and the interval of the mean by Student's t.
 
     Args:
         values: ``(n,)``.
         ratio: See `paired`.
-        level: Of the interval.
 
     Example:
         >>> s = summarise([0.8, 0.9, 1.0])
-        >>> round(s.mean, 3), round(s.sd, 3), round(s.low, 3), round(s.high, 3)
-        (0.9, 0.1, 0.652, 1.148)
+        >>> round(s.mean, 3), round(s.sd, 3), [round(end, 3) for end in s.interval]
+        (0.9, 0.1, [0.652, 1.148])
     """
     x = _finite(values)
-    if len(x) == 1:
-        return Summary(float(x[0]), None, None, None, 1)
-    mean, half, _ = _t(x, ratio, level)
-    return Summary(mean, float(x.std(ddof=1)), mean - half, mean + half, len(x))
+    sd = float(x.std(ddof=1)) if len(x) > 1 else None
+    return Summary(float(x.mean()), sd, _t(x, ratio)[0], len(x))
 
 
-def paired(first: ArrayLike, second: ArrayLike, ratio: float = 0.0, level: float = LEVEL) -> Paired:
+def paired(first: ArrayLike, second: ArrayLike, ratio: float = 0.0) -> Paired:
     """Compare two arms by the corrected resampled t-test and by Wilcoxon's signed-rank test.
 
     Repetitions over folds share training samples, so that their differences are not independent:
@@ -89,7 +100,6 @@ def paired(first: ArrayLike, second: ArrayLike, ratio: float = 0.0, level: float
         first: Scores ``(n,)``.
         second: Scores of the other arm in the same repetitions.
         ratio: Test samples divided by training samples of a repetition; 0 for Student's t-test.
-        level: Of the interval.
 
     Raises:
         ValueError: for scores of different number, or that are not finite.
@@ -104,11 +114,16 @@ def paired(first: ArrayLike, second: ArrayLike, ratio: float = 0.0, level: float
         raise ValueError(f"{len(a)} and {len(b)} scores cannot be paired")
     x = a - b
     x[np.isclose(x, 0, atol=1e-12)] = 0
-    counts = (int((x > 0).sum()), int((x == 0).sum()), int((x < 0).sum()))
-    if len(x) == 1:
-        return Paired(float(x[0]), None, None, None, None, *counts)
-    mean, half, p = _t(x, ratio, level)
-    return Paired(mean, mean - half, mean + half, p, _wilcoxon(x), *counts)
+    interval, p = _t(x, ratio)
+    return Paired(
+        difference=float(x.mean()),
+        interval=interval,
+        p=p,
+        wilcoxon=_wilcoxon(x) if len(x) > 1 else None,
+        wins=int((x > 0).sum()),
+        ties=int((x == 0).sum()),
+        losses=int((x < 0).sum()),
+    )
 
 
 def holm(ps: Sequence[float]) -> list[float]:
@@ -126,12 +141,11 @@ def holm(ps: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def interval_over_cases(scores: ArrayLike, level: float = LEVEL) -> tuple[float, float] | None:
+def interval_over_cases(scores: ArrayLike) -> Interval | None:
     """Give the interval of a mean over test cases: Wilson's of shares, Student's t of others.
 
     Args:
         scores: A score a case ``(cases,)``; NaN for a case without one, which is left out.
-        level: Of the interval.
 
     Returns:
         Its ends; None for fewer than two cases.
@@ -141,42 +155,31 @@ def interval_over_cases(scores: ArrayLike, level: float = LEVEL) -> tuple[float,
         >>> round(low, 3), high
         (0.701, 1.0)
     """
-    x = _known(scores)
+    x = np.asarray(scores, float)
+    x = x[~np.isnan(x)]
     if len(x) > 1 and np.isin(x, (0.0, 1.0)).all():
         from scipy import stats
 
-        found = stats.binomtest(int(x.sum()), len(x)).proportion_ci(level, "wilson")
+        found = stats.binomtest(int(x.sum()), len(x)).proportion_ci(LEVEL, "wilson")
         return float(found.low), float(found.high)
-    return _interval_of_mean(x, level)
+    return _t(x)[0]
 
 
-def case_interval(
-    first: ArrayLike, second: ArrayLike, level: float = LEVEL
-) -> tuple[float, float] | None:
+def case_interval(first: ArrayLike, second: ArrayLike) -> Interval | None:
     """Give the interval of the mean difference of two arms over test cases, by Student's t.
 
     Args:
         first: A score a case ``(cases,)``, averaged over repetitions; NaN for a case without one.
         second: Those of the other arm, of the same cases. Where either has none, both are left out.
-        level: Of the interval.
 
     Returns:
         Its ends; None for fewer than two cases, or where the cases are not the same ones.
     """
     a, b = np.asarray(first, float), np.asarray(second, float)
-    return None if a.shape != b.shape else _interval_of_mean(_known(a - b), level)
-
-
-def _known(values: ArrayLike) -> NDArray[np.float64]:
-    x = np.array(values, float).ravel()
-    return x[~np.isnan(x)]
-
-
-def _interval_of_mean(x: NDArray[np.float64], level: float) -> tuple[float, float] | None:
-    if len(x) < 2:
+    if a.shape != b.shape:
         return None
-    mean, half, _ = _t(x, 0.0, level)
-    return mean - half, mean + half
+    x = a - b
+    return _t(x[~np.isnan(x)])[0]
 
 
 def mean_ranks(scores: ArrayLike) -> NDArray[np.float64]:
@@ -191,7 +194,7 @@ def mean_ranks(scores: ArrayLike) -> NDArray[np.float64]:
     return np.asarray(ranks.mean(0), float)
 
 
-def critical_difference(arms: int, blocks: int, alpha: float = 1 - LEVEL) -> float:
+def critical_difference(arms: int, blocks: int) -> float:
     """Give the least difference of mean ranks that is significant (Nemenyi; Demšar 2006).
 
     Example:
@@ -200,7 +203,7 @@ def critical_difference(arms: int, blocks: int, alpha: float = 1 - LEVEL) -> flo
     """
     from scipy import stats
 
-    q = stats.studentized_range.ppf(1 - alpha, arms, np.inf) / math.sqrt(2)
+    q = stats.studentized_range.ppf(LEVEL, arms, np.inf) / math.sqrt(2)
     return float(q * math.sqrt(arms * (arms + 1) / (6 * blocks)))
 
 
@@ -211,16 +214,19 @@ def _finite(values: ArrayLike) -> NDArray[np.float64]:
     return x
 
 
-def _t(x: NDArray[np.float64], ratio: float, level: float) -> tuple[float, float, float | None]:
-    """Mean, half the interval, and p of its being 0."""
+def _t(x: NDArray[np.float64], ratio: float = 0.0) -> tuple[Interval | None, float | None]:
+    """Give the interval of the mean and p of its being 0; neither of fewer than two values."""
     from scipy import stats
 
-    mean, n = float(x.mean()), len(x)
+    n = len(x)
+    if n < 2:
+        return None, None
+    mean = float(x.mean())
     error = math.sqrt((1 / n + ratio) * float(x.var(ddof=1)))
-    half = float(stats.t.ppf((1 + level) / 2, n - 1)) * error
     if error <= 1e-12 * abs(mean):
-        return mean, 0.0, 1.0 if mean == 0 else None
-    return mean, half, float(2 * stats.t.sf(abs(mean) / error, n - 1))
+        return (mean, mean), 1.0 if mean == 0 else None
+    half = float(stats.t.ppf((1 + LEVEL) / 2, n - 1)) * error
+    return (mean - half, mean + half), float(2 * stats.t.sf(abs(mean) / error, n - 1))
 
 
 def _wilcoxon(x: NDArray[np.float64]) -> float:

@@ -13,9 +13,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from crossd.evaluation import statistics
+from crossd.evaluation.statistics import ALPHA, Paired, Summary
 
 Results = Mapping[str, Any]
 """The record of `metrics.json`."""
@@ -26,34 +27,19 @@ MISSING = "\u2013"
 Key = tuple[str, int]
 """Protocol, and number of labelled volumes."""
 
-ALPHA = 0.05
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Comparison(statistics.Paired):
-    """An arm compared with a rival.
-
-    Attributes:
-        arm: The rival.
-        holm: p adjusted for the number of rivals; None where there is no p.
-        case_low: Lower end of the interval of the difference over test cases; None where the
-            repetitions have not the same ones, or they are not known.
-        case_high: Its upper end.
-    """
-
-    arm: str
-    holm: float | None = None
-    case_low: float | None = None
-    case_high: float | None = None
-
-    def is_sure(self, level: float = ALPHA) -> bool:
-        """Tell whether the test finds a difference."""
-        return self.holm is not None and self.holm < level
-
 
 def keys(results: Results) -> list[Key]:
     """Return the pairs of protocol and number of labelled volumes, in the order of the runs."""
     return list(dict.fromkeys((row["protocol"], row["limit"]) for row in results["rows"]))
+
+
+def runs(results: Results, key: Key, arm: str | None = None) -> list[Mapping[str, Any]]:
+    """Return the records of the runs of an arm, or of all of them."""
+    return [
+        row
+        for row in results["rows"]
+        if (row["protocol"], row["limit"]) == key and arm in (None, row["arm"])
+    ]
 
 
 def scores(
@@ -63,90 +49,66 @@ def scores(
     name = metric or results["metric"]
     return {
         (row["fold"], row["trial"]): row["metrics"][name]
-        for row in results["rows"]
-        if (row["protocol"], row["limit"], row["arm"]) == (*key, arm)
-        and row["metrics"].get(name) is not None
+        for row in runs(results, key, arm)
+        if row["metrics"].get(name) is not None
     }
 
 
-def summaries(results: Results, key: Key) -> dict[str, statistics.Summary]:
+def case_scores(results: Results, key: Key, arm: str) -> NDArray[np.float64]:
+    """Return an arm's score of every test case, the mean over its runs; NaN where none has one.
+
+    There are none of folds, which have other cases each, nor of a metric that no case has.
+    """
+    if results.get("folds") or results["metric"] not in ("accuracy", "dice"):
+        return np.zeros(0)
+    rows = [row.get("cases", ()) for row in runs(results, key, arm)]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Mean of empty slice")
+        return np.nanmean(np.array(rows, float), 0)
+
+
+def summaries(results: Results, key: Key) -> dict[str, Summary]:
     """Return mean, standard deviation and interval of every arm that was run.
 
     The interval is over repetitions or, where there is one alone, over its test samples.
     """
-    found = {arm: scores(results, key, arm) for arm in results["arms"]}
-    ratio = _ratio(results, key)
-    made = {
-        arm: statistics.summarise(list(values.values()), ratio)
-        for arm, values in found.items()
-        if values
-    }
-    for arm, one in made.items():
-        cases: ArrayLike = []
-        if one.count == 1 and _has_cases(results):
-            cases = case_scores(results, key, arm)
-        if ends := statistics.interval_over_cases(cases):
-            made[arm] = dataclasses.replace(one, low=ends[0], high=ends[1])
-    return made
-
-
-def _has_cases(results: Results) -> bool:
-    """Tell whether runs say how good each test sample is, and all have the same ones."""
-    return not results.get("folds") and results["metric"] in ("accuracy", "dice")
-
-
-def comparisons(results: Results, key: Key, first: str | None = None) -> list[Comparison]:
-    """Compare one arm with each other one over the repetitions that both have.
-
-    Args:
-        results: The record.
-        key: Protocol and number of labelled volumes.
-        first: The arm; None for the first one.
-
-    Returns:
-        One a rival.
-    """
-    first = first or results["arms"][0]
-    own = scores(results, key, first)
-    found = []
+    found = {}
     for arm in results["arms"]:
+        values = scores(results, key, arm)
+        if not values:
+            continue
+        one = statistics.summarise(list(values.values()), _ratio(results, key))
+        if one.count == 1:
+            over_cases = statistics.interval_over_cases(case_scores(results, key, arm))
+            one = dataclasses.replace(one, interval=over_cases)
+        found[arm] = one
+    return found
+
+
+def comparisons(results: Results, key: Key) -> dict[str, Paired]:
+    """Compare the first arm with each other one over the repetitions that both have."""
+    first, *others = results["arms"]
+    own, cases = scores(results, key, first), case_scores(results, key, first)
+    found = {}
+    for arm in others:
         other = scores(results, key, arm)
         both = sorted(own.keys() & other.keys())
-        if arm == first or not both:
-            continue
-        pair = statistics.paired(
-            [own[k] for k in both], [other[k] for k in both], _ratio(results, key)
-        )
-        ends = None
-        if _has_cases(results):
-            cases = case_scores(results, key, first), case_scores(results, key, arm)
-            ends = statistics.case_interval(*cases)
-        low, high = ends or (None, None)
-        found.append(Comparison(arm=arm, case_low=low, case_high=high, **vars(pair)))
-    adjusted = iter(statistics.holm([one.p for one in found if one.p is not None]))
-    return [
-        one if one.p is None else dataclasses.replace(one, holm=next(adjusted)) for one in found
-    ]
+        if both:
+            pairs = [own[k] for k in both], [other[k] for k in both]
+            found[arm] = dataclasses.replace(
+                statistics.paired(*pairs, _ratio(results, key)),
+                over_cases=statistics.case_interval(cases, case_scores(results, key, arm)),
+            )
+    tested = {arm: one.p for arm, one in found.items() if one.p is not None}
+    adjusted = dict(zip(tested, statistics.holm(list(tested.values())), strict=True))
+    return {arm: dataclasses.replace(one, holm=adjusted.get(arm)) for arm, one in found.items()}
 
 
 def _ratio(results: Results, key: Key) -> float:
     """Test samples over training samples, where folds share them."""
     if not results.get("folds"):
         return 0.0
-    rows = [row for row in results["rows"] if (row["protocol"], row["limit"]) == key]
-    return float(np.mean([row["test"] / row["train"] for row in rows]))
-
-
-def case_scores(results: Results, key: Key, arm: str) -> NDArray[np.float64]:
-    """Return an arm's score of every test case, the mean over its runs; NaN where none has one."""
-    rows = [
-        row.get("cases", ())
-        for row in results["rows"]
-        if (row["protocol"], row["limit"], row["arm"]) == (*key, arm)
-    ]
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Mean of empty slice")
-        return np.nanmean(np.array(rows, float), 0)
+    return float(np.mean([row["test"] / row["train"] for row in runs(results, key)]))
 
 
 def title(key: Key) -> str:
@@ -169,21 +131,21 @@ def table(results: Results, level: float = ALPHA) -> tuple[list[str], list[list[
     body = [[arm] for arm in results["arms"]]
     for key in columns:
         found = summaries(results, key)
-        marked = {one.arm for one in comparisons(results, key) if one.is_sure(level)}
+        marked = {arm for arm, one in comparisons(results, key).items() if one.is_sure(level)}
         for line in body:
             one = found.get(line[0])
             if one is None:
                 line.append(MISSING)
                 continue
-            ends = "" if one.high is None else f" ({one.low:.3f} to {one.high:.3f})"
+            ends = "" if one.interval is None else " ({:.3f} to {:.3f})".format(*one.interval)
             line.append(f"{one.mean:.3f}{ends}{'†' if line[0] in marked else ''}")
     return ["arm", *map(title, columns)], body
 
 
-def best(results: Results, key: Key, among: Sequence[str] | None = None) -> str | None:
-    """Return the arm of the highest mean, of those given or of all; None where none was run."""
+def best(results: Results, key: Key, among: Sequence[str]) -> str | None:
+    """Return the arm of the highest mean among those given; None where none was run."""
     found = summaries(results, key)
-    known = [arm for arm in found if among is None or arm in among]
+    known = [arm for arm in found if arm in among]
     return max(known, key=lambda arm: found[arm].mean) if known else None
 
 
@@ -198,10 +160,10 @@ def verdict(results: Results, key: Key, level: float = ALPHA) -> str:
     found = summaries(results, key)
     if first not in found or rival is None:
         return f"{title(key)}: {first} has nothing to be compared with."
-    one = next(c for c in comparisons(results, key) if c.arm == rival)
+    one = comparisons(results, key)[rival]
     gap = one.difference
-    ends = {"repetitions": (one.low, one.high), "test samples": (one.case_low, one.case_high)}
-    spans = {over: (a, b) for over, (a, b) in ends.items() if a is not None and b is not None}
+    known = {"repetitions": one.interval, "test samples": one.over_cases}
+    spans = {over: ends for over, ends in known.items() if ends is not None}
     sure = spans and all(a > 0 or b < 0 for a, b in spans.values())
     sure = sure and (one.holm is None or one.is_sure(level))
     way = f"{abs(gap):.3f} {'ahead of' if gap > 0 else 'behind'}" if sure else "level with"

@@ -28,9 +28,6 @@ def plan_of(weights: WeightsConfig) -> Plan:
     Networks that were not trained on files of volumes have no plan: theirs had values in [0, 1],
     which the percentiles 0.5 and 99.5 of every volume become.
 
-    Args:
-        weights: The configuration of the network.
-
     Raises:
         InputError: When it was trained on images whose size in mm is unknown.
     """
@@ -50,7 +47,17 @@ def plan_of(weights: WeightsConfig) -> Plan:
 def prepare(
     entry: Entry, weights: WeightsConfig, intensity: Sequence[Intensity], sides: Sequence[int]
 ) -> Tensor:
-    """Read a volume and prepare it as in training, ``(C, *sides)``."""
+    """Read a volume and prepare it as in training, ``(C, *sides)``.
+
+    Raises:
+        InputError: When it has other channels than the network takes; one is repeated.
+    """
+    if entry.channels not in (1, weights.in_channels):
+        raise InputError(
+            f"{entry.where}: holds {entry.channels} numbers a voxel, the weights take "
+            f"{weights.in_channels}; give the channels that they were trained on, or one volume of "
+            "a time series"
+        )
     image = read_image(entry)
     plan.scale(image, plan.limits(image, intensity, entry.where))
     resampled = resample.image(torch.from_numpy(image), sides)
@@ -61,7 +68,7 @@ def prepare(
 def segment(
     net: nn.Module, entry: Entry, weights: WeightsConfig, fabric: Fabric, flips: bool = False
 ) -> NDArray[np.uint8]:
-    """Segment a volume in its own grid.
+    """Give the class of every voxel of a volume in its own grid, in canonical order ``(D, H, W)``.
 
     Args:
         net: In evaluation mode, on the device of `fabric`.
@@ -69,12 +76,6 @@ def segment(
         weights: The configuration of the network.
         fabric: Lightning Fabric, for device and precision.
         flips: Average over mirrored windows.
-
-    Returns:
-        The class of every voxel in canonical order, ``(D, H, W)``.
-
-    Raises:
-        InputError: When the file cannot be read or does not fit into memory.
     """
     how = plan_of(weights)
     sides = resample.checked_size(entry.images[0], how.spacing)
@@ -92,7 +93,7 @@ def restore(
     """Bring probabilities to another grid, slab by slab, and choose classes there.
 
     Args:
-        parts: First plane and probabilities ``(K, n, H, W)``, in order, as `windows.slabs` gives.
+        parts: First plane and probabilities ``(K, n, H, W)``, in order: `sliding_window.slabs`.
         sides: The grid they are in, ``(D, H, W)``.
         wanted: The grid to bring them to.
 

@@ -4,6 +4,7 @@ import csv
 import hashlib
 import io
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from crossd.data.io.header import stem
@@ -24,7 +25,35 @@ COMPARED = {
 """What decides on an answer, and the option it comes from."""
 
 Rows = dict[str, list[str]]
-"""The cells of every line below its first, the path of the image."""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """The answers in a folder, by the table of them.
+
+    Attributes:
+        folder: Where they are.
+        heads: Names of the columns of the table, but for the first.
+        rows: The cells of every line below its first, the path of the image.
+        gone: The first cells of lines that do not stay.
+    """
+
+    folder: Path
+    heads: Sequence[str]
+    rows: Rows
+    gone: set[str] = field(default_factory=set)
+
+    def write(self) -> None:
+        """Write the table, whole or not at all; lines that others have written meanwhile stay."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["image", *self.heads])
+        with locked(self.folder / LOCK):
+            there = _read_table(self.folder / TABLE, self.heads, overwrite=True)
+            stay = {name: cells for name, cells in there.items() if name not in self.gone}
+            writer.writerows([name, *cells] for name, cells in (stay | self.rows).items())
+            with atomic(self.folder / TABLE) as temporary:
+                temporary.write_text(text.getvalue(), encoding="utf-8", errors="surrogateescape")
 
 
 def columns(weights: WeightsConfig) -> list[str]:
@@ -35,14 +64,7 @@ def columns(weights: WeightsConfig) -> list[str]:
 
 
 def settings(weights: str | Path, answer: str, flips: bool, precision: str) -> dict[str, object]:
-    """Return what is written down of how answers are made.
-
-    Args:
-        weights: The weights file.
-        answer: How the network answers on volumes.
-        flips: Whether answers on flipped volumes are averaged.
-        precision: Of the computation, as Lightning Fabric names it.
-    """
+    """Return what is written down of how answers are made: by which weights and which options."""
     from crossd import __version__
 
     with Path(weights).open("rb") as file:
@@ -63,7 +85,7 @@ def claim(
     heads: Sequence[str],
     asked: Collection[str],
     overwrite: bool,
-) -> Rows:
+) -> Answers:
     """Make the folder ready for answers, beside those that an earlier run made in the same way.
 
     With `overwrite`, answers that were made in another way are removed, if all of them are asked
@@ -77,7 +99,7 @@ def claim(
         overwrite: Whether what is there may be replaced.
 
     Returns:
-        The lines of the table that stay.
+        The answers that stay.
 
     Raises:
         InputError: When the folder holds anything else and nothing may be replaced, or when answers
@@ -100,13 +122,13 @@ def claim(
                     f"({RECORD} there tells): name another --out, or --overwrite them"
                 )
             if before and not changed:
-                return _read_table(folder / TABLE, heads, overwrite)
+                return Answers(folder, heads, _read_table(folder / TABLE, heads, overwrite))
             if before:
                 _remove(folder, asked)
             (folder / TABLE).unlink(missing_ok=True)
             with atomic(folder / RECORD) as temporary:
                 temporary.write_text(yaml.safe_dump(dict(own), sort_keys=False), encoding="utf-8")
-            return {}
+            return Answers(folder, heads, {})
     except OSError as error:
         raise InputError(f"cannot write to --out {folder}: {error.strerror or error}") from error
 
@@ -173,23 +195,3 @@ def _remove(folder: Path, asked: Collection[str]) -> None:
             if Path(key(folder)) in Path(key(mask)).parents:
                 mask.unlink(missing_ok=True)
                 (mask.parent / f"{stem(mask)}.dcm").unlink(missing_ok=True)
-
-
-def write_table(path: Path, heads: Sequence[str], rows: Rows, gone: Collection[str] = ()) -> None:
-    """Write the table; it appears whole or not at all.
-
-    Args:
-        path: Of the table.
-        heads: Its `columns`.
-        rows: The lines of this process; those that others have written meanwhile stay.
-        gone: The first cells of lines that do not.
-    """
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["image", *heads])
-    with locked(path.parent / LOCK):
-        there = _read_table(path, heads, overwrite=True)
-        lines = {name: cells for name, cells in there.items() if name not in gone} | rows
-        writer.writerows([name, *cells] for name, cells in lines.items())
-        with atomic(path) as temporary:
-            temporary.write_text(text.getvalue(), encoding="utf-8", errors="surrogateescape")

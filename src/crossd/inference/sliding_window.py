@@ -14,15 +14,15 @@ FLIPS = tuple(axes for n in range(4) for axes in itertools.combinations((2, 3, 4
 
 
 def probabilities(net: nn.Module, flips: bool = False) -> Callable[[Tensor], Tensor]:
-    """Make a function from windows ``(N, C, ...)`` to class probabilities of the same size.
+    """Make a function from windows ``(N, C, d, h, w)`` to class probabilities of the same size.
 
     Args:
-        net: Gives logits ``(N, K, ...)``.
+        net: Gives logits ``(N, K, d, h, w)``.
         flips: Average over windows mirrored along all axes.
     """
+    ways = FLIPS if flips else ((),)
 
     def answer(x: Tensor) -> Tensor:
-        ways = [axes for axes in FLIPS if all(axis < x.dim() for axis in axes)] if flips else [()]
         total = torch.zeros(())
         for axes in ways:
             logits = net(x.flip(axes) if axes else x).float()
@@ -37,7 +37,6 @@ def slabs(
     answer: Callable[[Tensor], Tensor],
     volume: Tensor,
     patch: Sequence[int],
-    overlap: float = OVERLAP,
 ) -> Iterator[tuple[int, Tensor]]:
     """Answer on a volume from its first plane to its last, a few planes at a time.
 
@@ -51,7 +50,6 @@ def slabs(
         volume: Shape ``(C, D, H, W)``.
         patch: Size of the windows, ``(d, h, w)``. Smaller volumes are padded with their least
             value.
-        overlap: Share of a window that the next one covers too.
 
     Yields:
         The first plane, and the probabilities ``(K, n, H, W)`` of n planes that are done.
@@ -72,7 +70,7 @@ def slabs(
         alone = all(have <= want for have, want in zip(slab.shape[1:], patch, strict=True))
         mode = "constant" if alone else "gaussian"
         found = sliding_window_inference(
-            slab[None], tuple(patch), 1, answer, overlap=overlap, mode=mode, cval=least
+            slab[None], tuple(patch), 1, answer, overlap=OVERLAP, mode=mode, cval=least
         )
         assert isinstance(found, Tensor)
         return found[0]
@@ -81,7 +79,7 @@ def slabs(
     if depth <= deep:
         yield 0, across(volume)
         return
-    starts = [*range(0, depth - deep, max(1, int(deep * (1 - overlap)))), depth - deep]
+    starts = [*range(0, depth - deep, max(1, int(deep * (1 - OVERLAP)))), depth - deep]
     weights = compute_importance_map((deep, 1, 1), mode="gaussian", device=volume.device)
     weights = weights.to(volume.dtype)
     rest, count = None, torch.zeros_like(weights)
@@ -98,17 +96,7 @@ def slabs(
         count = torch.cat((count[done:], torch.zeros_like(count[:done])))
 
 
-def classes(net: nn.Module, volume: Tensor, patch: Sequence[int], flips: bool = False) -> Tensor:
-    """Give the class of every voxel of a volume.
-
-    Args:
-        net: Gives logits ``(N, K, d, h, w)``; in evaluation mode.
-        volume: Shape ``(C, D, H, W)``.
-        patch: Size of the windows.
-        flips: Average over mirrored windows.
-
-    Returns:
-        Shape ``(D, H, W)``, uint8.
-    """
-    parts = slabs(probabilities(net, flips), volume, patch)
+def classes(net: nn.Module, volume: Tensor, patch: Sequence[int]) -> Tensor:
+    """Give the class of every voxel of a volume ``(C, D, H, W)``, uint8, by windows of a patch."""
+    parts = slabs(probabilities(net), volume, patch)
     return torch.cat([found.argmax(0).to(torch.uint8) for _, found in parts])

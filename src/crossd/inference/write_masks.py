@@ -59,9 +59,10 @@ def write(mask: NDArray[np.uint8], header: Header, values: Sequence[int], path: 
 
 def with_file_values(mask: NDArray[np.uint8], values: Sequence[int]) -> NDArray[np.unsignedinteger]:
     """Replace the classes of a mask by what stands for them in files, in 8 bits or 16."""
-    table = np.zeros(256, np.uint8 if max(values) < 256 else np.uint16)
+    table: NDArray[np.unsignedinteger] = np.zeros(256, np.uint8 if max(values) < 256 else np.uint16)
     table[: len(values)] = values
-    return table[mask]
+    out: NDArray[np.unsignedinteger] = table[mask]
+    return out
 
 
 def in_file_order(mask: NDArray[Number], header: Header) -> NDArray[Number]:

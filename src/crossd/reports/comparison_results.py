@@ -1,7 +1,7 @@
 """What a comparison of arms found: who won, by how much, and how sure that is."""
 
 import io
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 from crossd.data.source import Source
 from crossd.evaluation import summary
 from crossd.evaluation.experiment import Run, masks_of
+from crossd.evaluation.statistics import Interval
 from crossd.evaluation.summary import MISSING, Results
-from crossd.reports import html, pictures, plots, shown_cases
+from crossd.reports import curves, html, pictures, plots, shown_cases
 from crossd.reports import markdown as reports
-from crossd.reports.markdown import METRICS, ending, grid, join_words, number
+from crossd.reports.markdown import METRICS, ended, grid, join_words, number, section
 
 FEW = 5
 """Repetitions below which a comparison says little."""
@@ -52,7 +53,7 @@ def notes(source: Source, repetitions: int, folds: int = 0) -> list[str]:
     return found
 
 
-def write(results: Results, folder: Path, source: Source | None = None) -> None:
+def write(results: Results, folder: Path, source: Source) -> None:
     """Write `metrics.json`, the reports, the tables and the plots of a comparison.
 
     Args:
@@ -72,18 +73,17 @@ def write(results: Results, folder: Path, source: Source | None = None) -> None:
     if plots.ranks(results, folder / "ranks.png"):
         drawn["Mean ranks"] = "ranks.png"
     if results.get("pretraining") or any(row.get("history") for row in results["rows"]):
-        pictures.learning_curves(results, folder / "curves.png")
+        curves.comparison(results, folder / "curves.png")
         drawn["Learning curves"] = "curves.png"
     counts = _confusions(results, key)
-    if counts and source is not None:
+    if counts:
         pictures.confusions(counts, source.classes, folder / "confusion.png")
         drawn[f"Confusion of classes: {summary.title(key)}"] = "confusion.png"
-    text = markdown(results, drawn)
+    text = markdown(results, drawn, reports.cost(results["seconds"]))
     masks = {arm: masks_of(Run(arm, *key, 0, 0), folder) for arm in results["arms"]}
-    cases = [] if source is None else shown_cases.comparison_cases(results, source, masks)
-    cost = reports.cost(results["seconds"]) if source else None
+    cases = shown_cases.comparison_cases(results, source, masks)
     more = {
-        "report.html": html.render(text, summary.verdict(results, key), folder, cases, cost),
+        "report.html": html.render(text, summary.verdict(results, key), folder, cases),
         "runs.csv": summary.runs_csv(results),
         "table.tex": summary.latex(results),
     }
@@ -117,12 +117,13 @@ def printed(results: Results, folder: Path) -> str:
     return "\n".join([text.getvalue(), *verdicts, written])
 
 
-def markdown(results: Results, drawn: Mapping[str, str]) -> str:
+def markdown(results: Results, drawn: Mapping[str, str], spent: Sequence[str]) -> str:
     """Return the report as Markdown.
 
     Args:
         results: The record.
         drawn: Title to file name of pictures.
+        spent: See `crossd.reports.markdown.cost`.
     """
     first, keys = results["arms"][0], summary.keys(results)
     lines = [
@@ -132,7 +133,7 @@ def markdown(results: Results, drawn: Mapping[str, str]) -> str:
     lines += [f"- {summary.verdict(results, key)}" for key in keys]
     lines += [f"- Note: {note}." for note in results["notes"]]
     metric = METRICS.get(results["metric"], results["metric"])
-    lines += ["", f"## Mean {metric}", "", *grid(*summary.table(results)), ""]
+    lines += [*section(f"Mean {metric}", grid(*summary.table(results))), ""]
     sizes = sorted({row["test"] for row in results["rows"]})
     lines += [
         f"{results['trials']} trials"
@@ -149,12 +150,11 @@ def markdown(results: Results, drawn: Mapping[str, str]) -> str:
         )
     ]
     for title, (header, body) in _each_sample(results).items():
-        lines += ["", f"## {title}", "", *grid(header, body)]
+        lines += section(title, grid(header, body))
     for key in keys:
         found = summary.comparisons(results, key)
         if found:
-            lines += ["", f"## {first} less the others: {summary.title(key)}", ""]
-            lines += grid(
+            table = grid(
                 [
                     "arm",
                     "difference",
@@ -167,32 +167,33 @@ def markdown(results: Results, drawn: Mapping[str, str]) -> str:
                 ],
                 [
                     [
-                        one.arm,
+                        arm,
                         f"{one.difference:+.3f}",
-                        _interval(one.low, one.high),
+                        _interval(one.interval),
                         *map(_small, (one.p, one.holm, one.wilcoxon)),
                         f"{one.wins}/{one.ties}/{one.losses}",
-                        _interval(one.case_low, one.case_high),
+                        _interval(one.over_cases),
                     ]
-                    for one in found
+                    for arm, one in found.items()
                 ],
             )
-    lines += ["", "## Every score", ""]
+            lines += section(f"{first} less the others: {summary.title(key)}", table)
     scores = list(dict.fromkeys(n for row in results["rows"] for n in row["metrics"]))
     means = [
         [
             arm,
             summary.title(key),
-            *(number(_mean_of(summary.scores(results, key, arm, name))) for name in scores),
+            *(number(_mean(summary.scores(results, key, arm, name).values())) for name in scores),
         ]
         for key in keys
         for arm in results["arms"]
         if summary.scores(results, key, arm)
     ]
-    lines += grid(["arm", "protocol", *(METRICS.get(n, n) for n in scores)], means)
+    header = ["arm", "protocol", *(METRICS.get(n, n) for n in scores)]
+    lines += section("Every score", grid(header, means))
     for name, path in drawn.items():
-        lines += ["", f"## {name}", "", f"![{name}]({path})"]
-    return "\n".join([*lines, *_pretraining(results), *_cost(results), *ending(results)]) + "\n"
+        lines += section(name, [f"![{name}]({path})"])
+    return ended([*lines, *_pretraining(results), *_cost(results), *spent], results)
 
 
 def _each_sample(results: Results) -> dict[str, tuple[list[str], list[list[str]]]]:
@@ -212,8 +213,8 @@ def _each_sample(results: Results) -> dict[str, tuple[list[str], list[list[str]]
 def _confusions(results: Results, key: summary.Key) -> dict[str, NDArray[np.int64]]:
     """Add up the confusion of classes of every arm over its runs."""
     found: dict[str, NDArray[np.int64]] = {}
-    for row in results["rows"]:
-        if (row["protocol"], row["limit"]) == key and "confusion" in row:
+    for row in summary.runs(results, key):
+        if "confusion" in row:
             found[row["arm"]] = found.get(row["arm"], 0) + np.array(row["confusion"])
     return found
 
@@ -233,32 +234,29 @@ def _pretraining(results: Results) -> list[str]:
         for run in runs
     ]
     images = f"On slices or images of {results.get('images')}, scored on those held out."
-    return ["", "## Pretraining on images", "", images, "", *grid(header, rows)] if rows else []
+    return section("Pretraining on images", [images, "", *grid(header, rows)]) if rows else []
 
 
 def _cost(results: Results) -> list[str]:
     """Return the table of parameters, and of the mean seconds of a run."""
-    keys, rows = summary.keys(results), results["rows"]
-    size = {row["arm"]: row.get("parameters") for row in rows}
+    keys = summary.keys(results)
+    size = {row["arm"]: row.get("parameters") for row in results["rows"]}
     body = []
     for arm in results["arms"]:
-        spent = [
-            [r["seconds"] for r in rows if (r["arm"], r["protocol"], r["limit"]) == (arm, *key)]
-            for key in keys
-        ]
-        means = [number(float(np.mean(one)), 1) if one else MISSING for one in spent]
+        spent = [[run["seconds"] for run in summary.runs(results, key, arm)] for key in keys]
+        means = [number(_mean(one), 1) for one in spent]
         body.append([arm, f"{size[arm]:,}" if size.get(arm) else MISSING, *means])
     header = ["arm", "parameters", *(f"{summary.title(key)}: s" for key in keys)]
-    return ["", "## Cost", "", *grid(header, body)]
+    return section("Cost", grid(header, body))
 
 
-def _interval(low: float | None, high: float | None) -> str:
-    return MISSING if low is None or high is None else f"{low:+.3f} to {high:+.3f}"
+def _interval(ends: Interval | None) -> str:
+    return MISSING if ends is None else "{:+.3f} to {:+.3f}".format(*ends)
 
 
 def _small(p: float | None) -> str:
     return MISSING if p is None else "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def _mean_of(values: Mapping[tuple[int, int], float]) -> float | None:
-    return float(np.mean(list(values.values()))) if values else None
+def _mean(values: Collection[float]) -> float | None:
+    return float(np.mean(list(values))) if values else None

@@ -1,5 +1,6 @@
 """A contact sheet of data: samples of each class, counts, intensities, sizes, and faults."""
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from crossd.data.quality.checks import Fault
 from crossd.data.quality.facts import NO_PART, SampleFacts
 from crossd.data.quality.survey import Survey
 from crossd.data.splits import SPLITS, spread
-from crossd.reports.markdown import grid
+from crossd.reports.markdown import grid, section
 from crossd.reports.pictures import (
     COOL,
     GREY,
@@ -22,12 +23,12 @@ from crossd.reports.pictures import (
     WARM,
     dress,
     grey,
+    legend,
     region,
     save,
     shortened,
-    write,
 )
-from crossd.reports.slice_viewer import LABELS
+from crossd.reports.slice_viewer import LABELS, colour_of
 
 ROWS, COLUMNS = 8, 6
 """Classes, and samples of each, that are drawn."""
@@ -47,40 +48,24 @@ def draw(found: Survey, path: str | Path) -> None:
         path: The picture to write.
     """
     rows = _rows(found)
-    side, head, charts = 1.45, 0.75, 3.1  # [inches]
-    above = max(1, len(rows)) * (side + 0.22) + head
-    width, height = COLUMNS * (side + 0.1) + 1.5, above + charts
-    drawn = Figure(figsize=(width, height), dpi=130, facecolor="white")
+    heights = [1.67 * max(1, len(rows)), 3.1]
+    size = (10.8, sum(heights) + 0.75)
+    drawn = Figure(figsize=size, dpi=130, facecolor="white", layout="constrained")
     more = "" if len(found.looks) == found.total else f", {len(found.looks):,} of them looked at"
     title = f"{shortened(Path(found.name).name, 70)}: {found.total:,} samples{more}"
-    write(drawn, width / 2, height - 0.28, title, 12, INK)
-    for row, (name, looks) in enumerate(rows):
-        bottom = height - head - row * (side + 0.22) - side
-        write(drawn, 1.15, bottom + side / 2, _wrapped(name), 9, INK, "right")
-        for column, look in enumerate(looks[:COLUMNS]):
-            left = 1.25 + column * (side + 0.1)
-            box = (left / width, bottom / height, side / width, side / height)
-            _tile(drawn.add_axes(box), look)
-    below = drawn.add_gridspec(
-        1,
-        3,
-        left=1.3 / width,
-        right=1 - 0.25 / width,
-        wspace=0.32,
-        bottom=0.85 / height,
-        top=(charts - 0.55) / height,
-    )
-    parts = [(p, COLOURS[p]) for p in found.counts]
-    drawn.legend(
-        [Patch(color=c) for _, c in parts],
-        [p for p, _ in parts],
-        ncols=3,
-        fontsize=9,
-        loc="center",
-        bbox_to_anchor=(0.5, (charts - 0.08) / height),
-        frameon=False,
-    )
-    panels = [drawn.add_subplot(below[0, i]) for i in range(3)]
+    drawn.suptitle(title, fontsize=12, color=INK)
+    above, below = drawn.subfigures(2, squeeze=False, height_ratios=heights)[:, 0]
+    axes = above.subplots(max(1, len(rows)), COLUMNS, squeeze=False)
+    for ax in axes.flat:
+        ax.set_axis_off()
+    for line, (name, looks) in zip(axes, rows, strict=False):
+        for ax, look in zip(line, looks, strict=False):
+            _tile(ax, look)
+        line[0].set_ylabel(_wrapped(name), fontsize=9, color=INK)
+        line[0].yaxis.label.set(rotation=0, ha="right", va="center")
+    panels = below.subplots(1, 3)
+    keys = {part: Patch(color=COLOURS[part]) for part in found.counts}
+    legend(below, keys, 3, "outside upper center")
     _counts(panels[0], found)
     _intensities(panels[1], found.looks)
     _sizes(panels[2], found.looks)
@@ -105,12 +90,13 @@ def _spread(looks: list[SampleFacts]) -> list[SampleFacts]:
 
 def _tile(ax: Axes, look: SampleFacts) -> None:
     assert look.thumb is not None
+    ax.set_axis_on()
     low, high = np.percentile(look.thumb, (1, 99))
     ratio = 1.0 if look.spacing is None else look.spacing[-2] / look.spacing[-1]
     grey(ax, look.thumb, low, high, "upper", ratio)
     if look.mask is not None:
         for place, value in enumerate(sorted(set(np.unique(look.mask).tolist()) - {0})):
-            colour = LABELS[(value - 1 if value <= len(LABELS) else place) % len(LABELS)]
+            colour = colour_of(value if value <= len(LABELS) else place + 1)
             region(ax, look.mask == value, colour, origin="upper")
     text = "x".join(map(str, look.size))
     if look.spacing is not None:
@@ -127,7 +113,7 @@ def _counts(ax: Axes, found: Survey) -> None:
         dress(ax, "values of the masks", "share of the voxels", "")
         ax.grid(axis="y", visible=False)
         shares = [count / total for count in voxels.values()]
-        colours = [GREY if value == 0 else LABELS[(value - 1) % len(LABELS)] for value in voxels]
+        colours = [GREY if value == 0 else colour_of(value) for value in voxels]
         ax.barh(range(len(names)), shares, color=colours, height=0.75)
         for line, share in enumerate(shares):
             ax.text(share, line, f" {100 * share:.2g} %", va="center", fontsize=8, color=INK)
@@ -149,10 +135,9 @@ def _counts(ax: Axes, found: Survey) -> None:
 
 
 def _voxels(looks: Sequence[SampleFacts]) -> dict[int, int]:
-    counts: dict[int, int] = {}
+    counts: Counter[int] = Counter()
     for look in looks:
-        for value, count in look.voxels.items():
-            counts[value] = counts.get(value, 0) + count
+        counts.update(look.voxels)
     return dict(sorted(counts.items()))
 
 
@@ -221,25 +206,21 @@ def markdown(found: Survey, listed: Sequence[Fault]) -> list[str]:
         found: What `crossd.data.quality.survey.survey` returned.
         listed: What `crossd.data.quality.checks.faults` returned.
     """
-    labels = found.classes() or [""]
-    parts = list(found.counts)
-    lines = ["![A contact sheet of the data](data.png)", "", reading(found, listed), ""]
+    lines = ["![A contact sheet of the data](data.png)", "", reading(found, listed)]
     if listed:
-        lines += ["## What is wrong or odd", ""]
-        lines += grid(
-            ["what", "grave", "how many", "the first"],
-            [
-                [one.what, "yes" if one.grave else "no", f"{one.count:,}", _first(one.which)]
-                for one in listed
-            ],
-        )
-        lines += [""]
-    lines += ["## Samples", ""]
-    body = [
-        [label or "samples", *(f"{found.counts[p].get(label, 0):,}" for p in parts)]
+        header = ["what", "grave", "how many", "the first"]
+        body = [
+            [one.what, "yes" if one.grave else "no", f"{one.count:,}", _first(one.which)]
+            for one in listed
+        ]
+        lines += section("What is wrong or odd", grid(header, body))
+    labels = found.classes() or [""]
+    counts = [
+        [label or "samples", *(f"{own.get(label, 0):,}" for own in found.counts.values())]
         for label in labels
     ]
-    lines += [*grid(["class" if labels != [""] else "", *parts], body), ""]
+    header = ["class" if labels != [""] else "", *found.counts]
+    lines += [*section("Samples", grid(header, counts)), ""]
     return [*lines, *(f"- {note}." for note in found.notes)]
 
 

@@ -3,8 +3,10 @@
 Source: Selvaraju et al. 2017, arXiv 1610.02391.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -65,21 +67,16 @@ def last_map(net: nn.Module, x: Tensor) -> str:
     """
     found: list[str] = []
 
-    def watch(name: str) -> Callable[[nn.Module, object, object], None]:
-        def hook(module: nn.Module, given: object, output: object) -> None:
-            maps = _maps(net, x, output)
-            if maps is not None and maps.shape[-2] * maps.shape[-1] > 1:
-                found.append(name)
+    def note(name: str, module: nn.Module, given: object, output: object) -> None:
+        maps = _maps(net, x, output)
+        if maps is not None and maps.shape[-2] * maps.shape[-1] > 1:
+            found.append(name)
 
-        return hook
-
-    named = [(name, module) for name, module in net.named_modules() if name]
-    handles = [module.register_forward_hook(watch(name)) for name, module in named]
-    try:
+    with ExitStack() as hooks:
+        for name, module in net.named_modules():
+            if name:
+                hooks.enter_context(module.register_forward_hook(partial(note, name)))
         net(x)
-    finally:
-        for handle in handles:
-            handle.remove()
     if not found:
         raise InputError("no layer of the network keeps more than one place: no Grad-CAM")
     return found[-1]
@@ -126,12 +123,9 @@ def look(net: nn.Module, x: Tensor, layer: str) -> tuple[NDArray[np.float32], Te
         ((6, 7, 8), torch.Size([4]))
     """
     given: list[Tensor] = []
-    handle = net.get_submodule(layer).register_forward_hook(lambda *call: given.append(call[2]))
-    try:
-        with torch.enable_grad():
-            logits = net(x.detach().requires_grad_())[0].float()
-    finally:
-        handle.remove()
+    module = net.get_submodule(layer)
+    with module.register_forward_hook(lambda *call: given.append(call[2])), torch.enable_grad():
+        logits = net(x.detach().requires_grad_())[0].float()
     slope = torch.autograd.grad(logits.max(), given[-1])[0]
     maps, slopes = _maps(net, x, given[-1].detach()), _maps(net, x, slope)
     assert maps is not None and slopes is not None

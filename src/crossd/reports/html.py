@@ -7,8 +7,7 @@ Markdown passes no HTML, and the page allows no script but its own, by its hash.
 import base64
 import hashlib
 import io
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cache
 from html import escape
 from importlib import resources
@@ -43,7 +42,7 @@ OFF = (
 DOTS = 150 / 96
 """Pixels of our pictures per pixel of a page."""
 
-LATE = ("How to repeat", "Versions", "Cost")
+LATE = ("Cost", "Time and memory", "How to repeat", "Versions")
 """Sections that come after the cases."""
 
 
@@ -52,21 +51,17 @@ def render(
     headline: str,
     folder: Path,
     cases: Sequence[Case] = (),
-    cost: Mapping[str, float | str] | None = None,
     without: Sequence[str] = (),
-    more: Mapping[str, str] | None = None,
     scans: Sequence[str] = (),
 ) -> str:
     r"""Return the page of a report.
 
     Args:
         text: The report as Markdown: a title, then sections.
-        headline: The result in a sentence.
+        headline: The result in a sentence; a line of the text that says the same is left out.
         folder: Where the report's pictures are.
         cases: To look at.
-        cost: Time, images a second and peak memory; see `crossd.reports.markdown.cost`.
         without: Titles of sections to leave out, as the cases show the same.
-        more: Title to file name of pictures that the text does not have.
         scans: File names of pictures that show samples: they stay as they are on a dark page.
 
     Example:
@@ -75,20 +70,13 @@ def render(
         (True, True)
     """
     env: EnvType = {"folder": folder, "scans": scans}
-    first, *parts = f"\n{text}".split("\n## ")
+    told = text.replace(f"\n{headline}\n", "\n", 1)
+    first, *parts = f"\n{told}".split("\n## ")
     title, _, lead = first.strip().partition("\n")
-    lead = lead.replace(f"**{headline}**", "", 1)
-    sections = []
-    for part in parts:
-        name, _, body = part.partition("\n")
-        if name not in without:
-            sections.append((name, _rendered(body, env)))
-    for name, file in (more or {}).items():
-        sections.append((name, _picture(env, file, name)))
+    named = (part.partition("\n") for part in parts)
+    sections = [(name, _rendered(body, env)) for name, _, body in named if name not in without]
     if cases:
         sections.append(("Cases", cases_html(cases)))
-    if cost:
-        sections.append(("Time and memory", _rendered(_cost(cost), env)))
     sections.sort(key=lambda section: section[0] in LATE)  # stable
     names = [name for name, _ in sections]
     script = _part("report.js")
@@ -106,7 +94,6 @@ def render(
                 for i, (name, body) in enumerate(sections)
             ]
         ),
-        footer="This file holds everything it shows and loads nothing.",
     )
 
 
@@ -115,26 +102,8 @@ def _hash(script: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
 
 
-@cache
 def _part(name: str) -> str:
     return (resources.files("crossd.reports") / "templates" / name).read_text(encoding="utf-8")
-
-
-def _cost(cost: Mapping[str, float | str]) -> str:
-    known = {
-        "seconds": ("in all [s]", ",.1f"),
-        "images_per_second": (f"{cost.get('of', 'samples')} a second", ",.1f"),
-        "peak_memory_gib": ("peak memory of a process [GiB]", ",.2f"),
-        "peak_gpu_memory_gib": ("peak memory of the GPU [GiB]", ",.2f"),
-    }
-    rows = [
-        f"| {words} | {value:{form}} |"
-        for name, (words, form) in known.items()
-        if isinstance(value := cost.get(name), float | int) and math.isfinite(value)
-    ]
-    return "\n".join(
-        ["| measure | value |", "| :-- | --: |", *rows, f"| device | {cost['device']} |"]
-    )
 
 
 def _rendered(text: str, env: EnvType) -> str:

@@ -89,11 +89,10 @@ def energy(weight: torch.Tensor) -> dict[str, list[float]]:
     """
     squares = weight.double().square().sum((0, 1))
     total = float(squares.sum()) or 1.0
-    shares = {}
-    for axis, name in enumerate(AXES):
-        others = tuple(other for other in range(3) if other != axis)
-        shares[name] = (squares.sum(others) / total).tolist()
-    return shares
+    return {
+        name: (squares.sum([other for other in range(3) if other != axis]) / total).tolist()
+        for axis, name in enumerate(AXES)
+    }
 
 
 def similarity(weight: torch.Tensor) -> dict[str, float | None]:
@@ -193,11 +192,15 @@ def depth_reading(records: Sequence[LayerRecord]) -> str:
         100 % of the energy lies in the central slice, where an even spread would put 33 %: the \
 depth is hardly used. (In the plane, the central row or column holds 33 %.)
     """
-    odd = [one for one in records if "energy" in one and _is_odd(one["energy"]["z"])]
+    energies = [one["energy"] for one in records if "energy" in one]
+    odd = [shares for shares in energies if len(shares["z"]) > 1 and len(shares["z"]) % 2 == 1]
     if not odd:
         return "No layer has kernels of odd depth: there is no central slice to compare with."
-    held = {axis: float(np.mean([_centre(one["energy"][axis]) for one in odd])) for axis in AXES}
-    even = float(np.mean([1 / len(one["energy"]["z"]) for one in odd]))
+    held = {
+        axis: float(np.mean([shares[axis][len(shares[axis]) // 2] for shares in odd]))
+        for axis in AXES
+    }
+    even = float(np.mean([1 / len(shares["z"]) for shares in odd]))
     excess = (held["z"] - even) / (1 - even)
     use = "hardly used" if excess > HARDLY else "used a little" if excess > LITTLE else "used"
     plane = (held["y"] + held["x"]) / 2
@@ -207,14 +210,6 @@ depth is hardly used. (In the plane, the central row or column holds 33 %.)
         f"spread would put {100 * even:.0f} %: the depth is {use}. (In the plane, the central row "
         f"or column holds {100 * plane:.0f} %.)"
     )
-
-
-def _is_odd(shares: Sequence[float]) -> bool:
-    return len(shares) > 1 and len(shares) % 2 == 1
-
-
-def _centre(shares: Sequence[float]) -> float:
-    return shares[len(shares) // 2]
 
 
 def _cube(record: LayerRecord) -> bool:

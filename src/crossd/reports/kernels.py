@@ -11,7 +11,6 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
-from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
 from PIL import Image
@@ -32,7 +31,6 @@ from crossd.reports.pictures import (
     legend,
     save,
     shortened,
-    write,
 )
 from crossd.utils.atomic_files import atomic
 
@@ -76,7 +74,7 @@ def kernels(layer: Layer, path: str | Path) -> None:
         (
             "the 3D kernel, slice by slice",
             None,
-            [(f"z = {z}", chosen[:, :, z]) for z in range(depth)],
+            [(f"slice\nz = {z}", chosen[:, :, z]) for z in range(depth)],
         ),
         (
             "projection: sums along the view",
@@ -90,36 +88,31 @@ def kernels(layer: Layer, path: str | Path) -> None:
         ),
         ("fourier", "fourier", [(where, fourier_kernels(chosen, shift[None])[0])]),
     ]
-    rows, columns = len(chosen), sum(len(panels) for _, _, panels in groups)
-    side, gap, between, top, low = 0.82, 0.1, 0.5, 1.25, 0.5  # [inches]
-    width = columns * (side + gap) + (len(groups) - 1) * (between - gap) + 0.5
-    height = rows * (side + gap) + top + low
-    drawn = Figure(figsize=(width, height), dpi=150, facecolor="white")
+    rows, widths = len(chosen), [len(panels) for _, _, panels in groups]
+    size = (0.92 * sum(widths) + 1.9, 0.92 * rows + 1.75)
+    drawn = Figure(figsize=size, dpi=150, facecolor="white", layout="constrained")
     shape = "x".join(map(str, layer.stored.shape[2:]))
     count = layer.stored[:, :, 0, 0, 0].numel()
     title = (
         f"Layer {shortened(layer.name)}: the {rows} strongest of its {count:,} kernels ({shape}), "
         "and the 2D kernels that each mode takes from them"
     )
-    write(drawn, width / 2, height - 0.25, title, 11, INK)
-    left = 0.25
-    for name, mode, panels in groups:
+    drawn.suptitle(title, fontsize=11, color=INK)
+    parts = drawn.subfigures(1, len(groups), False, wspace=0.08, width_ratios=widths)[0]
+    for part, (name, mode, panels) in zip(parts, groups, strict=True):
         mine = mode is not None and mode == own
-        middle = left + (len(panels) * (side + gap) - gap) / 2
-        write(drawn, middle, height - 0.62, name, 9.5, WARM if mine else INK, bold=mine)
-        for place, planes in panels:
-            write(drawn, left + side / 2, height - top + 0.2, place, 7.5, SOFT)
-            for row in range(rows):
+        colour, weight = (WARM, "bold") if mine else (INK, "normal")
+        part.suptitle(name, fontsize=9.5, color=colour, weight=weight)
+        axes = part.subplots(rows, len(panels), squeeze=False)
+        for column, (place, planes) in zip(axes.T, panels, strict=True):
+            column[0].set_title(place, fontsize=7.5, color=SOFT)
+            for row, ax in enumerate(column):
                 most = max(float(p[row].abs().max()) for _, p in panels) or 1.0
-                bottom = height - top - row * (side + gap) - side
-                box = (left / width, bottom / height, side / width, side / height)
-                _tile(drawn.add_axes(box), planes[row, 0].numpy(), most)
-            left += side + gap
-        left += between - gap
+                _tile(ax, planes[row, 0].numpy(), most)
     note = _colours("row of a group")
     if own:
         note = f"In orange: the mode of this network. {note}"
-    write(drawn, width / 2, 0.2, note, 8, SOFT)
+    drawn.supxlabel(note, fontsize=8, color=SOFT)
     save(drawn, path)
 
 
@@ -182,8 +175,8 @@ def energies(records: Sequence[LayerRecord], path: str | Path) -> None:
     first.set_ylim(len(records) - 0.4, -0.6)
     longest = max(len(shares) for one in records for shares in one["energy"].values())
     texts = ["central slice", "next to it", "two away", "three or more away"]
-    keys = [Patch(color=DISTANCE[d]) for d in range(min(longest // 2, 3) + 1)]
-    legend(drawn, keys, texts[: len(keys)], 4)
+    away = range(min(longest // 2, 3) + 1)
+    legend(drawn, {texts[d]: Patch(color=DISTANCE[d]) for d in away}, 4)
     drawn.suptitle("Where in the kernels the energy lies, layer by layer", fontsize=11, color=INK)
     save(drawn, path)
 
@@ -252,8 +245,7 @@ def animate(layer: Layer, path: str | Path) -> None:
     Source: Yavuz & Yang, arXiv 2411.02441, who show such kernels.
     """
     assert isinstance(layer.mode, Fourier)
-    frames = FRAMES
-    axes, angles = pose_path(frames)
+    axes, angles = pose_path(FRAMES)
     shifts = displacement(axes, angles, layer.mode.offset)
     chosen = torch.from_numpy(strongest(layer.stored, 8))[:, None]
     planes = fourier_kernels(chosen, shifts)[:, :, 0].numpy()  # (frames, kernels, y, x)
@@ -269,19 +261,12 @@ def animate(layer: Layer, path: str | Path) -> None:
     below = drawn.add_axes((0.09, 0.1, 0.71, 0.16))
     dress(below, "", "along the path", "shift [voxels]")
     below.set_xticks([])
-    for axis, colour in zip(range(3), (WARM, COOL, "#009e73"), strict=True):
-        below.plot(shifts[:, axis], color=colour, lw=1.5)
-    below.legend(
-        [Line2D([], [], color=c) for c in (WARM, COOL, "#009e73")],
-        AXES,
-        frameon=False,
-        fontsize=9,
-        loc="center left",
-        bbox_to_anchor=(1.01, 0.5),
-    )
+    for axis, colour in enumerate((WARM, COOL, "#009e73")):
+        below.plot(shifts[:, axis], color=colour, lw=1.5, label=AXES[axis])
+    below.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1.01, 0.5))
     marker = below.axvline(0, color=INK, lw=1)
     pictures = []
-    for step in range(frames):
+    for step in range(FRAMES):
         where = ", ".join(f"{value:.2f}" for value in axes[step].tolist())
         title.set_text(f"axis (z, y, x) = ({where}), angle {math.degrees(angles[step]):+.0f}°")
         for tile, plane in zip(tiles, planes[step], strict=True):
@@ -289,7 +274,7 @@ def animate(layer: Layer, path: str | Path) -> None:
         marker.set_xdata([step, step])
         canvas.draw()
         pictures.append(Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy()))
-    palette = pictures[frames // 2].quantize(128, dither=Image.Dither.NONE)
+    palette = pictures[FRAMES // 2].quantize(128, dither=Image.Dither.NONE)
     flat = [one.quantize(palette=palette, dither=Image.Dither.NONE) for one in pictures]
     with atomic(path) as temporary:
         flat[0].save(temporary, save_all=True, append_images=flat[1:], duration=160, loop=0)

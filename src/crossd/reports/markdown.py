@@ -4,18 +4,24 @@ The functions read a record, `results`, as it is written to `metrics.json`. What
 a finite number is shown as a dash, never as a zero.
 """
 
+import dataclasses
 import json
 import math
 import platform
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from crossd.evaluation.summary import MISSING, Results
 from crossd.utils import memory
 from crossd.utils.atomic_files import atomic
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 METRICS = {"accuracy": "accuracy", "auc": "AUC", "dice": "Dice"}
 LIBRARIES = (
@@ -29,9 +35,12 @@ LIBRARIES = (
     "lightning-fabric",
     "nibabel",
     "SimpleITK",
+    "pydicom",
+    "pillow",
     "medmnist",
     "torchmetrics",
     "scikit-learn",
+    "scipy",
     "jsonargparse",
     "rich",
     "matplotlib",
@@ -63,10 +72,8 @@ def write(
             temporary.write_text(content, encoding="utf-8", errors="backslashreplace")
 
 
-def cost(
-    seconds: float, of: str = "", count: int = 0, spent: float = 0.0
-) -> dict[str, float | str]:
-    """Return what a run took, as the page of its report shows it.
+def cost(seconds: float, of: str = "", count: int = 0, spent: float = 0.0) -> list[str]:
+    """Return the section of a report that says what a run took.
 
     Args:
         seconds: Of the whole run.
@@ -74,11 +81,15 @@ def cost(
         count: How many of them.
         spent: In this time [s].
     """
-    found: dict[str, float | str] = {"seconds": round(seconds, 1), **memory.peaks()}
-    found["device"] = memory.device()
+    rows = [["in all [s]", f"{seconds:,.1f}"]]
     if count and spent > 0:
-        found |= {"of": of, "images_per_second": round(count / spent, 2)}
-    return found
+        rows.append([f"{of} a second", f"{count / spent:,.1f}"])
+    held = memory.peaks()
+    rows.append(["peak memory of a process [GiB]", f"{held['peak_memory_gib']:,.2f}"])
+    if "peak_gpu_memory_gib" in held:
+        rows.append(["peak memory of the GPU [GiB]", f"{held['peak_gpu_memory_gib']:,.2f}"])
+    rows.append(["device", memory.device()])
+    return section("Time and memory", grid(["measure", "value"], rows))
 
 
 def sentence(results: Results) -> str:
@@ -98,15 +109,17 @@ def sentence(results: Results) -> str:
     return text[:1].upper() + text[1:]
 
 
-def training(results: Results) -> str:
-    """Return the report of one training run as Markdown.
+def training(results: Results, spent: Sequence[str]) -> str:
+    """Return the report of one training run, whose curves are in `curves.png`, as Markdown.
 
     Args:
         results: The record that `crossd pretrain` and `crossd finetune` write to `metrics.json`.
+        spent: See `cost`.
     """
     scores = {name: number(value) for name, value in results["metrics"].items()}
     history = results["history"]
     checked = sorted({name for record in history for name in record.get("val") or {}})
+    header = ["epoch", "loss", *(f"validation {name}" for name in checked)]
     body = [
         [record["epoch"], number(record["loss"])]
         + [number((record.get("val") or {}).get(name)) for name in checked]
@@ -118,20 +131,19 @@ def training(results: Results) -> str:
         f"On {results['test_samples']:,} test samples, never trained on:",
         "",
         *grid(list(scores), [list(scores.values())]),
-        "",
-        "## Training",
-        "",
-        *grid(["epoch", "loss", *(f"validation {name}" for name in checked)], body),
-        *ending(results),
+        *section("Training", grid(header, body)),
+        *section("Curves", ["![Curves](curves.png)"]),
+        *spent,
     ]
-    return "\n".join(lines) + "\n"
+    return ended(lines, results)
 
 
-def evaluation(results: Results) -> str:
+def evaluation(results: Results, spent: Sequence[str]) -> str:
     """Return the report of `crossd evaluate` as Markdown.
 
     Args:
         results: The record that it writes to `metrics.json`.
+        spent: See `cost`.
     """
     found = results["metrics"]
     lines = [f"# crossd evaluate: {results['data']}", ""]
@@ -157,15 +169,12 @@ def evaluation(results: Results) -> str:
             f"share of the surfaces within {results['config']['tolerance']:g} mm. Missed: cases "
             "that have the class, but not in the prediction; invented: the reverse. Both count as "
             "Dice 0.",
-            "",
-            "## The worst cases",
-            "",
+            *section("The worst cases", []),
         ]
         for one in results["worst"]:
             lines += [f"![{one['case']}]({one['picture']})", ""]
             lines += [f"{one['case']}: mean Dice {number(one['dice'])}.", ""]
-    lines += ending(results)
-    return "\n".join(lines) + "\n"
+    return ended([*lines, *spent], results)
 
 
 def versions() -> dict[str, str]:
@@ -184,15 +193,33 @@ def versions() -> dict[str, str]:
     return found
 
 
-def ending(results: Results) -> list[str]:
-    """Return how every report ends: the command and its configuration, and the versions."""
+def record(config: "DataclassInstance", start: float, **found: object) -> Results:
+    """Return the record of what a command `found`; it began at `start`, by `time.perf_counter`."""
+    return {
+        "command": type(config).__name__.removesuffix("Config").lower(),
+        **found,
+        "seconds": round(time.perf_counter() - start, 1),
+        "config": dataclasses.asdict(config),
+        "versions": versions(),
+    }
+
+
+def ended(lines: Sequence[str], results: Results) -> str:
+    """Return a report, which ends as all do: the command with its configuration, and versions."""
     told = {k: v for k, v in results["config"].items() if k not in ("resume", "overwrite")}
     block = json.dumps(plain(told), indent=2, allow_nan=False)
-    lines = ["", "## How to repeat", "", "Save this as `config.yaml` (JSON is YAML):", ""]
-    lines += ["```json", block, "```", ""]
     command = f"crossd {results['command']} --config config.yaml --out FOLDER"
-    lines += ["```", command, "```", "", "## Versions", ""]
-    return lines + grid(["library", "version"], list((results.get("versions") or {}).items()))
+    repeat = ["Save this as `config.yaml` (JSON is YAML):", "", "```json", block, "```", ""]
+    end = [
+        *section("How to repeat", [*repeat, "```", command, "```"]),
+        *section("Versions", grid(["library", "version"], (results.get("versions") or {}).items())),
+    ]
+    return "\n".join([*lines, *end]) + "\n"
+
+
+def section(title: str, lines: Sequence[str]) -> list[str]:
+    """Return the lines of a section of a report, set off from those before it."""
+    return ["", f"## {title}", "", *lines]
 
 
 def grid(header: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:

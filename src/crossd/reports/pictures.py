@@ -1,7 +1,8 @@
-"""Pictures of a run, as PNG or whatever the path's suffix names.
+"""Pictures of answers, and what all pictures are drawn with.
 
-Figures are made without pyplot, so nothing global is touched. The colours are those of Okabe and
-Ito, which colour-blind readers can tell apart: Cross-D is warm, its rivals are cool or grey.
+They are PNG, or whatever the path's suffix names. Figures are made without pyplot, so nothing
+global is touched. The colours are those of Okabe and Ito, which colour-blind readers can tell
+apart: Cross-D is warm, its rivals are cool or grey.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,16 +13,11 @@ import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, to_rgb
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
+from matplotlib.figure import Figure, FigureBase
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import MaxNLocator
 
-from crossd.evaluation.arms import CROSSD
-from crossd.evaluation.summary import Results
-from crossd.reports.markdown import METRICS
-from crossd.reports.slice_viewer import LABELS
-from crossd.training.loggers import Epoch
+from crossd.nn.views import VIEWS
+from crossd.reports.slice_viewer import LABELS, colour_of
 from crossd.utils.atomic_files import atomic
 
 INK, SOFT, GREY = "#22303c", "#6b7783", "#b4bcc4"
@@ -44,53 +40,12 @@ STYLES = {
     "projection-slices": (WARM, ":"),
     "projection-both": (WARM, "--"),
     "projection-orientations": (WARM, "-."),
+    "loss": (WARM, "-"),
+    "loss_2d": (COOL, "-"),
+    "loss_3d": (COOL, "-"),
+    "validation": (WARM, "-"),
 }
-
-
-def learning_curves(results: Results, path: str | Path) -> None:
-    """Draw the pretraining by epoch and, by arm, the first training of every protocol.
-
-    Where an epoch was validated the main metric is drawn, else the loss.
-
-    Args:
-        results: The record of a comparison; see `crossd.evaluation.summary`.
-        path: The picture to write.
-    """
-    runs = [(run["name"], run.get("history") or []) for run in results.get("pretraining") or []]
-    panels = [("Pretraining on images: loss", runs, "loss")] if runs else []
-    main = _validated(runs)
-    if main:
-        panels.append(("Pretraining on images: validation", runs, main))
-    trained: dict[str, dict[str, list[Epoch]]] = {}
-    for row in results["rows"]:
-        if row.get("history"):
-            trained.setdefault(row["protocol"], {}).setdefault(row["arm"], row["history"])
-    for protocol, histories in trained.items():
-        panels.append((f"{protocol} on volumes: loss", list(histories.items()), "loss"))
-    rows, columns = -(-len(panels) // 2), min(2, len(panels))
-    drawn, axes = figure(rows, columns, (4.6 * columns, 3.1 * rows + 0.6))
-    handles: dict[str, Line2D] = {}
-    for ax, (title, curves, name) in zip(axes.flat, panels, strict=False):
-        dress(ax, title, "epoch", METRICS.get(name, name))
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-        for position, (label, history) in enumerate(curves):
-            values = [
-                {**(entry.get("val") or {}), "loss": entry.get("loss")}.get(name)
-                for entry in history
-            ]
-            epochs = [entry.get("epoch", 1 + i) for i, entry in enumerate(history)]
-            colour, dash = style(label, position)
-            width = 2.2 if label in CROSSD else 1.5
-            numbers = np.array(values, float)  # None becomes NaN, a gap in the line
-            (line,) = ax.plot(epochs, numbers, dash, color=colour, lw=width, marker="o", ms=3)
-            handles.setdefault(label, line)
-        if not any(history for _, history in curves):
-            _say(ax, "no epochs recorded")
-    for ax in list(axes.flat)[len(panels) :]:
-        ax.set_axis_off()
-    if handles:
-        legend(drawn, list(handles.values()), list(handles), 5)
-    save(drawn, path)
+"""Colours and lines of arms, and of what a single training has."""
 
 
 def confusions(
@@ -142,74 +97,71 @@ def confusions(
     save(drawn, path)
 
 
-def answers(
+def answer(
     image: np.ndarray,
     truth: np.ndarray,
-    answers: Mapping[str, np.ndarray],
+    guess: np.ndarray,
     classes: Sequence[str],
     path: str | Path,
-    scores: Mapping[str, float] | None = None,
+    dice: float | None = None,
     spacing: Sequence[float] | None = None,
     title: str = "",
 ) -> None:
-    """Draw the image, the truth and each arm's answer in the three views.
+    """Draw the image, the truth and the answer of a network: of a volume in the three views.
 
     Each row is the slice with most foreground. A thin white line is the truth's outline.
 
     Args:
-        image: (D, H, W).
-        truth: (D, H, W) labels, 0 the background.
-        answers: Arm to labels, each (D, H, W).
-        classes: Names of the labels 1, 2, ...; a first one called "background" is label 0.
+        image: (D, H, W), or (H, W).
+        truth: Labels of the same shape, 0 the background.
+        guess: Labels of the same shape.
+        classes: Names of the labels, the background first.
         path: The picture to write.
-        scores: Arm to Dice, shown in the titles.
+        dice: Shown above the answer.
         spacing: Size of a voxel in the order of the axes [mm]; cubes without.
         title: Above all; a name of a case, say.
 
     Raises:
-        ValueError: "the answer of ..." when a shape is not that of the image.
+        ValueError: "the mask ..." when a shape is not that of the image.
     """
-    masks: dict[str, np.ndarray] = {"truth": truth, **answers}
-    for arm, mask in masks.items():
+    for mask in (truth, guess):
         if mask.shape != image.shape:
-            raise ValueError(f"the answer of {arm} must be {image.shape}, not {mask.shape}")
-    seen = [int(label) for label in np.unique(np.stack(list(masks.values()))) if label > 0]
+            raise ValueError(f"the mask must be {image.shape}, not {mask.shape}")
+    if image.ndim == 2:
+        image, truth, guess, spacing = image[None], truth[None], guess[None], None
+    seen = [int(label) for label in np.unique(np.stack((truth, guess))) if label > 0]
     image = np.nan_to_num(image)
     low, high = np.percentile(image, (1, 99))
-    views = ("axial", "coronal", "sagittal")[: 1 if len(image) == 1 else 3]
+    views = VIEWS[: 1 if len(image) == 1 else 3]
     sides = np.array(image.shape) * (spacing or (1.0, 1.0, 1.0))
     heights = [sides[1 if axis == 0 else 0] / sides[1 if axis == 2 else 2] for axis in range(3)]
     heights = [min(3.0, max(0.2, height)) for height in heights[: len(views)]]
-    size = (1.9 * (1 + len(masks)) + 0.5, 1.9 * sum(heights) + 0.9 + 0.3 * bool(title))
-    drawn, grid = figure(len(views), 1 + len(masks), size, height_ratios=heights)
-    axes = np.reshape(grid, (len(views), -1))
+    size = (6.2, 1.9 * sum(heights) + 0.9 + 0.3 * bool(title))
+    drawn, axes = figure(len(views), 3, size, height_ratios=heights)
     if title:
         drawn.suptitle(title, fontsize=11)
-    columns: list[tuple[str, np.ndarray | None]] = [("image", None), *masks.items()]
+    above = "prediction" if dice is None else f"prediction\nDice {dice:.3f}"
+    for ax, name in zip(axes[0], ("image", "truth", above), strict=True):
+        ax.set_title(name, fontsize=10, color=INK)
     for axis, view in enumerate(views):
         others = tuple(other for other in range(3) if other != axis)
-        area = (masks["truth"] > 0).sum(others)
+        area = (truth > 0).sum(others)
         place = int(area.argmax()) if area.any() else image.shape[axis] // 2
-        outline = np.take(masks["truth"], place, axis) > 0
-        for ax, (name, labels) in zip(axes[axis], columns, strict=True):
+        for ax in axes[axis]:
             plane = np.take(image, place, axis)
             grey(ax, plane, low, high, "lower", "auto" if spacing else "equal")
-            if axis == 0:
-                dice = f"\nDice {scores[name]:.3f}" if scores and name in scores else ""
-                ax.set_title(name + dice, fontsize=10, color=WARM if name in CROSSD else INK)
-            if labels is None:
-                ax.set_ylabel(f"{view} {place}", fontsize=9, color=SOFT)
-                continue
+        axes[axis, 0].set_ylabel(f"{view} {place}", fontsize=9, color=SOFT)
+        for ax, labels in zip(axes[axis, 1:], (truth, guess), strict=True):
             for label in seen:
                 chosen = np.take(labels, place, axis) == label
-                region(ax, chosen, LABELS[(label - 1) % len(LABELS)])
-            if name != "truth":
-                _edge(ax, outline, "white", 0.7)
-    names = list(classes)[1:] if list(classes[:1]) == ["background"] else list(classes)
-    keys = [Rectangle((0, 0), 1, 1, color=LABELS[(label - 1) % len(LABELS)]) for label in seen]
-    texts = [names[label - 1] if label <= len(names) else str(label) for label in seen]
-    if seen:
-        legend(drawn, keys, texts, 6)
+                region(ax, chosen, colour_of(label))
+        _edge(axes[axis, 2], np.take(truth, place, axis) > 0, "white", 0.7)
+    keys: dict[str, Artist] = {}
+    for label in seen:
+        name = classes[label] if label < len(classes) else str(label)
+        keys[name] = Rectangle((0, 0), 1, 1, color=colour_of(label))
+    if keys:
+        legend(drawn, keys, 6)
     save(drawn, path)
 
 
@@ -245,43 +197,19 @@ def dress(ax: Axes, title: str, horizontal: str, vertical: str) -> None:
     ax.set_axisbelow(True)
 
 
-def legend(drawn: Figure, handles: Sequence[Artist], names: Sequence[str], columns: int) -> None:
-    """Explain the colours below the panels, in so many columns at most."""
-    drawn.legend(
-        handles, names, loc="outside lower center", ncols=columns, frameon=False, fontsize=9
-    )
-
-
-def write(
-    drawn: Figure,
-    x: float,
-    y: float,
-    text: str,
-    size: float,
-    colour: str,
-    align: Literal["center", "right"] = "center",
-    bold: bool = False,
+def legend(
+    drawn: FigureBase,
+    keys: Mapping[str, Artist],
+    columns: int,
+    place: Literal["outside lower center", "outside upper center"] = "outside lower center",
 ) -> None:
-    """Write about a point [inches]."""
-    width, height = drawn.get_size_inches()
-    made = drawn.text(x / width, y / height, text, ha=align, va="center", fontsize=size)
-    made.set(color=colour, fontweight="bold" if bold else "normal")
+    """Explain the colours below the panels, or above, in so many columns at most."""
+    drawn.legend(keys.values(), keys, loc=place, ncols=columns, frameon=False, fontsize=9)
 
 
 def shortened(name: str, most: int = 34) -> str:
     """Return the end of a name that is too long."""
     return name if len(name) <= most else "…" + name[1 - most :]
-
-
-def _say(ax: Axes, text: str) -> None:
-    """Write a remark into an empty panel."""
-    ax.text(0.5, 0.5, text, color=SOFT, ha="center", va="center", transform=ax.transAxes)
-
-
-def _validated(curves: Sequence[tuple[str, Sequence[Epoch]]]) -> str | None:
-    """Return the main metric that some epoch was validated with."""
-    names = {name for _, history in curves for entry in history for name in entry.get("val") or {}}
-    return next((name for name in METRICS if name in names), None)
 
 
 def grey(

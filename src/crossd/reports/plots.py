@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
 
 from crossd.evaluation import statistics, summary
 from crossd.evaluation.arms import CROSSD
@@ -24,34 +23,6 @@ from crossd.reports.pictures import (
 )
 
 
-def training(results: Results, path: str | Path) -> None:
-    """Draw the losses of one training by epoch and, where there was validation, its main score.
-
-    Args:
-        results: The record that `crossd pretrain` and its like write to `metrics.json`.
-        path: The picture to write.
-    """
-    history = results["history"]
-    losses = [name for name in history[-1] if name.startswith("loss")]
-    checked = [one for one in history if one.get("val")]
-    main = next((name for name in METRICS if checked and name in checked[0]["val"]), None)
-    drawn, axes = figure(1, 1 + (main is not None), (4.6 * (1 + (main is not None)), 3.1))
-    epochs = [one["epoch"] for one in history]
-    dress(axes[0, 0], "Loss in training", "epoch", "loss")
-    for name, colour in zip(losses, (WARM, COOL), strict=False):
-        values = np.array([one.get(name) for one in history], float)  # None becomes a gap
-        axes[0, 0].plot(epochs, values, "o-", color=colour, ms=3, label=name)
-    if len(losses) > 1:
-        axes[0, 0].legend(frameon=False, fontsize=9)
-    if main is not None:
-        dress(axes[0, 1], "On validation samples", "epoch", METRICS[main])
-        scores = [one["val"][main] for one in checked]
-        axes[0, 1].plot([one["epoch"] for one in checked], scores, "o-", color=WARM, ms=3)
-    for ax in axes.flat:
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    save(drawn, path)
-
-
 def scores(results: Results, path: str | Path) -> None:
     """Draw the mean score of every arm with its interval, a panel a protocol and number of volumes.
 
@@ -67,8 +38,8 @@ def scores(results: Results, path: str | Path) -> None:
         ax.grid(axis="y", visible=False)
         for arm, one in summary.summaries(results, key).items():
             line, colour = arms.index(arm), WARM if arm in CROSSD else SOFT
-            if one.low is not None and one.high is not None:
-                ax.plot([one.low, one.high], [line, line], "-", color=colour, lw=2)
+            if one.interval is not None:
+                ax.plot(one.interval, [line, line], "-", color=colour, lw=2)
             ax.plot(one.mean, line, "o", color=colour, ms=6)
             _number(ax, f"{one.mean:.3f}", one.mean, line)
     axes[0, 0].margins(x=0.15)
@@ -109,10 +80,7 @@ def efficiency(results: Results, path: str | Path) -> None:
                 continue
             x = np.array([n for n, _ in known])
             means = np.array([s.mean for _, s in known])
-            low, high = (
-                np.array([s.mean if end(s) is None else end(s) for _, s in known])
-                for end in (lambda s: s.low, lambda s: s.high)
-            )
+            low, high = np.transpose([s.interval or (s.mean, s.mean) for _, s in known])
             (line,) = ax.plot(x, means, dash, color=colour, marker="o", ms=4, label=arm)
             ax.fill_between(x, low, high, color=colour, alpha=0.13, lw=0)
             handles.setdefault(arm, line)
@@ -123,8 +91,7 @@ def efficiency(results: Results, path: str | Path) -> None:
         ax.set_xticks(shown, ["0", *map(str, numbers)] if free else list(map(str, numbers)))
         ax.minorticks_off()
     if handles:
-        columns = 3 * max(1, len(names))
-        legend(drawn, list(handles.values()), list(handles), columns)
+        legend(drawn, handles, 3 * max(1, len(names)))
     save(drawn, path)
 
 
@@ -143,12 +110,11 @@ def differences(results: Results, path: str | Path) -> None:
         dress(ax, summary.title(key), f"{_metric(results)}: {first} less the other", "")
         ax.grid(axis="y", visible=False)
         ax.axvline(0, color=INK, lw=1)
-        for one in summary.comparisons(results, key):
-            line, gap = others.index(one.arm), one.difference
+        for arm, one in summary.comparisons(results, key).items():
+            line, gap = others.index(arm), one.difference
             colour = (WARM if gap > 0 else COOL) if one.is_sure() else SOFT
-            low = next(end for end in (one.low, one.case_low, gap) if end is not None)
-            high = next(end for end in (one.high, one.case_high, gap) if end is not None)
-            ax.plot([low, high], [line, line], "-", color=colour, lw=2)
+            ends = one.interval or one.over_cases or (gap, gap)
+            ax.plot(ends, [line, line], "-", color=colour, lw=2)
             ax.plot(gap, line, "o", color=colour, ms=6)
             _number(ax, f"{gap:+.3f}", gap, line)
     axes[0, 0].margins(x=0.15)

@@ -1,6 +1,8 @@
 """Which axes, angles and displacements the fourier mode predicts for images, layer by layer."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TypedDict
 
@@ -9,7 +11,6 @@ import torch
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from crossd.nn.functional import displacement
 from crossd.nn.kernel_modes import Fourier
@@ -29,48 +30,37 @@ Poses = dict[str, NDArray[np.float64]]
 """Layer to poses, ``(N, 7)``: the columns are `QUANTITIES`."""
 
 
-class PoseRecorder:
-    """Collects, while it is entered, what the predictors of a network say of images.
+def modes_of(net: nn.Module) -> dict[str, Fourier]:
+    """Return the layers that predict a pose, by name; none in other modes than the fourier mode."""
+    return {
+        name.removesuffix(".mode") or "the network": module
+        for name, module in net.named_modules()
+        if isinstance(module, Fourier) and module.predictor is not None
+    }
 
-    Args:
-        net: A network in the fourier mode.
 
-    Attributes:
-        places: The layers that have a predictor, and their modes; none in other modes.
-        found: Layer to the poses of each batch so far, in the order of the images.
+@contextmanager
+def recorded(net: nn.Module) -> Iterator[Poses]:
+    """Collect what the predictors of a network say of images while the block runs.
+
+    Yields:
+        The poses, in the order of the images; they are there when the block has ended.
     """
+    found: dict[str, list[NDArray[np.float64]]] = {}
 
-    def __init__(self, net: nn.Module) -> None:
-        self.found: dict[str, list[NDArray[np.float64]]] = {}
-        self.places = [
-            (name.removesuffix(".mode") or "the network", module)
-            for name, module in net.named_modules()
-            if isinstance(module, Fourier) and module.predictor is not None
-        ]
-        self._handles: list[RemovableHandle] = []
+    def keep(name: str, mode: Fourier, module: nn.Module, given: object, output: Pose) -> None:
+        axis, angle = (part.detach().cpu().double() for part in output)
+        shift = displacement(axis, angle, mode.offset)
+        rows = torch.cat((angle.rad2deg()[:, None], shift, axis), 1)
+        found.setdefault(name, []).append(rows.numpy())
 
-    def __enter__(self) -> "PoseRecorder":
-        for name, mode in self.places:
+    poses: Poses = {}
+    with ExitStack() as hooks:
+        for name, mode in modes_of(net).items():
             assert mode.predictor is not None
-            self._handles.append(mode.predictor.register_forward_hook(self._hook(name, mode)))
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for handle in self._handles:
-            handle.remove()
-
-    def _hook(self, name: str, mode: Fourier) -> Callable[[nn.Module, object, Pose], None]:
-        def keep(module: nn.Module, given: object, output: Pose) -> None:
-            axis, angle = (part.detach().cpu().double() for part in output)
-            shift = displacement(axis, angle, mode.offset)
-            rows = torch.cat((angle.rad2deg()[:, None], shift, axis), 1)
-            self.found.setdefault(name, []).append(rows.numpy())
-
-        return keep
-
-    def poses(self) -> Poses:
-        """Return what was found, all batches together."""
-        return {name: np.concatenate(parts) for name, parts in self.found.items()}
+            hooks.enter_context(mode.predictor.register_forward_hook(partial(keep, name, mode)))
+        yield poses
+    poses.update({name: np.concatenate(parts) for name, parts in found.items()})
 
 
 PoseRecord = TypedDict(

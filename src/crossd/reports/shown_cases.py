@@ -26,10 +26,10 @@ CLASSES = 5
 WORST, BEST = "The worst", "The best"
 
 
-def case_names(samples: Samples) -> list[str]:
-    """Return what samples are called, in their order; a number alone says too little."""
-    names = [samples.case(index) for index in range(len(samples))]
-    return [f"sample {name}" if name.isdecimal() else name for name in names]
+def case_name(samples: Samples, index: int) -> str:
+    """Return what a sample is called; a number alone says too little."""
+    name = samples.case(index)
+    return f"sample {name}" if name.isdecimal() else name
 
 
 def extremes(values: ArrayLike, count: int = COUNT) -> list[tuple[int, str]]:
@@ -69,23 +69,24 @@ def of_scored(
         outputs: As `crossd.training.validate.score` gave them.
         options: As it was given.
     """
-    order = validate.order(net, samples, options)
     if source.task == "segmentation":
         with np.errstate(invalid="ignore"):
             dices = outputs[0].numpy()
             known = np.isfinite(dices)
             means = np.where(known, dices, 0).sum(1) / known.sum(1)
-        chosen = [(int(order[i]), group) for i, group in extremes(means)]
-        return _masks(net, source, samples, chosen, options)
+        found = _masks(net, samples, [index for index, _ in extremes(means)], options)
+        return [
+            _segmented_sample(source, samples, index, group, {"network": found[index]})
+            for index, group in extremes(means)
+        ]
     probabilities, truth = (one.numpy() for one in outputs)
     own = probabilities[np.arange(len(truth)), truth]
-    names = case_names(samples)
     return [
         labelled(
-            names[int(order[i])],
+            case_name(samples, i),
             group,
-            samples[int(order[i])]["image"][0].numpy(),
-            {"network": probabilities[i]},
+            samples[i]["image"][0].numpy(),
+            probabilities[i],
             int(truth[i]),
             source,
         )
@@ -97,28 +98,20 @@ def labelled(
     name: str,
     group: str,
     image: NDArray[np.floating],
-    answers: Mapping[str, NDArray[np.floating]],
+    probabilities: NDArray[np.floating],
     truth: int,
     source: Source,
 ) -> Case:
-    """Show a sample with the class probabilities of one network, or the answers of several."""
-    classes = source.classes
-    made = sheets(image, spacing=source.spacing)
-    if len(answers) > 1:
-        right = sum(int(p.argmax()) == truth for p in answers.values())
-        said = f"{right} of {len(answers)} arms right; truth {classes[truth]}."
-        rows = [
-            (arm, classes[int(p.argmax())], f"{p.max():.3f}", f"{p[truth]:.3f}")
-            for arm, p in answers.items()
-        ]
-        return Case(name, said, group, made, header=("arm", "answer", "sure", "truth"), rows=rows)
-    (chances,) = answers.values()
-    best = int(chances.argmax())
+    """Show a sample with the probabilities that a network gives the classes."""
+    classes, best = source.classes, int(probabilities.argmax())
     verdict = "Right" if best == truth else f"Wrong: the truth is {classes[truth]}"
-    said = f"{verdict}. Answer {classes[best]}, probability {chances[best]:.3f}."
-    listed = list(dict.fromkeys([*np.argsort(-chances)[:CLASSES].tolist(), truth]))
-    rows2 = [(classes[k] + (" (truth)" if k == truth else ""), f"{chances[k]:.3f}") for k in listed]
-    return Case(name, said, group, made, header=("class", "probability"), rows=rows2)
+    said = f"{verdict}. Answer {classes[best]}, probability {probabilities[best]:.3f}."
+    listed = dict.fromkeys([*np.argsort(-probabilities)[:CLASSES].tolist(), truth])
+    rows = [
+        (classes[k] + (" (truth)" if k == truth else ""), f"{probabilities[k]:.3f}") for k in listed
+    ]
+    made = sheets(image, spacing=source.spacing)
+    return Case(name, said, group, made, header=("class", "probability"), rows=rows)
 
 
 def segmented(
@@ -183,75 +176,68 @@ def comparison_cases(
     scores = {arm: summary.case_scores(results, key, arm) for arm in (first, *others)}
     rival = summary.best(results, key, others)
     values = scores[first] - scores[rival] if rival else scores[first]
-    named = case_names(source.test)
     title = summary.title(key)
     header = ("arm", "mean Dice" if source.task == "segmentation" else "share right")
-    cases = _with_masks(source, {a: m for a, m in (masks or {}).items() if m}, title)
+    kept = {arm: found for arm, found in (masks or {}).items() if found}
+    cases = [
+        _segmented_sample(
+            source,
+            source.test,
+            i,
+            f"The first test volumes: {title}",
+            {arm: found[i] for arm, found in kept.items()},
+        )
+        for i in range(min(map(len, kept.values()), default=0))
+    ]
     for i, group in extremes(values):
         sample = source.test[i]
         truth = sample["mask"].numpy() if "mask" in sample else None
-        said = f"{first} {scores[first][i]:.3f}" + (
-            f", {rival} {scores[rival][i]:.3f}" if rival else ""
-        )
+        said = f"{first} {scores[first][i]:.3f}"
+        group += f" for {first}"
+        if rival:
+            said += f", {rival} {scores[rival][i]:.3f}"
+            group += f" against {rival}"
         if truth is None:
             said += f"; truth {source.classes[int(sample['label'])]}"
-        end = f" for {first}" + (f" against {rival}" if rival else "") + f": {title}"
         made = sheets(sample["image"][0].numpy(), truth, spacing=source.spacing)
         rows = [(arm, f"{own[i]:.3f}") for arm, own in scores.items()]
-        cases.append(Case(named[i], f"{said}.", group + end, made, source.classes, header, rows))
+        name = case_name(source.test, i)
+        cases.append(
+            Case(name, f"{said}.", f"{group}: {title}", made, source.classes, header, rows)
+        )
     return cases
 
 
-def _with_masks(
-    source: Source, masks: Mapping[str, Sequence[NDArray[np.uint8]]], title: str
-) -> list[Case]:
-    """Show the first test volumes, of which the masks of some arms are kept."""
-    named = case_names(source.test)
-    count = min(map(len, masks.values()), default=0)
-    return [
-        segmented(
-            named[i],
-            f"The first test volumes: {title}",
-            source.test[i]["image"][0].numpy(),
-            source.test[i]["mask"].to(torch.uint8).numpy(),
-            {arm: one[i] for arm, one in masks.items()},
-            source.classes,
-            source.spacing,
-        )
-        for i in range(count)
-    ]
+def _segmented_sample(
+    source: Source,
+    samples: Samples,
+    index: int,
+    group: str,
+    answers: Mapping[str, NDArray[np.integer]],
+) -> Case:
+    sample = samples[index]
+    return segmented(
+        case_name(samples, index),
+        group,
+        sample["image"][0].numpy(),
+        sample["mask"].to(torch.uint8).numpy(),
+        answers,
+        source.classes,
+        source.spacing,
+    )
 
 
 def _masks(
-    net: nn.Module,
-    source: Source,
-    samples: Samples,
-    chosen: Sequence[tuple[int, str]],
-    options: TrainConfig,
-) -> list[Case]:
+    net: nn.Module, samples: Samples, indices: Sequence[int], options: TrainConfig
+) -> dict[int, NDArray[np.uint8]]:
     """Let a network answer again on a few samples, to show its masks."""
-    part = Subset(samples, np.array([i for i, _ in chosen], np.int64))
+    part = Subset(samples, np.array(indices, np.int64))
     one = dataclasses.replace(options, batch_size=1, workers=0)
-    guesses = devices.gather_lists(
-        [answer[0].to(torch.uint8).cpu().numpy() for answer, _ in validate.answers(net, part, one)]
-    )
-    found = dict(zip(validate.order(net, part, one).tolist(), guesses, strict=False))
-    names = case_names(samples)
-    cases = []
-    for place, (i, group) in enumerate(chosen):
-        sample = samples[i]
-        cases.append(
-            segmented(
-                names[i],
-                group,
-                sample["image"][0].numpy(),
-                sample["mask"].to(torch.uint8).numpy(),
-                {"network": found[place]},
-                source.classes,
-                source.spacing,
-            )
-        )
-    return cases
+    mine = [
+        (int(batch["place"]), answer[0].to(torch.uint8).cpu().numpy())
+        for answer, batch in validate.answers(net, part, one)
+    ]
+    return {indices[place]: guess for place, guess in devices.gather_lists(mine)}
 
 
 def _mean(values: NDArray[np.float64]) -> float:

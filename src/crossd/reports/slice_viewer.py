@@ -81,6 +81,11 @@ class Case:
     rows: Sequence[Sequence[str]] = ()
 
 
+def colour_of(label: int) -> str:
+    """Return the colour of a label; there are few, which repeat."""
+    return LABELS[(label - 1) % len(LABELS)]
+
+
 def sheets(
     image: NDArray[np.floating],
     truth: NDArray[np.integer] | None = None,
@@ -127,11 +132,12 @@ def sheets(
     columns = math.ceil(math.sqrt(len(numbers)))
     for side in SIDES:
         shape = [max(8, round(side * length / max(height, width))) for length in (width, height)]
-        picture = _jpeg(_together(grey[:, ::way], shape, columns, Image.Resampling.BICUBIC))
+        tiles = _resized(grey[:, ::way], shape, Image.Resampling.BICUBIC)
+        picture = _encoded(Image.fromarray(_sheet(tiles, columns)), "JPEG", quality=80)
         layers = []
         for place, (_, mask) in enumerate(kept):
-            labels = _together(mask[:, ::way], shape, columns, Image.Resampling.NEAREST)
-            layers.append(_png(labels, shape, filled=truth is None or place > 0))
+            tiles = _resized(mask[:, ::way], shape, Image.Resampling.NEAREST)
+            layers.append(_coloured(tiles, columns, filled=truth is None or place > 0))
         if len(picture) + sum(map(len, layers)) <= BYTES:
             break
     seen = sorted({int(label) for _, mask in kept for label in np.unique(mask)} - {0})
@@ -156,48 +162,45 @@ def _grey(image: NDArray[np.floating]) -> NDArray[np.uint8]:
     return (255 * np.clip((image - low) / max(float(high - low), 1e-6), 0, 1)).astype(np.uint8)
 
 
-def _together(
-    planes: NDArray[np.uint8], size: Sequence[int], columns: int, how: Image.Resampling
+def _resized(
+    planes: NDArray[np.uint8], size: Sequence[int], how: Image.Resampling
 ) -> NDArray[np.uint8]:
-    """Resize slices ``(n, H, W)`` to (width, height) and lay them side by side, row after row."""
+    """Resize slices ``(n, H, W)`` to (width, height)."""
     width, height = size
-    sheet = np.zeros((-(-len(planes) // columns) * height, columns * width), np.uint8)
-    for place, plane in enumerate(planes):
-        row, column = divmod(place, columns)
-        tile = Image.fromarray(np.ascontiguousarray(plane)).resize((width, height), how)
-        sheet[row * height :, column * width :][:height, :width] = np.asarray(tile)
-    return sheet
+    tiles = (Image.fromarray(np.ascontiguousarray(plane)) for plane in planes)
+    return np.stack([np.asarray(tile.resize((width, height), how)) for tile in tiles])
 
 
-def _jpeg(sheet: NDArray[np.uint8]) -> bytes:
-    out = io.BytesIO()
-    Image.fromarray(sheet).save(out, "JPEG", quality=80, optimize=True)
-    return out.getvalue()
+def _sheet(tiles: NDArray[np.uint8], columns: int) -> NDArray[np.uint8]:
+    """Lay slices side by side, row after row."""
+    count, height, width = tiles.shape
+    rows = -(-count // columns)
+    full = np.zeros((rows * columns, height, width), np.uint8)
+    full[:count] = tiles
+    grid = full.reshape(rows, columns, height, width)
+    return grid.swapaxes(1, 2).reshape(rows * height, columns * width)
 
 
-def _png(labels: NDArray[np.uint8], size: Sequence[int], filled: bool) -> bytes:
+def _coloured(tiles: NDArray[np.uint8], columns: int, filled: bool) -> bytes:
     """Draw labels in their colours with outlines, or white outlines alone, on nothing."""
-    tiles = labels.reshape(-1, size[1], labels.shape[1] // size[0], size[0])  # (rows, h, cols, w)
-    edge = np.zeros(tiles.shape, bool)
-    for axis in (1, 3):  # within a slice
-        before, after = (np.take(tiles, range(a, tiles.shape[axis] + a - 1), axis) for a in (0, 1))
-        other = before != after
-        ends = [(0, 0)] * 4
-        for side in ((0, 1), (1, 0)):
-            ends[axis] = side
-            edge |= np.pad(other, ends)
+    from scipy import ndimage
+
+    near = np.array([[[0, 1, 0], [1, 1, 1], [0, 1, 0]]], bool)  # within a slice
+    highest = ndimage.maximum_filter(tiles, footprint=near)
+    edge = (highest != ndimage.minimum_filter(tiles, footprint=near)) & (tiles > 0)
     count = len(LABELS)
     colour = np.where(tiles > 0, (tiles - 1) % count + 1, 0)
-    if filled:
-        drawn = np.where(edge & (tiles > 0), colour + count, colour)
-    else:
-        drawn = np.where(edge & (tiles > 0), 2 * count + 1, 0)
-    picture = Image.fromarray(drawn.reshape(labels.shape).astype(np.uint8))
+    drawn = np.where(edge, colour + count, colour) if filled else np.where(edge, 2 * count + 1, 0)
+    picture = Image.fromarray(_sheet(drawn.astype(np.uint8), columns))
     colours = [ImageColor.getrgb(name) for name in ("#000000", *LABELS, *LABELS, "#ffffff")]
     picture.putpalette([part for rgb in colours for part in rgb])
-    out = io.BytesIO()
     opacity = bytes([0, *[FILL] * count, *[EDGE] * count, EDGE])
-    picture.save(out, "PNG", optimize=True, transparency=opacity)
+    return _encoded(picture, "PNG", transparency=opacity)
+
+
+def _encoded(picture: Image.Image, kind: str, **how: object) -> bytes:
+    out = io.BytesIO()
+    picture.save(out, kind, optimize=True, **how)
     return out.getvalue()
 
 
@@ -220,13 +223,14 @@ def cases_html(cases: Sequence[Case]) -> str:
 def _card(case: Case, number: int) -> str:
     made, name = case.sheets, escape(case.name)
     rows = -(-len(made.numbers) // made.columns)
-    across, down = made.start % made.columns, made.start // made.columns
+    down, across = divmod(made.start, made.columns)
     x, y = (100 * at / max(1, count - 1) for at, count in ((across, made.columns), (down, rows)))
-    layers = [_layer(made.image, made, rows, "")]
+    layers = [("", made.image)]
     for i, picture in enumerate(made.answers.values()):
-        layers.append(_layer(picture, made, rows, f' data-kind="answer" data-number="{i}"'))
+        layers.append((f' data-kind="answer" data-number="{i}"', picture))
     if made.truth is not None:
-        layers.append(_layer(made.truth, made, rows, ' data-kind="truth"'))
+        layers.append((' data-kind="truth"', made.truth))
+    size = f"{100 * made.columns}% {100 * rows}%"
     places = ",".join(str(place + 1) for place in made.numbers)
     several = len(made.numbers) > 1
     label = f"{name}, slice {made.numbers[made.start] + 1} of {made.depth}" if several else name
@@ -237,7 +241,11 @@ def _card(case: Case, number: int) -> str:
         f'<div class="slice" role="img" aria-label="{label}" data-name="{name}" '
         f'data-numbers="{places}" data-depth="{made.depth}" data-columns="{made.columns}" '
         f'style="aspect-ratio:{made.ratio:.4f};--x:{x:.4f}%;--y:{y:.4f}%">',
-        *layers,
+        *(
+            f'<div class="layer"{kind} '
+            f'style="background-image:url({data_uri(picture)});background-size:{size}"></div>'
+            for kind, picture in layers
+        ),
         "</div>",
     ]
     if several:
@@ -247,7 +255,7 @@ def _card(case: Case, number: int) -> str:
             f'value="{made.start}"><output for="slice-{number}">'
             f"{made.numbers[made.start] + 1} of {made.depth}</output></div>",
         ]
-    lines += _choices(case, number)
+    lines += _choices(case)
     if case.rows:
         head = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in case.header)
         body = "".join(
@@ -261,13 +269,7 @@ def _card(case: Case, number: int) -> str:
     return "\n".join([*lines, "</article>"])
 
 
-def _layer(picture: bytes, made: Sheets, rows: int, more: str) -> str:
-    size = f"{100 * made.columns}% {100 * rows}%"
-    style = f"background-image:url({data_uri(picture)});background-size:{size}"
-    return f'<div class="layer"{more} style="{style}"></div>'
-
-
-def _choices(case: Case, number: int) -> list[str]:
+def _choices(case: Case) -> list[str]:
     """Return the switches of the masks, and what their colours mean."""
     made, lines = case.sheets, []
     if made.answers:
@@ -286,7 +288,7 @@ def _choices(case: Case, number: int) -> list[str]:
         return []
     legend = f'<fieldset class="choices" aria-label="Masks of {escape(case.name)}">'
     keys = [
-        f'<span><span class="swatch" style="background:{LABELS[(label - 1) % len(LABELS)]}">'
+        f'<span><span class="swatch" style="background:{colour_of(label)}">'
         f"</span>{escape(case.classes[label] if label < len(case.classes) else str(label))}</span>"
         for label in made.seen
     ]

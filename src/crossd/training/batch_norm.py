@@ -1,4 +1,4 @@
-"""BatchNorm over the batches of all processes, on any device."""
+"""BatchNorm in training: over the batches of all processes, and kept apart for every feed."""
 
 import functools
 from typing import Any
@@ -8,6 +8,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from crossd.conversion.adapt import norms_with_statistics
 from crossd.training import devices
 
 
@@ -62,3 +63,39 @@ def _forward(norm: Any, x: Tensor) -> Tensor:
     if norm.affine:
         normal = normal * norm.weight.view(shape) + norm.bias.view(shape)
     return normal.to(x.dtype)
+
+
+class Statistics:
+    """Running statistics of BatchNorm for each of several feeds, of which one is in use.
+
+    In training BatchNorm normalises by the batch at hand: what it keeps for later differs between
+    images and volumes, and a mean over both fits neither. With one feed nothing is done.
+    """
+
+    NAMES = ("running_mean", "running_var", "num_batches_tracked")
+
+    def __init__(self, net: nn.Module, count: int) -> None:
+        norms = norms_with_statistics(net)
+        self.buffers = [getattr(m, name) for m in norms for name in self.NAMES]
+        self.sets = [[b.clone() for b in self.buffers] for _ in range(count)]
+        self.used = 0
+        self.everything = [*net.buffers()]  # the mean displacement of poses is among them
+        self.remember()
+
+    def use(self, index: int) -> None:
+        """Put the set of this number into the network, and keep the one that was there."""
+        if index != self.used:
+            self.sets[self.used] = [b.clone() for b in self.buffers]
+            for buffer, value in zip(self.buffers, self.sets[index], strict=True):
+                buffer.copy_(value)
+            self.used = index
+
+    def remember(self) -> None:
+        """Remember all sets, which one is in use, and whatever else forward passes count."""
+        self.remembered = self.used, [*self.sets], [b.clone() for b in self.everything]
+
+    def put_back(self) -> None:
+        """Let all be as it was when it was remembered."""
+        self.used, self.sets, values = self.remembered
+        for buffer, value in zip(self.everything, values, strict=True):
+            buffer.copy_(value)

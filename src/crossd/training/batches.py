@@ -122,11 +122,8 @@ def batches(
 ) -> DataLoader[Sample]:
     """Make a loader; a batch has one view where the network cannot take several at once.
 
-    Args:
-        samples: What to load; volumes that differ in size one by one.
-        net: Asks for views or not.
-        config: Size of batches of each process, seed and workers.
-        train: Whether to draw the order, and to share every batch among processes.
+    Volumes that differ in size come one by one. In training the order is drawn, and the processes
+    share every batch; else they take whole batches in turn.
     """
     views = samples.views if has_views(net) else None
     if views is None:
@@ -293,10 +290,7 @@ class Feed:
     def take(self, epoch: int, count: int, done: int = 0) -> Iterator[Piece]:
         """Yield the batches of an epoch: as many passes as give so many, the last one cut.
 
-        Args:
-            epoch: Its number.
-            count: Batches of an epoch.
-            done: Batches that were taken before, which are not read again.
+        Those `done` were taken before, and are not read again.
         """
         sampler = self.loader.batch_sampler
         assert isinstance(sampler, ViewBatches)

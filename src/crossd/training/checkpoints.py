@@ -17,11 +17,9 @@ MAGIC = b"crossd checkpoint 1 sha256 "
 
 
 def keep(folder: Path, state: Mapping[str, object]) -> None:
-    """Write a checkpoint; the one before it stays beside it.
+    """Write a checkpoint of tensors, numbers, strings, lists and dictionaries.
 
-    Args:
-        folder: Where.
-        state: Of tensors, numbers, strings, lists and dictionaries.
+    The one before it stays beside it.
     """
     stream = io.BytesIO()
     torch.save(state, stream)
@@ -63,7 +61,7 @@ def restore(folder: Path | None) -> tuple[dict[str, Any] | None, list[str]]:
         if path is None or not path.is_file():
             continue
         try:
-            return _read(path), bad
+            return torch.load(io.BytesIO(_content(path)), weights_only=True), bad
         except Exception as error:  # torch raises many kinds for what is not a checkpoint
             bad.append(f"{path} is damaged ({type(error).__name__}: {error}): not used")
     if bad:
@@ -73,20 +71,18 @@ def restore(folder: Path | None) -> tuple[dict[str, Any] | None, list[str]]:
 
 def fault(path: Path) -> str:
     """Say what is wrong with a checkpoint; empty when it is whole."""
-    return _opened(path)[0]
+    try:
+        _content(path)
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
-def _opened(path: Path) -> tuple[str, bytes]:
+def _content(path: Path) -> bytes:
+    """Read what `keep` wrote; raises ValueError for anything else."""
     head, _, content = path.read_bytes().partition(b"\n")
     if not head.startswith(MAGIC):
-        return "it does not begin like a checkpoint", b""
+        raise ValueError("it does not begin like a checkpoint")
     if hashlib.sha256(content).hexdigest().encode() != head.removeprefix(MAGIC):
-        return "its checksum is another", b""
-    return "", content
-
-
-def _read(path: Path) -> dict[str, object]:
-    wrong, content = _opened(path)
-    if wrong:
-        raise ValueError(wrong)
-    return torch.load(io.BytesIO(content), weights_only=True)
+        raise ValueError("its checksum is another")
+    return content

@@ -71,9 +71,7 @@ def join(config: RunOptions, unused: bool = False) -> Fabric:
     Under ``torchrun``, ``fabric run`` and Slurm those that these started are joined; otherwise this
     command is started once for each further device.
 
-    Args:
-        config: How many devices, and how they train together.
-        unused: Whether some parameters take no part in some steps.
+    With `unused`, some parameters may take no part in some steps.
 
     Raises:
         InputError: When there are no such devices, or the strategy does not fit.

@@ -6,7 +6,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TypedDict
 
@@ -29,9 +29,6 @@ PULSE = 5.0
 Write = Callable[[int, Mapping[str, float]], None]
 """Logs values after so many batches."""
 
-Opened = tuple[Write, Callable[[], None]]
-"""What writes a log, and what ends it."""
-
 
 class Epoch(TypedDict, total=False):
     """The record of an epoch; of two sources, the second has its loss under its rank."""
@@ -43,37 +40,8 @@ class Epoch(TypedDict, total=False):
     val: dict[str, float]
 
 
-class Log:
-    """Appends values to the loggers that were asked for.
-
-    Args:
-        names: Of `crossd.utils.option_values.LOGGERS`.
-        folder: Where files are written.
-        done: Batches that were done before: what an interrupted run logged after them is removed.
-
-    Raises:
-        InputError: When the library of a logger is not installed.
-    """
-
-    def __init__(self, names: Sequence[str], folder: Path, done: int) -> None:
-        self._writers, self._closers = [], []
-        for name in names:
-            write, close = _OPEN[name](folder, done)
-            self._writers.append(write)
-            self._closers.append(close)
-
-    def write(self, batch: int, values: Mapping[str, float]) -> None:
-        """Log values after so many batches."""
-        for writer in self._writers:
-            writer(batch, values)
-
-    def close(self) -> None:
-        """End the logs."""
-        for close in self._closers:
-            close()
-
-
-def _open_csv(folder: Path, done: int) -> Opened:
+@contextmanager
+def _csv(folder: Path, done: int) -> Iterator[Write]:
     path = folder / LOG
     rows: list[dict[str, str]] = []
     if done and path.is_file():
@@ -89,7 +57,7 @@ def _open_csv(folder: Path, done: int) -> Opened:
             row = {name: f"{values[name]:.6g}" for name in COLUMNS if name in values}
             csv.DictWriter(file, COLUMNS).writerow({"batch": batch, **row})
 
-    return write, lambda: None
+    yield write
 
 
 def _is_of(row: Mapping[str, str | None], done: int) -> bool:
@@ -97,13 +65,12 @@ def _is_of(row: Mapping[str, str | None], done: int) -> bool:
     return None not in row.values() and int(row["batch"] or 0) <= done
 
 
-def _open_tensorboard(folder: Path, done: int) -> Opened:
-    try:
-        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
-        from tensorboard.summary.writer.record_writer import RecordWriter
-        from torch.utils.tensorboard.summary import scalar
-    except ImportError as error:
-        raise InputError("--loggers tensorboard needs pip install tensorboard") from error
+@contextmanager
+def _tensorboard(folder: Path, done: int) -> Iterator[Write]:
+    from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+    from tensorboard.summary.writer.record_writer import RecordWriter
+    from torch.utils.tensorboard.summary import scalar
+
     # Not by SummaryWriter, whose thread would meet the errors of a full disk instead of us.
     number = len(list(folder.glob("tensorboard/events.*")))
     name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}.{os.getpid()}.{number}"
@@ -120,58 +87,57 @@ def _open_tensorboard(folder: Path, done: int) -> Opened:
                 put(step=batch, summary=scalar(name, value))
             records.flush()
 
-    def close() -> None:
-        with naming(path):
-            records.close()
-
     put(file_version="brain.Event:2")
     if done:  # what an interrupted run logged after this is hidden
         put(step=done, session_log=SessionLog(status=SessionLog.START))
-    return write, close
-
-
-def _open_wandb(folder: Path, done: int) -> Opened:
     try:
-        import wandb
-    except ImportError as error:
-        raise InputError("--loggers wandb needs pip install wandb") from error
-    run = wandb.init(project="crossd", name=folder.name, dir=str(folder), resume="allow")
-    return (lambda batch, values: run.log(dict(values), step=batch)), run.finish
+        yield write
+    finally:
+        with naming(path):
+            records.close()
 
 
-def _open_mlflow(folder: Path, done: int) -> Opened:
-    try:
-        import mlflow
-    except ImportError as error:
-        raise InputError("--loggers mlflow needs pip install mlflow") from error
-    mlflow.start_run(run_name=folder.name)
-    return (lambda batch, values: mlflow.log_metrics(dict(values), step=batch)), mlflow.end_run
+@contextmanager
+def _wandb(folder: Path, done: int) -> Iterator[Write]:
+    import wandb
+
+    with wandb.init(project="crossd", name=folder.name, dir=str(folder), resume="allow") as run:
+        yield lambda batch, values: run.log(dict(values), step=batch)
 
 
-_OPEN = {
-    "csv": _open_csv,
-    "tensorboard": _open_tensorboard,
-    "wandb": _open_wandb,
-    "mlflow": _open_mlflow,
+@contextmanager
+def _mlflow(folder: Path, done: int) -> Iterator[Write]:
+    import mlflow
+
+    with mlflow.start_run(run_name=folder.name):
+        yield lambda batch, values: mlflow.log_metrics(dict(values), step=batch)
+
+
+LOGS: dict[str, Callable[[Path, int], AbstractContextManager[Write]]] = {
+    "csv": _csv,
+    "tensorboard": _tensorboard,
+    "wandb": _wandb,
+    "mlflow": _mlflow,
 }
+"""By the names of `crossd.utils.option_values.LOGGERS`: each opens a log in a folder.
+
+What an interrupted run logged after the batches that were done before, the second argument, is
+removed.
+"""
 
 
 class TrainingLog:
-    """Keeps the log and the status of a training; without a folder, neither.
+    """Keeps the logs and the status of a training in a folder; without one, neither.
 
-    Args:
-        folder: Where they are written.
-        loggers: Of `crossd.utils.option_values.LOGGERS`.
-        epochs: Of the training.
-        batches: Of an epoch.
-        done: Batches that were done before.
+    It has so many epochs of so many batches, of which some were done before.
     """
 
     def __init__(
         self, folder: Path | None, loggers: Sequence[str], epochs: int, batches: int, done: int
     ) -> None:
         self.folder = folder
-        self.log = None if folder is None else Log(loggers, folder, done)
+        self.loggers = loggers
+        self.writers: list[Write] = []
         self.epochs, self.batches = epochs, batches
         self.start, self.before = time.time(), done
         self.seen = 0
@@ -210,7 +176,7 @@ class TrainingLog:
         self.seen += batches
         self._samples += samples
         self._waited += waited
-        if self.log is None:
+        if self.folder is None:
             return
         now = time.perf_counter()
         if self.seen // EVERY > (self.seen - batches) // EVERY:
@@ -224,7 +190,7 @@ class TrainingLog:
                 "memory_gib": _memory(),
                 **({"loss": sum(recent) / len(recent)} if recent else {}),
             }
-            self.log.write(self.before + self.seen, values)
+            self._log(values)
             self.state.update(values)
             self._samples, self._waited, self._since = 0, 0.0, now
         if now - self._pulse > PULSE:
@@ -236,9 +202,20 @@ class TrainingLog:
         scores = {f"val_{name}": value for name, value in record.get("val", {}).items()}
         self.history = [*self.history, record][-RECENT:]
         self.state["history"] = self.history
-        if self.log is not None and scores:
-            self.log.write(self.before + self.seen, scores)
+        if scores:
+            self._log(scores)
         self._write()
+
+    def _open(self, stack: ExitStack, folder: Path) -> None:
+        for name in self.loggers:
+            try:
+                self.writers.append(stack.enter_context(LOGS[name](folder, self.before)))
+            except ImportError as error:
+                raise InputError(f"--loggers {name} needs pip install {name}") from error
+
+    def _log(self, values: Mapping[str, float]) -> None:
+        for writer in self.writers:
+            writer(self.before + self.seen, values)
 
     def _write(self, state: str | None = None) -> None:
         if self.folder is None:
@@ -254,9 +231,11 @@ class TrainingLog:
     @contextmanager
     def watching(self) -> Iterator[None]:
         """Write down how the block ended."""
-        self._write()
         try:
-            with closing(self.log) if self.log is not None else nullcontext():
+            with ExitStack() as stack:
+                if self.folder is not None:
+                    self._open(stack, self.folder)
+                self._write()
                 yield
         except Stopped:
             self._write("stopped")

@@ -13,14 +13,13 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from crossd.conversion.adapt import norms_with_statistics
 from crossd.data.source import Source
 from crossd.errors import InputError
 from crossd.nn.checkpointing import checkpoint_activations
 from crossd.nn.kernel_modes import PosePredictor
 from crossd.nn.layers import channels_last
 from crossd.training import checkpoints, devices, metrics
-from crossd.training.batch_norm import sync_batch_norm
+from crossd.training.batch_norm import Statistics, sync_batch_norm
 from crossd.training.batches import (
     Feed,
     Logits,
@@ -227,14 +226,15 @@ class _Run:
     def step(self, pieces: Sequence[Piece], here: Position) -> list[Tensor]:
         """Take a step; returns the loss of every batch."""
         skips = self.config.on_nan == "skip"
-        before = [b.clone() for b in self.statistics.buffers] if skips else []
+        if skips:
+            self.statistics.remember()
         losses = []
         for piece in pieces:
             last = piece is pieces[-1]
             with self.fabric.no_backward_sync(self.model, enabled=not last):
                 losses.append(self._backward(piece, len(pieces)))
             here.batches += 1
-        if skips and self._left_out(losses, pieces, before, here.epoch):
+        if skips and self._left_out(losses, pieces, here.epoch):
             self.result.skipped += 1
         else:
             self.unsettled += zip(losses, pieces, strict=True)
@@ -261,15 +261,12 @@ class _Run:
             self.fabric.backward(loss * (piece.weight / together))
         return loss.detach()
 
-    def _left_out(
-        self, losses: list[Tensor], pieces: Sequence[Piece], before: list[Tensor], epoch: int
-    ) -> bool:
-        """Tell whether a step must not be taken; BatchNorm's statistics are put back then."""
+    def _left_out(self, losses: list[Tensor], pieces: Sequence[Piece], epoch: int) -> bool:
+        """Tell whether a step must not be taken; what forward passes counted is put back then."""
         values = [float(loss) for loss in losses]
         if not devices.largest_over_processes([not all(map(math.isfinite, values))])[0]:
             return False
-        for buffer, value in zip(self.statistics.buffers, before, strict=True):
-            buffer.copy_(value)
+        self.statistics.put_back()
         for loss, piece in zip(values, pieces, strict=True):
             if not math.isfinite(loss):
                 self.note_bad(piece, loss, epoch)
@@ -347,6 +344,7 @@ class _Run:
         self.kept_at = time.monotonic()
         if self.folder is None:
             return
+        self.statistics.use(0)  # a run that goes on takes the network's for those of the first feed
         weights, optimizer = devices.whole_state(self.net, self.plain)
         if not is_first():
             return
@@ -404,44 +402,13 @@ def _set_generators(states: Sequence[Tensor], where: torch.device) -> None:
 def _rows(logits: Logits, rows: slice, axes: int) -> Logits:
     """Take the logits of some classes; those of several heads may be stacked before the classes.
 
-    Args:
-        logits: Of one head or several.
-        rows: The classes.
-        axes: Of the images or volumes, as many as maps of one head have.
+    Maps of one head have as many axes as the images or volumes.
     """
     if rows == slice(None):
         return logits
     if isinstance(logits, Tensor):
         return logits[:, :, rows] if logits.dim() > axes else logits[:, rows]
     return [part[:, rows] for part in logits]
-
-
-class Statistics:
-    """Running statistics of BatchNorm for each of several feeds, of which one is in use.
-
-    In training BatchNorm normalises by the batch at hand: what it keeps for later differs between
-    images and volumes, and a mean over both fits neither.
-
-    Args:
-        net: Any network.
-        count: How many sets to keep; with one, nothing is done.
-    """
-
-    NAMES = ("running_mean", "running_var", "num_batches_tracked")
-
-    def __init__(self, net: nn.Module, count: int) -> None:
-        norms = norms_with_statistics(net)
-        self.buffers = [getattr(m, name) for m in norms for name in self.NAMES]
-        self.sets = [[b.clone() for b in self.buffers] for _ in range(count)]
-        self.used = 0
-
-    def use(self, index: int) -> None:
-        """Put the set of this number into the network, and keep the one that was there."""
-        if index != self.used:
-            self.sets[self.used] = [b.clone() for b in self.buffers]
-            for buffer, value in zip(self.buffers, self.sets[index], strict=True):
-                buffer.copy_(value)
-            self.used = index
 
 
 def _is_validated(epoch: int, epochs: int) -> bool:

@@ -35,14 +35,11 @@ class StopRequest:
 def listening(at_once: bool = False) -> Iterator[StopRequest]:
     """Note signals that ask to stop, for the block to look at; a second Ctrl-C interrupts at once.
 
-    Outside of the main thread nothing can be noted.
+    Outside of the main thread nothing can be noted. With `at_once`, the first signal interrupts. It
+    is noted too, as Python loses an interruption that falls into a destructor.
 
     Raises:
         Stopped: With `at_once`, out of what is being done.
-
-    Args:
-        at_once: Let the first signal interrupt. It is noted too, as Python loses an interruption
-            that falls into a destructor.
     """
     asked = StopRequest()
 

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from crossd.conversion.adapt import measuring
@@ -28,17 +27,12 @@ def describe(scores: dict[str, float], task: str) -> str:
 def score(
     net: nn.Module, source: Source, samples: Samples, config: TrainConfig
 ) -> tuple[dict[str, float], list[Tensor]]:
-    """Score a network on samples of a source.
-
-    Args:
-        net: Takes the samples and gives logits.
-        source: What the samples are from.
-        samples: Any of its splits.
-        config: Batch size and precision.
+    """Score a network, which gives logits, on samples of a source: any of its splits.
 
     Returns:
-        The scores; and for classification ``[probabilities (N, K), labels (N,)]``, for
-        segmentation the Dice of every sample and class, shape ``(N, K - 1)``, in a list.
+        The scores; and in the order of the samples for classification ``[probabilities (N, K),
+        labels (N,)]``, for segmentation the Dice of every sample and class, shape ``(N, K - 1)``,
+        in a list.
     """
     masks = source.task == "segmentation"
     mine: list[tuple[Tensor, ...]] = []
@@ -47,11 +41,14 @@ def score(
         if masks:
             pairs = zip(answer.cpu(), truth, strict=True)
             dices = [metrics.dice(guess, mask, len(source.classes)) for guess, mask in pairs]
-            mine.append((torch.from_numpy(np.stack(dices)),))
+            mine.append((batch["place"], torch.from_numpy(np.stack(dices))))
         else:
-            mine.append((answer.cpu(), truth))
-    every = devices.gather_lists(mine)  # the last batches may be there twice
-    outputs = [torch.cat(part)[: len(samples)] for part in zip(*every, strict=True)]
+            mine.append((batch["place"], answer.cpu(), truth))
+    every = zip(*devices.gather_lists(mine), strict=True)
+    places, *found = (torch.cat(part) for part in every)
+    # The last batches may be there twice, and slices are sorted by view within their batches.
+    order = np.unique(places.numpy(), return_index=True)[1]
+    outputs = [part[order] for part in found]
     if masks:
         return metrics.segmentation(outputs[0].numpy(), source.classes), outputs
     return metrics.classification(*outputs), outputs
@@ -65,7 +62,8 @@ def answers(
 
     Of images and volumes with labels the class probabilities ``(N, K)``; of those with masks the
     class of every pixel or voxel, ``(N, ...)``, by windows of the size of a patch where volumes
-    differ in size. With `raw`, the network's answers as they are, of whole samples.
+    differ in size. With `raw`, the network's answers as they are, of whole samples. `place` in a
+    batch says which of the samples are in it.
     """
     fabric = devices.single_device(config.precision)
     training = net.training
@@ -74,7 +72,9 @@ def answers(
     if samples.labels is not None:
         samples = Patches(samples, patch, config.seed, center=True)
     loader = batches(samples, net, config)
-    for batch in devices.feeding(fabric, loader):
+    assert isinstance(loader.batch_sampler, ViewBatches)
+    for places, batch in zip(loader.batch_sampler, devices.feeding(fabric, loader), strict=True):
+        batch["place"] = torch.tensor(places)
         batch["image"] = batch["image"].to(devices.dtype_of(net))
         with fabric.autocast(), view_of(batch, net):
             if samples.patch is not None:
@@ -88,33 +88,14 @@ def answers(
     net.train(training)
 
 
-def order(net: nn.Module, samples: Samples, config: TrainConfig) -> NDArray[np.int64]:
-    """Return the places of samples in the order in which `score` and `answers` take them.
-
-    Slices whose views are known are sorted by view within their batches.
-    """
-    if samples.labels is not None:
-        samples = Patches(samples, samples.patch, config.seed, center=True)
-    sampler = batches(samples, net, config).batch_sampler
-    assert isinstance(sampler, ViewBatches)
-    places: NDArray[np.int64] = np.concatenate(sampler.plan())
-    return places
-
-
 @torch.no_grad()
 def recalibrate(
     net: nn.Module, samples: Samples, config: TrainConfig, *, progress: Progress | None = None
 ) -> int:
     """Measure BatchNorm's running statistics anew on samples, whose labels are not used.
 
-    Args:
-        net: Changed in place; nothing happens without BatchNorm with running statistics.
-        samples: Images or volumes; of volumes that differ in size, one patch each.
-        config: Batch size and precision.
-        progress: Where to show how far it is.
-
-    Returns:
-        The number of layers that were recalibrated.
+    Of volumes that differ in size, one patch each is taken. Returns the number of layers that were
+    recalibrated, in place; without running statistics nothing happens.
     """
     fabric = devices.single_device(config.precision)
     net.to(fabric.device)

@@ -26,9 +26,3 @@ def keep_freed_memory() -> bool:
         return False
     library = ctypes.CDLL(None)
     return bool(library.mallopt(_MMAP, _LARGEST) and library.mallopt(_TRIM, _KEEP))
-
-
-def give_back_memory() -> None:
-    """Let glibc return to the system what is freed; nothing happens with other C libraries."""
-    if platform.libc_ver()[0] == "glibc":
-        ctypes.CDLL(None).malloc_trim(0)

@@ -4,7 +4,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from queue import Empty
 from typing import TYPE_CHECKING, Any, SupportsFloat, TypeAlias
 
@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
+    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from multiprocessing.queues import Queue
 
 Told: TypeAlias = "Queue[tuple[Any, ...]]"
-"""What `Relay`s tell `Progress.relayed`: what to do, of which task, and with what."""
+"""What `Relay`s tell `Progress.relayed`: what to do, of which bar, and with what."""
 
 EVERY = 60.0
 """Seconds between lines where there is no terminal, as in the logs of a cluster."""
@@ -40,7 +41,7 @@ class Progress:
 
     def __init__(self, quiet: bool = False) -> None:
         self.console = Console(stderr=True, quiet=quiet)
-        self._rich: RichProgress | None = None
+        self._display: RichProgress | _Elsewhere | None = None
 
     def say(self, text: str) -> None:
         """Print a line above the bars."""
@@ -57,9 +58,9 @@ class Progress:
             total: Steps until it is; None where that is not known.
             done: Steps that were done before.
         """
-        start, within = time.perf_counter(), self._rich is not None
-        with self._display() as rich:
-            bar = Bar(rich, name, total, done, None if self.console.is_terminal else self.say)
+        start, within = time.perf_counter(), self._display is not None
+        with self._shown() as display:
+            bar = Bar(display, name, total, done, None if self.console.is_terminal else self.say)
             yield bar
             if within:
                 bar.remove()
@@ -70,10 +71,10 @@ class Progress:
         self.say(f"{name}: {bar.note or 'done'} in {seconds:.1f} s{rate}")
 
     @contextmanager
-    def _display(self) -> Iterator[RichProgress]:
+    def _shown(self) -> Iterator["RichProgress | _Elsewhere"]:
         """Give the display of all bars, which is shown while any task runs."""
-        if self._rich is not None:
-            yield self._rich
+        if self._display is not None:
+            yield self._display
             return
         columns = (
             TextColumn("{task.description}"),
@@ -86,11 +87,11 @@ class Progress:
         )
         hidden = not self.console.is_terminal
         with RichProgress(*columns, console=self.console, transient=True, disable=hidden) as rich:
-            self._rich = rich
+            self._display = rich
             try:
                 yield rich
             finally:
-                self._rich = None
+                self._display = None
 
     @contextmanager
     def relayed(self, queue: Told) -> Iterator[None]:
@@ -100,8 +101,9 @@ class Progress:
             queue: Which they were given.
         """
         ended = threading.Event()
-        with self._display():
-            thread = threading.Thread(target=self._show_relayed, args=(queue, ended), daemon=True)
+        with self._shown() as display:
+            told = (display, queue, ended)
+            thread = threading.Thread(target=self._show_relayed, args=told, daemon=True)
             thread.start()
             try:
                 yield
@@ -110,29 +112,29 @@ class Progress:
                 ended.set()
                 thread.join(PATIENCE)
 
-    def _show_relayed(self, queue: Told, ended: threading.Event) -> None:
-        tasks: dict[tuple[int, str], AbstractContextManager[Bar]] = {}
-        bars: dict[tuple[int, str], Bar] = {}
+    def _show_relayed(
+        self, display: "RichProgress | _Elsewhere", queue: Told, ended: threading.Event
+    ) -> None:
+        bars: dict[tuple[int, int], TaskID] = {}
         while True:
             try:
-                what, key, *rest = queue.get(timeout=0.1)
+                what, key, told = queue.get(timeout=0.1)
             except Empty:
                 if ended.is_set():
                     return
                 continue
             if what == "say":
-                self.say(*rest)
-            elif what == "begin":
-                tasks[key] = self.task(*rest)
-                bars[key] = tasks[key].__enter__()
-            elif what == "advance":
-                bars[key].advance(*rest)
+                self.say(told)
+            elif what == "add":
+                bars[key] = display.add_task(**told)
+            elif what == "update":
+                display.update(bars[key], **told)
             else:
-                tasks.pop(key).__exit__(None, None, None)
+                display.remove_task(bars.pop(key))
 
 
 class Relay(Progress):
-    """Tells another process what to show; see `Progress.relayed`.
+    """Shows tasks on the display of another process; see `Progress.relayed`.
 
     Args:
         queue: That reaches it.
@@ -141,19 +143,31 @@ class Relay(Progress):
     def __init__(self, queue: Told) -> None:
         super().__init__(quiet=True)
         self.queue = queue
+        self._display = _Elsewhere(queue)
 
     def say(self, text: str) -> None:
         """Let the other process print a line."""
         self.queue.put(("say", None, text))
 
-    @contextmanager
-    def task(self, name: str, total: int | None, done: int = 0) -> Iterator["Bar"]:
-        """Let the other process show a bar."""
-        key = os.getpid(), name
-        self.queue.put(("begin", key, name, total, done))
-        with self._display() as rich:
-            yield _RelayBar(self.queue, key, rich, name, total, done)
-        self.queue.put(("end", key))
+
+class _Elsewhere:
+    """Stands for the `rich.progress.Progress` of another process, with what a `Bar` needs of it."""
+
+    def __init__(self, queue: Told) -> None:
+        self.queue = queue
+        self._count = 0
+
+    def add_task(self, description: str, total: int | None, completed: int, note: str) -> TaskID:
+        self._count += 1
+        told = {"description": description, "total": total, "completed": completed, "note": note}
+        self.queue.put(("add", (os.getpid(), self._count), told))
+        return TaskID(self._count)
+
+    def update(self, task: TaskID, completed: int, note: str) -> None:
+        self.queue.put(("update", (os.getpid(), task), {"completed": completed, "note": note}))
+
+    def remove_task(self, task: TaskID) -> None:
+        self.queue.put(("remove", (os.getpid(), task), None))
 
 
 def _rate(samples: int, seconds: float, unit: str) -> str:
@@ -167,7 +181,7 @@ class Bar:
     """One task of a `Progress`.
 
     Args:
-        rich: What draws it.
+        display: What draws it.
         name: What is done.
         total: Steps until it is; None where that is not known.
         done: Steps that were done before.
@@ -175,25 +189,27 @@ class Bar:
 
     Attributes:
         samples: Samples that went through.
-        note: What is shown beside the bar.
+        note: The loss, as it is shown beside the bar.
     """
 
     def __init__(
         self,
-        rich: RichProgress,
+        display: RichProgress | _Elsewhere,
         name: str,
         total: int | None,
         done: int,
         say: Callable[[str], None] | None = None,
     ) -> None:
-        self.rich = rich
+        self.display = display
+        self.name, self.total = name, total
         self.say = say
-        self._steps = 0
         self.note = ""
         self.samples = 0
+        self._before, self._done = done, done
+        self._beside = ""
         self._waited = 0.0
         self._start = self._shown = self._said = time.perf_counter()
-        self._id = rich.add_task(name, total=total, completed=done, note="")
+        self._id = display.add_task(name, total=total, completed=done, note="")
 
     def advance(
         self, samples: int, loss: SupportsFloat | None = None, waited: float | None = None
@@ -206,52 +222,27 @@ class Bar:
             waited: For data [s]; its share of the time is shown.
         """
         self.samples += samples
+        self._done += 1
         self._waited += waited or 0.0
         now = time.perf_counter()
-        task = next(task for task in self.rich.tasks if task.id == self._id)
-        last = task.total is not None and task.completed + 1 >= task.total
+        last = self.total is not None and self._done >= self.total
         if last or now - self._shown > 0.25:
             self._shown = now
-            shown = "" if loss is None else f"loss {float(loss):.3f}"
-            self.note = shown
+            self.note = "" if loss is None else f"loss {float(loss):.3f}"
             seconds = max(now - self._start, 1e-9)
             rate = _rate(self.samples, seconds, "/s")
             share = "" if waited is None else f", {self._waited / seconds:.0%} waiting for data"
-            self.rich.update(self._id, note=f"{shown} {rate}{share}".strip())
-        self.rich.advance(self._id)
-        self._steps += 1
+            self._beside = f"{self.note} {rate}{share}".strip()
+        self.display.update(self._id, completed=self._done, note=self._beside)
         if self.say is not None and now - self._said > EVERY and not last:
             self._said = now
-            parts = [f"{task.description}: {task.completed:,.0f}", task.fields["note"]]
-            if task.total is not None:
-                left = (now - self._start) / self._steps * (task.total - task.completed)
-                parts[0] += f" of {task.total:,.0f}"
-                parts.append(f"{left / 60:,.0f} min left")
+            parts = [f"{self.name}: {self._done:,}", self._beside]
+            if self.total is not None:
+                each = (now - self._start) / (self._done - self._before)
+                parts[0] += f" of {self.total:,}"
+                parts.append(f"{each * (self.total - self._done) / 60:,.0f} min left")
             self.say(", ".join(part for part in parts if part))
 
     def remove(self) -> None:
         """Show it no longer."""
-        self.rich.remove_task(self._id)
-
-
-class _RelayBar(Bar):
-    """A bar that another process shows."""
-
-    def __init__(
-        self,
-        queue: Told,
-        key: tuple[int, str],
-        rich: RichProgress,
-        name: str,
-        total: int | None,
-        done: int,
-    ) -> None:
-        super().__init__(rich, name, total, done)
-        self._queue, self._key = queue, key
-
-    def advance(
-        self, samples: int, loss: SupportsFloat | None = None, waited: float | None = None
-    ) -> None:
-        """Count one step there."""
-        told = loss if loss is None else float(loss)
-        self._queue.put(("advance", self._key, samples, told, waited))
+        self.display.remove_task(self._id)

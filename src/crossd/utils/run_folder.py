@@ -1,4 +1,4 @@
-"""Folders of results: claimed before work starts, never overwritten unasked."""
+"""Folders and files of results: claimed before work starts, never overwritten unasked."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -114,6 +114,38 @@ def claim_folder(config: "DataclassInstance", resumable: bool | None = None) -> 
     except OSError as error:
         raise InputError(f"cannot write to --out {folder}: {error.strerror}") from error
     return folder
+
+
+def free_file(
+    path: str | Path,
+    overwrite: bool,
+    endings: Sequence[str] = (".safetensors",),
+    option: str = "--",
+) -> Path:
+    """Make the folder of a file that is to be written.
+
+    Args:
+        path: What was given as `out`.
+        overwrite: Whether a file that is there may be replaced.
+        endings: Of its name.
+        option: What stands before the names of options in messages; nothing for arguments.
+
+    Raises:
+        InputError: "--out ..." or "... exists already".
+    """
+    out = Path(path)
+    if out.suffix not in endings:
+        raise InputError(f"{option}out {out} must end in {' or '.join(endings)}")
+    if out.is_dir():
+        raise InputError(f"{option}out {out} is a folder: name a file")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot write to {option}out {out}: {error.strerror}") from error
+    if out.exists() and not overwrite:
+        ways = f"name another {option}out, or {option}overwrite it"
+        raise InputError(f"{out} exists already: {ways}")
+    return out
 
 
 def is_finished(config: "DataclassInstance") -> bool:

@@ -17,11 +17,13 @@ from torch.utils._pytree import tree_leaves
 
 from crossd.conversion.copying import copy_of
 from crossd.conversion.plain import of_one_rank, to_2d, to_3d
+from crossd.conversion.views import known_view
 from crossd.errors import InputError
 from crossd.nn.kernel_modes import Fourier
 from crossd.nn.layers import contiguous, drop_axis
 from crossd.nn.views import VIEWS
 from crossd.utils.atomic_files import atomic
+from crossd.utils.run_folder import free_file
 from crossd.weights import graph_files
 from crossd.weights.graph_files import SUFFIXES, Run, Shape
 from crossd.weights.weights_file import WeightsConfig, config_of
@@ -136,7 +138,7 @@ def export(
         >>> report.input, report.step
         (('batch', 1, 'height', 'width'), 1)
     """
-    path = _free(Path(out), overwrite)
+    path = free_file(out, overwrite, SUFFIXES, option="")
     graph_files.require_libraries(path)
     plain = _network(net, to, view, fixed_pose)
     known = config_of(net)
@@ -232,29 +234,18 @@ def _compare(run: Run, net: nn.Module, x: Tensor) -> float:
     return worst
 
 
-def _free(path: Path, overwrite: bool) -> Path:
-    if path.suffix not in SUFFIXES:
-        raise InputError(f"out {path} must end in {' or '.join(SUFFIXES)}")
-    if path.is_dir():
-        raise InputError(f"out {path} is a folder: name a file")
-    if path.exists() and not overwrite:
-        raise InputError(f"{path} exists already: name another file, or overwrite it")
-    return path
-
-
 def _network(net: nn.Module, to: str, view: str, fixed_pose: bool) -> nn.Module:
     """Give the network to trace: a copy in evaluation mode, plain but for predicted poses."""
     if to not in AXES:
         raise InputError(f"to (={to!r}) must be one of {', '.join(AXES)}")
-    if view not in VIEWS:
-        raise InputError(f"view (={view!r}) must be one of {', '.join(VIEWS)}")
-    if view != VIEWS[0] and to != "2d":
+    axis = known_view(view)
+    if axis and to != "2d":
         raise InputError(f"view (={view!r}) is for an export to 2d, not to {to}")
     modes = [module for module in net.modules() if isinstance(module, Fourier)]
     moving = [mode for mode in modes if to == "2d" or mode.moves_volumes]
     if fixed_pose and not moving:
         raise InputError(f"fixed_pose is for kernels that are moved, which those for {to} are not")
-    if view != VIEWS[0] and modes and not any(mode.has_views for mode in modes):
+    if axis and modes and not any(mode.has_views for mode in modes):
         raise InputError(f"view (={view!r}): the fourier mode has no views")
     if not any(hasattr(module, "to_3d") for module in net.modules()):
         kinds = {type(module).__name__[-2:] for module in net.modules()} & {"2d", "3d"}
@@ -267,7 +258,7 @@ def _network(net: nn.Module, to: str, view: str, fixed_pose: bool) -> nn.Module:
     elif to == "2d":
         poses = any(mode.predictor is not None and not mode.fixed_pose for mode in modes)
         moves = poses and not fixed_pose
-        plain = of_one_rank(net, 2, VIEWS.index(view)) if moves else to_2d(net, view)
+        plain = of_one_rank(net, 2, axis) if moves else to_2d(net, view)
     else:
         plain = to_3d(net, align=fixed_pose)
     return contiguous(plain).cpu().float().eval()  # some formats hold no other layout

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
@@ -16,7 +17,7 @@ from crossd.conversion.heads import class_axis, classifiers, first_convolution, 
 from crossd.conversion.report import Entry
 from crossd.conversion.rules import lifted
 from crossd.errors import InputError
-from crossd.nn.kernel_modes import KernelMode
+from crossd.nn.kernel_modes import Fourier, KernelMode
 from crossd.weights.key_matching import Match, Shape, join, plane, relation, under
 
 COUNTER = "num_batches_tracked"
@@ -31,14 +32,15 @@ class Step:
         entry: For the report.
         make: Its new value in the network; None where the network's stays.
         fault: Whether it does not fit, beyond what may differ.
+        differs: Whether it is of a classifier that is another one in the checkpoint.
     """
 
     entry: Entry
     make: Callable[[], Tensor] | None = None
     fault: bool = False
+    differs: bool = False
 
 
-@dataclass(frozen=True)
 class _Target:
     """A network, and what of a checkpoint goes into it.
 
@@ -46,19 +48,27 @@ class _Target:
         own: Its tensors by name.
         given: The tensors of the checkpoint by the network's names for them.
         layers: Its modules by path, but for what is inside of kernel modes.
-        modes: Copies of the kernel modes of which the checkpoint knows nothing.
+        modes: Copies of the kernel modes, where the checkpoint knows of none.
         last: Paths of its classifiers.
         channels: Input channels of the first convolution, in the checkpoint and in the network.
         lift: How 2D kernels are lifted.
     """
 
-    own: Mapping[str, Tensor]
-    given: Mapping[str, Tensor]
-    layers: Mapping[str, nn.Module]
-    modes: Mapping[str, KernelMode]
-    last: tuple[str, ...]
-    channels: tuple[int, int]
-    lift: str
+    def __init__(
+        self, net: nn.Module, state: Mapping[str, Tensor], match: Match, lift: str
+    ) -> None:
+        own = net.state_dict(keep_vars=True)
+        self.own = {name: value for name, value in own.items() if isinstance(value, Tensor)}
+        self.given = {name: state[key].detach() for key, name in match.names.items()}
+        self.layers = layers_of(net, repeated=True)
+        self.modes = _fresh_modes(self.layers, self.given)
+        self.last = classifiers(net)
+        self.lift = lift
+        first = first_convolution(net)
+        weight = join(first or "", "weight")
+        self.channels = 0, 0
+        if first is not None and weight in self.given and not self.layers[first].transposed:
+            self.channels = self.given[weight].shape[1], self.own[weight].shape[1]
 
 
 def steps_for(
@@ -68,34 +78,17 @@ def steps_for(
     lift: str,
     outside_may_be_left: bool = False,
 ) -> list[Step]:
-    """Plan the loading of a checkpoint.
+    """Plan the loading of a checkpoint into a network; `match` says which tensor is which.
 
-    Args:
-        net: The network, which is not changed.
-        state: The tensors of the checkpoint.
-        match: Which of them is which of the network's.
-        lift: See `crossd.load_checkpoint`.
-        outside_may_be_left: Whether it is no fault to have tensors outside of the match's prefix.
-
-    Returns:
-        One for every tensor of the network, in its order, then those left over. Their values are
-        to be made in this order.
+    There is a step for every tensor of the network, in its order, then for those left over; their
+    values are to be made in this order. It may be no fault to have some outside of the match's
+    prefix.
 
     Raises:
         InputError: "the checkpoint holds 3D kernels ..." for a plain 2D network.
     """
-    own = {k: v for k, v in net.state_dict(keep_vars=True).items() if isinstance(v, Tensor)}
-    given = {name: state[key].detach() for key, name in match.names.items()}
-    target = _Target(
-        own,
-        given,
-        layers := layers_of(net, repeated=True),
-        _fresh_modes(layers, given),
-        tuple(classifiers(net)),
-        _channels(first_convolution(net), layers, own, given),
-        lift,
-    )
-    steps = [_present(target, n) if n in given else _absent(target, n) for n in own]
+    target = _Target(net, state, match, lift)
+    steps = [_present(target, n) if n in target.given else _absent(target, n) for n in target.own]
     left = [key for key in state if key not in match.names]
     theirs = _their_classifier(target, state, left)
     return steps + [
@@ -106,25 +99,11 @@ def steps_for(
 def _fresh_modes(
     layers: Mapping[str, nn.Module], given: Mapping[str, Tensor]
 ) -> dict[str, KernelMode]:
-    modes = {path: getattr(layer, "mode", None) for path, layer in layers.items()}
-    return {
-        path: copy.deepcopy(mode)
-        for path, mode in modes.items()
-        if isinstance(mode, KernelMode)
-        and not any(join(path, "mode", name) in given for name in mode.state_dict())
-    }
-
-
-def _channels(
-    first: str | None,
-    layers: Mapping[str, nn.Module],
-    own: Mapping[str, Tensor],
-    given: Mapping[str, Tensor],
-) -> tuple[int, int]:
-    if first is None or join(first, "weight") not in given or layers[first].transposed:
-        return 0, 0
-    weight = join(first, "weight")
-    return given[weight].shape[1], own[weight].shape[1]
+    """Copy the kernel modes; a checkpoint that holds anything of one has to hold the others too."""
+    found = {path: getattr(layer, "mode", None) for path, layer in layers.items()}
+    modes = {path: mode for path, mode in found.items() if isinstance(mode, KernelMode)}
+    own = [join(path, "mode", name) for path, mode in modes.items() for name in mode.state_dict()]
+    return {} if any(name in given for name in own) else copy.deepcopy(modes)
 
 
 def _present(target: _Target, name: str) -> Step:
@@ -210,7 +189,7 @@ def _misfit(target: _Target, name: str) -> Step:
         axis = class_axis(target.layers[path])
         if _but_for(axis, shape) == _but_for(axis, wanted):
             why = "the classifier has other classes and keeps its new weights"
-            return Step(Entry(name, "missing", shape, wanted, why))
+            return Step(Entry(name, "missing", shape, wanted, why), differs=True)
     return Step(Entry(name, "missing", shape, wanted, "of another shape"), fault=True)
 
 
@@ -233,11 +212,16 @@ def _absent(target: _Target, name: str) -> Step:
         why, mode = "the kernel mode's own, which starts anew", target.modes[path]
         make = (lambda: mode.state_dict()[inner]) if join(path, "weight") in target.given else None
         return Step(Entry(name, "missing", None, shape, why), make)
+    layer_mode = getattr(target.layers.get(path), "mode", None)
+    if inner == "mean_displacement" and isinstance(layer_mode, Fourier):
+        start = layer_mode.offset
+        why = f"the checkpoint does not record it: {start:g} until trained anew"
+        return Step(Entry(name, "missing", None, shape, why), lambda: torch.full_like(own, start))
     if name.endswith(COUNTER):
         return Step(Entry(name, "missing", None, shape, "it only counts batches"))
     if any(under(name, last) for last in target.last):
         why = "the classifier keeps its new weights"
-        return Step(Entry(name, "missing", None, shape, why))
+        return Step(Entry(name, "missing", None, shape, why), differs=True)
     return Step(Entry(name, "missing", None, shape), fault=True)
 
 
@@ -265,15 +249,25 @@ def _left_over(
     theirs: str | None,
 ) -> Step:
     """A tensor of the checkpoint that the network has not."""
-    name, fault, why = match.here(key), False, ""
-    if key.endswith(COUNTER):
+    name, fault, differs, why = match.here(key), False, False, ""
+    if name is not None and _is_of_one_voxel(target, name):
+        why = "a kernel of size 1 cannot be moved: its predictor does nothing"
+    elif key.endswith(COUNTER):
         why = "it only counts batches"
     elif theirs and under(key, theirs):
-        why = "the checkpoint's classifier, by another name"
+        differs, why = True, "the checkpoint's classifier, by another name"
     elif name is not None and any(under(name, last) for last in target.last):
-        why = "of the classifier"
+        differs, why = True, "of the classifier"
     elif name is None and outside_may_be_left:
         why = f"outside of {match.where!r}"
     else:
         fault = True
-    return Step(Entry(key, "unexpected", tuple(tensor.shape), None, why), fault=fault)
+    entry = Entry(key, "unexpected", tuple(tensor.shape), None, why)
+    return Step(entry, fault=fault, differs=differs)
+
+
+def _is_of_one_voxel(target: _Target, name: str) -> bool:
+    """Tell whether a name is of the predictor of a kernel that cannot be moved."""
+    path, found, _ = f".{name}".rpartition(".mode.predictor.")
+    mode = getattr(target.layers.get(path.removeprefix(".")), "mode", None)
+    return bool(found) and isinstance(mode, Fourier) and mode.predictor is None

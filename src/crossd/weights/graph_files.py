@@ -69,14 +69,10 @@ def _lengths_of_one() -> AbstractContextManager[None]:
 
 
 def shapes(program: ExportedProgram, names: Sequence[str]) -> tuple[Shape, tuple[Shape, ...]]:
-    """Give the shapes of a program's input and of its outputs.
+    """Give the shapes of a program's one input and of its outputs.
 
-    Args:
-        program: Has one input.
-        names: Of the input's axes, for those that are free.
-
-    Returns:
-        Lengths, or names of free axes; None for lengths that follow from others.
+    Free axes of the input have the names that are given for all of its axes. They stand where an
+    output is as long, and None where a length follows from others.
     """
     signature = program.graph_signature
     values = {node.name: node.meta.get("val") for node in program.graph.nodes}
@@ -91,16 +87,10 @@ def shapes(program: ExportedProgram, names: Sequence[str]) -> tuple[Shape, tuple
 
 
 def write(program: ExportedProgram, path: Path, input_shape: Shape, metadata: str) -> int | None:
-    """Write a program in the format of the path's ending.
+    """Write a program with a text in the format of the path's ending, one of the `SUFFIXES`.
 
-    Args:
-        program: Has one input.
-        path: Ends in one of the `SUFFIXES`.
-        input_shape: With the names that free axes get in ONNX.
-        metadata: A text to keep with the program.
-
-    Returns:
-        The version of ONNX's operators; None for .pt2.
+    Returns the version of ONNX's operators, whose free axes get the names in the shape of the
+    input; None for .pt2.
     """
     if path.suffix == ".onnx":
         return _write_onnx(program, path, input_shape, metadata)

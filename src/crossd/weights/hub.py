@@ -11,6 +11,7 @@ from pathlib import Path
 
 from torch import nn
 
+from crossd.conversion.checking.examples import one_line
 from crossd.errors import InputError
 from crossd.utils.atomic_files import atomic
 from crossd.weights.model_card import hub_library, model_card
@@ -178,26 +179,24 @@ def _write(net: nn.Module, folder: Path, config: WeightsConfig, card: str) -> li
 @contextmanager
 def _plain_errors(repo_id: str, endpoint: str) -> Iterator[None]:
     """Turn what the hub's library raises into one line."""
-    utils = hub_library().utils  # its errors
+    utils = hub_library().utils  # its errors, of which some are kinds of others: those come first
     at = f"{repo_id} at {endpoint}"
+    said = {
+        utils.GatedRepoError: f"{at} is gated: ask for access there, and give a token",
+        utils.RepositoryNotFoundError: (
+            f"no folder, file or repository {at}; a private one needs a token that may read it"
+        ),
+        utils.RevisionNotFoundError: f"{at} has no such revision",
+        utils.LocalEntryNotFoundError: (
+            f"cannot reach {endpoint}, and {repo_id} is not in the cache"
+        ),
+        utils.EntryNotFoundError: f"{at} has no {WEIGHTS}: it is not a network of crossd",
+        utils.HFValidationError: f"{repo_id!r} cannot be a repository: it is called user/name",
+    }
     try:
         yield
     except InputError:
         raise
-    except utils.GatedRepoError as error:
-        raise InputError(f"{at} is gated: ask for access there, and give a token") from error
-    except utils.RepositoryNotFoundError as error:
-        raise InputError(
-            f"no folder, file or repository {at}; a private one needs a token that may read it"
-        ) from error
-    except utils.RevisionNotFoundError as error:
-        raise InputError(f"{at} has no such revision") from error
-    except utils.LocalEntryNotFoundError as error:
-        raise InputError(f"cannot reach {endpoint}, and {repo_id} is not in the cache") from error
-    except utils.EntryNotFoundError as error:
-        raise InputError(f"{at} has no {WEIGHTS}: it is not a network of crossd") from error
-    except utils.HFValidationError as error:
-        raise InputError(f"{repo_id!r} cannot be a repository: it is called user/name") from error
     except Exception as error:  # of several libraries below it, which change
-        text = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(f"{at} failed: {text}") from error
+        known = (text for kind, text in said.items() if isinstance(error, kind))
+        raise InputError(next(known, f"{at} failed: {one_line(error)}")) from error

@@ -203,7 +203,9 @@ def _numbered(net: Shapes, part: str, state: Shapes) -> Iterator[Match]:
         numbers = _children(state, prefix)
         if len(numbers) < 2 or not all(number.isdecimal() for number in numbers):
             continue
-        for place in _large_places(net):
+        for place, count in _places(net).items():
+            if count * 2 <= len(net):  # neither the network nor what it wraps
+                continue
             names = _children(net, place)
             if len(names) < len(numbers) or all(name.isdecimal() for name in names):
                 continue
@@ -213,23 +215,10 @@ def _numbered(net: Shapes, part: str, state: Shapes) -> Iterator[Match]:
                 yield match
 
 
-def _places(shapes: Shapes) -> list[str]:
-    """Every beginning of a name, the empty one first."""
-    found = {"": None}
-    for name in shapes:
-        parts = name.split(".")
-        found.update(dict.fromkeys(".".join(parts[:n]) for n in range(1, len(parts))))
-    return list(found)
-
-
-def _large_places(shapes: Shapes) -> list[str]:
-    """The places that hold more than half of the tensors: the network, and what it wraps."""
-    counts = Counter(
-        ".".join(parts[:n])
-        for parts in (name.split(".") for name in shapes)
-        for n in range(len(parts))
-    )
-    return [place for place, count in counts.items() if count * 2 > len(shapes)]
+def _places(shapes: Shapes) -> Counter[str]:
+    """Count the tensors at every beginning of a name, the empty one first."""
+    names = [name.split(".") for name in shapes]
+    return Counter(".".join(parts[:n]) for parts in names for n in range(len(parts)))
 
 
 def _children(shapes: Shapes, place: str) -> list[str]:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from numbers import Real
 from types import ModuleType
 
+from crossd import __version__
 from crossd.errors import InputError
 from crossd.weights.weights_file import WeightsConfig
 
@@ -18,18 +19,10 @@ def model_card(
     limits: str,
     source: str = "path/to/this/folder",
 ) -> str:
-    """Write the model card of a network in Markdown.
+    """Write the model card of a network in Markdown, with the hub's header.
 
-    Args:
-        config: The network's configuration.
-        licence: See `save_pretrained`, as for `data`, `metrics` and `limits`.
-        data: See there.
-        metrics: See there.
-        limits: See there.
-        source: What is to be given to `from_pretrained`.
-
-    Returns:
-        The text, with the hub's header.
+    It says what was given to `save_pretrained`; `source` is what is to be given to
+    `from_pretrained`.
 
     Raises:
         InputError: "... is empty" for a text or metrics that say nothing.
@@ -51,46 +44,29 @@ def model_card(
     )
     rows = "\n".join(f"| {name} | {value:.4g} |" for name, value in metrics.items())
     given = f'"{source}"' + (", model=..." if config.model == "custom" else "")
+    takes, shapes = _FORMS[config.form]
+    spacing = "not recorded"
+    if config.spacing is not None:
+        spacing = " x ".join(f"{length:g}" for length in config.spacing) + " mm (z, y, x)"
     return _CARD.format(
         head=head.to_yaml(),
         given=given,
         model=config.model,
         task=config.task,
-        takes=_takes(config),
-        shapes=_SHAPES[config.form],
+        takes=takes.format(mode=config.kernel_mode),
+        shapes=shapes,
         channels=config.in_channels,
         classes=", ".join(config.classes),
         size=" x ".join(map(str, config.size)) or "not recorded",
-        spacing=_spacing(config),
+        spacing=spacing,
         mean=config.mean,
         std=config.std,
-        version=config.version or _version(),
+        version=config.version or __version__,
         data=data.strip(),
         rows=rows,
         limits=limits.strip(),
         licence=licence,
     )
-
-
-def _takes(config: WeightsConfig) -> str:
-    return {
-        "cross": f"images and volumes, with one set of 3D kernels (mode {config.kernel_mode})",
-        "acs": "images and volumes (ACS convolutions)",
-        "2d": "images",
-        "3d": "volumes",
-    }[config.form]
-
-
-def _spacing(config: WeightsConfig) -> str:
-    if config.spacing is None:
-        return "not recorded"
-    return " x ".join(f"{length:g}" for length in config.spacing) + " mm (z, y, x)"
-
-
-def _version() -> str:
-    from crossd import __version__
-
-    return __version__
 
 
 def hub_library() -> ModuleType:
@@ -105,11 +81,16 @@ def hub_library() -> ModuleType:
 
 
 _IMAGES, _VOLUMES = "(N, C, H, W)", "(N, C, D, H, W)"
-_SHAPES = {
-    **dict.fromkeys(("cross", "acs"), f"{_IMAGES} or {_VOLUMES}"),
-    "2d": _IMAGES,
-    "3d": _VOLUMES,
+_FORMS = {
+    "cross": (
+        "images and volumes, with one set of 3D kernels (mode {mode})",
+        f"{_IMAGES} or {_VOLUMES}",
+    ),
+    "acs": ("images and volumes (ACS convolutions)", f"{_IMAGES} or {_VOLUMES}"),
+    "2d": ("images", _IMAGES),
+    "3d": ("volumes", _VOLUMES),
 }
+"""What networks of each form take: in words, and as shapes."""
 
 _CARD = """---
 {head}

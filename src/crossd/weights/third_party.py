@@ -1,7 +1,8 @@
 """Checkpoints of others: torchvision, timm, RadImageNet, MedicalNet, MONAI, Lightning and the like.
 
-Nothing is known here about any of them. The state dict is found in the file by its tensors, and
-its names are matched with the network's by `crossd.weights.key_matching`.
+Nothing is known here about any of them, but for the names in those of the paper's implementation.
+The state dict is found in the file by its tensors, and its names are matched with the network's by
+`crossd.weights.key_matching`.
 """
 
 import argparse
@@ -11,20 +12,28 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from crossd.conversion import registry
 from crossd.conversion.arguments import LIFTS
+from crossd.conversion.checking.examples import one_line
 from crossd.conversion.heads import class_axis, classifiers, first_convolution
 from crossd.conversion.plain import to_2d, to_3d
 from crossd.conversion.report import ConversionReport
 from crossd.errors import InputError
+from crossd.nn.kernel_modes import Fourier
 from crossd.weights.fitting import Step, steps_for
 from crossd.weights.key_matching import Match, Shape, find, join
-from crossd.weights.weights_file import WeightsConfig, check_turn, load_reference, save
+from crossd.weights.weights_file import WeightsConfig, check_turn, save
 
 Source = str | Path | Mapping[str, object]
+Parts = Mapping[str, Mapping[str, Tensor]]
+"""The tensors of every mapping in a checkpoint, by its place in it."""
+
+PAPER = "weights_3d"
+"""Ends the names of kernels in checkpoints of the paper's implementation, and no others."""
 
 HINT = "to load what fits all the same, allow it (allow_partial=True, --allow-partial)"
 
@@ -86,17 +95,82 @@ def load_checkpoint(
     if lift not in LIFTS:
         raise InputError(f"lift (={lift!r}) must be one of {', '.join(LIFTS)}")
     parts = state_dicts(read(source))
-    for state in parts.values():
-        if any(name.endswith("weights_3d") for name in state):
-            return _in_our_words(load_reference({"model": state}, net))
+    return _load(net, parts, lift, prefix, allow_partial)
+
+
+def load_reference(source: Source, net: nn.Module) -> ConversionReport:
+    """Load a checkpoint of the paper's implementation into a network in the fourier mode.
+
+    `load_checkpoint` reads these too, and lets the classifier differ.
+
+    Args:
+        source: A checkpoint file, or its content: a dict whose "model" holds keys such as
+            ``layer1.0.conv1.weights_3d`` and ``layer1.0.conv1.rotation_params.0.weight``,
+            possibly behind ``module.`` or ``_orig_mod.``.
+        net: Made by ``convert(model, kernel_mode="fourier")``; its tensors are replaced, all
+            of them or, on an error, none.
+
+    Returns:
+        What became of every tensor, in the words of `load_checkpoint`.
+
+    Raises:
+        InputError: "the checkpoint does not fit ..." naming tensors that are missing, left over or
+            of another shape, "... it is not the reference's", or "the network has no fourier mode".
+    """
+    content = read(source)
+    model = content.get("model", content)
+    parts = state_dicts(model) if isinstance(model, Mapping) else {}
+    if not _is_of_the_paper(parts):
+        raise InputError(f"the checkpoint has no tensor {PAPER!r}: it is not the reference's")
+    return _load(net, parts, strict=True)
+
+
+def _load(
+    net: nn.Module,
+    parts: Parts,
+    lift: str = "center",
+    prefix: str | None = None,
+    allow_partial: bool = False,
+    strict: bool = False,
+) -> ConversionReport:
+    """Load what was found in a checkpoint; where it is strict, the classifier may not differ."""
+    note = ""
+    if _is_of_the_paper(parts):
+        _require_mode_of_the_paper(net)
+        parts, note = _in_our_names(parts), "a checkpoint of the paper's implementation"
     match = _match(net, parts, prefix)
-    state = parts[match.part]
-    steps = steps_for(net, state, match, lift, outside_may_be_left=prefix is not None)
+    steps = steps_for(net, parts[match.part], match, lift, outside_may_be_left=prefix is not None)
     if not allow_partial:
-        _refuse_faults(steps)
+        _refuse_faults(steps, strict)
     new = {step.entry.name: step.make() for step in steps if step.make is not None}
     net.load_state_dict(new, strict=False)
-    return ConversionReport(tuple(step.entry for step in steps), note=str(match))
+    entries = tuple(step.entry for step in steps)
+    return ConversionReport(entries, note="; ".join(filter(None, (note, str(match)))))
+
+
+def _is_of_the_paper(parts: Parts) -> bool:
+    return any(name.endswith(PAPER) for state in parts.values() for name in state)
+
+
+def _in_our_names(parts: Parts) -> Parts:
+    """Call kernels and predictors of the paper's implementation as our layers call theirs."""
+
+    def ours(name: str) -> str:
+        kernel = re.sub(rf"\b{PAPER}$", "weight", name)
+        return re.sub(r"\brotation_params\b", "mode.predictor", kernel)
+
+    return {part: {ours(n): t for n, t in state.items()} for part, state in parts.items()}
+
+
+def _require_mode_of_the_paper(net: nn.Module) -> None:
+    offsets = {module.offset for module in net.modules() if isinstance(module, Fourier)}
+    if not offsets:
+        raise InputError("the network has no fourier mode: convert(model, kernel_mode='fourier')")
+    if offsets != {1.0}:
+        raise InputError(
+            f"the checkpoint's kernels stand at offset 1, the network's at {sorted(offsets)}: "
+            "convert(model, kernel_mode='fourier') without offset"
+        )
 
 
 def read(source: Source) -> Mapping[str, object]:
@@ -112,10 +186,9 @@ def read(source: Source) -> Mapping[str, object]:
         raise InputError(f"no such file: {path} (a checkpoint was expected)")
     if path.suffix == ".safetensors":
         try:
-            with safe_open(path, framework="pt") as file:
-                return {name: file.get_tensor(name) for name in file.keys()}
+            return load_file(path)
         except SafetensorError as error:
-            raise InputError(f"{path} is not a checkpoint: {_line(error)}") from error
+            raise InputError(f"{path} is not a checkpoint: {one_line(error)}") from error
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):  # options, which timm keeps
             content = torch.load(path, map_location="cpu", weights_only=True)
@@ -140,10 +213,6 @@ def _blame(path: Path, error: Exception) -> str:
     )
 
 
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
-
-
 def state_dicts(content: Mapping[str, object], path: str = "") -> dict[str, dict[str, Tensor]]:
     """Find the tensors of every mapping in a checkpoint, by its place in it.
 
@@ -151,8 +220,8 @@ def state_dicts(content: Mapping[str, object], path: str = "") -> dict[str, dict
         >>> list(state_dicts({"epoch": 3, "state_dict": {"bias": torch.zeros(2)}}))
         ['state_dict']
     """
-    tensors = {name: value for name, value in content.items() if isinstance(value, Tensor)}
-    found = {path: {str(name): value for name, value in tensors.items()}} if tensors else {}
+    tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
+    found = {path: tensors} if tensors else {}
     for name, value in content.items():
         if isinstance(value, Mapping):
             found.update(state_dicts(value, join(path, str(name))))
@@ -160,15 +229,9 @@ def state_dicts(content: Mapping[str, object], path: str = "") -> dict[str, dict
 
 
 def sizes(net: nn.Module, source: Source, prefix: str | None = None) -> tuple[int, int]:
-    """Read the input channels and the classes of a checkpoint.
+    """Read the input channels and the classes of a checkpoint; 0 for what it does not show.
 
-    Args:
-        net: The network that it is of, with any number of channels and classes.
-        source: See `load_checkpoint`, also for what else it raises.
-        prefix: Likewise.
-
-    Returns:
-        Channels and classes; 0 for what the checkpoint does not show.
+    The network is the one that it is of, with any number of channels and classes.
 
     Example:
         >>> def build(channels, classes):
@@ -177,10 +240,7 @@ def sizes(net: nn.Module, source: Source, prefix: str | None = None) -> tuple[in
         >>> sizes(build(1, 2), build(3, 7).state_dict())
         (3, 7)
     """
-    parts = {
-        part: {re.sub(r"\bweights_3d$", "weight", name): value for name, value in state.items()}
-        for part, state in state_dicts(read(source)).items()
-    }
+    parts = _in_our_names(state_dicts(read(source)))
     match = _match(net, parts, prefix)
     shapes = {name: parts[match.part][key].shape for key, name in match.names.items()}
     channels = classes = 0
@@ -206,19 +266,9 @@ def convert_checkpoint(
 ) -> ConversionReport:
     """Make a weights file of a checkpoint that something else than crossd wrote.
 
-    Args:
-        path: The checkpoint.
-        out: The file to write.
-        config: Of the network to write, whose `form` is ``"cross"``, ``"2d"`` or ``"3d"``.
-            Without channels (0) or classes (none), those of the checkpoint are taken.
-        view: Which 2D network to take.
-        align: See `crossd.to_3d`.
-        allow_partial: See `load_checkpoint`.
-        lift: Likewise.
-        prefix: Likewise.
-
-    Returns:
-        What became of every tensor of the checkpoint.
+    The form of `config`, which is of the network to write, is ``"cross"``, ``"2d"`` or ``"3d"``.
+    Where it has no channels (0) or classes (none), those of the checkpoint are taken. See
+    `convert_file` for the options of the forms, `load_checkpoint` for the others.
 
     Raises:
         InputError: "the checkpoint does not show ...", or what `load_checkpoint` raises.
@@ -243,7 +293,7 @@ def convert_checkpoint(
     return report
 
 
-def _match(net: nn.Module, parts: Mapping[str, Mapping[str, Tensor]], prefix: str | None) -> Match:
+def _match(net: nn.Module, parts: Parts, prefix: str | None) -> Match:
     shapes = {part: _shapes(state) for part, state in parts.items()}
     return find(_shapes(net.state_dict()), shapes, prefix)
 
@@ -252,10 +302,10 @@ def _shapes(state: Mapping[str, object]) -> dict[str, Shape]:
     return {name: tuple(t.shape) for name, t in state.items() if isinstance(t, Tensor)}
 
 
-def _refuse_faults(steps: Sequence[Step]) -> None:
+def _refuse_faults(steps: Sequence[Step], strict: bool) -> None:
     """Raise for what does not fit, naming the first of each kind."""
     kinds: dict[str, list[str]] = {"missing": [], "of another shape": [], "unexpected": []}
-    for entry in (step.entry for step in steps if step.fault):
+    for entry in (step.entry for step in steps if step.fault or (strict and step.differs)):
         if entry.action == "unexpected":
             kinds["unexpected"].append(f"{entry.name!r} {entry.source}")
         elif entry.source is None:
@@ -267,12 +317,6 @@ def _refuse_faults(steps: Sequence[Step]) -> None:
     if found:
         fit = sum(step.entry.action in ("matched", "adapted") for step in steps)
         raise InputError(
-            f"the checkpoint does not fit: {fit} tensors do, but {', '.join(found)}; {HINT}"
+            f"the checkpoint does not fit: {fit} tensors do, but {', '.join(found)}"
+            + ("" if strict else f"; {HINT}")
         )
-
-
-def _in_our_words(report: ConversionReport) -> ConversionReport:
-    """Name what became of the tensors of the paper's checkpoint as `load_checkpoint` does."""
-    words = {"copied": "matched", "added": "missing", "dropped": "unexpected"}
-    entries = (dataclasses.replace(e, action=words[e.action]) for e in report.entries)
-    return ConversionReport(tuple(entries), note="a checkpoint of the paper's implementation")

@@ -4,26 +4,25 @@ import dataclasses
 import json
 import warnings
 from collections import OrderedDict
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 from safetensors.torch import save as serialise
 from torch import Tensor, nn
 
+from crossd import __version__
 from crossd.conversion import adapt, registry
 from crossd.conversion.baselines import acs
 from crossd.conversion.building import rank_of
 from crossd.conversion.convert import convert
 from crossd.conversion.folding.modules import source_class
 from crossd.conversion.plain import to_2d, to_3d
-from crossd.conversion.report import ConversionReport, Entry
+from crossd.conversion.report import ConversionReport
 from crossd.errors import InputError, require_kinds
-from crossd.nn.conv import CrossDConv
-from crossd.nn.kernel_modes import KERNEL_MODES, Fourier
+from crossd.nn.kernel_modes import KERNEL_MODES
 from crossd.utils.atomic_files import atomic
 
 FORMS = ("cross", "2d", "3d", "acs")
@@ -123,15 +122,10 @@ def reshape(
     decided: dict[str, object] | None = None,
     **options: Any,
 ) -> nn.Module:
-    """Bring a network into one of the `FORMS`.
+    """Bring a copy of a 2D or 3D network into one of the `FORMS`.
 
-    Args:
-        model: A 2D or 3D network. It is not changed.
-        form: One of the `FORMS`.
-        kernel_mode: Of the Cross-D network.
-        view: In which the kernels of a 2D network were taken from 3D ones.
-        decided: What an earlier conversion of the network decided.
-        **options: Of `crossd.convert`.
+    The view is that in which the kernels of a 2D network were taken from 3D ones, `decided` what an
+    earlier conversion of the network decided, and all else what `crossd.convert` takes.
     """
     if form == "acs" or (form == f"{rank_of(model)}d" and decided is None):
         channels, classes = options.get("in_channels"), options.get("num_classes")
@@ -155,15 +149,13 @@ def save(net: nn.Module, path: str | Path, config: WeightsConfig | None = None) 
         InputError: "no configuration" when there is none.
 
     Example:
-        >>> import tempfile
+        >>> import tempfile, torch
         >>> config = WeightsConfig("resnet-small", "classification", 1, ("a", "b"))
         >>> path = Path(tempfile.mkdtemp()) / "net.safetensors"
         >>> save(config.build(), path, config)
         >>> load(path)(torch.zeros(1, 1, 8, 8, 8)).shape
         torch.Size([1, 2])
     """
-    from crossd import __version__
-
     config = require_config(net, config)
     recipe = getattr(net, "crossd_recipe", None)
     if recipe is not None:  # what the network is counts, whatever the configuration says
@@ -281,8 +273,7 @@ def load(path: str | Path, model: nn.Module | None = None) -> nn.Module:
     except TypeError as error:  # of arguments that convert does not know
         options = sorted(config.mode_options)
         raise InputError(f"{path}: mode_options (={options}) do not fit: {error}") from error
-    with safe_open(Path(path), framework="pt") as file:
-        state = {name: file.get_tensor(name) for name in file.keys()}
+    state = load_file(path)
     wanted = unique_state(net)
     wrong = [
         name
@@ -313,103 +304,12 @@ def load(path: str | Path, model: nn.Module | None = None) -> nn.Module:
     return net.eval()
 
 
-def load_reference(source: str | Path | Mapping[str, object], net: nn.Module) -> ConversionReport:
-    """Load a checkpoint of the paper's implementation into a network in the fourier mode.
-
-    Args:
-        source: A checkpoint file, or its content: a dict whose "model" holds keys such as
-            ``layer1.0.conv1.weights_3d`` and ``layer1.0.conv1.rotation_params.0.weight``,
-            possibly behind ``module.`` or ``_orig_mod.``.
-        net: Made by ``convert(model, kernel_mode="fourier")``; its tensors are replaced, all
-            of them or, on an error, none.
-
-    Returns:
-        What became of every tensor of the checkpoint.
-
-    Raises:
-        InputError: "checkpoint ..." naming tensors that are missing, left over or of another shape.
-    """
-    state = _reference_state(source)
-    own = net.state_dict()
-    modes = {
-        name: module.mode for name, module in net.named_modules() if isinstance(module, CrossDConv)
-    }
-    offsets = {mode.offset for mode in modes.values() if isinstance(mode, Fourier)}
-    if not offsets:
-        raise InputError("the network has no fourier mode: convert(model, kernel_mode='fourier')")
-    if offsets != {1.0}:
-        raise InputError(
-            f"the checkpoint's kernels stand at offset 1, the network's at {sorted(offsets)}: "
-            "convert(model, kernel_mode='fourier') without offset"
-        )
-    new: dict[str, Tensor] = {}
-    entries: list[Entry] = []
-    for name, tensor in state.items():
-        shape = tuple(tensor.shape)
-        layer, _, rest = name.partition(".rotation_params.")
-        target = f"{layer}.mode.predictor.{rest}" if rest else name
-        if target.endswith(".weights_3d") or target == "weights_3d":
-            target = target.removesuffix("weights_3d") + "weight"
-        mode = modes.get(layer) if rest else None
-        if isinstance(mode, Fourier) and mode.predictor is None:
-            why = "a kernel of size 1 cannot be moved: its predictor does nothing"
-            entries.append(Entry(name, "dropped", shape, None, why))
-            continue
-        if target not in own or own[target].shape != tensor.shape:
-            expected = tuple(own[target].shape) if target in own else "nothing of that name"
-            raise InputError(f"checkpoint tensor {name!r} has shape {shape}, expected {expected}")
-        new[target] = tensor
-        why = "" if target == name else f"now {target}"
-        entries.append(Entry(name, "copied", shape, shape, why))
-    for name, tensor in own.items():
-        if name not in new:
-            if not name.endswith("mean_displacement"):
-                raise InputError(f"checkpoint lacks {name!r} of shape {tuple(tensor.shape)}")
-            new[name] = torch.ones_like(tensor)
-            why = "the checkpoint does not record it: 1 until trained anew"
-            entries.append(Entry(name, "added", None, tuple(tensor.shape), why))
-    net.load_state_dict(new, strict=False)
-    return ConversionReport(tuple(entries))
-
-
-def _reference_state(source: str | Path | Mapping[str, object]) -> dict[str, Tensor]:
-    if isinstance(source, str | Path):
-        if not Path(source).is_file():
-            raise InputError(f"no such file: {source} (a checkpoint was expected)")
-        try:
-            source = torch.load(source, map_location="cpu", weights_only=True)
-        except Exception as error:  # torch raises many kinds for what is not a checkpoint
-            raise InputError(
-                f"{source} is not a checkpoint that loads with weights_only=True "
-                f"({type(error).__name__})"
-            ) from error
-    state = source.get("model", source) if isinstance(source, Mapping) else None
-    if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise InputError("the checkpoint holds no state dict under 'model': is it the reference's?")
-    plain = {}
-    for name, tensor in state.items():
-        while name.startswith(("module.", "_orig_mod.")):
-            name = name.partition(".")[2]
-        plain[name] = tensor
-    if not any(name.endswith("weights_3d") for name in plain):
-        raise InputError("the checkpoint has no tensor 'weights_3d': it is not the reference's")
-    return plain
-
-
 def convert_file(
     path: str | Path, to: str, out: str | Path, view: str = "axial", align: bool = False
 ) -> ConversionReport:
     """Convert a weights file to a plain 2D or 3D network, or a 2D one to Cross-D.
 
-    Args:
-        path: A weights file.
-        to: ``"2d"``, ``"3d"`` or ``"cross"``.
-        out: The file to write.
-        view: Which 2D network to take.
-        align: See `crossd.to_3d`.
-
-    Returns:
-        The report.
+    The view says which 2D network to take; `align` is as of `crossd.to_3d`.
 
     Raises:
         InputError: when the file is in that form already, or cannot be brought to it.
@@ -436,12 +336,7 @@ def convert_file(
 
 
 def require_rank(config: WeightsConfig, rank: int, where: str) -> None:
-    """Refuse what a plain network cannot take.
-
-    Args:
-        config: Of the network.
-        rank: 2 for images, 3 for volumes.
-        where: Names them in the message.
+    """Refuse images (2) or volumes (3) that a plain network cannot take; `where` names them.
 
     Raises:
         InputError: "...: a plain ... network cannot take ...".

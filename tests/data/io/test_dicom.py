@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import files
 import numpy as np
@@ -163,6 +164,12 @@ def test_one_file_is_an_image(tmp_path: Path) -> None:
     assert np.corrcoef(plane.ravel(), ARRAY[:, :, 0].T.ravel())[0, 1] > 0.99
 
 
+def test_an_image_of_values_that_are_no_numbers_is_refused(tmp_path: Path) -> None:
+    files.write_slice(tmp_path / "x.dcm", ARRAY[:, :, 0], 0.0, RescaleSlope="1e300")
+    with pytest.raises(InputError, match=r"x\.dcm: holds NaN or infinity in"):
+        read.flat(tmp_path / "x.dcm")
+
+
 @files.real_data
 @pytest.mark.parametrize("name", ["head_t1", "hippocampus_crop"])
 def test_real_series_lie_where_simpleitk_puts_them(name: str) -> None:
@@ -251,7 +258,7 @@ def test_frames_that_cannot_be_a_volume(tmp_path: Path) -> None:
 
 def test_frames_without_positions(tmp_path: Path) -> None:
     path = tmp_path / "us.dcm"
-    bare: dict[str, object] = {"PerFrameFunctionalGroupsSequence": None}
+    bare: dict[str, Any] = {"PerFrameFunctionalGroupsSequence": None}
     files.enhanced(path, [0, 1, 2], **bare)
     assert "its 3 frames do not say where they lie" in message(path)
     files.enhanced(path, [0, 1, 2], FrameTime=33, SpacingBetweenSlices=2, **bare)
@@ -269,7 +276,8 @@ def test_echoes_and_time_points_are_no_duplicates(tmp_path: Path) -> None:
             for z in range(4):
                 path = tmp_path / name / f"{number}_{z}.dcm"
                 path.parent.mkdir(exist_ok=True)
-                files.write_slice(path, ARRAY[:, :, z], z, modality="MR", **{tag: number})
+                tags: dict[str, Any] = {tag: number}
+                files.write_slice(path, ARRAY[:, :, z], z, modality="MR", **tags)
         assert words in message(tmp_path / name)
 
 

@@ -71,7 +71,9 @@ def test_a_table_of_masks(tmp_path: Path) -> None:
             "line 5: the group p",
         ),
         ("image,label\nv0.nii.gz,1,2\n", "line 2: has more fields"),
-        ("image,label,split\nv0.nii.gz,1,valid\n", "split is 'valid'"),
+        ("image,label,split\nv0.nii.gz,1,2nd\n", "split is '2nd'"),
+        ("image,label,label\nv0.nii.gz,1,1\n", "has the column label twice"),
+        ("image,label\nv0.nii.gz,A b\nv1.nii.gz,a  B\n", "'A b' and 'a  B' differ in capitals"),
         ("image,label,split\nv0.nii.gz,1,train\nv1.nii.gz,1,\n", "line 3: its split is empty"),
         ("image,label,split\nv0.nii.gz,1,test\n", "no line has the split train"),
         (

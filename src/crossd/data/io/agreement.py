@@ -41,8 +41,8 @@ def require_same_place(first: Header, other: Header, what: str) -> None:
     """
     alike = np.array_equal(first.orientation, other.orientation)
     if other.size != first.size:
-        shape, own = (h.shape if alike else h.size for h in (first, other))
-        require_same_shape(first.path, shape, other.path, own, what)
+        shapes = [h.shape if alike else h.size for h in (first, other)]
+        require_same_shape(first.path, shapes[0], other.path, shapes[1], what)
     corners = np.array(np.meshgrid(*[(0, n - 1) for n in first.size[::-1]])).reshape(3, -1)
     ones = np.vstack((corners, np.ones(corners.shape[1])))
     apart = np.linalg.norm(((other.canonical - first.canonical) @ ones)[:3], axis=0).max()

@@ -140,13 +140,13 @@ def _frames(one: Slice) -> list[Slice]:
         values = shared | _elements([group])
         position = values.get("ImagePositionPatient") or values.get("ImagePositionVolume")
         turn = values.get("ImageOrientationPatient") or values.get("ImageOrientationVolume")
-        spacing = _numbers(values.get("PixelSpacing") or (), 2)
+        spacing = _numbers(values.get("PixelSpacing"), 2)
         scales.add((str(values.get("RescaleSlope", "")), str(values.get("RescaleIntercept", ""))))
         found.append(
             replace(
                 one,
-                orientation=_numbers(turn or (), 6),
-                position=_numbers(position or (), 3),
+                orientation=_numbers(turn, 6),
+                position=_numbers(position, 3),
                 sides=one.sides if spacing is None else (float(spacing[1]), float(spacing[0])),
                 marks={m: str(values[key]) for m, (_, key) in MARKS.items() if key in values},
                 frame=number if count > 1 else None,
@@ -255,8 +255,10 @@ def _after_meta(tag: "BaseTag", vr: str | None, length: int) -> bool:
     return int(tag) >> 16 != 2
 
 
-def _numbers(values: Sequence[object], count: int) -> NDArray[np.float64] | None:
+def _numbers(values: object, count: int) -> NDArray[np.float64] | None:
     """Give so many finite numbers; None where the values are not that."""
+    if not isinstance(values, Sequence):
+        return None
     try:
         numbers = np.array([float(str(value)) for value in values])
     except ValueError:

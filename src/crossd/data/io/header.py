@@ -136,12 +136,9 @@ def reading(path: Path) -> Iterator[None]:
     except (InputError, ImportError):
         raise
     except Exception as error:
-        raise _damaged(path, error) from error
-
-
-def _damaged(path: Path, error: Exception) -> InputError:
-    why = " ".join(str(error).split()).rpartition("ITK ERROR: ")[2]
-    why = re.sub(r"^Exception thrown in SimpleITK \S+ \S+ (sitk::ERROR: )?", "", why)
-    why = re.sub(r"\(0x[0-9a-f]+\)|^\w+: ERROR: ", "", why)
-    why = f"{type(error).__name__}: {shorten(why, 120)}" if why else type(error).__name__
-    return InputError(f"{path}: cannot be read, it is damaged or incomplete ({why})")
+        why = " ".join(str(error).split()).rpartition("ITK ERROR: ")[2]
+        why = re.sub(r"^Exception thrown in SimpleITK \S+ \S+ (sitk::ERROR: )?", "", why)
+        why = re.sub(r"\(0x[0-9a-f]+\)|^\w+: ERROR: ", "", why)
+        why = f"{type(error).__name__}: {shorten(why, 120)}" if why else type(error).__name__
+        line = f"{path}: cannot be read, it is damaged or incomplete ({why})"
+        raise InputError(line) from error

@@ -73,15 +73,7 @@ def _opened(file: Path | IO[bytes], where: str) -> Iterator[Image.Image]:
 
 
 def decode(file: Path | IO[bytes], where: str) -> Image.Image:
-    """Read a whole image, turned the way its camera says.
-
-    Args:
-        file: The file, but for DICOM.
-        where: Names it in messages.
-
-    Raises:
-        InputError: When it cannot be read, holds several pages, or its values have no known range.
-    """
+    """Read a whole image, but for DICOM; refuse what is none, or has values of unknown range."""
     with _opened(file, where) as opened:
         kind, turn = opened.format, _turn(opened)
         image = ImageOps.exif_transpose(opened)
@@ -94,8 +86,8 @@ def decode(file: Path | IO[bytes], where: str) -> Image.Image:
 
 
 def _in_16_bits(image: Image.Image) -> bool:
-    low, high = image.getextrema()
-    return bool(low >= 0 and high <= HIGHEST)
+    array = np.asarray(image)
+    return bool(array.min() >= 0 and array.max() <= HIGHEST)
 
 
 def _turn(image: Image.Image) -> int:
@@ -106,18 +98,7 @@ def _turn(image: Image.Image) -> int:
 def load_case(
     images: Sequence[Path], mask: Path | None = None
 ) -> tuple[list[Image.Image], NDArray[np.uint16] | None]:
-    """Read the modalities of a case and its mask, and check that they agree.
-
-    Args:
-        images: One file a modality.
-        mask: The file of the mask; None where there is none.
-
-    Returns:
-        The images, and the values of the mask ``(H, W)``.
-
-    Raises:
-        InputError: When a file cannot be read, or has another shape than the first.
-    """
+    """Read the modalities of a case and the values of its mask, which must have one shape."""
     loaded = [load(path) for path in images]
     height_width = loaded[0].size[::-1]
     for path, image in zip(images, loaded, strict=True):
@@ -164,6 +145,14 @@ def shape_of(path: Path) -> tuple[int, int]:
         width, height = file.size
         turn = _turn(file)
     return (width, height) if turn in range(ON_ITS_SIDE, 9) else (height, width)
+
+
+def bands_of(path: Path) -> int:
+    """Return how many channels an image file has: 1, or 3 with colours, as it is stored."""
+    if is_dicom(path):
+        return 1
+    with _opened(path, str(path)) as file:
+        return 1 if file.mode in GREY | DEEP | {"F"} else 3
 
 
 def pixels(image: Image.Image) -> NDArray[np.float32]:

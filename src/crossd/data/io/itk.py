@@ -65,14 +65,10 @@ def voxels(header: Header, part: Part) -> NDArray[np.float32]:
         columns, rows, wanted = part
         return from_itk(reader.Execute())[columns, rows][:, :, list(header.frames[wanted])]
     if not whole(part):
-        size = list(reader.GetSize())
-        index = [0] * len(size)
-        for axis, (s, n) in enumerate(zip(part, header.shape, strict=True)):
-            if axis < len(size):
-                start, stop, _ = s.indices(n)
-                index[axis], size[axis] = start, stop - start
-        reader.SetExtractIndex(index)
-        reader.SetExtractSize(size)
+        sides = reader.GetSize()  # two of a file of one plane
+        ends = [s.indices(n) for s, n in zip(part, sides, strict=False)]
+        reader.SetExtractIndex([start for start, _, _ in ends])
+        reader.SetExtractSize([stop - start for start, stop, _ in ends])
     return from_itk(reader.Execute())
 
 
@@ -106,12 +102,6 @@ def data_files(path: Path) -> list[Path]:
     """List the files that hold the voxels of a MetaImage or NRRD header which holds none itself.
 
     Where the header names several, by a list or a pattern, they are taken to be all of its folder.
-
-    Args:
-        path: Any file of a volume.
-
-    Raises:
-        OSError: When it is gone.
     """
     if path.suffix.lower() not in (".mhd", ".nhdr"):
         return []

@@ -21,12 +21,16 @@ MM = {1: 1000.0, 3: 0.001}
 no unit, or another one, are taken to be in millimetres, as ITK takes them."""
 
 
+ROUNDED = np.float64(-1e-5)
+"""Least 1 - b^2 - c^2 - d^2 of a quaternion: programs round in 32 bits, to 1 + 4e-7 for example."""
+
+
 class _Header1(nib.Nifti1Header):
-    quaternion_threshold = -1e-5  # programs round in 32 bits: 1 + 4e-7 is a length of 1
+    quaternion_threshold = ROUNDED
 
 
 class _Header2(nib.Nifti2Header):
-    quaternion_threshold = -1e-5
+    quaternion_threshold = ROUNDED
 
 
 class _Image1(nib.Nifti1Image):

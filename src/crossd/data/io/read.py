@@ -5,7 +5,6 @@ millimetres towards right, anterior, superior (RAS). What crossd computes on is 
 order: axes (z, y, x) that run to superior, anterior and right.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import nibabel as nib
@@ -23,7 +22,6 @@ from crossd.data.io.header import (
     is_volume,
     reading,
 )
-from crossd.data.shared_arrays import Array
 from crossd.errors import InputError
 from crossd.utils.memory import require
 
@@ -78,7 +76,8 @@ def _check(header: Header) -> None:
     spacing = np.linalg.norm(matrix, axis=0)
     if not (spacing > 1e-6).all():
         raise InputError(
-            f"{path}: its spacing is {_show(spacing)} mm; expected more than 0 along every axis"
+            f"{path}: its spacing is {' x '.join(f'{side:g}' for side in spacing)} mm; expected "
+            "more than 0 along every axis"
         )
     cosines = matrix.T @ matrix / np.outer(spacing, spacing)
     if abs(np.linalg.det(matrix / spacing)) < 1e-3:
@@ -115,15 +114,9 @@ def read(header: Header, planes: tuple[int, slice] | None = None) -> NDArray[np.
         stored[which] = slice(length - stop, length - start) if flipped else slice(start, stop)
     voxels = [len(range(*s.indices(n))) for s, n in zip(stored, header.shape, strict=True)]
     require(4 * float(np.prod(voxels)) * header.channels, str(header.path))
-    with reading(header.path):
-        array = _voxels(header, tuple(stored))
+    array = _voxels(header, tuple(stored))
     if array.shape != (*voxels, header.channels):
         raise InputError(f"{header.path}: holds {array.shape} voxels, its header says {voxels}")
-    if not np.isfinite(array).all():
-        count = int((~np.isfinite(array)).sum())
-        raise InputError(
-            f"{header.path}: holds NaN or infinity in {count:,} voxels; replace them first"
-        )
     turned = nib.orientations.apply_orientation(array, header.orientation)
     # (x, y, z, c) -> (c, z, y, x), a copy where the file itself is mapped into memory
     return np.require(turned.T, np.float32, ["C", "W"])
@@ -144,19 +137,23 @@ def flat(path: Path) -> NDArray[np.float32]:
             f"{path}: has the shape {header.shape} and {header.channels} numbers a pixel; expected "
             "one grey image (save colours as PNG)"
         )
-    with reading(path):
-        plane = _voxels(header, (slice(None),) * 3)[:, :, 0, 0].T
+    plane = _voxels(header, (slice(None),) * 3)[:, :, 0, 0].T
     low, high = np.percentile(plane, (0.5, 99.5))
     scaled = (plane.clip(low, high) - low) / max(high - low, 1e-6)
     return np.ascontiguousarray(scaled, np.float32)
 
 
 def _voxels(header: Header, part: Part) -> NDArray[np.float32]:
-    """Read a part as ``(x, y, z, c)``, as stored."""
-    if header.path.name.lower().endswith(NIFTI):
-        return nifti.voxels(header.path, part)
-    return itk.voxels(header, part)
-
-
-def _show(values: Sequence[float] | Array) -> str:
-    return " x ".join(f"{value:g}" for value in values)
+    """Read a part as ``(x, y, z, c)``, as stored; refuse what is no number."""
+    with reading(header.path), np.errstate(over="ignore"):
+        if header.path.name.lower().endswith(NIFTI):
+            array = nifti.voxels(header.path, part)
+        else:
+            array = itk.voxels(header, part)
+    finite = np.isfinite(array)
+    if not finite.all():
+        count = finite.size - int(finite.sum())
+        raise InputError(
+            f"{header.path}: holds NaN or infinity in {count:,} voxels; replace them first"
+        )
+    return array

@@ -127,11 +127,7 @@ def _three_whole(values: Sequence[int]) -> tuple[int, int, int]:
 
 
 def choose_patch(typical: NDArray[np.float64]) -> tuple[int, int, int]:
-    """Choose a patch that covers the typical size, its longest sides cut until it is small enough.
-
-    Args:
-        typical: Voxels at the spacing of the plan.
-    """
+    """Choose a patch that covers the typical size, its longest sides cut until it is not large."""
     sides = list(round_up([int(np.ceil(side)) for side in typical]))
     while np.prod(sides) > LARGEST_PATCH:
         sides[int(np.argmax(sides))] -= 8
@@ -151,12 +147,7 @@ def _intensity(facts: Sequence[SampleFacts], channel: int) -> Intensity:
 def limits(
     image: NDArray[np.float32], intensity: Sequence[Intensity], where: str
 ) -> NDArray[np.float64]:
-    """Find what clips, shifts and divides each channel of a volume.
-
-    Args:
-        image: Shape ``(C, D, H, W)``, as the file has it.
-        intensity: How each channel is scaled.
-        where: The file, for messages.
+    """Find what clips, shifts and divides each channel of a volume ``(C, D, H, W)``.
 
     Returns:
         Lower end, upper end, what is subtracted and what is divided by, ``(C, 4)``.
@@ -186,12 +177,7 @@ def limits(
 
 
 def scale(image: NDArray[np.float32], found: NDArray[np.float64]) -> None:
-    """Clip, shift and divide the channels of a volume in place by what `limits` found.
-
-    Args:
-        image: Shape ``(C, ...)``.
-        found: Shape ``(C, 4)``.
-    """
+    """Clip, shift and divide the channels of a volume in place by what `limits` found."""
     for channel, (low, high, shift, width) in zip(image, found.astype(np.float32), strict=True):
         np.clip(channel, low, high, out=channel)
         channel -= shift

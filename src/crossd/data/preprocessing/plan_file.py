@@ -28,8 +28,8 @@ def write(
     Args:
         plan: The plan.
         path: The file; it appears whole or not at all.
-        values: Values of masks, one a class.
-        classes: Names of the classes.
+        values: What stands for each class in masks.
+        classes: Their names.
         notes: Lines of comment at its beginning.
     """
     import yaml

@@ -146,28 +146,25 @@ class VolumeSamples(Samples):
         Returns:
             The same as the slice of the whole sample.
         """
-        entry, length = self.entries[index], self.size(index)[axis]
+        entry = self.entries[index]
         lazy = all(h.path.name.lower().endswith((".nii", *ITK)) for h in entry.images)
         kept = self.stored is not None or self.cache.get(index) is not None
         if index not in self._limits or not lazy or kept:
             whole, *masks = self._prepared(index)
             cut = [mask.select(axis, position) for mask in masks]
             return self._sample(index, whole.select(axis + 1, position), *cut)
-        sides = tuple(n for i, n in enumerate(self.size(index)) if i != axis)
-        source = entry.images[0].size[axis]
+        sides, source = list(self.size(index)), entry.images[0].size[axis]
+        length, sides[axis] = sides[axis], 1
         start, weights = resample.taps(source, length, position)
         image = read_image(entry, (axis, slice(start, start + len(weights))))
         plan.scale(image, self._limits[index])
-        mixed = torch.tensordot(
-            torch.from_numpy(image), torch.tensor(weights, dtype=torch.float32), ([axis + 1], [0])
-        )
-        plane = resample.image(mixed, sides)
+        mixed = resample.along(torch.from_numpy(image), axis + 1, torch.tensor([weights]))
+        plane = resample.image(mixed, sides).select(axis + 1, 0)
         if entry.mask is None:
             return self._sample(index, plane)
         nearest = resample.nearest(source, length, position)
-        mask = read_mask(entry, self.values, (axis, slice(nearest, nearest + 1)))
-        flat = torch.from_numpy(mask).select(axis, 0)
-        return self._sample(index, plane, resample.mask(flat, sides))
+        mask = torch.from_numpy(read_mask(entry, self.values, (axis, slice(nearest, nearest + 1))))
+        return self._sample(index, plane, resample.mask(mask, sides).select(axis, 0))
 
 
 class TensorVolumes(Samples):

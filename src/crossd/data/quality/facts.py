@@ -85,16 +85,7 @@ class SampleFacts:
 
 
 def require_varied(least: float, most: float, where: str) -> None:
-    """Refuse a channel of a volume that has one value everywhere.
-
-    Args:
-        least: Its least value.
-        most: Its greatest.
-        where: The file, for messages.
-
-    Raises:
-        InputError: "... it shows nothing".
-    """
+    """Refuse a channel of a volume whose least and greatest value are the same."""
     if not least < most:
         raise InputError(f"{where}: every value is {least:g}: it shows nothing")
 
@@ -126,13 +117,7 @@ def counts_of(mask: NDArray[np.uint16] | None) -> dict[int, int]:
 def describe(
     found: SampleFacts, image: NDArray[np.float32], mask: NDArray[np.uint16] | None
 ) -> None:
-    """Write down all that a data sheet shows of a sample.
-
-    Args:
-        found: Where to write it.
-        image: Shape ``(C, *spatial)``.
-        mask: Shape ``(*spatial)``.
-    """
+    """Write down what a data sheet shows of an image ``(C, *spatial)``, and its mask if any."""
     found.size = image.shape[1:]
     found.ranges, found.voxels = ranges_of(image, mask), counts_of(mask)
     digest = hashlib.blake2b(repr(image.shape).encode(), digest_size=16)

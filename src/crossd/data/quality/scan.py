@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -10,8 +9,6 @@ from numpy.typing import NDArray
 
 from crossd.data.disk_cache import DiskCache
 from crossd.data.io.agreement import require_same_shape
-from crossd.data.io.dicom import series_files
-from crossd.data.io.header import is_dicom
 from crossd.data.io.images import load_case, pixels, raw_mask, shape_of
 from crossd.data.io.read import holds_volume
 from crossd.data.quality.facts import (
@@ -25,31 +22,24 @@ from crossd.data.quality.facts import (
     require_varied,
 )
 from crossd.data.sources import case_files
+from crossd.data.sources.belonging import SAME
 from crossd.data.sources.case_files import Entry
 from crossd.data.sources.case_list import Case
 from crossd.errors import InputError
 from crossd.utils.progress import Progress
 
 One = TypeVar("One")
+Read = tuple[NDArray[np.float32], NDArray[np.uint16] | None]
+"""An image ``(C, *spatial)``, and the values of its mask if there is one."""
 
 
 def scan(
     what: str, each: Sequence[One], look: Callable[[One], SampleFacts], progress: Progress
 ) -> list[SampleFacts]:
-    """Look at cases, one after the other.
+    """Look at cases, one after the other, and show under a name how far that is.
 
-    Args:
-        what: What it is called where it is shown how far it is.
-        each: The cases.
-        look: Finds what is in one: `of_volume` and `of_mask` what a training must know before it
-            begins, and `for_sheet` all that is drawn of one.
-        progress: Where to show it.
-
-    Returns:
-        What was found in each.
-
-    Raises:
-        InputError: What `look` raises.
+    What is looked for is that of `look`: `of_volume` and `of_mask` find what a training must know
+    before it begins, and `for_sheet` all that is drawn of a case.
     """
     found = []
     with progress.task(what, total=len(each)) as bar:
@@ -60,17 +50,13 @@ def scan(
 
 
 def of_volume(entry: Entry, cache: DiskCache | None = None) -> SampleFacts:
-    """Find what a plan is made of in a volume.
-
-    Args:
-        entry: The volume.
-        cache: Where it is kept what was found.
+    """Find what a plan is made of in a volume, or in a cache of what was found before.
 
     Raises:
         InputError: When a file is damaged or shows nothing.
     """
-    found = _begun(entry.case)
-    _take_header(found, entry)
+    found, header = _begun(entry.case), entry.images[0]
+    found.size, found.spacing, found.modality = header.size, header.spacing, header.modality
     key = "" if cache is None else entry.key("scan", CLIP, ENOUGH)
     kept = None if cache is None else cache.get(key)
     if kept is not None:
@@ -105,57 +91,36 @@ def of_mask(case: Case) -> SampleFacts:
 
 def for_sheet(case: Case) -> SampleFacts:
     """Find all that is drawn of a case, or its fault."""
-    return noted(_begun(case), lambda found: _describe_case(found, case))
+    return noted(_begun(case), lambda found: _read_case(found, case))
 
 
-def noted(begun: SampleFacts, describe: Callable[[SampleFacts], None]) -> SampleFacts:
-    """Write down what is in a sample, or why it cannot be read.
-
-    Args:
-        begun: What is known of it.
-        describe: Reads it and writes down the rest.
-    """
+def noted(begun: SampleFacts, read: Callable[[SampleFacts], Read]) -> SampleFacts:
+    """Write down what is in a sample that is read, or why it cannot be."""
     found = replace(begun)
     try:
-        describe(found)
+        describe(found, *read(found))
     except (InputError, OSError, ValueError) as error:
         return replace(begun, fault=" ".join(str(error).split()))
     return found
 
 
-def _describe_case(found: SampleFacts, case: Case) -> None:
-    if holds_volume(case.images[0]):
+def _read_case(found: SampleFacts, case: Case) -> Read:
+    file = case.images[0]
+    if holds_volume(file):
         entry = case_files.read_entry(case)
-        _take_header(found, entry)
+        found.spacing = entry.images[0].spacing
         image, mask = _read_volume(entry)
     else:
         images, mask = load_case(case.images, case.mask)
         image = np.concatenate([pixels(one) for one in images])
-    found.group = found.group or _patient(case.images[0])
-    describe(found, image, mask)
+    return image, mask
 
 
 def _begun(case: Case) -> SampleFacts:
-    return SampleFacts(case.name, label=case.label or NO_CLASS, group=case.group)
+    group = "" if case.group.startswith(SAME) else case.group
+    return SampleFacts(case.name, label=case.label or NO_CLASS, group=group)
 
 
-def _take_header(found: SampleFacts, entry: Entry) -> None:
-    header = entry.images[0]
-    found.size, found.spacing, found.modality = header.size, header.spacing, header.modality
-
-
-def _read_volume(entry: Entry) -> tuple[NDArray[np.float32], NDArray[np.uint16] | None]:
-    """Read a volume and the values of its mask."""
+def _read_volume(entry: Entry) -> Read:
     mask = None if entry.mask is None else case_files.raw_mask(entry.mask)
     return case_files.read_image(entry), mask
-
-
-def _patient(path: Path) -> str:
-    """Return the patient that a DICOM file, or the first of a series, names."""
-    if not (path.is_dir() or is_dicom(path)):
-        return ""
-    import pydicom
-
-    file = series_files(path)[0] if path.is_dir() else path
-    data = pydicom.dcmread(file, specific_tags=["PatientID"], stop_before_pixels=True)
-    return str(data.get("PatientID", "") or "")

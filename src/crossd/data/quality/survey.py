@@ -10,12 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
-from crossd.data.dataset import Samples
+from crossd.data.dataset import Sample, Samples
 from crossd.data.opening import is_list, list_cases, open_source
-from crossd.data.quality.facts import NO_CLASS, NO_PART, SampleFacts, describe
-from crossd.data.quality.scan import for_sheet, noted, scan
+from crossd.data.quality.facts import NO_CLASS, NO_PART, SampleFacts
+from crossd.data.quality.scan import Read, for_sheet, noted, scan
 from crossd.data.source import Given, Source
 from crossd.data.sources import case_list, class_folders, tar_names
+from crossd.data.sources.belonging import together
 from crossd.data.sources.case_list import Case, loose_cases
 from crossd.data.splits import SPLITS, divide, spread
 from crossd.errors import InputError
@@ -78,6 +79,7 @@ def survey(spec: str, limit: int, seed: int, progress: Progress) -> Survey:
     images = folders is not None and not found and len(folders.images) > 0
     if folders is not None and not found:
         found = class_folders.cases(path, folders, "images") or loose_cases(path)
+        found = together(found, spec, progress) if images else found
     if not found:
         raise InputError(f"{path}: holds no image or volume that can be read")
     parts, notes = _parts(found, spec, seed, images)
@@ -107,7 +109,7 @@ def _parts(
     try:
         if images:  # of class folders
             known = np.array([case.split for case in found])
-            divided = divide(known, labels, seed, spec, halve=True)
+            divided = divide(known, labels, seed, spec, case_list.groups_of(found), halve=True)
         else:
             divided = case_list.parts(found, labels, seed, spec)
     except InputError as error:
@@ -130,27 +132,29 @@ def _counts(pairs: Iterable[tuple[str, str]]) -> dict[str, dict[str, int]]:
 
 def _of_source(source: Source, limit: int, progress: Progress) -> Survey:
     """Look at a source that is opened as a whole, as arrays in one file are."""
-    bare = source.task == "unlabelled"
-    parts = [(NO_PART, source.train)] if bare else list(
-        zip(SPLITS, (source.train, source.val, source.test), strict=True)
-    )  # fmt: skip
-    where = [(part, samples, i) for part, samples in parts for i in range(len(samples))]
+    parts = dict(zip(SPLITS, (source.train, source.val, source.test), strict=True))
+    if source.task == "unlabelled":
+        parts = {NO_PART: source.train}
+    where = [(part, samples, i) for part, samples in parts.items() for i in range(len(samples))]
 
     def label(samples: Samples, i: int) -> str:
-        return NO_CLASS if samples.labels is None or bare else source.classes[samples.labels[i]]
+        return (
+            NO_CLASS
+            if samples.labels is None or not source.classes
+            else source.classes[samples.labels[i]]
+        )
 
     def look(one: tuple[str, Samples, int]) -> SampleFacts:
         part, samples, i = one
         begun = SampleFacts(f"{part} {samples.name(i)}", part, label(samples, i))
         begun.spacing = source.spacing
-        return noted(begun, lambda found: _describe(found, samples, i))
+        return noted(begun, lambda found: _arrays(samples[i]))
 
     counts = _counts((part, label(samples, i)) for part, samples, i in where)
     chosen = [where[k] for k in spread(len(where), limit)]
     return Survey(source.name, len(where), counts, scan(LOOKING, chosen, look, progress))
 
 
-def _describe(found: SampleFacts, samples: Samples, index: int) -> None:
-    sample = samples[index]
+def _arrays(sample: Sample) -> Read:
     mask = sample["mask"].numpy().astype(np.uint16) if "mask" in sample else None
-    describe(found, sample["image"].numpy(), mask)
+    return sample["image"].numpy(), mask

@@ -156,14 +156,5 @@ def _check_splits(path: Path, cases: Sequence[Case], lines: Sequence[int]) -> No
             f"{path}, line {lines[said.index(False)]}: its split is empty, others are not; "
             "fill in every split, or none"
         )
-    parts: dict[str, str] = {}
-    for number, case in zip(lines, cases, strict=True):
-        group = case.group or str(case.images[0])
-        what = f"group {case.group}" if case.group else f"image {case.images[0].name}"
-        if parts.setdefault(group, case.split) != case.split:
-            raise InputError(
-                f"{path}, line {number}: the {what} is in {case.split} and in {parts[group]}; "
-                "a patient belongs to one split"
-            )
     if any(said) and not any(case.split == "train" for case in cases):
         raise InputError(f"{path}: no line has the split train")

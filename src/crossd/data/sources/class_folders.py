@@ -15,7 +15,8 @@ from crossd.data.io.header import SUFFIXES
 from crossd.data.io.images import suffixes
 from crossd.data.source import Request, Source
 from crossd.data.sources import folder_walk
-from crossd.data.sources.case_list import Case, require_distinct
+from crossd.data.sources.belonging import MOST_COMPARED, require_whole_groups, together
+from crossd.data.sources.case_list import Case, groups_of, require_distinct
 from crossd.data.sources.folder_walk import Walk, is_debris
 from crossd.data.sources.image_files import DEFAULT_SIZE, FileSamples
 from crossd.data.sources.kept_lists import Listing, kept_or_made
@@ -34,7 +35,7 @@ class ClassFolders(Listing):
 
     Attributes:
         parts: Which of "train", "val" and "test" there are; "" alone where there are none.
-        folders: The class folders of each part, below the root; parts are spelled as they are there.
+        folders: The class folders of each part, below the root, spelled as they are.
         images: Files that PIL reads, below the root.
         volumes: Files of volumes and DICOM images, and folders that hold a DICOM series.
         counts: How many images and volumes each class folder holds, int64, ``(N, 2)``.
@@ -122,14 +123,18 @@ def _scanned(top: str, progress: Progress) -> ClassFolders:
 
 
 def _parts(top: str, folders: Sequence[str]) -> dict[str, str]:
-    """Find which folders are the parts of a data set, in the order of training, ...; none if none.
+    """Find the parts of a data set among folders, in the order of training, ...; none if none.
+
+    A part is called so, in any usual spelling, and holds folders. Where none is to train on, they
+    are class folders, unless there is nothing else.
 
     Raises:
-        InputError: When it cannot be told.
+        InputError: When two folders are one part.
     """
     found: dict[str, list[str]] = {part: [] for part in SPLITS}
     for folder in folders:
-        if part := part_of(folder):
+        part = part_of(folder)
+        if part and any(one.is_dir() for one in folder_walk.look(f"{top}{os.sep}{folder}")[2]):
             found[part].append(folder)
     for part, named in found.items():
         if len(named) > 1:
@@ -137,14 +142,16 @@ def _parts(top: str, folders: Sequence[str]) -> dict[str, str]:
                 f"{top}: {' and '.join(named)} are both parts to {part}; put them into one"
             )
     fixed = {part: named[0] for part, named in found.items() if named}
-    others = [folder for folder in folders if folder not in fixed.values()]
-    if fixed and others:
-        raise InputError(
-            f"{top}: {', '.join(fixed.values())} {'are parts' if len(fixed) > 1 else 'is a part'} "
-            f"of a data set, and {others[0]} beside is not ({len(others)} such folders); move one "
-            "or the other, or rename a class folder that is called so"
-        )
-    return fixed
+    return fixed if "train" in fixed or len(fixed) == len(folders) else {}
+
+
+def left_out(root: Path, found: ClassFolders) -> list[str]:
+    """List the folders beside the parts of a data set, which are passed over."""
+    if not found.parts[0]:
+        return []
+    parts = {Path(folder).parts[0] for folder in found.folders}
+    inside = (one.name for one in sorted(root.iterdir()) if one.is_dir())
+    return [name for name in inside if not is_debris(name) and name not in parts]
 
 
 def cases(root: Path, found: ClassFolders, kind: Kind) -> list[Case]:
@@ -155,6 +162,29 @@ def cases(root: Path, found: ClassFolders, kind: Kind) -> list[Case]:
         Case(name, (root / name,), label=places[number][1], split=places[number][0])
         for name, number in zip(names, found.folder_of(kind).tolist(), strict=True)
     ]
+
+
+def groups_below(
+    root: Path, found: ClassFolders, progress: Progress, strict: bool
+) -> NDArray[np.str_] | None:
+    """Group images of one patient, and those that hold the same; None where all are alone.
+
+    Args:
+        root: The folder.
+        found: What it holds.
+        progress: Where to say what was done.
+        strict: Refuse a group in two parts.
+
+    Raises:
+        InputError: Naming two images of such a group.
+    """
+    if len(found.images) > MOST_COMPARED:
+        progress.say(f"{root}: contents were not compared, of more than {MOST_COMPARED:,} images")
+        return None
+    listed = together(cases(root, found, "images"), str(root), progress)
+    if strict:
+        require_whole_groups(listed, str(root))
+    return groups_of(listed)
 
 
 def check(root: Path, found: ClassFolders, kind: Kind) -> None:
@@ -213,7 +243,7 @@ def open_images(request: Request, root: Path, found: ClassFolders) -> Source:
     said = np.array([part for part, _ in found.places])[folder]
     whole = FileSamples(root, [found.images], labels, shape)
     whole.see_colours(np.flatnonzero(said == first))
-    train, val, test = (
-        Subset(whole, own) for own in divide(said, labels, request.seed, str(root), halve=True)
-    )
+    whole.groups = groups_below(root, found, request.progress, strict=True)
+    divided = divide(said, labels, request.seed, str(root), whole.groups, halve=True)
+    train, val, test = (Subset(whole, own) for own in divided)
     return Source(str(root), 2, "classification", whole.channels, classes, shape, train, val, test)
