@@ -127,6 +127,7 @@ def of_swin(attention: str) -> nn.Module:
     return crossd.convert(source, check=False, attention=attention)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*leaves out the last 1 of 5")
 @pytest.mark.parametrize("depth", some([2, 5], [5]))
 @pytest.mark.parametrize("name", some(["padded", "slice", "volume"], ["padded", "volume"]))
