@@ -183,7 +183,7 @@ STATISTICS: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("name", STATISTICS)
+@pytest.mark.parametrize("name", some(STATISTICS, [*STATISTICS][:2]))
 def test_compiled_statistics_are_of_volumes(name: str) -> None:
     class Gated(nn.Module):
         def __init__(self) -> None:
