@@ -1,6 +1,7 @@
 """What the package promises as a whole: light imports, public names, one version."""
 
 import ast
+import functools
 import importlib
 import re
 import subprocess
@@ -121,12 +122,14 @@ def rooms() -> dict[str, list[str]]:
     return {room: re.findall(r"`(\w+)`", files) for room, files in rows}
 
 
+@functools.cache
 def modules() -> set[str]:
     """Return all modules of the package, but for `__init__` and `__main__`."""
     paths = (p for p in SOURCE.rglob("*.py") if not p.name.startswith("__"))
     return {".".join(path.relative_to(SOURCE).with_suffix("").parts) for path in paths}
 
 
+@functools.cache
 def imported_modules(name: str) -> set[str]:
     """Return what of crossd a module imports, in its functions too."""
     path = SOURCE / f"{name.replace('.', '/')}.py"

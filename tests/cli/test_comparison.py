@@ -113,6 +113,9 @@ def test_folds(ready: tuple[str, str, str], tmp_path: Path) -> None:
         (["--protocol", "probe", "--trials", "0"], "--trials .*=0.* at least 1"),
         (["--protocol", "probe", "--plain", "WEIGHTS"], "has the classes|expected a 2D"),
         (["--trials", "3"], "--trials is for a comparison"),
+        (["--protocol", "zero", "--part", "train"], "--part is not for a comparison"),
+        (["--protocol", "zero", "--flips"], "--flips is not for a comparison"),
+        (["--protocol", "zero", "--baselines", "scratch", "--weights", "PLAIN"], "scratch cannot"),
     ],
 )
 def test_what_does_not_go_together(
@@ -124,7 +127,8 @@ def test_what_does_not_go_together(
 ) -> None:
     import re
 
-    data, weights, _ = ready
+    data, weights, plain = ready
+    options = [plain if option == "PLAIN" else option for option in options]
     if "WEIGHTS" in options:
         other = npz(tmp_path / "other.npz", (8, 8, 8), classes=3)
         made = ["--data", other, "--epochs", "1", "--out", str(tmp_path / "other")]

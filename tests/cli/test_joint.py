@@ -129,6 +129,7 @@ def test_interrupted_and_resumed_it_is_the_same(data: tuple[str, str], tmp_path:
         ({"volumes": "IMAGES"}, "3D volumes are needed"),
         ({"images": "brain:8"}, "both must have labels"),
         ({"weights": "PLAIN"}, "takes one rank only"),
+        ({"weights": "PLAIN", "model": "resnet18"}, "--model is for a new network"),
         ({"kernel_mode": "none"}, "--kernel-mode"),
         ({"slices": "axial"}, "--slices is for volumes"),
     ],

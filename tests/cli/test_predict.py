@@ -9,6 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from helpers import some
 from PIL import Image
 
 from crossd.cli.options import PredictConfig
@@ -220,7 +221,7 @@ def test_a_full_disk_leaves_no_half_written_mask(
 
 
 @files.real_data
-@pytest.mark.parametrize("name", ["head_t1", "hippocampus_crop"])
+@pytest.mark.parametrize("name", some(["head_t1", "hippocampus_crop"], ["hippocampus_crop"]))
 def test_masks_of_real_series_lie_where_simpleitk_puts_them(tmp_path: Path, name: str) -> None:
     import SimpleITK as sitk
 

@@ -217,7 +217,7 @@ NETS: dict[str, Callable[[int], nn.Module]] = {
 }
 
 
-@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("name", some(NETS, [*NETS][:2]))
 @pytest.mark.parametrize("lift", some(["center", "inflate", "triplanar", None], ["inflate"]))
 def test_monai_networks_load_into_their_own_3d_form(name: str, lift: str | None) -> None:
     source, built = NETS[name](2).eval(), NETS[name](3).eval()
@@ -368,7 +368,7 @@ def test_resnets_train_on_both_ranks(name: str, form: str) -> None:
 
 
 @pytest.mark.parametrize("name", NETS)
-@pytest.mark.parametrize("form", ["projection", "slice", "fourier", "acs"])
+@pytest.mark.parametrize("form", some(["projection", "slice", "fourier", "acs"], ["projection"]))
 def test_monai_networks_train_on_both_ranks(name: str, form: str) -> None:
     source = NETS[name](2)
     net = acs(source) if form == "acs" else convert(source, form)
@@ -383,7 +383,7 @@ def test_monai_networks_train_on_both_ranks(name: str, form: str) -> None:
         assert answer.isfinite().all() and grads and all(g.isfinite().all() for g in grads)
 
 
-@pytest.mark.parametrize("lift", ["center", "inflate", "triplanar", None])
+@pytest.mark.parametrize("lift", some(["center", "inflate", "triplanar", None], ["center", None]))
 @pytest.mark.parametrize(("mode", "options"), CASES)
 def test_every_lift_in_every_mode_trains_on_both_ranks(
     lift: str | None, mode: str, options: dict[str, Any]
@@ -653,7 +653,7 @@ def test_a_rule_teaches_a_layer(monkeypatch: pytest.MonkeyPatch) -> None:
 # The report
 
 
-@pytest.mark.parametrize("mode", ["projection", "fourier"])
+@pytest.mark.parametrize("mode", some(["projection", "fourier"], ["fourier"]))
 def test_the_report_accounts_for_every_tensor_once(mode: str) -> None:
     source = small()
     net = convert(source, mode, lift="center")

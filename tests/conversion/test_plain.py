@@ -91,6 +91,7 @@ def test_one_rank_answers_as_both_did(name: str) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETS)
 def test_training_goes_on_in_one_rank(name: str) -> None:
     net = convert(NETS[name][0]())

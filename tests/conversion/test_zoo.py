@@ -13,7 +13,7 @@ import segmentation_models_pytorch as smp
 import timm
 import torch
 import torchvision
-from helpers import close_relative, keeps_the_law, settle
+from helpers import close_relative, keeps_the_law, settle, some
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
@@ -62,6 +62,8 @@ FAMILIES: dict[str, tuple[Make, tuple[int, ...]]] = {
     ),
 }
 """How a member of each family is made, and a size that it takes."""
+
+QUICK = ("byobnet", "efficientnet", "resnet", "vit", "monai UNet", "monai3d UNet")
 
 SLOW: dict[str, tuple[Make, tuple[int, ...]]] = {
     **{
@@ -151,9 +153,7 @@ def alike(first: Any, second: Any, tolerance: float = 1e-5) -> None:
         close_relative(one, other, tolerance)
 
 
-@pytest.mark.parametrize(
-    "name", [*FAMILIES, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)]
-)
+@pytest.mark.parametrize("name", some([*FAMILIES, *SLOW], QUICK))
 def test_a_member_of_each_family(name: str, tmp_path: Path) -> None:
     make, size = (FAMILIES | SLOW)[name]
     torch.manual_seed(0)

@@ -56,6 +56,7 @@ def test_zero_changes_nothing_and_the_given_network_is_never_touched(source: Sou
     assert all(torch.equal(value, state[name]) for name, value in net.state_dict().items())
 
 
+@pytest.mark.slow
 def test_a_probe_trains_norms_and_the_head_and_finetuning_everything(source: Source) -> None:
     net = solid()
     norms = {

@@ -99,6 +99,7 @@ def solid() -> Any:
 # One test a format
 
 
+@pytest.mark.slow
 def test_torchvision(plain: nn.Module, tmp_path: Path) -> None:
     for path in (tmp_path / "resnet18.pth", tmp_path / "resnet18.safetensors"):
         (save_file if path.suffix == ".safetensors" else torch.save)(plain.state_dict(), path)
@@ -453,6 +454,7 @@ def test_a_segmentation_head_may_have_other_classes() -> None:
 # Input channels
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channels", some([(3, 1), (1, 3), (3, 4), (4, 3)], [(3, 1)]))
 @pytest.mark.parametrize("rank", [2, 3])
 def test_what_is_the_same_in_all_channels_gives_the_same(

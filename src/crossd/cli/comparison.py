@@ -42,10 +42,13 @@ def comparison(config: EvaluateConfig, progress: Progress) -> str:
         require_limits(contest.source, limits, config.limit)
     runs = experiment.plan(contest, protocols, limits, config.trials)
     if not runs:
-        raise InputError(
-            f"--protocol zero keeps the head, but {config.data} has other classes than "
-            f"{config.weights}: add probe or finetune"
+        other = contest.source.classes != read_config(config.weights).classes
+        why = (
+            f"{config.data} has other classes than {config.weights}"
+            if other
+            else (f"{', '.join(contest.arms)} cannot answer before a training on labelled volumes")
         )
+        raise InputError(f"--protocol zero trains nothing, and {why}: add probe or finetune")
     claim_folder(config)
     notes = _notes(config, contest.source)
     for note in notes:

@@ -95,11 +95,14 @@ class TransferConfig(ImageOptions, LongOptions):
         limit: Numbers of labelled volumes to train on, separated by commas. Default: 4 with masks,
             otherwise ten a class.
         trials: Repetitions, with other labelled volumes and other seeds.
-        arms: What to compare, separated by commas: scratch, slices, center, inflate, acs,
-            triplanar, fourier, fourier-aligned, projection, projection-slices, projection-both.
-            The first is compared with each other one.
-        protocols: zero (no labelled volume), knn, linear, probe (convolutions frozen), unfreeze,
-            finetune.
+        arms: Ways to a network for volumes that are compared, separated by commas: projection,
+            fourier or fourier-aligned (crossd), asked about the volume; projection-slices (about
+            its slices) or projection-both; slices (a 2D network on slices); center, inflate, acs or
+            triplanar (its kernels put into 3D ones); scratch (3D training alone). The first is
+            compared with each other one.
+        protocols: How each is fitted to labelled volumes, separated by commas: zero (not at all),
+            knn or linear (on what the last layer is told), probe (convolutions stay), unfreeze
+            (stage by stage), finetune (all of it).
         size: Size of the training volumes (one number, or depth,height,width).
         volume_epochs: Passes over the labelled volumes. Default: 15, or more for `volume_steps`.
         volume_steps: Fewest steps on the labelled volumes. Default: 100, for masks 60, unless the
@@ -144,8 +147,8 @@ class PretrainConfig(ImageOptions, TrainingOptions):
         data: Source of images; of volumes, slices are taken.
         kernel_mode: projection, slice, fourier (the paper's), fourier-projection, or none for the
             plain 2D network.
-        lift: Where new 2D kernels start in the 3D ones: center (default), inflate, triplanar, or
-            none for new 3D kernels.
+        lift: How 2D kernels are put into 3D ones at the start: center (in the middle slice, the
+            default), inflate (over all slices), triplanar (in three planes), or none for new ones.
         size: Size of the images (one number, or height,width).
         limit: Train on so many images, or slices of so many volumes.
         task: classification or segmentation, to be sure. Default: what the data are for.
@@ -314,10 +317,12 @@ class EvaluateConfig(LongOptions):
             views (slices), or by the mean of volume and slices (both). Default: what the weights
             say.
         flips: Average over mirrored volumes.
-        protocol: How to fit to labelled volumes before scoring, separated by commas: zero, knn,
-            linear, probe, unfreeze, finetune.
-        baselines: What to compare with, separated by commas: scratch, slices, center, inflate,
-            acs, triplanar.
+        protocol: How to fit to labelled volumes before scoring, separated by commas: zero (not at
+            all), knn or linear (on what the last layer is told), probe (convolutions stay),
+            unfreeze (stage by stage), finetune (all of it).
+        baselines: What to compare with, separated by commas: slices (the 2D network on slices),
+            center, inflate, acs or triplanar (its kernels put into 3D ones), scratch (3D training
+            alone).
         plain: Weights of the plain 2D network (pretrain --kernel-mode none) that the baselines
             start from. Default: the 2D network that --weights hold in the axial view.
         limit: Numbers of labelled volumes, separated by commas. Default: all.
@@ -414,7 +419,8 @@ class ConvertConfig(Options):
         classes: Their number, or their names separated by commas. Default: the checkpoint's number.
         channels: Input channels. Default: the checkpoint's.
         kernel_mode: projection, slice, fourier or fourier-projection.
-        lift: Where 2D kernels are put in 3D ones: center, inflate or triplanar.
+        lift: How 2D kernels are put into 3D ones: center (in the middle slice), inflate (over all
+            slices) or triplanar (in three planes).
         prefix: The part of the checkpoint to read, where several fit, such as state_dict_ema.
         allow_partial: Load what fits, also where more than the classifier does not.
         mean: What is subtracted from images before they are given to the network.

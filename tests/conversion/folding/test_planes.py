@@ -129,7 +129,7 @@ NETS: dict[str, Callable[[], nn.Module]] = {
 
 
 @pytest.mark.parametrize("mode", some(KERNEL_MODES, ["projection", "fourier"]))
-@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("name", some(NETS, ["SegResNet"]))
 def test_there_and_back(name: str, mode: str) -> None:
     torch.manual_seed(0)
     source: Any = settle(NETS[name]())
@@ -265,7 +265,7 @@ def test_a_channel_alone_is_no_slice_alone() -> None:
     assert net(image(channels=1)).shape == net(torch.zeros(2, 1, 5, 6, 8)).shape == (2, 1, 6, 8)
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", some(FORMS, [*FORMS][:2]))
 @pytest.mark.parametrize(("axis", "view"), list(enumerate(VIEWS)))
 def test_answers_of_images_lack_the_axis_of_the_view(form: str, axis: int, view: str) -> None:
     net = settle(convert(Form(FORMS[form])))
