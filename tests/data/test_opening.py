@@ -171,7 +171,7 @@ def test_channels_are_adapted(tmp_path: Path) -> None:
     mean = (three.train[0]["image"] * three.std + three.mean).mean(0, keepdim=True)
     torch.testing.assert_close(one.train[0]["image"] * one.std + one.mean, mean)
     message = raised(lambda: open_source(colour, channels=2))
-    assert colour in message and "cannot adapt 3 channels to 2" in message
+    assert colour in message and "has 3 channels, 2 are wanted" in message
 
 
 @pytest.mark.parametrize(

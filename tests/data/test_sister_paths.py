@@ -200,7 +200,7 @@ def test_class_folders_of_volumes_are_checked_as_those_of_images(tmp_path: Path)
     said = message(lambda: open_source(str(tmp_path / "parts")))
     assert "new: this class is not in the training part; remove or add it" in said
     (tmp_path / "parts" / "train").rename(tmp_path / "elsewhere")
-    assert "no train/; add it" in message(lambda: open_source(str(tmp_path / "parts")))
+    assert "none to train; add it" in message(lambda: open_source(str(tmp_path / "parts")))
 
 
 def test_images_beside_volumes_of_classes_are_spoken_of(

@@ -70,7 +70,7 @@ def pick(labels: Indices, count: int, seed: int) -> Indices:
 
 
 def split(
-    labels: Indices, fractions: tuple[float, ...], seed: int, where: str
+    labels: Indices, fractions: tuple[float, ...], seed: int, where: str, what: str = "samples"
 ) -> tuple[Indices, ...]:
     """Split samples into parts, every class by the same fractions.
 
@@ -82,6 +82,7 @@ def split(
         fractions: Fractions of the parts, adding up to 1.
         seed: Decides which sample goes where.
         where: File or folder, for the message.
+        what: What they are, for the message.
 
     Returns:
         Ascending indices of every part.
@@ -105,7 +106,7 @@ def split(
     joined = tuple(np.sort(np.concatenate(part)) for part in parts)
     if not all(len(part) for part in joined):
         raise InputError(
-            f"{where}: {len(labels)} samples are too few to split into {len(fractions)} parts; "
+            f"{where}: {len(labels)} {what} are too few to split into {len(fractions)} parts; "
             f"give at least {len(fractions)} of a class"
         )
     return joined
@@ -155,7 +156,8 @@ def divide(
         fractions = tuple(share / sum(shares) for share in shares)
         own = free if groups is None else groups[free]
         _, first, member = np.unique(own, return_index=True, return_inverse=True)
-        chosen = split(labels[free][first], fractions, seed, where)
+        what = "samples" if len(first) == len(free) else "patients or different files"
+        chosen = split(labels[free][first], fractions, seed, where, what)
         for part, indices in zip(wanted, chosen, strict=True):
             found[part] = free[np.isin(member, indices)]
     return found["train"], found["val"], found["test"]

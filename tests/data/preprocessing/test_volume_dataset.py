@@ -191,9 +191,11 @@ def test_large_slices_are_cut_about_the_labels(tmp_path: Path, monkeypatch: Any)
 def test_files_that_are_both_images_and_volumes(tmp_path: Path) -> None:
     from PIL import Image
 
-    files.nifti(tmp_path / "a.nii", np.ones((4, 4, 4)))
-    Image.new("L", (4, 4)).save(tmp_path / "b.png")
-    (tmp_path / "c.csv").write_text("image,label\n" + "a.nii,1\nb.png,2\n" * 5)
-    assert "mixes volumes (a.nii) and images (b.png)" in message(
+    for i in range(5):
+        files.nifti(tmp_path / f"a{i}.nii", np.full((4, 4, 4), i))
+        Image.new("L", (4, 4), i).save(tmp_path / f"b{i}.png")
+    lines = "".join(f"a{i}.nii,1\nb{i}.png,2\n" for i in range(5))
+    (tmp_path / "c.csv").write_text(f"image,label\n{lines}")
+    assert "mixes volumes (a0.nii) and images (b0.png)" in message(
         lambda: open_source(str(tmp_path / "c.csv"))
     )

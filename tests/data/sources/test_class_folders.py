@@ -255,13 +255,13 @@ class Scanning(Dataset[int]):
 
 
 def pictures(root: Path, count: int, classes: int = 2) -> Path:
-    """Class folders of tiny images; many names lead to the same few files."""
+    """Class folders of tiny images; of very many, names lead to the same few files."""
     rng = np.random.default_rng(0)
     for c in range(classes):
         (root / f"class_{c}").mkdir(parents=True)
         for i in range(count // classes):
             path = root / f"class_{c}" / f"picture_{i:07d}.png"
-            if i % 20_000 == 0:
+            if count < 1000 or i % 20_000 == 0:
                 pixels = rng.integers(0, 256, (8, 8), np.uint8)
                 Image.fromarray(pixels).save(path)
                 first = path

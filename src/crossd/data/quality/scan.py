@@ -22,7 +22,6 @@ from crossd.data.quality.facts import (
     require_varied,
 )
 from crossd.data.sources import case_files
-from crossd.data.sources.belonging import SAME
 from crossd.data.sources.case_files import Entry
 from crossd.data.sources.case_list import Case
 from crossd.errors import InputError
@@ -117,8 +116,7 @@ def _read_case(found: SampleFacts, case: Case) -> Read:
 
 
 def _begun(case: Case) -> SampleFacts:
-    group = "" if case.group.startswith(SAME) else case.group
-    return SampleFacts(case.name, label=case.label or NO_CLASS, group=group)
+    return SampleFacts(case.name, label=case.label or NO_CLASS, group=case.group)
 
 
 def _read_volume(entry: Entry) -> Read:

@@ -22,12 +22,12 @@ from crossd.utils.progress import Bar, Progress
 MOST_COMPARED = 100_000
 """Cases up to which contents are compared: of more, sizes alone take minutes on network disks."""
 
+SHOWN_FROM = 2_000
+"""Cases from which it is shown how far the comparison is: fewer take no second."""
+
 CHUNK = 1 << 20
 SUBJECT = re.compile(r"(?<![^/_])sub-([0-9A-Za-z]+)(?=[/_.])")
 """A subject in a path, as BIDS writes it: sub-01/anat/sub-01_T1w.nii.gz."""
-
-SAME = "\0same "
-"""How the names of groups begin whose cases hold the same, of no patient that is known."""
 
 
 def together(found: Sequence[Case], name: str, progress: Progress) -> list[Case]:
@@ -69,53 +69,50 @@ def together(found: Sequence[Case], name: str, progress: Progress) -> list[Case]
 
 
 def require_whole_groups(cases: Sequence[Case], name: str) -> None:
-    """Refuse a group of cases that is in two parts: what is tested would be trained on.
+    """Refuse cases of one patient, or that hold the same, in two parts: what is tested is trained.
 
     Args:
         cases: Whose parts are said.
         name: The source, for the message.
 
     Raises:
-        InputError: Naming two cases of one group.
+        InputError: Naming two such cases.
     """
     seen: dict[str, Case] = {}
     for case in cases:
-        if not case.group:
-            continue
-        other = seen.setdefault(case.group, case)
-        if other.split != case.split:
-            same = case.group.startswith(SAME)
-            what = "hold the same" if same else f"are both of {case.group}"
+        other = seen.setdefault(case.inseparable, case)
+        if case.inseparable and other.split != case.split:
+            same = other.group != case.group or not case.group
+            what = "hold the same, or a patient of them does" if same else f"are of {case.group}"
             raise InputError(
                 f"{name}: {other.images[0]} (to {other.split}) and {case.images[0]} (to "
-                f"{case.split}) {what}; what is tested must not be trained on: remove one, or put "
+                f"{case.split}) {what}: what is tested must not be trained on; remove one, or put "
                 "both into one part"
             )
 
 
 def _joined(cases: Sequence[Case], twins: NDArray[np.int64]) -> tuple[list[Case], int]:
-    """Join the groups of cases that hold the same; returns how many are more than once."""
+    """Name what belongs together by what it holds; returns how many are there more than once."""
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
 
-    count, again = len(cases), int((twins != np.arange(len(cases))).sum())
+    count = len(cases)
+    own = np.arange(count)
+    again = int((twins != own).sum())
     if not again:
         return list(cases), 0
-    own = np.arange(count)
     named = [case.group or f"\0{i}" for i, case in enumerate(cases)]
     _, group = np.unique(named, return_inverse=True)
     links = coo_matrix(
         (np.ones(2 * count), (np.tile(own, 2), np.concatenate((twins, count + group)))),
         (2 * count, 2 * count),
     )
-    _, component = connected_components(links, directed=False)
-    names: dict[int, str] = {}
-    for case, number in zip(cases, component[:count].tolist(), strict=True):
-        names[number] = names.get(number) or case.group
-    sizes = Counter(component[:count].tolist())
+    component = connected_components(links, directed=False)[1][:count].tolist()
+    sizes, alike = Counter(component), Counter(twins.tolist())
+    torn = {one for one, twin in zip(component, twins.tolist(), strict=True) if alike[twin] > 1}
     return [
-        replace(case, group=names[number] or (f"{SAME}{number}" if sizes[number] > 1 else ""))
-        for case, number in zip(cases, component[:count].tolist(), strict=True)
+        replace(case, same=f"\0same {one}" if sizes[one] > 1 and one in torn else "")
+        for case, one in zip(cases, component, strict=True)
     ], again
 
 
@@ -126,6 +123,7 @@ def _patients(cases: Sequence[Case], progress: Progress) -> tuple[str, list[str]
         return "the subject in their paths", [f"sub-{found[-1]}" for found in subjects]
     if not any(path.is_dir() or is_dicom(path) for path in (case.images[0] for case in cases[:9])):
         return "", [""] * len(cases)
+    progress = progress if len(cases) >= SHOWN_FROM else Progress(quiet=True)
     with progress.task("reading who the patients are", total=len(cases)) as bar:
         found = []
         for case in cases:
@@ -164,6 +162,7 @@ def identical(cases: Sequence[Sequence[Path]], progress: Progress) -> NDArray[np
         The number of the first case that holds the same, ``(N,)``.
     """
     numbers = np.arange(len(cases))
+    progress = progress if len(cases) >= SHOWN_FROM else Progress(quiet=True)
     with progress.task("comparing sizes of files", total=len(cases)) as bar:
         alike = _grouped(numbers.tolist(), cases, _trait, bar)
     suspects = [group for group in alike if len(group) > 1]

@@ -26,6 +26,8 @@ class Case:
         split: "train", "val" or "test"; "" where it is not said.
         group: Of the patient, say: cases of one group stay in one split. "" where it is not said.
         spacing: Size of a voxel (z, y, x) [mm] that replaces what the file says.
+        same: Names the cases that hold the same files, and all of the patients of these; "" where
+            none does.
     """
 
     name: str
@@ -35,6 +37,12 @@ class Case:
     split: str = ""
     group: str = ""
     spacing: tuple[float, float, float] | None = None
+    same: str = ""
+
+    @property
+    def inseparable(self) -> str:
+        """Names the cases that must be in one part with this one; "" where it is alone."""
+        return self.same or self.group
 
 
 def named(cases: Iterable[Case]) -> list[Case]:
@@ -93,14 +101,14 @@ def in_order(classes: Iterable[str]) -> list[str]:
 
 def groups_of(cases: Sequence[Case]) -> NDArray[np.str_] | None:
     """Return the group of every case, alone where it has none; None where none is said."""
-    if not any(case.group for case in cases):
+    if not any(case.inseparable for case in cases):
         return None
-    return np.array([case.group or f"\0{case.name}" for case in cases])
+    return np.array([case.inseparable or f"\0{case.name}" for case in cases])
 
 
 def parts(cases: Sequence[Case], labels: NDArray[np.int64], seed: int, where: str) -> Parts:
     """Divide cases into training, validation and test ones, as `crossd.data.splits.divide`."""
-    groups = np.array([case.group or f"\0{index}" for index, case in enumerate(cases)])
+    groups = np.array([case.inseparable or f"\0{index}" for index, case in enumerate(cases)])
     return divide(np.array([case.split for case in cases]), labels, seed, where, groups)
 
 
