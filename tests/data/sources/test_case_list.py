@@ -128,12 +128,12 @@ def test_class_folders_of_files_and_series(tmp_path: Path) -> None:
     files.nifti(tmp_path / "a" / "sub" / "x.nii.gz", IMAGE)
     files.dicom(tmp_path / "b" / "patient" / "series", np.zeros((4, 4, 3)))
     found, _ = list_cases(tmp_path, QUIET)
-    assert [(case.name, case.label) for case in found] == [
+    assert [(case.name, case.label) for case in found.cases] == [
         ("a/sub/x", "a"),
         ("b/patient/series", "b"),
     ]
     (tmp_path / "c").mkdir()
-    assert list_cases(tmp_path / "c", QUIET)[0] == []
+    assert list_cases(tmp_path / "c", QUIET)[0].cases == []
 
 
 def made(count: int, groups: int = 0, split: str = "") -> list[case_list.Case]:

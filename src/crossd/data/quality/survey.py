@@ -35,6 +35,8 @@ class Survey:
         counts: Samples of each part and class, of all of them.
         looks: What was found.
         notes: What else there is to say.
+        kind: What it is, for people.
+        groups: How many patients are known; 0 where none is.
     """
 
     name: str
@@ -42,6 +44,27 @@ class Survey:
     counts: dict[str, dict[str, int]]
     looks: list[SampleFacts]
     notes: list[str] = field(default_factory=list)
+    kind: str = "source"
+    groups: int = 0
+
+    def sentence(self) -> str:
+        """Say what the source is: its kind, and how many cases, classes, patients and parts."""
+        ranks = {len(look.size) for look in self.looks if look.size}
+        what = {frozenset({2}): "images", frozenset({3}): "volumes"}.get(frozenset(ranks), "cases")
+        said = [f"{self.total:,} {what}"]
+        if names := self.classes():
+            said.append(
+                f"{len(names)} classes ({', '.join(names[:5])}{', ...' * (len(names) > 5)})"
+            )
+        values = sorted({value for look in self.looks for value in look.voxels})
+        if values:
+            shown = ", ".join(map(str, values[:8])) + ", ..." * (len(values) > 8)
+            said.append(f"masks of the values {shown}")
+        if self.groups:
+            said.append(f"{self.groups:,} patients")
+        parts = [f"{sum(own.values()):,} to {part}" for part, own in self.counts.items()]
+        said += parts if list(self.counts) != [NO_PART] else ["without labels"]
+        return f"{self.name}: {self.kind}; {', '.join(said)}"
 
     def classes(self, among: Sequence[str] | None = None) -> list[str]:
         """Return the names of the classes (those that are among others), numbers by their value."""
@@ -75,10 +98,12 @@ def survey(spec: str, limit: int, seed: int, progress: Progress) -> Survey:
         as_stored = Given(statistics=(0.0, 1.0))
         source = open_source(spec, seed=seed, labels=False, given=as_stored, progress=progress)
         return _of_source(source, limit, progress)
-    found, folders = list_cases(path, progress, strict=False)
+    listed, folders = list_cases(path, progress, strict=False)
+    found, kind = listed.cases, listed.kind
     images = folders is not None and not found and len(folders.images) > 0
     if folders is not None and not found:
         found = class_folders.cases(path, folders, "images") or loose_cases(path)
+        kind = kind if images else "folder of files"
         found = together(found, spec, progress) if images else found
     if not found:
         raise InputError(f"{path}: holds no image or volume that can be read")
@@ -88,7 +113,8 @@ def survey(spec: str, limit: int, seed: int, progress: Progress) -> Survey:
     looks = scan(LOOKING, [found[i] for i in chosen], for_sheet, progress)
     for look, i in zip(looks, chosen, strict=True):
         look.part = parts[i]
-    return Survey(spec, len(found), counts, looks, notes)
+    groups = len({case.group for case in found if case.group})
+    return Survey(spec, len(found), counts, looks, notes, kind, groups)
 
 
 def _parts(
@@ -152,7 +178,9 @@ def _of_source(source: Source, limit: int, progress: Progress) -> Survey:
 
     counts = _counts((part, label(samples, i)) for part, samples, i in where)
     chosen = [where[k] for k in spread(len(where), limit)]
-    return Survey(source.name, len(where), counts, scan(LOOKING, chosen, look, progress))
+    looks = scan(LOOKING, chosen, look, progress)
+    kind = "tar archives" if tar_names.find(source.name) else "arrays"
+    return Survey(source.name, len(where), counts, looks, kind=kind)
 
 
 def _arrays(sample: Sample) -> Read:

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -43,6 +43,24 @@ class Case:
     def inseparable(self) -> str:
         """Names the cases that must be in one part with this one; "" where it is alone."""
         return self.same or self.group
+
+
+@dataclass(frozen=True)
+class Listed:
+    """What a list of files holds.
+
+    Attributes:
+        kind: What it is, for people.
+        cases: Its cases; none of class folders that hold nothing but images, which may be a
+            million.
+        classes: Names of the classes of masks by their values, where it says them.
+        note: What else there is to say.
+    """
+
+    kind: str
+    cases: list[Case]
+    classes: dict[int, str] = field(default_factory=dict)
+    note: str = ""
 
 
 def named(cases: Iterable[Case]) -> list[Case]:

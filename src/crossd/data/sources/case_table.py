@@ -54,11 +54,11 @@ def read_table(path: Path, labels: bool = True, strict: bool = True) -> list[Cas
         if len(row) > len(heads):
             raise InputError(f"{where}: has more fields than the first line")
         cells = dict.fromkeys(names, "") | dict(zip(heads, map(str.strip, row), strict=False))
-        files = tuple(_path(path, cells[name], where, name, strict) for name in columns)
+        files = tuple(file_at(path, cells[name], where, name, strict) for name in columns)
         if labels and not cells[kinds[0]]:
             raise InputError(f"{where}: the field {kinds[0]} is empty")
         masks = labels and kinds == ["mask"]
-        mask = _path(path, cells["mask"], where, "mask", strict) if masks else None
+        mask = file_at(path, cells["mask"], where, "mask", strict) if masks else None
         said = cells.get("split", "")
         part = part_of(said)
         if said and not part:
@@ -121,14 +121,22 @@ def _lines(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     return heads, rows[1:]
 
 
-def _path(table: Path, text: str, where: str, column: str, strict: bool) -> Path:
-    """Return the file that a cell names, which must lie at or below the folder of the csv."""
+def file_at(table: Path, text: str, where: str, column: str, strict: bool) -> Path:
+    """Return the file that a list names, which must lie at or below the folder of the list.
+
+    Args:
+        table: The list.
+        text: What stands there.
+        where: File and line, for messages.
+        column: What the file is, for messages.
+        strict: Refuse a file that does not exist.
+    """
     absolute = PurePosixPath(text).is_absolute() or PureWindowsPath(text).is_absolute()
     if "\\" in text and not (table.parent / text).exists():  # written on Windows
         text = PureWindowsPath(text).as_posix()
     if absolute or ".." in Path(text).parts:
         raise InputError(
-            f"{where}: the {column} {text} leads out of the folder of the csv; "
+            f"{where}: the {column} {text} leads out of the folder of the {table.suffix[1:]}; "
             "write paths relative to it, and put it above the files"
         )
     found = table.parent / text
