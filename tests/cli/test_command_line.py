@@ -531,8 +531,8 @@ def test_channels_that_cannot_be_adapted(capsys: pytest.CaptureFixture[str]) -> 
     assert main(train.split()) == 0
     capsys.readouterr()
     for arguments, words in (
-        ("finetune --data three --weights run/weights.safetensors", "three: has 3 channels, 2 are wanted"),
-        ("transfer --images two --volumes three", "two: has 2 channels, 3 are wanted"),
+        ("finetune --data three --weights run/weights.safetensors", "three: has 3, 2 are wanted"),
+        ("transfer --images two --volumes three", "two: has 2, 3 are wanted"),
     ):
         assert main(arguments.split()) == 2
         last = capsys.readouterr().err.splitlines()[-1]  # after the scan

@@ -192,7 +192,7 @@ def test_files_that_are_both_images_and_volumes(tmp_path: Path) -> None:
     from PIL import Image
 
     for i in range(5):
-        files.nifti(tmp_path / f"a{i}.nii", np.full((4, 4, 4), i))
+        files.nifti(tmp_path / f"a{i}.nii", np.full((4, 4, 4), i, np.int16))
         Image.new("L", (4, 4), i).save(tmp_path / f"b{i}.png")
     lines = "".join(f"a{i}.nii,1\nb{i}.png,2\n" for i in range(5))
     (tmp_path / "c.csv").write_text(f"image,label\n{lines}")
