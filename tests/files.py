@@ -166,3 +166,62 @@ def message(action: Any) -> str:
     text = str(caught.value)
     assert "\n" not in text
     return text
+
+
+def enhanced(
+    path: Path,
+    order: Sequence[int],
+    spacing: float = 3.0,
+    each: Sequence[dict[str, dict[str, Any]]] = (),
+    **tags: Any,
+) -> Path:
+    """Write an enhanced MR file of frames (x 24, y 20) at these places along z.
+
+    Frame z holds 1000 + 100 z everywhere.
+
+    Args:
+        path: The file.
+        order: The place of each frame, as they are stored.
+        spacing: Between places [mm].
+        each: For each frame its further groups: keyword of the sequence to its elements.
+        **tags: Of the whole file.
+    """
+    import pydicom
+    from pydicom.dataset import Dataset, FileMetaDataset
+    from pydicom.uid import EnhancedMRImageStorage, ExplicitVRLittleEndian, generate_uid
+
+    def sequence(**elements: Any) -> list[Dataset]:
+        item = Dataset()
+        for name, value in elements.items():
+            setattr(item, name, value)
+        return [item]
+
+    one, meta = pydicom.Dataset(), FileMetaDataset()
+    one.file_meta = meta
+    meta.TransferSyntaxUID, kind = ExplicitVRLittleEndian, EnhancedMRImageStorage
+    one.SOPClassUID = meta.MediaStorageSOPClassUID = kind
+    one.SOPInstanceUID = meta.MediaStorageSOPInstanceUID = generate_uid()
+    one.StudyInstanceUID, one.SeriesInstanceUID, one.Modality = "1.2.3", "1.2.3.4", "MR"
+    one.Rows, one.Columns, one.NumberOfFrames = 20, 24, len(order)
+    one.SamplesPerPixel, one.PhotometricInterpretation = 1, "MONOCHROME2"
+    one.BitsAllocated, one.BitsStored, one.HighBit, one.PixelRepresentation = 16, 16, 15, 0
+    shared = Dataset()
+    shared.PlaneOrientationSequence = sequence(ImageOrientationPatient=[1, 0, 0, 0, 1, 0])
+    shared.PixelMeasuresSequence = sequence(PixelSpacing=[2, 1], SliceThickness=spacing)
+    one.SharedFunctionalGroupsSequence = [shared]
+    frames = []
+    for number, z in enumerate(order):
+        frame = Dataset()
+        frame.PlanePositionSequence = sequence(ImagePositionPatient=[-10, -10, spacing * z])
+        for name, elements in (each[number] if each else {}).items():
+            setattr(frame, name, sequence(**elements))
+        frames.append(frame)
+    one.PerFrameFunctionalGroupsSequence = frames
+    one.PixelData = b"".join(np.full((20, 24), 1000 + 100 * z, "<u2").tobytes() for z in order)
+    for name, value in tags.items():
+        if value is None:
+            del one[name]
+        else:
+            setattr(one, name, value)
+    one.save_as(path, enforce_file_format=True)
+    return path

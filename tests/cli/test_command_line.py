@@ -515,7 +515,9 @@ def test_an_image_that_is_none(workers: int, capsys: pytest.CaptureFixture[str])
         folder = Path("pictures", part, name)
         folder.mkdir(parents=True)
         for i in range(8):
-            Image.new("L", (64, 64), 30 * i).save(folder / f"{i}.png")
+            seed = [*f"{folder}{i}".encode()]
+            pixels = np.random.default_rng(seed).integers(0, 255, (64, 64), np.uint8)
+            Image.fromarray(pixels).save(folder / f"{i}.png")
     Path("pictures/val/cats/0.png").write_bytes(b"no picture")
     words = error(f"pretrain --data pictures --epochs 1 --workers {workers} --out run", capsys)
     assert words == "pictures/val/cats/0.png: cannot be read as an image; replace or remove it"
@@ -529,8 +531,8 @@ def test_channels_that_cannot_be_adapted(capsys: pytest.CaptureFixture[str]) -> 
     assert main(train.split()) == 0
     capsys.readouterr()
     for arguments, words in (
-        ("finetune --data three --weights run/weights.safetensors", "three: cannot adapt 3 to 2"),
-        ("transfer --images two --volumes three", "two: cannot adapt 2 to 3"),
+        ("finetune --data three --weights run/weights.safetensors", "three: has 3, 2 are wanted"),
+        ("transfer --images two --volumes three", "two: has 2, 3 are wanted"),
     ):
         assert main(arguments.split()) == 2
         last = capsys.readouterr().err.splitlines()[-1]  # after the scan

@@ -472,7 +472,7 @@ def test_pretraining_refuses(
     [
         ("volumes", "masks", "is for classification, but"),
         ("masks", "volumes", "is for segmentation, but"),
-        ("two", "triple", "cannot adapt 3 channels to 2"),
+        ("two", "triple", "has 3 channels, 2 are wanted"),
         ("plain2d", "volumes", "a plain 2D network cannot take volumes"),
         ("plain3d", "images", "a plain 3D network cannot take images"),
         ("nowhere", "volumes", "no such file: "),

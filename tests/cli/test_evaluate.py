@@ -120,7 +120,7 @@ def test_bad_requests(tmp_path: Path) -> None:
     (tmp_path / "small").mkdir()
     for path in (root / "labels").iterdir():
         files.nifti(tmp_path / "small" / path.name, np.zeros((4, 4, 4), np.uint8))
-    assert "expected a mask in the same grid" in message(predictions=str(tmp_path / "small"))
+    assert "image and mask must agree" in message(predictions=str(tmp_path / "small"))
 
 
 def test_labelled_cases_have_their_names(tmp_path: Path) -> None:

@@ -80,13 +80,17 @@ def test_masks_to_validate_on_are_looked_at_before_a_training(tmp_path: Path, ki
 
 
 @KINDS
-def test_masks_hold_no_more_than_255(tmp_path: Path, kind: str) -> None:
+def test_masks_hold_whole_numbers_of_16_bits(tmp_path: Path, kind: str) -> None:
     path = masked(tmp_path, kind)
     shape = (12, 10) if kind == ".png" else (8, 9, 10)
-    write_mask(tmp_path / f"0-mask{kind}", np.full(shape, 300, np.uint16))
-    said = message(lambda: open_source(str(path)))
-    assert said.endswith("holds 300; a mask holds whole numbers from 0 to 255")
-    assert any(said in text for text in told(path))
+    mask = np.full(shape, 40_000, np.uint16)
+    write_mask(tmp_path / f"0-mask{kind}", mask)
+    assert open_source(str(path)).values == (0, 1, 40_000)
+    if kind == ".nii":  # no format of images has more bits for one number
+        write_mask(tmp_path / f"0-mask{kind}", np.full(shape, 70_000, np.int32))
+        said = message(lambda: open_source(str(path)))
+        assert said.endswith("holds 70000; a mask holds whole numbers from 0 to 65,535")
+        assert any(said in text for text in told(path))
 
 
 @KINDS
@@ -194,9 +198,9 @@ def test_class_folders_of_volumes_are_checked_as_those_of_images(tmp_path: Path)
         volumes_of_classes(tmp_path / "parts" / part)
     nifti(tmp_path / "parts" / "test" / "new" / "1.nii", noise(1))
     said = message(lambda: open_source(str(tmp_path / "parts")))
-    assert "new: this class is not in train/; remove or add it" in said
+    assert "new: this class is not in the training part; remove or add it" in said
     (tmp_path / "parts" / "train").rename(tmp_path / "elsewhere")
-    assert "no train/; add it" in message(lambda: open_source(str(tmp_path / "parts")))
+    assert "none to train; add it" in message(lambda: open_source(str(tmp_path / "parts")))
 
 
 def test_images_beside_volumes_of_classes_are_spoken_of(

@@ -64,7 +64,8 @@ def test_dice_by_hand() -> None:
 def test_dice_of_a_class_that_only_one_has() -> None:
     mask, empty = torch.ones(2, 2, 2, dtype=torch.long), torch.zeros(2, 2, 2, dtype=torch.long)
     np.testing.assert_array_equal(metrics.dice(empty, mask, 2), [0])
-    assert np.isnan(metrics.dice(mask, empty, 2)).all()
+    np.testing.assert_array_equal(metrics.dice(mask, empty, 2), [0])  # as `surfaces` has it
+    assert np.isnan(metrics.dice(empty, empty, 2)).all()
     np.testing.assert_array_equal(metrics.dice(mask, mask, 2), [1])
 
 

@@ -15,6 +15,7 @@ from torch import nn
 
 from crossd.cli.opening import as_trained, known
 from crossd.cli.options import EvaluateConfig
+from crossd.data.io.agreement import require_same_place
 from crossd.data.io.read import read_header
 from crossd.data.opening import open_source
 from crossd.data.source import Source
@@ -220,12 +221,7 @@ def _pair(entry: Entry, guess: NDArray[np.uint8], values: Sequence[int]) -> Pair
 def _read_guess(config: EvaluateConfig, entry: Entry, values: Sequence[int]) -> NDArray[np.uint8]:
     """Read the mask that was made of a case."""
     header = read_header(write_masks.find(Path(str(config.predictions)), entry.case.name))
-    true = entry.images[0]
-    if header.size != true.size or not np.allclose(header.spacing, true.spacing, rtol=1e-3):
-        raise InputError(
-            f"{header.path}: has {header.size} voxels of {header.spacing} mm, but {true.path} "
-            f"{true.size} of {true.spacing}; expected a mask in the same grid"
-        )
+    require_same_place(entry.images[0], header, "image and mask")
     return read_mask(dataclasses.replace(entry, mask=header), values)
 
 
@@ -346,7 +342,7 @@ def _write(
     for row in rows:
         writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
     with atomic(folder / "cases.csv") as temporary:
-        temporary.write_text(text.getvalue(), encoding="utf-8")
+        temporary.write_text(text.getvalue(), encoding="utf-8", errors="backslashreplace")
     results = markdown.record(
         config,
         start,

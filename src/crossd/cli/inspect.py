@@ -120,7 +120,7 @@ def _data_section(out: Findings, found: Survey) -> None:
     data_sheet.draw(found, out.folder / "data.png")
     out.lines += markdown.section("The data", data_sheet.markdown(found, listed))
     out.headline = data_sheet.reading(found, listed)
-    out.said.append(out.headline)
+    out.said += [found.sentence(), out.headline]
     out.results["data_sheet"] = data_sheet.record(found, listed)
 
 

@@ -5,12 +5,14 @@ oriented so that its axes run to superior, anterior and right (RAS reversed).
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from crossd.data.preprocessing.normalise import normalise
 from crossd.data.source import Given, Request, Source
-from crossd.data.sources import class_folders, tar_names
-from crossd.data.sources.case_list import Case, loose_cases, named
+from crossd.data.sources import class_folders, dataset_json, tar_names
+from crossd.data.sources.belonging import require_whole_groups, together
+from crossd.data.sources.case_list import Listed, loose_cases, named
 from crossd.data.sources.case_pairs import pair_folders, read_pairs
 from crossd.data.sources.case_source import open_cases
 from crossd.data.sources.case_table import read_table
@@ -22,8 +24,8 @@ from crossd.errors import InputError
 from crossd.utils.progress import Progress
 
 KINDS = (
-    "brain, medmnist:NAME, an .npz or .csv file, a folder of class folders, "
-    "a folder with images/ and labels/, or .tar archives"
+    "brain, medmnist:NAME, an .npz or .csv file, a folder of class folders, a folder with images/ "
+    "and labels/ or a dataset.json, a datalist .json, or .tar archives"
 )
 
 
@@ -42,8 +44,9 @@ def open_source(
     Args:
         spec: ``brain`` or ``brain:MM`` (synthetic, of the bundled atlas), ``medmnist:NAME`` or
             ``medmnist:NAME:SIZE``, an ``.npz`` file, a ``.csv``, a folder of class folders, a
-            folder with ``images/`` and ``labels/`` or ``masks/``, or ``.tar`` archives: one, a
-            folder of them, or a pattern such as ``train-{000..099}.tar``.
+            folder with ``images/`` and ``labels/`` or ``masks/``, a folder with a ``dataset.json``
+            of nnU-Net or the Decathlon, a ``.json`` datalist of MONAI, or ``.tar`` archives: one,
+            a folder of them, or a pattern such as ``train-{000..099}.tar``.
         size: Spatial size of the training samples; one number stands for all axes. Images and
             volumes with a label are resized. Of volumes with a mask, patches of it are taken.
         seed: Decides on splits that the source does not fix, and on what `brain` draws.
@@ -96,49 +99,65 @@ def _open(request: Request, need_labels: bool) -> Source:
         )
         if loose and (found := loose_cases(path)):
             return open_cases(request, path, found)
-        found, folders = list_cases(path, request.progress)
-        if folders is not None and not found:
+        listed, folders = list_cases(path, request.progress)
+        if folders is not None and not listed.cases:
             return open_images(request, path, folders)
-        return open_cases(request, path if path.is_dir() else path.parent, found)
+        root = path if path.is_dir() else path.parent
+        return open_cases(request, root, listed.cases, listed.classes)
     if path.suffix.lower() == ".npz":
         return open_npz(request, path, need_labels)
     raise InputError(f"{spec}: cannot be read as a source of data; give {KINDS}")
 
 
 def is_list(path: Path) -> bool:
-    """Tell whether a path lists files: a csv, or a folder that is none of archives."""
-    return path.is_dir() or (path.suffix.lower() == ".csv" and path.is_file())
+    """Tell whether a path lists files: a csv, a json, or a folder that is none of archives."""
+    return path.is_dir() or (path.suffix.lower() in (".csv", ".json") and path.is_file())
 
 
 def list_cases(
     path: Path, progress: Progress, strict: bool = True
-) -> tuple[list[Case], ClassFolders | None]:
-    """List what a csv or a folder holds.
+) -> tuple[Listed, ClassFolders | None]:
+    """List what a csv, a json or a folder holds.
 
     Args:
         path: For which `is_list` holds.
-        progress: Where to show a scan.
+        progress: Where to show a scan, and to say what is left out.
         strict: Refuse what a training cannot use: files of a csv that do not exist, patients in
             two splits, classes of volumes without a training case.
 
     Returns:
-        The cases; and what lies in the class folders, if it is these. There are no cases where they
+        The list; and what lies in the class folders, if it is these. There are no cases where they
         hold none but images, which may be a million.
 
     Raises:
         InputError: When it cannot be understood.
     """
+    listed, folders = _listed(path, progress, strict)
+    if listed.note:
+        progress.say(f"{path}: {listed.note}")
+    cases = together(listed.cases, str(path), progress)
+    if strict:
+        require_whole_groups(cases, str(path))
+    return replace(listed, cases=cases), folders
+
+
+def _listed(path: Path, progress: Progress, strict: bool) -> tuple[Listed, ClassFolders | None]:
+    if json_list := dataset_json.find(path):
+        return dataset_json.read_dataset(json_list), None
     if not path.is_dir():
-        return read_table(path, strict=strict), None
+        return Listed("csv", read_table(path, strict=strict)), None
     if pair := pair_folders(path):
-        return read_pairs(*pair), None
+        return Listed("pairs of images and masks", read_pairs(*pair)), None
     folders = class_folders.scan(path, progress)
     found = named(class_folders.cases(path, folders, "volumes"))
+    notes = []
+    if others := class_folders.left_out(path, folders):
+        notes.append(f"{', '.join(others)} beside the parts of the data are left out")
     if found and strict:
         class_folders.check(path, folders, "volumes")
         if folders.images:
-            progress.say(
-                f"{path}: {len(folders.images):,} images are left out, as its class folders hold "
-                f"volumes (the first is {folders.images[0]})"
+            notes.append(
+                f"{len(folders.images):,} images are left out, as its class folders hold volumes "
+                f"(the first is {folders.images[0]})"
             )
-    return found, folders
+    return Listed("class folders", found, note="; ".join(notes)), folders

@@ -13,6 +13,22 @@ SPLITS = ("train", "val", "test")
 FRACTIONS = (0.7, 0.1, 0.2)
 """Shares of the splits where the data have none."""
 
+SPELLINGS = {
+    "train": ("train", "training", "tr"),
+    "val": ("val", "valid", "validation", "dev"),
+    "test": ("test", "testing", "ts"),
+}
+
+
+def part_of(name: str) -> str:
+    """Tell which part of a data set a folder or a cell names, in any usual spelling; "" for none.
+
+    Example:
+        >>> part_of("Training"), part_of("Ts"), part_of("glioma")
+        ('train', 'test', '')
+    """
+    return next((part for part, known in SPELLINGS.items() if name.strip().lower() in known), "")
+
 
 def spread(count: int, most: int) -> Indices:
     """Choose up to `most` of `count` places, evenly.
@@ -54,7 +70,7 @@ def pick(labels: Indices, count: int, seed: int) -> Indices:
 
 
 def split(
-    labels: Indices, fractions: tuple[float, ...], seed: int, where: str
+    labels: Indices, fractions: tuple[float, ...], seed: int, where: str, what: str = "samples"
 ) -> tuple[Indices, ...]:
     """Split samples into parts, every class by the same fractions.
 
@@ -66,6 +82,7 @@ def split(
         fractions: Fractions of the parts, adding up to 1.
         seed: Decides which sample goes where.
         where: File or folder, for the message.
+        what: What they are, for the message.
 
     Returns:
         Ascending indices of every part.
@@ -89,7 +106,7 @@ def split(
     joined = tuple(np.sort(np.concatenate(part)) for part in parts)
     if not all(len(part) for part in joined):
         raise InputError(
-            f"{where}: {len(labels)} samples are too few to split into {len(fractions)} parts; "
+            f"{where}: {len(labels)} {what} are too few to split into {len(fractions)} parts; "
             f"give at least {len(fractions)} of a class"
         )
     return joined
@@ -139,7 +156,8 @@ def divide(
         fractions = tuple(share / sum(shares) for share in shares)
         own = free if groups is None else groups[free]
         _, first, member = np.unique(own, return_index=True, return_inverse=True)
-        chosen = split(labels[free][first], fractions, seed, where)
+        what = "samples" if len(first) == len(free) else "patients or different files"
+        chosen = split(labels[free][first], fractions, seed, where, what)
         for part, indices in zip(wanted, chosen, strict=True):
             found[part] = free[np.isin(member, indices)]
     return found["train"], found["val"], found["test"]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from crossd.data.io.dicom import is_stack
 from crossd.data.io.header import is_dicom, is_volume, stem
-from crossd.data.io.images import suffixes
+from crossd.data.io.images import bands_of, suffixes
 from crossd.data.io.read import holds_volume, read_header
 from crossd.data.sources.case_list import Case
 from crossd.data.sources.case_pairs import MODALITY
@@ -164,13 +164,48 @@ def _is_plane(path: Path) -> bool:
 
 
 def _grouped(folder: Path, paths: Sequence[Path], channels: int) -> list[Case]:
-    """Make cases of files of one kind: numbered modalities are one case."""
+    """Make cases of files of one kind: each is one, unless the weights ask for several files.
+
+    They do where they take several channels, and files of one channel are numbered from 0000 on. A
+    number 0000 that all files have is no part of their names.
+
+    Raises:
+        InputError: When some of the channels of a case are missing.
+    """
     if paths == [folder]:
         return [Case(Path(key(folder)).name, (folder,))]
-    groups: dict[tuple[str, Path | None], list[Path]] = {}
-    for path in paths:
-        name = (path.parent.relative_to(folder) / stem(path)).as_posix()
-        numbered = MODALITY.fullmatch(name) if channels > 1 else None
-        place = (numbered[1], None) if numbered else (name, path)
-        groups.setdefault(place, []).append(path)
-    return [Case(name, tuple(files)) for (name, _), files in groups.items()]
+    names = [(path.parent.relative_to(folder) / stem(path)).as_posix() for path in paths]
+    numbered = [MODALITY.fullmatch(name) for name in names]
+    if all(one is not None and int(one[2]) == 0 for one in numbered) and channels == 1:
+        return [Case(one[1], (path,)) for one, path in zip(numbered, paths, strict=True) if one]
+    groups: dict[str, dict[int, Path]] = {}
+    for one, path in zip(numbered, paths, strict=True):
+        if one is not None and channels > 1:
+            groups.setdefault(one[1], {})[int(one[2])] = path
+    asked = {
+        name: files
+        for name, files in groups.items()
+        if 0 in files and len(files) > 1 and all(_channels(path) == 1 for path in files.values())
+    }
+    for name, files in asked.items():
+        if sorted(files) != list(range(channels)):
+            numbers = ", ".join(f"{number:04}" for number in sorted(files))
+            raise InputError(
+                f"{files[0]}: the files of {name} are numbered {numbers}, but the weights take "
+                f"{channels} channels, 0000 to {channels - 1:04}: add what is missing, or rename "
+                "files that are cases of their own"
+            )
+    joined = {path for files in asked.values() for path in files.values()}
+    alone = [Case(n, (p,)) for n, p in zip(names, paths, strict=True) if p not in joined]
+    return [
+        *(Case(name, tuple(files[n] for n in sorted(files))) for name, files in asked.items()),
+        *alone,
+    ]
+
+
+def _channels(path: Path) -> int:
+    """Return how many channels a file has; 0 for one that cannot be read."""
+    try:
+        return read_header(path).channels if is_volume(path) else bands_of(path)
+    except InputError:  # told of when it is read
+        return 0

@@ -47,7 +47,17 @@ def plan_of(weights: WeightsConfig) -> Plan:
 def prepare(
     entry: Entry, weights: WeightsConfig, intensity: Sequence[Intensity], sides: Sequence[int]
 ) -> Tensor:
-    """Read a volume and prepare it as in training, ``(C, *sides)``."""
+    """Read a volume and prepare it as in training, ``(C, *sides)``.
+
+    Raises:
+        InputError: When it has other channels than the network takes; one is repeated.
+    """
+    if entry.channels not in (1, weights.in_channels):
+        raise InputError(
+            f"{entry.where}: holds {entry.channels} numbers a voxel, the weights take "
+            f"{weights.in_channels}; give the channels that they were trained on, or one volume of "
+            "a time series"
+        )
     image = read_image(entry)
     plan.scale(image, plan.limits(image, intensity, entry.where))
     resampled = resample.image(torch.from_numpy(image), sides)

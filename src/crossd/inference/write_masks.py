@@ -3,17 +3,19 @@
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
+from crossd.data.io import nifti
 from crossd.data.io.header import ITK, NIFTI, Header, stem
 from crossd.data.io.itk import open_itk
-from crossd.data.io.nifti import quietly
 from crossd.errors import InputError
 from crossd.utils.atomic_files import atomic
+
+Number = TypeVar("Number", bound=np.generic)
 
 MAY_BE_EMPTY = (
     "PatientID",
@@ -55,34 +57,43 @@ def write(mask: NDArray[np.uint8], header: Header, values: Sequence[int], path: 
             _write_nifti(array, header, temporary)
 
 
-def with_file_values(mask: NDArray[np.uint8], values: Sequence[int]) -> NDArray[np.uint8]:
-    """Replace the classes of a mask by what stands for them in files."""
-    table = np.zeros(256, np.uint8)
+def with_file_values(mask: NDArray[np.uint8], values: Sequence[int]) -> NDArray[np.unsignedinteger]:
+    """Replace the classes of a mask by what stands for them in files, in 8 bits or 16."""
+    table: NDArray[np.unsignedinteger] = np.zeros(256, np.uint8 if max(values) < 256 else np.uint16)
     table[: len(values)] = values
-    return table[mask]
+    out: NDArray[np.unsignedinteger] = table[mask]
+    return out
 
 
-def in_file_order(mask: NDArray[np.uint8], header: Header) -> NDArray[np.uint8]:
+def in_file_order(mask: NDArray[Number], header: Header) -> NDArray[Number]:
     """Turn a mask from canonical order ``(D, H, W)`` to the order of its file, ``(x, y, z)``."""
     canonical = np.array([[0.0, 1.0], [1.0, 1.0], [2.0, 1.0]])
     way = nib.orientations.ornt_transform(canonical, header.orientation)
-    turned: NDArray[np.uint8] = nib.orientations.apply_orientation(mask.T, way)
+    turned: NDArray[Number] = nib.orientations.apply_orientation(mask.T, way)
     return turned
 
 
-def _write_nifti(array: NDArray[np.uint8], header: Header, path: Path) -> None:
-    image = nib.Nifti1Image(array, header.affine)
-    if header.path.name.lower().endswith(NIFTI):
-        with quietly():
-            source: Any = nib.load(header.path)
-        for name in ("sform", "qform"):  # what the affine leads to: scanner, atlas, ...
-            code = int(source.header[f"{name}_code"]) if f"{name}_code" in source.header else 1
-            getattr(image, f"set_{name}")(header.affine, code=code or None)
-    image.header.set_xyzt_units("mm")
-    image.to_filename(path)
+def _write_nifti(array: NDArray[np.unsignedinteger], header: Header, path: Path) -> None:
+    """Write a mask with the header of its volume, which says where it lies, in which units."""
+    if not header.path.name.lower().endswith(NIFTI):
+        image: Any = nib.Nifti1Image(array, header.affine)
+        image.header.set_xyzt_units("mm")
+        image.to_filename(path)
+        return
+    source = nifti.load(header.path)
+    own = source.header.copy()
+    own.set_data_dtype(array.dtype)
+    own.set_slope_inter(None, None)
+    own["cal_min"] = own["cal_max"] = 0
+    own.set_intent("none")
+    own.extensions.clear()
+    shape = (*source.shape[:3], 1, 1)[: max(2, min(3, len(source.shape)))]
+    own.set_data_shape(shape)
+    with nifti.quietly():
+        type(source)(array.reshape(shape), None, own).to_filename(path)
 
 
-def _write_itk(array: NDArray[np.uint8], header: Header, path: Path) -> None:
+def _write_itk(array: NDArray[np.unsignedinteger], header: Header, path: Path) -> None:
     import SimpleITK as sitk
 
     source = open_itk(header.path)
@@ -139,6 +150,8 @@ def write_dicom_seg(
             if keyword not in source:
                 setattr(source, keyword, "")
     array = in_file_order(mask, header).transpose(2, 1, 0)  # frames, rows, columns
+    if header.frames:
+        array = array[np.argsort(header.frames)]  # as the file stores them
     algorithm = hd.AlgorithmIdentificationSequence(
         name="crossd", version=__version__, family=codes.DCM.ArtificialIntelligence
     )

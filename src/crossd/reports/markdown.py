@@ -69,7 +69,7 @@ def write(
     record = json.dumps(plain(results), indent=2, allow_nan=False) + "\n"
     for name, content in {"report.md": text, **(more or {}), "metrics.json": record}.items():
         with atomic(Path(folder) / name) as temporary:
-            temporary.write_text(content, encoding="utf-8")
+            temporary.write_text(content, encoding="utf-8", errors="backslashreplace")
 
 
 def cost(seconds: float, of: str = "", count: int = 0, spent: float = 0.0) -> list[str]:

@@ -29,7 +29,8 @@ def atomic(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     suffix = "".join(path.suffixes[-2:]) if path.suffix == ".gz" else path.suffix
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=suffix)
+    # Not of its stem: that may be as long as names can be.
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".writing-", suffix=suffix[-20:])
     os.close(handle)
     temporary = Path(name)
     temporary.chmod(0o666 & ~_umask())

@@ -172,7 +172,7 @@ def save_pretrained(
 def _write(net: nn.Module, folder: Path, config: WeightsConfig, card: str) -> list[Path]:
     save(net, folder / WEIGHTS, config)
     with atomic(folder / CARD) as temporary:
-        temporary.write_text(card, encoding="utf-8")
+        temporary.write_text(card, encoding="utf-8", errors="backslashreplace")
     return [folder / WEIGHTS, folder / CARD]
 
 

@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import files
 import numpy as np
@@ -199,3 +200,102 @@ def test_to_be_asked_to_stop_is_no_damage(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr("pydicom.filereader.data_element_generator", stopped)
     with pytest.raises(Stopped):
         read.read_header(tmp_path / "x.dcm")
+
+
+INTERLEAVED = [*range(0, 12, 3), *range(1, 12, 3), *range(2, 12, 3)]
+
+
+@pytest.mark.parametrize("order", [INTERLEAVED, [*range(11, -1, -1)], [*range(12)]])
+def test_frames_are_sorted_by_position(tmp_path: Path, order: list[int]) -> None:
+    header = read.read_header(files.enhanced(tmp_path / "mr.dcm", order))
+    assert header.size == (12, 20, 24) and header.spacing == pytest.approx((3, 2, 1))
+    levels = 1000 + 100 * np.arange(12)
+    np.testing.assert_array_equal(read.read(header)[0].mean((1, 2)), levels)
+    some = read.read(header, (0, slice(4, 9)))
+    np.testing.assert_array_equal(some[0].mean((1, 2)), levels[4:9])
+    wide = read.read(header, (1, slice(0, 1)))
+    assert wide.shape == (1, 12, 1, 24)
+
+
+def test_an_enhanced_file_equals_the_series_that_it_was_made_of(tmp_path: Path) -> None:
+    hd = pytest.importorskip("highdicom")
+    import pydicom
+
+    folder = files.dicom(tmp_path / "s", ARRAY, (0.5, 0.75, 3), RescaleSlope=2)
+    slices = [pydicom.dcmread(file) for file in sorted(folder.iterdir())]
+    for one in slices:
+        one.PatientName, one.BodyPartExamined, one.PositionReferenceIndicator = "A^B", "HEAD", ""
+        one.AcquisitionDateTime, one.ImageType = "20200101", ["ORIGINAL", "PRIMARY", "AXIAL"]
+        one.AcquisitionNumber = 1
+    made = hd.legacy.LegacyConvertedEnhancedCTImage(
+        slices, hd.UID(), 2, hd.UID(), 1, transfer_syntax_uid="1.2.840.10008.1.2.1"
+    )
+    made.save_as(tmp_path / "enhanced.dcm")
+    series, one_file = read.read_header(folder), read.read_header(tmp_path / "enhanced.dcm")
+    assert one_file.shape == series.shape and one_file.patient == series.patient == "1"
+    np.testing.assert_allclose(one_file.affine, series.affine, atol=1e-6)
+    np.testing.assert_array_equal(read.read(one_file), read.read(series))
+
+
+def test_frames_that_cannot_be_a_volume(tmp_path: Path) -> None:
+    path = tmp_path / "mr.dcm"
+    files.enhanced(path, [0, 1, 2, 4, 5])
+    assert "missing after frame 3 of mr.dcm" in message(path)
+    files.enhanced(path, [0, 0, 1, 1])
+    assert "frame 2 of mr.dcm lies where frame 1 of mr.dcm does" in message(path)
+    echoes = [{"MREchoSequence": {"EffectiveEchoTime": time}} for time in (2.5, 4.9) * 3]
+    files.enhanced(path, [0, 0, 1, 1, 2, 2], each=echoes)
+    assert "several echo times [ms] at each place (2.5, 4.9)" in message(path)
+    scales = [
+        {"PixelValueTransformationSequence": {"RescaleSlope": s, "RescaleIntercept": 0}}
+        for s in (1, 2, 3)
+    ]
+    files.enhanced(path, [0, 1, 2], each=scales)
+    assert "its frames have 3 different rescale slopes" in message(path)
+    files.enhanced(path, [0, 1, 2], NumberOfFrames=2)
+    assert "holds 2 frames, but says of 3" in message(path)
+
+
+def test_frames_without_positions(tmp_path: Path) -> None:
+    path = tmp_path / "us.dcm"
+    bare: dict[str, Any] = {"PerFrameFunctionalGroupsSequence": None}
+    files.enhanced(path, [0, 1, 2], **bare)
+    assert "its 3 frames do not say where they lie" in message(path)
+    files.enhanced(path, [0, 1, 2], FrameTime=33, SpacingBetweenSlices=2, **bare)
+    assert "its 3 frames are a film" in message(path)
+    files.enhanced(path, [0, 1, 2], SpacingBetweenSlices=2, **bare)
+    assert read.read_header(path).spacing[0] == pytest.approx(2)
+
+
+def test_echoes_and_time_points_are_no_duplicates(tmp_path: Path) -> None:
+    for name, tag, words in (
+        ("echoes", "EchoTime", "several echo times [ms] at each place (1.0, 2.0)"),
+        ("times", "TemporalPositionIdentifier", "several time points at each place (1, 2)"),
+    ):
+        for number in (1, 2):
+            for z in range(4):
+                path = tmp_path / name / f"{number}_{z}.dcm"
+                path.parent.mkdir(exist_ok=True)
+                tags: dict[str, Any] = {tag: number}
+                files.write_slice(path, ARRAY[:, :, z], z, modality="MR", **tags)
+        assert words in message(tmp_path / name)
+
+
+def test_a_slice_of_another_spacing_or_beside_the_others(tmp_path: Path) -> None:
+    folder = files.dicom(tmp_path / "s", ARRAY)
+    files.write_slice(folder / "x.dcm", ARRAY[:, :, 2], 7.0, spacing=(0.5, 0.5, 1))
+    text = message(folder)
+    assert "the pixel spacing of x.dcm is 0.5 x 0.5 mm" in text and "1 x 1 mm" in text
+    place = [-9.0, -20.0, 12.0]
+    files.write_slice(folder / "x.dcm", ARRAY[:, :, 2], 7.0, ImagePositionPatient=place)
+    assert "beside the line of the others" in message(folder)
+
+
+def test_slices_that_are_alone_in_their_series_are_images(tmp_path: Path) -> None:
+    for number in range(7):
+        path = tmp_path / f"{number}.dcm"
+        files.write_slice(path, ARRAY[:, :, 0], number, SeriesInstanceUID=f"1.{number}")
+    assert len(below(tmp_path)[1]) == 7
+    files.write_slice(tmp_path / "7.dcm", ARRAY[:, :, 0], 7, SeriesInstanceUID="1.0")
+    assert below(tmp_path)[1] == [tmp_path]
+    assert "holds 7 DICOM series" in message(tmp_path)

@@ -1,5 +1,6 @@
 import gzip
 from pathlib import Path
+from typing import Any
 
 import files
 import nibabel as nib
@@ -199,3 +200,36 @@ def test_what_nibabel_mends_is_not_logged(
     np.testing.assert_array_equal(read.read(header)[0], ARRAY.T)
     write_masks.write(np.zeros(header.size, np.uint8), header, (0, 1), tmp_path / "mask.nii")
     assert not caplog.records
+
+
+@pytest.mark.parametrize(("unit", "mm"), [("micron", 0.001), ("meter", 1000), ("mm", 1), (0, 1)])
+def test_units_of_length_become_millimetres(tmp_path: Path, unit: str, mm: float) -> None:
+    import SimpleITK as sitk
+
+    image: Any = nib.Nifti1Image(np.ones((4, 5, 6), np.int16), np.diag([2.0, 3, 4, 1]))
+    image.header.set_xyzt_units(unit)
+    image.to_filename(tmp_path / "a.nii")
+    header = read.read_header(tmp_path / "a.nii")
+    assert header.spacing == pytest.approx((4 * mm, 3 * mm, 2 * mm))
+    itk = sitk.ReadImage(str(tmp_path / "a.nii"))
+    assert itk.GetSpacing()[::-1] == pytest.approx(header.spacing)
+
+
+def test_a_quaternion_that_was_rounded_is_taken(tmp_path: Path) -> None:
+    image: Any = nib.Nifti1Image(np.ones((4, 5, 6), np.int16), None)
+    image.header["qform_code"] = 1
+    image.header["quatern_b"], image.header["quatern_c"] = 0.6, np.sqrt(0.64 + 4e-7)
+    image.to_filename(tmp_path / "a.nii")
+    header = read.read_header(tmp_path / "a.nii")
+    assert header.spacing == pytest.approx((1, 1, 1), abs=1e-5)
+    assert read.read(header).shape == (1, *header.size)
+    image.header["quatern_b"] = 0.9
+    image.to_filename(tmp_path / "a.nii")
+    assert "a.nii: cannot be read" in files.message(lambda: read.read_header(tmp_path / "a.nii"))
+
+
+def test_channels_and_times_at_once_are_refused(tmp_path: Path) -> None:
+    voxels = np.random.default_rng(0).normal(size=(4, 5, 6, 2, 2)).astype(np.float32)
+    nib.Nifti1Image(voxels, np.eye(4)).to_filename(tmp_path / "a.nii")
+    said = files.message(lambda: read.read_header(tmp_path / "a.nii"))
+    assert "(4, 5, 6, 2, 2)" in said and "split time series into files" in said

@@ -75,7 +75,7 @@ def test_volumes_are_kept_while_there_is_room(tmp_path: Path) -> None:
     made = samples(paths, masks, PLAN, cache=2.5 * size)
     for i in range(3):
         _ = made[i]
-    assert sorted(made.cache.kept) == ["0", "1"]
+    assert sorted(made.cache.kept) == [0, 1]
     for path in (*paths[:2], *masks[:2]):
         path.unlink()
     assert made[1]["image"].shape == (1, 8, 8, 8)
@@ -109,7 +109,7 @@ def test_masks_that_do_not_fit(tmp_path: Path) -> None:
     moved = np.eye(4)
     moved[0, 3] = 1
     entry = Case("a", (a,), files.nifti(tmp_path / "m.nii", mask, moved))
-    assert "affine differs" in message(lambda: read_entry(entry))
+    assert "their origin differs" in message(lambda: read_entry(entry))
     many = np.repeat(mask[..., None], 2, 3)
     entry = Case("a", (a,), files.nifti(tmp_path / "m.nii", many))
     assert "a mask holds one" in message(lambda: read_entry(entry))
@@ -146,7 +146,7 @@ def test_a_csv_of_volumes_with_labels(tmp_path: Path) -> None:
         files.itk(tmp_path / f"b{i}.nrrd", image[::-1, ::-1])
         lines.append(f"a{i}.nii.gz,b{i}.nrrd,{'ab'[i % 2]},p{i // 2}")
     (tmp_path / "cases.csv").write_text("\n".join(lines))
-    with pytest.raises(InputError, match="affine differs"):
+    with pytest.raises(InputError, match="must lie in the same place"):
         open_source(str(tmp_path / "cases.csv"))
     (tmp_path / "cases.csv").write_text("\n".join(lines).replace(",image_2", ",other"))
     source = open_source(str(tmp_path / "cases.csv"))
@@ -191,9 +191,11 @@ def test_large_slices_are_cut_about_the_labels(tmp_path: Path, monkeypatch: Any)
 def test_files_that_are_both_images_and_volumes(tmp_path: Path) -> None:
     from PIL import Image
 
-    files.nifti(tmp_path / "a.nii", np.ones((4, 4, 4)))
-    Image.new("L", (4, 4)).save(tmp_path / "b.png")
-    (tmp_path / "c.csv").write_text("image,label\n" + "a.nii,1\nb.png,2\n" * 5)
-    assert "mixes volumes (a.nii) and images (b.png)" in message(
+    for i in range(5):
+        files.nifti(tmp_path / f"a{i}.nii", np.full((4, 4, 4), i, np.int16))
+        Image.new("L", (4, 4), i).save(tmp_path / f"b{i}.png")
+    lines = "".join(f"a{i}.nii,1\nb{i}.png,2\n" for i in range(5))
+    (tmp_path / "c.csv").write_text(f"image,label\n{lines}")
+    assert "mixes volumes (a0.nii) and images (b0.png)" in message(
         lambda: open_source(str(tmp_path / "c.csv"))
     )

@@ -6,10 +6,18 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from crossd.data.io.header import Header
 from crossd.data.shared_arrays import Array
 from crossd.errors import InputError
 
-MOST_CLASSES = 256
+HIGHEST = 65_535
+"""The highest value of a mask."""
+
+ROUNDED = 1e-3
+"""Distance to a whole number that comes from storing masks as numbers with a slope."""
+
+BESIDE = 0.1
+"""Share of a voxel by which grids in one place may lie apart."""
 
 
 def require_same_shape(
@@ -18,6 +26,47 @@ def require_same_shape(
     """Check that the first file of a case and another have equal shapes; `what` the two are."""
     if own != shape:
         raise InputError(f"{other}: has the shape {own}, but {first} {shape}; {what} must agree")
+
+
+def require_same_place(first: Header, other: Header, what: str) -> None:
+    """Check that the voxels of two files of a case lie in the same places, in any order of storage.
+
+    Args:
+        first: Of the first file of the case.
+        other: Of another file.
+        what: What the two are, for the message.
+
+    Raises:
+        InputError: Saying in what their grids differ, and by how much.
+    """
+    alike = np.array_equal(first.orientation, other.orientation)
+    if other.size != first.size:
+        shapes = [h.shape if alike else h.size for h in (first, other)]
+        require_same_shape(first.path, shapes[0], other.path, shapes[1], what)
+    corners = np.array(np.meshgrid(*[(0, n - 1) for n in first.size[::-1]])).reshape(3, -1)
+    ones = np.vstack((corners, np.ones(corners.shape[1])))
+    apart = np.linalg.norm(((other.canonical - first.canonical) @ ones)[:3], axis=0).max()
+    if apart <= BESIDE * min(first.spacing):
+        return
+    axes, own = (h.canonical[:3, :3] / h.spacing[::-1] for h in (first, other))
+    angle = np.degrees(np.arccos(np.clip((np.trace(axes.T @ own) - 1) / 2, -1, 1)))
+    if not alike:
+        how, shown = "their axes are stored in other directions", ""
+    elif not np.allclose(first.spacing, other.spacing, rtol=1e-3):
+        how, shown = "their spacing (z, y, x) differs", f": {_sides(other)}, not {_sides(first)} mm"
+    elif angle > 0.1:
+        how, shown = "their axes point elsewhere", f": they are turned by {angle:.2g} degrees"
+    else:
+        how, shown = "their origin differs", ""
+    raise InputError(
+        f"{other.path}: lies up to {apart:.3g} mm from {first.path}, because {how}{shown}; {what} "
+        "must lie in the same place (copy the header where the voxels match, else resample one to "
+        "the other)"
+    )
+
+
+def _sides(header: Header) -> str:
+    return " x ".join(f"{side:g}" for side in header.spacing)
 
 
 def require_same_count(counts: Sequence[tuple[Path, int]], what: str, of: str) -> None:
@@ -36,26 +85,32 @@ def require_same_count(counts: Sequence[tuple[Path, int]], what: str, of: str) -
             )
 
 
-def whole_numbers(mask: Array, path: Path) -> NDArray[np.uint8]:
-    """Return the values of a mask, and refuse any that is no whole number from 0 to 255."""
-    numbers: Array = mask.astype(np.float32 if mask.dtype.kind == "f" else np.int64)
-    valid = (numbers >= 0) & (numbers < MOST_CLASSES) & (numbers == np.floor(numbers))
+def whole_numbers(mask: Array, path: Path) -> NDArray[np.uint16]:
+    """Return the values of a mask, and refuse any that is no whole number from 0 to 65,535.
+
+    Numbers within a thousandth of a whole one are rounded: files that store whole numbers with a
+    slope give them back so.
+    """
+    numbers: Array = np.rint(mask) if mask.dtype.kind == "f" else mask.astype(np.int64)
+    valid = (numbers >= 0) & (numbers <= HIGHEST)
+    if mask.dtype.kind == "f":
+        valid &= np.abs(mask - numbers) <= ROUNDED
     if not valid.all():
         raise InputError(
-            f"{path}: holds {numbers[~valid].flat[0]:g}; a mask holds whole numbers from 0 to "
-            f"{MOST_CLASSES - 1}"
+            f"{path}: holds {mask[~valid].flat[0]:g}; a mask holds whole numbers from 0 to "
+            f"{HIGHEST:,}"
         )
-    return numbers.astype(np.uint8)
+    return numbers.astype(np.uint16)
 
 
-def as_classes(mask: NDArray[np.uint8], values: Sequence[int], path: Path) -> NDArray[np.uint8]:
+def as_classes(mask: NDArray[np.uint16], values: Sequence[int], path: Path) -> NDArray[np.uint8]:
     """Number the classes of a mask by what stands for each in its file; refuse other values.
 
     Example:
-        >>> as_classes(np.array([4, 0, 1], np.uint8), (0, 1, 4), Path("mask.png"))
+        >>> as_classes(np.array([4, 0, 1], np.uint16), (0, 1, 4), Path("mask.png"))
         array([2, 0, 1], dtype=uint8)
     """
-    table = np.full(MOST_CLASSES, -1, np.int16)
+    table = np.full(HIGHEST + 1, -1, np.int16)
     table[list(values)] = np.arange(len(values))
     classes = table[mask]
     if (classes < 0).any():

@@ -1,70 +1,45 @@
-"""DICOM files and series: found, sorted by position and checked, read by SimpleITK."""
+"""DICOM series: files and frames found, sorted by position and checked."""
 
 import warnings
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
-from crossd.data.io.header import Header, is_dicom, reading
-from crossd.data.io.itk import affine_of, itk_header, open_itk
+from crossd.data.io.dicom_file import Slice, slices_of
+from crossd.data.io.header import Header, is_dicom
+from crossd.data.io.itk import affine_of
 from crossd.data.shared_arrays import Array
 from crossd.errors import InputError
 
-if TYPE_CHECKING:
-    from pydicom.dataelem import DataElement, RawDataElement
-    from pydicom.tag import BaseTag
-
-SERIES, ORIENTATION, POSITION = "0020|000e", "0020|0037", "0020|0032"
-MODALITY, SPACING = "0008|0060", "0028|0030"
-PLACE = ["ImagePositionPatient", "NumberOfFrames"]
-SYNTAX, BITS = "0002|0010", "0028|0100"
-IMPLICIT, BIG_ENDIAN = "1.2.840.10008.1.2", "1.2.840.10008.1.2.2"
-DEFLATED = "1.2.840.10008.1.2.1.99"
-UNDEFINED = 0xFFFFFFFF
-PIXELS = (0x7FE00008, 0x7FE00009, 0x7FE00010)
-PLAIN = {IMPLICIT, "1.2.840.10008.1.2.1", BIG_ENDIAN}
-"""Transfer syntaxes in which pixels are not compressed."""
-
-MOST_COMPRESSED = 1000
-"""Times that compressed pixels may be larger than their file."""
+PLACE = ["ImagePositionPatient", "NumberOfFrames", "SeriesInstanceUID"]
 
 UNEVEN = 0.1
 """Share of the median distance by which slices may be displaced."""
 
 
-@dataclass(frozen=True)
-class _Slice:
-    header: Header
-    series: str
-    orientation: NDArray[np.float64] | None
-    position: NDArray[np.float64] | None
-
-
 def read_header(path: Path) -> Header:
     """Read what a DICOM file, or a folder with one series, says of its volume.
 
-    Slices are sorted by their position. Rescale slope and intercept are applied by the reader.
+    Slices, or the frames of an enhanced file, are sorted by their position. Rescale slope and
+    intercept are applied by the reader.
 
     Args:
         path: The file or the folder.
 
     Returns:
-        The header, with the files of a series in order.
+        The header, with the files of a series, or the frames of a file, in order.
 
     Raises:
         InputError: When there is no image, there are two series, slices are missing or there twice,
             or a file is damaged.
     """
-    if not path.is_dir():
-        return _read(path).header
-    files = series_files(path)
+    files = series_files(path) if path.is_dir() else [path]
     if not files:
         raise InputError(f"{path}: holds no DICOM files")
-    slices = [_read(file) for file in files]
+    slices = [one for file in files for one in slices_of(file)]
     _one_series(path, slices)
     if len(slices) == 1:
         return replace(slices[0].header, path=path)
@@ -84,15 +59,31 @@ def is_stack(files: Sequence[Path]) -> bool:
     """Tell whether the DICOM files of a folder are slices of a volume, not images of their own.
 
     A slice says where it lies in the patient. Radiographs, photographs and ultrasound do not: each
-    of their files is a case. What cannot be read is left to `read_header` to complain about.
+    of their files is a case. So is each slice that is alone in its series. What cannot be read is
+    left to `read_header` to complain about.
 
     Args:
-        files: Those of the folder, one or more; three of them are looked at.
+        files: Those of the folder, one or more. Three of them are looked at, and all where these
+            are of several series.
     """
+    some = _said([files[0], files[len(files) // 2], files[-1]])
+    if not some:
+        return True
+    if len(files) == 1 and some[0][1] > 1:
+        return True
+    if not any(place for place, _, _ in some):
+        return False
+    if len({series for _, _, series in some}) > 1:
+        return max(Counter(series for _, _, series in _said(files)).values()) > 1
+    return True
+
+
+def _said(files: Sequence[Path]) -> list[tuple[bool, int, str]]:
+    """Read of files whether they say their position, their number of frames, and their series."""
     import pydicom
 
-    read = False
-    for file in {files[0], files[len(files) // 2], files[-1]}:
+    found = []
+    for file in dict.fromkeys(files):
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
@@ -100,97 +91,12 @@ def is_stack(files: Sequence[Path]) -> bool:
                 frames = int(said.get("NumberOfFrames") or 1)
         except Exception:  # pydicom raises many kinds on damaged files
             continue
-        read = True
-        if said.get("ImagePositionPatient") or (len(files) == 1 and frames > 1):
-            return True
-    return not read
+        place = bool(said.get("ImagePositionPatient"))
+        found.append((place, frames, str(said.get("SeriesInstanceUID"))))
+    return found
 
 
-def _read(file: Path) -> _Slice:
-    check_lengths(file)
-    with reading(file):
-        reader = open_itk(file)
-        header = itk_header(file, reader)
-
-    def tag(name: str) -> str:
-        return reader.GetMetaData(name).strip() if reader.HasMetaDataKey(name) else ""
-
-    bits = tag(BITS)
-    held = file.stat().st_size * (1 if tag(SYNTAX) in PLAIN else MOST_COMPRESSED)
-    claimed = np.prod([float(n) for n in header.shape]) * header.channels
-    if claimed * (int(bits) // 8 if bits.isdecimal() else 1) > held:
-        raise InputError(
-            f"{file}: claims {' x '.join(map(str, header.shape))} pixels, more than it can hold; "
-            "it is damaged or incomplete"
-        )
-    sides = _numbers(tag(SPACING), 2)
-    if sides is not None and not (sides > 0).all():
-        raise InputError(f"{file}: its pixel spacing is {tag(SPACING)} mm; expected more than 0")
-    header = replace(header, files=(file,), modality=tag(MODALITY))
-    return _Slice(header, tag(SERIES), _numbers(tag(ORIENTATION), 6), _numbers(tag(POSITION), 3))
-
-
-def check_lengths(file: Path) -> None:
-    """Check that no element of a DICOM file claims to be longer than the file.
-
-    GDCM, which reads files for SimpleITK, would allocate what a damaged length claims: gigabytes.
-
-    Raises:
-        InputError: When the file is damaged, or no DICOM file.
-    """
-    from pydicom.dataelem import RawDataElement
-    from pydicom.filereader import data_element_generator
-
-    size = file.stat().st_size
-    with reading(file), file.open("rb") as stream:
-        if stream.read(132)[128:] != b"DICM":
-            raise InputError(f"{file}: is no DICOM file (DICM at byte 128 is missing)")
-        syntax, start = "", 132
-        for raw in data_element_generator(stream, False, True, _after_meta, defer_size=0):
-            start = _end(raw, size)
-            if raw.tag == 0x00020010 and isinstance(raw, RawDataElement):
-                stream.seek(raw.value_tell)
-                syntax = stream.read(raw.length).decode("ascii").strip(" \0")
-        if syntax == DEFLATED:
-            return
-        stream.seek(start)
-        ways = (syntax == IMPLICIT, syntax != BIG_ENDIAN)
-        pixels = False
-        for raw in data_element_generator(stream, *ways, defer_size=0):
-            _end(raw, size)
-            pixels |= int(raw.tag) in PIXELS
-    if not pixels:
-        raise InputError(f"{file}: holds no pixel data (a report or a plan?); remove it")
-
-
-def _end(raw: "RawDataElement | DataElement", size: int) -> int:
-    """Return where the value of an element ends, which must be within the file."""
-    from pydicom.dataelem import RawDataElement
-    from pydicom.valuerep import VR
-
-    if raw.VR is not None and raw.VR not in list(VR):
-        raise ValueError(f"element {raw.tag} is of the unknown kind {raw.VR!r}")
-    if not isinstance(raw, RawDataElement) or raw.length == UNDEFINED:
-        return 0  # a sequence, whose elements were read
-    end = int(raw.value_tell + raw.length)
-    if end > size:
-        raise EOFError(f"element {raw.tag} is longer than the file")
-    return end
-
-
-def _after_meta(tag: "BaseTag", vr: str | None, length: int) -> bool:
-    return int(tag) >> 16 != 2
-
-
-def _numbers(text: str, count: int) -> NDArray[np.float64] | None:
-    try:
-        values = np.array([float(part) for part in text.split("\\")])
-    except ValueError:
-        return None
-    return values if len(values) == count and np.isfinite(values).all() else None
-
-
-def _one_series(path: Path, slices: list[_Slice]) -> None:
+def _one_series(path: Path, slices: Sequence[Slice]) -> None:
     """Refuse folders of two series, and of slices that differ."""
     series = {one.series for one in slices}
     if len(series) > 1:
@@ -204,45 +110,84 @@ def _one_series(path: Path, slices: list[_Slice]) -> None:
                 f"{one.header.path}: has the shape {one.header.shape}, others of its series "
                 f"{first.header.shape}; remove it, or the scout image among them"
             )
+        if not np.allclose(one.sides, first.sides, rtol=1e-3):
+            raise InputError(
+                f"{path}: the pixel spacing of {one.name} is {_shown(one.sides)} mm, that of "
+                f"{first.name} {_shown(first.sides)} mm; keep the slices of one reconstruction"
+            )
+    if len({one.header.path for one in slices}) > 1 and first.header.shape[2] > 1:
+        raise InputError(f"{path}: holds several DICOM volumes; put each into a folder of its own")
 
 
-def _volume(path: Path, slices: list[_Slice]) -> Header:
+def _volume(path: Path, slices: Sequence[Slice]) -> Header:
     """Sort slices by position, check that none is missing, and make one header of them."""
     first = slices[0]
-    if first.header.shape[2] > 1:
-        raise InputError(f"{path}: holds several DICOM volumes; put each into a folder of its own")
-    rows, positions = first.orientation, []
+    rows, places = first.orientation, []
     for one in slices:
         if one.position is None or one.orientation is None or rows is None:
-            raise InputError(f"{one.header.path}: lacks its position or orientation in the patient")
+            raise InputError(f"{one.header.path}: {_own(one)}lacks its position or orientation")
         if np.abs(one.orientation - rows).max() > 1e-3:
             raise InputError(
-                f"{one.header.path}: is turned against others of its series; remove it"
+                f"{one.header.path}: {_own(one)}is turned against others of its series; remove it"
             )
-        positions.append(one.position)
+        places.append(one.position)
     assert rows is not None
-    along = np.array(positions) @ np.cross(rows[:3], rows[3:])
-    order = np.argsort(along, kind="stable")
-    files = tuple(slices[i].header.path for i in order)
-    steps = np.diff(along[order])
+    normal = np.cross(rows[:3], rows[3:])
+    order = np.argsort(np.array(places) @ normal, kind="stable")
+    ordered, positions = [slices[i] for i in order], np.array(places)[order]
+    steps = np.diff(positions @ normal)
     typical = float(np.median(steps))
     twice = np.flatnonzero(steps < max(1e-3, UNEVEN * typical))
     if len(twice):
-        kept, other = files[twice[0]], files[twice[0] + 1]
-        raise InputError(
-            f"{other}: lies where {kept.name} does; remove one of the duplicate slices"
-        )
+        raise _at_one_place(path, ordered, len(twice), int(twice[0]))
     uneven = np.flatnonzero(np.abs(steps - typical) > UNEVEN * typical)
     if len(uneven):
-        before, gap = files[uneven[0]], steps[uneven[0]]
+        before, gap = ordered[uneven[0]].name, steps[uneven[0]]
         raise InputError(
-            f"{path}: a slice is missing after {before.name} (the next lies {gap:g} mm on, "
+            f"{path}: a slice is missing after {before} (the next lies {gap:g} mm on, "
             f"others {typical:g} mm); complete the series"
         )
-    start, end = positions[order[0]], positions[order[-1]]
-    step = (end - start) / len(steps)
-    sides = np.linalg.norm(first.header.affine[:3, :2], axis=0)
+    step = (positions[-1] - positions[0]) / len(steps)
+    sideways = positions - positions[0] - np.arange(len(positions))[:, None] * step
+    sideways -= (sideways @ normal)[:, None] * normal
+    off = np.linalg.norm(sideways, axis=1)
+    if off.max() > UNEVEN * typical:
+        raise InputError(
+            f"{path}: {ordered[int(off.argmax())].name} lies {off.max():.3g} mm beside the line "
+            "of the others; remove it, or resample the series to a straight grid"
+        )
     direction: Array = np.column_stack((rows[:3], rows[3:], step / np.linalg.norm(step)))
-    affine = affine_of(direction, (*sides, float(np.linalg.norm(step))), start.tolist())
-    shape = (*first.header.shape[:2], len(files))
-    return replace(first.header, path=path, shape=shape, affine=affine, files=files)
+    spacing = (*first.sides, float(np.linalg.norm(step)))
+    return replace(
+        first.header,
+        path=path,
+        shape=(*first.header.shape[:2], len(ordered)),
+        affine=affine_of(direction, spacing, positions[0].tolist()),
+        files=tuple(dict.fromkeys(one.header.path for one in ordered)),
+        frames=tuple(one.frame for one in ordered if one.frame is not None),
+    )
+
+
+def _at_one_place(path: Path, ordered: Sequence[Slice], count: int, where: int) -> InputError:
+    """Say why slices lie where others do: they are of several kinds, or there twice."""
+    one, other = ordered[where : where + 2]
+    for mark in one.marks:
+        if one.marks[mark] != other.marks.get(mark):
+            values = sorted({each.marks.get(mark, "none") for each in ordered})
+            return InputError(
+                f"{path}: holds images of several {mark} at each place ({', '.join(values[:5])}); "
+                "put those of each into a folder of its own"
+            )
+    return InputError(
+        f"{path}: {other.name} lies where {one.name} does; remove one of the duplicate slices "
+        f"({count} such pairs)"
+    )
+
+
+def _own(one: Slice) -> str:
+    """Name a frame in a message that names its file."""
+    return "" if one.frame is None else f"frame {one.frame + 1} "
+
+
+def _shown(sides: Sequence[float]) -> str:
+    return " x ".join(f"{side:g}" for side in sides)

@@ -34,6 +34,8 @@ class Header:
         channels: Numbers a voxel.
         modality: As DICOM names it ("CT", "MR"), "" where unknown.
         files: The files of a DICOM series, in order of position.
+        frames: The frames of an enhanced DICOM file, in order of position.
+        patient: As DICOM identifies the patient, "" where unknown.
     """
 
     path: Path
@@ -42,6 +44,8 @@ class Header:
     channels: int = 1
     modality: str = ""
     files: tuple[Path, ...] = ()
+    frames: tuple[int, ...] = ()
+    patient: str = ""
 
     @property
     def orientation(self) -> NDArray[np.float64]:
@@ -58,6 +62,14 @@ class Header:
     def spacing(self) -> tuple[float, float, float]:
         """Size of a voxel in canonical order (z, y, x) [mm]."""
         return self._canonical(np.linalg.norm(self.affine[:3, :3], axis=0).tolist())
+
+    @property
+    def canonical(self) -> NDArray[np.float64]:
+        """Affine to RAS [mm] of voxels (x, y, z) whose axes run to right, anterior, superior."""
+        turned: NDArray[np.float64] = self.affine @ nib.orientations.inv_ornt_aff(
+            self.orientation, self.shape
+        )
+        return turned
 
     def _canonical(self, values: Sequence[Number]) -> tuple[Number, Number, Number]:
         ordered = dict(zip(self.orientation[:, 0].astype(int).tolist(), values, strict=True))

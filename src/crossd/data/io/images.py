@@ -1,6 +1,8 @@
 """Files of images: those that PIL reads, and DICOM files of one image."""
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -8,16 +10,28 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps
 
-from crossd.data.io.agreement import require_same_shape, whole_numbers
+from crossd.data.io.agreement import HIGHEST, require_same_shape, whole_numbers
 from crossd.data.io.header import is_dicom
 from crossd.data.io.read import flat, read_header
 from crossd.errors import InputError
+from crossd.utils.memory import require
 
 DAMAGED = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
+LOSSY = ("JPEG", "MPO", "JPEG2000", "WEBP", "AVIF")
+"""Formats that may change the values of pixels."""
+
+ONE_IMAGE = ("MPO", "PSD")
+"""Formats whose further pages are thumbnails or layers of the first."""
+
 GREY = {"1", "L", "LA"}
 DEEP = {"I", "I;16", "I;16B", "I;16L"}
 ON_ITS_SIDE = 5
 """Value of the orientation in EXIF from which height and width are to be exchanged."""
+
+PER_PIXEL = 8.0
+"""Bytes of memory that reading takes for each pixel."""
+
+_OPENING = threading.Lock()
 
 
 def suffixes() -> set[str]:
@@ -30,23 +44,60 @@ def load(path: Path) -> Image.Image:
     return Image.fromarray(flat(path)) if is_dicom(path) else decode(path, str(path))
 
 
-def decode(file: Path | IO[bytes], where: str) -> Image.Image:
-    """Read a whole image, but for DICOM; refuse what is none, or has values of unknown range."""
+@contextmanager
+def _opened(file: Path | IO[bytes], where: str) -> Iterator[Image.Image]:
+    """Open an image and check that it is one, and fits into memory.
+
+    PIL refuses more than 179 megapixels, which a sound scan of a slide may have.
+    """
     try:
-        with Image.open(file) as opened:
-            image = ImageOps.exif_transpose(opened)
+        with _OPENING:
+            most, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+            try:
+                opened = Image.open(file)
+            finally:
+                Image.MAX_IMAGE_PIXELS = most
+        with opened:
+            pages = getattr(opened, "n_frames", 1)
+            if pages > 1 and opened.format not in ONE_IMAGE:
+                raise InputError(
+                    f"{where}: holds {pages} pages; save each as a file of its own, or a stack of "
+                    "slices as a volume in NIfTI, NRRD or MetaImage"
+                )
+            require(float(np.prod(opened.size)) * PER_PIXEL, where)
+            yield opened
+    except InputError:
+        raise
     except DAMAGED as error:
         raise InputError(f"{where}: cannot be read as an image; replace or remove it") from error
-    if image.mode == "F":
-        raise InputError(
-            f"{where}: holds floating-point numbers of unknown range; expected 8 or 16 bits"
-        )
+
+
+def decode(file: Path | IO[bytes], where: str) -> Image.Image:
+    """Read a whole image, but for DICOM; refuse what is none, or has values of unknown range."""
+    with _opened(file, where) as opened:
+        kind, turn = opened.format, _turn(opened)
+        image = ImageOps.exif_transpose(opened)
+    image.format = kind
+    image.info["turned"] = turn
+    if image.mode == "F" or (image.mode == "I" and not _in_16_bits(image)):
+        kinds = "floating-point numbers" if image.mode == "F" else "numbers of 32 bits"
+        raise InputError(f"{where}: holds {kinds} of unknown range; expected 8 or 16 bits")
     return image
+
+
+def _in_16_bits(image: Image.Image) -> bool:
+    array = np.asarray(image)
+    return bool(array.min() >= 0 and array.max() <= HIGHEST)
+
+
+def _turn(image: Image.Image) -> int:
+    """Return how a camera says that its picture is to be turned: 1 as it is stored."""
+    return int(image.getexif().get(ExifTags.Base.Orientation, 1))
 
 
 def load_case(
     images: Sequence[Path], mask: Path | None = None
-) -> tuple[list[Image.Image], NDArray[np.uint8] | None]:
+) -> tuple[list[Image.Image], NDArray[np.uint16] | None]:
     """Read the modalities of a case and the values of its mask, which must have one shape."""
     loaded = [load(path) for path in images]
     height_width = loaded[0].size[::-1]
@@ -54,17 +105,34 @@ def load_case(
         require_same_shape(images[0], height_width, path, image.size[::-1], "modalities")
     if mask is None:
         return loaded, None
-    values = raw_mask(mask)
+    drawn = load(mask)
+    values = _values(drawn, mask)
+    turn, own = (image.info.get("turned", 1) for image in (loaded[0], drawn))
+    if turn != own and (turn < ON_ITS_SIDE or height_width[0] == height_width[1]):
+        raise InputError(
+            f"{images[0]}: its EXIF data turn it, and those of its mask {mask.name} do not, so "
+            "that it is unknown how the two lie; save the image as it is shown, without EXIF data"
+        )
     require_same_shape(images[0], height_width, mask, values.shape, "image and mask")
     return loaded, values
 
 
-def raw_mask(path: Path) -> NDArray[np.uint8]:
+def raw_mask(path: Path) -> NDArray[np.uint16]:
     """Read the values of a mask, ``(H, W)``."""
-    image = load(path)
+    return _values(load(path), path)
+
+
+def _values(image: Image.Image, path: Path) -> NDArray[np.uint16]:
+    if is_dicom(path):
+        raise InputError(f"{path}: is DICOM; save it as PNG, a mask holds one whole number a pixel")
+    if image.format in LOSSY:
+        raise InputError(
+            f"{path}: is a {image.format} file, whose compression changes values; save masks as PNG"
+        )
     if image.mode not in {"1", "L", "P"} | DEEP:
-        what = "is DICOM; save it as PNG" if is_dicom(path) else "holds colours"
-        raise InputError(f"{path}: {what}; a mask holds one whole number a pixel")
+        if has_colours(image):
+            raise InputError(f"{path}: holds colours; a mask holds one whole number a pixel")
+        image = image.convert("RGB").getchannel(0)
     return whole_numbers(np.asarray(image), path)
 
 
@@ -73,13 +141,18 @@ def shape_of(path: Path) -> tuple[int, int]:
     if is_dicom(path):
         width, height, _ = read_header(path).shape
         return height, width
-    try:
-        with Image.open(path) as file:
-            width, height = file.size
-            turn = file.getexif().get(ExifTags.Base.Orientation, 1)
-    except DAMAGED as error:
-        raise InputError(f"{path}: cannot be read as an image; replace or remove it") from error
+    with _opened(path, str(path)) as file:
+        width, height = file.size
+        turn = _turn(file)
     return (width, height) if turn in range(ON_ITS_SIDE, 9) else (height, width)
+
+
+def bands_of(path: Path) -> int:
+    """Return how many channels an image file has: 1, or 3 with colours, as it is stored."""
+    if is_dicom(path):
+        return 1
+    with _opened(path, str(path)) as file:
+        return 1 if file.mode in GREY | DEEP | {"F"} else 3
 
 
 def pixels(image: Image.Image) -> NDArray[np.float32]:

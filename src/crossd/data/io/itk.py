@@ -61,6 +61,9 @@ def voxels(header: Header, part: Part) -> NDArray[np.float32]:
     if len(header.files) > 1:
         return _series(header, part)
     reader = open_itk(header.files[0] if header.files else header.path)
+    if header.frames != tuple(range(len(header.frames))):  # stored in another order
+        columns, rows, wanted = part
+        return from_itk(reader.Execute())[columns, rows][:, :, list(header.frames[wanted])]
     if not whole(part):
         sides = reader.GetSize()  # two of a file of one plane
         ends = [s.indices(n) for s, n in zip(part, sides, strict=False)]

@@ -16,6 +16,38 @@ from crossd.data.io.header import MOST_CHANNELS, Header, Part, reading, whole
 from crossd.errors import InputError
 
 CHUNK = 1 << 20
+MM = {1: 1000.0, 3: 0.001}
+"""Millimetres in a unit of length, by its code in a header: metres and micrometres. Files that name
+no unit, or another one, are taken to be in millimetres, as ITK takes them."""
+
+
+ROUNDED = np.float64(-1e-5)
+"""Least 1 - b^2 - c^2 - d^2 of a quaternion: programs round in 32 bits, to 1 + 4e-7 for example."""
+
+
+class _Header1(nib.Nifti1Header):
+    quaternion_threshold = ROUNDED
+
+
+class _Header2(nib.Nifti2Header):
+    quaternion_threshold = ROUNDED
+
+
+class _Image1(nib.Nifti1Image):
+    header_class = _Header1
+
+
+class _Image2(nib.Nifti2Image):
+    header_class = _Header2
+
+
+def load(path: Path) -> Any:
+    """Open a NIfTI file of either version."""
+    with reading(path), quietly():
+        for kind in (_Image1, _Image2):
+            if kind.path_maybe_image(path)[0]:
+                return kind.from_filename(path)
+        return nib.load(path)
 
 
 @contextmanager
@@ -34,12 +66,13 @@ def quietly() -> Iterator[None]:
 
 def read_header(path: Path) -> Header:
     """Read what a NIfTI file says of its volume."""
+    image = load(path)
     with reading(path), quietly():
-        image: Any = nib.load(path)
         kind = image.get_data_dtype()
         zero = _zero_spacing(path, image)
         shape = tuple(int(n) for n in image.shape)
         affine = np.asarray(image.affine, np.float64)
+        affine[:3] *= MM.get(int(image.header["xyzt_units"]) & 7, 1.0)
         needed = image.dataobj.offset + float(np.prod([float(n) for n in shape])) * kind.itemsize
     if not path.name.lower().endswith(".gz") and path.stat().st_size < needed:
         raise InputError(
@@ -51,7 +84,8 @@ def read_header(path: Path) -> Header:
     if kind.kind not in "iuf":
         raise InputError(f"{path}: holds {kind}, expected one number a voxel")
     channels = int(np.prod(shape[3:])) if len(shape) > 3 else 1
-    if len(shape) < 2 or channels > MOST_CHANNELS or channels < 1:
+    several = sum(n > 1 for n in shape[3:]) > 1  # numbers a voxel, at several times
+    if len(shape) < 2 or channels > MOST_CHANNELS or channels < 1 or several:
         raise InputError(
             f"{path}: has the shape {shape}; expected a volume of 3 axes, or a fourth of up to "
             f"{MOST_CHANNELS} channels (split time series into files)"
@@ -73,7 +107,7 @@ def _zero_spacing(path: Path, image: Any) -> bool:
 @quietly()
 def voxels(path: Path, part: Part) -> NDArray[np.float32]:
     """Read a part as ``(x, y, z, c)``, as stored; of a compressed file all is unpacked."""
-    image: Any = nib.load(path)
+    image = load(path)
     axes = len(image.shape)
     if whole(part) and path.name.lower().endswith(".gz"):
         array = _to_the_end(path, type(image))

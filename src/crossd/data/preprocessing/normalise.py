@@ -18,6 +18,10 @@ FORM = 2
 """Of what is kept of them, to be counted up when images are prepared in another way."""
 
 
+COLOURS = 3
+"""Channels of an image with colours."""
+
+
 class Normalised(ChangedSamples):
     """Samples whose images have `channels` channels and are shifted and scaled."""
 
@@ -87,10 +91,11 @@ def normalise(
         InputError: When the channels cannot be adapted or all values are equal.
     """
     wanted = source.channels if channels is None else channels
-    if wanted < 1 or (source.channels != wanted and 1 not in (source.channels, wanted)):
+    known = (source.channels, 1) if source.rank == 2 and source.channels == COLOURS else ()
+    if wanted < 1 or (source.channels != 1 and wanted not in (source.channels, *known)):
         raise InputError(
-            f"{source.name}: cannot adapt {source.channels} channels to {wanted}; "
-            f"only 1 to many and many to 1 can be adapted"
+            f"{source.name}: has {source.channels} channels, {wanted} are wanted; one channel can "
+            "be repeated, and colours be made grey, but nothing else is the same"
         )
     mean, std = statistics or _statistics(source.train, wanted, seed)
     if not std > 0:

@@ -33,13 +33,13 @@ class Cache:
         from crossd.utils.memory import available
 
         self.left = available() * CACHE if budget is None else budget
-        self.kept: dict[str, tuple[Tensor, ...]] = {}
+        self.kept: dict[int, tuple[Tensor, ...]] = {}
 
-    def get(self, key: str) -> tuple[Tensor, ...] | None:
+    def get(self, key: int) -> tuple[Tensor, ...] | None:
         """Return what is kept under a key."""
         return self.kept.get(key)
 
-    def keep(self, key: str, tensors: tuple[Tensor, ...]) -> None:
+    def keep(self, key: int, tensors: tuple[Tensor, ...]) -> None:
         """Keep tensors if there is room."""
         size = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
         if size <= self.left and get_worker_info() is None:
@@ -110,7 +110,7 @@ class VolumeSamples(Samples):
     def _prepared(self, index: int) -> tuple[Tensor, ...]:
         """Take a volume from memory, from the disk or from its files."""
         entry, key = self.entries[index], ""
-        kept = self.cache.get(entry.case.name)
+        kept = self.cache.get(index)
         if kept is None and self.stored is not None:
             how = [asdict(one) for one in self.plan.intensity]
             key = entry.key("volume", self.plan.spacing, how, tuple(self.values))
@@ -121,7 +121,7 @@ class VolumeSamples(Samples):
             kept = self._prepare(index)
             named = dict(zip(("image", "mask"), (x.numpy() for x in kept), strict=False))
             if self.stored is None or not self.stored.keep(key, named):
-                self.cache.keep(entry.case.name, kept)
+                self.cache.keep(index, kept)
         return kept
 
     def _prepare(self, index: int) -> tuple[Tensor, ...]:
@@ -148,7 +148,7 @@ class VolumeSamples(Samples):
         """
         entry = self.entries[index]
         lazy = all(h.path.name.lower().endswith((".nii", *ITK)) for h in entry.images)
-        kept = self.stored is not None or self.cache.get(entry.case.name) is not None
+        kept = self.stored is not None or self.cache.get(index) is not None
         if index not in self._limits or not lazy or kept:
             whole, *masks = self._prepared(index)
             cut = [mask.select(axis, position) for mask in masks]

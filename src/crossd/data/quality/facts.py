@@ -59,7 +59,7 @@ class SampleFacts:
     digest: str = ""
     values: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
     thumb: NDArray[np.float32] | None = None
-    mask: NDArray[np.uint8] | None = None
+    mask: NDArray[np.uint16] | None = None
 
     @property
     def channels(self) -> int:
@@ -96,7 +96,7 @@ def thinned(values: NDArray[np.float32], count: int) -> NDArray[np.float32]:
     return flat[:: max(1, len(flat) // count)]
 
 
-def ranges_of(image: NDArray[np.float32], mask: NDArray[np.uint8] | None) -> NDArray[np.float64]:
+def ranges_of(image: NDArray[np.float32], mask: NDArray[np.uint16] | None) -> NDArray[np.float64]:
     """Return the ranges of the channels of an image ``(C, *spatial)``, see `SampleFacts`."""
     rows = []
     for channel in image:
@@ -106,7 +106,7 @@ def ranges_of(image: NDArray[np.float32], mask: NDArray[np.uint8] | None) -> NDA
     return np.array(rows, np.float64)
 
 
-def counts_of(mask: NDArray[np.uint8] | None) -> dict[int, int]:
+def counts_of(mask: NDArray[np.uint16] | None) -> dict[int, int]:
     """Count the voxels of each value of a mask, if there is one."""
     if mask is None:
         return {}
@@ -115,7 +115,7 @@ def counts_of(mask: NDArray[np.uint8] | None) -> dict[int, int]:
 
 
 def describe(
-    found: SampleFacts, image: NDArray[np.float32], mask: NDArray[np.uint8] | None
+    found: SampleFacts, image: NDArray[np.float32], mask: NDArray[np.uint16] | None
 ) -> None:
     """Write down what a data sheet shows of an image ``(C, *spatial)``, and its mask if any."""
     found.size = image.shape[1:]

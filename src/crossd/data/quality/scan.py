@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -10,7 +9,6 @@ from numpy.typing import NDArray
 
 from crossd.data.disk_cache import DiskCache
 from crossd.data.io.agreement import require_same_shape
-from crossd.data.io.header import is_dicom
 from crossd.data.io.images import load_case, pixels, raw_mask, shape_of
 from crossd.data.io.read import holds_volume
 from crossd.data.quality.facts import (
@@ -30,7 +28,7 @@ from crossd.errors import InputError
 from crossd.utils.progress import Progress
 
 One = TypeVar("One")
-Read = tuple[NDArray[np.float32], NDArray[np.uint8] | None]
+Read = tuple[NDArray[np.float32], NDArray[np.uint16] | None]
 """An image ``(C, *spatial)``, and the values of its mask if there is one."""
 
 
@@ -109,14 +107,11 @@ def _read_case(found: SampleFacts, case: Case) -> Read:
     file = case.images[0]
     if holds_volume(file):
         entry = case_files.read_entry(case)
-        header = entry.images[0]
-        found.spacing = header.spacing
-        file = header.files[0] if header.files else file
+        found.spacing = entry.images[0].spacing
         image, mask = _read_volume(entry)
     else:
         images, mask = load_case(case.images, case.mask)
         image = np.concatenate([pixels(one) for one in images])
-    found.group = found.group or _patient(file)
     return image, mask
 
 
@@ -127,13 +122,3 @@ def _begun(case: Case) -> SampleFacts:
 def _read_volume(entry: Entry) -> Read:
     mask = None if entry.mask is None else case_files.raw_mask(entry.mask)
     return case_files.read_image(entry), mask
-
-
-def _patient(file: Path) -> str:
-    """Return the patient that a DICOM file names."""
-    if not is_dicom(file):
-        return ""
-    import pydicom
-
-    data = pydicom.dcmread(file, specific_tags=["PatientID"], stop_before_pixels=True)
-    return str(data.get("PatientID", "") or "")

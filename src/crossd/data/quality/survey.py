@@ -16,6 +16,7 @@ from crossd.data.quality.facts import NO_CLASS, NO_PART, SampleFacts
 from crossd.data.quality.scan import Read, for_sheet, noted, scan
 from crossd.data.source import Given, Source
 from crossd.data.sources import case_list, class_folders, tar_names
+from crossd.data.sources.belonging import together
 from crossd.data.sources.case_list import Case, loose_cases
 from crossd.data.splits import SPLITS, divide, spread
 from crossd.errors import InputError
@@ -34,6 +35,8 @@ class Survey:
         counts: Samples of each part and class, of all of them.
         looks: What was found.
         notes: What else there is to say.
+        kind: What it is, for people.
+        groups: How many patients are known; 0 where none is.
     """
 
     name: str
@@ -41,6 +44,27 @@ class Survey:
     counts: dict[str, dict[str, int]]
     looks: list[SampleFacts]
     notes: list[str] = field(default_factory=list)
+    kind: str = "source"
+    groups: int = 0
+
+    def sentence(self) -> str:
+        """Say what the source is: its kind, and how many cases, classes, patients and parts."""
+        ranks = {len(look.size) for look in self.looks if look.size}
+        what = {frozenset({2}): "images", frozenset({3}): "volumes"}.get(frozenset(ranks), "cases")
+        said = [f"{self.total:,} {what}"]
+        if names := self.classes():
+            said.append(
+                f"{len(names)} classes ({', '.join(names[:5])}{', ...' * (len(names) > 5)})"
+            )
+        values = sorted({value for look in self.looks for value in look.voxels})
+        if values:
+            shown = ", ".join(map(str, values[:8])) + ", ..." * (len(values) > 8)
+            said.append(f"masks of the values {shown}")
+        if self.groups:
+            said.append(f"{self.groups:,} patients")
+        parts = [f"{sum(own.values()):,} to {part}" for part, own in self.counts.items()]
+        said += parts if list(self.counts) != [NO_PART] else ["without labels"]
+        return f"{self.name}: {self.kind}; {', '.join(said)}"
 
     def classes(self, among: Sequence[str] | None = None) -> list[str]:
         """Return the names of the classes (those that are among others), numbers by their value."""
@@ -74,10 +98,13 @@ def survey(spec: str, limit: int, seed: int, progress: Progress) -> Survey:
         as_stored = Given(statistics=(0.0, 1.0))
         source = open_source(spec, seed=seed, labels=False, given=as_stored, progress=progress)
         return _of_source(source, limit, progress)
-    found, folders = list_cases(path, progress, strict=False)
+    listed, folders = list_cases(path, progress, strict=False)
+    found, kind = listed.cases, listed.kind
     images = folders is not None and not found and len(folders.images) > 0
     if folders is not None and not found:
         found = class_folders.cases(path, folders, "images") or loose_cases(path)
+        kind = kind if images else "folder of files"
+        found = together(found, spec, progress) if images else found
     if not found:
         raise InputError(f"{path}: holds no image or volume that can be read")
     parts, notes = _parts(found, spec, seed, images)
@@ -86,7 +113,8 @@ def survey(spec: str, limit: int, seed: int, progress: Progress) -> Survey:
     looks = scan(LOOKING, [found[i] for i in chosen], for_sheet, progress)
     for look, i in zip(looks, chosen, strict=True):
         look.part = parts[i]
-    return Survey(spec, len(found), counts, looks, notes)
+    groups = len({case.group for case in found if case.group})
+    return Survey(spec, len(found), counts, looks, notes, kind, groups)
 
 
 def _parts(
@@ -107,7 +135,7 @@ def _parts(
     try:
         if images:  # of class folders
             known = np.array([case.split for case in found])
-            divided = divide(known, labels, seed, spec, halve=True)
+            divided = divide(known, labels, seed, spec, case_list.groups_of(found), halve=True)
         else:
             divided = case_list.parts(found, labels, seed, spec)
     except InputError as error:
@@ -150,9 +178,11 @@ def _of_source(source: Source, limit: int, progress: Progress) -> Survey:
 
     counts = _counts((part, label(samples, i)) for part, samples, i in where)
     chosen = [where[k] for k in spread(len(where), limit)]
-    return Survey(source.name, len(where), counts, scan(LOOKING, chosen, look, progress))
+    looks = scan(LOOKING, chosen, look, progress)
+    kind = "tar archives" if tar_names.find(source.name) else "arrays"
+    return Survey(source.name, len(where), counts, looks, kind=kind)
 
 
 def _arrays(sample: Sample) -> Read:
-    mask = sample["mask"].numpy().astype(np.uint8) if "mask" in sample else None
+    mask = sample["mask"].numpy().astype(np.uint16) if "mask" in sample else None
     return sample["image"].numpy(), mask

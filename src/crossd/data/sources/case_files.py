@@ -12,7 +12,7 @@ from crossd.data.io import read
 from crossd.data.io.agreement import (
     as_classes,
     require_same_count,
-    require_same_shape,
+    require_same_place,
     whole_numbers,
 )
 from crossd.data.io.header import Header, with_spacing
@@ -23,8 +23,6 @@ from crossd.errors import InputError
 
 PREPARATION = 2
 """To be raised when volumes are prepared in another way: what was kept before is not used."""
-
-AFFINE_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -98,14 +96,7 @@ def read_entry(case: Case) -> Entry:
     first = headers[0]
     for other in [*headers[1:], *([mask] if mask else [])]:
         what = "image and mask" if other is mask else "modalities"
-        require_same_shape(first.path, first.shape, other.path, other.shape, what)
-        if not np.allclose(
-            other.affine, first.affine, rtol=AFFINE_TOLERANCE, atol=AFFINE_TOLERANCE
-        ):
-            raise InputError(
-                f"{other.path}: its affine differs from that of {first.path}; {what} must lie in "
-                "the same place, resample one to the other"
-            )
+        require_same_place(first, other, what)
     if mask is not None and mask.channels != 1:
         raise InputError(f"{mask.path}: holds {mask.channels} numbers a voxel; a mask holds one")
     if case.spacing is not None:
@@ -133,6 +124,6 @@ def read_mask(
     return as_classes(raw_mask(entry.mask, planes), values, entry.mask.path)
 
 
-def raw_mask(header: Header, planes: tuple[int, slice] | None = None) -> NDArray[np.uint8]:
+def raw_mask(header: Header, planes: tuple[int, slice] | None = None) -> NDArray[np.uint16]:
     """Read the values of a mask, ``(D, H, W)``."""
     return whole_numbers(read.read(header, planes)[0], header.path)

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from crossd.data.io.header import stem
 from crossd.data.sources.folder_walk import below
 from crossd.data.splits import Parts, divide
+from crossd.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,8 @@ class Case:
         split: "train", "val" or "test"; "" where it is not said.
         group: Of the patient, say: cases of one group stay in one split. "" where it is not said.
         spacing: Size of a voxel (z, y, x) [mm] that replaces what the file says.
+        same: Names the cases that hold the same files, and all of the patients of these; "" where
+            none does.
     """
 
     name: str
@@ -34,19 +37,74 @@ class Case:
     split: str = ""
     group: str = ""
     spacing: tuple[float, float, float] | None = None
+    same: str = ""
+
+    @property
+    def inseparable(self) -> str:
+        """Names the cases that must be in one part with this one; "" where it is alone."""
+        return self.same or self.group
+
+
+@dataclass(frozen=True)
+class Listed:
+    """What a list of files holds.
+
+    Attributes:
+        kind: What it is, for people.
+        cases: Its cases; none of class folders that hold nothing but images, which may be a
+            million.
+        classes: Names of the classes of masks by their values, where it says them.
+        note: What else there is to say.
+    """
+
+    kind: str
+    cases: list[Case]
+    classes: dict[int, str] = field(default_factory=dict)
+    note: str = ""
 
 
 def named(cases: Iterable[Case]) -> list[Case]:
-    """Name cases by the path of their image, without its suffix."""
+    """Name cases by the path of their image, without its suffix; no two alike.
+
+    Example:
+        >>> paths = [Path("a.png"), Path("a.nii"), Path("a_1.png")]
+        >>> [case.name for case in named(Case(str(path), (path,)) for path in paths)]
+        ['a_2', 'a_3', 'a_1']
+    """
     bare = []
     for case in cases:
         parent = PurePosixPath(Path(case.name).as_posix()).parent
         bare.append(replace(case, name=str(parent / stem(case.images[0]))))
-    counts = Counter(case.name for case in bare)
-    return [
-        replace(case, name=f"{case.name}_{index}") if counts[case.name] > 1 else case
-        for index, case in enumerate(bare)
-    ]
+    given: Counter[str] = Counter(case.name for case in bare)
+    taken = {name for name, count in given.items() if count == 1}
+    found = []
+    for case in bare:
+        name, number = case.name, 1
+        while given[case.name] > 1 and (name in taken or number == 1):
+            name, number = f"{case.name}_{number}", number + 1
+        taken.add(name)
+        found.append(replace(case, name=name))
+    return found
+
+
+def require_distinct(classes: Iterable[str], where: str) -> None:
+    """Refuse classes whose names differ in capitals or spaces only: they are one, by mistake.
+
+    Args:
+        classes: Their names.
+        where: The source, for the message.
+
+    Raises:
+        InputError: Naming two such.
+    """
+    found: dict[str, str] = {}
+    for name in classes:
+        other = found.setdefault(" ".join(name.split()).casefold(), name)
+        if other != name:
+            raise InputError(
+                f"{where}: the classes {other!r} and {name!r} differ in capitals or spaces only; "
+                "give both one name, or names that differ"
+            )
 
 
 def in_order(classes: Iterable[str]) -> list[str]:
@@ -61,14 +119,14 @@ def in_order(classes: Iterable[str]) -> list[str]:
 
 def groups_of(cases: Sequence[Case]) -> NDArray[np.str_] | None:
     """Return the group of every case, alone where it has none; None where none is said."""
-    if not any(case.group for case in cases):
+    if not any(case.inseparable for case in cases):
         return None
-    return np.array([case.group or f"\0{case.name}" for case in cases])
+    return np.array([case.inseparable or f"\0{case.name}" for case in cases])
 
 
 def parts(cases: Sequence[Case], labels: NDArray[np.int64], seed: int, where: str) -> Parts:
     """Divide cases into training, validation and test ones, as `crossd.data.splits.divide`."""
-    groups = np.array([case.group or f"\0{index}" for index, case in enumerate(cases)])
+    groups = np.array([case.inseparable or f"\0{index}" for index, case in enumerate(cases)])
     return divide(np.array([case.split for case in cases]), labels, seed, where, groups)
 
 

@@ -1,7 +1,7 @@
 """Opening lists of files: images or volumes, with classes, with masks or with neither."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -30,15 +30,26 @@ from crossd.errors import InputError
 LARGEST_IMAGE = 256
 """Side of images with masks, at most, where no size is given."""
 
+MOST_CLASSES = 256
+"""Classes of masks, which are kept as numbers of 8 bits."""
+
 LOOK_AT = 200
 """Images whose sizes are looked at, at most."""
 
 
-def open_cases(request: Request, root: Path, found: Sequence[Case]) -> Source:
+def open_cases(
+    request: Request, root: Path, found: Sequence[Case], named: Mapping[int, str] | None = None
+) -> Source:
     """Open a list of cases, whose files lie below `root`.
 
     Images are in [0, 1], volumes as the plan says. What has neither masks nor labels is all to
     train on.
+
+    Args:
+        request: What is asked for.
+        root: The folder.
+        found: The cases.
+        named: Names of the classes of masks by their values, where the list says them.
 
     Raises:
         InputError: With the file that is wrong.
@@ -56,7 +67,7 @@ def open_cases(request: Request, root: Path, found: Sequence[Case]) -> Source:
     looks = _looked(request, found, entries)
     facts = [looks[i] for i in divided[0]] if looks else []
     if task == "segmentation":
-        values, classes = _mask_classes(facts, given, name)
+        values, classes = _mask_classes(facts, given, name, named or {})
         for case, look in zip(found, looks, strict=False):
             if case.mask is not None and given.statistics is None:
                 require_known(list(look.voxels), values, case.mask)
@@ -177,10 +188,15 @@ def _plan(request: Request, facts: Sequence[SampleFacts], whole: bool) -> Plan:
 
 
 def _mask_classes(
-    facts: Sequence[SampleFacts], given: Given, name: str
+    facts: Sequence[SampleFacts], given: Given, name: str, said: Mapping[int, str]
 ) -> tuple[tuple[int, ...], tuple[str, ...]]:
     """Return values and names of the classes of training masks, the background first."""
-    seen = {value: str(value) for one in facts for value in one.voxels if value}
+    seen = said or {value: str(value) for one in facts for value in one.voxels if value}
+    if len(seen) > MOST_CLASSES:
+        raise InputError(
+            f"{name}: its masks hold {len(seen):,} values; expected at most {MOST_CLASSES} classes "
+            "(are they numbers of single objects?)"
+        )
     named = {0: "background", **(given.classes or seen)}
     named[0] = "background" if named[0] == "0" else named[0]
     if len(named) < 2:

@@ -2,12 +2,14 @@
 
 import csv
 import io
+import math
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from crossd.data.sources.case_list import Case, named
-from crossd.data.splits import SPLITS
+from crossd.data.sources.case_list import Case, named, require_distinct
+from crossd.data.splits import part_of
 from crossd.errors import InputError
 
 
@@ -37,6 +39,9 @@ def read_table(path: Path, labels: bool = True, strict: bool = True) -> list[Cas
         lack = f"lacks the column image (it has {','.join(heads)[:100]})"
         lack = lack if rows else "holds no lines below the names of the columns"
         raise InputError(f"{path}: {lack}; expected image and label or mask")
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise InputError(f"{path}: has the column {twice} twice; rename or remove one")
     kinds = [name for name in ("label", "mask") if name in names]
     if labels and len(kinds) != 1:
         what = "has both label and mask" if kinds else "has neither label nor mask"
@@ -49,14 +54,15 @@ def read_table(path: Path, labels: bool = True, strict: bool = True) -> list[Cas
         if len(row) > len(heads):
             raise InputError(f"{where}: has more fields than the first line")
         cells = dict.fromkeys(names, "") | dict(zip(heads, map(str.strip, row), strict=False))
-        files = tuple(_path(path, cells[name], where, name, strict) for name in columns)
+        files = tuple(file_at(path, cells[name], where, name, strict) for name in columns)
         if labels and not cells[kinds[0]]:
             raise InputError(f"{where}: the field {kinds[0]} is empty")
         masks = labels and kinds == ["mask"]
-        mask = _path(path, cells["mask"], where, "mask", strict) if masks else None
-        part = cells.get("split", "")
-        if part not in (*SPLITS, ""):
-            raise InputError(f"{where}: split is {part!r}; expected train, val or test")
+        mask = file_at(path, cells["mask"], where, "mask", strict) if masks else None
+        said = cells.get("split", "")
+        part = part_of(said)
+        if said and not part:
+            raise InputError(f"{where}: split is {said!r}; expected train, val or test")
         cases.append(
             Case(
                 cells["image"],
@@ -68,9 +74,32 @@ def read_table(path: Path, labels: bool = True, strict: bool = True) -> list[Cas
                 _spacing(cells.get("spacing", ""), where),
             )
         )
+    if kinds == ["label"]:
+        cases = _spelled_alike(cases, path)
     if strict and labels:
         _check_splits(path, cases, [number for number, _ in rows])
     return named(cases)
+
+
+def _spelled_alike(cases: Sequence[Case], path: Path) -> list[Case]:
+    """Give labels that are one number one spelling, as 1 and 1.0, which spreadsheets write.
+
+    Raises:
+        InputError: When other names differ in capitals or spaces only.
+    """
+    spellings: dict[str | float, str] = {}
+    for label in sorted({str(case.label) for case in cases}, key=lambda text: (len(text), text)):
+        spellings.setdefault(_value(label), label)
+    require_distinct(spellings.values(), str(path))
+    return [replace(case, label=spellings[_value(str(case.label))]) for case in cases]
+
+
+def _value(label: str) -> str | float:
+    try:
+        number = float(label)
+    except ValueError:
+        return label
+    return number if math.isfinite(number) else label
 
 
 def _lines(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
@@ -92,12 +121,22 @@ def _lines(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     return heads, rows[1:]
 
 
-def _path(table: Path, text: str, where: str, column: str, strict: bool) -> Path:
-    """Return the file that a cell names, which must lie at or below the folder of the csv."""
+def file_at(table: Path, text: str, where: str, column: str, strict: bool) -> Path:
+    """Return the file that a list names, which must lie at or below the folder of the list.
+
+    Args:
+        table: The list.
+        text: What stands there.
+        where: File and line, for messages.
+        column: What the file is, for messages.
+        strict: Refuse a file that does not exist.
+    """
     absolute = PurePosixPath(text).is_absolute() or PureWindowsPath(text).is_absolute()
+    if "\\" in text and not (table.parent / text).exists():  # written on Windows
+        text = PureWindowsPath(text).as_posix()
     if absolute or ".." in Path(text).parts:
         raise InputError(
-            f"{where}: the {column} {text} leads out of the folder of the csv; "
+            f"{where}: the {column} {text} leads out of the folder of the {table.suffix[1:]}; "
             "write paths relative to it, and put it above the files"
         )
     found = table.parent / text
@@ -125,14 +164,5 @@ def _check_splits(path: Path, cases: Sequence[Case], lines: Sequence[int]) -> No
             f"{path}, line {lines[said.index(False)]}: its split is empty, others are not; "
             "fill in every split, or none"
         )
-    parts: dict[str, str] = {}
-    for number, case in zip(lines, cases, strict=True):
-        group = case.group or str(case.images[0])
-        what = f"group {case.group}" if case.group else f"image {case.images[0].name}"
-        if parts.setdefault(group, case.split) != case.split:
-            raise InputError(
-                f"{path}, line {number}: the {what} is in {case.split} and in {parts[group]}; "
-                "a patient belongs to one split"
-            )
     if any(said) and not any(case.split == "train" for case in cases):
         raise InputError(f"{path}: no line has the split train")

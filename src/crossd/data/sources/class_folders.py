@@ -1,6 +1,7 @@
 """Class folders: what they hold, which may be very many files, and opening those of images."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -14,15 +15,18 @@ from crossd.data.io.header import SUFFIXES
 from crossd.data.io.images import suffixes
 from crossd.data.source import Request, Source
 from crossd.data.sources import folder_walk
-from crossd.data.sources.case_list import Case
-from crossd.data.sources.folder_walk import Walk
+from crossd.data.sources.belonging import MOST_COMPARED, require_whole_groups, together
+from crossd.data.sources.case_list import Case, groups_of, require_distinct
+from crossd.data.sources.folder_walk import Walk, is_debris
 from crossd.data.sources.image_files import DEFAULT_SIZE, FileSamples
 from crossd.data.sources.kept_lists import Listing, kept_or_made
-from crossd.data.splits import SPLITS, divide
+from crossd.data.splits import SPLITS, divide, part_of
 from crossd.errors import InputError
 from crossd.utils.progress import Progress
 
 Kind = Literal["images", "volumes"]
+SHOWN = "backslashreplace"
+"""How bytes of names that are no UTF-8 are shown."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,7 @@ class ClassFolders(Listing):
 
     Attributes:
         parts: Which of "train", "val" and "test" there are; "" alone where there are none.
-        folders: The class folders of each part below the root; hidden ones do not count.
+        folders: The class folders of each part, below the root, spelled as they are.
         images: Files that PIL reads, below the root.
         volumes: Files of volumes and DICOM images, and folders that hold a DICOM series.
         counts: How many images and volumes each class folder holds, int64, ``(N, 2)``.
@@ -50,7 +54,8 @@ class ClassFolders(Listing):
     @property
     def places(self) -> list[tuple[str, str]]:
         """Part and class of each class folder."""
-        return [os.path.split(folder) for folder in self.folders]
+        split = map(os.path.split, self.folders)
+        return [(part_of(part), os.fsencode(label).decode(errors=SHOWN)) for part, label in split]
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -69,6 +74,11 @@ class ClassFolders(Listing):
 def scan(root: Path, progress: Progress) -> ClassFolders:
     """List what the class folders of `root` hold, or those of its ``train``, ``val`` and ``test``.
 
+    Parts may be spelled in any usual way (`crossd.data.splits.part_of`).
+
+    Raises:
+        InputError: When two folders are one part, or class folders stand beside parts.
+
     Example:
         >>> import tempfile
         >>> root = Path(tempfile.mkdtemp())
@@ -85,17 +95,18 @@ def scan(root: Path, progress: Progress) -> ClassFolders:
 
 def _scanned(top: str, progress: Progress) -> ClassFolders:
     whole = folder_walk.look(top)
-    fixed = [name for name in SPLITS if any(e.name == name and e.is_dir() for e in whole[2])]
+    inside = [one.name for one in whole[2] if one.is_dir() and not is_debris(one.name)]
+    fixed = _parts(top, inside)
     folders, counts = [], []
     with progress.task(f"scanning {top}", total=None) as bar:
         walk = Walk(bar)
         walk.visited.append((top, whole[0]))
-        for part in fixed or [""]:
+        for part in fixed.values() or [""]:
             state, this, entries = folder_walk.look(f"{top}{os.sep}{part}") if part else whole
             if part:
                 walk.visited.append((f"{top}{os.sep}{part}", state))
             for entry in entries:
-                if entry.is_dir() and not entry.name.startswith("."):
+                if entry.is_dir() and not is_debris(entry.name):
                     before = len(walk.images), len(walk.volumes)
                     folders.append(str(Path(part, entry.name)))
                     walk.visit(entry.path, folders[-1] + os.sep, True, True, (this,))
@@ -111,6 +122,38 @@ def _scanned(top: str, progress: Progress) -> ClassFolders:
     )
 
 
+def _parts(top: str, folders: Sequence[str]) -> dict[str, str]:
+    """Find the parts of a data set among folders, in the order of training, ...; none if none.
+
+    A part is called so, in any usual spelling, and holds folders. Where none is to train on, they
+    are class folders, unless there is nothing else.
+
+    Raises:
+        InputError: When two folders are one part.
+    """
+    found: dict[str, list[str]] = {part: [] for part in SPLITS}
+    for folder in folders:
+        part = part_of(folder)
+        if part and any(one.is_dir() for one in folder_walk.look(f"{top}{os.sep}{folder}")[2]):
+            found[part].append(folder)
+    for part, named in found.items():
+        if len(named) > 1:
+            raise InputError(
+                f"{top}: {' and '.join(named)} are both parts to {part}; put them into one"
+            )
+    fixed = {part: named[0] for part, named in found.items() if named}
+    return fixed if "train" in fixed or len(fixed) == len(folders) else {}
+
+
+def left_out(root: Path, found: ClassFolders) -> list[str]:
+    """List the folders beside the parts of a data set, which are passed over."""
+    if not found.parts[0]:
+        return []
+    parts = {Path(folder).parts[0] for folder in found.folders}
+    inside = (one.name for one in sorted(root.iterdir()) if one.is_dir())
+    return [name for name in inside if not is_debris(name) and name not in parts]
+
+
 def cases(root: Path, found: ClassFolders, kind: Kind) -> list[Case]:
     """List the images or the volumes of class folders, each named by its path below `root`."""
     names = found.images if kind == "images" else found.volumes
@@ -121,6 +164,29 @@ def cases(root: Path, found: ClassFolders, kind: Kind) -> list[Case]:
     ]
 
 
+def groups_below(
+    root: Path, found: ClassFolders, progress: Progress, strict: bool
+) -> NDArray[np.str_] | None:
+    """Group images of one patient, and those that hold the same; None where all are alone.
+
+    Args:
+        root: The folder.
+        found: What it holds.
+        progress: Where to say what was done.
+        strict: Refuse a group in two parts.
+
+    Raises:
+        InputError: Naming two images of such a group.
+    """
+    if len(found.images) > MOST_COMPARED:
+        progress.say(f"{root}: contents were not compared, of more than {MOST_COMPARED:,} images")
+        return None
+    listed = together(cases(root, found, "images"), str(root), progress)
+    if strict:
+        require_whole_groups(listed, str(root))
+    return groups_of(listed)
+
+
 def check(root: Path, found: ClassFolders, kind: Kind) -> None:
     """Check that every class has training samples, and every part has some.
 
@@ -129,25 +195,21 @@ def check(root: Path, found: ClassFolders, kind: Kind) -> None:
     """
     first = found.parts[0]
     if first not in ("", "train"):
-        raise InputError(f"{root}: has {first}/ but no train/; add it")
+        raise InputError(f"{root}: has a part to {first} but none to train; add it")
     for part in found.parts:
-        own = {
-            label: count
-            for (place, label), count in zip(found.places, found.counted(kind), strict=True)
-            if place == part
-        }
-        unknown = sorted(own.keys() - set(found.classes))
-        if unknown:
-            raise InputError(
-                f"{root / part / unknown[0]}: this class is not in train/; remove or add it"
-            )
-        empty = [label for label, count in own.items() if not count]
-        if empty and part == first:
-            raise InputError(
-                f"{root / part / empty[0]}: no {kind} in this class folder; fill or remove it"
-            )
-        if not any(own.values()):
-            raise InputError(f"{root / part}: no {kind} in its class folders")
+        own = [number for number, (place, _) in enumerate(found.places) if place == part]
+        for number in own:
+            where, label = root / found.folders[number], found.places[number][1]
+            if label not in found.classes:
+                raise InputError(
+                    f"{where}: this class is not in the training part; remove or add it"
+                )
+            if part == first and not found.counted(kind)[number]:
+                raise InputError(f"{where}: no {kind} in this class folder; fill or remove it")
+        if not found.counted(kind)[own].any():
+            where = (root / found.folders[own[0]]).parent if own else root / part
+            raise InputError(f"{where}: no {kind} in its class folders")
+    require_distinct(found.classes, str(root))
 
 
 def open_images(request: Request, root: Path, found: ClassFolders) -> Source:
@@ -163,11 +225,6 @@ def open_images(request: Request, root: Path, found: ClassFolders) -> Source:
         InputError: When there are no images, fewer than two classes, or an unknown class.
     """
     shape, first = request.shape(2, DEFAULT_SIZE), found.parts[0]
-    if first and not {"train", "val"} <= set(found.parts):
-        raise InputError(
-            f"{root}: has {first}/ but not both train/ and val/; add the other, or give the "
-            f"class folders alone"
-        )
     classes = found.classes
     if not classes or (not first and not len(found.images)):
         readable = suffixes()
@@ -186,7 +243,7 @@ def open_images(request: Request, root: Path, found: ClassFolders) -> Source:
     said = np.array([part for part, _ in found.places])[folder]
     whole = FileSamples(root, [found.images], labels, shape)
     whole.see_colours(np.flatnonzero(said == first))
-    train, val, test = (
-        Subset(whole, own) for own in divide(said, labels, request.seed, str(root), halve=True)
-    )
+    whole.groups = groups_below(root, found, request.progress, strict=True)
+    divided = divide(said, labels, request.seed, str(root), whole.groups, halve=True)
+    train, val, test = (Subset(whole, own) for own in divided)
     return Source(str(root), 2, "classification", whole.channels, classes, shape, train, val, test)

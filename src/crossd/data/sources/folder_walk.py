@@ -15,6 +15,16 @@ IMAGE, VOLUME, SERIES = 1, 2, 3
 Pair = tuple[int, int]
 Look = tuple[Pair, Pair, list[os.DirEntry[str]]]
 ENDINGS = {*SUFFIXES, ".gz"}
+DEBRIS = (
+    *("__macosx", "@eadir", "#recycle", "@recycle", "$recycle.bin", "lost+found", "__pycache__"),
+    *("system volume information", "thumbs.db", "desktop.ini", "@recently-snapshot"),
+)
+"""What systems, archives and notebooks leave in folders, beside hidden files; in small letters."""
+
+
+def is_debris(name: str) -> bool:
+    """Tell whether a file or folder is hidden, or was left by a system: it is passed over."""
+    return name.startswith(".") or name.lower() in DEBRIS
 
 
 @dataclass
@@ -41,7 +51,7 @@ class Walk:
             path: The folder.
             below: What precedes the names of its files.
             images: Whether to list images: not below links to folders.
-            volumes: Whether to list volumes: not in hidden folders, nor below a DICOM series.
+            volumes: Whether to list volumes: not below a DICOM series.
             above: The folders that lead here, as a link may lead back to one.
         """
         state, this, entries = look(path)
@@ -56,8 +66,8 @@ class Walk:
                 self.volumes.add(below.rstrip(os.sep))
         for entry, kind in zip(entries, kinds, strict=True):
             if entry.is_dir():
-                here = images and not entry.is_symlink()
-                solid = volumes and not entry.name.startswith(".")
+                seen = not is_debris(entry.name)
+                here, solid = images and seen and not entry.is_symlink(), volumes and seen
                 if here or solid:
                     inside = f"{below}{entry.name}{os.sep}"
                     self.visit(entry.path, inside, here, solid, (*above, this))
@@ -71,7 +81,7 @@ class Walk:
     def kind(self, entry: os.DirEntry[str]) -> int:
         """Tell what a file is, by its name where that says it; 0 for folders and all else."""
         name = entry.name
-        if name.startswith(".") or entry.is_dir():
+        if is_debris(name) or entry.is_dir():
             return 0
         suffix = name[name.rfind(".") :].lower() if "." in name else ""
         if suffix in self.readable:
@@ -102,8 +112,8 @@ def below(folder: Path) -> tuple[list[Path], list[Path]]:
     themselves.
 
     Returns:
-        Files that PIL reads, not in links to folders; and files of volumes, not in hidden folders,
-        with folders that hold a DICOM series.
+        Files that PIL reads, not in links to folders; and files of volumes, with folders that hold
+        a DICOM series. What is hidden, or left by systems, is passed over.
     """
     walk = Walk()
     walk.visit(str(folder), "", True, True)
@@ -119,5 +129,5 @@ def listed(folder: Path) -> list[Path]:
         folder / entry.name
         for entry in entries
         if walk.kind(entry)
-        or (entry.is_dir() and not entry.name.startswith(".") and series_files(folder / entry.name))
+        or (entry.is_dir() and not is_debris(entry.name) and series_files(folder / entry.name))
     ]

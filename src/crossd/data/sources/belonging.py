@@ -1,0 +1,214 @@
+"""Which cases belong together: those of one patient, and files that hold the same."""
+
+import gzip
+import hashlib
+import re
+import warnings
+import zlib
+from collections import Counter, defaultdict
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crossd.data.io.dicom import series_files
+from crossd.data.io.header import is_dicom
+from crossd.data.sources.case_list import Case
+from crossd.errors import InputError
+from crossd.utils.progress import Bar, Progress
+
+MOST_COMPARED = 100_000
+"""Cases up to which contents are compared: of more, sizes alone take minutes on network disks."""
+
+SHOWN_FROM = 2_000
+"""Cases from which it is shown how far the comparison is: fewer take no second."""
+
+CHUNK = 1 << 20
+SUBJECT = re.compile(r"(?<![^/_])sub-([0-9A-Za-z]+)(?=[/_.])")
+"""A subject in a path, as BIDS writes it: sub-01/anat/sub-01_T1w.nii.gz."""
+
+
+def together(found: Sequence[Case], name: str, progress: Progress) -> list[Case]:
+    """Put cases of one patient, and cases that hold the same files, into one group.
+
+    Groups that the cases name are kept. Where none does, the patient is DICOM's PatientID or, where
+    every path has one, BIDS' subject. What was done is said.
+
+    Args:
+        found: The cases.
+        name: The source, for messages.
+        progress: Where to say it, and to show how far it is.
+
+    Returns:
+        The cases, with their groups.
+    """
+    cases, said = list(found), []
+    if not any(case.group for case in cases):
+        kind, patients = _patients(cases, progress)
+        count = len({one for one in patients if one})
+        if count == 1 and len(cases) > 1:
+            said.append(
+                f"all cases have the {kind} {patients[0]!r}, so that it does not tell patients "
+                "apart: each is taken for one of its own (a csv can name them in its column group)"
+            )
+        elif 1 < count < len(cases):
+            cases = [replace(case, group=one) for case, one in zip(cases, patients, strict=True)]
+            said.append(f"{len(cases):,} cases of {count:,} patients by {kind}, kept together")
+    if len(cases) > MOST_COMPARED:
+        said.append(f"contents were not compared, of more than {MOST_COMPARED:,} cases")
+    else:
+        twins = identical([case.images for case in cases], progress)
+        cases, count = _joined(cases, twins)
+        if count:
+            said.append(f"{count:,} cases hold the same as another, kept together with it")
+    if said and not any(case.split for case in cases):
+        progress.say(f"{name}: {'; '.join(said)}")
+    return cases
+
+
+def require_whole_groups(cases: Sequence[Case], name: str) -> None:
+    """Refuse cases of one patient, or that hold the same, in two parts: what is tested is trained.
+
+    Args:
+        cases: Whose parts are said.
+        name: The source, for the message.
+
+    Raises:
+        InputError: Naming two such cases.
+    """
+    seen: dict[str, Case] = {}
+    for case in cases:
+        other = seen.setdefault(case.inseparable, case)
+        if case.inseparable and other.split != case.split:
+            same = other.group != case.group or not case.group
+            what = "hold the same, or a patient of them does" if same else f"are of {case.group}"
+            raise InputError(
+                f"{name}: {other.images[0]} (to {other.split}) and {case.images[0]} (to "
+                f"{case.split}) {what}: what is tested must not be trained on; remove one, or put "
+                "both into one part"
+            )
+
+
+def _joined(cases: Sequence[Case], twins: NDArray[np.int64]) -> tuple[list[Case], int]:
+    """Name what belongs together by what it holds; returns how many are there more than once."""
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
+
+    count = len(cases)
+    own = np.arange(count)
+    again = int((twins != own).sum())
+    if not again:
+        return list(cases), 0
+    named = [case.group or f"\0{i}" for i, case in enumerate(cases)]
+    _, group = np.unique(named, return_inverse=True)
+    links = coo_matrix(
+        (np.ones(2 * count), (np.tile(own, 2), np.concatenate((twins, count + group)))),
+        (2 * count, 2 * count),
+    )
+    component = connected_components(links, directed=False)[1][:count].tolist()
+    sizes, alike = Counter(component), Counter(twins.tolist())
+    torn = {one for one, twin in zip(component, twins.tolist(), strict=True) if alike[twin] > 1}
+    return [
+        replace(case, same=f"\0same {one}" if sizes[one] > 1 and one in torn else "")
+        for case, one in zip(cases, component, strict=True)
+    ], again
+
+
+def _patients(cases: Sequence[Case], progress: Progress) -> tuple[str, list[str]]:
+    """Say what tells patients apart, and give that of each case; "" where it is unknown."""
+    subjects = [SUBJECT.findall(case.images[0].as_posix()) for case in cases]
+    if all(subjects):
+        return "the subject in their paths", [f"sub-{found[-1]}" for found in subjects]
+    if not any(path.is_dir() or is_dicom(path) for path in (case.images[0] for case in cases[:9])):
+        return "", [""] * len(cases)
+    progress = progress if len(cases) >= SHOWN_FROM else Progress(quiet=True)
+    with progress.task("reading who the patients are", total=len(cases)) as bar:
+        found = []
+        for case in cases:
+            found.append(patient_of(case.images[0]))
+            bar.advance(1)
+    return "DICOM's PatientID", found
+
+
+def patient_of(path: Path) -> str:
+    """Return the patient that a DICOM file, or the first of a series, names; "" if none."""
+    if not (path.is_dir() or is_dicom(path)):
+        return ""
+    import pydicom
+
+    files = series_files(path) if path.is_dir() else [path]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            data = pydicom.dcmread(files[0], specific_tags=["PatientID"], stop_before_pixels=True)
+            return str(data.get("PatientID") or "").strip()
+    except Exception:  # pydicom raises many kinds on damaged files, of which reading them tells
+        return ""
+
+
+def identical(cases: Sequence[Sequence[Path]], progress: Progress) -> NDArray[np.int64]:
+    """Number cases so that those whose files hold the same have one number.
+
+    Files of other sizes differ; only others are read. Of a compressed file what is in it counts,
+    of a folder its files in any order.
+
+    Args:
+        cases: The files, or folders, of each.
+        progress: Where to show how far it is.
+
+    Returns:
+        The number of the first case that holds the same, ``(N,)``.
+    """
+    numbers = np.arange(len(cases))
+    progress = progress if len(cases) >= SHOWN_FROM else Progress(quiet=True)
+    with progress.task("comparing sizes of files", total=len(cases)) as bar:
+        alike = _grouped(numbers.tolist(), cases, _trait, bar)
+    suspects = [group for group in alike if len(group) > 1]
+    with progress.task("comparing files", total=sum(map(len, suspects))) as bar:
+        for group in suspects:
+            for same in _grouped(group, cases, _digest, bar):
+                numbers[same] = same[0]
+    return numbers
+
+
+def _grouped(
+    indices: Sequence[int],
+    cases: Sequence[Sequence[Path]],
+    look: Callable[[Path], Hashable],
+    bar: Bar,
+) -> list[list[int]]:
+    """Group cases by what is seen of their files; one that cannot be read is alone."""
+    found: dict[Hashable, list[int]] = defaultdict(list)
+    for index in indices:
+        try:
+            key: Hashable = tuple(map(look, cases[index]))
+        except (OSError, EOFError, zlib.error):  # which is told of where it is read
+            key = index
+        found[key].append(index)
+        bar.advance(1)
+    return list(found.values())
+
+
+def _trait(path: Path) -> Hashable:
+    """Give what files that hold the same have in common, without reading them."""
+    if path.is_dir():
+        return tuple(sorted(file.stat().st_size for file in series_files(path)))
+    if path.suffix.lower() != ".gz":
+        return path.stat().st_size
+    with path.open("rb") as file:  # its last bytes are a checksum of what is in it, and its size
+        file.seek(-8, 2)
+        return file.read()
+
+
+def _digest(path: Path) -> Hashable:
+    """Give a number that files have in common only if they hold the same."""
+    if path.is_dir():
+        return tuple(sorted(map(str, map(_digest, series_files(path)))))
+    opened = gzip.open if path.suffix.lower() == ".gz" else open
+    with opened(path, "rb") as file:
+        found = hashlib.blake2b(digest_size=16)
+        while part := file.read(CHUNK):
+            found.update(part)
+    return found.hexdigest()

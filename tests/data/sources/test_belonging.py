@@ -1,0 +1,164 @@
+"""What belongs together stays in one part: patients, and files that hold the same."""
+
+import gzip
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import files
+import numpy as np
+import pytest
+from PIL import Image
+
+from crossd.data.opening import open_source
+from crossd.data.sources.belonging import identical, together
+from crossd.data.sources.case_list import Case
+from crossd.utils.progress import Progress
+
+QUIET = Progress(quiet=True)
+RNG = np.random.default_rng(0)
+
+
+class Heard(Progress):
+    """Notes what is said."""
+
+    def __init__(self) -> None:
+        super().__init__(quiet=True)
+        self.said: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+
+def picture(path: Path, seed: int) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 255, (12, 12), np.uint8)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def parts_of(source: Any, named: Callable[[str], str]) -> list[set[str]]:
+    parts = (source.train, source.val, source.test)
+    return [{named(part.name(i)) for i in range(len(part))} for part in parts]
+
+
+def apart(parts: list[set[str]]) -> bool:
+    return not (parts[0] & parts[1] | parts[0] & parts[2] | parts[1] & parts[2])
+
+
+def test_files_that_hold_the_same_have_one_number(tmp_path: Path) -> None:
+    a, b = picture(tmp_path / "a.png", 0), picture(tmp_path / "b.png", 1)
+    copy = Path(shutil.copy(a, tmp_path / "c.png"))
+    volume = files.nifti(tmp_path / "v.nii.gz", RNG.normal(size=(5, 6, 7)).astype(np.float32))
+    again = tmp_path / "again.nii.gz"
+    with gzip.GzipFile(again, "wb", compresslevel=1, mtime=99) as file:  # compressed otherwise
+        file.write(gzip.decompress(volume.read_bytes()))
+    assert again.read_bytes() != volume.read_bytes()
+    series = files.dicom(tmp_path / "s", RNG.integers(0, 99, (4, 5, 3)))
+    shutil.copytree(series, tmp_path / "t")
+    (tmp_path / "t" / "0000.dcm").rename(tmp_path / "t" / "z.dcm")
+    found = [[a], [b], [copy], [a, b], [copy, b], [b, a], [volume], [again], [series]]
+    found += [[tmp_path / "t"], [tmp_path / "gone.png"], [tmp_path / "gone.png"]]
+    assert identical(found, QUIET).tolist() == [0, 1, 0, 3, 3, 5, 6, 6, 8, 8, 10, 11]
+
+
+def test_copies_under_other_names_stay_together(tmp_path: Path) -> None:
+    for i in range(30):
+        first = picture(tmp_path / "ab"[i % 2] / f"{i:02}.png", i)
+        shutil.copy(first, first.with_name(f"copy of {i:02}.png"))
+    said = Heard()
+    source = open_source(str(tmp_path), progress=said)
+    assert apart(parts_of(source, lambda name: name[-6:]))
+    assert "30 cases hold the same as another, kept together with it" in said.said[0]
+
+
+def test_lines_of_a_csv_that_name_one_image_stay_together(tmp_path: Path) -> None:
+    lines = ["image,label"]
+    for i in range(20):
+        picture(tmp_path / f"{i}.png", i)
+        lines += [f"{i}.png,{'ab'[i % 2]}"] * 3
+    (tmp_path / "cases.csv").write_text("\n".join(lines))
+    source = open_source(str(tmp_path / "cases.csv"))
+    assert len(source.train) + len(source.val) + len(source.test) == 60
+    assert apart(parts_of(source, lambda name: name))
+    assert source.train.groups is not None  # folds keep them whole too
+
+
+@pytest.mark.parametrize("copies", [True, False])
+def test_parts_that_are_said_must_not_share_images(tmp_path: Path, copies: bool) -> None:
+    for part in ("train", "val", "test"):
+        for i in range(4):
+            seed = i + 4 * ("train", "val", "test").index(part)
+            picture(tmp_path / "data" / part / "ab"[i % 2] / f"{i}.png", seed)
+    if copies:
+        shutil.copy(tmp_path / "data/train/a/0.png", tmp_path / "data/test/b/other.png")
+        said = files.message(lambda: open_source(str(tmp_path / "data")))
+        assert "train/a/0.png (to train)" in said and "test/b/other.png (to test)" in said
+        assert "what is tested must not be trained on" in said
+    else:
+        assert len(open_source(str(tmp_path / "data")).test) == 4
+
+
+def test_a_group_of_a_csv_in_two_parts_is_refused(tmp_path: Path) -> None:
+    lines = ["image,label,split,group"]
+    for i in range(12):
+        picture(tmp_path / f"{i}.png", i)
+        lines.append(f"{i}.png,{'ab'[i % 2]},{('train', 'val', 'test')[i // 4]},p{i % 11}")
+    (tmp_path / "cases.csv").write_text("\n".join(lines))
+    said = files.message(lambda: open_source(str(tmp_path / "cases.csv")))
+    assert f"{tmp_path}/0.png (to train) and {tmp_path}/11.png (to test) are of p0" in said
+
+
+@pytest.mark.parametrize("kind", ["series", "images"])
+def test_patients_of_dicom_stay_together(tmp_path: Path, kind: str) -> None:
+    for patient in range(10):
+        for k in range(3):
+            name = tmp_path / "ab"[patient % 2] / f"{k}_{patient}"
+            if kind == "series":
+                array = RNG.integers(0, 999, (6, 7, 4))
+                files.dicom(name, array, PatientID=f"P{patient}")
+            else:
+                plane, number = RNG.integers(0, 99, (6, 7)), f"1.{patient}.{k}"
+                name.parent.mkdir(exist_ok=True)
+                tags: dict[str, Any] = {"PatientID": f"P{patient}", "SeriesInstanceUID": number}
+                path = name.with_suffix(".dcm")
+                files.write_slice(path, plane, 0, modality="MR", **tags, **files.NOWHERE)
+    said = Heard()
+    source = open_source(str(tmp_path), progress=said)
+    assert apart(parts_of(source, lambda name: Path(name).stem[-1]))
+    assert any("30 cases of 10 patients by DICOM's PatientID" in text for text in said.said)
+
+
+def test_one_patient_for_all_tells_none_apart(tmp_path: Path) -> None:
+    for i in range(12):
+        files.dicom(tmp_path / "ab"[i % 2] / str(i), RNG.integers(0, 999, (6, 7, 4)))
+    said = Heard()
+    source = open_source(str(tmp_path), progress=said)
+    assert len(source.train) > 6 and source.train.groups is None
+    assert any("all cases have the DICOM's PatientID '1'" in text for text in said.said)
+
+
+def test_subjects_of_bids_stay_together(tmp_path: Path) -> None:
+    for subject in range(12):
+        for run in range(2):
+            path = tmp_path / f"sub-{subject:02}/ses-{run}/anat/sub-{subject:02}_T1w.nii.gz"
+            path.parent.mkdir(parents=True)
+            files.nifti(path, RNG.normal(size=(6, 6, 6)).astype(np.float32))
+    lines = [
+        f"{path.relative_to(tmp_path)},{'ab'[int(path.parts[-4][-2:]) % 2]}"
+        for path in sorted(tmp_path.rglob("*.nii.gz"))
+    ]
+    (tmp_path / "cases.csv").write_text("\n".join(["image,label", *lines]))
+    source = open_source(str(tmp_path / "cases.csv"))
+    assert apart(parts_of(source, lambda name: name.split("/")[0]))
+
+
+def test_a_patient_of_whom_one_image_is_anothers_too(tmp_path: Path) -> None:
+    paths = [picture(tmp_path / f"{i}.png", i) for i in range(3)]
+    paths.append(Path(shutil.copy(paths[0], tmp_path / "3.png")))
+    groups = ["p", "p", "q", "q"]
+    cases = [Case(p.stem, (p,), group=g) for p, g in zip(paths, groups, strict=True)]
+    found = together(cases, "here", QUIET)
+    assert len({case.inseparable for case in found}) == 1
+    assert [case.group for case in found] == groups
