@@ -162,3 +162,13 @@ def test_a_patient_of_whom_one_image_is_anothers_too(tmp_path: Path) -> None:
     found = together(cases, "here", QUIET)
     assert len({case.inseparable for case in found}) == 1
     assert [case.group for case in found] == groups
+
+
+@pytest.mark.parametrize("distinct", [1, 2])
+def test_data_that_hold_hardly_anything_but_copies(tmp_path: Path, distinct: int) -> None:
+    for i in range(24):
+        picture(tmp_path / "ab"[i % 2] / f"{i}.png", i % distinct)
+    said = Heard()
+    source = open_source(str(tmp_path), progress=said)
+    assert len(source.test) > 2
+    assert f"the 24 cases hold only {distinct} different files" in said.said[0]

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from crossd.data.io.dicom import series_files
 from crossd.data.io.header import is_dicom
 from crossd.data.sources.case_list import Case
+from crossd.data.splits import SPLITS
 from crossd.errors import InputError
 from crossd.utils.progress import Bar, Progress
 
@@ -60,9 +61,16 @@ def together(found: Sequence[Case], name: str, progress: Progress) -> list[Case]
         said.append(f"contents were not compared, of more than {MOST_COMPARED:,} cases")
     else:
         twins = identical([case.images for case in cases], progress)
-        cases, count = _joined(cases, twins)
-        if count:
-            said.append(f"{count:,} cases hold the same as another, kept together with it")
+        distinct = len(set(twins.tolist()))
+        if len(SPLITS) > distinct < len(cases):
+            said.append(
+                f"the {len(cases):,} cases hold only {distinct} different files, too few to keep "
+                "those that are the same together: what is tested is trained on"
+            )
+        else:
+            cases, count = _joined(cases, twins)
+            if count:
+                said.append(f"{count:,} cases hold the same as another, kept together with it")
     if said and not any(case.split for case in cases):
         progress.say(f"{name}: {'; '.join(said)}")
     return cases
