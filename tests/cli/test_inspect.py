@@ -179,7 +179,9 @@ def test_as_processes_without_warnings(tmp_path: Path, monkeypatch: pytest.Monke
         assert getattr(image, "n_frames", 1) == kernels.FRAMES
     monkeypatch.chdir(tmp_path)
     said = run(*labelled(3), "--out", "b")
-    assert said.startswith("30 of 30 samples were looked at: nothing is wrong or odd.")
+    first, second, *_ = said.splitlines()
+    assert first.startswith("data.npz: arrays; 30 volumes, 2 classes (0, 1), 2")
+    assert second == "30 of 30 samples were looked at: nothing is wrong or odd."
     assert {path.name for path in Path("b").iterdir()} == {
         *("data.png", "report.html", "report.md", "metrics.json", "config.yaml")
     }

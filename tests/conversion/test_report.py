@@ -98,9 +98,12 @@ def test_a_network_without_tensors_has_an_empty_account() -> None:
 def test_tensors_without_a_partner_are_listed_alone() -> None:
     entries = (
         Entry("a", "matched", (1,), (1,)),
+        Entry("d", "adapted", (1,), (2,), "lifted"),
         Entry("b", "missing", None, (2,)),
         Entry("c", "unexpected", (3,), None),
     )
     lines = ConversionReport(entries, note="what holds for all").without_partner().splitlines()
-    assert lines[:2] == ["3 tensors: 1 matched, 1 missing, 1 unexpected", "what holds for all"]
-    assert [line.split()[0] for line in lines[2:]] == ["b", "c"]
+    assert lines[0] == "4 tensors: 1 matched, 1 adapted, 1 missing, 1 unexpected"
+    assert lines[1] == "what holds for all"
+    assert [line.split()[0] for line in lines[2:4]] == ["b", "c"]
+    assert lines[4:] == ["1 adapted: lifted"]

@@ -89,7 +89,7 @@ def test_a_run_that_did_not_end_is_resumed_with_the_same_options(config: Config)
     refused(config, "did not end")
     refused(
         changed(config, resume=True, lr=0.2, size="32"),
-        r"other options \(lr 0.1, now 0.2, size None, now 32\)",
+        r"other options \(lr 0.1, now 0.2, size not given, now 32\)",
     )
     claim_folder(changed(config, resume=True, workers=4))
     assert (folder / "last.ckpt").read_text() == "weights"

@@ -64,8 +64,14 @@ class ConversionReport:
         return self._table(self.entries)
 
     def without_partner(self) -> str:
-        """Render the summary, the note, and a line for each tensor that one side alone has."""
-        return self._table([e for e in self.entries if e.source is None or e.result is None])
+        """Render the summary, the note, and a line for each tensor that one side alone has.
+
+        Of the others that were changed, the reasons are given, with how many each holds for.
+        """
+        alone = [e for e in self.entries if e.source is None or e.result is None]
+        why = Counter((e.action, e.why) for e in self.entries if e.why and e not in alone)
+        told = [f"{count} {action}: {reason}" for (action, reason), count in why.items()]
+        return "\n".join([self._table(alone), *told])
 
     def _table(self, entries: Sequence[Entry]) -> str:
         width = max((len(entry.name) for entry in entries), default=0)

@@ -184,7 +184,9 @@ def _require_same_options(folder: Path, options: Mapping[str, object]) -> None:
         if name not in _NOT_COMPARED and before.get(name) != value
     ]
     if changed:
-        told = ", ".join(f"{name} {before.get(name)}, now {options[name]}" for name in changed)
+        told = ", ".join(
+            f"{name} {_shown(before.get(name))}, now {_shown(options[name])}" for name in changed
+        )
         raise InputError(
             f"{folder} was started with other options ({told}): resume with the same ones, or "
             "start anew with --overwrite"
@@ -196,3 +198,7 @@ def remove(folder: Path, patterns: Sequence[str]) -> None:
     for pattern in patterns:
         for path in folder.glob(pattern):
             path.unlink()
+
+
+def _shown(value: object) -> object:
+    return "not given" if value is None else value

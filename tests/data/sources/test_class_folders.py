@@ -261,7 +261,7 @@ def pictures(root: Path, count: int, classes: int = 2) -> Path:
         (root / f"class_{c}").mkdir(parents=True)
         for i in range(count // classes):
             path = root / f"class_{c}" / f"picture_{i:07d}.png"
-            if count < 1000 or i % 20_000 == 0:
+            if count <= 2000 or i % 20_000 == 0:
                 pixels = rng.integers(0, 256, (8, 8), np.uint8)
                 Image.fromarray(pixels).save(path)
                 first = path
