@@ -15,7 +15,7 @@ from torch import nn
 
 from crossd.cli.opening import as_trained, known
 from crossd.cli.options import EvaluateConfig
-from crossd.data.io.agreement import require_same_place
+from crossd.data.io.agreement import in_same_place, require_one_number
 from crossd.data.io.read import read_header
 from crossd.data.opening import open_source
 from crossd.data.source import Source
@@ -221,7 +221,9 @@ def _pair(entry: Entry, guess: NDArray[np.uint8], values: Sequence[int]) -> Pair
 def _read_guess(config: EvaluateConfig, entry: Entry, values: Sequence[int]) -> NDArray[np.uint8]:
     """Read the mask that was made of a case."""
     header = read_header(write_masks.find(Path(str(config.predictions)), entry.case.name))
-    require_same_place(entry.images[0], header, "image and mask")
+    as_stored = read_header(entry.case.images[0])  # in a csv its spacing may be another
+    header = in_same_place(as_stored, header, "image and mask")
+    require_one_number(header)
     return read_mask(dataclasses.replace(entry, mask=header), values)
 
 

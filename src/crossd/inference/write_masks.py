@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crossd.data.io import nifti
-from crossd.data.io.header import ITK, NIFTI, Header, stem
+from crossd.data.io.header import ITK, NIFTI, Header, is_volume, stem
 from crossd.data.io.itk import open_itk
 from crossd.errors import InputError
 from crossd.utils.atomic_files import atomic
@@ -113,9 +113,12 @@ def find(folder: Path, name: str) -> Path:
         InputError: When there is none.
     """
     place = folder / name
-    for path in sorted(place.parent.glob("*")) if place.parent.is_dir() else ():
-        if path.is_file() and stem(path) == place.name:
-            return path
+    inside = sorted(place.parent.glob("*")) if place.parent.is_dir() else []
+    found = [one for one in inside if is_volume(one) and one.is_file() and stem(one) == place.name]
+    if len(found) > 1:
+        raise InputError(f"{found[1]}: shares its name with {found[0].name}; remove one")
+    if found:
+        return found[0]
     raise InputError(
         f"{folder}: holds no mask named {name}: crossd predict with the same source as --input "
         "writes them under the names of its cases"

@@ -8,7 +8,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from crossd.data.io.agreement import require_same_place, whole_numbers
+from crossd.data.io.agreement import in_same_place, whole_numbers
 from crossd.data.io.read import read, read_header
 
 LPS = np.diag([-1.0, -2.0, 3.0, 1.0])
@@ -20,7 +20,7 @@ def check(tmp_path: Path, other: Any) -> None:
     nib.Nifti1Image(MASK, LPS).to_filename(tmp_path / "image.nii")
     other.to_filename(tmp_path / "mask.nii")
     first, second = (read_header(tmp_path / name) for name in ("image.nii", "mask.nii"))
-    require_same_place(first, second, "image and mask")
+    second = in_same_place(first, second, "image and mask")
     np.testing.assert_array_equal(read(first), read(second))
 
 
@@ -83,3 +83,23 @@ def test_numbers_that_a_slope_rounded_are_whole(value: float) -> None:
 def test_other_numbers_are_refused(value: float) -> None:
     said = files.message(lambda: whole_numbers(np.array([value]), Path("mask.nii")))
     assert said.startswith("mask.nii: holds ") and "whole numbers from 0 to 65,535" in said
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_axes_between_two_directions_are_not_told_apart_by_rounding(
+    tmp_path: Path, seed: int
+) -> None:
+    import SimpleITK as sitk
+
+    angle = np.radians(45) + np.random.default_rng(seed).normal(0, 1e-8)
+    c, s = np.cos(angle), np.sin(angle)
+    image = sitk.GetImageFromArray(MASK)
+    image.SetDirection((c, -s, 0, s, c, 0, 0, 0, 1))
+    image.SetSpacing((1.1, 1.1, 2))
+    sitk.WriteImage(image, str(tmp_path / "image.mha"))
+    mask = sitk.GetImageFromArray(MASK)
+    mask.CopyInformation(sitk.ReadImage(str(tmp_path / "image.mha")))
+    sitk.WriteImage(mask, str(tmp_path / "mask.nii.gz"))
+    first, second = (read_header(tmp_path / name) for name in ("image.mha", "mask.nii.gz"))
+    second = in_same_place(first, second, "image and mask")
+    np.testing.assert_array_equal(read(first), read(second))

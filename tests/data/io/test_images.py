@@ -75,6 +75,26 @@ def turned(path: Path, pixels: np.ndarray, way: int) -> Path:
     return path
 
 
+@pytest.mark.parametrize("compression", ["raw", "tiff_lzw"])
+@pytest.mark.parametrize("way", range(1, 9))
+def test_a_tiff_that_is_turned_is_read_as_a_png_is(
+    tmp_path: Path, way: int, compression: str
+) -> None:
+    pixels = RNG.integers(0, 255, (12, 20), np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = way
+    Image.fromarray(pixels).save(tmp_path / "a.tif", exif=exif, compression=compression)
+    expected = np.asarray(load(turned(tmp_path / "a.png", pixels, way)))
+    np.testing.assert_array_equal(np.asarray(load(tmp_path / "a.tif")), expected)
+    assert shape_of(tmp_path / "a.tif") == shape_of(tmp_path / "a.png") == expected.shape
+
+
+def test_modalities_of_which_one_is_turned(tmp_path: Path) -> None:
+    pixels = RNG.integers(0, 255, (12, 20), np.uint8)
+    both = [turned(tmp_path / f"{way}.png", pixels, way) for way in (1, 3)]
+    assert "otherwise than those of 3.png" in files.message(lambda: load_case(both))
+
+
 @pytest.mark.parametrize("way", range(1, 9))
 @pytest.mark.parametrize("shape", [(12, 8), (12, 12)])
 def test_an_image_that_is_turned_and_its_mask(
@@ -91,7 +111,7 @@ def test_an_image_that_is_turned_and_its_mask(
         np.testing.assert_array_equal(load_case([image], shown)[1], mask)
     else:
         said = files.message(lambda: load_case([image], shown))
-        assert "its EXIF data turn it, and those of its mask shown.png do not" in said
+        assert "its EXIF data turn it otherwise than those of shown.png" in said
     if way >= 5 and shape[0] != shape[1]:
         stored = tmp_path / "stored.png"
         Image.fromarray(pixels).save(stored)

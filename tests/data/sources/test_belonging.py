@@ -127,7 +127,7 @@ def test_patients_of_dicom_stay_together(tmp_path: Path, kind: str) -> None:
     said = Heard()
     source = open_source(str(tmp_path), progress=said)
     assert apart(parts_of(source, lambda name: Path(name).stem[-1]))
-    assert any("30 cases of 10 patients by DICOM's PatientID" in text for text in said.said)
+    assert any("30 cases of 10 patients by PatientID of DICOM" in text for text in said.said)
 
 
 def test_one_patient_for_all_tells_none_apart(tmp_path: Path) -> None:
@@ -136,7 +136,7 @@ def test_one_patient_for_all_tells_none_apart(tmp_path: Path) -> None:
     said = Heard()
     source = open_source(str(tmp_path), progress=said)
     assert len(source.train) > 6 and source.train.groups is None
-    assert any("all cases have the DICOM's PatientID '1'" in text for text in said.said)
+    assert any("all cases have the PatientID of DICOM '1'" in text for text in said.said)
 
 
 def test_subjects_of_bids_stay_together(tmp_path: Path) -> None:
@@ -152,6 +152,35 @@ def test_subjects_of_bids_stay_together(tmp_path: Path) -> None:
     (tmp_path / "cases.csv").write_text("\n".join(["image,label", *lines]))
     source = open_source(str(tmp_path / "cases.csv"))
     assert apart(parts_of(source, lambda name: name.split("/")[0]))
+
+
+def test_a_folder_called_as_a_subject_names_no_patient(tmp_path: Path) -> None:
+    root = tmp_path / "sub-study"
+    for i in range(12):
+        files.dicom(
+            root / "ab"[i % 2] / str(i), RNG.integers(0, 999, (6, 7, 4)), PatientID=f"P{i // 3}"
+        )
+    source = open_source(str(root))
+    assert apart(parts_of(source, lambda name: str(int(name.split("/")[-1]) // 3)))
+
+
+def test_headers_of_metaimage_are_compared_by_their_voxels(tmp_path: Path) -> None:
+    for name, seed in (("p1", 1), ("p2", 2), ("p3", 1)):
+        (tmp_path / name).mkdir()
+        voxels = np.random.default_rng(seed).normal(size=(5, 6, 7)).astype(np.float32)
+        files.itk(tmp_path / name / "image.mhd", voxels)
+    found = [[tmp_path / name / "image.mhd"] for name in ("p1", "p2", "p3")]
+    assert identical(found, QUIET).tolist() == [0, 1, 0]
+
+
+def test_groups_of_a_csv_are_one_in_any_spelling(tmp_path: Path) -> None:
+    lines = ["Image,Label,Group"]
+    for i in range(24):
+        picture(tmp_path / f"{i}.png", i)
+        lines.append(f"{i}.png,{'ab'[i % 2]},{('P %d', 'p  %d', 'p %d')[i % 3] % (i // 3)}")
+    (tmp_path / "cases.csv").write_text("\n".join(lines))
+    source = open_source(str(tmp_path / "cases.csv"))
+    assert apart(parts_of(source, lambda name: str(int(Path(name).stem) // 3)))
 
 
 def test_a_patient_of_whom_one_image_is_anothers_too(tmp_path: Path) -> None:

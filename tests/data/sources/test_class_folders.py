@@ -347,3 +347,23 @@ def test_two_hundred_thousand_files(tmp_path: Path) -> None:
         print(f"{way}: {little} MiB with 2,000 files, {much} with 200,000")
         assert much[0] - little[0] < 8
         assert much[2] - much[0] < 4
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (("train", "test"), "are parts of a data set, not classes"),
+        (("seg_train", "seg_test"), "are parts of a data set, not classes"),
+        (("TrainingSet", "TestSet", "valid_images"), "are parts of a data set, not classes"),
+        (("train/images", "train/masks"), "are folders of images and masks, not classes"),
+        (("Images/a", "Images/b", "Masks/a", "Masks/b"), "Images: holds no images or volumes"),
+    ],
+)
+def test_folders_that_are_no_classes(tmp_path: Path, names: tuple[str, ...], words: str) -> None:
+    for seed, name in enumerate(names):
+        (tmp_path / name).mkdir(parents=True)
+        for i in range(6):
+            pixels = np.random.default_rng([seed, i]).integers(0, 255, (8, 8), np.uint8)
+            Image.fromarray(pixels).save(tmp_path / name / f"{i}.png")
+    with pytest.raises(InputError, match=words):
+        open_source(str(tmp_path))

@@ -68,6 +68,10 @@ def test_splits_and_tests_of_nnunet(tmp_path: Path) -> None:
     (tmp_path / "splits_final.json").write_text(json.dumps([{"train": names[2:], "val": []}]))
     said = files.message(lambda: open_source(str(tmp_path)))
     assert "its first fold lacks caseTr_000 (2 such cases)" in said
+    both = [{"train": names, "val": names[:1]}]
+    (tmp_path / "splits_final.json").write_text(json.dumps(both))
+    said = files.message(lambda: open_source(str(tmp_path)))
+    assert "its first fold trains and validates on caseTr_000" in said
     (tmp_path / "splits_final.json").write_text("[]")
     assert "is no list of folds" in files.message(lambda: open_source(str(tmp_path)))
 
@@ -82,6 +86,10 @@ def test_splits_and_tests_of_nnunet(tmp_path: Path) -> None:
         ({"labels": {"background": 0, "a": 1, "ignore": 2}}, "a label that is ignored"),
         ({"labels": {"a": 1, "b": 2}}, "0 for the background"),
         ({"labels": None}, "expected a value for each name"),
+        ({"labels": {"background": 0, "a": 70_000}}, "gives 'a' the value 70000"),
+        ({"labels": {"background": 0, "a": 1, "z": -1}}, "gives 'z' the value -1"),
+        ({"labels": {"background": 0, "a": 1, "b": 1}}, "gives 'b' the value 1"),
+        ({"labels": {"background": 0, "a": 1, "A": 2}}, "differ in capitals"),
         ({"labels": {**LABELS, "liver": 4}}, "holds 5, but the classes have the values 0, 2, 4"),
     ],
 )

@@ -1,6 +1,7 @@
 """What files of a case must agree in, and what its mask may hold: of images and of volumes."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,7 @@ def require_same_shape(
         raise InputError(f"{other}: has the shape {own}, but {first} {shape}; {what} must agree")
 
 
-def require_same_place(first: Header, other: Header, what: str) -> None:
+def in_same_place(first: Header, other: Header, what: str) -> Header:
     """Check that the voxels of two files of a case lie in the same places, in any order of storage.
 
     Args:
@@ -36,18 +37,22 @@ def require_same_place(first: Header, other: Header, what: str) -> None:
         other: Of another file.
         what: What the two are, for the message.
 
+    Returns:
+        The header of the other file; with the affine of the first where both are stored alike, so
+        that rounding does not tell their axes apart where these point between two directions.
+
     Raises:
         InputError: Saying in what their grids differ, and by how much.
     """
+    if other.shape == first.shape and _apart(first, first.affine, other.affine) <= _allowed(first):
+        return replace(other, affine=first.affine)
     alike = np.array_equal(first.orientation, other.orientation)
     if other.size != first.size:
         shapes = [h.shape if alike else h.size for h in (first, other)]
         require_same_shape(first.path, shapes[0], other.path, shapes[1], what)
-    corners = np.array(np.meshgrid(*[(0, n - 1) for n in first.size[::-1]])).reshape(3, -1)
-    ones = np.vstack((corners, np.ones(corners.shape[1])))
-    apart = np.linalg.norm(((other.canonical - first.canonical) @ ones)[:3], axis=0).max()
-    if apart <= BESIDE * min(first.spacing):
-        return
+    apart = _apart(first, first.canonical, other.canonical)
+    if apart <= _allowed(first):
+        return other
     axes, own = (h.canonical[:3, :3] / h.spacing[::-1] for h in (first, other))
     angle = np.degrees(np.arccos(np.clip((np.trace(axes.T @ own) - 1) / 2, -1, 1)))
     if not alike:
@@ -63,6 +68,24 @@ def require_same_place(first: Header, other: Header, what: str) -> None:
         "must lie in the same place (copy the header where the voxels match, else resample one to "
         "the other)"
     )
+
+
+def _apart(first: Header, affine: Array, other: Array) -> float:
+    """Return how far two affines put the corners of a grid apart, at most [mm]."""
+    sizes = first.shape if affine is first.affine else first.size[::-1]
+    corners = np.array(np.meshgrid(*[(0, n - 1) for n in sizes])).reshape(3, -1)
+    ones = np.vstack((corners, np.ones(corners.shape[1])))
+    return float(np.linalg.norm(((other - affine) @ ones)[:3], axis=0).max())
+
+
+def _allowed(header: Header) -> float:
+    return BESIDE * min(header.spacing)
+
+
+def require_one_number(mask: Header) -> None:
+    """Refuse a mask of several numbers a voxel."""
+    if mask.channels != 1:
+        raise InputError(f"{mask.path}: holds {mask.channels} numbers a voxel; a mask holds one")
 
 
 def _sides(header: Header) -> str:

@@ -14,7 +14,10 @@ from crossd.data.io.itk import affine_of
 from crossd.data.shared_arrays import Array
 from crossd.errors import InputError
 
-PLACE = ["ImagePositionPatient", "NumberOfFrames", "SeriesInstanceUID"]
+PLACE = [
+    *("ImagePositionPatient", "NumberOfFrames", "SeriesInstanceUID"),
+    "PerFrameFunctionalGroupsSequence",
+]
 
 UNEVEN = 0.1
 """Share of the median distance by which slices may be displaced."""
@@ -91,7 +94,10 @@ def _said(files: Sequence[Path]) -> list[tuple[bool, int, str]]:
                 frames = int(said.get("NumberOfFrames") or 1)
         except Exception:  # pydicom raises many kinds on damaged files
             continue
-        place = bool(said.get("ImagePositionPatient"))
+        groups = said.get("PerFrameFunctionalGroupsSequence") or ()
+        place = bool(said.get("ImagePositionPatient")) or any(
+            "PlanePositionSequence" in group for group in groups
+        )
         found.append((place, frames, str(said.get("SeriesInstanceUID"))))
     return found
 

@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -51,13 +51,15 @@ def _opened(file: Path | IO[bytes], where: str) -> Iterator[Image.Image]:
     PIL refuses more than 179 megapixels, which a sound scan of a slide may have.
     """
     try:
-        with _OPENING:
-            most, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-            try:
-                opened = Image.open(file)
-            finally:
-                Image.MAX_IMAGE_PIXELS = most
-        with opened:
+        with ExitStack() as stack:
+            # PIL maps TIFF files by their names, with sides that EXIF exchanged: give it a stream.
+            stream = stack.enter_context(file.open("rb")) if isinstance(file, Path) else file
+            with _OPENING:
+                most, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+                try:
+                    opened = stack.enter_context(Image.open(stream))
+                finally:
+                    Image.MAX_IMAGE_PIXELS = most
             pages = getattr(opened, "n_frames", 1)
             if pages > 1 and opened.format not in ONE_IMAGE:
                 raise InputError(
@@ -103,18 +105,24 @@ def load_case(
     height_width = loaded[0].size[::-1]
     for path, image in zip(images, loaded, strict=True):
         require_same_shape(images[0], height_width, path, image.size[::-1], "modalities")
+        _require_turned_alike(images[0], loaded[0], path, image)
     if mask is None:
         return loaded, None
     drawn = load(mask)
     values = _values(drawn, mask)
-    turn, own = (image.info.get("turned", 1) for image in (loaded[0], drawn))
-    if turn != own and (turn < ON_ITS_SIDE or height_width[0] == height_width[1]):
-        raise InputError(
-            f"{images[0]}: its EXIF data turn it, and those of its mask {mask.name} do not, so "
-            "that it is unknown how the two lie; save the image as it is shown, without EXIF data"
-        )
+    _require_turned_alike(images[0], loaded[0], mask, drawn)
     require_same_shape(images[0], height_width, mask, values.shape, "image and mask")
     return loaded, values
+
+
+def _require_turned_alike(path: Path, image: Image.Image, other: Path, second: Image.Image) -> None:
+    """Refuse two files of a case of which EXIF turns one, where their shapes do not tell how."""
+    turn, own = (one.info.get("turned", 1) for one in (image, second))
+    if turn != own and (max(turn, own) < ON_ITS_SIDE or image.width == image.height):
+        raise InputError(
+            f"{path}: its EXIF data turn it otherwise than those of {other.name}, so that it is "
+            "unknown how the two lie; save both as they are shown, without EXIF data"
+        )
 
 
 def raw_mask(path: Path) -> NDArray[np.uint16]:
@@ -144,6 +152,10 @@ def shape_of(path: Path) -> tuple[int, int]:
     with _opened(path, str(path)) as file:
         width, height = file.size
         turn = _turn(file)
+        kind = file.format
+    if kind == "TIFF" and turn != 1:  # whose size some versions of PIL turn, and others do not
+        width, height = load(path).size
+        return height, width
     return (width, height) if turn in range(ON_ITS_SIDE, 9) else (height, width)
 
 

@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import os
 import re
 import warnings
 import zlib
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from crossd.data.io.dicom import series_files
 from crossd.data.io.header import is_dicom
+from crossd.data.io.itk import data_files
 from crossd.data.sources.case_list import Case
 from crossd.data.splits import SPLITS
 from crossd.errors import InputError
@@ -27,7 +29,7 @@ SHOWN_FROM = 2_000
 """Cases from which it is shown how far the comparison is: fewer take no second."""
 
 CHUNK = 1 << 20
-SUBJECT = re.compile(r"(?<![^/_])sub-([0-9A-Za-z]+)(?=[/_.])")
+SUBJECT = re.compile(r"(?<![^/_])sub-([0-9A-Za-z]+)(?=[/_.-])")
 """A subject in a path, as BIDS writes it: sub-01/anat/sub-01_T1w.nii.gz."""
 
 
@@ -46,17 +48,18 @@ def together(found: Sequence[Case], name: str, progress: Progress) -> list[Case]
         The cases, with their groups.
     """
     cases, said = list(found), []
-    if not any(case.group for case in cases):
-        kind, patients = _patients(cases, progress)
-        count = len({one for one in patients if one})
-        if count == 1 and len(cases) > 1:
-            said.append(
-                f"all cases have the {kind} {patients[0]!r}, so that it does not tell patients "
-                "apart: each is taken for one of its own (a csv can name them in its column group)"
-            )
-        elif 1 < count < len(cases):
-            cases = [replace(case, group=one) for case, one in zip(cases, patients, strict=True)]
-            said.append(f"{len(cases):,} cases of {count:,} patients by {kind}, kept together")
+    alone = [i for i, case in enumerate(cases) if not case.group]
+    kind, patients = _patients([cases[i] for i in alone], Path(name), progress)
+    count = len({one for one in patients if one})
+    if count == 1 and len(cases) > 1 and len(alone) == len(cases):
+        said.append(
+            f"all cases have the {kind} {patients[0]!r}, so that it does not tell patients apart: "
+            "each is taken for one of its own (a csv can name them in its column group)"
+        )
+    elif count < sum(1 for one in patients if one):
+        for i, patient in zip(alone, patients, strict=True):
+            cases[i] = replace(cases[i], group=patient)
+        said.append(f"{len(alone):,} cases of {count:,} patients by {kind}, kept together")
     if len(cases) > MOST_COMPARED:
         said.append(f"contents were not compared, of more than {MOST_COMPARED:,} cases")
     else:
@@ -124,20 +127,20 @@ def _joined(cases: Sequence[Case], twins: NDArray[np.int64]) -> tuple[list[Case]
     ], again
 
 
-def _patients(cases: Sequence[Case], progress: Progress) -> tuple[str, list[str]]:
+def _patients(cases: Sequence[Case], root: Path, progress: Progress) -> tuple[str, list[str]]:
     """Say what tells patients apart, and give that of each case; "" where it is unknown."""
-    subjects = [SUBJECT.findall(case.images[0].as_posix()) for case in cases]
-    if all(subjects):
-        return "the subject in their paths", [f"sub-{found[-1]}" for found in subjects]
-    if not any(path.is_dir() or is_dicom(path) for path in (case.images[0] for case in cases[:9])):
-        return "", [""] * len(cases)
+    below = root if root.is_dir() else root.parent
+    paths = [os.path.relpath(case.images[0], below).replace(os.sep, "/") for case in cases]
+    subjects = [SUBJECT.findall(path) for path in paths]
+    if cases and all(subjects):
+        return "subject in their paths", [f"sub-{found[-1]}" for found in subjects]
     progress = progress if len(cases) >= SHOWN_FROM else Progress(quiet=True)
     with progress.task("reading who the patients are", total=len(cases)) as bar:
         found = []
         for case in cases:
-            found.append(patient_of(case.images[0]))
+            found.append(next(filter(None, map(patient_of, case.images)), ""))
             bar.advance(1)
-    return "DICOM's PatientID", found
+    return "PatientID of DICOM", found
 
 
 def patient_of(path: Path) -> str:
@@ -203,6 +206,8 @@ def _trait(path: Path) -> Hashable:
     """Give what files that hold the same have in common, without reading them."""
     if path.is_dir():
         return tuple(sorted(file.stat().st_size for file in series_files(path)))
+    if voxels := data_files(path):
+        return tuple(map(_trait, voxels))
     if path.suffix.lower() != ".gz":
         return path.stat().st_size
     with path.open("rb") as file:  # its last bytes are a checksum of what is in it, and its size
@@ -214,6 +219,8 @@ def _digest(path: Path) -> Hashable:
     """Give a number that files have in common only if they hold the same."""
     if path.is_dir():
         return tuple(sorted(map(str, map(_digest, series_files(path)))))
+    if voxels := data_files(path):
+        return tuple(map(_digest, voxels))
     opened = gzip.open if path.suffix.lower() == ".gz" else open
     with opened(path, "rb") as file:
         found = hashlib.blake2b(digest_size=16)

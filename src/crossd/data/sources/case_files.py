@@ -11,8 +11,9 @@ from crossd.data.disk_cache import key_of, state_of
 from crossd.data.io import read
 from crossd.data.io.agreement import (
     as_classes,
+    in_same_place,
+    require_one_number,
     require_same_count,
-    require_same_place,
     whole_numbers,
 )
 from crossd.data.io.header import Header, with_spacing
@@ -92,13 +93,12 @@ def read_entry(case: Case) -> Entry:
         InputError: When a file is damaged, or lies elsewhere than the first.
     """
     headers = [read.read_header(path) for path in case.images]
-    mask = None if case.mask is None else read.read_header(case.mask)
     first = headers[0]
-    for other in [*headers[1:], *([mask] if mask else [])]:
-        what = "image and mask" if other is mask else "modalities"
-        require_same_place(first, other, what)
-    if mask is not None and mask.channels != 1:
-        raise InputError(f"{mask.path}: holds {mask.channels} numbers a voxel; a mask holds one")
+    headers = [first, *(in_same_place(first, other, "modalities") for other in headers[1:])]
+    mask = None
+    if case.mask is not None:
+        mask = in_same_place(first, read.read_header(case.mask), "image and mask")
+        require_one_number(mask)
     if case.spacing is not None:
         headers = [with_spacing(header, case.spacing) for header in headers]
     return Entry(case, tuple(headers), mask)

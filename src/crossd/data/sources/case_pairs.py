@@ -9,17 +9,32 @@ from crossd.data.sources.case_list import Case
 from crossd.data.sources.folder_walk import listed
 from crossd.errors import InputError
 
-IMAGE_FOLDERS = ("images", "imagesTr")
-MASK_FOLDERS = ("labels", "masks", "labelsTr")
+IMAGE_FOLDERS = ("images", "image", "imagestr", "imgs", "img")
+MASK_FOLDERS = ("labels", "label", "masks", "mask", "labelstr", "annotations", "segmentations")
+"""Names of the folders of pairs, in small letters."""
+
 MODALITY = re.compile(r"(.+)_(\d{4})")
 """How nnU-Net numbers the modalities of a case: case_0000, case_0001."""
 
 
 def pair_folders(root: Path) -> tuple[Path, Path] | None:
-    """Find the folder of images and the folder of masks in `root`."""
-    left = next((root / name for name in IMAGE_FOLDERS if (root / name).is_dir()), None)
-    right = next((root / name for name in MASK_FOLDERS if (root / name).is_dir()), None)
-    return (left, right) if left and right else None
+    """Find the folder of images and the folder of masks in `root`.
+
+    Raises:
+        InputError: When there are two of one kind.
+    """
+    inside = [one for one in sorted(root.iterdir()) if one.is_dir()]
+    left, right = (
+        [one for one in inside if one.name.lower() in names]
+        for names in (IMAGE_FOLDERS, MASK_FOLDERS)
+    )
+    for found in (left, right):
+        if left and right and len(found) > 1:
+            raise InputError(
+                f"{root}: {' and '.join(one.name for one in found)} are both there; keep one of "
+                "them, or name the files in a csv"
+            )
+    return (left[0], right[0]) if left and right else None
 
 
 def read_pairs(left: Path, right: Path) -> list[Case]:

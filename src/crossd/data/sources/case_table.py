@@ -2,7 +2,6 @@
 
 import csv
 import io
-import math
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,13 +11,15 @@ from crossd.data.sources.case_list import Case, named, require_distinct
 from crossd.data.splits import part_of
 from crossd.errors import InputError
 
+NUMBER = re.compile(r"[+-]?\d+(\.\d*)?", re.ASCII)
+
 
 def read_table(path: Path, labels: bool = True, strict: bool = True) -> list[Case]:
     """Read a csv with the columns ``image`` and ``label`` or ``mask``.
 
     Further columns whose names begin with ``image`` are further modalities, each one channel.
-    ``split`` (train, val, test), ``group`` (patient) and ``spacing`` ("z y x" in mm) are optional.
-    Paths are relative to the csv.
+    Names of columns may be in capitals. ``split`` (train, val, test), ``group`` (patient) and
+    ``spacing`` ("z y x" in mm) are optional. Paths are relative to the csv.
 
     Args:
         path: The file.
@@ -75,31 +76,39 @@ def read_table(path: Path, labels: bool = True, strict: bool = True) -> list[Cas
             )
         )
     if kinds == ["label"]:
-        cases = _spelled_alike(cases, path)
+        cases = spelled_alike(cases, path)
+    groups: dict[object, str] = {}
+    cases = [
+        replace(case, group=groups.setdefault(same_name(case.group), case.group)) for case in cases
+    ]
     if strict and labels:
         _check_splits(path, cases, [number for number, _ in rows])
     return named(cases)
 
 
-def _spelled_alike(cases: Sequence[Case], path: Path) -> list[Case]:
+def spelled_alike(cases: Sequence[Case], path: Path) -> list[Case]:
     """Give labels that are one number one spelling, as 1 and 1.0, which spreadsheets write.
 
     Raises:
         InputError: When other names differ in capitals or spaces only.
     """
-    spellings: dict[str | float, str] = {}
+    spellings: dict[object, str] = {}
     for label in sorted({str(case.label) for case in cases}, key=lambda text: (len(text), text)):
-        spellings.setdefault(_value(label), label)
-    require_distinct(spellings.values(), str(path))
-    return [replace(case, label=spellings[_value(str(case.label))]) for case in cases]
+        key = same_name(label)
+        other = spellings.setdefault(key, label)
+        if isinstance(key, str) and other != label:
+            require_distinct((other, label), str(path))
+    return [replace(case, label=spellings[same_name(str(case.label))]) for case in cases]
 
 
-def _value(label: str) -> str | float:
-    try:
-        number = float(label)
-    except ValueError:
-        return label
-    return number if math.isfinite(number) else label
+def same_name(text: str) -> object:
+    """Give what names have in common that are one: numbers their value, others small letters.
+
+    Example:
+        >>> same_name("007") == same_name("7.0"), same_name("P 1") == same_name("p  1")
+        (True, True)
+    """
+    return float(text) if NUMBER.fullmatch(text) else " ".join(text.split()).casefold()
 
 
 def _lines(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
@@ -117,7 +126,7 @@ def _lines(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
             start = reader.line_num + 1
     except (OSError, ValueError, csv.Error) as error:
         raise InputError(f"{path}: cannot be read as csv ({error}); write it in UTF-8") from error
-    heads = [name.strip() for name in rows[0][1]] if rows else []
+    heads = [name.strip().lower() for name in rows[0][1]] if rows else []
     return heads, rows[1:]
 
 

@@ -1,6 +1,7 @@
 """Class folders: what they hold, which may be very many files, and opening those of images."""
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from crossd.data.source import Request, Source
 from crossd.data.sources import folder_walk
 from crossd.data.sources.belonging import MOST_COMPARED, require_whole_groups, together
 from crossd.data.sources.case_list import Case, groups_of, require_distinct
+from crossd.data.sources.case_pairs import IMAGE_FOLDERS, MASK_FOLDERS
 from crossd.data.sources.folder_walk import Walk, is_debris
 from crossd.data.sources.image_files import DEFAULT_SIZE, FileSamples
 from crossd.data.sources.kept_lists import Listing, kept_or_made
@@ -25,6 +27,9 @@ from crossd.errors import InputError
 from crossd.utils.progress import Progress
 
 Kind = Literal["images", "volumes"]
+WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+")
+"""Words of a name, as in seg_train and TrainingSet."""
+
 SHOWN = "backslashreplace"
 """How bytes of names that are no UTF-8 are shown."""
 
@@ -210,6 +215,28 @@ def check(root: Path, found: ClassFolders, kind: Kind) -> None:
             where = (root / found.folders[own[0]]).parent if own else root / part
             raise InputError(f"{where}: no {kind} in its class folders")
     require_distinct(found.classes, str(root))
+    _require_classes(found.classes, root)
+
+
+def _require_classes(names: Sequence[str], root: Path) -> None:
+    """Refuse folders that are no classes by their names: parts of a data set, images and masks.
+
+    Raises:
+        InputError: With what to do.
+    """
+    small = [name.lower() for name in names]
+    if any(one in IMAGE_FOLDERS for one in small) and any(one in MASK_FOLDERS for one in small):
+        raise InputError(
+            f"{root}: {' and '.join(names)} are folders of images and masks, not classes; give the "
+            "folder that holds these two alone, or name the files in a csv"
+        )
+    words = [[part_of(word) for word in WORD.findall(name)] for name in names]
+    parts = [next(filter(None, found), "") for found in words]
+    if len(names) > 1 and all(parts) and len(set(parts)) > 1:
+        raise InputError(
+            f"{root}: {' and '.join(names)} are parts of a data set, not classes; put class "
+            "folders into train/, val/ and test/, or name the files in a csv with a column split"
+        )
 
 
 def open_images(request: Request, root: Path, found: ClassFolders) -> Source:

@@ -6,9 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from crossd.data.sources.case_list import Case, Listed, named
+from crossd.data.io.agreement import HIGHEST
+from crossd.data.sources.case_list import Case, Listed, named, require_distinct
 from crossd.data.sources.case_pairs import read_pairs
-from crossd.data.sources.case_table import file_at
+from crossd.data.sources.case_table import file_at, spelled_alike
 from crossd.data.splits import part_of
 from crossd.errors import InputError
 
@@ -98,8 +99,11 @@ def _divided(root: Path, cases: Sequence[Case]) -> list[Case]:
     try:
         fold = json.loads(file.read_text(encoding="utf-8"))[0]
         part = {name: said for said in ("train", "val") for name in map(str, fold[said])}
+        twice = sorted(set(map(str, fold["train"])) & set(map(str, fold["val"])))
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise InputError(f"{file}: is no list of folds with train and val ({error!r})") from error
+    if twice:
+        raise InputError(f"{file}: its first fold trains and validates on {twice[0]}")
     lost = [case.name for case in cases if case.name not in part]
     if lost:
         raise InputError(f"{file}: its first fold lacks {lost[0]} ({len(lost)} such cases)")
@@ -127,6 +131,8 @@ def _of_lists(file: Path, content: Mapping[str, Any]) -> Listed:
     masks = sum(case.mask is not None for case in cases)
     if masks not in (0, len(cases)):
         raise InputError(f"{file}: some labels are files of masks, and others classes")
+    if not masks:
+        cases = spelled_alike(cases, file)
     kind = "Decathlon data set" if "modality" in content else "MONAI datalist"
     classes = _classes(file, content.get("labels")) if masks and content.get("labels") else {}
     if not folds and all(case.split == "train" for case in cases):
@@ -170,12 +176,19 @@ def _classes(file: Path, labels: object) -> dict[int, str]:
         if name == "ignore":
             raise InputError(f"{file}: has a label that is ignored, which cannot be trained yet")
         try:
-            found[int(number)] = str(name)
+            value = int(number)
         except (TypeError, ValueError):
             found = {}
             break
+        if not 0 <= value <= HIGHEST or value in found:
+            raise InputError(
+                f"{file}: labels gives {name!r} the value {value}; expected a value of its own for "
+                f"each, from 0 to {HIGHEST:,}"
+            )
+        found[value] = str(name)
     if len(found) < 2 or 0 not in found:
         raise InputError(
             f"{file}: labels is {labels!r}; expected a value for each name, 0 for the background"
         )
+    require_distinct(found.values(), str(file))
     return found
