@@ -60,6 +60,16 @@ class Names:
         return (self[index] for index in range(len(self)))
 
 
+def shown(name: str) -> str:
+    r"""Give a name with those of its bytes escaped that are no UTF-8, for people and files.
+
+    Example:
+        >>> print(shown("b\udcf6se"))
+        b\xf6se
+    """
+    return os.fsencode(name).decode(errors="backslashreplace")
+
+
 class Writer:
     """Names that are found one by one."""
 

@@ -273,3 +273,13 @@ def test_an_archive_that_is_cut_or_removed_while_it_is_used(tmp_path: Path) -> N
     path.unlink()
     with pytest.raises(InputError, match=r"x.tar: cannot be read"):
         pickle.loads(pickle.dumps(samples))[0]
+
+
+def test_names_of_classes_that_are_no_utf_8_or_one_by_mistake(tmp_path: Path) -> None:
+    members = {f"caf\udce9/{i}.png": picture(i) for i in range(9)}
+    members |= {f"tea/{i}.png": picture(20 + i) for i in range(9)}
+    source = open_source(str(archive(tmp_path / "a.tar", members)))
+    assert source.classes == (r"caf\xe9", "tea")
+    members = {f"{name}/{i}.png": picture(i) for name in ("Tea", "tea") for i in range(9)}
+    path = archive(tmp_path / "b.tar", members)
+    assert "'Tea' and 'tea' differ in capitals or spaces only" in refused(path)

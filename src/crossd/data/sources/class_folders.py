@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crossd.data.dataset import Subset
-from crossd.data.file_names import Names
+from crossd.data.file_names import Names, shown
 from crossd.data.io.header import SUFFIXES
 from crossd.data.io.images import suffixes
 from crossd.data.source import Request, Source
@@ -29,9 +29,6 @@ from crossd.utils.progress import Progress
 Kind = Literal["images", "volumes"]
 WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+")
 """Words of a name, as in seg_train and TrainingSet."""
-
-SHOWN = "backslashreplace"
-"""How bytes of names that are no UTF-8 are shown."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +57,7 @@ class ClassFolders(Listing):
     def places(self) -> list[tuple[str, str]]:
         """Part and class of each class folder."""
         split = map(os.path.split, self.folders)
-        return [(part_of(part), os.fsencode(label).decode(errors=SHOWN)) for part, label in split]
+        return [(part_of(part), shown(label)) for part, label in split]
 
     @property
     def classes(self) -> tuple[str, ...]:

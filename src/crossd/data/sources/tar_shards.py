@@ -18,9 +18,11 @@ from PIL import Image
 
 from crossd.data.dataset import Subset
 from crossd.data.disk_cache import state_of
+from crossd.data.file_names import shown
 from crossd.data.io.images import decode
 from crossd.data.shared_arrays import Handle, share
 from crossd.data.source import Request, Source
+from crossd.data.sources.case_list import require_distinct
 from crossd.data.sources.image_files import DEFAULT_SIZE, ImageSamples
 from crossd.data.sources.tar_index import Members, scan
 from crossd.data.splits import SPLITS, divide
@@ -110,7 +112,8 @@ def open_shards(request: Request, paths: Sequence[Path]) -> Source:
     """
     spec, shape = request.name, request.shape(2, DEFAULT_SIZE)
     members = scan(paths, request.progress)
-    classes = tuple(members.classes)
+    classes = tuple(map(shown, members.classes))
+    require_distinct(classes, spec)
     if not len(members):
         raise InputError(f"{spec}: holds no images; expected members like key.jpg or key.png")
     if len(classes) < 2:
