@@ -193,6 +193,32 @@ def test_a_patient_of_whom_one_image_is_anothers_too(tmp_path: Path) -> None:
     assert [case.group for case in found] == groups
 
 
+@pytest.mark.parametrize("distinct", [1, 2, 3])
+def test_parts_that_are_said_must_not_share_the_few_files_that_there_are(
+    tmp_path: Path, distinct: int
+) -> None:
+    for part in ("train", "val", "test"):
+        for i in range(8):
+            picture(tmp_path / part / "ab"[i % 2] / f"{i}.png", i % distinct)
+    said = files.message(lambda: open_source(str(tmp_path)))
+    assert "what is tested must not be trained on" in said
+
+
+def test_a_patient_whom_only_some_files_name_stays_together(tmp_path: Path) -> None:
+    for i in range(20):
+        name = tmp_path / "ab"[i % 2] / str(i)
+        if i < 6:
+            files.dicom(name, RNG.integers(0, 999, (6, 7, 4)), PatientID="P")
+        else:
+            voxels = RNG.normal(size=(6, 7, 4)).astype(np.float32)
+            files.nifti(name.with_suffix(".nii.gz"), voxels)
+    said = Heard()
+    source = open_source(str(tmp_path), progress=said)
+    named = parts_of(source, lambda name: "P" if int(Path(name).name) < 6 else name)
+    assert apart(named)
+    assert "6 cases of 1 patients by PatientID of DICOM, kept together" in said.said[0]
+
+
 @pytest.mark.parametrize("distinct", [1, 2])
 def test_data_that_hold_hardly_anything_but_copies(tmp_path: Path, distinct: int) -> None:
     for i in range(24):

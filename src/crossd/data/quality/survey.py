@@ -104,7 +104,7 @@ def survey(spec: str, limit: int, seed: int, progress: Progress) -> Survey:
     if folders is not None and not found:
         found = class_folders.cases(path, folders, "images") or loose_cases(path)
         kind = kind if images else "folder of files"
-        found = together(found, spec, progress) if images else found
+        found = together(found, str(path), progress) if images else found
     if not found:
         raise InputError(f"{path}: holds no image or volume that can be read")
     parts, notes = _parts(found, spec, seed, images)

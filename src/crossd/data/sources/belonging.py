@@ -29,6 +29,9 @@ SHOWN_FROM = 2_000
 """Cases from which it is shown how far the comparison is: fewer take no second."""
 
 CHUNK = 1 << 20
+ENOUGH = 1 << 12
+"""Bytes at the end of files that are compared before these are read whole."""
+
 SUBJECT = re.compile(r"(?<![^/_])sub-([0-9A-Za-z]+)(?=[/_.-])")
 """A subject in a path, as BIDS writes it: sub-01/anat/sub-01_T1w.nii.gz."""
 
@@ -36,8 +39,8 @@ SUBJECT = re.compile(r"(?<![^/_])sub-([0-9A-Za-z]+)(?=[/_.-])")
 def together(found: Sequence[Case], name: str, progress: Progress) -> list[Case]:
     """Put cases of one patient, and cases that hold the same files, into one group.
 
-    Groups that the cases name are kept. Where none does, the patient is DICOM's PatientID or, where
-    every path has one, BIDS' subject. What was done is said.
+    Groups that the cases name are kept. The patient of others is DICOM's PatientID or, where every
+    path has one, BIDS' subject. What was done is said.
 
     Args:
         found: The cases.
@@ -48,24 +51,26 @@ def together(found: Sequence[Case], name: str, progress: Progress) -> list[Case]
         The cases, with their groups.
     """
     cases, said = list(found), []
+    divided = any(case.split for case in cases)
     alone = [i for i, case in enumerate(cases) if not case.group]
     kind, patients = _patients([cases[i] for i in alone], Path(name), progress)
-    count = len({one for one in patients if one})
-    if count == 1 and len(cases) > 1 and len(alone) == len(cases):
+    known = [one for one in patients if one]
+    count = len(set(known))
+    if count == 1 and len(known) == len(cases) > 1:
         said.append(
             f"all cases have the {kind} {patients[0]!r}, so that it does not tell patients apart: "
             "each is taken for one of its own (a csv can name them in its column group)"
         )
-    elif count < sum(1 for one in patients if one):
+    elif count < len(known):
         for i, patient in zip(alone, patients, strict=True):
             cases[i] = replace(cases[i], group=patient)
-        said.append(f"{len(alone):,} cases of {count:,} patients by {kind}, kept together")
+        said.append(f"{len(known):,} cases of {count:,} patients by {kind}, kept together")
     if len(cases) > MOST_COMPARED:
-        said.append(f"contents were not compared, of more than {MOST_COMPARED:,} cases")
+        progress.say(f"{name}: contents are not compared, of more than {MOST_COMPARED:,} cases")
     else:
         twins = identical([case.images for case in cases], progress)
         distinct = len(set(twins.tolist()))
-        if len(SPLITS) > distinct < len(cases):
+        if not divided and len(SPLITS) > distinct < len(cases):
             said.append(
                 f"the {len(cases):,} cases hold only {distinct} different files, too few to keep "
                 "those that are the same together: what is tested is trained on"
@@ -74,7 +79,7 @@ def together(found: Sequence[Case], name: str, progress: Progress) -> list[Case]
             cases, count = _joined(cases, twins)
             if count:
                 said.append(f"{count:,} cases hold the same as another, kept together with it")
-    if said and not any(case.split for case in cases):
+    if said and not divided:
         progress.say(f"{name}: {'; '.join(said)}")
     return cases
 
@@ -119,10 +124,10 @@ def _joined(cases: Sequence[Case], twins: NDArray[np.int64]) -> tuple[list[Case]
         (2 * count, 2 * count),
     )
     component = connected_components(links, directed=False)[1][:count].tolist()
-    sizes, alike = Counter(component), Counter(twins.tolist())
-    torn = {one for one, twin in zip(component, twins.tolist(), strict=True) if alike[twin] > 1}
+    alike = Counter(twins.tolist())
+    holding = {one for one, twin in zip(component, twins.tolist(), strict=True) if alike[twin] > 1}
     return [
-        replace(case, same=f"\0same {one}" if sizes[one] > 1 and one in torn else "")
+        replace(case, same=f"\0same {one}" if one in holding else "")
         for case, one in zip(cases, component, strict=True)
     ], again
 
@@ -162,8 +167,8 @@ def patient_of(path: Path) -> str:
 def identical(cases: Sequence[Sequence[Path]], progress: Progress) -> NDArray[np.int64]:
     """Number cases so that those whose files hold the same have one number.
 
-    Files of other sizes differ; only others are read. Of a compressed file what is in it counts,
-    of a folder its files in any order.
+    Files of other sizes or ends differ; only others are read. Of a compressed file what is in it
+    counts, of a folder its files in any order.
 
     Args:
         cases: The files, or folders, of each.
@@ -172,15 +177,15 @@ def identical(cases: Sequence[Sequence[Path]], progress: Progress) -> NDArray[np
     Returns:
         The number of the first case that holds the same, ``(N,)``.
     """
-    numbers = np.arange(len(cases))
     progress = progress if len(cases) >= SHOWN_FROM else Progress(quiet=True)
-    with progress.task("comparing sizes of files", total=len(cases)) as bar:
-        alike = _grouped(numbers.tolist(), cases, _trait, bar)
-    suspects = [group for group in alike if len(group) > 1]
-    with progress.task("comparing files", total=sum(map(len, suspects))) as bar:
-        for group in suspects:
-            for same in _grouped(group, cases, _digest, bar):
-                numbers[same] = same[0]
+    groups = [list(range(len(cases)))]
+    for look in (_size, _end, _digest):
+        with progress.task("comparing files", total=sum(map(len, groups))) as bar:
+            found = [same for group in groups for same in _grouped(group, cases, look, bar)]
+        groups = [same for same in found if len(same) > 1]
+    numbers = np.arange(len(cases))
+    for same in groups:
+        numbers[same] = same[0]
     return numbers
 
 
@@ -202,28 +207,36 @@ def _grouped(
     return list(found.values())
 
 
-def _trait(path: Path) -> Hashable:
-    """Give what files that hold the same have in common, without reading them."""
-    if path.is_dir():
-        return tuple(sorted(file.stat().st_size for file in series_files(path)))
-    if voxels := data_files(path):
-        return tuple(map(_trait, voxels))
-    if path.suffix.lower() != ".gz":
-        return path.stat().st_size
-    with path.open("rb") as file:  # its last bytes are a checksum of what is in it, and its size
-        file.seek(-8, 2)
-        return file.read()
+def _parts(path: Path) -> list[Path]:
+    """List the files that hold what a path stands for: of a series, or the voxels of a header."""
+    return series_files(path) if path.is_dir() else data_files(path) or [path]
+
+
+def _size(path: Path) -> Hashable:
+    """Give the sizes of the files; of compressed ones nothing, as that hangs on the compression."""
+    packed = path.suffix.lower() == ".gz"
+    return None if packed else tuple(sorted(part.stat().st_size for part in _parts(path)))
+
+
+def _end(path: Path) -> Hashable:
+    """Give the last bytes: of compressed files a checksum of what is in them, and its size."""
+    length = 8 if path.suffix.lower() == ".gz" else ENOUGH
+    ends = []
+    for part in _parts(path):
+        with part.open("rb") as file:
+            file.seek(-min(length, part.stat().st_size), os.SEEK_END)
+            ends.append(file.read())
+    return tuple(sorted(ends))
 
 
 def _digest(path: Path) -> Hashable:
-    """Give a number that files have in common only if they hold the same."""
-    if path.is_dir():
-        return tuple(sorted(map(str, map(_digest, series_files(path)))))
-    if voxels := data_files(path):
-        return tuple(map(_digest, voxels))
-    opened = gzip.open if path.suffix.lower() == ".gz" else open
-    with opened(path, "rb") as file:
-        found = hashlib.blake2b(digest_size=16)
-        while part := file.read(CHUNK):
-            found.update(part)
-    return found.hexdigest()
+    """Give numbers that files have in common only if they hold the same."""
+    found = []
+    for part in _parts(path):
+        opened = gzip.open if part.suffix.lower() == ".gz" else open
+        digest = hashlib.blake2b(digest_size=16)
+        with opened(part, "rb") as file:
+            while piece := file.read(CHUNK):
+                digest.update(piece)
+        found.append(digest.hexdigest())
+    return tuple(sorted(found))
