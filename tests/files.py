@@ -1,7 +1,7 @@
 """Files of volumes that tests make: NIfTI, NRRD and MetaImage, DICOM series."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +67,16 @@ def dicom(
     return folder
 
 
+def save_dicom(one: Any, path: Path, tags: Mapping[str, Any]) -> None:
+    """Write a DICOM file, with some elements set to other values, or left out (None)."""
+    for name, value in tags.items():
+        if value is None:
+            del one[name]
+        else:
+            setattr(one, name, value)
+    one.save_as(path, enforce_file_format=True)
+
+
 NOWHERE: dict[str, Any] = {"ImagePositionPatient": None, "ImageOrientationPatient": None}
 """Tags of `write_slice` for what says no position in the patient, as radiographs."""
 
@@ -109,12 +119,7 @@ def write_slice(
     if modality == "CT":
         one.RescaleSlope, one.RescaleIntercept, one.RescaleType = 1, 0, "HU"
     one.PixelData = np.ascontiguousarray(plane.T).astype("<i2").tobytes()
-    for name, value in tags.items():
-        if value is None:
-            del one[name]
-        else:
-            setattr(one, name, value)
-    one.save_as(path, enforce_file_format=True)
+    save_dicom(one, path, tags)
 
 
 def ball(shape: Sequence[int], center: Any, radius: float) -> Any:
@@ -218,10 +223,5 @@ def enhanced(
         frames.append(frame)
     one.PerFrameFunctionalGroupsSequence = frames
     one.PixelData = b"".join(np.full((20, 24), 1000 + 100 * z, "<u2").tobytes() for z in order)
-    for name, value in tags.items():
-        if value is None:
-            del one[name]
-        else:
-            setattr(one, name, value)
-    one.save_as(path, enforce_file_format=True)
+    save_dicom(one, path, tags)
     return path

@@ -221,8 +221,10 @@ def _pair(entry: Entry, guess: NDArray[np.uint8], values: Sequence[int]) -> Pair
 def _read_guess(config: EvaluateConfig, entry: Entry, values: Sequence[int]) -> NDArray[np.uint8]:
     """Read the mask that was made of a case."""
     header = read_header(write_masks.find(Path(str(config.predictions)), entry.case.name))
-    as_stored = read_header(entry.case.images[0])  # in a csv its spacing may be another
-    header = in_same_place(as_stored, header, "image and mask")
+    first = entry.images[0]
+    if entry.case.spacing is not None:  # of a csv, while masks lie where their volume's file says
+        first = read_header(entry.case.images[0])
+    header = in_same_place(first, header, "image and mask")
     require_one_number(header)
     return read_mask(dataclasses.replace(entry, mask=header), values)
 

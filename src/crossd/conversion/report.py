@@ -69,7 +69,8 @@ class ConversionReport:
         Of the others that were changed, the reasons are given, with how many each holds for.
         """
         alone = [e for e in self.entries if e.source is None or e.result is None]
-        why = Counter((e.action, e.why) for e in self.entries if e.why and e not in alone)
+        both = [e for e in self.entries if e.source is not None and e.result is not None]
+        why = Counter((e.action, e.why) for e in both if e.why)
         told = [f"{count} {action}: {reason}" for (action, reason), count in why.items()]
         return "\n".join([self._table(alone), *told])
 

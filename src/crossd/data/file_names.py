@@ -1,4 +1,4 @@
-"""Names of many files, as bytes one after the other."""
+"""Names of files: of very many, of those that are passed over, and for people to read."""
 
 import os
 from array import array
@@ -8,6 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crossd.data.shared_arrays import Array, share
+
+DEBRIS = (
+    *("__macosx", "@eadir", "#recycle", "@recycle", "$recycle.bin", "lost+found", "__pycache__"),
+    *("system volume information", "thumbs.db", "desktop.ini", "@recently-snapshot"),
+)
+"""What systems, archives and notebooks leave in folders, beside hidden files; in small letters."""
 
 
 class Names:
@@ -58,6 +64,11 @@ class Names:
 
     def __iter__(self) -> Iterator[str]:
         return (self[index] for index in range(len(self)))
+
+
+def is_debris(name: str) -> bool:
+    """Tell whether a file or folder is hidden, or was left by a system: it is passed over."""
+    return name.startswith(".") or name.lower() in DEBRIS
 
 
 def shown(name: str) -> str:

@@ -135,9 +135,7 @@ def _below(
     answers = answers if answers is not None and top in answers.parents else None
 
     def is_input(path: Path) -> bool:
-        place = path.relative_to(folder)
-        hidden = any(part.startswith(".") for part in place.parts)
-        return not hidden and answers not in (top / place).parents
+        return answers not in (top / path.relative_to(folder)).parents
 
     flat, solid = ([path for path in found if is_input(path)] for found in below(folder))
     if not flat and not solid:

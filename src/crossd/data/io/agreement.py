@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from crossd.data.io.header import Header
+from crossd.data.io.header import Header, sides_shown
 from crossd.data.shared_arrays import Array
 from crossd.errors import InputError
 
@@ -58,7 +58,10 @@ def in_same_place(first: Header, other: Header, what: str) -> Header:
     if not alike:
         how, shown = "their axes are stored in other directions", ""
     elif not np.allclose(first.spacing, other.spacing, rtol=1e-3):
-        how, shown = "their spacing (z, y, x) differs", f": {_sides(other)}, not {_sides(first)} mm"
+        how, shown = (
+            "their spacing (z, y, x) differs",
+            f": {sides_shown(other.spacing)}, not {sides_shown(first.spacing)} mm",
+        )
     elif angle > 0.1:
         how, shown = "their axes point elsewhere", f": they are turned by {angle:.2g} degrees"
     else:
@@ -86,10 +89,6 @@ def require_one_number(mask: Header) -> None:
     """Refuse a mask of several numbers a voxel."""
     if mask.channels != 1:
         raise InputError(f"{mask.path}: holds {mask.channels} numbers a voxel; a mask holds one")
-
-
-def _sides(header: Header) -> str:
-    return " x ".join(f"{side:g}" for side in header.spacing)
 
 
 def require_same_count(counts: Sequence[tuple[Path, int]], what: str, of: str) -> None:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from crossd.data.io.dicom_file import Slice, slices_of
-from crossd.data.io.header import Header, is_dicom
+from crossd.data.file_names import is_debris
+from crossd.data.io.dicom_file import MARKS, Slice, slices_of
+from crossd.data.io.header import Header, is_dicom, sides_shown
 from crossd.data.io.itk import affine_of
 from crossd.data.shared_arrays import Array
 from crossd.errors import InputError
@@ -50,11 +51,11 @@ def read_header(path: Path) -> Header:
 
 
 def series_files(folder: Path) -> list[Path]:
-    """List the DICOM files of a folder, but for hidden ones and DICOMDIR."""
+    """List the DICOM files of a folder, but for hidden ones and what systems leave behind."""
     return sorted(
         file
         for file in folder.iterdir()
-        if file.is_file() and not file.name.startswith(".") and is_dicom(file)
+        if file.is_file() and not is_debris(file.name) and is_dicom(file)
     )
 
 
@@ -118,8 +119,8 @@ def _one_series(path: Path, slices: Sequence[Slice]) -> None:
             )
         if not np.allclose(one.sides, first.sides, rtol=1e-3):
             raise InputError(
-                f"{path}: the pixel spacing of {one.name} is {_shown(one.sides)} mm, that of "
-                f"{first.name} {_shown(first.sides)} mm; keep the slices of one reconstruction"
+                f"{path}: the pixel spacing of {one.name} is {sides_shown(one.sides)} mm, that of "
+                f"{first.name} {sides_shown(first.sides)} mm; keep the slices of one reconstruction"
             )
     if len({one.header.path for one in slices}) > 1 and first.header.shape[2] > 1:
         raise InputError(f"{path}: holds several DICOM volumes; put each into a folder of its own")
@@ -177,8 +178,8 @@ def _volume(path: Path, slices: Sequence[Slice]) -> Header:
 def _at_one_place(path: Path, ordered: Sequence[Slice], count: int, where: int) -> InputError:
     """Say why slices lie where others do: they are of several kinds, or there twice."""
     one, other = ordered[where : where + 2]
-    for mark in one.marks:
-        if one.marks[mark] != other.marks.get(mark):
+    for mark in MARKS:
+        if one.marks.get(mark) != other.marks.get(mark):
             values = sorted({each.marks.get(mark, "none") for each in ordered})
             return InputError(
                 f"{path}: holds images of several {mark} at each place ({', '.join(values[:5])}); "
@@ -193,7 +194,3 @@ def _at_one_place(path: Path, ordered: Sequence[Slice], count: int, where: int) 
 def _own(one: Slice) -> str:
     """Name a frame in a message that names its file."""
     return "" if one.frame is None else f"frame {one.frame + 1} "
-
-
-def _shown(sides: Sequence[float]) -> str:
-    return " x ".join(f"{side:g}" for side in sides)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pydicom.tag import BaseTag
 
 SERIES, ORIENTATION, POSITION = "0020|000e", "0020|0037", "0020|0032"
-MODALITY, SPACING, PATIENT = "0008|0060", "0028|0030", "0010|0020"
+MODALITY, SPACING = "0008|0060", "0028|0030"
 SYNTAX, BITS = "0002|0010", "0028|0100"
 IMPLICIT, BIG_ENDIAN = "1.2.840.10008.1.2", "1.2.840.10008.1.2.2"
 DEFLATED = "1.2.840.10008.1.2.1.99"
@@ -106,7 +106,7 @@ def slices_of(file: Path) -> list[Slice]:
     sides = _numbers(tag(SPACING).split("\\"), 2)
     if sides is not None and not (sides > 0).all():
         raise InputError(f"{file}: its pixel spacing is {tag(SPACING)} mm; expected more than 0")
-    header = replace(header, files=(file,), modality=tag(MODALITY), patient=tag(PATIENT))
+    header = replace(header, files=(file,), modality=tag(MODALITY))
     x, y = np.linalg.norm(header.affine[:3, :2], axis=0).tolist()
     one = Slice(
         header,

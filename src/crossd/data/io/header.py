@@ -35,7 +35,6 @@ class Header:
         modality: As DICOM names it ("CT", "MR"), "" where unknown.
         files: The files of a DICOM series, in order of position.
         frames: The frames of an enhanced DICOM file, in order of position.
-        patient: As DICOM identifies the patient, "" where unknown.
     """
 
     path: Path
@@ -45,7 +44,6 @@ class Header:
     modality: str = ""
     files: tuple[Path, ...] = ()
     frames: tuple[int, ...] = ()
-    patient: str = ""
 
     @property
     def orientation(self) -> NDArray[np.float64]:
@@ -117,6 +115,16 @@ def stem(path: Path) -> str:
         if path.name.lower().endswith(suffix):
             return path.name[: -len(suffix)]
     return path.name if path.is_dir() or is_dicom(path) else path.stem
+
+
+def sides_shown(sides: Sequence[float] | NDArray[np.float64]) -> str:
+    """Show the sizes of pixels or voxels along the axes.
+
+    Example:
+        >>> sides_shown((3.0, 0.75, 0.5))
+        '3 x 0.75 x 0.5'
+    """
+    return " x ".join(f"{side:g}" for side in sides)
 
 
 def whole(part: Part) -> bool:

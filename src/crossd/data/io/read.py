@@ -21,6 +21,7 @@ from crossd.data.io.header import (
     is_dicom,
     is_volume,
     reading,
+    sides_shown,
 )
 from crossd.errors import InputError
 from crossd.utils.memory import require
@@ -76,7 +77,7 @@ def _check(header: Header) -> None:
     spacing = np.linalg.norm(matrix, axis=0)
     if not (spacing > 1e-6).all():
         raise InputError(
-            f"{path}: its spacing is {' x '.join(f'{side:g}' for side in spacing)} mm; expected "
+            f"{path}: its spacing is {sides_shown(spacing)} mm; expected "
             "more than 0 along every axis"
         )
     cosines = matrix.T @ matrix / np.outer(spacing, spacing)

@@ -91,8 +91,8 @@ def normalise(
         InputError: When the channels cannot be adapted or all values are equal.
     """
     wanted = source.channels if channels is None else channels
-    known = (source.channels, 1) if source.rank == 2 and source.channels == COLOURS else ()
-    if wanted < 1 or (source.channels != 1 and wanted not in (source.channels, *known)):
+    grey = wanted == 1 and source.rank == 2 and source.channels == COLOURS
+    if wanted < 1 or not (source.channels in (1, wanted) or grey):
         raise InputError(
             f"{source.name}: has {source.channels} channels, {wanted} are wanted; one channel can "
             "be repeated, and colours be made grey, but nothing else is the same"

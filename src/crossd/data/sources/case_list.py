@@ -75,14 +75,15 @@ def named(cases: Iterable[Case]) -> list[Case]:
     for case in cases:
         parent = PurePosixPath(Path(case.name).as_posix()).parent
         bare.append(replace(case, name=str(parent / stem(case.images[0]))))
-    given: Counter[str] = Counter(case.name for case in bare)
-    taken = {name for name, count in given.items() if count == 1}
+    counts = Counter(case.name for case in bare)
+    taken = {name for name, count in counts.items() if count == 1}
+    numbers: Counter[str] = Counter()
     found = []
     for case in bare:
-        name, number = case.name, 1
-        while given[case.name] > 1 and (name in taken or number == 1):
-            name, number = f"{case.name}_{number}", number + 1
-        taken.add(name)
+        name = case.name
+        while counts[case.name] > 1 and (name == case.name or name in taken):
+            numbers[case.name] += 1
+            name = f"{case.name}_{numbers[case.name]}"
         found.append(replace(case, name=name))
     return found
 

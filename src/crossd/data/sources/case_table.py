@@ -12,6 +12,7 @@ from crossd.data.splits import part_of
 from crossd.errors import InputError
 
 NUMBER = re.compile(r"[+-]?\d+(\.\d*)?", re.ASCII)
+"""A number as tables write classes and patients: without an exponent, which names may have."""
 
 
 def read_table(path: Path, labels: bool = True, strict: bool = True) -> list[Case]:
@@ -24,14 +25,14 @@ def read_table(path: Path, labels: bool = True, strict: bool = True) -> list[Cas
     Args:
         path: The file.
         labels: Whether a column of labels or masks is needed; else there need be none.
-        strict: Refuse files that do not exist, and patients in two splits.
+        strict: Refuse files that do not exist, and splits that some of the lines lack.
 
     Returns:
         The cases, in the order of the lines.
 
     Raises:
-        InputError: With file and line, when a column is missing, a path is absolute or leads out
-            of the folder, or a patient is in two splits.
+        InputError: With file and line, when a column is missing or there twice, a path is absolute
+            or leads out of the folder, or some of the lines lack their split.
     """
     heads, rows = _lines(path)
     names = [name for name in heads if name]
@@ -102,7 +103,7 @@ def spelled_alike(cases: Sequence[Case], path: Path) -> list[Case]:
 
 
 def same_name(text: str) -> object:
-    """Give what names have in common that are one: numbers their value, others small letters.
+    """Give what the spellings of one name have in common: a number's value, else small letters.
 
     Example:
         >>> same_name("007") == same_name("7.0"), same_name("P 1") == same_name("p  1")

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crossd.data.dataset import Subset
-from crossd.data.file_names import Names, shown
+from crossd.data.file_names import Names, is_debris, shown
 from crossd.data.io.header import SUFFIXES
 from crossd.data.io.images import suffixes
 from crossd.data.source import Request, Source
@@ -19,7 +19,7 @@ from crossd.data.sources import folder_walk
 from crossd.data.sources.belonging import MOST_COMPARED, require_whole_groups, together
 from crossd.data.sources.case_list import Case, groups_of, require_distinct
 from crossd.data.sources.case_pairs import IMAGE_FOLDERS, MASK_FOLDERS
-from crossd.data.sources.folder_walk import Walk, is_debris
+from crossd.data.sources.folder_walk import Walk
 from crossd.data.sources.image_files import DEFAULT_SIZE, FileSamples
 from crossd.data.sources.kept_lists import Listing, kept_or_made
 from crossd.data.splits import SPLITS, divide, part_of
@@ -166,26 +166,22 @@ def cases(root: Path, found: ClassFolders, kind: Kind) -> list[Case]:
     ]
 
 
-def groups_below(
-    root: Path, found: ClassFolders, progress: Progress, strict: bool
-) -> NDArray[np.str_] | None:
+def groups_below(root: Path, found: ClassFolders, progress: Progress) -> NDArray[np.str_] | None:
     """Group images of one patient, and those that hold the same; None where all are alone.
 
     Args:
         root: The folder.
         found: What it holds.
         progress: Where to say what was done.
-        strict: Refuse a group in two parts.
 
     Raises:
-        InputError: Naming two images of such a group.
+        InputError: Naming two images of a group that is in two parts.
     """
     if len(found.images) > MOST_COMPARED:
         progress.say(f"{root}: contents were not compared, of more than {MOST_COMPARED:,} images")
         return None
     listed = together(cases(root, found, "images"), str(root), progress)
-    if strict:
-        require_whole_groups(listed, str(root))
+    require_whole_groups(listed, str(root))
     return groups_of(listed)
 
 
@@ -267,7 +263,7 @@ def open_images(request: Request, root: Path, found: ClassFolders) -> Source:
     said = np.array([part for part, _ in found.places])[folder]
     whole = FileSamples(root, [found.images], labels, shape)
     whole.see_colours(np.flatnonzero(said == first))
-    whole.groups = groups_below(root, found, request.progress, strict=True)
+    whole.groups = groups_below(root, found, request.progress)
     divided = divide(said, labels, request.seed, str(root), whole.groups, halve=True)
     train, val, test = (Subset(whole, own) for own in divided)
     return Source(str(root), 2, "classification", whole.channels, classes, shape, train, val, test)

@@ -46,7 +46,7 @@ def read_dataset(file: Path) -> Listed:
         return _of_lists(file, content)
     raise InputError(
         f"{file}: is no list of cases that is known; expected channel_names and labels (nnU-Net), "
-        "or a list named training (Decathlon, MONAI)"
+        "or a list named training (Decathlon, MONAI); move a file of another kind elsewhere"
     )
 
 

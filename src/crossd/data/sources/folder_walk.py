@@ -4,7 +4,7 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from crossd.data.file_names import Writer
+from crossd.data.file_names import Writer, is_debris
 from crossd.data.io.dicom import is_stack, series_files
 from crossd.data.io.header import DICOM, SUFFIXES, is_dicom
 from crossd.data.io.images import suffixes
@@ -15,16 +15,6 @@ IMAGE, VOLUME, SERIES = 1, 2, 3
 Pair = tuple[int, int]
 Look = tuple[Pair, Pair, list[os.DirEntry[str]]]
 ENDINGS = {*SUFFIXES, ".gz"}
-DEBRIS = (
-    *("__macosx", "@eadir", "#recycle", "@recycle", "$recycle.bin", "lost+found", "__pycache__"),
-    *("system volume information", "thumbs.db", "desktop.ini", "@recently-snapshot"),
-)
-"""What systems, archives and notebooks leave in folders, beside hidden files; in small letters."""
-
-
-def is_debris(name: str) -> bool:
-    """Tell whether a file or folder is hidden, or was left by a system: it is passed over."""
-    return name.startswith(".") or name.lower() in DEBRIS
 
 
 @dataclass

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from crossd.data.file_names import is_debris
 from crossd.data.splits import SPLITS
 from crossd.errors import InputError
 
@@ -52,7 +53,7 @@ def find(spec: str) -> list[Path] | None:
 
 def _inside(folder: Path) -> list[Path]:
     """List the archives of a folder, none where it holds folders."""
-    entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    entries = sorted(entry for entry in folder.iterdir() if not is_debris(entry.name))
     if any(entry.is_dir() for entry in entries):
         return []
     found = [entry for entry in entries if entry.name.lower().endswith(".tar")]
