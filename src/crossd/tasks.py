@@ -13,6 +13,9 @@ from crossd.errors import InputError
 LEAST = 1e-8
 """Probability below which logarithms stop."""
 
+SURE = 1e-6
+"""Probability of one finding below which, and above one less which, logits stop."""
+
 Kind = Literal["one", "each", "number"]
 
 
@@ -65,7 +68,7 @@ class Task:
         """
         if self.kind == "one":
             return said.clamp_min(LEAST).log()
-        return said.logit(LEAST) if self.kind == "each" else said
+        return said.logit(SURE) if self.kind == "each" else said
 
 
 TASKS = {
