@@ -144,7 +144,7 @@ def test_images_and_volumes_in_turn(task: str, tmp_path: Path) -> None:
 def test_units_that_differ_are_refused(tmp_path: Path, capsys: Any) -> None:
     images, values = made("regression", 30, 2)
     for unit in ("mm", "cm"):
-        names = {"names": np.array(["side"]), "units": np.array([unit])}
+        names: dict[str, Any] = {"names": np.array(["side"]), "units": np.array([unit])}
         np.savez(tmp_path / f"{unit}.npz", images=images, targets=values, **names)
     run("pretrain", "--data", tmp_path / "mm.npz", "--out", tmp_path / "2d", "--epochs", "1")
     weights = str(tmp_path / "2d" / "weights.safetensors")

@@ -133,3 +133,27 @@ def test_features_of_masks_are_refused() -> None:
     net = to_3d(convert(registry.build("segresnet-small", "segmentation", 1, 4)))
     with pytest.raises(InputError, match="--protocol knn is for labels, but brain:8 has masks"):
         protocols.apply("knn", net, source, BUDGET)
+
+
+@pytest.mark.parametrize("task", ["multilabel", "regression"])
+@pytest.mark.parametrize("protocol", ["knn", "linear"])
+def test_findings_and_numbers_are_fitted_column_by_column(
+    protocol: str, task: str, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(0)
+    level = rng.uniform(40, 200, (40, 1))
+    images = (rng.normal(0, 5, (40, 512)) + level).clip(0, 255).astype(np.uint8)
+    told = np.concatenate([level > 120, level > 300], 1).astype(int)
+    kept: dict[str, Any] = {"labels": told} if task == "multilabel" else {"targets": level}
+    if task == "multilabel":
+        told[::5, 0] = -1
+    else:
+        level[::5] = np.nan
+    np.savez(tmp_path / "a.npz", images=images.reshape(40, 8, 8, 8), **kept)
+    source = open_source(str(tmp_path / "a.npz"))
+    torch.manual_seed(0)
+    net = to_3d(convert(registry.build("resnet-small", task, 1, len(source.classes))))
+    outcome = protocols.apply(protocol, net, source, BUDGET)
+    assert outcome.scores["auc" if task == "multilabel" else "r2"] > 0.6
+    if task == "multilabel":
+        assert not outcome.outputs[0][:, 1].any()  # training samples know one value only

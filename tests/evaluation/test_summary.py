@@ -7,9 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from crossd.evaluation import statistics, summary
 from crossd.evaluation.summary import MISSING
+from crossd.tasks import task_of
+from crossd.training import metrics
 
 SCORES = {"ours": [0.9, 0.92, 0.91, 0.93], "acs": [0.8, 0.83, 0.8, 0.84], "scratch": [0.9] * 4}
 
@@ -143,3 +146,41 @@ def test_ranks_are_of_repetitions_that_all_have() -> None:
 )
 def test_groups(ranks: list[float], least: float, expected: list[tuple[int, int]]) -> None:
     assert summary.groups(ranks, least) == expected
+
+
+def told(task: str) -> dict[str, Any]:
+    """Two arms, the first of which is nearer to the truth."""
+    rng = np.random.default_rng(0)
+    truth = rng.normal(size=(60, 2))
+    if task == "multilabel":
+        truth = (truth > 0).astype(float)
+    rows = []
+    for trial in range(3):
+        for arm, noise in (("ours", 0.3), ("other", 1.5)):
+            said = truth + noise * rng.normal(size=truth.shape)
+            score = metrics.main(task, torch.from_numpy(said), torch.from_numpy(truth))
+            rows.append({"arm": arm, "protocol": "zero", "limit": 0, "fold": 0, "trial": trial,
+                         "metrics": {task_of(task).main: score}, "cases": [], "said": said.tolist(),
+                         "train": 9, "test": 60})  # fmt: skip
+    known = [[None if i % 9 == 0 else v for v in row] for i, row in enumerate(truth.tolist())]
+    return {"arms": ["ours", "other"], "metric": task_of(task).main, "folds": 0, "task": task,
+            "rows": rows, "truth": known}  # fmt: skip
+
+
+@pytest.mark.parametrize("task", ["multilabel", "regression"])
+def test_scores_that_are_no_means_have_intervals_of_drawn_cases(task: str) -> None:
+    results, key = told(task), ("zero", 0)
+    (one,) = summary.comparisons(results, key).values()
+    assert one.over_cases is not None
+    low, high = one.over_cases
+    assert 0 < low < one.difference < high
+    assert "ahead of other" in summary.verdict(results, key)
+    ends = summary.over_cases(results, key, "ours")
+    assert ends is not None and ends[0] < 1 and ends[1] <= 1.0
+    assert summary.over_cases(results, key, "ours", "ours") == (0.0, 0.0)
+
+
+def test_scores_that_could_not_be_told_are_left_out() -> None:
+    results = told("multilabel")
+    results["rows"][0]["metrics"]["auc"] = float("nan")
+    assert len(summary.scores(results, ("zero", 0), "ours")) == 2

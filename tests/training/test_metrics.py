@@ -1,14 +1,18 @@
 """Scores against numbers worked by hand and against scikit-learn."""
 
+import dataclasses
 import math
 
 import numpy as np
 import pytest
 import torch
+from made import labelled
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, roc_auc_score
 
-from crossd.tasks import task_of
+from crossd.tasks import Scale, task_of
 from crossd.training import metrics
+
+NAN = float("nan")
 
 
 def test_classification_by_hand() -> None:
@@ -83,3 +87,56 @@ def test_the_main_scores_are_among_those_given() -> None:
     guesses = torch.tensor([[0.9, 0.1], [0.2, 0.8]])
     assert task_of("classification").main in metrics.classification(guesses, torch.tensor([0, 1]))
     assert task_of("segmentation").main in metrics.segmentation(np.ones((1, 1)), ("none", "a"))
+
+
+def test_findings_are_scored_where_they_are_known() -> None:
+    truth = torch.tensor([[1, 0], [0, NAN], [1, 1], [NAN, 0], [0, 1.0]])
+    said = torch.tensor([[0.9, 0.4], [0.8, 0.9], [0.7, 0.6], [0.1, 0.2], [0.2, 0.3]])
+    found = metrics.multilabel(said, truth, ("a", "b"))
+    assert found["auc_a"] == 0.75 and found["auc_b"] == 0.75 and found["auc"] == 0.75
+    assert found["accuracy"] == pytest.approx(6 / 8)
+    assert found["average_precision_a"] == pytest.approx((1 + 2 / 3) / 2)
+    assert metrics.main("multilabel", said, truth) == 0.75
+
+
+def test_a_finding_that_all_or_none_have_has_no_area() -> None:
+    truth = torch.tensor([[1, 0], [1, 1.0]])
+    found = metrics.multilabel(torch.tensor([[0.3, 0.2], [0.2, 0.9]]), truth, ("a", "b"))
+    assert np.isnan(found["auc_a"]) and found["auc"] == found["auc_b"] == 1
+    nothing = metrics.multilabel(truth[:, :1], truth[:, :1], ("a",))
+    assert np.isnan(nothing["auc"]) and set(nothing) == {"auc", "average_precision", "accuracy"}
+
+
+def test_numbers_are_scored_where_they_are_known() -> None:
+    truth = torch.tensor([[1.0, NAN], [2, 5], [4, 5], [NAN, 5]])
+    said = torch.tensor([[1.0, 9], [2, 6], [3, 5], [9, 5]])
+    found = metrics.regression(said, truth, ("a", "b"))
+    spread = ((np.array([1, 2, 4]) - 7 / 3) ** 2).sum()
+    assert found["r2_a"] == pytest.approx(1 - 1 / spread) == found["r2"]
+    assert found["mae_a"] == pytest.approx(1 / 3) == found["mae_b"] and "mae" not in found
+    assert np.isnan(found["r2_b"]) and found["spearman"] == 1
+    assert metrics.main("regression", said, truth) == pytest.approx(found["r2"])
+
+
+def test_the_quick_score_is_the_score() -> None:
+    rng = torch.Generator().manual_seed(3)
+    said, there = torch.rand(40, 3, generator=rng), (torch.rand(40, 3, generator=rng) > 0.6) * 1.0
+    said = (10 * said).round() / 10  # with ties
+    there[::7] = NAN
+    for task, score in (("multilabel", metrics.multilabel), ("regression", metrics.regression)):
+        name = task_of(task).main
+        found = score(said, there, "abc")[name]
+        assert metrics.main(task, said, there) == pytest.approx(found)
+
+
+def test_closeness_leaves_out_what_is_not_known() -> None:
+    source = labelled(2)
+    numbers = dataclasses.replace(source, task="regression", scale=Scale((0.0,) * 2, (2.0, 1.0)))
+    truth, said = torch.tensor([[4.0, NAN], [NAN, NAN]]), torch.tensor([[8.0, 3.0], [1.0, 1.0]])
+    found = metrics.closeness(numbers, said, truth)
+    assert found[0] == -2 and np.isnan(found[1])
+    findings = dataclasses.replace(source, task="multilabel")
+    truth, said = torch.tensor([[1.0, 0.0, NAN]]), torch.tensor([[0.75, 0.5, 0.1]])
+    assert metrics.closeness(findings, said, truth).tolist() == [0.625]
+    classes = metrics.closeness(source, torch.tensor([[0.2, 0.8]]), torch.tensor([0]))
+    assert classes.tolist() == pytest.approx([0.2])

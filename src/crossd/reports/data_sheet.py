@@ -107,7 +107,7 @@ def _tile(ax: Axes, look: SampleFacts) -> None:
 
 
 def _counts(ax: Axes, found: Survey) -> None:
-    """Draw how many samples each class has, voxels each value of masks, or a histogram of numbers."""
+    """Draw how many samples each class has, or voxels each value of masks, or numbers to learn."""
     if found.columns is not None and found.columns.task == "regression":
         _histogram(ax, found, found.columns)
         return

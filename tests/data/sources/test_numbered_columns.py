@@ -53,7 +53,7 @@ def test_findings_of_a_csv(tmp_path: Path) -> None:
     assert source.task == "multilabel" and source.classes == ("Mass", "Fluid left")
     assert source.units == () and source.train.labels is not None
     found = [[None if math.isnan(v) else v for v in row] for row in labels(source)]
-    wanted = [[1.0, 0.0], [0.0, None], [1.0, None], [0.0, 1.0]]
+    wanted: list[list[Any]] = [[1.0, 0.0], [0.0, None], [1.0, None], [0.0, 1.0]]
     assert all(found.count(row) == 5 for row in wanted)
     sample = source.train[0]["label"]
     assert sample.shape == (2,) and sample.dtype.is_floating_point
