@@ -274,6 +274,19 @@ def serve(monkeypatch: pytest.MonkeyPatch, url: str, md5: str, suffix: str = "")
     monkeypatch.setitem(medmnist.INFO["organmnist3d"], f"MD5{suffix}", md5)
 
 
+def test_medmnist_with_several_findings_an_image(medmnist_root: Path) -> None:
+    rng = np.random.default_rng(0)
+    medmnist_root.mkdir(exist_ok=True)
+    made = {}
+    for part, count in (("train", 30), ("val", 6), ("test", 6)):
+        made[f"{part}_images"] = rng.integers(0, 255, (count, 28, 28), dtype=np.uint8)
+        made[f"{part}_labels"] = rng.integers(0, 2, (count, 14), dtype=np.uint8)
+    np.savez(medmnist_root / "chestmnist.npz", allow_pickle=False, **made)
+    source = open_source("medmnist:chestmnist")
+    assert source.task == "multilabel" and source.train[0]["label"].shape == (14,)
+    assert source.classes[:2] == ("atelectasis", "cardiomegaly")
+
+
 @pytest.mark.parametrize("suffix", ["", "_64"])
 def test_medmnist_is_downloaded_once(
     tmp_path: Path,

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from crossd import convert, to_3d, view
 from crossd.errors import InputError
 from crossd.inference.slice_ensemble import Both, SliceNet, answering
+from crossd.tasks import TASKS, task_of
 
 
 @pytest.fixture
