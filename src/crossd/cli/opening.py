@@ -96,6 +96,7 @@ def _scaled(
     """
     if scale is None or source.task != "regression" or source.classes != names:
         return source
+    units = units or ("",) * len(names)
     for name, own, other in zip(names, source.units, units, strict=True):
         if own and other and own != other:
             raise InputError(

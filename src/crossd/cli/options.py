@@ -151,7 +151,8 @@ class PretrainConfig(ImageOptions, TrainingOptions):
             default), inflate (over all slices), triplanar (in three planes), or none for new ones.
         size: Size of the images (one number, or height,width).
         limit: Train on so many images, or slices of so many volumes.
-        task: classification or segmentation, to be sure. Default: what the data are for.
+        task: classification, multilabel, regression or segmentation, to be sure. Default: what the
+            data are for.
         plan: A plan.yaml that says how volumes are prepared. Default: made from a scan of them.
         out: Folder for the weights and the report.
     """
@@ -415,7 +416,7 @@ class ConvertConfig(Options):
         view: Which 2D network to take: axial, coronal or sagittal.
         align: Move the kernels of the fourier modes by their mean displacement.
         model: The name of a checkpoint's network; the options below are for a checkpoint.
-        task: classification or segmentation.
+        task: classification, multilabel (findings), regression (numbers) or segmentation.
         classes: Their number, or their names separated by commas. Default: the checkpoint's number.
         channels: Input channels. Default: the checkpoint's.
         kernel_mode: projection, slice, fourier or fourier-projection.

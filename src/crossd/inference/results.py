@@ -75,7 +75,10 @@ def with_units(names: Sequence[str], units: Sequence[str]) -> list[str]:
         >>> with_units(("volume", "age"), ("ml", ""))
         ['volume [ml]', 'age']
     """
-    return [f"{name} [{unit}]" if unit else name for name, unit in zip(names, units, strict=True)]
+    return [
+        f"{name} [{unit}]" if unit else name
+        for name, unit in zip(names, units or [""] * len(names), strict=True)
+    ]
 
 
 def settings(weights: str | Path, answer: str, flips: bool, precision: str) -> dict[str, object]:

@@ -81,8 +81,14 @@ class WeightsConfig:
 
     @property
     def scale(self) -> Scale | None:
-        """How numbers are standardised; None for tasks without."""
-        return Scale(self.number_mean, self.number_std) if self.number_std else None
+        """How numbers are standardised; None for tasks without.
+
+        Networks of others give numbers as they are.
+        """
+        if self.task != "regression":
+            return None
+        count = len(self.classes)
+        return Scale(self.number_mean or (0.0,) * count, self.number_std or (1.0,) * count)
 
     @property
     def is_of_0_1(self) -> bool:
@@ -250,7 +256,7 @@ def read_config(path: str | Path) -> WeightsConfig:
         ("decided", isinstance(config.decided, dict | None)),
         ("plan", isinstance(config.plan, dict | None)),
         ("number_mean", len(config.number_mean) == len(config.number_std)),
-        ("number_std", len(config.number_std) == (len(classes) if is_numbers else 0)),
+        ("number_std", len(config.number_std) in (0, len(classes) if is_numbers else 0)),
     ):
         if not right:
             raise InputError(f"{path}: {name} (={getattr(config, name)!r}) is damaged")
