@@ -65,6 +65,8 @@ class Given:
         labels: Names of the classes of labels; empty takes those that are found.
         statistics: Mean and standard deviation to normalise by; None measures them.
         stored: Where prepared volumes are kept between runs; None keeps them nowhere.
+        torn: What to say where a patient, or what is the same, is in two parts that are given in
+            arrays or archives; "" refuses that.
     """
 
     plan: Plan | None = None
@@ -73,6 +75,7 @@ class Given:
     labels: tuple[str, ...] = ()
     statistics: tuple[float, float] | None = None
     stored: DiskCache | None = None
+    torn: str = ""
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 
 from crossd.data.dataset import Samples, in_floats
 from crossd.data.disk_cache import CLOCK, user_cache
+from crossd.data.file_names import Writer
 from crossd.data.opening import open_source
 from crossd.data.source import Source
 from crossd.data.sources import kept_lists, tar_index, tar_shards
@@ -112,9 +113,9 @@ def test_classes_from_json_from_names_and_from_folders(tmp_path: Path) -> None:
 
 
 def test_parts_by_name_and_by_folder(tmp_path: Path) -> None:
-    for part, count in (("train", 12), ("val", 6), ("test", 4)):
+    for place, (part, count) in enumerate((("train", 12), ("val", 6), ("test", 4))):
         for i in range(2):
-            members = numbered(100 * i, count)
+            members = numbered(100 * i + 1000 * place, count)
             archive(tmp_path / "named" / f"{part}-{i:02d}.tar", members)
             archive(tmp_path / "folders" / part / f"{i}.tar", members)
     for spec in ("named", "folders", "named/{train,val,test}-{00..01}.tar", "named/*.tar"):
@@ -138,7 +139,12 @@ def test_the_scan_is_kept_until_an_archive_changes(
     monkeypatch.setattr(kept_lists, "KEEP_FROM", 1)
     scanned: list[Path] = []
     real = tar_index._images
-    monkeypatch.setattr(tar_index, "_images", lambda path: scanned.append(path) or real(path))  # type: ignore[func-returns-value]
+
+    def images(path: Path, left: Writer) -> Any:
+        scanned.append(path)
+        return real(path, left)
+
+    monkeypatch.setattr(tar_index, "_images", images)
     path = archive(tmp_path / "x.tar", numbered(0, 12))
     tar_index.scan([path], QUIET)
     assert not user_cache().folder.exists()  # too new to be trusted
@@ -244,14 +250,17 @@ def test_patterns_and_parts_that_do_not_fit(tmp_path: Path) -> None:
     missing = refused(tmp_path / "train-{0..1}.tar")
     assert f"{tmp_path / 'train-1.tar'}: no such archive" in missing
     assert "no such archive" in refused(tmp_path / "x-*.tar")
-    archive(tmp_path / "test-0.tar", numbered(0, 12))
-    assert "has archives of test, train; expected train and val" in refused(tmp_path)
+    archive(tmp_path / "test-0.tar", numbered(12, 12))
+    assert parts(open_source(str(tmp_path))) == (10, 2, 12)  # as of folders: val is drawn of train
     (tmp_path / "test-0.tar").rename(tmp_path / "more.tar")
-    assert "has archives of others, train" in refused(tmp_path)
-    (tmp_path / "more.tar").unlink()
-    archive(tmp_path / "val-0.tar", numbered(0, 12, classes=3))
     message = refused(tmp_path)
-    assert "val-0.tar: 000002.png: its class 2 is not in the archives of train" in message
+    assert "more.tar: 000012.png: is of no part, but others are of train" in message
+    (tmp_path / "more.tar").unlink()
+    archive(tmp_path / "val-0.tar", numbered(12, 12, classes=3))
+    message = refused(tmp_path)
+    assert "val-0.tar: 000014.png: its class 2 is not in those to train" in message
+    (tmp_path / "train-0.tar").rename(tmp_path / "test-0.tar")
+    assert "has a part to test but none to train" in refused(tmp_path)
 
 
 def test_class_folders_beside_an_archive_stay_class_folders(tmp_path: Path) -> None:

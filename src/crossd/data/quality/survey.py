@@ -95,7 +95,7 @@ def survey(spec: str, limit: int, seed: int, progress: Progress) -> Survey:
     """
     path = Path(spec).expanduser()
     if not spec or not is_list(path) or tar_names.find(spec):
-        as_stored = Given(statistics=(0.0, 1.0))
+        as_stored = Given(statistics=(0.0, 1.0), torn="a training refuses that")
         source = open_source(spec, seed=seed, labels=False, given=as_stored, progress=progress)
         return _of_source(source, limit, progress)
     listed, folders = list_cases(path, progress, strict=False)
@@ -170,9 +170,13 @@ def _of_source(source: Source, limit: int, progress: Progress) -> Survey:
             else source.classes[samples.labels[i]]
         )
 
+    def group(samples: Samples, i: int) -> str:
+        name = "" if samples.groups is None else str(samples.groups[i])
+        return "" if name.startswith("\0") else name  # alone, or with others that hold the same
+
     def look(one: tuple[str, Samples, int]) -> SampleFacts:
         part, samples, i = one
-        begun = SampleFacts(f"{part} {samples.name(i)}", part, label(samples, i))
+        begun = SampleFacts(f"{part} {samples.name(i)}", part, label(samples, i), group(samples, i))
         begun.spacing = source.spacing
         return noted(begun, lambda found: _arrays(samples[i]))
 
@@ -180,7 +184,8 @@ def _of_source(source: Source, limit: int, progress: Progress) -> Survey:
     chosen = [where[k] for k in spread(len(where), limit)]
     looks = scan(LOOKING, chosen, look, progress)
     kind = "tar archives" if tar_names.find(source.name) else "arrays"
-    return Survey(source.name, len(where), counts, looks, kind=kind)
+    patients = len({group(samples, i) for _, samples, i in where} - {""})
+    return Survey(source.name, len(where), counts, looks, kind=kind, groups=patients)
 
 
 def _arrays(sample: Sample) -> Read:

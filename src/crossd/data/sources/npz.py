@@ -1,7 +1,7 @@
 """Labelled arrays: ``.npz`` files in the layout of MedMNIST, and MedMNIST itself."""
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,38 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from crossd.data.dataset import Sample, Samples, Subset
+from crossd.data.io.agreement import HIGHEST
 from crossd.data.shared_arrays import Array
 from crossd.data.source import Request, Source
+from crossd.data.sources.npz_groups import groups_of_arrays
 from crossd.data.splits import FRACTIONS, SPLITS, split
 from crossd.errors import InputError
+from crossd.utils.progress import Progress
 
 CHANNELS = (1, 3)
+PUBLISHED = "the parts stay as they are published, and what is tested is in part trained on"
+
+
+class Arrays(Mapping[str, Array]):
+    """The arrays of a file; those that are taken from it are noted."""
+
+    def __init__(self, arrays: dict[str, Array]) -> None:
+        self.arrays = arrays
+        self.taken: set[str] = set()
+
+    def __getitem__(self, key: str) -> Array:
+        found = self.arrays[key]
+        self.taken.add(key)
+        return found
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.arrays)
+
+    def __len__(self) -> int:
+        return len(self.arrays)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self.arrays
 
 
 class ArraySamples(Samples):
@@ -70,7 +96,9 @@ def open_npz(request: Request, path: Path, need_labels: bool = True) -> Source:
     The first has ``train_images``, ``train_labels``, ``val_...`` and ``test_...``; the second is
     split 70/10/20 by `seed`. Images have the shape ``(N, H, W)`` or ``(N, H, W, 3)``, volumes
     ``(N, D, H, W)`` or ``(N, D, H, W, 3)``. uint8 is divided by 255, other numbers are scaled by
-    the least and the greatest of the training images.
+    the least and the greatest of the training images. Images of one patient (``groups`` beside
+    ``images``, ``train_groups`` beside ``train_images``, ...) and those that hold the same stay
+    together; in two parts that are given they are refused.
 
     Args:
         request: What is asked for; without a size that of the file is kept.
@@ -81,9 +109,17 @@ def open_npz(request: Request, path: Path, need_labels: bool = True) -> Source:
         The source, its images in [0, 1].
 
     Raises:
-        InputError: When the file cannot be read, lacks a key, or its labels do not fit.
+        InputError: When the file cannot be read, lacks a key, its labels do not fit, or two parts
+            share an image or a patient.
     """
     arrays = _read(path)
+    source = _open(arrays, request, path, need_labels)
+    if unused := ", ".join(sorted(set(arrays) - arrays.taken)):
+        request.progress.say(f"{path}: holds {unused} too, which is not used")
+    return source
+
+
+def _open(arrays: Arrays, request: Request, path: Path, need_labels: bool) -> Source:
     bare = next((key for key in ("images", "train_images") if key in arrays), None)
     if not need_labels and bare and bare.replace("images", "labels") not in arrays:
         return _unlabelled(request, path, bare, arrays[bare])
@@ -111,15 +147,22 @@ def open_npz(request: Request, path: Path, need_labels: bool = True) -> Source:
             )
     rank = len(shape) - 1
     spatial = request.shape(rank, shape[:-1])
+    holding = {key: x for (key, _), x in zip(keys, images, strict=True)}
+    patients = groups_of_arrays(arrays, holding, path, request)
     if len(images) == 1:
-        chosen = split(labels[0], FRACTIONS, request.seed, str(path))
+        chosen = split(labels[0], FRACTIONS, request.seed, str(path), patients)
         scale = _span(images, chosen[0], path)
         whole = ArraySamples(images[0], labels[0], scale, spatial)
+        whole.groups = patients
         parts: list[Samples] = [Subset(whole, part) for part in chosen]
     else:
         scale = _span(images, slice(None), path)
         parts = [ArraySamples(x, y, scale, spatial) for x, y in zip(images, labels, strict=True)]
-    classes = _classes(parts, path)
+        if patients is not None:
+            ends = np.cumsum([len(x) for x in images])[:-1]
+            for part, own in zip(parts, np.split(patients, ends), strict=True):
+                part.groups = own
+    classes = _classes(parts, path, request.progress)
     train, val, test = parts
     return Source(str(path), rank, "classification", shape[-1], classes, spatial, train, val, test)
 
@@ -133,14 +176,14 @@ def _unlabelled(request: Request, path: Path, key: str, array: Array) -> Source:
     return Source(str(path), len(shape), "unlabelled", channels, (), size, *three)
 
 
-def _read(path: Path) -> Mapping[str, Array]:
+def _read(path: Path) -> Arrays:
     """Read all arrays of the file."""
     try:
         # numpy leaves a damaged file open that it opened itself.
         with path.open("rb") as file:
             loaded = np.load(file, allow_pickle=False)
             if isinstance(loaded, np.lib.npyio.NpzFile):
-                return {key: loaded[key] for key in loaded.files}
+                return Arrays({key: loaded[key] for key in loaded.files})
     except Exception as error:  # numpy and zipfile raise many kinds on damaged files
         why = " ".join(str(error).split()) or type(error).__name__
         raise InputError(
@@ -174,24 +217,35 @@ def _labels(labels: Array, count: int, key: str, path: Path) -> NDArray[np.int64
     labels = labels.reshape(-1)
     if labels.dtype.kind not in "buif":
         raise InputError(f"{path}: {key} holds {labels.dtype}; expected whole numbers from 0")
-    wrong = labels[~(np.isfinite(labels) & (labels >= 0) & (labels == np.floor(labels)))]
+    wrong = labels[~((labels >= 0) & (labels <= HIGHEST) & (labels == np.floor(labels)))]
     if len(wrong):
-        raise InputError(f"{path}: {key} holds {wrong[0]}; labels must be whole numbers from 0")
+        raise InputError(
+            f"{path}: {key} holds {wrong[0]}; labels must be whole numbers from 0 to {HIGHEST:,}"
+        )
     return labels.astype(np.int64)
 
 
-def _classes(parts: list[Samples], path: Path) -> tuple[str, ...]:
+def _classes(parts: list[Samples], path: Path, progress: Progress) -> tuple[str, ...]:
     """Number the classes of the training part and check that the others know no more."""
-    tops = [int(part.labels.max()) for part in parts if part.labels is not None]
-    if tops[0] < 1:
+    known = [part.labels for part in parts if part.labels is not None]
+    top = int(known[0].max())
+    if top < 1:
         raise InputError(f"{path}: all training labels are 0; expected two classes or more")
-    for name, top in zip(SPLITS, tops, strict=True):
-        if top > tops[0]:
+    for name, own in zip(SPLITS, known, strict=True):
+        new = np.setdiff1d(own, known[0])
+        if len(new):
             raise InputError(
-                f"{path}: a {name} label is {top}, but the training labels end at {tops[0]}; "
-                f"labels must be within the classes of the training part"
+                f"{path}: a {name} label is {new[0]}, which no training label is; labels must be "
+                "within the classes of the training part"
             )
-    return tuple(str(number) for number in range(tops[0] + 1))
+    gaps = np.setdiff1d(np.arange(top), known[0]).tolist()
+    if gaps:
+        some = ", ".join(map(str, gaps[:5])) + ", ..." * (len(gaps) > 5)
+        progress.say(
+            f"{path}: no image has the label {some}: {len(gaps):,} of the {top + 1:,} classes are "
+            "not trained; labels without gaps have no such classes"
+        )
+    return tuple(str(number) for number in range(top + 1))
 
 
 def _span(images: list[Array], train: NDArray[np.int64] | slice, path: Path) -> tuple[float, float]:
@@ -199,8 +253,12 @@ def _span(images: list[Array], train: NDArray[np.int64] | slice, path: Path) -> 
     kind = images[0].dtype
     if kind == np.uint8:
         return 0.0, 255.0
-    if kind.kind == "f" and not all(np.isfinite(x).all() for x in images):
-        raise InputError(f"{path}: the images hold NaN or infinity; replace them first")
+    most = np.finfo(np.float32).max  # beyond which they would become infinity in training
+    if kind.kind == "f" and not all(-most <= x.min() <= x.max() <= most for x in images):
+        raise InputError(
+            f"{path}: the images hold NaN or infinity, or numbers beyond those of 32 bits; "
+            "replace them first"
+        )
     rows = images[0][train]
     low, high = float(rows.min()), float(rows.max())
     if low == high:
@@ -239,7 +297,8 @@ def open_medmnist(request: Request) -> Source:
         _download(
             getattr(medmnist, info["python_class"]), int(side), path, info[f"url{sides[side]}"]
         )
-    source = open_npz(request, path)
+    given = replace(request.given, torn=request.given.torn or PUBLISHED)
+    source = open_npz(replace(request, given=given), path)
     names = tuple(info["label"].values())
     classes = names if len(names) == len(source.classes) else source.classes
     return replace(source, name=spec, classes=classes)
