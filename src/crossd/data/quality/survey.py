@@ -181,6 +181,8 @@ def _of_source(source: Source, limit: int, progress: Progress) -> Survey:
         return noted(begun, lambda found: _arrays(samples[i]))
 
     counts = _counts((part, label(samples, i)) for part, samples, i in where)
+    if source.task == "classification":  # classes that no sample has are trained all the same
+        counts["train"] = dict.fromkeys(source.classes, 0) | counts["train"]
     chosen = [where[k] for k in spread(len(where), limit)]
     looks = scan(LOOKING, chosen, look, progress)
     kind = "tar archives" if tar_names.find(source.name) else "arrays"

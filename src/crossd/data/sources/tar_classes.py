@@ -2,6 +2,7 @@
 
 import json
 import re
+import reprlib
 
 from crossd.errors import InputError
 
@@ -46,12 +47,12 @@ def class_in(content: bytes, ending: str, where: str) -> str | None:
     name = str(value).strip()
     wrong = isinstance(value, bool) or not isinstance(value, str | int) or not name
     if wrong or not name.isprintable() or len(name) > LONGEST or name[0] in "[{":
-        raise _none(where, repr(value)[:60])
+        raise _none(where, reprlib.repr(value))
     if not all(map(NUMBER.fullmatch, BETWEEN.split(name))):
         return name
     whole, _, rest = name.partition(".")
     if not whole.isdecimal() or rest.strip("0"):
-        raise _none(where, repr(value)[:60])
+        raise _none(where, reprlib.repr(value))
     return str(int(whole))
 
 

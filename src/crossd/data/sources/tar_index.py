@@ -4,7 +4,8 @@ import itertools
 import re
 import tarfile
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -14,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crossd.data.disk_cache import state_of
-from crossd.data.file_names import Names, Writer, is_debris
+from crossd.data.file_names import Names, Writer, is_debris, shown
 from crossd.data.io.images import suffixes
 from crossd.data.sources.case_list import in_order
 from crossd.data.sources.kept_lists import Listing, kept_or_made
@@ -78,9 +79,10 @@ def scan(paths: Sequence[Path], progress: Progress) -> Members:
     what, every = f"{len(paths):,} archives", [str(path.absolute()) for path in paths]
     found = kept_or_made(Members, lambda: _scanned(paths, what, progress), what, progress, every)
     if len(found.left):
+        first = shown(found.left[0])
         progress.say(
             f"{len(found.left):,} members are left out: images that are links or whose names go on "
-            f"after the first dot, and classes without an image (the first is {found.left[0]})"
+            f"after the first dot, and classes without an image (the first is {first})"
         )
     return found
 
@@ -165,59 +167,67 @@ def _images(path: Path, left: Writer) -> Iterator[tuple[tarfile.TarInfo, str | N
     """
     keys: set[int] = set()
     first: tuple[str, Place] | None = None  # whose class is its folder
-    for key, members in itertools.groupby(_members(path), lambda one: one.key):
-        image: tarfile.TarInfo | None = None
-        labels: dict[str, str] = {}
-        passed: list[str] = []
-        for one in members:
-            whole = "." not in one.ending and one.info.isreg() and not one.info.issparse()
-            if not one.is_image:
-                label = class_in(one.content, one.ending, f"{path}: {one.info.name}")
-                labels |= {one.ending: label} if label else {}
-            elif not whole:
-                passed.append(one.info.name)
-            elif image is not None:
-                raise InputError(
-                    f"{path}: {image.name} and {one.info.name} share a key; one image a key"
-                )
-            else:
-                image = one.info
-        if image is None:
-            passed += [f"{key}.{ending}" for ending in labels]
-        for name in passed:
-            left.add(f"{path}: {name}")
-        if image is not None or labels:
+    with closing(_members(path)) as found:
+        for key, members in itertools.groupby(found, lambda one: one.key):
+            image, label, passed = _sample(members, path)
+            for name in passed:
+                left.add(f"{path}: {name}")
+            if image is None and label is None:
+                continue
             if hash(key) in keys:
                 raise InputError(
                     f"{path}: members of {key} are there twice, or apart; write those of a sample "
                     "once, one after the other"
                 )
             keys.add(hash(key))
-        if image is None:
-            continue
-        label = labels.get("cls") or labels.get("json")
-        place = _place(key.rpartition("/")[0], label is None, str(path))
-        if label is None and not place.label:
-            raise InputError(
-                f"{path}: {image.name} has no class: expected {key}.cls, or {key}.json with a "
-                "label, next to it, or a folder in its name"
-            )
-        if label is None:
-            first = first or (image.name, place)
-            if place.others != first[1].others:
+            if image is None:
+                continue
+            place = _place(key.rpartition("/")[0], label is None, str(path))
+            first = first or ((image.name, place) if label is None else None)
+            if label is None and not place.label:
+                raise InputError(
+                    f"{path}: {image.name} has no class: expected {key}.cls, or {key}.json with a "
+                    "label, next to it, or a folder in its name"
+                )
+            if label is None and first and place.others != first[1].others:
                 raise InputError(
                     f"{path}: {first[0]} and {image.name} are in folders of different depth or "
-                    "place, so that these are no classes; put class folders beside each other, or "
-                    "write classes as key.cls"
+                    "place, so that these are no classes; put class folders beside each other, "
+                    "or write classes as key.cls"
                 )
-        yield image, label, place
+            yield image, label, place
+
+
+def _sample(
+    members: Iterable[Member], path: Path
+) -> tuple[tarfile.TarInfo | None, str | None, list[str]]:
+    """Give the image of a sample, its class if a member says it, and what is passed over of it."""
+    image: tarfile.TarInfo | None = None
+    labels: dict[str, str] = {}
+    passed: list[str] = []
+    for one in members:
+        whole = "." not in one.ending and one.info.isreg() and not one.info.issparse()
+        if not one.is_image:
+            label = class_in(one.content, one.ending, f"{path}: {one.info.name}")
+            labels |= {one.ending: label} if label else {}
+        elif not whole:
+            passed.append(one.info.name)
+        elif image is None:
+            image = one.info
+        else:
+            raise InputError(
+                f"{path}: {image.name} and {one.info.name} share a key; one image a key"
+            )
+    if image is None:
+        passed += [f"{one.key}.{ending}" for ending in labels]
+    return image, labels.get("cls") or labels.get("json"), passed
 
 
 @lru_cache(1024)
-def _place(folder: str, labelled: bool, path: str) -> Place:
-    """Tell what the folders in a name say; the last is the class if it is `labelled` by that."""
+def _place(folder: str, by_folder: bool, path: str) -> Place:
+    """Tell what the folders in a name say; the last is the class if `by_folder`."""
     above = [one for one in folder.split("/") if one not in PASSED]
-    label = above.pop() if labelled and above else ""
+    label = above.pop() if by_folder and above else ""
     parts = list(dict.fromkeys(filter(None, map(part_of, above))))
     if len(parts) > 1:
         raise InputError(
@@ -228,7 +238,7 @@ def _place(folder: str, labelled: bool, path: str) -> Place:
     return Place(label, parts[0] if parts else "", others)
 
 
-def _members(path: Path) -> Iterator[Member]:
+def _members(path: Path) -> Generator[Member, None, None]:
     """Yield the members of an archive that are images by their names, or say a class."""
     readable = suffixes()
     try:
