@@ -200,7 +200,7 @@ def test_labels_with_gaps(tmp_path: Path) -> None:
             if one.what == "classes without a training sample"]  # fmt: skip
     assert [one.which for one in none] == [["2", "3", "4"]]
     values["test_labels"] = np.arange(12) % 3
-    assert "a test label is 2, which no training label is" in message(
+    assert "a test label is 2, but no training label is" in message(
         lambda: open_source(saved(tmp_path, **values))
     )
     for far in (70_000, 2.0**40, np.uint64(2**63 + 5)):

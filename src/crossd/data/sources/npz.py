@@ -235,7 +235,7 @@ def _classes(parts: list[Samples], path: Path, progress: Progress) -> tuple[str,
         new = np.setdiff1d(own, known[0])
         if len(new):
             raise InputError(
-                f"{path}: a {name} label is {new[0]}, which no training label is; labels must be "
+                f"{path}: a {name} label is {new[0]}, but no training label is; labels must be "
                 "within the classes of the training part"
             )
     gaps = np.setdiff1d(np.arange(top), known[0]).tolist()
