@@ -2,12 +2,14 @@
 
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import files
 import numpy as np
 import pytest
 from helpers import some
+from PIL import Image
 
 COUNT = 500
 
@@ -40,9 +42,9 @@ def mutate(raw, rng):
 
 
 def read(path):
-    if kind == "npz":
+    if kind in ("npz", "tar"):
         source = open_source(str(path))
-        return source.train[0]
+        return [source.train[i] for i in range(len(source.train))]
     if kind == "csv":
         return read_table(path)
     if kind == "series":
@@ -78,7 +80,7 @@ print(outcomes["read"], outcomes["refused"], (peak() - before) // 1024)
 """
 
 
-KINDS = ("nii", "nii.gz", "nrrd", "mha", "dcm", "series", "npz", "csv")
+KINDS = ("nii", "nii.gz", "nrrd", "mha", "dcm", "series", "npz", "tar", "csv")
 
 
 @pytest.mark.parametrize("kind", some(KINDS, ["nii.gz", "dcm", "npz"]))
@@ -98,6 +100,14 @@ def test_damaged_files_are_refused_in_a_line(tmp_path: Path, kind: str) -> None:
         rng = np.random.default_rng(0)
         images = rng.integers(0, 255, (20, 8, 8), dtype=np.uint8)
         np.savez(good, images=images, labels=np.arange(20) % 2)
+    elif kind == "tar":
+        rng = np.random.default_rng(0)
+        for i in range(20):
+            picture = Image.fromarray(rng.integers(0, 255, (8, 8), dtype=np.uint8))
+            picture.save(tmp_path / "good" / f"{i}.png")
+        with tarfile.open(good, "w", format=tarfile.GNU_FORMAT) as tar:
+            for i in range(20):
+                tar.add(tmp_path / "good" / f"{i}.png", f"{'ab'[i % 2]}/{i}.png")
     else:
         files.nifti(tmp_path / "good" / "v.nii", mask)
         (tmp_path / "v.nii").write_bytes(b"")

@@ -82,8 +82,9 @@ class Given:
         labels: Names of the classes of labels, of findings or of numbers; empty takes those that
             are found.
         statistics: Mean and standard deviation to normalise by; None measures them.
-        scale: Of numbers to learn, in the order of `labels`; None measures it.
         stored: Where prepared volumes are kept between runs; None keeps them nowhere.
+        torn: What to say where a patient, or what is the same, is in two parts that are given in
+            arrays or archives; "" refuses that.
     """
 
     plan: Plan | None = None
@@ -91,8 +92,8 @@ class Given:
     known_classes: dict[int, str] | None = None
     labels: tuple[str, ...] = ()
     statistics: tuple[float, float] | None = None
-    scale: Scale | None = None
     stored: DiskCache | None = None
+    torn: str = ""
 
 
 @dataclass(frozen=True)

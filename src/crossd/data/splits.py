@@ -1,5 +1,6 @@
 """Seeded choices of samples that keep the share of every class."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,10 @@ SPELLINGS = {
 }
 
 
+WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+")
+"""Words of a name, as in seg_train and TrainingSet."""
+
+
 def part_of(name: str) -> str:
     """Tell which part of a data set a folder or a cell names, in any usual spelling; "" for none.
 
@@ -28,6 +33,16 @@ def part_of(name: str) -> str:
         ('train', 'test', '')
     """
     return next((part for part, known in SPELLINGS.items() if name.strip().lower() in known), "")
+
+
+def parts_in(name: str) -> list[str]:
+    """List the parts of a data set that the words of a name are, each once.
+
+    Example:
+        >>> parts_in("imagenet-Val_000"), parts_in("trainer"), parts_in("TrainTestSplit")
+        (['val'], [], ['train', 'test'])
+    """
+    return list(dict.fromkeys(filter(None, map(part_of, WORD.findall(name)))))
 
 
 def spread(count: int, most: int) -> Indices:
@@ -70,19 +85,24 @@ def pick(labels: Indices, count: int, seed: int) -> Indices:
 
 
 def split(
-    labels: Indices, fractions: tuple[float, ...], seed: int, where: str, what: str = "samples"
+    labels: Indices,
+    fractions: tuple[float, ...],
+    seed: int,
+    where: str,
+    groups: NDArray[np.str_] | None = None,
 ) -> tuple[Indices, ...]:
     """Split samples into parts, every class by the same fractions.
 
     A class of at least as many samples as there are parts is in every part; a smaller one is in
-    the first part only, so that a class that is tested was also trained.
+    the first part only, so that a class that is tested was also trained. Groups stay whole: each
+    counts as one sample, of the class of its first.
 
     Args:
         labels: Class of every sample, ``(N,)``.
         fractions: Fractions of the parts, adding up to 1.
         seed: Decides which sample goes where.
         where: File or folder, for the message.
-        what: What they are, for the message.
+        groups: Patient of every sample, ``(N,)``.
 
     Returns:
         Ascending indices of every part.
@@ -94,6 +114,10 @@ def split(
         >>> [len(part) for part in split(np.arange(100) % 4, (0.7, 0.1, 0.2), 0, "here")]
         [72, 8, 20]
     """
+    own = np.arange(len(labels)) if groups is None else groups
+    _, first, member = np.unique(own, return_index=True, return_inverse=True)
+    what = "samples" if len(first) == len(labels) else "patients or different files"
+    labels = labels[first]
     rng = np.random.default_rng(seed)
     parts: list[list[Indices]] = [[] for _ in fractions]
     for value in np.unique(labels):
@@ -103,13 +127,13 @@ def split(
         cuts = np.cumsum([len(group) - sum(sizes), *sizes])[:-1]
         for part, indices in zip(parts, np.split(group, cuts), strict=True):
             part.append(indices)
-    joined = tuple(np.sort(np.concatenate(part)) for part in parts)
+    joined = [np.concatenate(part) for part in parts]
     if not all(len(part) for part in joined):
         raise InputError(
             f"{where}: {len(labels)} {what} are too few to split into {len(fractions)} parts; "
             f"give at least {len(fractions)} of a class"
         )
-    return joined
+    return tuple(np.flatnonzero(np.isin(member, part)) for part in joined)
 
 
 def divide(
@@ -131,7 +155,8 @@ def divide(
         seed: Decides.
         where: The source, for messages.
         groups: Patient of every sample, ``(N,)``.
-        halve: Where only test samples are missing, take half of the validation samples for them.
+        halve: Where only test samples are missing, take half of the validation samples for them,
+            groups whole.
 
     Returns:
         Ascending indices of each part.
@@ -146,18 +171,17 @@ def divide(
     """
     found = {part: np.flatnonzero(said == part) for part in SPLITS}
     missing = [part for part in ("val", "test") if not len(found[part])]
+
+    def parted(free: Indices, fractions: tuple[float, ...], where: str) -> list[Indices]:
+        own = None if groups is None else groups[free]
+        return [free[chosen] for chosen in split(labels[free], fractions, seed, where, own)]
+
     if halve and missing == ["test"]:
-        stay, go = split(labels[found["val"]], (0.5, 0.5), seed, str(Path(where) / "val"))
-        found["val"], found["test"] = found["val"][stay], found["val"][go]
+        found["val"], found["test"] = parted(found["val"], (0.5, 0.5), str(Path(where) / "val"))
     elif missing:
         free = np.flatnonzero((said == "") | (said == "train"))
         wanted = ("train", *missing)
         shares = [FRACTIONS[SPLITS.index(part)] for part in wanted]
         fractions = tuple(share / sum(shares) for share in shares)
-        own = free if groups is None else groups[free]
-        _, first, member = np.unique(own, return_index=True, return_inverse=True)
-        what = "samples" if len(first) == len(free) else "patients or different files"
-        chosen = split(labels[free][first], fractions, seed, where, what)
-        for part, indices in zip(wanted, chosen, strict=True):
-            found[part] = free[np.isin(member, indices)]
+        found |= zip(wanted, parted(free, fractions, where), strict=True)
     return found["train"], found["val"], found["test"]

@@ -174,7 +174,7 @@ def test_numbers_of_arrays(tmp_path: Path, shape: tuple[int, ...]) -> None:
         ({"targets": np.zeros(30), "labels": np.zeros(30)}, "has both labels and targets"),
         (
             {"targets": np.arange(30.0), "names": np.array(["a", "b"])},
-            r"names holds <U1 of shape \(2,\); expected 1 strings",
+            "names has 2 strings for 1 columns",
         ),
         (
             {"labels": np.eye(3)[np.arange(30) % 3], "names": np.array(["a", "b", "a"])},

@@ -124,7 +124,7 @@ def survey(spec: str, limit: int, seed: int, progress: Progress) -> Survey:
     """
     path = Path(spec).expanduser()
     if not spec or not is_list(path) or tar_names.find(spec):
-        as_stored = Given(statistics=(0.0, 1.0))
+        as_stored = Given(statistics=(0.0, 1.0), torn="a training refuses that")
         source = open_source(spec, seed=seed, labels=False, given=as_stored, progress=progress)
         return _of_source(source, limit, progress)
     listed, folders = list_cases(path, progress, strict=False)
@@ -226,34 +226,37 @@ def _of_source(source: Source, limit: int, progress: Progress) -> Survey:
             return told(NO_CLASS, columns, samples.labels[i].tolist())
         return source.classes[samples.labels[i]], ()
 
+    def group(samples: Samples, i: int) -> str:
+        name = "" if samples.groups is None else str(samples.groups[i])
+        return "" if name.startswith("\0") else name  # alone, or with others that hold the same
+
     def look(one: tuple[str, Samples, int]) -> SampleFacts:
         part, samples, i = one
         name, findings = label(samples, i)
-        begun = SampleFacts(f"{part} {samples.name(i)}", part, name, findings)
+        own = group(samples, i)
+        begun = SampleFacts(f"{part} {samples.name(i)}", part, name, findings, own)
         begun.spacing = source.spacing
         return noted(begun, lambda found: _arrays(samples[i]))
 
     told_of = ((part, label(samples, i)) for part, samples, i in where)
     counts = _counts((part, own if columns else (name,)) for part, (name, own) in told_of)
+    if source.task == "classification":  # classes that no sample has are trained all the same
+        counts["train"] = dict.fromkeys(source.classes, 0) | counts["train"]
     chosen = [where[k] for k in spread(len(where), limit)]
     looks = scan(LOOKING, chosen, look, progress)
-    kind = "tar archives" if tar_names.find(source.name) else "arrays"
     all_parts = [part for part, _, _ in where]
-    numbers = np.zeros((0, 0))
-    if columns is not None:
-        numbers = np.concatenate(
-            [part.labels for part in parts.values() if part.labels is not None]
-        )
+    known = [part.labels for part in parts.values() if part.labels is not None]
     return Survey(
         source.name,
         len(where),
         counts,
         looks,
-        kind=kind,
+        kind="tar archives" if tar_names.find(source.name) else "arrays",
+        groups=len({group(samples, i) for _, samples, i in where} - {""}),
         sizes=_sizes(all_parts),
         columns=columns,
         parts=all_parts,
-        numbers=numbers,
+        numbers=np.concatenate(known) if columns is not None else np.zeros((0, 0)),
     )
 
 

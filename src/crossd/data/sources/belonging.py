@@ -9,6 +9,7 @@ import zlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
+from itertools import takewhile
 from pathlib import Path
 
 import numpy as np
@@ -17,14 +18,18 @@ from numpy.typing import NDArray
 from crossd.data.io.dicom import series_files
 from crossd.data.io.header import is_dicom
 from crossd.data.io.itk import data_files
-from crossd.data.sources.case_list import Case
+from crossd.data.sources.case_list import Case, groups_of
 from crossd.data.splits import SPLITS
 from crossd.errors import InputError
 from crossd.utils.progress import Bar, Progress
 
+Look = Callable[[int], Hashable]
+"""Gives what is seen of a case, by its number."""
+
 MOST_COMPARED = 100_000
 """Cases up to which contents are compared: of more, sizes alone take minutes on network disks."""
 
+NOT_COMPARED = f"{{}}: contents are not compared, of more than {MOST_COMPARED:,} samples"
 SHOWN_FROM = 2_000
 """Cases from which it is shown how far the comparison is: fewer take no second."""
 
@@ -36,7 +41,9 @@ SUBJECT = re.compile(r"(?<![^/_])sub-([0-9A-Za-z]+)(?=[/_.-])")
 """A subject in a path, as BIDS writes it: sub-01/anat/sub-01_T1w.nii.gz."""
 
 
-def together(found: Sequence[Case], name: str, progress: Progress) -> list[Case]:
+def together(
+    found: Sequence[Case], name: str, progress: Progress, looks: Sequence[Look] | None = None
+) -> list[Case]:
     """Put cases of one patient, and cases that hold the same files, into one group.
 
     Groups that the cases name are kept. The patient of others is DICOM's PatientID or, where every
@@ -46,6 +53,7 @@ def together(found: Sequence[Case], name: str, progress: Progress) -> list[Case]
         found: The cases.
         name: The source, for messages.
         progress: Where to say it, and to show how far it is.
+        looks: How cases are compared that lie in one file, see `identical`; others by their files.
 
     Returns:
         The cases, with their groups.
@@ -53,7 +61,8 @@ def together(found: Sequence[Case], name: str, progress: Progress) -> list[Case]
     cases, said = list(found), []
     divided = any(case.split for case in cases)
     alone = [i for i, case in enumerate(cases) if not case.group]
-    kind, patients = _patients([cases[i] for i in alone], Path(name), progress)
+    unknown = [cases[i] for i in alone]
+    kind, patients = _patients(unknown, Path(name), progress, files=looks is None)
     known = [one for one in patients if one]
     count = len(set(known))
     if count == 1 and len(known) == len(cases) > 1:
@@ -66,9 +75,10 @@ def together(found: Sequence[Case], name: str, progress: Progress) -> list[Case]
             cases[i] = replace(cases[i], group=patient)
         said.append(f"{len(known):,} cases of {count:,} patients by {kind}, kept together")
     if len(cases) > MOST_COMPARED:
-        progress.say(f"{name}: contents are not compared, of more than {MOST_COMPARED:,} cases")
+        progress.say(NOT_COMPARED.format(name))
     else:
-        twins = identical([case.images for case in cases], progress)
+        looks = at_files([case.images for case in cases]) if looks is None else looks
+        twins = identical(len(cases), looks, progress)
         distinct = len(set(twins.tolist()))
         if not divided and len(SPLITS) > distinct < len(cases):
             said.append(
@@ -84,6 +94,40 @@ def together(found: Sequence[Case], name: str, progress: Progress) -> list[Case]
     return cases
 
 
+def kept_whole(
+    samples: Callable[[], Sequence[Case]],
+    count: int,
+    name: str,
+    progress: Progress,
+    looks: Sequence[Look] | None = None,
+    torn: str = "",
+    named: bool = False,
+) -> NDArray[np.str_] | None:
+    """Group samples of one patient, and those that hold the same; None where all are alone.
+
+    Args:
+        samples: Lists them; not called where there are too many to compare.
+        count: How many there are.
+        name: The source, for messages.
+        progress: Where to say what was done.
+        looks: As `together` takes it.
+        torn: What to say of groups in two parts, see `crossd.data.source.Given`; "" refuses them.
+        named: Whether samples name their groups, which are kept however many there are.
+
+    Raises:
+        InputError: Naming two samples of a group that is in two parts.
+    """
+    if count > MOST_COMPARED and not named:
+        progress.say(NOT_COMPARED.format(name))
+        return None
+    listed = together(samples(), name, progress, looks)
+    if not torn:
+        require_whole_groups(listed, name)
+    elif shared := _torn(listed):
+        progress.say(f"{name}: {_shared(shared)}; {torn}")
+    return groups_of(listed)
+
+
 def require_whole_groups(cases: Sequence[Case], name: str) -> None:
     """Refuse cases of one patient, or that hold the same, in two parts: what is tested is trained.
 
@@ -92,19 +136,29 @@ def require_whole_groups(cases: Sequence[Case], name: str) -> None:
         name: The source, for the message.
 
     Raises:
-        InputError: Naming two such cases.
+        InputError: Naming two such cases, and how many there are.
     """
-    seen: dict[str, Case] = {}
-    for case in cases:
-        other = seen.setdefault(case.inseparable, case)
-        if case.inseparable and other.split != case.split:
-            same = other.group != case.group or not case.group
-            what = "hold the same, or a patient of them does" if same else f"are of {case.group}"
-            raise InputError(
-                f"{name}: {other.images[0]} (to {other.split}) and {case.images[0]} (to "
-                f"{case.split}) {what}: what is tested must not be trained on; remove one, or put "
-                "both into one part"
-            )
+    if torn := _torn(cases):
+        raise InputError(
+            f"{name}: {_shared(torn)}: what is tested must not be trained on; remove one, or put "
+            "both into one part"
+        )
+
+
+def _torn(cases: Sequence[Case]) -> list[tuple[Case, Case]]:
+    """List the cases that are in another part than the first of their group, each with it."""
+    first: dict[str, Case] = {}
+    pairs = [(first.setdefault(case.inseparable, case), case) for case in cases]
+    return [(one, case) for one, case in pairs if case.inseparable and one.split != case.split]
+
+
+def _shared(torn: Sequence[tuple[Case, Case]]) -> str:
+    """Say what two parts share: the first two cases, and how many more there are."""
+    one, two = torn[0]
+    same = one.group != two.group or not two.group
+    what = "hold the same, or a patient of them does" if same else f"are of {two.group}"
+    more = f", and {len(torn) - 1:,} more such" if len(torn) > 1 else ""
+    return f"{one.images[0]} (to {one.split}) and {two.images[0]} (to {two.split}) {what}{more}"
 
 
 def _joined(cases: Sequence[Case], twins: NDArray[np.int64]) -> tuple[list[Case], int]:
@@ -132,13 +186,24 @@ def _joined(cases: Sequence[Case], twins: NDArray[np.int64]) -> tuple[list[Case]
     ], again
 
 
-def _patients(cases: Sequence[Case], root: Path, progress: Progress) -> tuple[str, list[str]]:
-    """Say what tells patients apart, and give that of each case; "" where it is unknown."""
+def _patients(
+    cases: Sequence[Case], root: Path, progress: Progress, files: bool
+) -> tuple[str, list[str]]:
+    """Say what tells patients apart, and give that of each case; "" where it is unknown.
+
+    Args:
+        cases: The cases.
+        root: What their paths are relative to.
+        progress: Where to show how far it is.
+        files: Whether each is files of its own, which may be DICOM.
+    """
     below = root if root.is_dir() else root.parent
-    paths = [os.path.relpath(case.images[0], below).replace(os.sep, "/") for case in cases]
-    subjects = [SUBJECT.findall(path) for path in paths]
-    if cases and all(subjects):
+    paths = (os.path.relpath(case.images[0], below).replace(os.sep, "/") for case in cases)
+    subjects = list(takewhile(bool, map(SUBJECT.findall, paths)))
+    if cases and len(subjects) == len(cases):
         return "subject in their paths", [f"sub-{found[-1]}" for found in subjects]
+    if not files:
+        return "", [""] * len(cases)
     progress = progress if len(cases) >= SHOWN_FROM else Progress(quiet=True)
     with progress.task("reading who the patients are", total=len(cases)) as bar:
         found = []
@@ -164,47 +229,59 @@ def patient_of(path: Path) -> str:
         return ""
 
 
-def identical(cases: Sequence[Sequence[Path]], progress: Progress) -> NDArray[np.int64]:
-    """Number cases so that those whose files hold the same have one number.
-
-    Files of other sizes or ends differ; only others are read. Of a compressed file what is in it
-    counts, of a folder its files in any order.
+def identical(count: int, looks: Sequence[Look], progress: Progress) -> NDArray[np.int64]:
+    """Number cases so that those that hold the same have one number.
 
     Args:
-        cases: The files, or folders, of each.
+        count: How many cases there are.
+        looks: Where one differs, so do the cases: each looks at those that none before it told
+            apart, and cases that the last one does not tell apart hold the same.
         progress: Where to show how far it is.
 
     Returns:
         The number of the first case that holds the same, ``(N,)``.
     """
-    progress = progress if len(cases) >= SHOWN_FROM else Progress(quiet=True)
-    groups = [list(range(len(cases)))]
-    for look in (_size, _end, _digest):
-        with progress.task("comparing files", total=sum(map(len, groups))) as bar:
-            found = [same for group in groups for same in _grouped(group, cases, look, bar)]
+    progress = progress if count >= SHOWN_FROM else Progress(quiet=True)
+    groups = [list(range(count))]
+    for look in looks:
+        with progress.task("comparing contents", total=sum(map(len, groups))) as bar:
+            found = [same for group in groups for same in _grouped(group, look, bar)]
         groups = [same for same in found if len(same) > 1]
-    numbers = np.arange(len(cases))
+    numbers = np.arange(count)
     for same in groups:
         numbers[same] = same[0]
     return numbers
 
 
-def _grouped(
-    indices: Sequence[int],
-    cases: Sequence[Sequence[Path]],
-    look: Callable[[Path], Hashable],
-    bar: Bar,
-) -> list[list[int]]:
+def _grouped(indices: Sequence[int], look: Look, bar: Bar) -> list[list[int]]:
     """Group cases by what is seen of their files; one that cannot be read is alone."""
     found: dict[Hashable, list[int]] = defaultdict(list)
     for index in indices:
         try:
-            key: Hashable = tuple(map(look, cases[index]))
+            key: Hashable = look(index)
         except (OSError, EOFError, zlib.error):  # which is told of where it is read
             key = index
         found[key].append(index)
         bar.advance(1)
     return list(found.values())
+
+
+def at_files(cases: Sequence[Sequence[Path]]) -> list[Look]:
+    """Return how the files, or folders, of cases are compared.
+
+    Files of other sizes or ends differ; only others are read. Of a compressed file what is in it
+    counts, of a folder its files in any order.
+    """
+
+    def of(look: Callable[[Path], Hashable]) -> Look:
+        return lambda index: tuple(look(path) for path in cases[index])
+
+    return [of(_size), of(_end), of(_digest)]
+
+
+def digest_of(content: bytes) -> bytes:
+    """Return a number that contents have in common only if they are the same."""
+    return hashlib.blake2b(content, digest_size=16).digest()
 
 
 def _parts(path: Path) -> list[Path]:

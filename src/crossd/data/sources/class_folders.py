@@ -1,7 +1,6 @@
 """Class folders: what they hold, which may be very many files, and opening those of images."""
 
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,19 +15,17 @@ from crossd.data.io.header import SUFFIXES
 from crossd.data.io.images import suffixes
 from crossd.data.source import Request, Source
 from crossd.data.sources import folder_walk
-from crossd.data.sources.belonging import MOST_COMPARED, require_whole_groups, together
-from crossd.data.sources.case_list import Case, groups_of, require_distinct
+from crossd.data.sources.belonging import kept_whole
+from crossd.data.sources.case_list import Case, require_distinct
 from crossd.data.sources.case_pairs import IMAGE_FOLDERS, MASK_FOLDERS
 from crossd.data.sources.folder_walk import Walk
 from crossd.data.sources.image_files import DEFAULT_SIZE, FileSamples
 from crossd.data.sources.kept_lists import Listing, kept_or_made
-from crossd.data.splits import SPLITS, divide, part_of
+from crossd.data.splits import SPLITS, divide, part_of, parts_in
 from crossd.errors import InputError
 from crossd.utils.progress import Progress
 
 Kind = Literal["images", "volumes"]
-WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+")
-"""Words of a name, as in seg_train and TrainingSet."""
 
 
 @dataclass(frozen=True)
@@ -166,25 +163,6 @@ def cases(root: Path, found: ClassFolders, kind: Kind) -> list[Case]:
     ]
 
 
-def groups_below(root: Path, found: ClassFolders, progress: Progress) -> NDArray[np.str_] | None:
-    """Group images of one patient, and those that hold the same; None where all are alone.
-
-    Args:
-        root: The folder.
-        found: What it holds.
-        progress: Where to say what was done.
-
-    Raises:
-        InputError: Naming two images of a group that is in two parts.
-    """
-    if len(found.images) > MOST_COMPARED:
-        progress.say(f"{root}: contents were not compared, of more than {MOST_COMPARED:,} images")
-        return None
-    listed = together(cases(root, found, "images"), str(root), progress)
-    require_whole_groups(listed, str(root))
-    return groups_of(listed)
-
-
 def check(root: Path, found: ClassFolders, kind: Kind) -> None:
     """Check that every class has training samples, and every part has some.
 
@@ -208,11 +186,15 @@ def check(root: Path, found: ClassFolders, kind: Kind) -> None:
             where = (root / found.folders[own[0]]).parent if own else root / part
             raise InputError(f"{where}: no {kind} in its class folders")
     require_distinct(found.classes, str(root))
-    _require_classes(found.classes, root)
+    require_classes(found.classes, str(root))
 
 
-def _require_classes(names: Sequence[str], root: Path) -> None:
+def require_classes(names: Sequence[str], root: str) -> None:
     """Refuse folders that are no classes by their names: parts of a data set, images and masks.
+
+    Args:
+        names: Of the folders.
+        root: Where they are, for the message.
 
     Raises:
         InputError: With what to do.
@@ -223,8 +205,7 @@ def _require_classes(names: Sequence[str], root: Path) -> None:
             f"{root}: {' and '.join(names)} are folders of images and masks, not classes; give the "
             "folder that holds these two alone, or name the files in a csv"
         )
-    words = [[part_of(word) for word in WORD.findall(name)] for name in names]
-    parts = [next(filter(None, found), "") for found in words]
+    parts = [next(iter(parts_in(name)), "") for name in names]
     if len(names) > 1 and all(parts) and len(set(parts)) > 1:
         raise InputError(
             f"{root}: {' and '.join(names)} are parts of a data set, not classes; put class "
@@ -263,7 +244,9 @@ def open_images(request: Request, root: Path, found: ClassFolders) -> Source:
     said = np.array([part for part, _ in found.places])[folder]
     whole = FileSamples(root, [found.images], labels, shape)
     whole.see_colours(np.flatnonzero(said == first))
-    whole.groups = groups_below(root, found, request.progress)
+    whole.groups = kept_whole(
+        lambda: cases(root, found, "images"), len(whole), str(root), request.progress
+    )
     divided = divide(said, labels, request.seed, str(root), whole.groups, halve=True)
     train, val, test = (Subset(whole, own) for own in divided)
     return Source(str(root), 2, "classification", whole.channels, classes, shape, train, val, test)

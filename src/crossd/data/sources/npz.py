@@ -1,7 +1,7 @@
 """Labelled arrays: ``.npz`` files in the layout of MedMNIST, and MedMNIST itself."""
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,37 @@ from numpy.typing import NDArray
 
 from crossd.data.dataset import Labels, Sample, Samples, Subset
 from crossd.data.shared_arrays import Array
-from crossd.data.source import Request, Source, TaskName
+from crossd.data.source import Request, Source
+from crossd.data.sources.npz_groups import groups_of_arrays
+from crossd.data.sources.npz_labels import known_labels
 from crossd.data.splits import FRACTIONS, SPLITS, split
 from crossd.errors import InputError
 from crossd.tasks import strata
 
 CHANNELS = (1, 3)
+PUBLISHED = "the parts stay as they are published, and what is tested is in part trained on"
+
+
+class Arrays(Mapping[str, Array]):
+    """The arrays of a file; those that are taken from it are noted."""
+
+    def __init__(self, arrays: dict[str, Array]) -> None:
+        self.arrays = arrays
+        self.taken: set[str] = set()
+
+    def __getitem__(self, key: str) -> Array:
+        found = self.arrays[key]
+        self.taken.add(key)
+        return found
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.arrays)
+
+    def __len__(self) -> int:
+        return len(self.arrays)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self.arrays
 
 
 class ArraySamples(Samples):
@@ -71,7 +96,9 @@ def open_npz(request: Request, path: Path, need_labels: bool = True) -> Source:
     The first has ``train_images``, ``train_labels``, ``val_...`` and ``test_...``; the second is
     split 70/10/20 by `seed`. Images have the shape ``(N, H, W)`` or ``(N, H, W, 3)``, volumes
     ``(N, D, H, W)`` or ``(N, D, H, W, 3)``. uint8 is divided by 255, other numbers are scaled by
-    the least and the greatest of the training images.
+    the least and the greatest of the training images. Images of one patient (``groups`` beside
+    ``images``, ``train_groups`` beside ``train_images``, ...) and those that hold the same stay
+    together; in two parts that are given they are refused.
 
     Labels ``(N,)`` or ``(N, 1)`` are numbers of classes. Labels ``(N, K)`` are findings: 1 and 0
     for each that is there or not, -1 where it is not known. ``targets`` in the place of
@@ -87,11 +114,19 @@ def open_npz(request: Request, path: Path, need_labels: bool = True) -> Source:
         The source, its images in [0, 1].
 
     Raises:
-        InputError: When the file cannot be read, lacks a key, or its labels do not fit.
+        InputError: When the file cannot be read, lacks a key, its labels do not fit, or two parts
+            share an image or a patient.
     """
     arrays = _read(path)
+    source = _open(arrays, request, path, need_labels)
+    if unused := ", ".join(sorted(set(arrays) - arrays.taken)):
+        request.progress.say(f"{path}: holds {unused} too, which is not used")
+    return source
+
+
+def _open(arrays: Arrays, request: Request, path: Path, need_labels: bool) -> Source:
     bare = next((key for key in ("images", "train_images") if key in arrays), None)
-    kinds = [kind for kind in ("labels", "targets") if _has(arrays, kind)]
+    kinds = [kind for kind in ("labels", "targets") if _is_there(arrays, kind)]
     if len(kinds) > 1:
         raise InputError(f"{path}: has both labels and targets; keep those that are to be learnt")
     if not need_labels and bare and not kinds:
@@ -109,11 +144,8 @@ def open_npz(request: Request, path: Path, need_labels: bool = True) -> Source:
             f"train_labels, val_..., test_... or images, labels"
         )
     images = [_channels_last(arrays[key], key, path) for key, _ in keys]
-    labels = [
-        _labels(arrays[key], len(x), key, path, kind == "targets")
-        for (_, key), x in zip(keys, images, strict=True)
-    ]
-    task = _task(keys, labels, kind, path, request)
+    counted = [(key, len(x)) for (_, key), x in zip(keys, images, strict=True)]
+    labels = known_labels(arrays, counted, path, request.progress)
     shape = images[0].shape[1:]
     for (key, _), x in zip(keys, images, strict=True):
         if x.shape[1:] != shape or x.dtype != images[0].dtype:
@@ -123,74 +155,41 @@ def open_npz(request: Request, path: Path, need_labels: bool = True) -> Source:
             )
     rank = len(shape) - 1
     spatial = request.shape(rank, shape[:-1])
+    holding = {key: x for (key, _), x in zip(keys, images, strict=True)}
+    patients = groups_of_arrays(arrays, holding, path, request)
     if len(images) == 1:
-        groups = strata(task, labels[0], len(labels[0]))
-        chosen = split(groups, FRACTIONS, request.seed, str(path))
+        shares = strata(labels.task, labels.parts[0], len(images[0]))
+        chosen = split(shares, FRACTIONS, request.seed, str(path), patients)
         scale = _span(images, chosen[0], path)
-        whole = ArraySamples(images[0], labels[0], scale, spatial)
+        whole = ArraySamples(images[0], labels.parts[0], scale, spatial)
+        whole.groups = patients
         parts: list[Samples] = [Subset(whole, part) for part in chosen]
     else:
         scale = _span(images, slice(None), path)
-        parts = [ArraySamples(x, y, scale, spatial) for x, y in zip(images, labels, strict=True)]
-    classes = _named(arrays, _classes(parts, task, path), "names", path)
-    units = _named(arrays, ("",) * len(classes), "units", path) if task == "regression" else ()
+        own_labels = zip(images, labels.parts, strict=True)
+        parts = [ArraySamples(x, y, scale, spatial) for x, y in own_labels]
+        if patients is not None:
+            ends = np.cumsum([len(x) for x in images])[:-1]
+            for part, own in zip(parts, np.split(patients, ends), strict=True):
+                part.groups = own
     train, val, test = parts
     return Source(
         str(path),
         rank,
-        task,
+        labels.task,
         shape[-1],
-        classes,
+        labels.names_in(parts, path, request.progress),
         spatial,
         train,
         val,
         test,
-        units=units,
-        scale=request.given.scale,
+        units=labels.units,
     )
 
 
-def _has(arrays: Mapping[str, Array], kind: str) -> bool:
+def _is_there(arrays: Mapping[str, Array], kind: str) -> bool:
     """Tell whether there are arrays of labels, or of targets, for any part."""
     return any(key in arrays for key in (kind, *(f"{part}_{kind}" for part in SPLITS)))
-
-
-def _task(
-    keys: list[tuple[str, str]], labels: list[Labels], kind: str, path: Path, request: Request
-) -> TaskName:
-    """Tell the task by the labels, which must be of one shape in all parts."""
-    shapes = {x.shape[1:] for x in labels}
-    if len(shapes) > 1:
-        found = ", ".join(f"{key} {x.shape}" for (_, key), x in zip(keys, labels, strict=True))
-        raise InputError(f"{path}: has labels of several shapes ({found}); all parts must agree")
-    if kind == "targets":
-        return "regression"
-    if labels[0].ndim == 1:
-        return "classification"
-    if all((np.nan_to_num(x) == x).all() and (x.sum(1) == 1).all() for x in labels):
-        request.progress.say(
-            f"{path}: every row of the labels has exactly one 1. Each column is learnt as a "
-            "finding by itself; for one class of several give labels (N,), their numbers"
-        )
-    return "multilabel"
-
-
-def _named(
-    arrays: Mapping[str, Array], default: tuple[str, ...], key: str, path: Path
-) -> tuple[str, ...]:
-    """Return the names (or units) that the file gives, or the default."""
-    if key not in arrays:
-        return default
-    names = arrays[key]
-    if names.dtype.kind not in "US" or names.shape != (len(default),):
-        raise InputError(
-            f"{path}: {key} holds {names.dtype} of shape {names.shape}; expected "
-            f"{len(default)} strings, ({len(default)},)"
-        )
-    told = tuple(str(name) for name in names.astype(str))
-    if key == "names" and len(set(told)) < len(told):
-        raise InputError(f"{path}: names holds one name twice; every class needs one of its own")
-    return told
 
 
 def _unlabelled(request: Request, path: Path, key: str, array: Array) -> Source:
@@ -202,14 +201,14 @@ def _unlabelled(request: Request, path: Path, key: str, array: Array) -> Source:
     return Source(str(path), len(shape), "unlabelled", channels, (), size, *three)
 
 
-def _read(path: Path) -> Mapping[str, Array]:
+def _read(path: Path) -> Arrays:
     """Read all arrays of the file."""
     try:
         # numpy leaves a damaged file open that it opened itself.
         with path.open("rb") as file:
             loaded = np.load(file, allow_pickle=False)
             if isinstance(loaded, np.lib.npyio.NpzFile):
-                return {key: loaded[key] for key in loaded.files}
+                return Arrays({key: loaded[key] for key in loaded.files})
     except Exception as error:  # numpy and zipfile raise many kinds on damaged files
         why = " ".join(str(error).split()) or type(error).__name__
         raise InputError(
@@ -233,64 +232,17 @@ def _channels_last(images: Array, key: str, path: Path) -> Array:
     )
 
 
-def _labels(labels: Array, count: int, key: str, path: Path, numbers: bool) -> Labels:
-    """Check labels, and return numbers of classes ``(N,)``, or findings or numbers ``(N, K)``."""
-    if labels.dtype.kind not in "buif":
-        raise InputError(f"{path}: {key} holds {labels.dtype}; expected numbers")
-    if labels.shape[:1] != (count,) or labels.ndim > 2 or labels.size == 0:
-        raise InputError(
-            f"{path}: {key} has the shape {labels.shape} for {count} images; expected one number "
-            f"an image, ({count},), or several, ({count}, K)"
-        )
-    if numbers:
-        found = labels.reshape(count, -1).astype(np.float32)
-        if np.isinf(found).any():
-            raise InputError(f"{path}: {key} holds infinity; write NaN where a number is not known")
-        return found
-    if labels.ndim == 2 and labels.shape[1] > 1:
-        known = np.isin(labels, (0, 1, -1)) | np.isnan(labels.astype(np.float64))
-        if not known.all():
-            raise InputError(
-                f"{path}: {key} holds {labels[~known][0]} in columns of findings; expected 1, 0, "
-                "or -1 where it is not known (numbers to learn are called targets)"
-            )
-        found = labels.astype(np.float32)
-        found[found == -1] = np.nan
-        return found
-    labels = labels.reshape(-1)
-    wrong = labels[~(np.isfinite(labels) & (labels >= 0) & (labels == np.floor(labels)))]
-    if len(wrong):
-        raise InputError(
-            f"{path}: {key} holds {wrong[0]}; labels must be whole numbers from 0 (numbers to "
-            "learn are called targets)"
-        )
-    return labels.astype(np.int64)
-
-
-def _classes(parts: list[Samples], task: TaskName, path: Path) -> tuple[str, ...]:
-    """Number the classes of the training part and check that the others know no more."""
-    labels = [part.labels for part in parts if part.labels is not None]
-    if task != "classification":
-        return tuple(str(number) for number in range(labels[0].shape[1]))
-    tops = [int(own.max()) for own in labels]
-    if tops[0] < 1:
-        raise InputError(f"{path}: all training labels are 0; expected two classes or more")
-    for name, top in zip(SPLITS, tops, strict=True):
-        if top > tops[0]:
-            raise InputError(
-                f"{path}: a {name} label is {top}, but the training labels end at {tops[0]}; "
-                f"labels must be within the classes of the training part"
-            )
-    return tuple(str(number) for number in range(tops[0] + 1))
-
-
 def _span(images: list[Array], train: NDArray[np.int64] | slice, path: Path) -> tuple[float, float]:
     """Return the values that become 0 and 1; `train` are the training rows of the first array."""
     kind = images[0].dtype
     if kind == np.uint8:
         return 0.0, 255.0
-    if kind.kind == "f" and not all(np.isfinite(x).all() for x in images):
-        raise InputError(f"{path}: the images hold NaN or infinity; replace them first")
+    most = np.finfo(np.float32).max  # beyond which they would become infinity in training
+    if kind.kind == "f" and not all(-most <= x.min() <= x.max() <= most for x in images):
+        raise InputError(
+            f"{path}: the images hold NaN or infinity, or numbers beyond those of 32 bits; "
+            "replace them first"
+        )
     rows = images[0][train]
     low, high = float(rows.min()), float(rows.max())
     if low == high:
@@ -329,7 +281,8 @@ def open_medmnist(request: Request) -> Source:
         _download(
             getattr(medmnist, info["python_class"]), int(side), path, info[f"url{sides[side]}"]
         )
-    source = open_npz(request, path)
+    given = replace(request.given, torn=request.given.torn or PUBLISHED)
+    source = open_npz(replace(request, given=given), path)
     names = tuple(info["label"].values())
     classes = names if len(names) == len(source.classes) else source.classes
     return replace(source, name=spec, classes=classes)

@@ -2,11 +2,11 @@
 
 import glob
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from crossd.data.file_names import is_debris
-from crossd.data.splits import SPLITS
+from crossd.data.splits import part_of, parts_in
 from crossd.errors import InputError
 
 PACKED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tar.lz4")
@@ -18,13 +18,15 @@ def find(spec: str) -> list[Path] | None:
 
     Args:
         spec: An archive; a folder that holds some and no other folders, or has ``train``, ``val``
-            and ``test`` that do; or a pattern with ``{000..099}``, ``{a,b}``, ``*`` and ``?``.
+            and ``test`` (in any usual spelling) that do; or a pattern with ``{000..099}``,
+            ``{a,b}``, ``*`` and ``?``.
 
     Returns:
         Their paths in order; None where the name stands for something else.
 
     Raises:
-        InputError: When an archive of the pattern is missing, or is compressed.
+        InputError: When an archive of the pattern is missing, or is compressed, or a part has none
+            and others have.
 
     Example:
         >>> find("data.npz") is None
@@ -37,17 +39,61 @@ def find(spec: str) -> list[Path] | None:
         root = Path(spec).expanduser()
         if not root.is_dir():
             return None
-        parts = [root / part for part in SPLITS if (root / part).is_dir()]
-        return [path for folder in parts or [root] for path in _inside(folder)] or None
-    found: list[Path] = []
+        parts = part_folders(root)
+        found = {folder: _inside(folder) for folder in parts or [root]}
+        if any(found.values()) and not all(found.values()):
+            folder = next(folder for folder, inside in found.items() if not inside)
+            raise InputError(f"{folder}: holds no archives, but other parts do; add or remove it")
+        return [path for inside in found.values() for path in inside] or None
+    paths: list[Path] = []
     for one in _expanded(str(Path(spec).expanduser())):
         if Path(one).is_dir():
             return None
-        paths = [one] if Path(one).is_file() else sorted(glob.glob(one))  # noqa: PTH207 - it may be absolute
-        if not paths:
+        fitting = [one] if Path(one).is_file() else sorted(glob.glob(one))  # noqa: PTH207 - it may be absolute
+        if not fitting:
             more = f" (of {spec})" if one != spec else ""
             raise InputError(f"{one}: no such archive{more}")
-        found += map(Path, paths)
+        paths += map(Path, fitting)
+    return paths
+
+
+def part_folders(root: Path) -> list[Path]:
+    """List the folders below one that are parts of a data set by their names."""
+    return [one for one in sorted(root.iterdir()) if part_of(one.name) and one.is_dir()]
+
+
+def left_out(root: Path) -> list[str]:
+    """List the folders and archives beside the parts of a data set, which are passed over."""
+    parts = part_folders(root) if root.is_dir() else []
+    beside = [one for one in sorted(root.iterdir()) if one not in parts] if parts else []
+    return [
+        one.name
+        for one in beside
+        if not is_debris(one.name) and (one.is_dir() or one.name.lower().endswith(".tar"))
+    ]
+
+
+def parts_of(paths: Sequence[Path]) -> list[str]:
+    """Tell which part each archive is of: by a word of its name, else by its folder; "" if neither.
+
+    The folder says nothing where all archives lie in the same.
+
+    Raises:
+        InputError: When a name has words of two parts.
+
+    Example:
+        >>> parts_of([Path("imagenet-train-000.tar"), Path("Val_0.tar"), Path("more.tar")])
+        ['train', 'val', '']
+    """
+    several = len({path.parent for path in paths}) > 1
+    found = []
+    for path in paths:
+        said = parts_in(path.stem)
+        if len(said) > 1:
+            raise InputError(
+                f"{path}: its name says {' and '.join(said)}; rename it so that it says one part"
+            )
+        found.append(said[0] if said else part_of(path.parent.name) if several else "")
     return found
 
 

@@ -8,12 +8,12 @@ place in an archive.
 """
 
 import io
-import re
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from crossd.data.dataset import Subset
@@ -22,16 +22,17 @@ from crossd.data.file_names import shown
 from crossd.data.io.images import decode
 from crossd.data.shared_arrays import Handle, share
 from crossd.data.source import Request, Source
-from crossd.data.sources.case_list import require_distinct
+from crossd.data.sources.belonging import ENOUGH, Look, digest_of, kept_whole
+from crossd.data.sources.case_list import Case, require_distinct
+from crossd.data.sources.class_folders import require_classes
 from crossd.data.sources.image_files import DEFAULT_SIZE, ImageSamples
-from crossd.data.sources.tar_index import Members, scan
-from crossd.data.splits import SPLITS, divide
+from crossd.data.sources.tar_index import PARTS, Members, scan
+from crossd.data.sources.tar_names import left_out, parts_of
+from crossd.data.splits import divide
 from crossd.errors import InputError
 
 OPEN = 64
 """Archives that a process holds open, at most."""
-
-PART = re.compile(r"(train|val|test)(?![a-z])", re.IGNORECASE)
 
 
 class Archives:
@@ -68,16 +69,33 @@ class ShardSamples(ImageSamples):
 
     def load(self, index: int) -> Image.Image:
         """Read the image of a sample as it is."""
-        size = int(self.bytes[index])
         try:
-            file = self.archives.opened(int(self.archive[index]))
-            content = file.read(int(self.start[index]), size)
+            content = self.content(index)
         except OSError as error:
             why = f"cannot be read ({error.strerror})"
             raise InputError(f"{self.path(index)}: {why}") from error
-        if len(content) < size:
+        if len(content) < int(self.bytes[index]):
             raise InputError(f"{self.name(index)}: the archive ends in it; fetch it again")
         return decode(io.BytesIO(content), self.name(index))
+
+    def content(self, index: int, last: int | None = None) -> bytes:
+        """Read what the archive holds of a sample, or the last bytes of that.
+
+        Raises:
+            OSError: When the archive cannot be read.
+        """
+        size = int(self.bytes[index])
+        own = size if last is None else min(last, size)
+        file = self.archives.opened(int(self.archive[index]))
+        return file.read(int(self.start[index]) + size - own, own)
+
+    def looks(self) -> list[Look]:
+        """Return how samples are compared, as files are: by their sizes, their ends, and whole."""
+        return [
+            lambda index: int(self.bytes[index]),
+            lambda index: self.content(index, ENOUGH),
+            lambda index: digest_of(self.content(index)),
+        ]
 
     def path(self, index: int) -> Path:
         """Return the archive that holds a sample."""
@@ -100,47 +118,72 @@ def open_shards(request: Request, paths: Sequence[Path]) -> Source:
     """Open archives of images.
 
     An image is a member that PIL reads. Its class is what the member of the same key says that
-    ends in ``.cls``, or "label" in its ``.json``; else it is the last folder in its name. Archives
-    named ``train...``, ``val...`` and ``test...``, or in folders of these names, are those parts;
-    others are split 70/10/20 by the seed.
+    ends in ``.cls``, or "label" in its ``.json``; where no sample has these, it is the last folder
+    in its name. Archives with a word like train, val or test in their names, or in folders of such
+    names, are those parts, as are members below such folders; others are split 70/10/20 by the
+    seed. Images of one subject of BIDS, and those that hold the same, stay together.
 
     Images are 64 by 64 where no size is asked for, and grey unless one of a few is coloured.
 
     Raises:
-        InputError: When an archive is damaged or compressed, an image has no class, or there are
-            no images or fewer than two classes.
+        InputError: When an archive is damaged or compressed, an image has no class, there are no
+            images or fewer than two classes, or two parts share an image.
     """
-    spec, shape = request.name, request.shape(2, DEFAULT_SIZE)
-    members = scan(paths, request.progress)
+    spec, shape, progress = request.name, request.shape(2, DEFAULT_SIZE), request.progress
+    if others := left_out(Path(spec).expanduser()):
+        progress.say(f"{spec}: {', '.join(others)} beside the parts of the data are left out")
+    members = scan(paths, progress)
     classes = tuple(map(shown, members.classes))
     require_distinct(classes, spec)
-    if not len(members):
-        raise InputError(f"{spec}: holds no images; expected members like key.jpg or key.png")
+    require_classes(classes, spec)
     if len(classes) < 2:
         raise InputError(f"{spec}: has one class, {classes[0]}; expected two or more")
-    known = [_part(path) for path in paths]
-    if len(set(known)) < 2:
-        known = ["train"] * len(known)
-    elif not {"train", "val"} <= set(known) or "" in known:
-        found = ", ".join(sorted({part or "others" for part in known}))
-        raise InputError(
-            f"{spec}: has archives of {found}; expected train and val (and test), or name none so"
-        )
     whole = ShardSamples(paths, members, shape)
-    said = np.array(known)[members.archive]
-    new = np.flatnonzero(~np.isin(members.labels, members.labels[said == "train"]))
+    said = _parts(whole, members, spec)
+    new = np.flatnonzero(~np.isin(members.labels, members.labels[np.isin(said, ("", "train"))]))
     if len(new):
         label = classes[members.labels[new[0]]]
-        raise InputError(
-            f"{whole.name(int(new[0]))}: its class {label} is not in the archives of train"
-        )
-    train, val, test = (
-        Subset(whole, own) for own in divide(said, members.labels, request.seed, spec, halve=True)
-    )
+        raise InputError(f"{whole.name(int(new[0]))}: its class {label} is not in those to train")
+
+    def cases() -> list[Case]:
+        files = [Path(f"{whole.path(i)}/{whole.case(i)}") for i in range(len(whole))]
+        return [
+            Case(str(file), (file,), split=str(part))
+            for file, part in zip(files, said, strict=True)
+        ]
+
+    torn = request.given.torn
+    whole.groups = kept_whole(cases, len(whole), spec, progress, whole.looks(), torn)
+    divided = divide(said, members.labels, request.seed, spec, whole.groups, halve=True)
+    train, val, test = (Subset(whole, own) for own in divided)
     return Source(spec, 2, "classification", whole.channels, classes, shape, train, val, test)
 
 
-def _part(path: Path) -> str:
-    """Tell by its name, or that of its folder, which part an archive is of; "" if neither does."""
-    found = PART.match(path.name)
-    return path.parent.name if path.parent.name in SPLITS else found[1] if found else ""
+def _parts(whole: ShardSamples, members: Members, spec: str) -> NDArray[np.str_]:
+    """Give the part of every image, which its folders say or its archive; "" where none is said.
+
+    Raises:
+        InputError: When both say one, and not the same; or some images are of no part, or none is
+            to train.
+    """
+    above = np.array(parts_of(whole.archives.paths))[members.archive]
+    inside = np.array(PARTS)[members.parts]
+    torn = np.flatnonzero((above != "") & (inside != "") & (above != inside))
+    if len(torn):
+        i = int(torn[0])
+        raise InputError(
+            f"{whole.name(i)}: its folders say {inside[i]}, but its archive {above[i]}; rename one"
+        )
+    said = np.where(inside == "", above, inside)
+    known = sorted(set(said.tolist()))
+    if len(known) == 1:  # of one part alone: it is divided
+        return np.full(len(said), "")
+    if "" in known:
+        i = int(np.flatnonzero(said == "")[0])
+        raise InputError(
+            f"{whole.name(i)}: is of no part, but others are of {' and '.join(known[1:])}; name "
+            "all archives, or folders in them, train, val or test, or none"
+        )
+    if "train" not in known:
+        raise InputError(f"{spec}: has a part to {known[0]} but none to train; add it")
+    return said
