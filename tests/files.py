@@ -26,12 +26,18 @@ def nifti(path: Path, array: Any, affine: Any = None) -> Path:
     return path
 
 
-def shaded(path: Path, count: int, side: int) -> str:
-    """Write an .npz of noisy images of three classes, each brighter than the one before."""
+def shaded(path: Path, count: int, side: int, task: str = "classification") -> str:
+    """Write an .npz of noisy images of three classes, each brighter than the one before.
+
+    Or with two findings, or two numbers to learn, some of which are not known.
+    """
     labels = np.arange(count) % 3
     noise = np.random.default_rng(0).integers(0, 120, (count, side, side))
     images = (noise + 60 * labels[:, None, None]).astype(np.uint8)
-    np.savez(path, images=images, labels=labels)
+    several = np.stack([labels > 0, labels > 1], 1).astype(np.float64)
+    several[::5, 0] = several[1::3, 1] = -1 if task == "multilabel" else np.nan
+    told = {"classification": labels, "multilabel": several, "regression": several}[task]
+    np.savez(path, images=images, **{"targets" if task == "regression" else "labels": told})  # type: ignore[arg-type]
     return str(path)
 
 

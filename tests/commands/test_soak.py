@@ -53,8 +53,9 @@ def look(process: psutil.Process) -> dict[str, float]:
     return found
 
 
-def test_memory_and_open_files_stay(tmp_path: Path) -> None:
-    data = shaded(tmp_path / "images.npz", 240, 16)
+@pytest.mark.parametrize("task", ["classification", "multilabel", "regression"])
+def test_memory_and_open_files_stay(tmp_path: Path, task: str) -> None:
+    data = shaded(tmp_path / "images.npz", 240, 16, task)
     out = tmp_path / "out"
     command = [sys.executable, "-c", MAIN, "pretrain", "--data", data, "--out", str(out)]
     how = ["--epochs", "100000", "--batch-size", "16", "--workers", "1"]

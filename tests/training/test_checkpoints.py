@@ -145,6 +145,16 @@ def test_killed_and_stopped_anywhere_equals_undisturbed(tmp_path: Path, data: st
     assert_equal(tmp_path / "whole", tmp_path / "cut")
 
 
+@pytest.mark.slow
+@posix
+@pytest.mark.parametrize("task", ["multilabel", "regression"])
+def test_killed_while_it_learns_findings_or_numbers(tmp_path: Path, task: str) -> None:
+    data = shaded(tmp_path / "images.npz", 150, 16, task)
+    assert finish(start(command(data, tmp_path / "whole")))[0] == 0
+    disturbed(data, tmp_path / "cut", [signal.SIGKILL, signal.SIGTERM])
+    assert_equal(tmp_path / "whole", tmp_path / "cut")
+
+
 @posix
 @pytest.mark.slow
 def test_killed_ten_times_equals_undisturbed(tmp_path: Path, data: str) -> None:

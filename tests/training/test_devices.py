@@ -34,6 +34,15 @@ def test_two_processes_equal_one_with_the_batch_of_both(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("task", ["multilabel", "regression"])
+def test_two_processes_weigh_what_is_known(tmp_path: Path, task: str) -> None:
+    data = shaded(tmp_path / "images.npz", 61, 12, task)
+    one = trained(RUN, tmp_path / "one", data, "--batch-size", "16")
+    two = trained([*TWO, *RUN[1:]], tmp_path / "two", data, "--batch-size", "8", "--sync-bn")
+    assert_alike(two, one, 1e-5)
+
+
+@pytest.mark.slow
 def test_shared_parameters_equal_whole_ones(tmp_path: Path, data: str) -> None:
     how = ["--sync-bn", "--batch-size", "8", "--devices", "2", "--precision", "32-true"]
     how += ["--lr", "0.001", "--limit", "16", "--epochs", "1"]  # few chances for a ReLU to turn

@@ -223,7 +223,14 @@ class Piece(NamedTuple):
 
     @property
     def weight(self) -> float:
-        """Weight of the mean over this part, so that the mean over parts is that of the batch."""
+        """Weight of the mean over this part, so that the mean over parts is that of the batch.
+
+        Of findings and numbers the mean is over what is known.
+        """
+        labels = self.feed.source.train.labels
+        if labels is not None and labels.ndim == 2:
+            known = np.isfinite(labels[self.indices]).sum(1)
+            return float(known[self.rows].sum() * devices.share()[1] / max(1, known.sum()))
         return len(self.batch["image"]) * devices.share()[1] / len(self.indices)
 
 
