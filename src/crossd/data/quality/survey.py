@@ -18,7 +18,7 @@ from crossd.data.source import Given, Source
 from crossd.data.sources import case_list, class_folders, tar_names
 from crossd.data.sources.belonging import together
 from crossd.data.sources.case_list import Case, loose_cases
-from crossd.data.splits import SPLITS, divide, spread
+from crossd.data.splits import SPLITS, spread
 from crossd.errors import InputError
 from crossd.utils.progress import Progress
 
@@ -102,12 +102,12 @@ def survey(spec: str, limit: int, seed: int, progress: Progress) -> Survey:
     found, kind = listed.cases, listed.kind
     images = folders is not None and not found and len(folders.images) > 0
     if folders is not None and not found:
-        found = class_folders.cases(path, folders, "images") or loose_cases(path)
+        found = class_folders.cases(path, folders, "images") or loose_cases(path, progress.say)
         kind = kind if images else "folder of files"
         found = together(found, str(path), progress) if images else found
     if not found:
         raise InputError(f"{path}: holds no image or volume that can be read")
-    parts, notes = _parts(found, spec, seed, images)
+    parts, notes = _parts(found, spec, seed)
     counts = _counts(zip(parts, (case.label or NO_CLASS for case in found), strict=True))
     chosen = spread(len(found), limit)
     looks = scan(LOOKING, [found[i] for i in chosen], for_sheet, progress)
@@ -117,14 +117,11 @@ def survey(spec: str, limit: int, seed: int, progress: Progress) -> Survey:
     return Survey(spec, len(found), counts, looks, notes, kind, groups)
 
 
-def _parts(
-    found: Sequence[Case], spec: str, seed: int, images: bool
-) -> tuple[list[str], list[str]]:
+def _parts(found: Sequence[Case], spec: str, seed: int) -> tuple[list[str], list[str]]:
     """Give the part of every case, as a training would, and what there is to say of it."""
     if not any(case.label or case.mask for case in found):
         return [NO_PART] * len(found), []
-    order = sorted if images else case_list.in_order  # as a training numbers classes
-    names = order({case.label or "" for case in found})
+    names = case_list.in_order({case.label or "" for case in found})
     labels = np.array([names.index(case.label or "") for case in found], np.int64)
     said = {case.split for case in found}
     if "" in said and len(said) > 1:  # a csv, which a training refuses
@@ -133,18 +130,14 @@ def _parts(
         return [case.split or NO_PART for case in found], [note]
     parts = np.array([case.split for case in found], object)
     try:
-        if images:  # of class folders
-            known = np.array([case.split for case in found])
-            divided = divide(known, labels, seed, spec, case_list.groups_of(found), halve=True)
-        else:
-            divided = case_list.parts(found, labels, seed, spec)
+        divided = case_list.parts(found, labels, seed, spec)
     except InputError as error:
         return [case.split or "train" for case in found], [str(error)]
     for part, indices in zip(SPLITS, divided, strict=True):
         parts[indices] = part
     missing = [part for part in SPLITS if part not in said]
     notes = []
-    if missing and not (images and "val" in said):
+    if missing:
         notes = [f"the data do not say which samples are {', '.join(missing)}: drawn by the seed"]
     return parts.tolist(), notes
 

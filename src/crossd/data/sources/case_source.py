@@ -106,15 +106,7 @@ def _task(found: Sequence[Case]) -> Task:
 def _divided(request: Request, found: Sequence[Case], labels: NDArray[np.int64] | None) -> Parts:
     """Divide cases into parts, and say which of these are drawn though others are not."""
     shares = np.zeros(len(found), np.int64) if labels is None else labels
-    divided = parts(found, shares, request.seed, request.name)
-    said = {case.split for case in found}
-    missing = [part for part in ("val", "test") if part not in said]
-    if missing and "train" in said:
-        request.progress.say(
-            f"{request.name}: no case is said to be for {' or '.join(missing)}: "
-            f"{len(divided[1])} validate and {len(divided[2])} test, drawn by --seed {request.seed}"
-        )
-    return divided
+    return parts(found, shares, request.seed, request.name, request.progress.say)
 
 
 def _looked(request: Request, found: Sequence[Case], entries: Sequence[Entry]) -> list[SampleFacts]:

@@ -134,9 +134,8 @@ def open_shards(request: Request, paths: Sequence[Path]) -> Source:
         raise InputError(
             f"{whole.name(int(new[0]))}: its class {label} is not in the archives of train"
         )
-    train, val, test = (
-        Subset(whole, own) for own in divide(said, members.labels, request.seed, spec, halve=True)
-    )
+    divided = divide(said, members.labels, request.seed, spec, say=request.progress.say)
+    train, val, test = (Subset(whole, own) for own in divided)
     return Source(spec, 2, "classification", whole.channels, classes, shape, train, val, test)
 
 
