@@ -11,7 +11,7 @@ from crossd.data.io.read import holds_volume, read_header
 from crossd.data.sources.case_list import Case
 from crossd.data.sources.case_pairs import MODALITY
 from crossd.data.sources.case_table import read_table
-from crossd.data.sources.folder_walk import below
+from crossd.data.sources.folder_walk import below, is_plane
 from crossd.errors import InputError
 from crossd.weights.weights_file import WeightsConfig
 
@@ -141,7 +141,7 @@ def _below(
     if not flat and not solid:
         raise InputError(f"{folder}: holds no image or volume that can be read")
     if flat and solid and not all(kinds):
-        planes = {path for path in solid if _is_plane(path)}
+        planes = {path for path in solid if is_plane(path)}
         solid, flat = [path for path in solid if path not in planes], [*flat, *sorted(planes)]
         if any(kinds) and solid:
             what, left = ("volumes", solid) if kinds[0] else ("images", flat)
@@ -151,14 +151,6 @@ def _below(
             )
             left.clear()
     return [*_grouped(folder, solid, channels), *_grouped(folder, flat, channels)]
-
-
-def _is_plane(path: Path) -> bool:
-    """Tell whether a file is a DICOM image, or one that cannot be read."""
-    try:
-        return not holds_volume(path)
-    except InputError:
-        return True
 
 
 def _grouped(folder: Path, paths: Sequence[Path], channels: int) -> list[Case]:

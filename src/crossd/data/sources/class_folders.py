@@ -12,15 +12,14 @@ from numpy.typing import NDArray
 
 from crossd.data.dataset import Subset
 from crossd.data.file_names import Names, is_debris, shown
-from crossd.data.io.header import SUFFIXES, is_dicom
+from crossd.data.io.header import SUFFIXES
 from crossd.data.io.images import suffixes
-from crossd.data.io.read import holds_volume
 from crossd.data.source import Request, Source
 from crossd.data.sources import folder_walk
 from crossd.data.sources.belonging import MOST_COMPARED, require_whole_groups, together
 from crossd.data.sources.case_list import Case, groups_of, in_order, require_distinct
 from crossd.data.sources.case_pairs import IMAGE_FOLDERS, MASK_FOLDERS
-from crossd.data.sources.folder_walk import Walk
+from crossd.data.sources.folder_walk import Walk, is_plane
 from crossd.data.sources.image_files import DEFAULT_SIZE, FileSamples
 from crossd.data.sources.kept_lists import Listing, kept_or_made
 from crossd.data.splits import SPLITS, divide, part_of
@@ -242,16 +241,12 @@ def kind_of(root: Path, found: ClassFolders) -> Kind:
     """Tell what class folders hold that is trained on.
 
     Volumes where there are some, but images where each of these is a DICOM file of one image.
-
-    Raises:
-        InputError: When a DICOM file is damaged.
     """
     if not len(found.volumes):
         return "images"
     if not len(found.images):
         return "volumes"
-    flat = (root / name for name in found.volumes)
-    return BOTH if all(is_dicom(path) and not holds_volume(path) for path in flat) else "volumes"
+    return BOTH if all(is_plane(root / name) for name in found.volumes) else "volumes"
 
 
 def groups_below(root: Path, found: ClassFolders, progress: Progress) -> NDArray[np.str_] | None:

@@ -9,6 +9,7 @@ from crossd.data.file_names import Writer, is_debris
 from crossd.data.io.dicom import is_stack, series_files
 from crossd.data.io.header import DICOM, SUFFIXES, is_dicom
 from crossd.data.io.images import suffixes
+from crossd.data.io.read import holds_volume
 from crossd.data.sources.companions import is_note, left_aside, masks_among
 from crossd.errors import InputError
 from crossd.utils.progress import Bar
@@ -137,6 +138,16 @@ def names_file(text: str) -> bool:
         (True, False, False)
     """
     return text.lower().endswith(SUFFIXES) or PurePath(text.lower()).suffix in suffixes()
+
+
+def is_plane(path: Path) -> bool:
+    """Tell whether a path is a DICOM file of one image, or one that cannot be read."""
+    if path.is_dir() or not is_dicom(path):
+        return False
+    try:
+        return not holds_volume(path)
+    except InputError:
+        return True
 
 
 def folders_in(folder: Path) -> list[Path]:
