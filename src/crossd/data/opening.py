@@ -143,7 +143,7 @@ def list_cases(
 
 def _listed(path: Path, progress: Progress, strict: bool) -> tuple[Listed, ClassFolders | None]:
     if json_list := dataset_json.find(path):
-        return dataset_json.read_dataset(json_list), None
+        return dataset_json.read_dataset(json_list, progress.say), None
     if not path.is_dir():
         return Listed("csv", read_table(path, strict=strict, say=progress.say)), None
     if pair := pair_folders(path):

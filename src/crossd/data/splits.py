@@ -143,7 +143,7 @@ def divide(
     Example:
         >>> said = np.repeat(["train", "val"], [9, 4])
         >>> [len(part) for part in divide(said, np.zeros(13, np.int64), 0, "here", say=print)]
-        here: no sample is said to be for test: 2 test, drawn of the training samples by --seed 0
+        here: no case is said to be for test: 2 test, drawn of the training cases by --seed 0
         [7, 4, 2]
     """
     found = {part: np.flatnonzero(said == part) for part in SPLITS}
@@ -162,7 +162,7 @@ def divide(
         if "train" in said:
             counts = " and ".join(f"{len(found[part]):,} {WHAT[part]}" for part in missing)
             say(
-                f"{where}: no sample is said to be for {' or '.join(missing)}: {counts}, drawn of "
-                f"the training samples by --seed {seed}"
+                f"{where}: no case is said to be for {' or '.join(missing)}: {counts}, drawn of "
+                f"the training cases by --seed {seed}"
             )
     return found["train"], found["val"], found["test"]

@@ -104,9 +104,9 @@ def require_distinct(classes: Iterable[str], where: str) -> None:
         other = found.setdefault(plain(name), name)
         if other != name:
             raise InputError(
-                f"{where}: the classes {ascii(other)} and {ascii(name)} differ in capitals, spaces, "
-                "dashes or the way that accents are stored only; give both one name, or names that "
-                "differ"
+                f"{where}: the classes {other!a} and {name!a} differ in capitals, "
+                "spaces, dashes or the way that accents are stored only; give both one name, or "
+                "names that differ"
             )
 
 

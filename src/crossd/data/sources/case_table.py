@@ -27,8 +27,8 @@ def read_table(
 
     Further columns whose names begin with ``image`` are further modalities, each one channel.
     Names of columns may be in capitals. ``split`` (train, val, test), ``group`` (or ``patient``,
-    ``subject_id``, ...) and ``spacing`` ("z y x" in mm) are optional. Paths are relative to the csv.
-    Between fields are commas, semicolons or tabs.
+    ``subject_id``, ...) and ``spacing`` ("z y x" in mm) are optional. Paths are relative to the
+    csv. Between fields are commas, semicolons or tabs.
 
     Args:
         path: The file.
@@ -49,7 +49,10 @@ def read_table(
     if not rows or "image" not in names:
         lack = f"lacks the column image (it has {','.join(heads)[:100]})"
         lack = lack if rows else "holds no lines below the names of the columns"
-        raise InputError(f"{path}: {lack}; expected image and label or mask")
+        raise InputError(
+            f"{path}: {lack}; expected image and label or mask, with commas, semicolons or tabs "
+            "between them"
+        )
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise InputError(f"{path}: has the column {twice} twice; rename or remove one")

@@ -78,7 +78,9 @@ class ClassFolders(Listing):
     def counted(self, kind: Kind) -> NDArray[np.int64]:
         """Return how many images, or volumes, or both, each class folder holds."""
         images, volumes = self.counts.T
-        found: NDArray[np.int64] = {"images": images, "volumes": volumes}.get(kind, images + volumes)
+        found: NDArray[np.int64] = {"images": images, "volumes": volumes}.get(
+            kind, images + volumes
+        )
         return found
 
     def folder_of(self, kind: Kind) -> NDArray[np.int64]:
@@ -93,8 +95,8 @@ def scan(root: Path, progress: Progress) -> ClassFolders:
     folders instead.
 
     Raises:
-        InputError: When two folders are one part, parts and images or other folders lie side by side
-            in a class folder, or parts lie in parts.
+        InputError: When two folders are one part, parts lie in parts, or some files of a class lie
+            in parts and others beside them.
 
     Example:
         >>> import tempfile
@@ -154,7 +156,7 @@ def _parts_in_classes(top: str, fixed: Mapping[str, str], visited: Sequence[str]
     Raises:
         InputError: When they lie in a part, or two in a class folder are one part.
     """
-    below = [path[len(top) :].strip(os.sep).split(os.sep) for path in visited]
+    below = [Path(path[len(top) :].strip(os.sep)).parts for path in visited]
     depth = 3 if fixed else 2
     found = [pieces for pieces in below if len(pieces) == depth and part_of(pieces[-1])]
     if fixed and found:
@@ -171,10 +173,10 @@ def _parts_in_classes(top: str, fixed: Mapping[str, str], visited: Sequence[str]
         other = named.setdefault((label, part_of(part)), part)
         if other != part:
             raise InputError(
-                f"{Path(top, label)}: {other} and {part} are both parts to {part_of(part)}; put them "
-                "into one"
+                f"{Path(top, label)}: {other} and {part} are both parts to {part_of(part)}; put "
+                "them into one"
             )
-    return [os.sep.join(pieces) for pieces in found]
+    return [str(Path(*pieces)) for pieces in found]
 
 
 def _counted(top: str, folders: Sequence[str], names: Names) -> NDArray[np.int64]:
@@ -184,7 +186,7 @@ def _counted(top: str, folders: Sequence[str], names: Names) -> NDArray[np.int64
         InputError: Naming one that lies in none.
     """
     number = {folder: place for place, folder in enumerate(folders)}
-    places = [number.get(os.sep.join(name.split(os.sep)[:2]), -1) for name in names]
+    places = [number.get(str(Path(*Path(name).parts[:2])), -1) for name in names]
     if -1 in places:
         raise InputError(
             f"{Path(top, names[places.index(-1)])}: lies in no part of its class, but {folders[0]} "
@@ -347,8 +349,6 @@ def open_images(request: Request, root: Path, found: ClassFolders) -> Source:
     whole = FileSamples(root, [found.images], labels, shape)
     whole.see_colours(np.flatnonzero(said == first))
     whole.groups = groups_below(root, found, request.progress)
-    divided = divide(
-        said, labels, request.seed, str(root), whole.groups, say=request.progress.say
-    )
+    divided = divide(said, labels, request.seed, str(root), whole.groups, say=request.progress.say)
     train, val, test = (Subset(whole, own) for own in divided)
     return Source(str(root), 2, "classification", whole.channels, classes, shape, train, val, test)

@@ -63,13 +63,13 @@ def masks_among(files: Sequence[str], folders: Iterable[str] = ()) -> set[str]:
         return set()
     others = sorted(one for name, one in stems.items() if name not in called)
     exact = {*others, *folders}
-    found = set()
-    for name, mask in called.items():
-        base, number = mask["base"], mask["number"]
+    masks = set()
+    for name, parts in called.items():
+        base, number = parts["base"], parts["number"]
         begun = any(_begins(others, base + mark) for mark in " _.-") if base else bool(others)
         if base in exact or (begun and not number):
-            found.add(name)
-    return found
+            masks.add(name)
+    return masks
 
 
 def _begins(ordered: Sequence[str], text: str) -> bool:

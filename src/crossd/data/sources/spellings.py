@@ -9,17 +9,19 @@ from crossd.errors import InputError
 NUMBER = re.compile(r"[+-]?\d+(\.\d*)?", re.ASCII)
 """A number as tables write classes and patients: without an exponent, which names may have."""
 
-GROUPS = tuple(f"{who}{what}" for who in ("patient", "subject", "participant") for what in ("", "id"))
+GROUPS = tuple(
+    f"{who}{what}" for who in ("patient", "subject", "participant") for what in ("", "id")
+)
 """What names patients in tables and lists, beside "group": in small letters, without marks."""
 
 MINUS = "\N{MINUS SIGN}"
 
 
 def plain(text: str) -> str:
-    """Give a name in small letters, with one way to write spaces, dashes and accents.
+    r"""Give a name in small letters, with one way to write spaces, dashes and accents.
 
     Example:
-        >>> plain("Cafe\\u0301\\u00a0\\u2013 A") == plain("caf\\u00e9  - a")
+        >>> plain("Cafe\u0301\u00a0\u2013 A") == plain("caf\u00e9  - a")
         True
     """
     text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
