@@ -84,7 +84,9 @@ def test_masks_in_class_folders_are_no_samples(tmp_path: Path, kind: str) -> Non
             volume(below / "segmentation.nii.gz", 100 + i)
     heard = Heard()
     assert total(open_source(str(tmp_path), progress=heard)) == 24
-    assert any("24 masks beside their images are left out (the first is a/" in t for t in heard.said)
+    assert any(
+        "24 masks beside their images are left out (the first is a/" in t for t in heard.said
+    )
     assert survey(str(tmp_path), 100, 0, QUIET).total == 24
     told: list[str] = []
     assert len(inputs([str(tmp_path)], 1, say=told.append)) == 24
@@ -110,7 +112,9 @@ def test_files_of_unknown_kinds_are_spoken_of(tmp_path: Path, suffix: str) -> No
         (tmp_path / "a" / f"scan{i}{suffix}").write_bytes(b"something")
     heard = Heard()
     assert total(open_source(str(tmp_path), progress=heard)) == 20
-    text = f"3 files of unknown kinds ({suffix or 'no suffix'}) are passed over (the first is a/scan0"
+    text = (
+        f"3 files of unknown kinds ({suffix or 'no suffix'}) are passed over (the first is a/scan0"
+    )
     assert any(text in said for said in heard.said)
 
 
