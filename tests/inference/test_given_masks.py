@@ -41,10 +41,10 @@ def data(root: Path, kind: str, count: int = 10) -> Path:
     for i in range(count):
         own = folders[0] or f"p{i}"
         name = f"case{i}" if folders[0] else "t1"
-        image, mask = f"{own}/{name}{number}.nii.gz", f"{folders[1]}/case{i}.nii.gz"
-        scan(root / image, root / mask, i)
-        lines.append(f"{image},{mask}")
-        entries.append({"image": f"./{image}", "label": f"./{mask}"})
+        first, second = f"{own}/{name}{number}.nii.gz", f"{folders[1]}/case{i}.nii.gz"
+        scan(root / first, root / second, i)
+        lines.append(f"{first},{second}")
+        entries.append({"image": f"./{first}", "label": f"./{second}"})
     labels = {"background": 0, "a": 1, "b": 2}
     if kind == "csv":
         (root / "cases.csv").write_text("\n".join(lines))

@@ -153,7 +153,7 @@ def _listed(path: Path, progress: Progress, strict: bool) -> tuple[Listed, Class
     folders = class_folders.scan(path, progress)
     kind = class_folders.kind_of(path, folders)
     found = [] if kind == "images" else named(class_folders.cases(path, folders, kind))
-    notes = left_aside(folders.masks, folders.others)
+    notes = left_aside(folders.masks, folders.others, folders.loose)
     if others := class_folders.left_out(path, folders):
         notes.append(f"{', '.join(others)} beside the parts of the data are left out")
     if found and strict:

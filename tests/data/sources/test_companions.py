@@ -152,3 +152,28 @@ def test_what_lies_beside_pairs_is_spoken_of(tmp_path: Path) -> None:
     said = " ".join(heard.said)
     assert "imagesTs beside images and labels are left out" in said
     assert "1 files of unknown kinds (.mgz) are passed over (the first is case_99.mgz)" in said
+
+
+def test_images_beside_class_folders_are_spoken_of(tmp_path: Path) -> None:
+    for part in ("train", "test"):
+        for i in range(12):
+            picture(tmp_path / part / "ab"[i % 2] / f"{i}.png", i + 50 * (part == "test"))
+    picture(tmp_path / "train" / "stray.png", 99)
+    (tmp_path / "train" / "notes.txt").touch()
+    heard = Heard()
+    assert total(open_source(str(tmp_path), progress=heard)) == 24
+    text = (
+        "1 images or volumes beside the class folders are left out (the first is train/stray.png)"
+    )
+    assert f"{tmp_path}: {text}" in heard.said
+
+
+def test_folders_within_pairs_are_spoken_of(tmp_path: Path) -> None:
+    files.pairs(tmp_path, 10, (6, 6, 6))
+    for folder in ("images", "labels"):
+        volume(tmp_path / folder / "more" / "x.nii.gz", 1)
+    heard = Heard()
+    open_source(str(tmp_path), progress=heard)
+    for folder in ("images", "labels"):
+        text = "1 folders without DICOM files are passed over (the first is more)"
+        assert f"{tmp_path / folder}: {text}" in heard.said

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from crossd.data.opening import open_source
+from crossd.data.source import Given
 from crossd.data.sources.case_list import require_distinct
 from crossd.data.sources.case_table import read_table
 from crossd.data.sources.spellings import group_name, plain
@@ -219,3 +220,14 @@ def test_classes_have_one_order_in_all_sources(tmp_path: Path) -> None:
         for i in range(len(source.train)):
             folder = Path(source.train.name(i)).parent.name
             assert source.classes[source.train.labels[i]] == folder
+
+
+def test_classes_of_weights_keep_their_order(tmp_path: Path) -> None:
+    for i in range(30):
+        picture(tmp_path / ("10", "9", "2")[i % 3] / f"{i}.png", i)
+    old = Given(labels=("10", "2", "9"))  # as text, as class folders were sorted
+    source = open_source(str(tmp_path), given=old)
+    assert source.classes == ("10", "2", "9") and source.train.labels is not None
+    for i in range(len(source.train)):
+        assert source.classes[source.train.labels[i]] == Path(source.train.name(i)).parent.name
+    assert open_source(str(tmp_path), given=Given(labels=("x", "y"))).classes == ("2", "9", "10")

@@ -15,9 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crossd.data.io.dicom import series_files
-from crossd.data.io.header import is_dicom, stem
+from crossd.data.io.header import is_dicom
+from crossd.data.io.images import suffixes
 from crossd.data.io.itk import data_files
 from crossd.data.sources.case_list import Case
+from crossd.data.sources.companions import bare
+from crossd.data.sources.folder_walk import names_file
 from crossd.data.splits import SPLITS
 from crossd.errors import InputError
 from crossd.utils.progress import Bar, Progress
@@ -130,7 +133,11 @@ def _same_names(cases: Sequence[Case]) -> NDArray[np.int64]:
     Alike but for the suffix, as a.nii and a.nii.gz, or a.png and a.jpg: one image in two formats.
     """
     held = [(i, path) for i, case in enumerate(cases) for path in case.images]
-    names = {path: (path.parent, stem(path)) for path in {path for _, path in held}}
+    readable = suffixes()
+    names = {
+        path: (path.parent, bare(path.name) if names_file(path.name, readable) else path.name)
+        for path in {path for _, path in held}
+    }
     files = Counter(names.values())
     return _linked(len(cases), [(i, names[path]) for i, path in held if files[names[path]] > 1])
 

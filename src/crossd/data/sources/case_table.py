@@ -62,9 +62,10 @@ def read_table(
         raise InputError(
             f"{path}: {what}; expected the column image and one of them, found {', '.join(names)}"
         )
-    group = group_name(names, str(path)) or ""
+    group = (group_name(names, str(path)) if labels else None) or ""
     known = {*columns, *kinds, "split", "spacing", group}
-    if unread := not_read((name for name in names if name not in known), "columns"):
+    unread = not_read((name for name in names if name not in known), "columns")
+    if unread and labels:
         say(f"{path}: {unread}")
     cases = []
     for number, row in rows:

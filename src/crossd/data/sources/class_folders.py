@@ -45,6 +45,7 @@ class ClassFolders(Listing):
         counts: How many images and volumes each class folder holds, int64, ``(N, 2)``.
         masks: Files that are masks of others by their names.
         others: Files of which nobody knows what they are.
+        loose: Images and volumes that lie in no class folder.
     """
 
     parts: Names
@@ -54,6 +55,7 @@ class ClassFolders(Listing):
     counts: NDArray[np.int64]
     masks: Names
     others: Names
+    loose: Names
 
     def __len__(self) -> int:
         """Return the number of images and volumes."""
@@ -116,7 +118,7 @@ def _scanned(top: str, progress: Progress) -> ClassFolders:
     whole = folder_walk.look(top)
     inside = [one.name for one in whole[2] if one.is_dir() and not is_debris(one.name)]
     fixed = _parts(top, inside)
-    folders, counts = [], []
+    folders, counts, loose = [], [], []
     with progress.task(f"scanning {top}", total=None) as bar:
         walk = Walk(bar)
         walk.visited.append((top, whole[0]))
@@ -125,7 +127,9 @@ def _scanned(top: str, progress: Progress) -> ClassFolders:
             if part:
                 walk.visited.append((f"{top}{os.sep}{part}", state))
             for entry in entries:
-                if entry.is_dir() and not is_debris(entry.name):
+                if walk.kind(entry):
+                    loose.append(str(Path(part, entry.name)))
+                elif entry.is_dir() and not is_debris(entry.name):
                     before = len(walk.images), len(walk.volumes)
                     folders.append(str(Path(part, entry.name)))
                     walk.visit(entry.path, folders[-1] + os.sep, True, True, (this,))
@@ -147,6 +151,7 @@ def _scanned(top: str, progress: Progress) -> ClassFolders:
         counted,
         walk.masks.names(),
         walk.others.names(),
+        Names.of(loose),
     )
 
 
@@ -329,7 +334,9 @@ def open_images(request: Request, root: Path, found: ClassFolders) -> Source:
         InputError: When there are no images, fewer than two classes, or an unknown class.
     """
     shape, first = request.shape(2, DEFAULT_SIZE), found.parts[0]
-    classes = found.classes
+    classes, known = found.classes, request.given.labels
+    if known and classes and set(classes) <= set(known):
+        classes = known
     if not classes or (not first and not len(found.images)):
         readable = suffixes()
         inside = folder_walk.look(str(root))[2]

@@ -86,12 +86,17 @@ def is_note(name: str, beside: Collection[str]) -> bool:
     return any(name.partition(".")[0] + header in beside for header in HEADERS)
 
 
-def left_aside(masks: Sequence[str] | Names, others: Sequence[str] | Names) -> list[str]:
+def left_aside(
+    masks: Sequence[str] | Names,
+    others: Sequence[str] | Names,
+    loose: Sequence[str] | Names = (),
+) -> list[str]:
     """Say what was passed over in a folder.
 
     Args:
         masks: Files that are masks of others.
         others: Files of which nobody knows what they are.
+        loose: Images and volumes beside class folders.
 
     Example:
         >>> left_aside([], ["a.mgz", "b.mgz", "c.xyz"])
@@ -101,6 +106,11 @@ def left_aside(masks: Sequence[str] | Names, others: Sequence[str] | Names) -> l
     if len(masks):
         said.append(
             f"{len(masks):,} masks beside their images are left out (the first is {masks[0]})"
+        )
+    if len(loose):
+        said.append(
+            f"{len(loose):,} images or volumes beside the class folders are left out (the first is "
+            f"{loose[0]})"
         )
     if len(others):
         kinds = sorted({PurePath(name).suffix.lower() or "no suffix" for name in others})

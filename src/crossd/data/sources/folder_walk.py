@@ -1,7 +1,7 @@
 """The one walk through folders for images and volumes."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
@@ -130,14 +130,19 @@ def unknown_in(entries: Sequence[os.DirEntry[str]], kinds: Sequence[int]) -> lis
     return [name for name in found if not is_note(name, beside)]
 
 
-def names_file(text: str) -> bool:
+def names_file(text: str, readable: Collection[str] | None = None) -> bool:
     """Tell whether a text ends as the files of images and volumes do.
+
+    Args:
+        text: The text.
+        readable: Suffixes of images, where they are known already.
 
     Example:
         >>> names_file("labels/1.nii.gz"), names_file("1.0"), names_file("Dr. No")
         (True, False, False)
     """
-    return text.lower().endswith(SUFFIXES) or PurePath(text.lower()).suffix in suffixes()
+    known = suffixes() if readable is None else readable
+    return text.lower().endswith(SUFFIXES) or PurePath(text.lower()).suffix in known
 
 
 def is_plane(path: Path) -> bool:
@@ -187,16 +192,24 @@ def listed(folder: Path, say: Say = lambda text: None) -> list[Path]:
 
     Args:
         folder: Where to look, not below it.
-        say: Told of files of unknown kinds.
+        say: Told of files of unknown kinds, and of folders that hold no DICOM files.
     """
     walk = Walk()
     _, _, entries = look(str(folder))
     kinds = [walk.kind(entry) for entry in entries]
     for text in left_aside([], unknown_in(entries, kinds)):
         say(f"{folder}: {text}")
-    return [
-        folder / entry.name
-        for entry, kind in zip(entries, kinds, strict=True)
-        if kind
-        or (entry.is_dir() and not is_debris(entry.name) and series_files(folder / entry.name))
-    ]
+    found: list[Path] = []
+    others: list[Path] = []
+    for entry, kind in zip(entries, kinds, strict=True):
+        path = folder / entry.name
+        if kind:
+            found.append(path)
+        elif entry.is_dir() and not is_debris(entry.name):
+            (found if series_files(path) else others).append(path)
+    if others:
+        say(
+            f"{folder}: {len(others):,} folders without DICOM files are passed over (the first is "
+            f"{others[0].name})"
+        )
+    return found
