@@ -285,7 +285,7 @@ def test_what_is_damaged_in_an_archive_is_noted(tmp_path: Path) -> None:
                 info.size = len(content)
                 tar.addfile(info, io.BytesIO(content))
     found = survey(str(tmp_path / "shards"), 1000, 0, QUIET)
-    assert found.total == 80 and found.counts["train"] == {"a": 20, "b": 20}
+    assert found.total == 80 and found.counts["train"] == {"a": 16, "b": 16}
     (bad,) = told(tmp_path / "shards")
     assert "a/007.png" in bad or "b/007.png" in bad
 

@@ -85,13 +85,6 @@ def hd_uid(file: Path) -> str:
     return str(pydicom.dcmread(file, stop_before_pixels=True).SOPInstanceUID)
 
 
-def test_masks_are_found_by_name(tmp_path: Path) -> None:
-    files.nifti(tmp_path / "sub" / "a.nii.gz", MASK)
-    assert write_masks.find(tmp_path, "sub/a") == tmp_path / "sub" / "a.nii.gz"
-    with pytest.raises(InputError, match="holds no mask named b"):
-        write_masks.find(tmp_path, "b")
-
-
 def test_dicom_seg_of_series_that_lack_what_may_be_empty(tmp_path: Path) -> None:
     gone: dict[str, Any] = dict.fromkeys(
         ("PatientBirthDate", "PatientSex", "StudyID", "AccessionNumber")

@@ -22,8 +22,9 @@ from crossd.data.opening import open_source
 from crossd.data.source import Source
 from crossd.data.sources.case_files import Entry, read_image, read_mask
 from crossd.data.sources.case_source import entries_of
+from crossd.data.splits import SPLITS
 from crossd.errors import InputError
-from crossd.inference import predictor, write_masks
+from crossd.inference import given_masks, predictor
 from crossd.inference.results import with_units
 from crossd.inference.slice_ensemble import answering
 from crossd.reports import html, markdown, pictures, shown_cases, truth_plots
@@ -140,13 +141,14 @@ def _masks(
 ) -> str:
 
     samples = getattr(source, config.part)
+    given = () if net is not None else _given_masks(config, source, progress)
     folder = claim_folder(config, resumable=False)
     rows: list[Score] = []
     worst: list[tuple[float, Pair, list[Score]]] = []
     best: list[tuple[float, Case]] = []
     begun = time.perf_counter()
     with progress.task("evaluating", total=len(samples)) as bar:
-        for pair in _pairs(config, source, net, weights):
+        for pair in _pairs(config, source, net, weights, given):
             scored = score(pair, source.classes, config.tolerance)
             rows += scored
             found = [row["dice"] for row in scored if row["dice"] is not None]
@@ -190,16 +192,15 @@ def _pairs(
     source: Source,
     net: nn.Module | None,
     weights: WeightsConfig | None,
+    given: Sequence[Path],
 ) -> Iterator[Pair]:
     """Yield the mask and the true mask of every sample: of files in their own grid."""
     samples = getattr(source, config.part)
     fabric = devices.single_device(config.precision)
     entries = entries_of(samples)
     if net is None:
-        if entries is None:
-            raise InputError(f"--predictions are for volumes that come as files: {config.data}")
-        for entry in entries:
-            yield _pair(entry, _read_guess(config, entry, source.values), source.values)
+        for entry, path in zip(entries or (), given, strict=True):
+            yield _pair(entry, _read_guess(entry, path, source.values), source.values)
     elif entries is not None:
         assert weights is not None
         net.to(fabric.device)
@@ -225,9 +226,20 @@ def _pair(entry: Entry, guess: NDArray[np.uint8], values: Sequence[int]) -> Pair
     return Pair(entry.case.name, guess, truth, entry.images[0].spacing, read_image(entry)[0])
 
 
-def _read_guess(config: EvaluateConfig, entry: Entry, values: Sequence[int]) -> NDArray[np.uint8]:
+def _given_masks(config: EvaluateConfig, source: Source, progress: Progress) -> list[Path]:
+    """Find the masks that were made of the samples, all before any is read."""
+    parts = {part: entries_of(getattr(source, part)) for part in SPLITS}
+    entries = parts.pop(config.part)
+    if entries is None:
+        raise InputError(f"--predictions are for volumes that come as files: {config.data}")
+    others = {entry.case.name for own in parts.values() for entry in own or ()}
+    folder = Path(str(config.predictions)).expanduser()
+    return given_masks.find(folder, [entry.case for entry in entries], others, progress.say)
+
+
+def _read_guess(entry: Entry, path: Path, values: Sequence[int]) -> NDArray[np.uint8]:
     """Read the mask that was made of a case."""
-    header = read_header(write_masks.find(Path(str(config.predictions)), entry.case.name))
+    header = read_header(path)
     first = entry.images[0]
     if entry.case.spacing is not None:  # of a csv, while masks lie where their volume's file says
         first = read_header(entry.case.images[0])

@@ -275,8 +275,9 @@ class PredictConfig(Options):
 
     Attributes:
         weights: A weights file of crossd.
-        input: Files, folders of them (at any depth), folders of DICOM series, or a csv with the
-            column image (and more that begin so, one a modality).
+        input: Files, folders of them (at any depth), folders of DICOM series, a csv with the column
+            image (and more that begin so, one a modality), a datalist, or a data set with a
+            dataset.json or images/ and labels/, of which the images are taken.
         out: Folder for the masks and predictions.csv.
         answer: On volumes, by their own 3D kernels (volume), by the mean of what these say of the
             volume with each axis as depth (orientations), by 2D kernels on slices of all three
@@ -310,7 +311,8 @@ class EvaluateConfig(LongOptions):
     Attributes:
         data: Source of labelled volumes or images.
         weights: A weights file of crossd.
-        predictions: Instead of weights, the folder that crossd predict wrote.
+        predictions: Instead of weights, the folder that crossd predict wrote, or another of masks
+            with the names of the cases.
         part: What to score: test, val or train.
         tolerance: Distance of surfaces that counts as none [mm].
         answer: On volumes, by their own 3D kernels (volume), by the mean of what these say of the

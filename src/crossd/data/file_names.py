@@ -40,8 +40,7 @@ class Names:
     def of(cls, names: Iterable[str]) -> "Names":
         """Take over the names of a list."""
         writer = Writer()
-        for name in names:
-            writer.add(name)
+        writer.extend(names)
         return writer.names()
 
     @classmethod
@@ -92,6 +91,11 @@ class Writer:
         """Append a name."""
         self.blob += os.fsencode(name)
         self.ends.append(len(self.blob))
+
+    def extend(self, names: Iterable[str]) -> None:
+        """Append several names."""
+        for name in names:
+            self.add(name)
 
     def __len__(self) -> int:
         return len(self.ends)

@@ -13,10 +13,12 @@ from crossd.data.source import Given, Request, Source
 from crossd.data.sources import class_folders, dataset_json, tar_names
 from crossd.data.sources.belonging import require_whole_groups, together
 from crossd.data.sources.case_list import Listed, loose_cases, named
-from crossd.data.sources.case_pairs import pair_folders, read_pairs
+from crossd.data.sources.case_pairs import beside_pairs, pair_folders, read_pairs
 from crossd.data.sources.case_source import open_cases
 from crossd.data.sources.case_table import read_table
 from crossd.data.sources.class_folders import ClassFolders, open_images
+from crossd.data.sources.companions import left_aside
+from crossd.data.sources.folder_walk import folders_in
 from crossd.data.sources.npz import open_medmnist, open_npz
 from crossd.data.sources.synthetic_brain import open_brain
 from crossd.data.sources.tar_shards import open_shards
@@ -94,10 +96,8 @@ def _open(request: Request, need_labels: bool) -> Source:
     if not spec or not path.exists():
         raise InputError(f"{spec or 'empty name'}: no such file or folder; give {KINDS}")
     if is_list(path):
-        loose = (
-            path.is_dir() and not need_labels and not any(one.is_dir() for one in path.iterdir())
-        )
-        if loose and (found := loose_cases(path)):
+        loose = path.is_dir() and not need_labels and not folders_in(path)
+        if loose and (found := loose_cases(path, request.progress.say)):
             return open_cases(request, path, found)
         listed, folders = list_cases(path, request.progress)
         if folders is not None and not listed.cases:
@@ -143,19 +143,22 @@ def list_cases(
 
 def _listed(path: Path, progress: Progress, strict: bool) -> tuple[Listed, ClassFolders | None]:
     if json_list := dataset_json.find(path):
-        return dataset_json.read_dataset(json_list), None
+        return dataset_json.read_dataset(json_list, progress.say), None
     if not path.is_dir():
-        return Listed("csv", read_table(path, strict=strict)), None
+        return Listed("csv", read_table(path, strict=strict, say=progress.say)), None
     if pair := pair_folders(path):
-        return Listed("pairs of images and masks", read_pairs(*pair)), None
+        left = ", ".join(beside_pairs(*pair))
+        note = f"{left} beside {pair[0].name} and {pair[1].name} are left out" if left else ""
+        return Listed("pairs of images and masks", read_pairs(*pair, progress.say), note=note), None
     folders = class_folders.scan(path, progress)
-    found = named(class_folders.cases(path, folders, "volumes"))
-    notes = []
+    kind = class_folders.kind_of(path, folders)
+    found = [] if kind == "images" else named(class_folders.cases(path, folders, kind))
+    notes = left_aside(folders.masks, folders.others, folders.loose)
     if others := class_folders.left_out(path, folders):
         notes.append(f"{', '.join(others)} beside the parts of the data are left out")
     if found and strict:
-        class_folders.check(path, folders, "volumes")
-        if folders.images:
+        class_folders.check(path, folders, kind)
+        if kind == "volumes" and len(folders.images):
             notes.append(
                 f"{len(folders.images):,} images are left out, as its class folders hold volumes "
                 f"(the first is {folders.images[0]})"

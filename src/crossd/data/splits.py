@@ -1,7 +1,7 @@
 """Seeded choices of samples that keep the share of every class."""
 
 import re
-from pathlib import Path
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,7 @@ from crossd.errors import InputError
 Indices = NDArray[np.int64]
 Parts = tuple[Indices, Indices, Indices]
 SPLITS = ("train", "val", "test")
+WHAT = {"val": "validate", "test": "test"}
 FRACTIONS = (0.7, 0.1, 0.2)
 """Shares of the splits where the data have none."""
 
@@ -142,7 +143,7 @@ def divide(
     seed: int,
     where: str,
     groups: NDArray[np.str_] | None = None,
-    halve: bool = False,
+    say: Callable[[str], None] = lambda text: None,
 ) -> Parts:
     """Divide samples into training, validation and test ones.
 
@@ -155,8 +156,7 @@ def divide(
         seed: Decides.
         where: The source, for messages.
         groups: Patient of every sample, ``(N,)``.
-        halve: Where only test samples are missing, take half of the validation samples for them,
-            groups whole.
+        say: Told which parts were drawn of the training samples though others are said.
 
     Returns:
         Ascending indices of each part.
@@ -165,23 +165,27 @@ def divide(
         InputError: When there are too few samples or groups.
 
     Example:
-        >>> said = np.repeat(["train", "val"], [6, 4])
-        >>> divide(said, np.zeros(10, np.int64), 0, "here", halve=True)[2]
-        array([7, 9])
+        >>> said = np.repeat(["train", "val"], [9, 4])
+        >>> [len(part) for part in divide(said, np.zeros(13, np.int64), 0, "here", say=print)]
+        here: no case is said to be for test: 2 test, drawn of the training cases by --seed 0
+        [7, 4, 2]
     """
     found = {part: np.flatnonzero(said == part) for part in SPLITS}
     missing = [part for part in ("val", "test") if not len(found[part])]
-
-    def parted(free: Indices, fractions: tuple[float, ...], where: str) -> list[Indices]:
-        own = None if groups is None else groups[free]
-        return [free[chosen] for chosen in split(labels[free], fractions, seed, where, own)]
-
-    if halve and missing == ["test"]:
-        found["val"], found["test"] = parted(found["val"], (0.5, 0.5), str(Path(where) / "val"))
-    elif missing:
+    if missing:
         free = np.flatnonzero((said == "") | (said == "train"))
         wanted = ("train", *missing)
         shares = [FRACTIONS[SPLITS.index(part)] for part in wanted]
         fractions = tuple(share / sum(shares) for share in shares)
-        found |= zip(wanted, parted(free, fractions, where), strict=True)
+        own = None if groups is None else groups[free]
+        for part, chosen in zip(
+            wanted, split(labels[free], fractions, seed, where, own), strict=True
+        ):
+            found[part] = free[chosen]
+        if "train" in said:
+            counts = " and ".join(f"{len(found[part]):,} {WHAT[part]}" for part in missing)
+            say(
+                f"{where}: no case is said to be for {' or '.join(missing)}: {counts}, drawn of "
+                f"the training cases by --seed {seed}"
+            )
     return found["train"], found["val"], found["test"]

@@ -7,11 +7,12 @@ from pathlib import Path
 from crossd.data.io.dicom import is_stack
 from crossd.data.io.header import is_dicom, is_volume, stem
 from crossd.data.io.images import bands_of, suffixes
-from crossd.data.io.read import holds_volume, read_header
+from crossd.data.io.read import read_header
+from crossd.data.sources import dataset_json
 from crossd.data.sources.case_list import Case
-from crossd.data.sources.case_pairs import MODALITY
+from crossd.data.sources.case_pairs import MODALITY, pair_folders
 from crossd.data.sources.case_table import read_table
-from crossd.data.sources.folder_walk import below
+from crossd.data.sources.folder_walk import below, is_plane
 from crossd.errors import InputError
 from crossd.tasks import task_of
 from crossd.weights.weights_file import WeightsConfig
@@ -48,7 +49,9 @@ def inputs(
     """List what is to be predicted, every file once.
 
     Args:
-        paths: Files, folders (searched at any depth), folders of DICOM series, csv files.
+        paths: Files, folders of DICOM series, lists (csv, ``dataset.json``, datalists), of which
+            the images of all parts are taken; and folders: with images and masks of equal names
+            the images, with a ``dataset.json`` what that lists, else what lies at any depth.
         channels: Of the network: with several, files ``NAME_0000``, ``NAME_0001``, ... of a folder
             are the modalities of one case.
         kinds: Whether the network takes images, and volumes: of folders that hold both, what it
@@ -71,6 +74,12 @@ def inputs(
             raise InputError(f"{text or 'empty name'}: no such file or folder")
         if path.suffix.lower() == ".csv":
             found += read_table(path, labels=False)
+        elif listing := dataset_json.find(path):
+            listed, folders = dataset_json.to_predict(listing)
+            found += listed
+            found += _of_folders(path, folders, channels, kinds, out, say) if not listed else []
+        elif path.is_dir() and (pair := pair_folders(path)):
+            found += _of_folders(path, pair[:1], channels, kinds, out, say)
         elif path.is_dir():
             found += _below(path, channels, kinds, out, say)
         elif is_volume(path) or path.suffix.lower() in suffixes():
@@ -80,7 +89,7 @@ def inputs(
         else:
             raise InputError(
                 f"{path}: cannot be predicted; expected NIfTI, NRRD, MetaImage, DICOM, an image "
-                "that PIL reads, a folder of them, or a csv with the column image"
+                "that PIL reads, a folder of them, a csv with the column image, or a dataset.json"
             )
     if kinds[1]:
         _check_slices(slices, kinds[0], say)
@@ -127,6 +136,26 @@ def _check_slices(slices: dict[Path, list[Path]], images: bool, say: Say) -> Non
         )
 
 
+def _of_folders(
+    root: Path,
+    folders: Sequence[Path],
+    channels: int,
+    kinds: tuple[bool, bool],
+    out: Path | None,
+    say: Say,
+) -> list[Case]:
+    """List the images of a data set, which lie in some of its folders, and say in which."""
+    if not folders:
+        raise InputError(f"{root}: has neither imagesTr nor imagesTs; give a folder of images")
+    found = [_below(folder, channels, kinds, out, say) for folder in folders]
+    counts = (f"{len(own):,} of {one.name}" for own, one in zip(found, folders, strict=True))
+    say(
+        f"{root}: is a data set, of which the images are predicted: {' and '.join(counts)} (give "
+        "one of its folders to predict that alone)"
+    )
+    return [case for own in found for case in own]
+
+
 def _below(
     folder: Path, channels: int, kinds: tuple[bool, bool], out: Path | None, say: Say
 ) -> list[Case]:
@@ -138,11 +167,11 @@ def _below(
     def is_input(path: Path) -> bool:
         return answers not in (top / path.relative_to(folder)).parents
 
-    flat, solid = ([path for path in found if is_input(path)] for found in below(folder))
+    flat, solid = ([path for path in found if is_input(path)] for found in below(folder, say))
     if not flat and not solid:
         raise InputError(f"{folder}: holds no image or volume that can be read")
     if flat and solid and not all(kinds):
-        planes = {path for path in solid if _is_plane(path)}
+        planes = {path for path in solid if is_plane(path)}
         solid, flat = [path for path in solid if path not in planes], [*flat, *sorted(planes)]
         if any(kinds) and solid:
             what, left = ("volumes", solid) if kinds[0] else ("images", flat)
@@ -152,14 +181,6 @@ def _below(
             )
             left.clear()
     return [*_grouped(folder, solid, channels), *_grouped(folder, flat, channels)]
-
-
-def _is_plane(path: Path) -> bool:
-    """Tell whether a file is a DICOM image, or one that cannot be read."""
-    try:
-        return not holds_volume(path)
-    except InputError:
-        return True
 
 
 def _grouped(folder: Path, paths: Sequence[Path], channels: int) -> list[Case]:

@@ -188,6 +188,22 @@ def _read_table(path: Path, heads: Sequence[str], overwrite: bool) -> Rows:
     return {line[0]: line[1:] for line in lines[1:]}
 
 
+def masks_made(folder: Path) -> dict[str, str]:
+    """Return the masks in a folder by the images they were made of; {} where no table says it.
+
+    Example:
+        >>> masks_made(Path("no such folder"))
+        {}
+    """
+    try:
+        lines = _lines(folder / TABLE)
+    except (ValueError, csv.Error):
+        return {}
+    if not lines or lines[0] != ["image", "mask"]:
+        return {}
+    return {line[0]: line[1] for line in lines[1:] if len(line) == 2}
+
+
 def _lines(path: Path) -> list[list[str]]:
     if not path.is_file():
         return []

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crossd.data.io import nifti
-from crossd.data.io.header import ITK, NIFTI, Header, is_volume, stem
+from crossd.data.io.header import ITK, NIFTI, Header
 from crossd.data.io.itk import open_itk
 from crossd.errors import InputError
 from crossd.utils.atomic_files import atomic
@@ -104,25 +104,6 @@ def _write_itk(array: NDArray[np.unsignedinteger], header: Header, path: Path) -
     image.SetOrigin(source.GetOrigin())
     image.SetDirection(source.GetDirection())
     sitk.WriteImage(image, str(path), useCompression=True)
-
-
-def find(folder: Path, name: str) -> Path:
-    """Find the mask of a case in a folder of masks.
-
-    Raises:
-        InputError: When there is none.
-    """
-    place = folder / name
-    inside = sorted(place.parent.glob("*")) if place.parent.is_dir() else []
-    found = [one for one in inside if is_volume(one) and one.is_file() and stem(one) == place.name]
-    if len(found) > 1:
-        raise InputError(f"{found[1]}: shares its name with {found[0].name}; remove one")
-    if found:
-        return found[0]
-    raise InputError(
-        f"{folder}: holds no mask named {name}: crossd predict with the same source as --input "
-        "writes them under the names of its cases"
-    )
 
 
 def write_dicom_seg(

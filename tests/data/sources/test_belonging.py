@@ -58,10 +58,10 @@ def test_files_that_hold_the_same_have_one_number(tmp_path: Path) -> None:
     series = files.dicom(tmp_path / "s", RNG.integers(0, 99, (4, 5, 3)))
     shutil.copytree(series, tmp_path / "t")
     (tmp_path / "t" / "0000.dcm").rename(tmp_path / "t" / "z.dcm")
-    found = [[a], [b], [copy], [a, b], [copy, b], [b, a], [volume], [again], [series]]
-    found += [[tmp_path / "t"], [tmp_path / "gone.png"], [tmp_path / "gone.png"]]
+    found = [a, b, copy, volume, again, series, tmp_path / "t"]
+    found += [tmp_path / "gone.png", tmp_path / "lost.png"]
     numbers = identical(len(found), at_files(found), QUIET)
-    assert numbers.tolist() == [0, 1, 0, 3, 3, 5, 6, 6, 8, 8, 10, 11]
+    assert numbers.tolist() == [0, 1, 0, 3, 3, 5, 5, 7, 8]
 
 
 def test_copies_under_other_names_stay_together(tmp_path: Path) -> None:
@@ -170,7 +170,7 @@ def test_headers_of_metaimage_are_compared_by_their_voxels(tmp_path: Path) -> No
         (tmp_path / name).mkdir()
         voxels = np.random.default_rng(seed).normal(size=(5, 6, 7)).astype(np.float32)
         files.itk(tmp_path / name / "image.mhd", voxels)
-    found = [[tmp_path / name / "image.mhd"] for name in ("p1", "p2", "p3")]
+    found = [tmp_path / name / "image.mhd" for name in ("p1", "p2", "p3")]
     assert identical(len(found), at_files(found), QUIET).tolist() == [0, 1, 0]
 
 
@@ -228,3 +228,85 @@ def test_data_that_hold_hardly_anything_but_copies(tmp_path: Path, distinct: int
     source = open_source(str(tmp_path), progress=said)
     assert len(source.test) > 2
     assert f"the 24 cases hold only {distinct} different files" in said.said[0]
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [("nii", "nii.gz"), ("nii.gz", "mha"), ("png", "jpg"), ("png", "PNG")]
+)
+def test_one_name_with_two_suffixes_is_one_image(tmp_path: Path, first: str, second: str) -> None:
+    for i in range(12):
+        for k, suffix in enumerate((first, second)):
+            path = tmp_path / "ab"[i % 2] / f"{i}.{suffix}"
+            if suffix in ("nii", "nii.gz", "mha"):
+                write = files.itk if suffix == "mha" else files.nifti
+                write(path, RNG.normal(size=(5, 6, 7)).astype(np.float32))
+            else:
+                picture(path, i + 100 * k)
+    said = Heard()
+    source = open_source(str(tmp_path), progress=said)
+    parts = parts_of(source, lambda name: Path(name).name.partition(".")[0].partition("_")[0])
+    assert apart(parts) and sum(map(len, parts)) == 12
+    assert any("12 cases are called as another in their folder" in text for text in said.said)
+
+
+def test_one_name_in_two_folders_is_no_sign(tmp_path: Path) -> None:
+    for i in range(20):
+        picture(tmp_path / "ab"[i % 2] / str(i) / "t1.png", i)
+    said = Heard()
+    assert open_source(str(tmp_path), progress=said).train.groups is None
+    assert not any("called as another" in text for text in said.said)
+
+
+def test_one_name_in_two_parts_is_refused(tmp_path: Path) -> None:
+    lines = ["image,label,split"]
+    for i in range(12):
+        part = ("train", "val", "test")[i // 4]
+        picture(tmp_path / f"{i}.png", i)
+        lines.append(f"{i}.png,{'ab'[i % 2]},{part}")
+    picture(tmp_path / "0.jpg", 50)
+    lines.append("0.jpg,a,test")
+    (tmp_path / "cases.csv").write_text("\n".join(lines))
+    said = files.message(lambda: open_source(str(tmp_path / "cases.csv")))
+    assert "0.png (to train)" in said and "0.jpg (to test)" in said and "but for its suffix" in said
+
+
+def modalities(folder: Path, count: int, shared: dict[int, int], atlas: bool = False) -> Path:
+    """Write a csv of two modalities; `shared` names cases whose second is that of another."""
+    lines = ["image,image_2,label,split"]
+    for i in range(count):
+        picture(folder / f"{i}_a.png", i)
+        second = folder / f"{i}_b.png"
+        if i in shared:
+            shutil.copy(folder / f"{shared[i]}_b.png", second)
+        else:
+            picture(second, 0 if atlas else 100 + i)
+        part = ("train", "val", "test")[3 * i // count]
+        lines.append(f"{i}_a.png,{i}_b.png,{'ab'[i % 2]},{part}")
+    (folder / "cases.csv").write_text("\n".join(lines))
+    return folder / "cases.csv"
+
+
+def test_a_modality_that_two_cases_share_keeps_them_together(tmp_path: Path) -> None:
+    path = modalities(tmp_path, 12, {11: 0})
+    said = files.message(lambda: open_source(str(path)))
+    assert "0_a.png (to train)" in said and "11_a.png (to test)" in said and "share a file" in said
+    path.write_text(path.read_text().replace(",split", ",other"))
+    source = open_source(str(path))
+    parts = parts_of(source, lambda name: "x" if Path(name).name in ("0_a", "11_a") else name)
+    assert apart(parts)
+
+
+def test_the_first_of_one_case_may_be_the_second_of_another(tmp_path: Path) -> None:
+    path = modalities(tmp_path, 12, {})
+    shutil.copy(tmp_path / "0_b.png", tmp_path / "11_a.png")
+    assert "share a file" in files.message(lambda: open_source(str(path)))
+
+
+def test_an_atlas_that_all_cases_have_is_no_sign(tmp_path: Path) -> None:
+    path = modalities(tmp_path, 12, dict.fromkeys(range(1, 12), 0))
+    said = Heard()
+    source = open_source(str(path), progress=said)
+    assert len(source.test) == 4 and source.train.groups is None
+    assert any(
+        "more than half of the cases have" in text and "0_b.png" in text for text in said.said
+    )

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import files
 import numpy as np
 import psutil
 import pytest
@@ -18,6 +19,7 @@ from crossd.data.fault_tolerance import GuardedSamples
 from crossd.data.opening import open_source
 from crossd.data.patches import Patches
 from crossd.data.preprocessing.normalise import Normalised
+from crossd.data.quality.survey import survey
 from crossd.data.sources import class_folders, folder_walk, kept_lists
 from crossd.errors import InputError
 from crossd.utils.progress import Progress
@@ -367,3 +369,219 @@ def test_folders_that_are_no_classes(tmp_path: Path, names: tuple[str, ...], wor
             Image.fromarray(pixels).save(tmp_path / name / f"{i}.png")
     with pytest.raises(InputError, match=words):
         open_source(str(tmp_path))
+
+
+def drawn(root: Path, places: tuple[str, ...], each: int = 6) -> Path:
+    """Write images that differ into folders."""
+    for seed, place in enumerate(places):
+        (root / place).mkdir(parents=True, exist_ok=True)
+        for i in range(each):
+            pixels = np.random.default_rng([seed, i]).integers(0, 256, (8, 8), np.uint8)
+            Image.fromarray(pixels).save(root / place / f"{seed}-{i}.png")
+    return root
+
+
+@pytest.mark.parametrize("names", [("train", "val", "test"), ("Training", "valid", "TESTING")])
+def test_parts_in_class_folders(tmp_path: Path, names: tuple[str, str, str]) -> None:
+    root = drawn(tmp_path, tuple(f"{label}/{part}" for label in ("cat", "dog") for part in names))
+    found = class_folders.scan(root, QUIET)
+    assert list(found.parts) == ["train", "val", "test"] and found.classes == ("cat", "dog")
+    source = open_source(str(root))
+    assert source.classes == ("cat", "dog")
+    for own, part in zip(names, (source.train, source.val, source.test), strict=True):
+        assert len(part) == 12 and part.labels is not None
+        for i in range(12):
+            label, folder, _ = Path(part.name(i)).relative_to(root).parts
+            assert folder == own and source.classes[part.labels[i]] == label
+
+
+def test_parts_in_class_folders_of_volumes(tmp_path: Path) -> None:
+    for seed, place in enumerate(f"{label}/{part}" for label in "ab" for part in ("train", "test")):
+        for i in range(4):
+            voxels = np.random.default_rng([seed, i]).normal(size=(6, 7, 8)).astype(np.float32)
+            files.nifti(tmp_path / place / f"{i}.nii.gz", voxels)
+    source = open_source(str(tmp_path))
+    assert source.classes == ("a", "b")
+    assert {source.test.name(i)[:6] for i in range(len(source.test))} == {"a/test", "b/test"}
+    assert len(source.test) == 8 and len(source.train) + len(source.val) == 8
+
+
+@pytest.mark.parametrize(
+    ("places", "words"),
+    [
+        (("cat/train", "cat/test", "dog"), "dog/2-0.png: lies in no part of its class"),
+        (
+            ("cat/train", "cat/other", "dog/train"),
+            "cat/other/1-0.png: lies in no part of its class",
+        ),
+        (("cat/train", "dog/train", "dog/training"), "train and training are both parts to train"),
+        (("cat/test", "dog/test"), "has a part to test but none to train"),
+        (
+            ("cat/train", "fox/train", "cat/test", "dog/test"),
+            "this class is not in the training part",
+        ),
+        (("train/cat/test", "train/dog"), "cat/test: is called as a part of the data, but lies in"),
+        (("val/train", "cat/train", "dog/train"), "val/train: both are called as parts"),
+    ],
+)
+def test_parts_that_are_not_clear(tmp_path: Path, places: tuple[str, ...], words: str) -> None:
+    assert words in files.message(lambda: open_source(str(drawn(tmp_path, places))))
+
+
+def test_parts_in_class_folders_are_kept_in_the_list(
+    tmp_path: Path, remembering: list[str]
+) -> None:
+    root = aged(drawn(tmp_path, ("cat/train", "cat/val", "dog/train", "dog/val")))
+    (root / "cat" / "train" / "x.mgz").touch()
+    aged(root)
+    first, looked = class_folders.scan(root, QUIET), len(remembering)
+    again = class_folders.scan(root, QUIET)
+    assert len(remembering) == looked and first.places == again.places
+    assert list(again.others) == ["cat/train/x.mgz"] and again.counts.tolist() == [[6, 0]] * 4
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_radiographs_beside_pictures_in_class_folders(tmp_path: Path, mode: str) -> None:
+    for i in range(24):
+        folder = tmp_path / "ab"[i % 2]
+        folder.mkdir(exist_ok=True)
+        rng = np.random.default_rng(i)
+        if i % 3:
+            shape = (8, 9) if mode == "L" else (8, 9, 3)
+            Image.fromarray(rng.integers(0, 256, shape, np.uint8)).save(folder / f"{i}.png")
+        else:
+            tags: dict[str, Any] = {"PatientID": f"P{i}", "SeriesInstanceUID": f"1.{i}"}
+            plane = rng.integers(0, 900, (9, 8))
+            path = folder / (f"{i}.dcm" if i % 2 else f"1.2.{i}")
+            files.write_slice(path, plane, 0, modality="MR", **tags, **files.NOWHERE)
+    source = open_source(str(tmp_path))
+    assert (source.rank, source.channels) == (2, 1 if mode == "L" else 3)
+    parts = (source.train, source.val, source.test)
+    assert sum(map(len, parts)) == 24
+    for part in parts:
+        for i in range(len(part)):
+            assert torch.isfinite(part[i]["image"]).all()
+            assert part.labels is not None
+            assert source.classes[part.labels[i]] in Path(part.name(i)).parts
+    counts = survey(str(tmp_path), 100, 0, QUIET).counts
+    assert sum(sum(own.values()) for own in counts.values()) == 24
+
+
+def test_series_beside_pictures_in_class_folders(tmp_path: Path) -> None:
+    drawn(tmp_path, ("a", "b"))
+    for i in range(12):
+        voxels = np.random.default_rng(i).integers(0, 99, (6, 7, 4))
+        files.dicom(tmp_path / "ab"[i % 2] / f"s{i}", voxels, PatientID=f"P{i}")
+    source = open_source(str(tmp_path))
+    assert source.rank == 3 and len(source.train) + len(source.val) + len(source.test) == 12
+
+
+@pytest.mark.parametrize("kind", ["images", "volumes", "csv"])
+def test_a_part_that_is_missing_is_drawn_of_the_training_part(tmp_path: Path, kind: str) -> None:
+    said: list[str] = []
+
+    class Heard(Progress):
+        def say(self, text: str) -> None:
+            said.append(text)
+
+    lines = ["image,label,split"]
+    for i in range(40):
+        part, label = ("train", "val")[i >= 30], "ab"[i % 2]
+        path = tmp_path / part / label / f"{i}.png"
+        rng = np.random.default_rng(i)
+        if kind == "volumes":
+            files.nifti(path.with_suffix(".nii"), rng.normal(size=(5, 6, 7)).astype(np.float32))
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(rng.integers(0, 256, (8, 8), np.uint8)).save(path)
+        lines.append(f"{part}/{label}/{i}.png,{label},{part}")
+    (tmp_path / "cases.csv").write_text("\n".join(lines))
+    root = tmp_path / "cases.csv" if kind == "csv" else tmp_path
+    source = open_source(str(root), progress=Heard(quiet=True))
+    assert (len(source.train), len(source.val), len(source.test)) == (24, 10, 6)
+    text = "no case is said to be for test: 6 test, drawn of the training cases by --seed 0"
+    assert f"{root}: {text}" in said
+    found = survey(str(root), 100, 0, QUIET)
+    assert {part: sum(own.values()) for part, own in found.counts.items()} == {
+        "train": 24,
+        "val": 10,
+        "test": 6,
+    }
+
+
+def test_patients_are_whole_where_a_part_is_drawn(tmp_path: Path) -> None:
+    for i in range(40):
+        part = ("train", "val")[i >= 28]
+        folder = tmp_path / part / "ab"[(i // 2) % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        tags: dict[str, Any] = {"PatientID": f"P{i // 2}", "SeriesInstanceUID": f"1.{i}"}
+        plane = np.random.default_rng(i).integers(0, 900, (9, 8))
+        path = folder / f"{i}.dcm"
+        files.write_slice(path, plane, 0, modality="MR", **tags, **files.NOWHERE)
+    source = open_source(str(tmp_path))
+    parts = (source.train, source.val, source.test)
+    found = [{int(Path(one.name(i)).stem) // 2 for i in range(len(one))} for one in parts]
+    assert not (found[0] & found[1] | found[0] & found[2] | found[1] & found[2])
+
+
+@pytest.mark.parametrize("kind", ["classes", "pairs", "loose", "archives"])
+def test_folders_that_may_not_be_read(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if kind == "classes":
+        drawn(tmp_path, ("cat", "dog"))
+    elif kind == "pairs":
+        files.pairs(tmp_path, 3, (6, 6, 6))
+    elif kind == "loose":
+        drawn(tmp_path, ("",))
+    closed = tmp_path / {"classes": "dog", "pairs": "labels"}.get(kind, "")
+    scandir = os.scandir
+
+    def refuse(path: Any = ".") -> Any:
+        if Path(path) == closed:
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    for labels in (True, False):
+        said = files.message(lambda labels=labels: open_source(str(tmp_path), labels=labels))
+        assert said.startswith(f"{closed}: this folder cannot be read (Permission denied)")
+
+
+@pytest.mark.parametrize("suffix", [".png", ".nii.gz", ".csv"])
+def test_files_that_may_not_be_read(
+    tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for i in range(20):
+        path = tmp_path / "ab"[i % 2] / f"{i}{'.png' if suffix == '.csv' else suffix}"
+        path.parent.mkdir(exist_ok=True)
+        rng = np.random.default_rng(i)
+        if suffix == ".nii.gz":
+            files.nifti(path, rng.normal(size=(5, 6, 7)).astype(np.float32))
+        else:
+            Image.fromarray(rng.integers(0, 256, (8, 8), np.uint8)).save(path)
+    (tmp_path / "cases.csv").write_text("image,label\na/0.png,a\n")
+    closed = tmp_path / ("cases.csv" if suffix == ".csv" else f"a/4{suffix}")
+    opened, access = Path.open, os.access
+
+    def refuse(self: Path, *args: Any, **options: Any) -> Any:
+        if self == closed:
+            raise PermissionError(13, "Permission denied", str(self))
+        return opened(self, *args, **options)
+
+    monkeypatch.setattr(Path, "open", refuse)
+    monkeypatch.setattr(os, "access", lambda path, way: path != closed and access(path, way))
+    root = closed if suffix == ".csv" else tmp_path
+    said = files.message(lambda: [open_source(str(root)).train[i] for i in range(14)])
+    assert said.startswith(f"{closed}: ") and "ermission denied" in said and "damaged" not in said
+
+
+def test_names_of_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert files.message(lambda: open_source("")).startswith("empty name: no such file or folder")
+    monkeypatch.chdir(tmp_path)
+    assert ".: no images" in files.message(lambda: open_source("."))
+    assert len(open_source(str(drawn(tmp_path, ("cat", "dog")))).classes) == 2
+    assert open_source(".").classes == ("cat", "dog")
+    (tmp_path / "zips").mkdir()
+    (tmp_path / "zips" / "a.tar.gz").touch()
+    assert "is compressed" in files.message(lambda: open_source("zips"))

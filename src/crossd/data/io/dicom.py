@@ -51,12 +51,20 @@ def read_header(path: Path) -> Header:
 
 
 def series_files(folder: Path) -> list[Path]:
-    """List the DICOM files of a folder, but for hidden ones and what systems leave behind."""
-    return sorted(
-        file
-        for file in folder.iterdir()
-        if file.is_file() and not is_debris(file.name) and is_dicom(file)
-    )
+    """List the DICOM files of a folder, but for hidden ones and what systems leave behind.
+
+    Raises:
+        InputError: When the folder cannot be read.
+    """
+    try:
+        inside = sorted(folder.iterdir())
+    except OSError as error:
+        raise InputError(
+            f"{folder}: this folder cannot be read ({error.strerror}); let it be read, or move it"
+        ) from error
+    return [
+        file for file in inside if file.is_file() and not is_debris(file.name) and is_dicom(file)
+    ]
 
 
 def is_stack(files: Sequence[Path]) -> bool:

@@ -70,6 +70,10 @@ def _opened(file: Path | IO[bytes], where: str) -> Iterator[Image.Image]:
             yield opened
     except InputError:
         raise
+    except PermissionError as error:
+        raise InputError(
+            f"{where}: may not be read (permission denied); change its permissions"
+        ) from error
     except DAMAGED as error:
         raise InputError(f"{where}: cannot be read as an image; replace or remove it") from error
 

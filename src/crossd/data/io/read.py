@@ -5,6 +5,7 @@ millimetres towards right, anterior, superior (RAS). What crossd computes on is 
 order: axes (z, y, x) that run to superior, anterior and right.
 """
 
+import os
 from pathlib import Path
 
 import nibabel as nib
@@ -55,6 +56,8 @@ def read_header(path: Path) -> Header:
     """
     if not path.exists():
         raise InputError(f"{path}: no such file or folder")
+    if not os.access(path, os.R_OK):
+        raise InputError(f"{path}: may not be read (permission denied); change its permissions")
     name = path.name.lower()
     if path.is_dir() or is_dicom(path):
         header = dicom.read_header(path)

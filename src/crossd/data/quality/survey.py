@@ -20,9 +20,8 @@ from crossd.data.sources import case_list, class_folders, tar_names
 from crossd.data.sources.belonging import together
 from crossd.data.sources.case_list import Case, loose_cases
 from crossd.data.sources.numbered_columns import Columns
-from crossd.data.splits import SPLITS, divide, spread
+from crossd.data.splits import SPLITS, spread
 from crossd.errors import InputError
-from crossd.tasks import strata
 from crossd.utils.progress import Progress
 
 LOOKING = "looking at samples"
@@ -131,12 +130,12 @@ def survey(spec: str, limit: int, seed: int, progress: Progress) -> Survey:
     found, kind = listed.cases, listed.kind
     images = folders is not None and not found and len(folders.images) > 0
     if folders is not None and not found:
-        found = class_folders.cases(path, folders, "images") or loose_cases(path)
+        found = class_folders.cases(path, folders, "images") or loose_cases(path, progress.say)
         kind = kind if images else "folder of files"
         found = together(found, str(path), progress) if images else found
     if not found:
         raise InputError(f"{path}: holds no image or volume that can be read")
-    parts, notes = _parts(found, spec, seed, images)
+    parts, notes = _parts(found, spec, seed)
     columns = found[0].columns
     labels = [
         told(case.label or NO_CLASS, case.columns, case.numbers)[1]
@@ -156,17 +155,14 @@ def survey(spec: str, limit: int, seed: int, progress: Progress) -> Survey:
     )
 
 
-def _parts(
-    found: Sequence[Case], spec: str, seed: int, images: bool
-) -> tuple[list[str], list[str]]:
+def _parts(found: Sequence[Case], spec: str, seed: int) -> tuple[list[str], list[str]]:
     """Give the part of every case, as a training would, and what there is to say of it."""
     if not any(case.label or case.mask or case.columns for case in found):
         return [NO_PART] * len(found), []
-    order = sorted if images else case_list.in_order  # as a training numbers classes
-    names = order({case.label or "" for case in found})
-    task, labels = case_list.labels_of(
-        found, names if found[0].columns is None else found[0].columns.names
-    )
+    names: Sequence[str] = case_list.in_order({case.label or "" for case in found})
+    if found[0].columns is not None:
+        names = found[0].columns.names
+    task, labels = case_list.labels_of(found, names)
     said = {case.split for case in found}
     if "" in said and len(said) > 1:  # a csv, which a training refuses
         count = sum(not case.split for case in found)
@@ -174,19 +170,14 @@ def _parts(
         return [case.split or NO_PART for case in found], [note]
     parts = np.array([case.split for case in found], object)
     try:
-        if images:  # of class folders
-            known = np.array([case.split for case in found])
-            shares = strata(task, labels, len(found))
-            divided = divide(known, shares, seed, spec, case_list.groups_of(found), halve=True)
-        else:
-            divided = case_list.parts(found, task, labels, seed, spec)
+        divided = case_list.parts(found, task, labels, seed, spec)
     except InputError as error:
         return [case.split or "train" for case in found], [str(error)]
     for part, indices in zip(SPLITS, divided, strict=True):
         parts[indices] = part
     missing = [part for part in SPLITS if part not in said]
     notes = []
-    if missing and not (images and "val" in said):
+    if missing:
         notes = [f"the data do not say which samples are {', '.join(missing)}: drawn by the seed"]
     return parts.tolist(), notes
 

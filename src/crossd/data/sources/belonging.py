@@ -1,4 +1,4 @@
-"""Which cases belong together: those of one patient, and files that hold the same."""
+"""Which cases belong together: of one patient, or with files that hold, or are called, the same."""
 
 import gzip
 import hashlib
@@ -7,7 +7,7 @@ import re
 import warnings
 import zlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path
@@ -17,8 +17,11 @@ from numpy.typing import NDArray
 
 from crossd.data.io.dicom import series_files
 from crossd.data.io.header import is_dicom
+from crossd.data.io.images import suffixes
 from crossd.data.io.itk import data_files
 from crossd.data.sources.case_list import Case, groups_of
+from crossd.data.sources.companions import bare
+from crossd.data.sources.folder_walk import names_file
 from crossd.data.splits import SPLITS
 from crossd.errors import InputError
 from crossd.utils.progress import Bar, Progress
@@ -44,10 +47,11 @@ SUBJECT = re.compile(r"(?<![^/_])sub-([0-9A-Za-z]+)(?=[/_.-])")
 def together(
     found: Sequence[Case], name: str, progress: Progress, looks: Sequence[Look] | None = None
 ) -> list[Case]:
-    """Put cases of one patient, and cases that hold the same files, into one group.
+    """Put cases of one patient, and cases that share a file, into one group.
 
-    Groups that the cases name are kept. The patient of others is DICOM's PatientID or, where every
-    path has one, BIDS' subject. What was done is said.
+    So are cases whose files in one folder have one name but for the suffix. Groups that the cases
+    name are kept. The patient of others is DICOM's PatientID or, where every path has one, BIDS'
+    subject. What was done is said.
 
     Args:
         found: The cases.
@@ -58,6 +62,8 @@ def together(
     Returns:
         The cases, with their groups.
     """
+    if not found:
+        return []
     cases, said = list(found), []
     divided = any(case.split for case in cases)
     alone = [i for i, case in enumerate(cases) if not case.group]
@@ -74,21 +80,36 @@ def together(
         for i, patient in zip(alone, patients, strict=True):
             cases[i] = replace(cases[i], group=patient)
         said.append(f"{len(known):,} cases of {count:,} patients by {kind}, kept together")
+    links = [_same_names(cases)] if looks is None else []
+    if twice := sum(len(cases) - len(set(own.tolist())) for own in links):
+        said.append(
+            f"{twice:,} cases are called as another in their folder but for the suffix, and kept "
+            "together with it"
+        )
     if len(cases) > MOST_COMPARED:
         progress.say(NOT_COMPARED.format(name))
     else:
-        looks = at_files([case.images for case in cases]) if looks is None else looks
-        twins = identical(len(cases), looks, progress)
-        distinct = len(set(twins.tolist()))
-        if not divided and len(SPLITS) > distinct < len(cases):
+        template = None
+        if looks is None:
+            shared, template = _sharing([case.images for case in cases], progress)
+        else:
+            shared = identical(len(cases), looks, progress)
+        if template is not None:
+            progress.say(
+                f"{name}: more than half of the cases have {template} or a copy of it beside other "
+                "files, so that it is not taken for a sign that they are the same"
+            )
+        again = len(cases) - len(set(shared.tolist()))
+        if not divided and len(SPLITS) > len(cases) - again < len(cases):
             said.append(
-                f"the {len(cases):,} cases hold only {distinct} different files, too few to keep "
-                "those that are the same together: what is tested is trained on"
+                f"the {len(cases):,} cases hold only {len(cases) - again} different files, too few "
+                "to keep those that are the same together: what is tested is trained on"
             )
         else:
-            cases, count = _joined(cases, twins)
-            if count:
-                said.append(f"{count:,} cases hold the same as another, kept together with it")
+            links.append(shared)
+            if again:
+                said.append(f"{again:,} cases hold the same as another, kept together with it")
+    cases = _with_links(cases, links)
     if said and not divided:
         progress.say(f"{name}: {'; '.join(said)}")
     return cases
@@ -155,35 +176,106 @@ def _torn(cases: Sequence[Case]) -> list[tuple[Case, Case]]:
 def _shared(torn: Sequence[tuple[Case, Case]]) -> str:
     """Say what two parts share: the first two cases, and how many more there are."""
     one, two = torn[0]
-    same = one.group != two.group or not two.group
-    what = "hold the same, or a patient of them does" if same else f"are of {two.group}"
+    what = f"are of {two.group}"
+    if one.group != two.group or not two.group:
+        what = (
+            "hold the same, share a file or a name but for its suffix, or their patients' cases do"
+        )
     more = f", and {len(torn) - 1:,} more such" if len(torn) > 1 else ""
     return f"{one.images[0]} (to {one.split}) and {two.images[0]} (to {two.split}) {what}{more}"
 
 
-def _joined(cases: Sequence[Case], twins: NDArray[np.int64]) -> tuple[list[Case], int]:
-    """Name what belongs together by what it holds; returns how many are there more than once."""
-    from scipy.sparse import coo_matrix
-    from scipy.sparse.csgraph import connected_components
+def _same_names(cases: Sequence[Case]) -> NDArray[np.int64]:
+    """Number cases so that those have one number of which files in one folder are called alike.
 
-    count = len(cases)
-    own = np.arange(count)
-    again = int((twins != own).sum())
-    if not again:
-        return list(cases), 0
-    named = [case.group or f"\0{i}" for i, case in enumerate(cases)]
-    _, group = np.unique(named, return_inverse=True)
-    links = coo_matrix(
-        (np.ones(2 * count), (np.tile(own, 2), np.concatenate((twins, count + group)))),
-        (2 * count, 2 * count),
-    )
-    component = connected_components(links, directed=False)[1][:count].tolist()
-    alike = Counter(twins.tolist())
-    holding = {one for one, twin in zip(component, twins.tolist(), strict=True) if alike[twin] > 1}
+    Alike but for the suffix, as a.nii and a.nii.gz, or a.png and a.jpg: one image in two formats.
+    """
+    held = [(i, path) for i, case in enumerate(cases) for path in case.images]
+    readable = suffixes()
+    names = {
+        path: (path.parent, bare(path.name) if names_file(path.name, readable) else path.name)
+        for path in {path for _, path in held}
+    }
+    files = Counter(names.values())
+    return _linked(len(cases), [(i, names[path]) for i, path in held if files[names[path]] > 1])
+
+
+def _sharing(
+    cases: Sequence[Sequence[Path]], progress: Progress
+) -> tuple[NDArray[np.int64], Path | None]:
+    """Number cases so that those that have a file in common have one number.
+
+    A file that more than half of the cases have beside others, as an atlas, is no such file; cases
+    all of whose files are the same share them nevertheless.
+
+    Args:
+        cases: The files, or folders, of each.
+        progress: Where to show how far the comparison is.
+
+    Returns:
+        A number for each case, ``(N,)``, and the first file that more than half of them have.
+    """
+    files = list(dict.fromkeys(path for paths in cases for path in paths))
+    same = identical(len(files), at_files(files), progress)
+    number = dict(zip(files, same.tolist(), strict=True))
+    held = [[number[path] for path in paths] for paths in cases]
+    counts = Counter(one for own in held for one in set(own))
+    common = {one for one, count in counts.items() if 2 * count > len(cases)}
+    several = {one for own in held if len(set(own)) > 1 for one in own}
+    common &= several
+    pairs: list[tuple[int, Hashable]] = []
+    for i, own in enumerate(held):
+        pairs += [(i, one) for one in own if one not in common]
+        pairs.append((i, tuple(own)))
+    template = next((files[one] for one in sorted(common)), None)
+    return _linked(len(cases), pairs), template
+
+
+def _linked(count: int, pairs: Iterable[tuple[int, Hashable]]) -> NDArray[np.int64]:
+    """Number things so that those have one number that have a mark in common, or lead to such.
+
+    Args:
+        count: How many things there are.
+        pairs: Things and their marks.
+
+    Example:
+        >>> _linked(5, [(0, "a"), (2, "a"), (2, "b"), (4, "b"), (3, "c")]).tolist()
+        [0, 1, 0, 3, 0]
+    """
+    first: dict[Hashable, int] = {}
+    leads = list(range(count))
+
+    def end(one: int) -> int:
+        while leads[one] != one:
+            leads[one] = one = leads[leads[one]]
+        return one
+
+    for thing, mark in pairs:
+        one, other = sorted((end(thing), end(first.setdefault(mark, thing))))
+        leads[other] = one
+    return np.array([end(one) for one in range(count)], np.int64)
+
+
+def _with_links(cases: Sequence[Case], links: Sequence[NDArray[np.int64]]) -> list[Case]:
+    """Name what belongs together, with the cases of their patients too.
+
+    Args:
+        cases: With their groups.
+        links: Numbers of the cases; those that share one belong together.
+    """
+    pairs: list[tuple[int, Hashable]]
+    pairs = [(i, case.group) for i, case in enumerate(cases) if case.group]
+    alike = np.zeros(len(cases), bool)
+    for kind, numbers in enumerate(links):
+        _, member, count = np.unique(numbers, return_inverse=True, return_counts=True)
+        alike |= count[member] > 1
+        pairs += [(i, (kind, number)) for i, number in enumerate(numbers.tolist())]
+    component = _linked(len(cases), pairs)
+    holding = set(component[alike].tolist())
     return [
         replace(case, same=f"\0same {one}" if one in holding else "")
-        for case, one in zip(cases, component, strict=True)
-    ], again
+        for case, one in zip(cases, component.tolist(), strict=True)
+    ]
 
 
 def _patients(
@@ -230,16 +322,16 @@ def patient_of(path: Path) -> str:
 
 
 def identical(count: int, looks: Sequence[Look], progress: Progress) -> NDArray[np.int64]:
-    """Number cases so that those that hold the same have one number.
+    """Number things so that those that hold the same have one number.
 
     Args:
-        count: How many cases there are.
-        looks: Where one differs, so do the cases: each looks at those that none before it told
-            apart, and cases that the last one does not tell apart hold the same.
+        count: How many things there are.
+        looks: Where one differs, so do the things: each looks at those that none before it told
+            apart, and things that the last one does not tell apart hold the same.
         progress: Where to show how far it is.
 
     Returns:
-        The number of the first case that holds the same, ``(N,)``.
+        The number of the first thing that holds the same, ``(N,)``.
     """
     progress = progress if count >= SHOWN_FROM else Progress(quiet=True)
     groups = [list(range(count))]
@@ -260,21 +352,21 @@ def _grouped(indices: Sequence[int], look: Look, bar: Bar) -> list[list[int]]:
         try:
             key: Hashable = look(index)
         except (OSError, EOFError, zlib.error):  # which is told of where it is read
-            key = index
+            key = ("unreadable", index)
         found[key].append(index)
         bar.advance(1)
     return list(found.values())
 
 
-def at_files(cases: Sequence[Sequence[Path]]) -> list[Look]:
-    """Return how the files, or folders, of cases are compared.
+def at_files(files: Sequence[Path]) -> list[Look]:
+    """Return how files, or folders, are compared.
 
     Files of other sizes or ends differ; only others are read. Of a compressed file what is in it
     counts, of a folder its files in any order.
     """
 
     def of(look: Callable[[Path], Hashable]) -> Look:
-        return lambda index: tuple(look(path) for path in cases[index])
+        return lambda index: look(files[index])
 
     return [of(_size), of(_end), of(_digest)]
 

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from crossd.data.dataset import Labels
 from crossd.data.io.header import stem
 from crossd.data.source import TaskName
-from crossd.data.sources.folder_walk import below
+from crossd.data.sources.folder_walk import Say, below
 from crossd.data.sources.numbered_columns import Columns
+from crossd.data.sources.spellings import plain, same_name
 from crossd.data.splits import Parts, divide
 from crossd.errors import InputError
 from crossd.tasks import strata
@@ -97,7 +98,7 @@ def named(cases: Iterable[Case]) -> list[Case]:
 
 
 def require_distinct(classes: Iterable[str], where: str) -> None:
-    """Refuse classes whose names differ in capitals or spaces only: they are one, by mistake.
+    """Refuse classes whose names differ in their spelling only: they are one, by mistake.
 
     Args:
         classes: Their names.
@@ -108,12 +109,21 @@ def require_distinct(classes: Iterable[str], where: str) -> None:
     """
     found: dict[str, str] = {}
     for name in classes:
-        other = found.setdefault(" ".join(name.split()).casefold(), name)
+        other = found.setdefault(plain(name), name)
         if other != name:
             raise InputError(
-                f"{where}: the classes {other!r} and {name!r} differ in capitals or spaces only; "
-                "give both one name, or names that differ"
+                f"{where}: the classes {other!a} and {name!a} differ in capitals, "
+                "spaces, dashes or the way that accents are stored only; give both one name, or "
+                "names that differ"
             )
+
+
+def with_groups_alike(cases: Iterable[Case]) -> list[Case]:
+    """Give groups whose names are one, but for their spelling, that name."""
+    names: dict[object, str] = {}
+    return [
+        replace(case, group=names.setdefault(same_name(case.group), case.group)) for case in cases
+    ]
 
 
 def in_order(classes: Iterable[str]) -> list[str]:
@@ -161,14 +171,24 @@ def groups_of(cases: Sequence[Case]) -> NDArray[np.str_] | None:
     return np.array([case.inseparable or f"\0{case.name}" for case in cases])
 
 
-def parts(cases: Sequence[Case], task: str, labels: Labels | None, seed: int, where: str) -> Parts:
+def parts(
+    cases: Sequence[Case],
+    task: str,
+    labels: Labels | None,
+    seed: int,
+    where: str,
+    say: Say = lambda text: None,
+) -> Parts:
     """Divide cases into training, validation and test ones, as `crossd.data.splits.divide`."""
     shares = strata(task, labels, len(cases))
     groups = np.array([case.inseparable or f"\0{index}" for index, case in enumerate(cases)])
-    return divide(np.array([case.split for case in cases]), shares, seed, where, groups)
+    return divide(np.array([case.split for case in cases]), shares, seed, where, groups, say)
 
 
-def loose_cases(folder: Path) -> list[Case]:
-    """List the images and volumes of a folder without class folders, each a case."""
-    images, volumes = below(folder)
+def loose_cases(folder: Path, say: Say = lambda text: None) -> list[Case]:
+    """List the images and volumes of a folder without class folders, each a case.
+
+    What else is there, `say` is told of.
+    """
+    images, volumes = below(folder, say)
     return [Case(stem(path), (path,)) for path in sorted([*images, *volumes])]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from crossd.data.io.header import stem
 from crossd.data.sources.case_list import Case
-from crossd.data.sources.folder_walk import listed
+from crossd.data.sources.folder_walk import Say, folders_in, listed
 from crossd.errors import InputError
 
 IMAGE_FOLDERS = ("images", "image", "imagestr", "imgs", "img")
@@ -23,7 +23,7 @@ def pair_folders(root: Path) -> tuple[Path, Path] | None:
     Raises:
         InputError: When there are two of one kind.
     """
-    inside = [one for one in sorted(root.iterdir()) if one.is_dir()]
+    inside = folders_in(root)
     left, right = (
         [one for one in inside if one.name.lower() in names]
         for names in (IMAGE_FOLDERS, MASK_FOLDERS)
@@ -37,16 +37,21 @@ def pair_folders(root: Path) -> tuple[Path, Path] | None:
     return (left[0], right[0]) if left and right else None
 
 
-def read_pairs(left: Path, right: Path) -> list[Case]:
+def beside_pairs(images: Path, masks: Path) -> list[str]:
+    """List the folders beside those of images and masks, which are passed over."""
+    return [one.name for one in folders_in(images.parent) if one not in (images, masks)]
+
+
+def read_pairs(left: Path, right: Path, say: Say = lambda text: None) -> list[Case]:
     """Pair the files of a folder of images with the masks of equal names in another.
 
     Images are files, or folders that hold a DICOM series. Modalities of one case are numbered as
-    nnU-Net does: ``case_0000``, ``case_0001``.
+    nnU-Net does: ``case_0000``, ``case_0001``. What else is there, `say` is told of.
 
     Raises:
         InputError: When a name has no partner, or cases have other modalities than others.
     """
-    found, masks = _by_name(listed(left)), _by_name(listed(right))
+    found, masks = _by_name(listed(left, say)), _by_name(listed(right, say))
     if not found:
         raise InputError(f"{left}: holds no images or volumes that can be read")
     groups: dict[str, list[Path]] = {}

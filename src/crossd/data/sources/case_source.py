@@ -101,15 +101,7 @@ def _divided(
     request: Request, found: Sequence[Case], task: TaskName, labels: Labels | None
 ) -> Parts:
     """Divide cases into parts, and say which of these are drawn though others are not."""
-    divided = parts(found, task, labels, request.seed, request.name)
-    said = {case.split for case in found}
-    missing = [part for part in ("val", "test") if part not in said]
-    if missing and "train" in said:
-        request.progress.say(
-            f"{request.name}: no case is said to be for {' or '.join(missing)}: "
-            f"{len(divided[1])} validate and {len(divided[2])} test, drawn by --seed {request.seed}"
-        )
-    return divided
+    return parts(found, task, labels, request.seed, request.name, request.progress.say)
 
 
 def _say_what_is_unknown(

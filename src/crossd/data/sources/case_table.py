@@ -3,32 +3,41 @@
 import csv
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from crossd.data.sources.case_list import Case, named, require_distinct
+from crossd.data.sources.case_list import Case, named, require_distinct, with_groups_alike
+from crossd.data.sources.folder_walk import names_file
 from crossd.data.sources.numbered_columns import columns_of, numbers_in
+from crossd.data.sources.spellings import group_name, not_read, same_name
 from crossd.data.splits import part_of
 from crossd.errors import InputError
 
-NUMBER = re.compile(r"[+-]?\d+(\.\d*)?", re.ASCII)
-"""A number as tables write classes and patients: without an exponent, which names may have."""
+DELIMITERS = (",", ";", "\t")
+"""What may stand between the fields: the first at which the names of the columns have "image"."""
 
 
-def read_table(path: Path, labels: bool = True, strict: bool = True) -> list[Case]:
+def read_table(
+    path: Path,
+    labels: bool = True,
+    strict: bool = True,
+    say: Callable[[str], None] = lambda text: None,
+) -> list[Case]:
     """Read a csv with the column ``image`` and ``label``, ``mask`` or columns of numbers.
 
     These are findings, ``label_NAME``: 1 or 0, empty or -1 where it is not known; or numbers to
     learn, ``target_NAME [UNIT]``, empty where one is not known.
     Further columns whose names begin with ``image`` are further modalities, each one channel.
-    Names of columns may be in capitals. ``split`` (train, val, test), ``group`` (patient) and
-    ``spacing`` ("z y x" in mm) are optional. Paths are relative to the csv.
+    Names of columns may be in capitals. ``split`` (train, val, test), ``group`` (or ``patient``,
+    ``subject_id``, ...) and ``spacing`` ("z y x" in mm) are optional. Paths are relative to the
+    csv. Between fields are commas, semicolons or tabs.
 
     Args:
         path: The file.
         labels: Whether a column of labels or masks is needed; else there need be none.
         strict: Refuse files that do not exist, and splits that some of the lines lack.
+        say: Told which columns are not read.
 
     Returns:
         The cases, in the order of the lines.
@@ -44,7 +53,10 @@ def read_table(path: Path, labels: bool = True, strict: bool = True) -> list[Cas
     if not rows or "image" not in names:
         lack = f"lacks the column image (it has {','.join(heads)[:100]})"
         lack = lack if rows else "holds no lines below the names of the columns"
-        raise InputError(f"{path}: {lack}; expected image and label or mask")
+        raise InputError(
+            f"{path}: {lack}; expected image and label or mask, with commas, semicolons or tabs "
+            "between them"
+        )
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise InputError(f"{path}: has the column {twice} twice; rename or remove one")
@@ -58,6 +70,12 @@ def read_table(path: Path, labels: bool = True, strict: bool = True) -> list[Cas
             f"{path}: {what}; expected the column image and one of label, mask, label_... "
             f"(findings) and target_... (numbers), found {', '.join(names)}"
         )
+    group = (group_name(names, str(path)) if labels else None) or ""
+    numbers_of = () if numbered is None else (head.lower() for head in numbered.heads)
+    known = {*columns, *kinds, *numbers_of, "split", "spacing", group}
+    unread = not_read((name for name in names if name not in known), "columns")
+    if unread and labels:
+        say(f"{path}: {unread}")
     cases = []
     for number, row in rows:
         where = f"{path}, line {number}"
@@ -81,18 +99,19 @@ def read_table(path: Path, labels: bool = True, strict: bool = True) -> list[Cas
                 mask,
                 cells.get("label"),
                 part,
-                cells.get("group", ""),
+                cells.get(group, ""),
                 _spacing(cells.get("spacing", ""), where),
                 columns=numbered,
                 numbers=numbers,
             )
         )
     if kinds == ["label"]:
+        if labels and all(names_file(str(case.label)) for case in cases):
+            raise InputError(
+                f"{path}: the labels are files, as {cases[0].label}; name the column of masks mask"
+            )
         cases = spelled_alike(cases, path)
-    groups: dict[object, str] = {}
-    cases = [
-        replace(case, group=groups.setdefault(same_name(case.group), case.group)) for case in cases
-    ]
+    cases = with_groups_alike(cases)
     if strict and labels:
         _check_splits(path, cases, [number for number, _ in rows])
     return named(cases)
@@ -113,16 +132,6 @@ def spelled_alike(cases: Sequence[Case], path: Path) -> list[Case]:
     return [replace(case, label=spellings[same_name(str(case.label))]) for case in cases]
 
 
-def same_name(text: str) -> object:
-    """Give what the spellings of one name have in common: a number's value, else small letters.
-
-    Example:
-        >>> same_name("007") == same_name("7.0"), same_name("P 1") == same_name("p  1")
-        (True, True)
-    """
-    return float(text) if NUMBER.fullmatch(text) else " ".join(text.split()).casefold()
-
-
 def _lines(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     """Read a csv: the names of its columns, then each row with the line where it begins.
 
@@ -130,16 +139,29 @@ def _lines(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
-        reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+        mark = _delimiter(text)
+        reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=mark)
         start, rows = 1, []
         for row in reader:
             if row:
                 rows.append((start, row))
             start = reader.line_num + 1
-    except (OSError, ValueError, csv.Error) as error:
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    except (ValueError, csv.Error) as error:
         raise InputError(f"{path}: cannot be read as csv ({error}); write it in UTF-8") from error
     heads = [name.strip() for name in rows[0][1]] if rows else []
     return heads, rows[1:]
+
+
+def _delimiter(text: str) -> str:
+    """Find what stands between the fields of a csv by its first line."""
+    first = next(filter(str.strip, text.splitlines()), "")
+    for mark in DELIMITERS:
+        names = next(csv.reader([first], delimiter=mark), [])
+        if "image" in (name.strip().lower() for name in names):
+            return mark
+    return DELIMITERS[0]
 
 
 def file_at(table: Path, text: str, where: str, column: str, strict: bool) -> Path:

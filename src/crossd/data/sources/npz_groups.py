@@ -10,7 +10,7 @@ from crossd.data.shared_arrays import Array
 from crossd.data.source import Request
 from crossd.data.sources.belonging import digest_of, kept_whole
 from crossd.data.sources.case_list import Case
-from crossd.data.sources.case_table import same_name
+from crossd.data.sources.spellings import same_name
 from crossd.data.splits import part_of
 from crossd.errors import InputError
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from crossd.data.file_names import is_debris
+from crossd.data.sources.folder_walk import look
 from crossd.data.splits import part_of, parts_in
 from crossd.errors import InputError
 
@@ -99,7 +100,8 @@ def parts_of(paths: Sequence[Path]) -> list[str]:
 
 def _inside(folder: Path) -> list[Path]:
     """List the archives of a folder, none where it holds folders."""
-    entries = sorted(entry for entry in folder.iterdir() if not is_debris(entry.name))
+    inside = look(str(folder))[2]
+    entries = [folder / entry.name for entry in inside if not is_debris(entry.name)]
     if any(entry.is_dir() for entry in entries):
         return []
     found = [entry for entry in entries if entry.name.lower().endswith(".tar")]

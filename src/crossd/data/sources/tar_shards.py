@@ -154,7 +154,7 @@ def open_shards(request: Request, paths: Sequence[Path]) -> Source:
 
     torn = request.given.torn
     whole.groups = kept_whole(cases, len(whole), spec, progress, whole.looks(), torn)
-    divided = divide(said, members.labels, request.seed, spec, whole.groups, halve=True)
+    divided = divide(said, members.labels, request.seed, spec, whole.groups, progress.say)
     train, val, test = (Subset(whole, own) for own in divided)
     return Source(spec, 2, "classification", whole.channels, classes, shape, train, val, test)
 

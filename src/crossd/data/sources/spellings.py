@@ -1,0 +1,85 @@
+"""Names that are one in several spellings: of classes, of patients, and of what names these."""
+
+import re
+import unicodedata
+from collections.abc import Iterable
+
+from crossd.errors import InputError
+
+NUMBER = re.compile(r"[+-]?\d+(\.\d*)?", re.ASCII)
+"""A number as tables write classes and patients: without an exponent, which names may have."""
+
+GROUPS = tuple(
+    f"{who}{what}" for who in ("patient", "subject", "participant") for what in ("", "id")
+)
+"""What names patients in tables and lists, beside "group": in small letters, without marks."""
+
+MINUS = "\N{MINUS SIGN}"
+
+
+def plain(text: str) -> str:
+    r"""Give a name in small letters, with one way to write spaces, dashes and accents.
+
+    Example:
+        >>> plain("Cafe\u0301\u00a0\u2013 A") == plain("caf\u00e9  - a")
+        True
+    """
+    text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    kinds = [unicodedata.category(letter) for letter in text]
+    written = [
+        "-" if kind == "Pd" or letter == MINUS else letter
+        for letter, kind in zip(text, kinds, strict=True)
+        if kind != "Cf"  # shows nothing
+    ]
+    return " ".join("".join(written).split())
+
+
+def same_name(text: str) -> object:
+    """Give what the spellings of one name have in common: a number's value, else `plain` text.
+
+    Example:
+        >>> same_name("007") == same_name("7.0"), same_name("P 1") == same_name("p  1")
+        (True, True)
+    """
+    return float(text) if NUMBER.fullmatch(text) else plain(text)
+
+
+def group_name(names: Iterable[str], where: str) -> str | None:
+    """Find the column, or the key, that names the patient of each case.
+
+    Args:
+        names: Of the columns or keys.
+        where: The list, for the message.
+
+    Returns:
+        "group" if there is one, in any capitals; else what is called as a patient, a subject or a
+        participant, or the ID of one; None without.
+
+    Raises:
+        InputError: When two are called so.
+
+    Example:
+        >>> group_name(["image", "label", "Patient ID", "age"], "here")
+        'Patient ID'
+    """
+    spelled = {name: re.sub(r"[\W_]+", "", name).casefold() for name in names}
+    found = [name for name, bare in spelled.items() if bare == "group"]
+    found = found or [name for name, bare in spelled.items() if bare in GROUPS]
+    if len(found) > 1:
+        raise InputError(
+            f"{where}: {' and '.join(found)} both name patients; call the one that says which "
+            "cases stay together group"
+        )
+    return found[0] if found else None
+
+
+def not_read(names: Iterable[str], what: str) -> str:
+    """Say which columns or keys nobody reads; "" where there are none.
+
+    Example:
+        >>> not_read(["age", "sex"], "columns")
+        'the columns age, sex are not read'
+    """
+    listed = list(names)
+    more = f", ... ({len(listed)} of them)" if len(listed) > 8 else ""
+    return f"the {what} {', '.join(listed[:8])}{more} are not read" if listed else ""
