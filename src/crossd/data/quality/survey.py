@@ -37,6 +37,7 @@ class Survey:
         notes: What else there is to say.
         kind: What it is, for people.
         groups: How many patients are known; 0 where none is.
+        named: Names of the classes of masks by their values, where the source says them.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Survey:
     notes: list[str] = field(default_factory=list)
     kind: str = "source"
     groups: int = 0
+    named: dict[int, str] = field(default_factory=dict)
 
     def sentence(self) -> str:
         """Say what the source is: its kind, and how many cases, classes, patients and parts."""
@@ -59,7 +61,9 @@ class Survey:
         values = sorted({value for look in self.looks for value in look.voxels})
         if values:
             shown = ", ".join(map(str, values[:8])) + ", ..." * (len(values) > 8)
-            said.append(f"masks of the values {shown}")
+            called = [self.named[value] for value in sorted(self.named) if value]
+            called_so = f" ({len(called)} classes: {case_list.first_few(called)})" if called else ""
+            said.append(f"masks of the values {shown}{called_so}")
         if self.groups:
             said.append(f"{self.groups:,} patients")
         parts = [f"{sum(own.values()):,} to {part}" for part, own in self.counts.items()]
@@ -108,13 +112,14 @@ def survey(spec: str, limit: int, seed: int, progress: Progress) -> Survey:
     if not found:
         raise InputError(f"{path}: holds no image or volume that can be read")
     parts, notes = _parts(found, spec, seed, images)
+    notes += [listed.unlabelled] if listed.unlabelled else []
     counts = _counts(zip(parts, (case.label or NO_CLASS for case in found), strict=True))
     chosen = spread(len(found), limit)
     looks = scan(LOOKING, [found[i] for i in chosen], for_sheet, progress)
     for look, i in zip(looks, chosen, strict=True):
         look.part = parts[i]
     groups = len({case.group for case in found if case.group})
-    return Survey(spec, len(found), counts, looks, notes, kind, groups)
+    return Survey(spec, len(found), counts, looks, notes, kind, groups, listed.classes)
 
 
 def _parts(

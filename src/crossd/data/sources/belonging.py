@@ -35,12 +35,15 @@ ENOUGH = 1 << 12
 SUBJECT = re.compile(r"(?<![^/_])sub-([0-9A-Za-z]+)(?=[/_.-])")
 """A subject in a path, as BIDS writes it: sub-01/anat/sub-01_T1w.nii.gz."""
 
+OF_FILE = re.compile(r"(?<![^/])(sub-[0-9A-Za-z]+)_[^/]*$")
+"""A subject in the name of a file, which tells whose it is where other files are of none."""
+
 
 def together(found: Sequence[Case], name: str, progress: Progress) -> list[Case]:
     """Put cases of one patient, and cases that hold the same files, into one group.
 
-    Groups that the cases name are kept. The patient of others is DICOM's PatientID or, where every
-    path has one, BIDS' subject. What was done is said.
+    Groups that the cases name are kept. The patient of others is BIDS' subject, where every path
+    has one or the name of the file begins with it, or else DICOM's PatientID. It is said.
 
     Args:
         found: The cases.
@@ -142,10 +145,13 @@ def _patients(cases: Sequence[Case], root: Path, progress: Progress) -> tuple[st
     progress = progress if len(cases) >= SHOWN_FROM else Progress(quiet=True)
     with progress.task("reading who the patients are", total=len(cases)) as bar:
         found = []
-        for case in cases:
-            found.append(next(filter(None, map(patient_of, case.images)), ""))
+        for case, path in zip(cases, paths, strict=True):
+            subject = OF_FILE.search(path)
+            own = next(filter(None, map(patient_of, case.images)), "")
+            found.append(subject[1] if subject else own)
             bar.advance(1)
-    return "PatientID of DICOM", found
+    some = any(map(OF_FILE.search, paths))
+    return "subject in the names of their files" if some else "PatientID of DICOM", found
 
 
 def patient_of(path: Path) -> str:

@@ -21,13 +21,15 @@ class Case:
     Attributes:
         name: By which its answer is named; no two cases share it.
         images: Its files (or folders of DICOM series), one a modality.
-        mask: File of its mask.
+        mask: File of its mask, or the folder that holds a file for each class.
         label: Name of its class.
         split: "train", "val" or "test"; "" where it is not said.
         group: Of the patient, say: cases of one group stay in one split. "" where it is not said.
         spacing: Size of a voxel (z, y, x) [mm] that replaces what the file says.
         same: Names the cases that hold the same files, and all of the patients of these; "" where
             none does.
+        structures: Names of the files in the folder `mask`, one for each class but the background,
+            whose values are 1, 2, ...; none where the mask is one file.
     """
 
     name: str
@@ -38,6 +40,14 @@ class Case:
     group: str = ""
     spacing: tuple[float, float, float] | None = None
     same: str = ""
+    structures: tuple[str, ...] = ()
+
+    @property
+    def mask_files(self) -> list[Path]:
+        """The files that the mask is made of; none without a mask."""
+        if self.mask is None:
+            return []
+        return [self.mask / name for name in self.structures] or [self.mask]
 
     @property
     def inseparable(self) -> str:
@@ -55,12 +65,14 @@ class Listed:
             million.
         classes: Names of the classes of masks by their values, where it says them.
         note: What else there is to say.
+        unlabelled: Why there are neither masks nor labels; "" where there are.
     """
 
     kind: str
     cases: list[Case]
     classes: dict[int, str] = field(default_factory=dict)
     note: str = ""
+    unlabelled: str = ""
 
 
 def named(cases: Iterable[Case]) -> list[Case]:
@@ -106,6 +118,16 @@ def require_distinct(classes: Iterable[str], where: str) -> None:
                 f"{where}: the classes {other!r} and {name!r} differ in capitals or spaces only; "
                 "give both one name, or names that differ"
             )
+
+
+def first_few(names: Sequence[str], most: int = 5) -> str:
+    """Join the first of some names, and say that there are more.
+
+    Example:
+        >>> first_few(["a", "b", "c"], 2)
+        'a, b, ...'
+    """
+    return ", ".join(names[:most]) + ", ..." * (len(names) > most)
 
 
 def in_order(classes: Iterable[str]) -> list[str]:

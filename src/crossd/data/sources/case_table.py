@@ -34,7 +34,26 @@ def read_table(path: Path, labels: bool = True, strict: bool = True) -> list[Cas
         InputError: With file and line, when a column is missing or there twice, a path is absolute
             or leads out of the folder, or some of the lines lack their split.
     """
-    heads, rows = _lines(path)
+    return cases_of(path, *lines_of(path), labels, strict)
+
+
+def cases_of(
+    path: Path,
+    spelled: Sequence[str],
+    rows: Sequence[tuple[int, Sequence[str]]],
+    labels: bool,
+    strict: bool,
+) -> list[Case]:
+    """Make cases of the columns of a list, as `read_table` does.
+
+    Args:
+        path: The file, for messages; what is named in it lies at or below its folder.
+        spelled: Names of the columns.
+        rows: The cells of each row, with the line where it begins.
+        labels: As `read_table` takes it.
+        strict: As `read_table` takes it.
+    """
+    heads = [name.lower() for name in spelled]
     names = [name for name in heads if name]
     columns = [name for name in names if name.startswith("image")]
     if not rows or "image" not in names:
@@ -112,22 +131,25 @@ def same_name(text: str) -> object:
     return float(text) if NUMBER.fullmatch(text) else " ".join(text.split()).casefold()
 
 
-def _lines(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    """Read a csv: the names of its columns, then each row with the line where it begins.
+def lines_of(path: Path, delimiter: str = ",") -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """Read a table: the names of its columns, then each row with the line where it begins.
 
     Blank lines do not count as rows, and a quoted field may hold line breaks.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
-        reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+        reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter)
         start, rows = 1, []
         for row in reader:
             if row:
                 rows.append((start, row))
             start = reader.line_num + 1
     except (OSError, ValueError, csv.Error) as error:
-        raise InputError(f"{path}: cannot be read as csv ({error}); write it in UTF-8") from error
-    heads = [name.strip().lower() for name in rows[0][1]] if rows else []
+        kind = "tsv" if delimiter == "\t" else "csv"
+        raise InputError(
+            f"{path}: cannot be read as {kind} ({error}); write it in UTF-8"
+        ) from error
+    heads = [name.strip() for name in rows[0][1]] if rows else []
     return heads, rows[1:]
 
 

@@ -16,6 +16,9 @@ Pair = tuple[int, int]
 Look = tuple[Pair, Pair, list[os.DirEntry[str]]]
 ENDINGS = {*SUFFIXES, ".gz"}
 
+STRUCTURES = ("segmentations", "segmentation", "masks")
+"""Folders beside a volume that hold masks of what is seen in it, and are no data of their own."""
+
 
 @dataclass
 class Walk:
@@ -35,7 +38,7 @@ class Walk:
         volumes: bool,
         above: tuple[Pair, ...] = (),
     ) -> None:
-        """Look through a folder and those below it.
+        """Look through a folder and those below it, but for masks beside a volume.
 
         Args:
             path: The folder.
@@ -56,7 +59,8 @@ class Walk:
                 self.volumes.add(below.rstrip(os.sep))
         for entry, kind in zip(entries, kinds, strict=True):
             if entry.is_dir():
-                seen = not is_debris(entry.name)
+                masks = VOLUME in kinds and entry.name in STRUCTURES
+                seen = not is_debris(entry.name) and not masks
                 here, solid = images and seen and not entry.is_symlink(), volumes and seen
                 if here or solid:
                     inside = f"{below}{entry.name}{os.sep}"
@@ -103,7 +107,8 @@ def below(folder: Path) -> tuple[list[Path], list[Path]]:
 
     Returns:
         Files that PIL reads, not in links to folders; and files of volumes, with folders that hold
-        a DICOM series. What is hidden, or left by systems, is passed over.
+        a DICOM series. What is hidden, or left by systems, is passed over, as are `STRUCTURES`
+        beside a volume.
     """
     walk = Walk()
     walk.visit(str(folder), "", True, True)
