@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import files
+import nibabel as nib
 import numpy as np
 
 SHAPE = (9, 10, 11)
@@ -25,6 +26,12 @@ def image(seed: int, masks: Sequence[Any] = ()) -> Any:
     for number, mask in enumerate(masks, start=1):
         noise[mask > 0] += 100 * number
     return noise.astype(np.float32)
+
+
+def voxels(path: Path) -> Any:
+    """Read a NIfTI file ``(x, y, z)``."""
+    loaded: Any = nib.load(path)
+    return loaded.get_fdata()
 
 
 def totalsegmentator(

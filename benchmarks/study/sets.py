@@ -10,6 +10,7 @@ from crossd.data.opening import open_source
 from crossd.data.slicing import as_images
 from crossd.data.source import Source
 from crossd.data.splits import pick
+from crossd.tasks import strata
 
 SETS = {
     "organ": "medmnist3d/organmnist3d.npz",
@@ -67,9 +68,9 @@ class Study:
         if self.kind != "apart":
             return source, source
         labels = source.train.labels
-        strata = np.zeros(len(source.train), np.int64) if labels is None else labels
-        first = pick(strata, len(strata) // 2, seed=1)
-        second = np.setdiff1d(np.arange(len(strata)), first)
+        groups = strata(source.task, labels, len(source.train))
+        first = pick(groups, len(groups) // 2, seed=1)
+        second = np.setdiff1d(np.arange(len(groups)), first)
         one, two = (
             dataclasses.replace(source, train=Subset(source.train, i)) for i in (first, second)
         )

@@ -33,7 +33,7 @@ from texts import (
 from crossd.cli.options import ALL_PROTOCOLS
 from crossd.evaluation import summary
 from crossd.reports import markdown, plots
-from crossd.training.metrics import MAIN
+from crossd.tasks import TASKS
 
 HERE = Path(__file__).parent
 DOCS = HERE.parents[1] / "docs"
@@ -47,7 +47,7 @@ def load(path: Path) -> dict[str, Any]:
     order = [OURS, *RIVALS]
     arms = sorted(present, key=lambda a: (order.index(a) if a in order else len(order), a))
     masks = "dice" in rows[0]["metrics"]
-    metric = MAIN["segmentation" if masks else "classification"]
+    metric = TASKS["segmentation" if masks else "classification"].main
     return {"arms": arms, "metric": metric, "folds": 0, "rows": rows, "images": raw["images"]}
 
 

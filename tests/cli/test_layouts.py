@@ -3,6 +3,7 @@
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import layouts
 import nibabel as nib
@@ -82,7 +83,8 @@ def test_from_slices_to_scores(kind: str, capsys: pytest.CaptureFixture[str]) ->
     )
     assert [one.relative_to("masks") for one in masks] == images
     for mask, image in zip(masks, images, strict=True):
-        own, first = nib.load(mask), nib.load(root / image)
+        own: Any = nib.load(mask)
+        first: Any = nib.load(root / image)
         np.testing.assert_array_equal(own.affine, first.affine)
         assert (
             sitk.ReadImage(str(mask)).GetOrigin() == sitk.ReadImage(str(root / image)).GetOrigin()

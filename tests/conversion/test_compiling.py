@@ -51,7 +51,7 @@ def fitted(rank: int, views: bool, mode: str, compiled: bool) -> tuple[Any, list
         epochs=EPOCHS, batch_size=5, compile=compiled, precision="64-true", one_view=True
     )
     losses = [record["loss"] for record in loop.fit(net, source, config, on_epoch=note).history]
-    answers = [answer for answer, _ in validate.answers(net, source.test, config)]
+    answers = [answer for answer, _ in validate.answers(net, source.test, config, source.task)]
     return (losses, answers), graphs
 
 

@@ -45,7 +45,7 @@ def test_cases_are_those_that_were_scored_although_slices_are_sorted_by_view(
     source = as_images(open_source(npz(tmp_path / "v.npz", (8, 8, 8))), None, None)
     net, options = crossd.convert(classifier()), TrainConfig(batch_size=7)
     _, outputs = validate.score(net, source, source.test, options)
-    batches = [batch for _, batch in validate.answers(net, source.test, options)]
+    batches = [batch for _, batch in validate.answers(net, source.test, options, source.task)]
     places = torch.cat([batch["place"] for batch in batches])
     assert sorted(places) == list(range(len(source.test))) and (np.diff(places) < 0).any()
     assert outputs[1].tolist() == [int(source.test[i]["label"]) for i in range(len(places))]

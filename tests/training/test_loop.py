@@ -26,10 +26,10 @@ from crossd.inference.slice_ensemble import SliceNet
 from crossd.nn.conv import CrossDConv
 from crossd.nn.views import current_view, view_is_set
 from crossd.training import batches as training_batches
-from crossd.training import config as training_config
 from crossd.training import loop, validate
 from crossd.training.batches import ViewBatches
 from crossd.training.loop import TrainConfig
+from crossd.training.loss import loss_of
 from crossd.utils.run_folder import CHECKPOINT, EARLIER_CHECKPOINT, LOG, STATUS
 
 # --- batches and views --------------------------------------------------------------------------
@@ -207,14 +207,14 @@ def test_the_mask_moves_with_the_image(rank: int) -> None:
 def test_the_loss_of_labels_is_cross_entropy() -> None:
     logits, labels = torch.randn(5, 3), torch.tensor([0, 1, 2, 1, 0])
     expected = F.cross_entropy(logits, labels)
-    assert_same(training_batches.loss_of("classification")(logits, labels), expected)
+    assert_same(loss_of("classification")(logits, labels), expected)
 
 
 @pytest.mark.parametrize("rank", [2, 3])
 def test_the_loss_of_masks_is_cross_entropy_and_dice(rank: int) -> None:
     logits = torch.randn(2, 3, *(4,) * rank, requires_grad=True)
     mask = torch.randint(0, 3, (2, *(4,) * rank))
-    loss = training_batches.loss_of("segmentation")(logits, mask)
+    loss = loss_of("segmentation")(logits, mask)
     p, truth = logits.softmax(1), F.one_hot(mask, 3).movedim(-1, 1).float()
     axes = tuple(range(2, rank + 2))
     parts = (2 * (p * truth).sum(axes) + 1e-5) / ((p + truth).sum(axes) + 1e-5)
@@ -229,7 +229,7 @@ def test_deep_supervision_is_weighted_by_halves() -> None:
     one = DiceCELoss(to_onehot_y=True, softmax=True)
     each = [one(heads[:, i], mask[:, None]) for i in range(3)]
     expected = (each[0] + 0.5 * each[1] + 0.25 * each[2]) / 1.75
-    torch.testing.assert_close(training_batches.loss_of("segmentation")(heads, mask), expected)
+    torch.testing.assert_close(loss_of("segmentation")(heads, mask), expected)
 
 
 def test_the_rate_rises_and_falls_as_a_cosine() -> None:
@@ -263,7 +263,7 @@ def test_the_optimiser_follows_the_schedule(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_defaults_of_2d_training_are_those_of_the_task() -> None:
     options = PretrainConfig(batch_size=5, seed=3, workers=1, precision="bf16-mixed")
-    labels, masks = (loop.for_images(options, task) for task in training_config.IMAGE_DEFAULTS)
+    labels, masks = (loop.for_images(options, task) for task in ("classification", "segmentation"))
     assert (labels.epochs, labels.lr, labels.min_steps) == (8, 1e-2, 100)
     assert (masks.epochs, masks.lr, masks.min_steps) == (2, 3e-3, 600)
     shared = (labels.batch_size, labels.seed, labels.workers, labels.precision)
@@ -536,7 +536,7 @@ def test_answers_come_in_order_and_leave_the_mode_alone() -> None:
     for training in (True, False):
         net.train(training)
         before = copy.deepcopy(dict(net.state_dict()))
-        found = list(validate.answers(net, source.test, TrainConfig(batch_size=5)))
+        found = list(validate.answers(net, source.test, TrainConfig(batch_size=5), source.task))
         assert net.training is training
         assert_same(dict(net.state_dict()), before)
         assert [len(p) for p, _ in found] == [4, 4, 4]
@@ -644,7 +644,7 @@ def test_heads_of_coarser_resolution_are_weighted_by_halves(rank: int) -> None:
     torch.manual_seed(0)
     mask = torch.randint(0, 3, (2, *(8,) * rank))
     fine, coarse = torch.randn(2, 3, *(8,) * rank), torch.randn(2, 3, *(4,) * rank)
-    loss = training_batches.loss_of("segmentation")
+    loss = loss_of("segmentation")
     mode = "bilinear" if rank == 2 else "trilinear"
     enlarged = torch.nn.functional.interpolate(coarse, scale_factor=2.0, mode=mode)
     expected = (loss(fine, mask) + 0.5 * loss(enlarged, mask)) / 1.5

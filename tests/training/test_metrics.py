@@ -7,6 +7,7 @@ import pytest
 import torch
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, roc_auc_score
 
+from crossd.tasks import task_of
 from crossd.training import metrics
 
 
@@ -80,5 +81,5 @@ def test_segmentation_averages_classes_after_masks() -> None:
 
 def test_the_main_scores_are_among_those_given() -> None:
     guesses = torch.tensor([[0.9, 0.1], [0.2, 0.8]])
-    assert metrics.MAIN["classification"] in metrics.classification(guesses, torch.tensor([0, 1]))
-    assert metrics.MAIN["segmentation"] in metrics.segmentation(np.ones((1, 1)), ("none", "a"))
+    assert task_of("classification").main in metrics.classification(guesses, torch.tensor([0, 1]))
+    assert task_of("segmentation").main in metrics.segmentation(np.ones((1, 1)), ("none", "a"))

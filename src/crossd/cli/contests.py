@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 from torch import nn
 
 from crossd.cli.options import EvaluateConfig, TransferConfig
@@ -13,8 +14,8 @@ from crossd.evaluation import experiment
 from crossd.evaluation.arms import ARMS
 from crossd.evaluation.experiment import Arm, Contest, Run
 from crossd.reports import comparison_results, markdown
+from crossd.tasks import task_of
 from crossd.training import devices
-from crossd.training.metrics import MAIN
 from crossd.utils.progress import Progress
 from crossd.utils.run_folder import LEFTOVERS, remove
 
@@ -101,13 +102,17 @@ def compare(
     """
     folder, source = Path(config.out), contest.source
     rows = experiment.contest_all(make, runs, folder, jobs, progress, contest)
+    task, truth = task_of(source.task), source.test.labels
+    if truth is not None and task.kind != "one" and not contest.folds:
+        known = [[None if np.isnan(v) else float(v) for v in row] for row in truth]
+        more |= {"truth": known, "units": list(source.units)}
     results = markdown.record(
         config,
         start,
         **more,
         task=source.task,
         classes=list(source.classes),
-        metric=MAIN[source.task],
+        metric=task.main,
         arms=list(contest.arms),
         folds=contest.folds,
         trials=config.trials,

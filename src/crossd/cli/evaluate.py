@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import io
+import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Literal, TypedDict
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from crossd.cli.opening import as_trained, known
 from crossd.cli.options import EvaluateConfig
@@ -23,9 +24,11 @@ from crossd.data.sources.case_files import Entry, read_image, read_mask, values_
 from crossd.data.sources.case_source import entries_of
 from crossd.errors import InputError
 from crossd.inference import predictor, write_masks
+from crossd.inference.results import with_units
 from crossd.inference.slice_ensemble import answering
-from crossd.reports import html, markdown, pictures, shown_cases
+from crossd.reports import html, markdown, pictures, shown_cases, truth_plots
 from crossd.reports.slice_viewer import Case
+from crossd.tasks import task_of
 from crossd.training import devices, loop, metrics, validate
 from crossd.utils.atomic_files import atomic
 from crossd.utils.option_values import choice, unused
@@ -101,9 +104,11 @@ def evaluate(config: EvaluateConfig, progress: Progress) -> str:
         source = as_trained(config, weights, progress)
         if source.rank == 2 or (config.answer or weights.answer) == "volume":
             require_rank(weights, source.rank, config.data)
-    if source.task == "classification":
+    if not task_of(source.task).masks:
         if net is None:
-            raise InputError(f"--predictions are masks, but {config.data} has labels")
+            raise InputError(
+                f"--predictions are masks, but {config.data} has {task_of(source.task).goal}"
+            )
         return _labels(config, source, net, progress, start)
     return _masks(config, source, net, weights, progress, start)
 
@@ -203,7 +208,9 @@ def _pairs(
             yield _pair(entry, guess, source.values)
     else:
         options = loop.TrainConfig(batch_size=1, precision=config.precision)
-        for number, (answer, batch) in enumerate(validate.answers(net, samples, options)):
+        for number, (answer, batch) in enumerate(
+            validate.answers(net, samples, options, source.task)
+        ):
             yield Pair(
                 str(number),
                 answer[0].to(torch.uint8).cpu().numpy(),
@@ -313,20 +320,31 @@ def _labels(
     scores, outputs = validate.score(net, source, samples, options)
     spent = time.perf_counter() - begun
     rows = [
-        {
-            "case": samples.case(index),
-            "class": source.classes[int(truth)],
-            "predicted": source.classes[int(probabilities.argmax())],
-            **{f"p_{n}": float(p) for n, p in zip(source.classes, probabilities, strict=True)},
-        }
-        for index, (probabilities, truth) in enumerate(zip(*outputs, strict=True))
+        {"case": samples.case(index), **_row(source, said, truth)}
+        for index, (said, truth) in enumerate(zip(*outputs, strict=True))
     ]
     cases = shown_cases.of_scored(net, source, samples, outputs, options)
-    _write(config, source, rows, {"metrics": scores}, cases, start, spent)
+    drawn = truth_plots.draw(source, outputs, folder)
+    _write(config, source, rows, {"metrics": scores, "drawn": drawn}, cases, start, spent)
     return (
         f"{len(samples):,} {config.part} samples: {validate.describe(scores, source.task)}\n"
-        f"written: {folder}/report.html, report.md, cases.csv and metrics.json"
+        f"written: {folder}/report.html, report.md, cases.csv, metrics.json and pictures"
     )
+
+
+def _row(source: Source, said: Tensor, truth: Tensor) -> dict[str, object]:
+    """Write the truth of a sample and what was said of it, as a line of a table."""
+    if truth.dim() == 0:
+        chances = {f"p_{n}": float(p) for n, p in zip(source.classes, said, strict=True)}
+        best = source.classes[int(said.argmax())]
+        return {"class": source.classes[int(truth)], "predicted": best, **chances}
+    numbers = source.task == "regression"
+    heads = with_units(source.classes, source.units) if numbers else source.classes
+    row: dict[str, object] = {}
+    for head, own, guess in zip(heads, truth.tolist(), said.tolist(), strict=True):
+        row[head] = "" if math.isnan(own) else own
+        row[f"predicted {head}" if numbers else f"p_{head}"] = guess
+    return row
 
 
 def _write(
@@ -355,6 +373,7 @@ def _write(
         part=config.part,
         samples=len(getattr(source, config.part)),
         classes=list(source.classes),
+        units=list(source.units),
         **found,
     )
     cost = markdown.cost(results["seconds"], "samples", results["samples"], spent)

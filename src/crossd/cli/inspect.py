@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import nn
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor, nn
 
 from crossd.cli.opening import as_trained
 from crossd.cli.options import InspectConfig
@@ -20,6 +20,7 @@ from crossd.data.slicing import as_images
 from crossd.data.source import Source
 from crossd.data.splits import spread
 from crossd.errors import InputError
+from crossd.inference.results import with_units
 from crossd.nn.kernel_modes import Fourier
 from crossd.nn.views import VIEWS
 from crossd.reports import (
@@ -33,6 +34,7 @@ from crossd.reports import (
     poses,
 )
 from crossd.reports.kernel_numbers import Layer
+from crossd.tasks import strata, task_of
 from crossd.training import config as training_config
 from crossd.training import devices, metrics, validate
 from crossd.training.batches import view_of
@@ -108,10 +110,8 @@ def inspect(config: InspectConfig, progress: Progress) -> str:
             _pose_sections(out, net, source, layer, config, progress)
             if source.rank == 3 and weights.form == "2d":
                 source = as_images(source, None, None)
-            if source.task == "classification":
-                _cam_section(out, net, source, config)
-            else:
-                _mask_section(out, net, source, config)
+            show = _mask_section if task_of(source.task).masks else _cam_section
+            show(out, net, source, config)
     return _written(out, config, start)
 
 
@@ -228,14 +228,14 @@ def _pose_sections(
     planes = as_images(source, None, None)
     part = _some(getattr(planes, config.part), min(config.limit, IMAGES))
     groups: list[int] = []
-    masks = source.task == "segmentation"
+    by_class = source.task == "classification"  # else there are no classes to tell poses apart by
     options = training_config.TrainConfig(batch_size=16, precision=config.precision)
     with progress.task("collecting poses", total=len(part)) as bar, poses.recorded(net) as found:
-        for _, batch in validate.answers(net, part, options):
-            groups += (batch["view"] if masks else batch["label"]).tolist()
+        for _, batch in validate.answers(net, part, options, source.task):
+            groups += batch["label" if by_class else "view"].tolist()
             bar.advance(len(batch["image"]))
     told = np.array(groups)
-    kind = "views" if masks else "classes"
+    kind = "classes" if by_class else "views"
     records = poses.summary(found, told)
     out.results["poses"] = {"images": len(told), "groups": kind, "layers": records}
     path = out.section(
@@ -253,7 +253,7 @@ def _pose_sections(
         if share is None
         else f"In layer {name}, {100 * share:.0f} % of the movement lies between {kind}."
     )
-    names = dict(enumerate(VIEWS if masks else source.classes))
+    names = dict(enumerate(source.classes if by_class else VIEWS))
     path = out.section(f"Poses and {kind}", "poses-classes.png", text)
     title = f"What layer {name} predicts for images of different {kind}"
     poses.classes(found[name], told, {**names, -1: "unknown"}, title, path)
@@ -264,7 +264,7 @@ def _some(samples: Samples, count: int) -> Samples:
 
 
 def _cam_section(out: Findings, net: nn.Module, source: Source, config: InspectConfig) -> None:
-    """Draw Grad-CAM of a sample of each of a few classes."""
+    """Draw Grad-CAM of samples that differ in what is true of them."""
     samples = getattr(source, config.part)
     assert samples.labels is not None
     fabric = devices.single_device(config.precision)
@@ -272,22 +272,20 @@ def _cam_section(out: Findings, net: nn.Module, source: Source, config: InspectC
     seen = []
     layer = ""
     whole = Patches(samples, samples.patch, config.seed, center=True)
-    for place in _one_of_each(samples.labels, SEEN):
+    groups = strata(source.task, samples.labels, len(samples))
+    for place in _one_of_each(groups, SEEN):
         sample = whole[place]
         x = fabric.to_device(sample["image"][None].to(devices.dtype_of(net)))
         batch = {"image": x, "view": torch.tensor([sample.get("view", -1)])}
         with fabric.autocast(), view_of(batch, net):
             layer = layer or gradcam.last_map(net, x)
-            heat, probabilities = gradcam.look(net, x, layer)
-        best = int(probabilities.argmax())
+            heat, said = gradcam.look(net, x, layer, source.task)
         seen.append(
             gradcam.CamOfSample(
                 samples.name(place),
                 sample["image"][0].numpy(),
                 heat,
-                source.classes[best],
-                source.classes[int(samples.labels[place])],
-                float(probabilities[best]),
+                *_told(source, said, samples.labels[place]),
             )
         )
     out.results["grad_cam"] = {
@@ -313,6 +311,22 @@ def _cam_section(out: Findings, net: nn.Module, source: Source, config: InspectC
     gradcam.draw(seen, layer, path, source.spacing)
 
 
+def _told(source: Source, said: Tensor, truth: ArrayLike) -> tuple[str, str, float | None]:
+    """Put the answer that Grad-CAM is about in words, what is true of it, and its probability."""
+    best, true = int(said.argmax()), np.asarray(truth)
+    if source.task == "classification":
+        return source.classes[best], source.classes[int(true)], float(said[best])
+    if source.task == "multilabel":
+        name = source.classes[best]
+        known = {1.0: name, 0.0: f"without {name}"}
+        return name, known.get(float(true[best]), "not known"), float(said[best])
+    scale = source.scale_of_numbers()
+    assert scale is not None
+    (name,) = with_units(source.classes[:1], source.units[:1])
+    value = float(scale.restored(said[None])[0, 0])
+    return f"{name}: {value:.4g}", f"{float(true[0]):.4g}", None
+
+
 def _one_of_each(labels: NDArray[np.int64], count: int) -> Iterator[int]:
     present = np.unique(labels)
     for label in present[np.unique(np.linspace(0, len(present) - 1, count).astype(int))]:
@@ -323,7 +337,7 @@ def _mask_section(out: Findings, net: nn.Module, source: Source, config: Inspect
     """Draw the answer to the first sample over it, beside the truth."""
     samples = _some(getattr(source, config.part), 1)
     options = training_config.TrainConfig(batch_size=1, precision=config.precision)
-    answer, batch = next(iter(validate.answers(net, samples, options)))
+    answer, batch = next(iter(validate.answers(net, samples, options, source.task)))
     guess, truth = answer[0].cpu(), batch["mask"][0].cpu()
     dices = metrics.dice(guess, truth, len(source.classes))
     known = dices[np.isfinite(dices)]

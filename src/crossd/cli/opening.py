@@ -25,6 +25,7 @@ from crossd.data.source import Given, Source
 from crossd.data.source import require_rank as require_source_rank
 from crossd.errors import InputError
 from crossd.nn.kernel_modes import KERNEL_MODES
+from crossd.tasks import Scale, task_of
 from crossd.utils.option_values import sizes
 from crossd.utils.progress import Progress
 from crossd.weights.weights_file import WeightsConfig, require_rank
@@ -82,7 +83,26 @@ def fitting(
         raise InputError(
             f"{config.weights} is for {weights.task}, but {config.data} is for {source.task}"
         )
-    return source
+    return _scaled(source, weights.classes, weights.units, weights.scale, config.weights)
+
+
+def _scaled(
+    source: Source, names: tuple[str, ...], units: tuple[str, ...], scale: Scale | None, by: object
+) -> Source:
+    """Take the scale that is known of numbers to learn, where a source has the same ones.
+
+    Raises:
+        InputError: When they have other units.
+    """
+    if scale is None or source.task != "regression" or source.classes != names:
+        return source
+    for name, own, other in zip(names, source.units, units, strict=True):
+        if own and other and own != other:
+            raise InputError(
+                f"{source.name}: {name} is in {own}, but {by} knows it in {other}; convert one"
+            )
+    known = tuple(own or other for own, other in zip(source.units, units, strict=True))
+    return dataclasses.replace(source, scale=scale, units=known)
 
 
 def as_trained(
@@ -144,13 +164,18 @@ def images_and_volumes(
     if images.task != volumes.task:
         raise InputError(
             f"--images is for {images.task}, --volumes for {volumes.task}: "
-            "both must have labels, or both masks"
+            "both must have labels, or both masks, findings or numbers"
         )
-    return volumes, images
+    if start is not None and start.scale is not None:  # of joint --weights
+        own = (start.classes, start.units, start.scale, "the weights")
+        return _scaled(volumes, *own), _scaled(images, *own)
+    scale = images.scale_of_numbers()
+    return _scaled(volumes, images.classes, images.units, scale, images.name), images
 
 
 def prepared(weights: WeightsConfig, source: Source) -> WeightsConfig:
     """Return a configuration that says how the samples of a source were prepared."""
+    scale = source.scale_of_numbers()
     return dataclasses.replace(
         weights,
         mean=source.mean,
@@ -159,6 +184,9 @@ def prepared(weights: WeightsConfig, source: Source) -> WeightsConfig:
         spacing=source.spacing,
         plan=plan_file.to_record(source.plan),
         values=source.values,
+        units=source.units,
+        number_mean=() if scale is None else scale.mean,
+        number_std=() if scale is None else scale.std,
     )
 
 
@@ -189,4 +217,4 @@ def batch_size(source: Source) -> int:
     """Choose how many samples of a source a batch has, where the options leave it open."""
     if source.rank == 2:
         return 64
-    return 2 if source.task == "segmentation" else 8
+    return 2 if task_of(source.task).masks else 8

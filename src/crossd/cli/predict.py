@@ -25,6 +25,7 @@ from crossd.errors import InputError
 from crossd.inference import predictor, results, write_masks
 from crossd.inference.inputs import inputs, key, may_be, takes
 from crossd.inference.slice_ensemble import answering
+from crossd.tasks import task_of
 from crossd.training import devices, signals
 from crossd.utils import memory
 from crossd.utils.atomic_files import atomic
@@ -43,9 +44,9 @@ def predict(config: PredictConfig, progress: Progress) -> str:
         InputError: At once when nothing can be done; at the end when some files were skipped.
     """
     weights = read_config(config.weights)
-    masks_wanted = weights.task == "segmentation"
+    masks_wanted = task_of(weights.task).masks
     if not masks_wanted:
-        unused(config, ("flips", "dicom_seg"), f"is for masks, but {config.weights} gives labels")
+        unused(config, ("flips", "dicom_seg"), f"is for masks, but {config.weights} gives none")
     fabric = devices.single_device(config.precision)
     how = config.answer or weights.answer
     net = answering(load(config.weights), how, weights.task).to(fabric.device)
@@ -136,13 +137,15 @@ def _answer_all(run: _Run, found: Sequence[Case], progress: Progress) -> tuple[i
 def _answer(run: _Run, case: Case) -> bool:
     """Answer one case; False when that is there already."""
     name, weights = key(case.images[0]), run.weights
-    if weights.task == "segmentation":
+    task = task_of(weights.task)
+    if task.masks:
         return _answer_by_mask(run, case, name)
     if name in run.answers.rows and not run.config.overwrite:
         return False
     values = _label(run, case).tolist()
-    best = weights.classes[int(np.argmax(values))]
-    run.answers.rows[name] = [best, *(f"{v:.6f}" for v in values)]
+    cells = [f"{v:.6g}" if task.kind == "number" else f"{v:.6f}" for v in values]
+    best = [weights.classes[int(np.argmax(values))]] if task.kind == "one" else []
+    run.answers.rows[name] = [*best, *cells]
     return True
 
 
@@ -218,7 +221,7 @@ def _check_any(weights: WeightsConfig, found: Sequence[Case]) -> None:
 
 def _check_solid(weights: WeightsConfig, case: Case) -> None:
     require_rank(weights, 3, str(case.images[0]))
-    if weights.task == "segmentation":
+    if task_of(weights.task).masks:
         try:
             predictor.plan_of(weights)
         except InputError as error:
@@ -246,14 +249,13 @@ def _segment_image(run: _Run, case: Case) -> Tensor:
 
 @torch.no_grad()
 def _label(run: _Run, case: Case) -> Tensor:
-    """Give the class probabilities of an image or a volume, ``(K,)``."""
+    """Give what is said of an image or a volume, ``(K,)``, see `predictor.label`."""
     if holds_volume(case.images[0]):
         _check_solid(run.weights, case)
         return predictor.label(run.net, read_entry(case), run.weights, run.fabric)
     x = _read_flat(case, run.weights, crop=True)
     with run.fabric.autocast():
-        logits: Tensor = run.net(run.fabric.to_device(x[None]))
-    return logits.float().softmax(1)[0].cpu()
+        return predictor.answer(run.net(run.fabric.to_device(x[None])), run.weights)
 
 
 def _read_flat(case: Case, weights: WeightsConfig, crop: bool) -> Tensor:

@@ -9,6 +9,7 @@ from torch import nn
 from crossd.cli.options import FinetuneConfig, JointConfig, PretrainConfig
 from crossd.data.preprocessing import plan_file
 from crossd.data.source import Source
+from crossd.tasks import task_of
 from crossd.training import loop, validate
 from crossd.utils.option_values import choice
 from crossd.utils.processes import is_first
@@ -49,7 +50,7 @@ def train_and_write(
     Returns:
         What to print.
     """
-    from crossd.reports import curves, html, markdown, shown_cases
+    from crossd.reports import curves, html, markdown, shown_cases, truth_plots
 
     folder = Path(config.out)
     if is_first():
@@ -73,6 +74,12 @@ def train_and_write(
     net = fit.net
     if fit.state is not None:
         net.load_state_dict(fit.state)
+    elif any("val" in epoch for epoch in fit.history):
+        main = task_of(source.task).main
+        progress.say(
+            f"the validation samples tell no {main.replace('_', ' ')} (too few, or all alike): the "
+            "weights of the last epoch are kept"
+        )
     kept = keep(net).float()
     scores, outputs = validate.score(kept, source, source.test, options)
     told = f"{len(source.test):,} test samples: {validate.describe(scores, source.task)}"
@@ -84,11 +91,15 @@ def train_and_write(
         config,
         start,
         data=source.name,
+        task=source.task,
+        classes=list(source.classes),
+        units=list(source.units),
         model=weights.model,
         test_samples=len(source.test),
         metrics=scores,
         history=fit.history,
         skipped_steps=fit.skipped,
+        drawn=truth_plots.draw(source, outputs, folder),
     )
     curves.training(results, folder / "curves.png")
     spent = markdown.cost(results["seconds"], "training samples", fit.samples, fit.seconds)
@@ -101,7 +112,7 @@ def train_and_write(
 def augmentation(config: Options, source: Source) -> str:
     """Choose the augmentation where the options leave it open: full for masks, else light."""
     if config.augment is None:
-        return "full" if source.task == "segmentation" else "light"
+        return "full" if task_of(source.task).masks else "light"
     return choice(config.augment, ("light", "full", "none"), "--augment")
 
 

@@ -27,6 +27,7 @@ from crossd.evaluation import experiment, jobs
 from crossd.evaluation.arms import ARMS, PRETRAININGS
 from crossd.evaluation.experiment import Contest
 from crossd.reports import comparison_results
+from crossd.tasks import Task, task_of
 from crossd.training import devices, loop, validate
 from crossd.utils.atomic_files import atomic
 from crossd.utils.option_values import counts, names
@@ -146,6 +147,13 @@ def pretrain(setting: Setting, name: str, progress: Progress) -> dict[str, objec
     return record
 
 
+def _usual(task: Task, classes: int) -> int:
+    """Choose how many labelled volumes are learnt from where the options leave it open."""
+    if task.masks:
+        return 4
+    return 10 * classes if task.kind == "one" else 50
+
+
 def transfer(config: TransferConfig, progress: Progress) -> str:
     """Run the comparison and write its table, report and pictures; returns what to print.
 
@@ -157,7 +165,7 @@ def transfer(config: TransferConfig, progress: Progress) -> str:
     protocols = names(config.protocols, ALL_PROTOCOLS, "--protocols")
     setting = open_setting(config, progress)
     volumes, images = setting.volumes, setting.images
-    usual = 4 if volumes.task == "segmentation" else 10 * len(volumes.classes)
+    usual = _usual(task_of(volumes.task), len(volumes.classes))
     limits = counts(config.limit, "--limit") or (min(usual, len(volumes.train)),)
     require_limits(volumes, limits, config.limit)
     if not setting.same_classes:

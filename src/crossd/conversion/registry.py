@@ -15,11 +15,14 @@ from crossd.conversion.adapt import adapted
 from crossd.conversion.building import rank_of
 from crossd.conversion.checking.examples import evaluated, example_for, maps_of, one_line
 from crossd.errors import InputError
+from crossd.tasks import TASKS, task_of
 
 Arguments = dict[str, object]
 """What networks are made with, by name."""
 
-DEFAULTS = {"classification": "resnet-small", "segmentation": "segresnet-small"}
+DEFAULTS = {
+    name: "segresnet-small" if task.masks else "resnet-small" for name, task in TASKS.items()
+}
 """The model of each task when none is named: small enough for two cores and 28 voxels a side."""
 
 
@@ -33,7 +36,7 @@ def build(name: str, task: str, in_channels: int, num_classes: int) -> nn.Module
             brackets: ``"monai:UNet(channels=(16, 32), strides=(2,), norm='batch')"``,
             ``"vit_tiny_patch16_224(img_size=32, patch_size=4)"``. MONAI's networks are 3D unless
             ``spatial_dims=2`` is given.
-        task: ``"classification"`` or ``"segmentation"``.
+        task: One of `crossd.tasks.TASKS`.
         in_channels: Channels of the images and volumes.
         num_classes: Number of classes; for segmentation with the background.
 
@@ -51,10 +54,11 @@ def build(name: str, task: str, in_channels: int, num_classes: int) -> nn.Module
     library, own, options = _parsed(name)
     if library is not None:
         return library(own, options, in_channels, num_classes)
-    ours = _UNETS if task == "segmentation" else ("resnet-small",)
+    masks = task_of(task).masks
+    ours = _UNETS if masks else ("resnet-small",)
     if own in ours and options:
         raise InputError(f"{own} takes no arguments, got {name!r}")
-    if task == "segmentation":
+    if masks:
         if own not in _UNETS:
             raise _unknown(own, sorted(_UNETS), " for segmentation")
         kind, known = _UNETS[own]
@@ -156,7 +160,7 @@ def require_answers(
     Args:
         net: A network of one rank.
         name: What the user called it.
-        task: ``"classification"`` or ``"segmentation"``.
+        task: One of `crossd.tasks.TASKS`.
         num_classes: Classes that its logits must have.
         size: Of the samples that it is to take; where they are of the other rank, or ``()``, a
             size that it takes is found.
@@ -172,7 +176,7 @@ def require_answers(
         given, answer = x, answer_of(net, x, name, f"; it takes {times(own)}{_how_to_size(net)}")
     else:
         answer = answer_of(net, given, name)
-    axes = 2 if task == "classification" else 2 + rank
+    axes = 2 + rank if task_of(task).masks else 2
     if not isinstance(answer, Tensor):
         what = f"a {type(answer).__name__}"
     elif answer.dim() != axes or answer.shape[1] != num_classes:

@@ -14,12 +14,13 @@ from crossd.data.shared_arrays import share
 
 
 class Sample(TypedDict, total=False):
-    """One item; `label` for classification, `mask` for segmentation.
+    """One item; `mask` for segmentation, `label` for every other task.
 
     Attributes:
         image: ``(C, H, W)`` or ``(C, D, H, W)``; normalised, float32, in what `open_source`
             returns. Before that images of 8 bits are uint8, and others in [0, 1].
-        label: Class, int64, ``()``.
+        label: Class, int64, ``()``; or float32, ``(K,)``: 1 and 0 for findings that are there or
+            not, or the numbers to learn in their units, NaN where one is not known.
         mask: Class of every pixel or voxel, int64, ``(H, W)`` or ``(D, H, W)``.
         view: 0 axial, 1 coronal, 2 sagittal, -1 unknown. Images only.
         instead_of: Number of the sample that could not be read, -1 otherwise. In training only.
@@ -32,11 +33,16 @@ class Sample(TypedDict, total=False):
     instead_of: int
 
 
+Labels = NDArray[np.int64] | NDArray[np.float32]
+"""Of many samples, see `Samples`."""
+
+
 class Samples(Dataset[Sample]):
     """A sequence of samples with what must be known of them without reading them.
 
     Attributes:
-        labels: Classes, int64, ``(N,)``; None for segmentation.
+        labels: Classes, int64, ``(N,)``, or findings or numbers, float32, ``(N, K)``, as in
+            `Sample`; None for segmentation.
         views: Views, int64, ``(N,)``, of slices with a known orientation; None otherwise.
         groups: Patient of every sample, ``(N,)``, where it is known; folds never split one.
         patch: Voxels that training takes of each, where they differ in size; None otherwise.
@@ -45,7 +51,7 @@ class Samples(Dataset[Sample]):
         in_memory: Whether nothing has to be read to have one.
     """
 
-    labels: NDArray[np.int64] | None = None
+    labels: Labels | None = None
     views: NDArray[np.int64] | None = None
     groups: NDArray[np.str_] | None = None
     patch: tuple[int, ...] | None = None

@@ -11,9 +11,10 @@ from crossd.data.disk_cache import DiskCache
 from crossd.data.preprocessing.plan import Plan
 from crossd.data.splits import pick
 from crossd.errors import InputError
+from crossd.tasks import Scale, scale_of, strata, task_of
 from crossd.utils.progress import Progress
 
-Task = Literal["classification", "segmentation", "unlabelled"]
+TaskName = Literal["classification", "multilabel", "regression", "segmentation", "unlabelled"]
 RANKS = {2: "images", 3: "volumes"}
 
 
@@ -24,9 +25,10 @@ class Source:
     Attributes:
         name: The string it was opened by.
         rank: 2 for images, 3 for volumes.
-        task: What is learnt.
+        task: What is learnt: one of `crossd.tasks.TASKS`, or "unlabelled".
         channels: Channels of every image.
-        classes: Names of the classes; the first is the background in segmentation.
+        classes: Names of the classes, findings or numbers; the first is the background in
+            segmentation.
         size: Spatial size of the training samples, ``(H, W)`` or ``(D, H, W)``.
         train: Training samples. Volumes that come as files, or with masks, may differ in size.
         val: Validation samples, likewise.
@@ -36,11 +38,13 @@ class Source:
         spacing: Size of a voxel in the order of the axes [mm], where it is known.
         plan: How volumes that come as files are prepared.
         values: What stands for each class in the files of masks.
+        units: Of the numbers to learn, "" where it is not said; empty for other tasks.
+        scale: By which these numbers are standardised; None takes that of the training samples.
     """
 
     name: str
     rank: int
-    task: Task
+    task: TaskName
     channels: int
     classes: tuple[str, ...]
     size: tuple[int, ...]
@@ -52,6 +56,19 @@ class Source:
     spacing: tuple[float, float, float] | None = None
     plan: Plan | None = None
     values: tuple[int, ...] = ()
+    units: tuple[str, ...] = ()
+    scale: Scale | None = None
+
+    def scale_of_numbers(self) -> Scale | None:
+        """Return by what numbers to learn are standardised; None where there are none.
+
+        Raises:
+            InputError: When the training samples tell no scale.
+        """
+        if self.scale is not None or self.task != "regression":
+            return self.scale
+        assert self.train.labels is not None
+        return scale_of(self.train.labels, self.classes, self.name)
 
 
 @dataclass(frozen=True)
@@ -62,8 +79,10 @@ class Given:
         plan: How volumes are prepared; None makes a plan of the data.
         classes: Names of the classes by their values in masks; empty takes those that are found.
         known_classes: The same, of weights: taken where the masks hold no other values.
-        labels: Names of the classes of labels; empty takes those that are found.
+        labels: Names of the classes of labels, of findings or of numbers; empty takes those that
+            are found.
         statistics: Mean and standard deviation to normalise by; None measures them.
+        scale: Of numbers to learn, in the order of `labels`; None measures it.
         stored: Where prepared volumes are kept between runs; None keeps them nowhere.
     """
 
@@ -72,6 +91,7 @@ class Given:
     known_classes: dict[int, str] | None = None
     labels: tuple[str, ...] = ()
     statistics: tuple[float, float] | None = None
+    scale: Scale | None = None
     stored: DiskCache | None = None
 
 
@@ -113,7 +133,8 @@ class Request:
 def limit(source: Source, count: int, seed: int = 0) -> Source:
     """Cut the training part to `count` samples; validation and test stay.
 
-    Where there are labels every class keeps its share, and at least one sample.
+    Where there are labels every class keeps its share, and at least one sample; of findings and
+    numbers see `crossd.tasks.strata`.
 
     Args:
         source: The source to cut.
@@ -140,14 +161,16 @@ def limit(source: Source, count: int, seed: int = 0) -> Source:
         raise InputError(
             f"--limit {count}: {source.name} has {total} training samples; give 1 to {total}"
         )
-    present = 1 if labels is None else len(np.unique(labels))
+    groups = strata(source.task, labels, total)
+    present = len(np.unique(groups))
+    if count < present and task_of(source.task).kind != "one":
+        groups, present = np.zeros(total, np.int64), 1
     if count < present:
         raise InputError(
             f"--limit {count}: {source.name} has {present} classes and each needs a sample; "
             f"give {present} to {total}"
         )
-    strata = np.zeros(total, np.int64) if labels is None else labels
-    return replace(source, train=Subset(source.train, pick(strata, count, seed)))
+    return replace(source, train=Subset(source.train, pick(groups, count, seed)))
 
 
 def require_rank(source: Source, rank: int, option: str) -> Source:

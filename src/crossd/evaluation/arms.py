@@ -30,7 +30,7 @@ ARMS: dict[str, tuple[str | None, Make]] = {
     "scratch": (None, lambda net, task: to_3d(convert(net, lift=None))),
     "slices": ("plain", lambda net, task: answering(net, "slices", task)),
     "center": ("plain", _of(center)),
-    "center-orientations": ("plain", lambda net, task: OrientationMean(center(net))),
+    "center-orientations": ("plain", lambda net, task: OrientationMean(center(net), task)),
     "inflate": ("plain", _of(inflate)),
     "acs": ("plain", _of(acs)),
     "triplanar": ("plain", _of(triplanar)),
@@ -38,7 +38,7 @@ ARMS: dict[str, tuple[str | None, Make]] = {
     "fourier-aligned": ("fourier", lambda net, task: to_3d(net, align=True)),
     "fourier-projection": ("fourier-projection", _of(to_3d)),
     "projection": ("projection", _of(to_3d)),
-    "projection-orientations": ("projection", lambda net, task: OrientationMean(to_3d(net))),
+    "projection-orientations": ("projection", lambda net, task: OrientationMean(to_3d(net), task)),
     "projection-slices": ("projection", lambda net, task: answering(net, "slices", task)),
     "projection-both": ("projection", lambda net, task: answering(net, "both", task)),
 }

@@ -25,6 +25,7 @@ from crossd.data.dataset import Joined, Subset
 from crossd.data.source import Source, limit
 from crossd.evaluation import protocols
 from crossd.evaluation.jobs import spread
+from crossd.tasks import strata, task_of
 from crossd.training import devices, metrics, validate
 from crossd.training.loggers import Epoch
 from crossd.training.loop import TrainConfig
@@ -122,8 +123,10 @@ class RunRecord(TypedDict):
     Attributes:
         arm: As of `Run`, like those up to `trial`.
         metrics: Scores on the test samples.
-        confusion: Test samples by true and by answered class, where they have labels.
-        cases: The score of every test sample; None where it has none.
+        confusion: Test samples by true and by answered class, where they have one of several.
+        cases: The score of every test sample; None where it has none. Without any for findings and
+            numbers, whose scores are not means over samples.
+        said: Of findings and numbers, what was answered to every test sample.
         train: Samples that were learnt from.
         test: Samples that were scored.
         history: Of training.
@@ -137,6 +140,7 @@ class RunRecord(TypedDict):
     metrics: dict[str, float]
     confusion: NotRequired[list[list[int]]]
     cases: list[float | None]
+    said: NotRequired[list[list[float]]]
     train: int
     test: int
     precision: str
@@ -171,7 +175,7 @@ def part(contest: Contest, fold: int) -> Source:
 
     whole = Joined((source.train, source.val, source.test))
     count = len(whole)
-    labels = np.zeros(count, np.int64) if whole.labels is None else whole.labels
+    labels = strata(source.task, whole.labels, count)
     groups = np.arange(count) if whole.groups is None else whole.groups
 
     def cut(indices: NDArray[np.int64], folds: int, which: int) -> list[NDArray[np.int64]]:
@@ -210,10 +214,11 @@ def perform(contest: Contest, run: Run, progress: Progress | None = None) -> Run
     outcome = protocols.apply(
         run.protocol, net, source, budget, progress, f"{run.protocol}, {run.arm}", arm.learn
     )
-    if source.task == "classification":
+    task, cases = task_of(source.task), np.zeros(0)
+    if not task.masks and task.kind == "one":
         probabilities, truth = outcome.outputs
         cases = (probabilities.argmax(1) == truth).double().numpy()
-    else:
+    elif task.masks:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Mean of empty slice")  # neither in truth nor answer
             cases = np.nanmean(outcome.outputs[0].numpy(), 1)
@@ -234,8 +239,10 @@ def perform(contest: Contest, run: Run, progress: Progress | None = None) -> Run
         "history": outcome.history,
         "seconds": round(time.perf_counter() - start, 2),
     }
-    if source.task == "classification":
+    if not task.masks and task.kind == "one":
         record["confusion"] = metrics.confusion(*outcome.outputs).tolist()
+    elif not task.masks:
+        record["said"] = [[float(f"{v:.5g}") for v in row] for row in outcome.outputs[0].tolist()]
     return record
 
 
@@ -244,7 +251,7 @@ def _keep_masks(contest: Contest, run: Run, net: nn.Module, budget: TrainConfig)
     assert contest.keep is not None
     test = part(contest, run.fold).test
     first = Subset(test, np.arange(min(SHOWN, len(test))))
-    found = validate.answers(net, first, dataclasses.replace(budget, batch_size=1))
+    found = validate.answers(net, first, dataclasses.replace(budget, batch_size=1), "segmentation")
     masks = [classes[0].to(torch.uint8).cpu().numpy() for classes, _ in found]
     with atomic(contest.keep / run.masks) as temporary:
         np.savez_compressed(temporary, *masks)

@@ -2,7 +2,8 @@
 
 import copy
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from crossd.conversion import heads
 from crossd.data.dataset import Samples
 from crossd.data.source import Source
 from crossd.errors import InputError
+from crossd.tasks import task_of
 from crossd.training import loop, metrics, validate
 from crossd.training.loggers import Epoch
 from crossd.training.loop import TrainConfig
@@ -121,7 +123,7 @@ def _thawing(net: nn.Module, classes: int) -> Callable[[int, int], None]:
 
 def features(
     net: nn.Module, samples: Samples, classes: int, config: TrainConfig
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+) -> tuple[NDArray[np.float64], NDArray[Any]]:
     """Give what a network's last layer is told of every sample, ``(N, F)``, and the labels.
 
     Of a network that averages several answers (an attribute `average`, as of `SliceNet`), the
@@ -138,7 +140,7 @@ def features(
                 setattr(module, child_name, nn.Identity())
     _average_logits(net)
     vectors, labels = [], []
-    for answer, batch in validate.answers(net, samples, config, raw=True):
+    for answer, batch in validate.answers(net, samples, config, "classification", raw=True):
         if answer.dim() != 2:
             raise InputError("the protocols knn and linear are for networks that label volumes")
         vectors.append(answer.cpu())
@@ -153,29 +155,79 @@ def _average_logits(net: object) -> None:
 
 
 def _on_features(protocol: str, net: nn.Module, source: Source, config: TrainConfig) -> Outcome:
+    """Fit k nearest neighbours, or a linear layer, to frozen features, and score test samples."""
+    task = task_of(source.task)
+    if task.masks:
+        raise InputError(f"--protocol {protocol} is for labels, but {source.name} has masks")
+    count = len(source.classes)
+    train, val, test = (
+        features(net, part, count, config) for part in (source.train, source.val, source.test)
+    )
+    truth = torch.from_numpy(test[1])
+    if task.kind == "one":
+        said = _classes(protocol, train, val, test, count)
+    else:  # a column at a time, from the samples of which it is known
+        fit = _finding if task.kind == "each" else _number
+        columns = (_known((train, val, test), k) for k in range(count))
+        said = np.stack([fit(protocol, *column) for column in columns], axis=1)
+    outputs = [torch.from_numpy(said), truth]
+    return Outcome(net, metrics.of_task(source, outputs), outputs, [])
+
+
+Told = tuple[NDArray[np.float64], NDArray[Any]]
+"""Features ``(N, F)``, and what is true ``(N,)``."""
+
+
+def _known(given: tuple[Told, Told, Told], column: int) -> tuple[Told, Told, Told]:
+    """Take a column of findings or numbers; of all parts but the last where it is known."""
+    train, val, test = ((x, y[:, column]) for x, y in given)
+    train, val = ((x[np.isfinite(y)], y[np.isfinite(y)]) for x, y in (train, val))
+    return train, val, test
+
+
+def _classes(protocol: str, train: Told, val: Told, test: Told, count: int) -> NDArray[np.float64]:
+    """Give the probabilities ``(N, K)`` of one class of several."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.neighbors import KNeighborsClassifier
+
+    near = KNeighborsClassifier(min(NEIGHBOURS, len(train[0])), metric="cosine")
+    linear = [
+        LogisticRegression(C=strength, max_iter=2000, class_weight="balanced")
+        for strength in STRENGTHS
+    ]
+    model = _best([near] if protocol == "knn" else linear, train, val, protocol == "linear")
+    probabilities = np.zeros((len(test[0]), count))
+    probabilities[:, model.classes_.astype(int)] = model.predict_proba(test[0])
+    return probabilities
+
+
+def _finding(protocol: str, train: Told, val: Told, test: Told) -> NDArray[np.float64]:
+    """Give the probability ``(N,)`` of a finding; its share where training knows one value."""
+    if len(np.unique(train[1])) < 2:
+        share = train[1].mean() if len(train[1]) else 0.5
+        return np.full(len(test[0]), float(share))
+    train, val = ((x, y.astype(int)) for x, y in (train, val))
+    return _classes(protocol, train, val, test, 2)[:, 1]
+
+
+def _number(protocol: str, train: Told, val: Told, test: Told) -> NDArray[np.float64]:
+    """Give a number ``(N,)``."""
+    from sklearn.linear_model import Ridge
+    from sklearn.neighbors import KNeighborsRegressor
+
+    near = KNeighborsRegressor(min(NEIGHBOURS, len(train[0])), metric="cosine")
+    linear = [Ridge(alpha=1 / strength) for strength in STRENGTHS]
+    model = _best([near] if protocol == "knn" else linear, train, val, protocol == "linear")
+    return np.asarray(model.predict(test[0]), np.float64)
+
+
+def _best(models: Sequence[Any], train: Told, val: Told, standardise: bool) -> Any:
+    """Fit models to training samples; return the one that scores best on validation samples."""
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    if source.task != "classification":
-        raise InputError(f"--protocol {protocol} is for labels, but {source.name} has masks")
-    count = len(source.classes)
-    x, y = features(net, source.train, count, config)
-    tests, truth = features(net, source.test, count, config)
-    if protocol == "knn":
-        near = min(NEIGHBOURS, len(x))
-        model = KNeighborsClassifier(near, metric="cosine").fit(x, y)
-    else:
-        choices, known = features(net, source.val, count, config)
-        best = -1.0
-        for strength in STRENGTHS:
-            one = LogisticRegression(C=strength, max_iter=2000, class_weight="balanced")
-            fitted = make_pipeline(StandardScaler(), one).fit(x, y)
-            value = float(fitted.score(choices, known))
-            if value > best:
-                best, model = value, fitted
-    probabilities = np.zeros((len(tests), count))
-    probabilities[:, model.classes_] = model.predict_proba(tests)
-    outputs = [torch.from_numpy(probabilities), torch.from_numpy(truth)]
-    return Outcome(net, metrics.classification(*outputs), outputs, [])
+    steps = [make_pipeline(StandardScaler(), one) if standardise else one for one in models]
+    fitted = [one.fit(*train) for one in steps]
+    if len(fitted) == 1 or len(val[0]) < 2:
+        return fitted[0 if len(fitted) == 1 else len(fitted) // 2]
+    return max(fitted, key=lambda one: float(one.score(*val)))

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -15,6 +15,11 @@ ALPHA = 0.05
 
 EXACT = 50
 """Differences up to which Wilcoxon's p is exact."""
+
+DRAWS = 500
+"""Of cases, for an interval by drawing them anew."""
+
+Indices = NDArray[np.int64]
 
 Interval = tuple[float, float]
 """Lower and upper end, of the level `LEVEL`."""
@@ -180,6 +185,36 @@ def case_interval(first: ArrayLike, second: ArrayLike) -> Interval | None:
         return None
     x = a - b
     return _t(x[~np.isnan(x)])[0]
+
+
+def bootstrap(score: Callable[[Indices], float], cases: int, draws: int = DRAWS) -> Interval | None:
+    """Give the interval of a score that is no mean over cases, by drawing cases anew (Efron 1979).
+
+    Args:
+        score: Of some cases, given by their places ``(cases,)``, one of them perhaps several times;
+            NaN where they tell none.
+        cases: How many there are.
+        draws: How often they are drawn.
+
+    Returns:
+        The ends between which the middle 95 % of the scores lie; None for fewer than two cases, or
+        where most draws tell no score.
+
+    Example:
+        >>> values = np.arange(100.0)
+        >>> low, high = bootstrap(lambda places: values[places].mean(), 100)
+        >>> 43 < low < 46, 53 < high < 57
+        (True, True)
+    """
+    if cases < 2:
+        return None
+    rng = np.random.default_rng(0)
+    found = np.array([score(rng.integers(cases, size=cases)) for _ in range(draws)])
+    found = found[np.isfinite(found)]
+    if 2 * len(found) < draws:
+        return None
+    low, high = np.percentile(found, (100 * (1 - LEVEL) / 2, 100 * (1 + LEVEL) / 2))
+    return float(low), float(high)
 
 
 def mean_ranks(scores: ArrayLike) -> NDArray[np.float64]:

@@ -8,15 +8,18 @@ the records of the runs.
 import csv
 import dataclasses
 import io
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from crossd.evaluation import statistics
 from crossd.evaluation.statistics import ALPHA, Paired, Summary
+from crossd.training.metrics import main
 
 Results = Mapping[str, Any]
 """The record of `metrics.json`."""
@@ -50,7 +53,7 @@ def scores(
     return {
         (row["fold"], row["trial"]): row["metrics"][name]
         for row in runs(results, key, arm)
-        if row["metrics"].get(name) is not None
+        if row["metrics"].get(name) is not None and math.isfinite(row["metrics"][name])
     }
 
 
@@ -67,6 +70,39 @@ def case_scores(results: Results, key: Key, arm: str) -> NDArray[np.float64]:
         return np.nanmean(np.array(rows, float), 0)
 
 
+def over_cases(
+    results: Results, key: Key, arm: str, other: str | None = None
+) -> statistics.Interval | None:
+    """Give the interval of an arm's score, or of its difference to another's, over test cases.
+
+    Of a score that is a mean over cases, by Student's t; of another one by drawing cases anew.
+    Scores are means over the runs of an arm.
+    """
+    if "truth" not in results or results.get("folds"):
+        own = case_scores(results, key, arm)
+        if other is None:
+            return statistics.interval_over_cases(own)
+        return statistics.case_interval(own, case_scores(results, key, other))
+    truth = torch.tensor([[math.nan if v is None else v for v in row] for row in results["truth"]])
+    both = {name: _said(results, key, name) for name in (arm, other) if name is not None}
+    if any(said.shape[1:] != truth.shape or not len(said) for said in both.values()):
+        return None
+
+    def mean(name: str, places: NDArray[np.int64]) -> float:
+        told = [main(results["task"], said[places], truth[places]) for said in both[name]]
+        return float(np.mean(told))
+
+    def score(places: NDArray[np.int64]) -> float:
+        return mean(arm, places) - (0.0 if other is None else mean(other, places))
+
+    return statistics.bootstrap(score, len(truth))
+
+
+def _said(results: Results, key: Key, arm: str) -> torch.Tensor:
+    """Return what an arm said of every test case in each of its runs, ``(runs, cases, K)``."""
+    return torch.tensor([row["said"] for row in runs(results, key, arm) if "said" in row])
+
+
 def summaries(results: Results, key: Key) -> dict[str, Summary]:
     """Return mean, standard deviation and interval of every arm that was run.
 
@@ -79,8 +115,7 @@ def summaries(results: Results, key: Key) -> dict[str, Summary]:
             continue
         one = statistics.summarise(list(values.values()), _ratio(results, key))
         if one.count == 1:
-            over_cases = statistics.interval_over_cases(case_scores(results, key, arm))
-            one = dataclasses.replace(one, interval=over_cases)
+            one = dataclasses.replace(one, interval=over_cases(results, key, arm))
         found[arm] = one
     return found
 
@@ -88,7 +123,7 @@ def summaries(results: Results, key: Key) -> dict[str, Summary]:
 def comparisons(results: Results, key: Key) -> dict[str, Paired]:
     """Compare the first arm with each other one over the repetitions that both have."""
     first, *others = results["arms"]
-    own, cases = scores(results, key, first), case_scores(results, key, first)
+    own = scores(results, key, first)
     found = {}
     for arm in others:
         other = scores(results, key, arm)
@@ -97,7 +132,7 @@ def comparisons(results: Results, key: Key) -> dict[str, Paired]:
             pairs = [own[k] for k in both], [other[k] for k in both]
             found[arm] = dataclasses.replace(
                 statistics.paired(*pairs, _ratio(results, key)),
-                over_cases=statistics.case_interval(cases, case_scores(results, key, arm)),
+                over_cases=over_cases(results, key, first, arm),
             )
     tested = {arm: one.p for arm, one in found.items() if one.p is not None}
     adjusted = dict(zip(tested, statistics.holm(list(tested.values())), strict=True))

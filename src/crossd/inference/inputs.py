@@ -14,6 +14,7 @@ from crossd.data.sources.case_pairs import MODALITY
 from crossd.data.sources.case_table import read_table
 from crossd.data.sources.folder_walk import below
 from crossd.errors import InputError
+from crossd.tasks import task_of
 from crossd.weights.weights_file import WeightsConfig
 
 Say = Callable[[str], None]
@@ -34,7 +35,7 @@ def takes(weights: WeightsConfig) -> tuple[bool, bool]:
     """Tell whether a network takes images, and whether it takes volumes that come as files."""
     sized = weights.plan is not None or (weights.spacing is not None and bool(weights.size))
     images = weights.form != "3d" and len(weights.size) == 2
-    return images, weights.form != "2d" and (sized or weights.task == "classification")
+    return images, weights.form != "2d" and (sized or not task_of(weights.task).masks)
 
 
 def inputs(

@@ -16,6 +16,7 @@ from crossd.data.shapes import fit
 from crossd.data.sources.case_files import Entry, read_image
 from crossd.errors import InputError
 from crossd.inference import sliding_window
+from crossd.tasks import task_of
 from crossd.weights.weights_file import WeightsConfig
 
 AT_ONCE = 16
@@ -131,7 +132,7 @@ def restore(
 
 @torch.no_grad()
 def label(net: nn.Module, entry: Entry, weights: WeightsConfig, fabric: Fabric) -> Tensor:
-    """Give the class probabilities ``(K,)`` of a volume."""
+    """Give probabilities ``(K,)`` of the classes or findings of a volume, or its numbers."""
     if weights.plan is None:
         sides = weights.size if len(weights.size) == 3 else weights.size[:1] * 3
         x = prepare(entry, weights, (Intensity("percentiles", *CLIP),) * entry.channels, sides)
@@ -142,4 +143,10 @@ def label(net: nn.Module, entry: Entry, weights: WeightsConfig, fabric: Fabric) 
         x = fit(x, how.patch, float(x.min()))
     with fabric.autocast():
         logits: Tensor = net(fabric.to_device(x[None]))
-    return logits.float().softmax(1)[0].cpu()
+    return answer(logits, weights)
+
+
+def answer(logits: Tensor, weights: WeightsConfig) -> Tensor:
+    """Make of the logits ``(1, K)`` of a sample what they say, ``(K,)``: see `label`."""
+    said = task_of(weights.task).said(logits.float()).cpu()
+    return (said if weights.scale is None else weights.scale.restored(said))[0]

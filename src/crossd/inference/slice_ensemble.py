@@ -7,13 +7,11 @@ from crossd.conversion.views import has_views, ranks_of, seen_in
 from crossd.errors import InputError
 from crossd.nn.layers import is_volume
 from crossd.nn.views import VIEWS, view
+from crossd.tasks import task_of
 from crossd.utils.option_values import ANSWERS, choice
 
 LABELLED = 3
 """Slices an axis where volumes have a label: at 1/4, 1/2 and 3/4, as in training."""
-
-LEAST = 1e-8
-"""Probability below which logarithms stop."""
 
 
 class Ensemble(nn.Module):
@@ -21,14 +19,17 @@ class Ensemble(nn.Module):
 
     Args:
         net: What is asked.
+        task: What its logits are, see `crossd.tasks`.
 
     Attributes:
-        average: ``"probabilities"`` or ``"logits"``; masks always use probabilities.
+        average: ``"probabilities"`` or ``"logits"``; masks always use probabilities, and numbers
+            are averaged as they are.
     """
 
-    def __init__(self, net: nn.Module) -> None:
+    def __init__(self, net: nn.Module, task: str = "classification") -> None:
         super().__init__()
         self.net = net
+        self.task = task
         self.average = "probabilities"
 
     def forward(self, x: Tensor) -> Tensor:
@@ -41,7 +42,8 @@ class Ensemble(nn.Module):
         answers = self._answers(x)
         if self.average == "logits" and answers.dim() == 3:
             return answers.mean(0)
-        return answers.softmax(2).mean(0).clamp_min(LEAST).log()
+        task = task_of(self.task)
+        return task.logits(task.said(answers, 2).mean(0))
 
     def _answers(self, x: Tensor) -> Tensor:
         """Return the logits that are averaged, ``(A, N, K, ...)``."""
@@ -60,6 +62,7 @@ class SliceNet(Ensemble):
         net: From images ``(N, C, H, W)`` to logits ``(N, K)`` or ``(N, K, H, W)``; of Cross-D, it
             sees slices of each axis in their own view.
         count: Slices an axis; 0 takes all, as a network for masks needs.
+        task: As of `Ensemble`.
 
     Example:
         >>> net = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(1, 2))
@@ -67,8 +70,8 @@ class SliceNet(Ensemble):
         torch.Size([3, 2])
     """
 
-    def __init__(self, net: nn.Module, count: int = LABELLED) -> None:
-        super().__init__(net)
+    def __init__(self, net: nn.Module, count: int = LABELLED, task: str = "classification") -> None:
+        super().__init__(net, task)
         self.count = count
 
     def _answers(self, x: Tensor) -> Tensor:
@@ -112,6 +115,7 @@ class OrientationMean(Ensemble):
 
     Args:
         net: From volumes ``(N, C, D, H, W)`` to logits ``(N, K)`` or ``(N, K, D, H, W)``.
+        task: As of `Ensemble`.
 
     Example:
         >>> net = nn.Sequential(nn.Conv3d(1, 2, 1), nn.AdaptiveAvgPool3d(1), nn.Flatten())
@@ -136,6 +140,7 @@ class Both(Ensemble):
     Args:
         net: A Cross-D network.
         count: As of `SliceNet`.
+        task: As of `Ensemble`.
 
     Example:
         >>> net = nn.Sequential(nn.Flatten(2), nn.AdaptiveAvgPool1d(1), nn.Flatten())
@@ -143,9 +148,9 @@ class Both(Ensemble):
         tensor([0.5000, 0.5000])
     """
 
-    def __init__(self, net: nn.Module, count: int = LABELLED) -> None:
-        super().__init__(net)
-        self.slices = SliceNet(net, count)
+    def __init__(self, net: nn.Module, count: int = LABELLED, task: str = "classification") -> None:
+        super().__init__(net, task)
+        self.slices = SliceNet(net, count, task)
 
     def _answers(self, x: Tensor) -> Tensor:
         self.slices.average = self.average
@@ -161,7 +166,7 @@ def answering(net: nn.Module, answer: str, task: str) -> nn.Module:
         answer: ``"volume"`` (by its 3D kernels), ``"orientations"`` (the mean of what these say of
             the volume turned so that each axis is depth once), ``"slices"`` (by its 2D kernels, on
             slices in all three views) or ``"both"`` (the mean of the volume's and the slices').
-        task: ``"classification"`` takes nine slices of a volume, ``"segmentation"`` all.
+        task: See `crossd.tasks`. Masks take all slices of a volume, other tasks nine.
 
     Returns:
         A network that shares the weights of `net`; `net` itself for ``"volume"``.
@@ -181,7 +186,7 @@ def answering(net: nn.Module, answer: str, task: str) -> nn.Module:
             raise InputError(f"--answer {answer} is for networks that take {what}; this does not")
     if answer == "both" and not has_views(net):
         raise InputError("--answer both is for kernel modes with views; this network has none")
-    count = 0 if task == "segmentation" else LABELLED
+    count = 0 if task_of(task).masks else LABELLED
     if answer == "orientations":
-        return OrientationMean(net)
-    return SliceNet(net, count) if answer == "slices" else Both(net, count)
+        return OrientationMean(net, task)
+    return SliceNet(net, count, task) if answer == "slices" else Both(net, count, task)

@@ -12,7 +12,7 @@ from crossd.evaluation import summary
 from crossd.evaluation.experiment import Run, masks_of
 from crossd.evaluation.statistics import Interval
 from crossd.evaluation.summary import MISSING, Results
-from crossd.reports import curves, html, pictures, plots, shown_cases
+from crossd.reports import curves, html, pictures, plots, shown_cases, truth_plots
 from crossd.reports import markdown as reports
 from crossd.reports.markdown import METRICS, ended, grid, join_words, number, section
 
@@ -79,6 +79,7 @@ def write(results: Results, folder: Path, source: Source) -> None:
     if counts:
         pictures.confusions(counts, source.classes, folder / "confusion.png")
         drawn[f"Confusion of classes: {summary.title(key)}"] = "confusion.png"
+    drawn |= _against_truth(results, key, folder)
     text = markdown(results, drawn, reports.cost(results["seconds"]))
     masks = {arm: masks_of(Run(arm, *key, 0, 0), folder) for arm in results["arms"]}
     cases = shown_cases.comparison_cases(results, source, masks)
@@ -208,6 +209,20 @@ def _each_sample(results: Results) -> dict[str, tuple[list[str], list[list[str]]
         lines = [[name, *map(number, row)] for name, *row in zip(names, *columns, strict=True)]
         found[f"Every test sample: {summary.title(key)}"] = (["sample", *arms], lines)
     return found
+
+
+def _against_truth(results: Results, key: summary.Key, folder: Path) -> dict[str, str]:
+    """Draw what each arm said of findings or numbers in its first run; title to file name."""
+    if "truth" not in results:
+        return {}
+    truth = np.array([[np.nan if v is None else v for v in row] for row in results["truth"]])
+    rows = summary.runs(results, key)
+    first = {row["arm"]: np.array(row["said"]) for row in reversed(rows) if "said" in row}
+    answers = {arm: (first[arm], truth) for arm in results["arms"] if arm in first}
+    found = truth_plots.draw_all(
+        answers, results["task"], results["classes"], results["units"], folder
+    )
+    return {f"{title}: {summary.title(key)}": name for title, name in found.items()}
 
 
 def _confusions(results: Results, key: summary.Key) -> dict[str, NDArray[np.int64]]:

@@ -11,6 +11,7 @@ from crossd.evaluation.arms import CROSSD
 from crossd.evaluation.summary import Results
 from crossd.reports.markdown import METRICS
 from crossd.reports.pictures import dress, figure, legend, save, style
+from crossd.tasks import task_of
 from crossd.training.loggers import Epoch
 
 Curve = tuple[str, Sequence[Epoch], str]
@@ -27,7 +28,7 @@ def training(results: Results, path: str | Path) -> None:
     history = results["history"]
     losses = [name for name in history[-1] if name.startswith("loss")]
     panels: dict[str, list[Curve]] = {"Loss in training": [(one, history, one) for one in losses]}
-    if main := _main_score([history]):
+    if main := _main_score(results, [history]):
         panels["On validation samples"] = [("validation", history, main)]
     _draw(panels, path)
 
@@ -43,7 +44,7 @@ def comparison(results: Results, path: str | Path) -> None:
     panels: dict[str, list[Curve]] = {}
     if runs:
         panels["Pretraining on images: loss"] = [(arm, one, "loss") for arm, one in runs.items()]
-    if main := _main_score(runs.values()):
+    if main := _main_score(results, runs.values()):
         panels["Pretraining on images: validation"] = [
             (arm, history, main) for arm, history in runs.items()
         ]
@@ -57,10 +58,11 @@ def comparison(results: Results, path: str | Path) -> None:
     _draw(panels, path)
 
 
-def _main_score(histories: Iterable[Sequence[Epoch]]) -> str | None:
-    """Return the main metric that some epoch was validated with."""
-    names = {name for history in histories for one in history for name in one.get("val") or {}}
-    return next((name for name in METRICS if name in names), None)
+def _main_score(results: Results, histories: Iterable[Sequence[Epoch]]) -> str | None:
+    """Return the task's main score, if some epoch was validated."""
+    main = task_of(results["task"]).main
+    validated = any(main in (one.get("val") or {}) for history in histories for one in history)
+    return main if validated else None
 
 
 def _draw(panels: dict[str, list[Curve]], path: str | Path) -> None:

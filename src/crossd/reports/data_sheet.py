@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 from crossd.data.quality.checks import Fault
 from crossd.data.quality.facts import NO_PART, SampleFacts
 from crossd.data.quality.survey import Survey
+from crossd.data.sources.numbered_columns import Columns
 from crossd.data.splits import SPLITS, spread
+from crossd.inference.results import with_units
 from crossd.reports.markdown import grid, section
 from crossd.reports.pictures import (
     COOL,
@@ -75,10 +77,10 @@ def draw(found: Survey, path: str | Path) -> None:
 def _rows(found: Survey) -> list[tuple[str, list[SampleFacts]]]:
     """Choose the rows of the sheet: classes, or the parts where there are none."""
     drawn = [look for look in found.looks if look.thumb is not None]
-    classes = found.classes([look.label for look in drawn])
+    classes = found.classes([one for look in drawn for one in look.findings or (look.label,)])
     if classes:
         picked = [classes[i] for i in spread(len(classes), ROWS)]
-        return [(name, _spread([x for x in drawn if x.label == name])) for name in picked]
+        return [(name, _spread([x for x in drawn if x.has(name)])) for name in picked]
     parts = [part for part in (*SPLITS, NO_PART) if any(look.part == part for look in drawn)]
     return [(part, _spread([x for x in drawn if x.part == part])) for part in parts]
 
@@ -105,7 +107,10 @@ def _tile(ax: Axes, look: SampleFacts) -> None:
 
 
 def _counts(ax: Axes, found: Survey) -> None:
-    """Draw how many samples each class has, or how many voxels each value of the masks."""
+    """Draw how many samples each class has, voxels each value of masks, or a histogram of numbers."""
+    if found.columns is not None and found.columns.task == "regression":
+        _histogram(ax, found, found.columns)
+        return
     voxels = _voxels(found.looks)
     if voxels:
         total = sum(voxels.values())
@@ -132,6 +137,19 @@ def _counts(ax: Axes, found: Survey) -> None:
     shown = [shortened(name, 14) for name in names]
     ax.set_yticks(range(len(names)), shown, fontsize=8 if len(names) < 14 else 5.5)
     ax.set_ylim(len(names) - 0.4, -0.6)
+
+
+def _histogram(ax: Axes, found: Survey, columns: Columns) -> None:
+    """Draw how often the first number to learn has which value, in each part."""
+    (name,) = with_units(columns.names[:1], columns.units[:1])
+    dress(ax, f"{shortened(name, 24)}", "", "samples")
+    first, parts = found.numbers[:, 0], np.array(found.parts)
+    known = np.isfinite(first)
+    if known.any():
+        edges = np.histogram_bin_edges(first[known], bins=20)
+        for part in found.counts:
+            counts = np.histogram(first[known & (parts == part)], edges)[0]
+            ax.stairs(counts, edges, color=COLOURS[part], lw=1.6)
 
 
 def _voxels(looks: Sequence[SampleFacts]) -> dict[int, int]:

@@ -21,6 +21,7 @@ from crossd.conversion.folding.modules import Folded
 from crossd.errors import InputError
 from crossd.nn.views import VIEWS, batch_view, current_view
 from crossd.reports.pictures import INK, SOFT, WARM, figure, grey, save
+from crossd.tasks import task_of
 
 HEAT = LinearSegmentedColormap.from_list(
     "heat", [(0.9, 0.62, 0, 0), (0.9, 0.62, 0, 0.12), (0.9, 0.62, 0, 0.5), (0.95, 0.9, 0.25, 0.8)]
@@ -36,9 +37,9 @@ class CamOfSample:
         name: Of the sample.
         image: Shape ``(D, H, W)``, or ``(H, W)``.
         heat: Of the class that was answered, from 0 to 1, of the same shape.
-        answer: The class.
-        truth: The true class.
-        probability: Of the answer.
+        answer: The class, the finding or the number.
+        truth: What is true of it.
+        probability: Of the answer; None for a number.
     """
 
     name: str
@@ -46,7 +47,7 @@ class CamOfSample:
     heat: NDArray[np.float32]
     answer: str
     truth: str
-    probability: float
+    probability: float | None
 
 
 @torch.no_grad()
@@ -104,17 +105,20 @@ def _maps(net: nn.Module, x: Tensor, output: object) -> Tensor | None:
     return maps.mean(2 + batch_view(current_view() if fixed is None else fixed))
 
 
-def look(net: nn.Module, x: Tensor, layer: str) -> tuple[NDArray[np.float32], Tensor]:
-    """Compute Grad-CAM of the likeliest class.
+def look(
+    net: nn.Module, x: Tensor, layer: str, task: str = "classification"
+) -> tuple[NDArray[np.float32], Tensor]:
+    """Compute Grad-CAM of the likeliest class or finding, or of the first number.
 
     Args:
         net: In evaluation mode.
         x: One image ``(1, C, H, W)`` or volume ``(1, C, D, H, W)``.
         layer: Name of the module whose answer is weighed.
+        task: What the logits are, see `crossd.tasks`.
 
     Returns:
-        The map from 0 to 1 in the size of `x`, zero where nothing speaks for the class, and the
-        probabilities ``(K,)``.
+        The map from 0 to 1 in the size of `x`, zero where nothing speaks for the class (or for a
+        greater number); and what the network says, ``(K,)``.
 
     Example:
         >>> net = nn.Sequential(nn.Conv3d(1, 4, 3), nn.AdaptiveAvgPool3d(1), nn.Flatten())
@@ -126,7 +130,8 @@ def look(net: nn.Module, x: Tensor, layer: str) -> tuple[NDArray[np.float32], Te
     module = net.get_submodule(layer)
     with module.register_forward_hook(lambda *call: given.append(call[2])), torch.enable_grad():
         logits = net(x.detach().requires_grad_())[0].float()
-    slope = torch.autograd.grad(logits.max(), given[-1])[0]
+    number = task_of(task).kind == "number"
+    slope = torch.autograd.grad(logits[0] if number else logits.max(), given[-1])[0]
     maps, slopes = _maps(net, x, given[-1].detach()), _maps(net, x, slope)
     assert maps is not None and slopes is not None
     weights = slopes.flatten(2).mean(2).view(*slopes.shape[:2], *[1] * (x.dim() - 2))
@@ -134,7 +139,7 @@ def look(net: nn.Module, x: Tensor, layer: str) -> tuple[NDArray[np.float32], Te
     how = "bilinear" if x.dim() == 4 else "trilinear"
     heat = F.interpolate(heat, x.shape[2:], mode=how, align_corners=False)[0, 0]
     found: NDArray[np.float32] = (heat / heat.max().clamp(min=1e-30)).cpu().numpy()
-    return found, logits.detach().softmax(0).cpu()
+    return found, task_of(task).said(logits.detach(), 0).cpu()
 
 
 def draw(
@@ -170,9 +175,11 @@ def draw(
             for ax in row[2 * plane : 2 * plane + 2]:
                 grey(ax, image, low, high, origin, ratio)
             row[2 * plane + 1].imshow(heat, cmap=HEAT, vmin=0, vmax=1, aspect=ratio, origin=origin)
-        right = one.answer == one.truth
-        said = f"{one.answer} ({one.probability:.0%})".replace("%", " %")
-        text = said if right else f"{said}\nbut is {one.truth}"
+        right = one.answer == one.truth or one.probability is None
+        text = f"{one.answer}\ntruth {one.truth}"
+        if one.probability is not None:
+            text = f"{one.answer} ({one.probability:.0%})".replace("%", " %")
+            text += "" if right else f"\nbut is {one.truth}"
         row[0].set_ylabel(text, fontsize=8.5, color=INK if right else WARM)
     what = "planes through the place" if solid else "the places"
     drawn.suptitle(
@@ -189,9 +196,12 @@ def reading(seen: Sequence[CamOfSample]) -> str:
     Args:
         seen: The samples that were looked at.
     """
-    right = sum(one.answer == one.truth for one in seen)
+    judged = [one for one in seen if one.probability is not None]
+    right = sum(one.answer == one.truth for one in judged)
     areas = [float((one.heat > 0.5).mean()) for one in seen if one.heat.max() > 0]
     said = f"{right} of the {len(seen)} answers shown are right."
+    if not judged:
+        said = f"{len(seen)} answers are shown."
     if not areas:
         return f"{said} Nothing in the layer speaks for them: Grad-CAM is zero."
     share = float(np.median(areas))

@@ -17,13 +17,23 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from crossd.evaluation.summary import MISSING, Results
+from crossd.tasks import task_of
 from crossd.utils import memory
 from crossd.utils.atomic_files import atomic
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-METRICS = {"accuracy": "accuracy", "auc": "AUC", "dice": "Dice"}
+METRICS = {
+    "accuracy": "accuracy",
+    "auc": "AUC",
+    "average_precision": "average precision",
+    "dice": "Dice",
+    "r2": "R²",
+    "mae": "mean absolute error",
+    "spearman": "Spearman correlation",
+}
+"""What scores are called, each task's main one before others of it."""
 LIBRARIES = (
     "crossd",
     "torch",
@@ -116,7 +126,6 @@ def training(results: Results, spent: Sequence[str]) -> str:
         results: The record that `crossd pretrain` and `crossd finetune` write to `metrics.json`.
         spent: See `cost`.
     """
-    scores = {name: number(value) for name, value in results["metrics"].items()}
     history = results["history"]
     checked = sorted({name for record in history for name in record.get("val") or {}})
     header = ["epoch", "loss", *(f"validation {name}" for name in checked)]
@@ -130,12 +139,36 @@ def training(results: Results, spent: Sequence[str]) -> str:
         "",
         f"On {results['test_samples']:,} test samples, never trained on:",
         "",
-        *grid(list(scores), [list(scores.values())]),
+        *of_scores(results),
         *section("Training", grid(header, body)),
         *section("Curves", ["![Curves](curves.png)"]),
         *spent,
     ]
     return ended(lines, results)
+
+
+def of_scores(results: Results) -> list[str]:
+    """Return the scores of samples without masks: of all, and of each finding or number.
+
+    Args:
+        results: With ``metrics``, and ``classes`` and ``units`` where each has scores of its own.
+    """
+    found, names = results["metrics"], results.get("classes") or []
+    units = results.get("units") or [""] * len(names)
+    own = {f"{score}_{name}" for score in METRICS for name in names}
+    whole = [name for name in found if name not in own]
+    each = [score for score in METRICS if any(f"{score}_{name}" in found for name in names)]
+    lines = grid([METRICS.get(n, n) for n in whole], [[number(found[n]) for n in whole]])
+    rows = [
+        [f"{name} [{unit}]" if unit else name, *(number(found.get(f"{s}_{name}")) for s in each)]
+        for name, unit in zip(names, units, strict=True)
+        if any(f"{score}_{name}" in found for score in each)
+    ]
+    if rows:
+        lines += ["", *grid(["", *(METRICS[score] for score in each)], rows)]
+    for title, path in (results.get("drawn") or {}).items():
+        lines += section(title, [f"![{title}]({path})"])
+    return lines
 
 
 def evaluation(results: Results, spent: Sequence[str]) -> str:
@@ -148,8 +181,8 @@ def evaluation(results: Results, spent: Sequence[str]) -> str:
     found = results["metrics"]
     lines = [f"# crossd evaluate: {results['data']}", ""]
     lines += [f"{results['samples']:,} {results['part']} samples.", ""]
-    if results["task"] == "classification":
-        lines += grid(list(found), [[number(value) for value in found.values()]])
+    if not task_of(results["task"]).masks:
+        lines += of_scores(results)
     else:
         columns = ("dice", "dice_sd", "hd95", "nsd", "volume_error_ml")
         counts = ("cases", "missed", "invented")

@@ -12,8 +12,10 @@ from crossd.data.dataset import Samples, Subset
 from crossd.data.source import Source
 from crossd.evaluation import summary
 from crossd.evaluation.summary import Results
+from crossd.inference.results import with_units
 from crossd.reports.markdown import number
 from crossd.reports.slice_viewer import Case, sheets
+from crossd.tasks import task_of
 from crossd.training import devices, metrics, validate
 from crossd.training.config import TrainConfig
 
@@ -22,6 +24,9 @@ COUNT = 3
 
 CLASSES = 5
 """Classes whose probabilities are told."""
+
+FINDINGS = 15
+"""Findings or numbers that are told, those that are furthest off first."""
 
 WORST, BEST = "The worst", "The best"
 
@@ -79,18 +84,18 @@ def of_scored(
             _segmented_sample(source, samples, index, group, {"network": found[index]})
             for index, group in extremes(means)
         ]
-    probabilities, truth = (one.numpy() for one in outputs)
-    own = probabilities[np.arange(len(truth)), truth]
+    close = metrics.closeness(source, *outputs)
+    show = labelled if source.task == "classification" else told
     return [
-        labelled(
+        show(
             case_name(samples, i),
             group,
             samples[i]["image"][0].numpy(),
-            probabilities[i],
-            int(truth[i]),
+            outputs[0][i].numpy(),
+            outputs[1][i].numpy(),
             source,
         )
-        for i, group in extremes(own)
+        for i, group in extremes(close)
     ]
 
 
@@ -99,11 +104,11 @@ def labelled(
     group: str,
     image: NDArray[np.floating],
     probabilities: NDArray[np.floating],
-    truth: int,
+    true: NDArray[np.integer],
     source: Source,
 ) -> Case:
     """Show a sample with the probabilities that a network gives the classes."""
-    classes, best = source.classes, int(probabilities.argmax())
+    classes, best, truth = source.classes, int(probabilities.argmax()), int(true)
     verdict = "Right" if best == truth else f"Wrong: the truth is {classes[truth]}"
     said = f"{verdict}. Answer {classes[best]}, probability {probabilities[best]:.3f}."
     listed = dict.fromkeys([*np.argsort(-probabilities)[:CLASSES].tolist(), truth])
@@ -112,6 +117,34 @@ def labelled(
     ]
     made = sheets(image, spacing=source.spacing)
     return Case(name, said, group, made, header=("class", "probability"), rows=rows)
+
+
+def told(
+    name: str,
+    group: str,
+    image: NDArray[np.floating],
+    said: NDArray[np.floating],
+    true: NDArray[np.floating],
+    source: Source,
+) -> Case:
+    """Show a sample with what a network says of its findings, or of its numbers, and the truth."""
+    numbers = source.task == "regression"
+    names = with_units(source.classes, source.units) if numbers else source.classes
+    distance = np.nan_to_num(np.abs(said - true), nan=-1.0)
+    scale = source.scale_of_numbers()
+    if scale is not None:
+        distance = distance / np.array(scale.std)
+    order = np.argsort(-distance, kind="stable")
+    rows = [
+        (names[k], "not known" if np.isnan(true[k]) else f"{true[k]:.4g}", f"{said[k]:.4g}")
+        for k in order[:FINDINGS]
+    ]
+    worst = int(order[0])
+    truth = "not known" if np.isnan(true[worst]) else f"{true[worst]:.4g}"
+    verdict = f"{names[worst]}: answer {said[worst]:.4g}, truth {truth}."
+    made = sheets(image, spacing=source.spacing)
+    header = ("number", "truth", "answer") if numbers else ("finding", "truth", "probability")
+    return Case(name, verdict, group, made, header=header, rows=rows)
 
 
 def segmented(
@@ -171,13 +204,15 @@ def comparison_cases(
     """
     if results["folds"]:
         return []
+    if task_of(source.task).kind != "one":
+        return []
     key = summary.keys(results)[0]
     first, *others = (a for a in results["arms"] if summary.scores(results, key, a))
     scores = {arm: summary.case_scores(results, key, arm) for arm in (first, *others)}
     rival = summary.best(results, key, others)
     values = scores[first] - scores[rival] if rival else scores[first]
     title = summary.title(key)
-    header = ("arm", "mean Dice" if source.task == "segmentation" else "share right")
+    header = ("arm", "mean Dice" if task_of(source.task).masks else "share right")
     kept = {arm: found for arm, found in (masks or {}).items() if found}
     cases = [
         _segmented_sample(
@@ -235,7 +270,7 @@ def _masks(
     one = dataclasses.replace(options, batch_size=1, workers=0)
     mine = [
         (int(batch["place"]), answer[0].to(torch.uint8).cpu().numpy())
-        for answer, batch in validate.answers(net, part, one)
+        for answer, batch in validate.answers(net, part, one, "segmentation")
     ]
     return {indices[place]: guess for place, guess in devices.gather_lists(mine)}
 

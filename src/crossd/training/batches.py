@@ -1,9 +1,9 @@
 """What training and scoring take from samples: batches with their views, augmented, in shares."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,13 +21,11 @@ from crossd.errors import InputError
 from crossd.nn.views import draw_view, view
 from crossd.training import devices
 from crossd.training.config import TrainConfig
+from crossd.training.loss import loss_of
 from crossd.training.workers import choose
 from crossd.utils.progress import Progress
 
 Batch = dict[str, Tensor]
-
-Logits = Tensor | Sequence[Tensor]
-"""What a network says of a batch; with deep supervision, that of several of its heads."""
 
 
 class ViewBatches(Sampler[list[int]]):
@@ -168,29 +166,6 @@ def view_of(batch: Batch, net: nn.Module, draw: bool = False) -> AbstractContext
     return view(seen_in(net, views.tolist()))
 
 
-def loss_of(task: str) -> Callable[[Any, Tensor], Tensor]:
-    """Cross-entropy, for masks with Dice; logits of deep supervision are weighted by halves."""
-    if task == "classification":
-        return F.cross_entropy
-    from monai.losses.dice import DiceCELoss
-
-    criterion = DiceCELoss(to_onehot_y=True, softmax=True)
-
-    def loss(logits: Logits, mask: Tensor) -> Tensor:
-        if isinstance(logits, Tensor) and logits.dim() == mask.dim() + 2:
-            logits = logits.unbind(1)  # (n, heads, classes, ...)
-        if isinstance(logits, Tensor):
-            if logits.shape[2:] != mask.shape[1:]:  # a head of coarser resolution
-                mode = "bilinear" if mask.dim() == 3 else "trilinear"
-                logits = F.interpolate(logits, size=mask.shape[1:], mode=mode)
-            value: Tensor = criterion(logits, mask.unsqueeze(1))
-            return value
-        parts = [loss(part, mask) * 0.5**i for i, part in enumerate(logits)]
-        return torch.stack(parts).sum() / sum(0.5**i for i in range(len(parts)))
-
-    return loss
-
-
 def augment(
     image: Tensor,
     mask: Tensor | None,
@@ -284,7 +259,7 @@ class Feed:
         self.drawn = Patches(read, source.train.patch, config.seed, full, source.spacing)
         self.loader = batches(self.drawn, net, replace(config, workers=workers), train=True)
         self.ready = self.loader
-        self.criterion = loss_of(source.task)
+        self.criterion = loss_of(source.task, source.scale_of_numbers())
         self.rows = slice(None)
 
     def take(self, epoch: int, count: int, done: int = 0) -> Iterator[Piece]:

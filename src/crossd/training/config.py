@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, fields, replace
 
+from crossd.tasks import task_of
 from crossd.utils.option_values import LOGGERS, names
 
 
@@ -71,11 +72,11 @@ class TrainConfig(RunOptions):
     loggers: tuple[str, ...] = ("csv",)
 
 
-IMAGE_DEFAULTS = {
-    "classification": TrainConfig(epochs=8, batch_size=64, lr=1e-2, min_steps=100),
-    "segmentation": TrainConfig(epochs=2, batch_size=16, lr=3e-3, min_steps=600),
-}
+FOR_IMAGES = TrainConfig(epochs=8, batch_size=64, lr=1e-2, min_steps=100)
 """2D training where the options leave it open."""
+
+FOR_IMAGES_WITH_MASKS = TrainConfig(epochs=2, batch_size=16, lr=3e-3, min_steps=600)
+"""The same where there are masks."""
 
 
 def for_images(options: object, task: str) -> TrainConfig:
@@ -84,7 +85,9 @@ def for_images(options: object, task: str) -> TrainConfig:
     given = {name: value for name, value in given.items() if value is not None}
     if "epochs" in given:
         given["min_steps"] = 0
-    return with_run_options(options, replace(IMAGE_DEFAULTS[task], **given))
+    return with_run_options(
+        options, replace(FOR_IMAGES_WITH_MASKS if task_of(task).masks else FOR_IMAGES, **given)
+    )
 
 
 def with_run_options(options: object, config: TrainConfig) -> TrainConfig:
@@ -101,7 +104,7 @@ def for_volumes(options: object, task: str) -> TrainConfig:
 
     Of commands that train on images too, those for volumes begin with ``volume_``.
     """
-    masks = task == "segmentation"
+    masks = task_of(task).masks
     given = {
         name: getattr(options, f"volume_{name}" if hasattr(options, f"volume_{name}") else name)
         for name in ("epochs", "lr", "steps", "batch_size", "seed", "precision")

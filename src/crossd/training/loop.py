@@ -18,11 +18,11 @@ from crossd.errors import InputError
 from crossd.nn.checkpointing import checkpoint_activations
 from crossd.nn.kernel_modes import PosePredictor
 from crossd.nn.layers import channels_last
-from crossd.training import checkpoints, devices, metrics
+from crossd.tasks import task_of
+from crossd.training import checkpoints, devices
 from crossd.training.batch_norm import Statistics, sync_batch_norm
 from crossd.training.batches import (
     Feed,
-    Logits,
     Piece,
     alternate,
     augment,
@@ -32,6 +32,7 @@ from crossd.training.batches import (
 )
 from crossd.training.config import TrainConfig, for_images, for_volumes
 from crossd.training.loggers import Epoch, TrainingLog
+from crossd.training.loss import Logits
 from crossd.training.signals import Stopped, listening
 from crossd.training.validate import score
 from crossd.utils.atomic_files import naming
@@ -324,7 +325,7 @@ class _Run:
         if validate and _is_validated(here.epoch, self.epochs):
             record["val"] = score(self.net, self.source, self.source.val, self.config)[0]
             self.model.train()
-            value = record["val"][metrics.MAIN[self.source.task]]
+            value = record["val"][task_of(self.source.task).main]
             if value > self.result.best:
                 weights = devices.whole_state(self.net)[0]
                 self.result.best = value

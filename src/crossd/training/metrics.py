@@ -8,8 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-MAIN = {"classification": "accuracy", "segmentation": "dice"}
-"""The score a model is chosen by."""
+from crossd.data.source import Source
 
 
 def classification(probabilities: Tensor, labels: Tensor) -> dict[str, float]:
@@ -50,6 +49,158 @@ def classification(probabilities: Tensor, labels: Tensor) -> dict[str, float]:
         "f1": float(f1),
         "auc": float(np.mean(areas)) if areas else float("nan"),
     }
+
+
+def multilabel(probabilities: Tensor, truth: Tensor, names: Sequence[str]) -> dict[str, float]:
+    """Score probabilities of findings, each over the samples of which it is known.
+
+    Args:
+        probabilities: Shape ``(N, K)``.
+        truth: 1 or 0, NaN where it is not known, the same shape.
+        names: Of the K findings.
+
+    Returns:
+        ``auc`` and ``average_precision``, means over the findings that some samples have and others
+        have not (NaN when there is none); ``accuracy``, the share of what is known that is right at
+        a probability of 0.5; and with several findings ``auc_NAME`` and ``average_precision_NAME``.
+
+    Example:
+        >>> truth = torch.tensor([[1.0], [0.0], [float("nan")]])
+        >>> multilabel(torch.tensor([[0.9], [0.2], [0.1]]), truth, ["mass"])
+        {'auc': 1.0, 'average_precision': 1.0, 'accuracy': 1.0}
+    """
+    from sklearn.metrics import average_precision_score, roc_auc_score
+
+    said, true = probabilities.double().numpy(), truth.double().numpy()
+    each: dict[str, dict[str, float]] = {"auc": {}, "average_precision": {}}
+    for k, name in enumerate(names):
+        known = np.isfinite(true[:, k])
+        own, guess = true[known, k], said[known, k]
+        mixed = len(np.unique(own)) == 2
+        each["auc"][name] = float(roc_auc_score(own, guess)) if mixed else np.nan
+        each["average_precision"][name] = (
+            float(average_precision_score(own, guess)) if mixed else np.nan
+        )
+    known = np.isfinite(true)
+    right = (said > 0.5) == (true > 0.5)
+    accuracy = float(right[known].mean()) if known.any() else np.nan
+    return _with_each(each, names, {"accuracy": accuracy})
+
+
+def regression(values: Tensor, truth: Tensor, names: Sequence[str]) -> dict[str, float]:
+    """Score numbers, each over the samples of which it is known.
+
+    Args:
+        values: In their units, shape ``(N, K)``.
+        truth: NaN where one is not known, the same shape.
+        names: Of the K numbers.
+
+    Returns:
+        ``r2`` (1 is perfect, 0 no better than the mean of the truth) and ``spearman`` (correlation
+        of ranks), means over the numbers; NaN for fewer than two different true values. With one
+        number ``mae``, the mean absolute error in its unit; with several the three of each.
+
+    Example:
+        >>> truth = torch.tensor([[1.0], [2.0], [3.0]])
+        >>> regression(truth + 0.5, truth, ["volume"])
+        {'r2': 0.625, 'spearman': 1.0, 'mae': 0.5}
+    """
+    from scipy.stats import spearmanr
+    from sklearn.metrics import r2_score
+
+    said, true = values.double().numpy(), truth.double().numpy()
+    each: dict[str, dict[str, float]] = {"r2": {}, "spearman": {}, "mae": {}}
+    for k, name in enumerate(names):
+        known = np.isfinite(true[:, k])
+        own, guess = true[known, k], said[known, k]
+        varied = len(np.unique(own)) > 1
+        ranked = varied and len(np.unique(guess)) > 1
+        each["r2"][name] = float(r2_score(own, guess)) if varied else np.nan
+        each["spearman"][name] = float(spearmanr(own, guess).statistic) if ranked else np.nan
+        each["mae"][name] = float(np.abs(own - guess).mean()) if len(own) else np.nan
+    found = _with_each(each, names, {})
+    if len(names) > 1:  # numbers of several units have no mean
+        del found["mae"]
+    return found
+
+
+def main(task: str, said: Tensor, truth: Tensor) -> float:
+    """Give the main score of findings or numbers, quickly: it is asked for of many draws of cases.
+
+    Args:
+        task: "multilabel" or "regression".
+        said: Shape ``(N, K)``.
+        truth: The same shape, NaN where it is not known.
+
+    Returns:
+        The ``auc`` of `multilabel`, or the ``r2`` of `regression`.
+    """
+    from scipy.stats import rankdata
+
+    found = []
+    for guess, own in zip(said.double().numpy().T, truth.double().numpy().T, strict=True):
+        known = np.isfinite(own)
+        guess, own = guess[known], own[known]
+        if task == "regression":
+            spread = ((own - own.mean()) ** 2).sum() if len(own) else 0.0
+            found.append(1 - ((own - guess) ** 2).sum() / spread if spread > 0 else np.nan)
+        else:
+            there = own == 1
+            pairs = there.sum() * (~there).sum()
+            above = rankdata(guess)[there].sum() - there.sum() * (there.sum() + 1) / 2
+            found.append(above / pairs if pairs else np.nan)
+    known_scores = np.array(found)[np.isfinite(found)]
+    return float(known_scores.mean()) if len(known_scores) else float("nan")
+
+
+def _with_each(
+    each: dict[str, dict[str, float]], names: Sequence[str], more: dict[str, float]
+) -> dict[str, float]:
+    """Put the means of scores first, then other scores, then with several names those of each."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Mean of empty slice")
+        found = {score: float(np.nanmean(list(own.values()))) for score, own in each.items()}
+    found |= more
+    if len(names) > 1:
+        found |= {f"{score}_{n}": value for score, own in each.items() for n, value in own.items()}
+    return found
+
+
+def of_task(source: Source, outputs: Sequence[Tensor]) -> dict[str, float]:
+    """Score what a network said of samples of a source.
+
+    Args:
+        source: Of the samples.
+        outputs: See `crossd.training.validate.score`.
+    """
+    if source.task == "segmentation":
+        return segmentation(outputs[0].numpy(), source.classes)
+    if source.task == "classification":
+        return classification(outputs[0], outputs[1])
+    score = multilabel if source.task == "multilabel" else regression
+    return score(outputs[0], outputs[1], source.classes)
+
+
+def closeness(source: Source, said: Tensor, truth: Tensor) -> NDArray[np.float64]:
+    """Tell how close an answer is to the truth, sample by sample; greater is closer.
+
+    Args:
+        source: Of the samples, which have no masks.
+        said: Probabilities, or numbers in their units, ``(N, K)``.
+        truth: Classes ``(N,)``, or findings or numbers ``(N, K)``.
+
+    Returns:
+        Shape ``(N,)``: the probability of the true class; 1 less the mean distance from the known
+        findings; or the mean distance from the known numbers in standard deviations, below 0. NaN
+        where nothing is known.
+    """
+    if truth.dim() == 1:
+        return said.double().numpy()[np.arange(len(truth)), truth.numpy()]
+    distance = (said.double() - truth.double()).abs()
+    scale = source.scale_of_numbers()
+    if scale is not None:
+        return (-(distance / distance.new_tensor(scale.std)).nanmean(1)).numpy()
+    return (1 - distance.nanmean(1)).numpy()
 
 
 def confusion(probabilities: Tensor, labels: Tensor) -> NDArray[np.int64]:

@@ -11,6 +11,7 @@ from crossd.data.dataset import Samples
 from crossd.data.patches import Patches
 from crossd.data.source import Source
 from crossd.inference import sliding_window
+from crossd.tasks import task_of
 from crossd.training import devices, metrics
 from crossd.training.batches import Batch, ViewBatches, batches, view_of
 from crossd.training.config import TrainConfig
@@ -19,8 +20,8 @@ from crossd.utils.progress import Progress
 
 def describe(scores: dict[str, float], task: str) -> str:
     """Put the main scores of a task in words."""
-    shown = ("accuracy", "auc") if task == "classification" else ("dice",)
-    return ", ".join(f"{name} {scores[name]:.3f}" for name in shown)
+    shown = [name for name in task_of(task).shown if name in scores]
+    return ", ".join(f"{name.replace('_', ' ')} {scores[name]:.3f}" for name in shown)
 
 
 @torch.no_grad()
@@ -30,40 +31,44 @@ def score(
     """Score a network, which gives logits, on samples of a source: any of its splits.
 
     Returns:
-        The scores; and in the order of the samples for classification ``[probabilities (N, K),
-        labels (N,)]``, for segmentation the Dice of every sample and class, shape ``(N, K - 1)``,
-        in a list.
+        The scores; and in the order of the samples what the network says and what is true: for
+        classification ``[probabilities (N, K), labels (N,)]``, for findings and numbers (in their
+        units) both ``(N, K)``; for segmentation the Dice of every sample and class, shape
+        ``(N, K - 1)``, in a list.
     """
-    masks = source.task == "segmentation"
+    masks, scale = task_of(source.task).masks, source.scale_of_numbers()
     mine: list[tuple[Tensor, ...]] = []
-    for answer, batch in answers(net, samples, config):
+    for answer, batch in answers(net, samples, config, source.task):
         truth = batch["mask" if masks else "label"].cpu()
         if masks:
             pairs = zip(answer.cpu(), truth, strict=True)
             dices = [metrics.dice(guess, mask, len(source.classes)) for guess, mask in pairs]
             mine.append((batch["place"], torch.from_numpy(np.stack(dices))))
         else:
-            mine.append((batch["place"], answer.cpu(), truth))
+            said = answer.cpu() if scale is None else scale.restored(answer.cpu())
+            mine.append((batch["place"], said, truth))
     every = zip(*devices.gather_lists(mine), strict=True)
     places, *found = (torch.cat(part) for part in every)
     # The last batches may be there twice, and slices are sorted by view within their batches.
     order = np.unique(places.numpy(), return_index=True)[1]
     outputs = [part[order] for part in found]
-    if masks:
-        return metrics.segmentation(outputs[0].numpy(), source.classes), outputs
-    return metrics.classification(*outputs), outputs
+    return metrics.of_task(source, outputs), outputs
 
 
 @torch.no_grad()
 def answers(
-    net: nn.Module, samples: Samples, config: TrainConfig, raw: bool = False
+    net: nn.Module,
+    samples: Samples,
+    config: TrainConfig,
+    task: str,
+    raw: bool = False,
 ) -> Iterator[tuple[Tensor, Batch]]:
     """Yield what a network says of batch after batch, in evaluation mode.
 
-    Of images and volumes with labels the class probabilities ``(N, K)``; of those with masks the
-    class of every pixel or voxel, ``(N, ...)``, by windows of the size of a patch where volumes
-    differ in size. With `raw`, the network's answers as they are, of whole samples. `place` in a
-    batch says which of the samples are in it.
+    Of images and volumes with labels the probabilities or the standardised numbers ``(N, K)``; of
+    those with masks the class of every pixel or voxel, ``(N, ...)``, by windows of the size of a
+    patch where volumes differ in size. With `raw`, the network's answers as they are, of whole
+    samples. `place` in a batch says which of the samples are in it.
     """
     fabric = devices.single_device(config.precision)
     training = net.training
@@ -84,7 +89,7 @@ def answers(
         if raw:
             yield logits, batch
             continue
-        yield logits.softmax(1) if logits.dim() == 2 else logits.argmax(1), batch
+        yield task_of(task).said(logits) if logits.dim() == 2 else logits.argmax(1), batch
     net.train(training)
 
 

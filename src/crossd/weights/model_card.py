@@ -38,7 +38,7 @@ def model_card(
     head = hub_library().ModelCardData(
         license=licence,
         library_name="crossd",
-        pipeline_tag=f"image-{config.task}",
+        pipeline_tag=_PIPELINES.get(config.task),
         tags=["crossd", "medical", "3d"],
         metrics=list(metrics),
     )
@@ -79,6 +79,13 @@ def hub_library() -> ModuleType:
         ) from error
     return huggingface_hub
 
+
+_PIPELINES = {
+    "classification": "image-classification",
+    "multilabel": "image-classification",
+    "segmentation": "image-segmentation",
+}
+"""What the hub calls what a network does; of numbers it has no word."""
 
 _IMAGES, _VOLUMES = "(N, C, H, W)", "(N, C, D, H, W)"
 _FORMS = {

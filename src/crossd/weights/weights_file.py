@@ -23,6 +23,7 @@ from crossd.conversion.plain import to_2d, to_3d
 from crossd.conversion.report import ConversionReport
 from crossd.errors import InputError, require_kinds
 from crossd.nn.kernel_modes import KERNEL_MODES
+from crossd.tasks import TASKS, Scale
 from crossd.utils.atomic_files import atomic
 
 FORMS = ("cross", "2d", "3d", "acs")
@@ -35,9 +36,9 @@ class WeightsConfig:
 
     Attributes:
         model: A name for `crossd.conversion.registry.build`, or ``"custom"``.
-        task: ``"classification"`` or ``"segmentation"``.
+        task: One of `crossd.tasks.TASKS`.
         in_channels: Channels of the images and volumes.
-        classes: Names of the classes in the order of the logits.
+        classes: Names of the classes, findings or numbers in the order of the logits.
         form: ``"cross"`` (images and volumes), ``"2d"``, ``"3d"`` or ``"acs"``.
         kernel_mode: Of a Cross-D network.
         mode_options: What `crossd.convert` was given.
@@ -49,6 +50,9 @@ class WeightsConfig:
         spacing: Of volumes (z, y, x) [mm], if known.
         plan: How volumes that come as files are prepared, as `plan_file.to_record` gives it.
         values: What stands for each class in the files of masks.
+        units: Of the numbers of a regression, "" where it is not said.
+        number_mean: Their means: a network gives (number - mean) / std.
+        number_std: Their standard deviations.
         answer: How it answers on volumes, see `crossd.inference.slice_ensemble.answering`.
         recalibrated: Whether BatchNorm was measured on volumes; False after training on images.
         version: Of crossd, when saved.
@@ -68,9 +72,17 @@ class WeightsConfig:
     spacing: tuple[float, ...] | None = None
     plan: dict[str, object] | None = None
     values: tuple[int, ...] = ()
+    units: tuple[str, ...] = ()
+    number_mean: tuple[float, ...] = ()
+    number_std: tuple[float, ...] = ()
     answer: str = "volume"
     recalibrated: bool = True
     version: str = ""
+
+    @property
+    def scale(self) -> Scale | None:
+        """How numbers are standardised; None for tasks without."""
+        return Scale(self.number_mean, self.number_std) if self.number_std else None
 
     @property
     def is_of_0_1(self) -> bool:
@@ -217,6 +229,9 @@ def read_config(path: str | Path) -> WeightsConfig:
             classes=tuple(config.classes),
             size=tuple(config.size),
             values=tuple(config.values),
+            units=tuple(config.units),
+            number_mean=tuple(config.number_mean),
+            number_std=tuple(config.number_std),
             spacing=None if config.spacing is None else tuple(config.spacing),
         )
     except (SafetensorError, KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
@@ -226,13 +241,16 @@ def read_config(path: str | Path) -> WeightsConfig:
         ) from error
     require_kinds(config, str(path))
     channels, classes = config.in_channels, config.classes
+    is_numbers = config.task == "regression"
     for name, right in (
         ("model", isinstance(config.model, str)),
-        ("task", isinstance(config.task, str)),
+        ("task", config.task in TASKS),
         ("in_channels", isinstance(channels, int) and channels > 0),
         ("classes", bool(classes) and all(isinstance(one, str) for one in classes)),
         ("decided", isinstance(config.decided, dict | None)),
         ("plan", isinstance(config.plan, dict | None)),
+        ("number_mean", len(config.number_mean) == len(config.number_std)),
+        ("number_std", len(config.number_std) == (len(classes) if is_numbers else 0)),
     ):
         if not right:
             raise InputError(f"{path}: {name} (={getattr(config, name)!r}) is damaged")

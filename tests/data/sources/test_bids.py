@@ -7,7 +7,6 @@ from typing import Any
 
 import files
 import layouts
-import nibabel as nib
 import numpy as np
 import pytest
 
@@ -162,6 +161,26 @@ def test_labels_of_participants(tmp_path: Path) -> None:
     assert "labels are those of participants.tsv" in told(root)
 
 
+@pytest.mark.parametrize(
+    ("columns", "task", "names"),
+    [
+        (
+            {"label_Edema": ["1", "0", "n/a"], "label_mass": ["0", "1"]},
+            "multilabel",
+            ["Edema", "mass"],
+        ),
+        ({"target_volume [ml]": ["1.5", "2", "n/a"]}, "regression", ["volume"]),
+    ],
+)
+def test_findings_and_numbers_of_participants(
+    tmp_path: Path, columns: dict[str, list[str]], task: str, names: list[str]
+) -> None:
+    source = open_source(str(layouts.bids(tmp_path, sessions=2, columns=columns)))
+    assert source.task == task and list(source.classes) == names
+    train, val, test = subjects(source)
+    assert not (train & val | train & test | val & test) and count(source) == 20
+
+
 @pytest.mark.parametrize("masks", [True, False])
 def test_parts_of_participants(tmp_path: Path, masks: bool) -> None:
     columns = {"split": layouts.PARTS, **({} if masks else {"Label": ["a", "b"]})}
@@ -239,14 +258,14 @@ def elsewhere(root: Path) -> None:
     affine = np.eye(4)
     affine[2, 3] = 9
     for one in root.glob("sub-*/anat/*FLAIR.nii.gz"):
-        files.nifti(one, nib.load(one).get_fdata(), affine)
+        files.nifti(one, layouts.voxels(one), affine)
 
 
 def one_elsewhere(root: Path) -> None:
     affine = np.eye(4)
     affine[2, 3] = 9
     one = root / "sub-05/anat/sub-05_FLAIR.nii.gz"
-    files.nifti(one, nib.load(one).get_fdata(), affine)
+    files.nifti(one, layouts.voxels(one), affine)
 
 
 def one_lacks(root: Path) -> None:
@@ -280,12 +299,12 @@ def mask_elsewhere(root: Path) -> None:
     affine = np.eye(4)
     affine[2, 3] = 9
     one = root / "derivatives/a/sub-05/anat/sub-05_dseg.nii.gz"
-    files.nifti(one, nib.load(one).get_fdata().astype(np.uint8), affine)
+    files.nifti(one, layouts.voxels(one).astype(np.uint8), affine)
 
 
 def mask_twice(root: Path) -> None:
     one = root / "derivatives/a/sub-05/anat/sub-05_dseg.nii.gz"
-    files.nifti(one.with_suffix(""), nib.load(one).get_fdata().astype(np.uint8))
+    files.nifti(one.with_suffix(""), layouts.voxels(one).astype(np.uint8))
 
 
 def no_anat(root: Path) -> None:

@@ -147,7 +147,7 @@ def made(count: int, groups: int = 0, split: str = "") -> list[case_list.Case]:
 
 def test_groups_are_never_split() -> None:
     listed = made(60, groups=12)
-    parts = case_list.parts(listed, np.zeros(60, np.int64), 0, "here")
+    parts = case_list.parts(listed, "segmentation", None, 0, "here")
     assert sorted(np.concatenate(parts).tolist()) == list(range(60))
     where = Counter(i % 12 for part in parts for i in set((part % 12).tolist()))
     assert set(where.values()) == {1}
@@ -155,6 +155,6 @@ def test_groups_are_never_split() -> None:
 
 def test_splits_that_are_said_are_kept_and_the_rest_is_drawn() -> None:
     listed = made(20, split="train") + made(5, split="test")
-    train, val, test = case_list.parts(listed, np.zeros(25, np.int64), 0, "here")
+    train, val, test = case_list.parts(listed, "segmentation", None, 0, "here")
     assert test.tolist() == [20, 21, 22, 23, 24]
     assert len(val) >= 1 and len(train) + len(val) == 20

@@ -4,6 +4,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import files
 import layouts
@@ -62,7 +63,7 @@ def test_structures_are_classes_by_the_alphabet(tmp_path: Path) -> None:
 def test_the_image_may_be_any_volume(tmp_path: Path, what: str) -> None:
     root = layouts.totalsegmentator(tmp_path, meta=False)
     for folder in sorted(root.iterdir()):
-        image = nib.load(folder / "ct.nii.gz").get_fdata()
+        image = layouts.voxels(folder / "ct.nii.gz")
         (folder / "ct.nii.gz").unlink()
         if what == "mri.nii.gz":
             files.nifti(folder / what, image)
@@ -70,14 +71,14 @@ def test_the_image_may_be_any_volume(tmp_path: Path, what: str) -> None:
             files.itk(folder / what, image[::-1, ::-1])  # LPS: the axes of the masks run against it
             affine = np.diag([-1.0, -1, 1, 1])
             for mask in (folder / "segmentations").iterdir():
-                voxels = nib.load(mask).get_fdata()[::-1, ::-1]
+                voxels = layouts.voxels(mask)[::-1, ::-1]
                 files.nifti(mask, voxels.astype(np.uint8), affine)
         else:
             files.dicom(folder / "ct", image.round())
             affine = np.diag([-1.0, -1, 1, 1])
             affine[:3, 3] = 10, 20, 5
             for mask in (folder / "segmentations").iterdir():
-                files.nifti(mask, nib.load(mask).get_fdata().astype(np.uint8), affine)
+                files.nifti(mask, layouts.voxels(mask).astype(np.uint8), affine)
     source = open_source(str(root))
     assert source.classes[1:] == layouts.STRUCTURES
     assert len(source.train) + len(source.val) + len(source.test) == 10
@@ -88,7 +89,8 @@ def test_masks_that_are_stored_in_another_order_lie_where_the_image_does(tmp_pat
     case = list_cases(root, QUIET, strict=False)[0].cases[0]
     before = raw_mask(read_entry(case))[0]
     file = root / "s0000/segmentations/liver.nii.gz"
-    turned = nib.load(file).as_reoriented(np.array([[2, 1], [0, -1], [1, 1]]))
+    image: Any = nib.load(file)
+    turned = image.as_reoriented(np.array([[2, 1], [0, -1], [1, 1]]))
     nib.save(turned, file)
     reread = sitk.DICOMOrient(sitk.ReadImage(str(file)), "LPS")
     first = sitk.DICOMOrient(sitk.ReadImage(str(root / "s0000/ct.nii.gz")), "LPS")
@@ -244,7 +246,7 @@ def test_voxels_in_two_structures_go_to_the_smaller_and_it_is_said(tmp_path: Pat
             root / f"s{i:04}/segmentations/tumour.nii.gz",
             root / f"s{i:04}/segmentations/cyst.nii.gz",
         )
-        other = nib.load(root / f"s{i:04}/segmentations/cyst.nii.gz").get_fdata()
+        other = layouts.voxels(root / f"s{i:04}/segmentations/cyst.nii.gz")
         other[:, :, 3] = 0
         files.nifti(root / f"s{i:04}/segmentations/cyst.nii.gz", other.astype(np.uint8))
     said = Heard()
@@ -272,6 +274,7 @@ def test_a_structure_made_of_others_is_refused(tmp_path: Path) -> None:
     assert "s0/segmentations/both.nii.gz: 1,728 of its 1,728 voxels lie in smaller" in said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("count", "fits"), [(255, True), (256, False)])
 def test_at_most_255_structures(tmp_path: Path, count: int, fits: bool) -> None:
     names = tuple(f"rib_{k:03}" for k in range(count))

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
-from crossd.data.dataset import Sample, Samples
+from crossd.data.dataset import Labels, Sample, Samples
 from crossd.data.disk_cache import DiskCache
 from crossd.data.io.header import ITK
 from crossd.data.preprocessing import plan, resample
@@ -54,7 +54,7 @@ class VolumeSamples(Samples):
         entries: The cases.
         plan: How they are prepared.
         values: What stands for each class in masks.
-        labels: Class of each case, ``(N,)``; None for masks, or without labels.
+        labels: Of each case, see `crossd.data.dataset.Samples`; None for masks, or without labels.
         cache: Where prepared volumes are kept in memory.
         stored: Where they are kept on disk.
     """
@@ -64,7 +64,7 @@ class VolumeSamples(Samples):
         entries: Sequence[Entry],
         plan: Plan,
         values: Sequence[int],
-        labels: NDArray[np.int64] | None,
+        labels: Labels | None,
         cache: Cache,
         stored: DiskCache | None = None,
     ) -> None:
@@ -98,7 +98,7 @@ class VolumeSamples(Samples):
     def _sample(self, index: int, image: Tensor, mask: Tensor | None = None) -> Sample:
         sample: Sample = {"image": image}
         if self.labels is not None:
-            sample["label"] = torch.tensor(self.labels[index])
+            sample["label"] = torch.tensor(np.asarray(self.labels[index]))
         elif mask is not None:
             sample["mask"] = mask.long()
         return sample

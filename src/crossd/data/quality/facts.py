@@ -31,7 +31,9 @@ class SampleFacts:
     Attributes:
         name: Its file, or its number.
         part: "train", "val" or "test"; "all" of a source without labels.
-        label: Name of its class; "" with a mask, or without labels.
+        label: Name of its class, of all its findings, or its numbers; "" with a mask, or without
+            labels.
+        findings: That it has, where there are any to have.
         group: Its patient, where that is known.
         fault: Why it cannot be read; the rest is as it is by default then.
         size: Voxels as stored in canonical order, ``(D, H, W)`` or ``(H, W)``.
@@ -50,6 +52,7 @@ class SampleFacts:
     name: str
     part: str = NO_PART
     label: str = NO_CLASS
+    findings: tuple[str, ...] = ()
     group: str = ""
     fault: str = ""
     size: tuple[int, ...] = ()
@@ -62,6 +65,10 @@ class SampleFacts:
     values: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
     thumb: NDArray[np.float32] | None = None
     mask: NDArray[np.uint16] | None = None
+
+    def has(self, name: str) -> bool:
+        """Tell whether a sample is of a class, or has a finding."""
+        return name == self.label or name in self.findings
 
     @property
     def channels(self) -> int:

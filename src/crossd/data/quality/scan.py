@@ -24,6 +24,7 @@ from crossd.data.quality.facts import (
 from crossd.data.sources import case_files
 from crossd.data.sources.case_files import Entry
 from crossd.data.sources.case_list import Case
+from crossd.data.sources.numbered_columns import Columns
 from crossd.errors import InputError
 from crossd.utils.progress import Progress
 
@@ -118,7 +119,27 @@ def _read_case(found: SampleFacts, case: Case) -> Read:
 
 
 def _begun(case: Case) -> SampleFacts:
-    return SampleFacts(case.name, label=case.label or NO_CLASS, group=case.group)
+    label, findings = told(case.label or NO_CLASS, case.columns, case.numbers)
+    return SampleFacts(case.name, label=label, findings=findings, group=case.group)
+
+
+def told(
+    label: str, columns: Columns | None, numbers: Sequence[float]
+) -> tuple[str, tuple[str, ...]]:
+    """Put what is known of a sample in words, and name the findings that it has.
+
+    Args:
+        label: Its class.
+        columns: What its numbers are, where it has some instead.
+        numbers: These.
+    """
+    if columns is None:
+        return label, ()
+    if columns.task == "multilabel":
+        own = tuple(n for n, value in zip(columns.names, numbers, strict=True) if value == 1)
+        return ", ".join(own), own
+    parts = zip(columns.names, numbers, columns.units, strict=True)
+    return ", ".join(f"{name} {value:.4g} {unit}".strip() for name, value, unit in parts), ()
 
 
 def _read_volume(found: SampleFacts, entry: Entry) -> Read:

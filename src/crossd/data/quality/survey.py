@@ -9,17 +9,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from crossd.data.dataset import Sample, Samples
 from crossd.data.opening import is_list, list_cases, open_source
 from crossd.data.quality.facts import NO_CLASS, NO_PART, SampleFacts
-from crossd.data.quality.scan import Read, for_sheet, noted, scan
+from crossd.data.quality.scan import Read, for_sheet, noted, scan, told
 from crossd.data.source import Given, Source
 from crossd.data.sources import case_list, class_folders, tar_names
 from crossd.data.sources.belonging import together
 from crossd.data.sources.case_list import Case, loose_cases
+from crossd.data.sources.numbered_columns import Columns
 from crossd.data.splits import SPLITS, divide, spread
 from crossd.errors import InputError
+from crossd.tasks import strata
 from crossd.utils.progress import Progress
 
 LOOKING = "looking at samples"
@@ -32,11 +35,15 @@ class Survey:
     Attributes:
         name: The string it was opened by.
         total: How many samples it has; no more than a limit of them are looked at.
-        counts: Samples of each part and class, of all of them.
+        counts: Samples of each part and class, or with each finding, of all of them.
+        sizes: Samples of each part.
         looks: What was found.
         notes: What else there is to say.
         kind: What it is, for people.
         groups: How many patients are known; 0 where none is.
+        columns: Findings or numbers to learn, where the samples have some.
+        parts: The part of every sample.
+        numbers: Of every sample, ``(N, K)``, in the order of `columns`.
         named: Names of the classes of masks by their values, where the source says them.
     """
 
@@ -47,6 +54,10 @@ class Survey:
     notes: list[str] = field(default_factory=list)
     kind: str = "source"
     groups: int = 0
+    sizes: dict[str, int] = field(default_factory=dict)
+    columns: Columns | None = None
+    parts: Sequence[str] = ()
+    numbers: NDArray[np.floating] = field(default_factory=lambda: np.zeros((0, 0)))
     named: dict[int, str] = field(default_factory=dict)
 
     def sentence(self) -> str:
@@ -54,10 +65,11 @@ class Survey:
         ranks = {len(look.size) for look in self.looks if look.size}
         what = {frozenset({2}): "images", frozenset({3}): "volumes"}.get(frozenset(ranks), "cases")
         said = [f"{self.total:,} {what}"]
-        if names := self.classes():
-            said.append(
-                f"{len(names)} classes ({', '.join(names[:5])}{', ...' * (len(names) > 5)})"
-            )
+        if self.columns is not None and self.columns.task == "regression":
+            said.append(f"to learn {', '.join(self._ranges()[:5])}")
+        elif names := self.classes():
+            kind = "classes" if self.columns is None else "findings"
+            said.append(f"{len(names)} {kind} ({', '.join(names[:5])}{', ...' * (len(names) > 5)})")
         values = sorted({value for look in self.looks for value in look.voxels})
         if values:
             shown = ", ".join(map(str, values[:8])) + ", ..." * (len(values) > 8)
@@ -66,12 +78,29 @@ class Survey:
             said.append(f"masks of the values {shown}{called_so}")
         if self.groups:
             said.append(f"{self.groups:,} patients")
-        parts = [f"{sum(own.values()):,} to {part}" for part, own in self.counts.items()]
+        parts = [f"{count:,} to {part}" for part, count in self.sizes.items()]
         said += parts if list(self.counts) != [NO_PART] else ["without labels"]
         return f"{self.name}: {self.kind}; {', '.join(said)}"
 
+    def _ranges(self) -> list[str]:
+        """Say of each number to learn from where to where it goes."""
+        assert self.columns is not None
+        found = []
+        for name, unit, own in zip(
+            self.columns.names, self.columns.units, self.numbers.T, strict=True
+        ):
+            known = own[np.isfinite(own)]
+            ends = f"{known.min():.4g} to {known.max():.4g}" if len(known) else "not known"
+            found.append(f"{name} ({ends}{' ' * bool(unit)}{unit})")
+        return found
+
     def classes(self, among: Sequence[str] | None = None) -> list[str]:
-        """Return the names of the classes (those that are among others), numbers by their value."""
+        """Return the names of the classes (those that are among others), numbers by their value.
+
+        Of findings, these in their order; of numbers to learn there are none.
+        """
+        if self.columns is not None and self.columns.task == "multilabel":
+            return [n for n in self.columns.names if among is None or n in among]
         names = {label for counts in self.counts.values() for label in counts if label}
         return case_list.in_order(names if among is None else names & set(among))
 
@@ -113,24 +142,47 @@ def survey(spec: str, limit: int, seed: int, progress: Progress) -> Survey:
         raise InputError(f"{path}: holds no image or volume that can be read")
     parts, notes = _parts(found, spec, seed, images)
     notes += [listed.unlabelled] if listed.unlabelled else []
-    counts = _counts(zip(parts, (case.label or NO_CLASS for case in found), strict=True))
+    columns = found[0].columns
+    labels = [
+        told(case.label or NO_CLASS, case.columns, case.numbers)[1]
+        if columns is not None
+        else (case.label or NO_CLASS,)
+        for case in found
+    ]
+    counts = _counts(zip(parts, labels, strict=True))
     chosen = spread(len(found), limit)
     looks = scan(LOOKING, [found[i] for i in chosen], for_sheet, progress)
     for look, i in zip(looks, chosen, strict=True):
         look.part = parts[i]
     groups = len({case.group for case in found if case.group})
-    return Survey(spec, len(found), counts, looks, notes, kind, groups, listed.classes)
+    numbers = np.array([case.numbers for case in found])
+    return Survey(
+        spec,
+        len(found),
+        counts,
+        looks,
+        notes,
+        kind,
+        groups,
+        _sizes(parts),
+        columns,
+        parts,
+        numbers,
+        listed.classes,
+    )
 
 
 def _parts(
     found: Sequence[Case], spec: str, seed: int, images: bool
 ) -> tuple[list[str], list[str]]:
     """Give the part of every case, as a training would, and what there is to say of it."""
-    if not any(case.label or case.mask for case in found):
+    if not any(case.label or case.mask or case.columns for case in found):
         return [NO_PART] * len(found), []
     order = sorted if images else case_list.in_order  # as a training numbers classes
     names = order({case.label or "" for case in found})
-    labels = np.array([names.index(case.label or "") for case in found], np.int64)
+    task, labels = case_list.labels_of(
+        found, names if found[0].columns is None else found[0].columns.names
+    )
     said = {case.split for case in found}
     if "" in said and len(said) > 1:  # a csv, which a training refuses
         count = sum(not case.split for case in found)
@@ -140,9 +192,10 @@ def _parts(
     try:
         if images:  # of class folders
             known = np.array([case.split for case in found])
-            divided = divide(known, labels, seed, spec, case_list.groups_of(found), halve=True)
+            shares = strata(task, labels, len(found))
+            divided = divide(known, shares, seed, spec, case_list.groups_of(found), halve=True)
         else:
-            divided = case_list.parts(found, labels, seed, spec)
+            divided = case_list.parts(found, task, labels, seed, spec)
     except InputError as error:
         return [case.split or "train" for case in found], [str(error)]
     for part, indices in zip(SPLITS, divided, strict=True):
@@ -154,11 +207,20 @@ def _parts(
     return parts.tolist(), notes
 
 
-def _counts(pairs: Iterable[tuple[str, str]]) -> dict[str, dict[str, int]]:
-    counts: dict[str, dict[str, int]] = {part: {} for part in (*SPLITS, NO_PART)}
-    for (part, label), count in sorted(Counter(pairs).items()):
-        counts[part][label] = count
-    return {part: own for part, own in counts.items() if own}
+def _counts(pairs: Iterable[tuple[str, Sequence[str]]]) -> dict[str, dict[str, int]]:
+    """Count the samples of each part and class; one with several findings counts for each."""
+    counts: dict[str, dict[str, int]] = {}
+    for part, labels in pairs:
+        own = counts.setdefault(part, {})
+        for label in labels or (NO_CLASS,):
+            own[label] = own.get(label, 0) + 1
+    return {part: dict(sorted(counts[part].items())) for part in _sizes(counts)}
+
+
+def _sizes(parts: Iterable[str]) -> dict[str, int]:
+    """Count the samples of each part, in the usual order."""
+    counts = Counter(parts)
+    return {part: counts[part] for part in (*SPLITS, NO_PART) if part in counts}
 
 
 def _of_source(source: Source, limit: int, progress: Progress) -> Survey:
@@ -168,24 +230,47 @@ def _of_source(source: Source, limit: int, progress: Progress) -> Survey:
         parts = {NO_PART: source.train}
     where = [(part, samples, i) for part, samples in parts.items() for i in range(len(samples))]
 
-    def label(samples: Samples, i: int) -> str:
-        return (
-            NO_CLASS
-            if samples.labels is None or not source.classes
-            else source.classes[samples.labels[i]]
-        )
+    columns = None
+    if source.task in ("multilabel", "regression"):
+        names, units = source.classes, source.units
+        columns = Columns(source.task, names, units, names)
+
+    def label(samples: Samples, i: int) -> tuple[str, tuple[str, ...]]:
+        if samples.labels is None or not source.classes:
+            return NO_CLASS, ()
+        if columns is not None:
+            return told(NO_CLASS, columns, samples.labels[i].tolist())
+        return source.classes[samples.labels[i]], ()
 
     def look(one: tuple[str, Samples, int]) -> SampleFacts:
         part, samples, i = one
-        begun = SampleFacts(f"{part} {samples.name(i)}", part, label(samples, i))
+        name, findings = label(samples, i)
+        begun = SampleFacts(f"{part} {samples.name(i)}", part, name, findings)
         begun.spacing = source.spacing
         return noted(begun, lambda found: _arrays(samples[i]))
 
-    counts = _counts((part, label(samples, i)) for part, samples, i in where)
+    told_of = ((part, label(samples, i)) for part, samples, i in where)
+    counts = _counts((part, own if columns else (name,)) for part, (name, own) in told_of)
     chosen = [where[k] for k in spread(len(where), limit)]
     looks = scan(LOOKING, chosen, look, progress)
     kind = "tar archives" if tar_names.find(source.name) else "arrays"
-    return Survey(source.name, len(where), counts, looks, kind=kind)
+    all_parts = [part for part, _, _ in where]
+    numbers = np.zeros((0, 0))
+    if columns is not None:
+        numbers = np.concatenate(
+            [part.labels for part in parts.values() if part.labels is not None]
+        )
+    return Survey(
+        source.name,
+        len(where),
+        counts,
+        looks,
+        kind=kind,
+        sizes=_sizes(all_parts),
+        columns=columns,
+        parts=all_parts,
+        numbers=numbers,
+    )
 
 
 def _arrays(sample: Sample) -> Read:

@@ -23,6 +23,10 @@ from crossd.data.io.read import holds_volume
 from crossd.data.sources.case_list import Case
 from crossd.data.sources.structures import inside_of, joined
 from crossd.errors import InputError
+from crossd.utils.progress import Progress
+
+SHOWN_FROM = 2_000
+"""Files from which it is shown how many headers were read: fewer take a second or two."""
 
 PREPARATION = 3
 """To be raised when volumes are prepared in another way: what was kept before is not used."""
@@ -79,9 +83,18 @@ def all_volumes(cases: Sequence[Case], name: str) -> bool:
     return all(solid)
 
 
-def read_entries(cases: Sequence[Case]) -> list[Entry]:
-    """Read the headers of all cases and check that they agree, in their channels too."""
-    entries = [read_entry(case) for case in cases]
+def read_entries(cases: Sequence[Case], progress: Progress | None = None) -> list[Entry]:
+    """Read the headers of all cases and check that they agree, in their channels too.
+
+    Of many files, it is shown how far that is.
+    """
+    files = sum(len(case.images) + len(case.mask_files) for case in cases)
+    shown = progress if progress and files >= SHOWN_FROM else Progress(quiet=True)
+    entries = []
+    with shown.task("reading headers", total=len(cases)) as bar:
+        for case in cases:
+            entries.append(read_entry(case))
+            bar.advance(1)
     counts = [(entry.case.images[0], entry.channels) for entry in entries]
     require_same_count(counts, "channels", "volumes")
     return entries

@@ -8,10 +8,14 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
+from crossd.data.dataset import Labels
 from crossd.data.io.header import stem
+from crossd.data.source import TaskName
 from crossd.data.sources.folder_walk import below
+from crossd.data.sources.numbered_columns import Columns
 from crossd.data.splits import Parts, divide
 from crossd.errors import InputError
+from crossd.tasks import strata
 
 
 @dataclass(frozen=True)
@@ -23,6 +27,8 @@ class Case:
         images: Its files (or folders of DICOM series), one a modality.
         mask: File of its mask, or the folder that holds a file for each class.
         label: Name of its class.
+        columns: What its numbers are, where it has some: findings, or numbers to learn.
+        numbers: These, NaN where one is not known.
         split: "train", "val" or "test"; "" where it is not said.
         group: Of the patient, say: cases of one group stay in one split. "" where it is not said.
         spacing: Size of a voxel (z, y, x) [mm] that replaces what the file says.
@@ -40,6 +46,8 @@ class Case:
     group: str = ""
     spacing: tuple[float, float, float] | None = None
     same: str = ""
+    columns: Columns | None = None
+    numbers: tuple[float, ...] = ()
     structures: tuple[str, ...] = ()
 
     @property
@@ -140,6 +148,34 @@ def in_order(classes: Iterable[str]) -> list[str]:
     return sorted(classes, key=lambda t: (not t.isdecimal(), int(t) if t.isdecimal() else 0, t))
 
 
+def labels_of(cases: Sequence[Case], names: Sequence[str]) -> tuple[TaskName, Labels | None]:
+    """Tell the task of cases and what of them is learnt.
+
+    Args:
+        cases: All with masks, with classes, with the same columns of numbers, or with none.
+        names: Of the classes, or of the columns, in the order that is wanted; of a column that
+            there is not nothing is known.
+
+    Returns:
+        The task; and classes ``(N,)``, or findings or numbers ``(N, K)``, NaN where one is not
+        known; None for masks, and without labels.
+    """
+    first = cases[0]
+    if first.mask is not None:
+        return "segmentation", None
+    if first.columns is not None:
+        known = np.array([case.numbers for case in cases], np.float32)
+        found = np.full((len(cases), len(names)), np.nan, np.float32)
+        for place, name in enumerate(names):
+            if name in first.columns.names:
+                found[:, place] = known[:, first.columns.names.index(name)]
+        return first.columns.task, found
+    if first.label is None:
+        return "unlabelled", None
+    number = {name: index for index, name in enumerate(names)}
+    return "classification", np.array([number[str(case.label)] for case in cases], np.int64)
+
+
 def groups_of(cases: Sequence[Case]) -> NDArray[np.str_] | None:
     """Return the group of every case, alone where it has none; None where none is said."""
     if not any(case.inseparable for case in cases):
@@ -147,10 +183,11 @@ def groups_of(cases: Sequence[Case]) -> NDArray[np.str_] | None:
     return np.array([case.inseparable or f"\0{case.name}" for case in cases])
 
 
-def parts(cases: Sequence[Case], labels: NDArray[np.int64], seed: int, where: str) -> Parts:
+def parts(cases: Sequence[Case], task: str, labels: Labels | None, seed: int, where: str) -> Parts:
     """Divide cases into training, validation and test ones, as `crossd.data.splits.divide`."""
+    shares = strata(task, labels, len(cases))
     groups = np.array([case.inseparable or f"\0{index}" for index, case in enumerate(cases)])
-    return divide(np.array([case.split for case in cases]), labels, seed, where, groups)
+    return divide(np.array([case.split for case in cases]), shares, seed, where, groups)
 
 
 def loose_cases(folder: Path) -> list[Case]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from crossd.data.dataset import Samples, Subset
+from crossd.data.dataset import Labels, Samples, Subset
 from crossd.data.file_names import Names
 from crossd.data.io.agreement import require_known, require_same_count
 from crossd.data.io.images import shape_of
@@ -20,9 +20,16 @@ from crossd.data.preprocessing.volume_dataset import Cache, VolumeSamples
 from crossd.data.quality.facts import SampleFacts
 from crossd.data.quality.scan import of_mask, of_volume, scan
 from crossd.data.shapes import round_up
-from crossd.data.source import Given, Request, Source, Task
+from crossd.data.source import Given, Request, Source, TaskName
 from crossd.data.sources.case_files import Entry, all_volumes, read_entries
-from crossd.data.sources.case_list import Case, first_few, groups_of, in_order, parts
+from crossd.data.sources.case_list import (
+    Case,
+    first_few,
+    groups_of,
+    in_order,
+    labels_of,
+    parts,
+)
 from crossd.data.sources.image_files import DEFAULT_SIZE, FileSamples
 from crossd.data.splits import Parts
 from crossd.errors import InputError
@@ -55,16 +62,15 @@ def open_cases(
         InputError: With the file that is wrong.
     """
     name, given = request.name, request.given
-    task, labels = _task(found), None
-    classes: tuple[str, ...] = ()
+    classes, units = _classes(found, given, name)
+    task, labels = labels_of(found, classes)
     values: tuple[int, ...] = ()
-    if task == "classification":
-        labels, classes = _classes(found, given, name)
     divided = (np.arange(len(found)),) * 3
     if task != "unlabelled":
-        divided = _divided(request, found, labels)
-    entries = read_entries(found) if all_volumes(found, name) else []
-    looks = _looked(request, found, entries)
+        divided = _divided(request, found, task, labels)
+    _say_what_is_unknown(request, task, labels, classes, divided[0])
+    entries = read_entries(found, request.progress) if all_volumes(found, name) else []
+    looks = _looked(request, found, entries, task)
     facts = [looks[i] for i in divided[0]] if looks else []
     if task == "segmentation":
         values, classes = _mask_classes(facts, given, name, named or {})
@@ -95,19 +101,15 @@ def open_cases(
         spacing=spacing,
         plan=made,
         values=values,
+        units=units,
     )
 
 
-def _task(found: Sequence[Case]) -> Task:
-    if found[0].mask is not None:
-        return "segmentation"
-    return "unlabelled" if found[0].label is None else "classification"
-
-
-def _divided(request: Request, found: Sequence[Case], labels: NDArray[np.int64] | None) -> Parts:
+def _divided(
+    request: Request, found: Sequence[Case], task: TaskName, labels: Labels | None
+) -> Parts:
     """Divide cases into parts, and say which of these are drawn though others are not."""
-    shares = np.zeros(len(found), np.int64) if labels is None else labels
-    divided = parts(found, shares, request.seed, request.name)
+    divided = parts(found, task, labels, request.seed, request.name)
     said = {case.split for case in found}
     missing = [part for part in ("val", "test") if part not in said]
     if missing and "train" in said:
@@ -118,12 +120,31 @@ def _divided(request: Request, found: Sequence[Case], labels: NDArray[np.int64] 
     return divided
 
 
-def _looked(request: Request, found: Sequence[Case], entries: Sequence[Entry]) -> list[SampleFacts]:
+def _say_what_is_unknown(
+    request: Request,
+    task: TaskName,
+    labels: Labels | None,
+    names: Sequence[str],
+    train: NDArray[np.int64],
+) -> None:
+    """Say of which findings the training samples know one value only, or none."""
+    if task != "multilabel" or labels is None:
+        return
+    for name, own in zip(names, labels[train].T, strict=True):
+        known = np.unique(own[np.isfinite(own)])
+        if len(known) < 2:
+            what = "not known" if not len(known) else ("there", "not there")[int(known[0] == 0)]
+            request.progress.say(f"{request.name}: {name} is {what} in every training sample")
+
+
+def _looked(
+    request: Request, found: Sequence[Case], entries: Sequence[Entry], task: TaskName
+) -> list[SampleFacts]:
     """Look at the cases of all parts, as a fault is better found before training than after it.
 
     Images without masks are not looked at, nor anything of which all is known already.
     """
-    given, task = request.given, _task(found)
+    given = request.given
     known = given.statistics is not None or task == "unlabelled"
     if task == "segmentation":
         known = known and bool(given.classes)
@@ -149,8 +170,21 @@ def entries_of(samples: Samples) -> list[Entry] | None:
 
 def _classes(
     found: Sequence[Case], given: Given, name: str
-) -> tuple[NDArray[np.int64], tuple[str, ...]]:
-    """Number the classes of the cases; returns their names too."""
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Name the classes of cases in their order, or their findings or numbers, and their units.
+
+    Those of weights come first where they have all of them.
+    """
+    columns = found[0].columns
+    if columns is not None:
+        own = dict(zip(columns.names, columns.units or ("",) * len(columns.names), strict=True))
+        names = columns.names
+        if given.labels and set(own) <= set(given.labels):
+            names = given.labels
+        units = tuple(own.get(one, "") for one in names) if columns.units else ()
+        return names, units
+    if found[0].mask is not None or found[0].label is None:
+        return (), ()
     present = {str(case.label) for case in found}
     ordered = in_order(present)
     if given.labels and present <= set(given.labels):
@@ -159,8 +193,7 @@ def _classes(
         raise InputError(f"{name}: has one class, {ordered[0]}; expected two or more")
     if not given.labels or ordered != list(given.labels):
         _check_trained(found)
-    number = {label: index for index, label in enumerate(ordered)}
-    return np.array([number[str(case.label)] for case in found], np.int64), tuple(ordered)
+    return tuple(ordered), ()
 
 
 def _check_trained(found: Sequence[Case]) -> None:
@@ -263,7 +296,7 @@ def _images(
     request: Request,
     root: Path,
     found: Sequence[Case],
-    labels: NDArray[np.int64] | None,
+    labels: Labels | None,
     training: NDArray[np.int64],
     values: tuple[int, ...],
 ) -> FileSamples:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from crossd.data.sources.case_list import Case, named, require_distinct
+from crossd.data.sources.numbered_columns import columns_of, numbers_in
 from crossd.data.splits import part_of
 from crossd.errors import InputError
 
@@ -16,8 +17,10 @@ NUMBER = re.compile(r"[+-]?\d+(\.\d*)?", re.ASCII)
 
 
 def read_table(path: Path, labels: bool = True, strict: bool = True) -> list[Case]:
-    """Read a csv with the columns ``image`` and ``label`` or ``mask``.
+    """Read a csv with the column ``image`` and ``label``, ``mask`` or columns of numbers.
 
+    These are findings, ``label_NAME``: 1 or 0, empty or -1 where it is not known; or numbers to
+    learn, ``target_NAME [UNIT]``, empty where one is not known.
     Further columns whose names begin with ``image`` are further modalities, each one channel.
     Names of columns may be in capitals. ``split`` (train, val, test), ``group`` (patient) and
     ``spacing`` ("z y x" in mm) are optional. Paths are relative to the csv.
@@ -63,11 +66,15 @@ def cases_of(
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise InputError(f"{path}: has the column {twice} twice; rename or remove one")
-    kinds = [name for name in ("label", "mask") if name in names]
+    numbered = columns_of(spelled, str(path)) if labels else None
+    kinds = [name for name in names if name in ("label", "mask")]
+    if numbered is not None:
+        kinds.append(numbered.heads[0])
     if labels and len(kinds) != 1:
-        what = "has both label and mask" if kinds else "has neither label nor mask"
+        what = f"has both {' and '.join(kinds[:2])}" if kinds else "has neither label nor mask"
         raise InputError(
-            f"{path}: {what}; expected the column image and one of them, found {', '.join(names)}"
+            f"{path}: {what}; expected the column image and one of label, mask, label_... "
+            f"(findings) and target_... (numbers), found {', '.join(names)}"
         )
     cases = []
     for number, row in rows:
@@ -76,7 +83,8 @@ def cases_of(
             raise InputError(f"{where}: has more fields than the first line")
         cells = dict.fromkeys(names, "") | dict(zip(heads, map(str.strip, row), strict=False))
         files = tuple(file_at(path, cells[name], where, name, strict) for name in columns)
-        if labels and not cells[kinds[0]]:
+        numbers = () if numbered is None else numbers_in(cells, numbered, where)
+        if labels and numbered is None and not cells[kinds[0]]:
             raise InputError(f"{where}: the field {kinds[0]} is empty")
         masks = labels and kinds == ["mask"]
         mask = file_at(path, cells["mask"], where, "mask", strict) if masks else None
@@ -93,6 +101,8 @@ def cases_of(
                 part,
                 cells.get("group", ""),
                 _spacing(cells.get("spacing", ""), where),
+                columns=numbered,
+                numbers=numbers,
             )
         )
     if kinds == ["label"]:

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from crossd.data.dataset import Sample, Samples, in_floats
+from crossd.data.dataset import Labels, Sample, Samples, in_floats
 from crossd.data.disk_cache import state_of
 from crossd.data.file_names import Names
 from crossd.data.io.agreement import as_classes
@@ -33,7 +33,7 @@ class ImageSamples(Samples):
     crop = True
     """Whether images are cropped to the shape of `size` before they are resized."""
 
-    def __init__(self, labels: NDArray[np.int64] | None, size: tuple[int, ...]) -> None:
+    def __init__(self, labels: Labels | None, size: tuple[int, ...]) -> None:
         self.labels = None if labels is None else share(labels)
         self.shape: tuple[int, ...] = size
 
@@ -64,7 +64,7 @@ class ImageSamples(Samples):
         image = stacked(images, self.channels // len(images), self.shape, self.crop)
         sample: Sample = {"image": image, "view": -1}
         if self.labels is not None:
-            sample["label"] = torch.tensor(self.labels.item(index))
+            sample["label"] = torch.tensor(np.asarray(self.labels[index]))
         if mask is not None:
             height, width = self.shape
             resized = Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST)
@@ -96,7 +96,7 @@ class FileSamples(ImageSamples):
         self,
         root: Path,
         names: Sequence[Names],
-        labels: NDArray[np.int64] | None,
+        labels: Labels | None,
         size: tuple[int, ...],
         masks: Names | None = None,
         values: Sequence[int] = (),

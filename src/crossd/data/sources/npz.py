@@ -11,11 +11,12 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from crossd.data.dataset import Sample, Samples, Subset
+from crossd.data.dataset import Labels, Sample, Samples, Subset
 from crossd.data.shared_arrays import Array
-from crossd.data.source import Request, Source
+from crossd.data.source import Request, Source, TaskName
 from crossd.data.splits import FRACTIONS, SPLITS, split
 from crossd.errors import InputError
+from crossd.tasks import strata
 
 CHANNELS = (1, 3)
 
@@ -25,7 +26,7 @@ class ArraySamples(Samples):
 
     Args:
         images: Shape ``(N, *spatial, C)``.
-        labels: Shape ``(N,)``; None without.
+        labels: See `Samples`; None without.
         span: The values that become 0 and 1.
         size: Spatial size of the samples.
     """
@@ -35,7 +36,7 @@ class ArraySamples(Samples):
     def __init__(
         self,
         images: Array,
-        labels: NDArray[np.int64] | None,
+        labels: Labels | None,
         span: tuple[float, float],
         size: tuple[int, ...],
     ) -> None:
@@ -58,7 +59,7 @@ class ArraySamples(Samples):
             image = F.interpolate(image[None], size=self.shape, mode=mode)[0]
         sample: Sample = {"image": image}
         if self.labels is not None:
-            sample["label"] = torch.tensor(self.labels[index])
+            sample["label"] = torch.tensor(np.asarray(self.labels[index]))
         if len(self.shape) == 2:
             sample["view"] = -1
         return sample
@@ -71,6 +72,11 @@ def open_npz(request: Request, path: Path, need_labels: bool = True) -> Source:
     split 70/10/20 by `seed`. Images have the shape ``(N, H, W)`` or ``(N, H, W, 3)``, volumes
     ``(N, D, H, W)`` or ``(N, D, H, W, 3)``. uint8 is divided by 255, other numbers are scaled by
     the least and the greatest of the training images.
+
+    Labels ``(N,)`` or ``(N, 1)`` are numbers of classes. Labels ``(N, K)`` are findings: 1 and 0
+    for each that is there or not, -1 where it is not known. ``targets`` in the place of
+    ``labels``, ``(N,)`` or ``(N, K)``, are numbers to learn, NaN where one is not known. ``names``
+    ``(K,)`` calls the classes, findings or numbers, and ``units`` ``(K,)`` are those of numbers.
 
     Args:
         request: What is asked for; without a size that of the file is kept.
@@ -85,12 +91,16 @@ def open_npz(request: Request, path: Path, need_labels: bool = True) -> Source:
     """
     arrays = _read(path)
     bare = next((key for key in ("images", "train_images") if key in arrays), None)
-    if not need_labels and bare and bare.replace("images", "labels") not in arrays:
+    kinds = [kind for kind in ("labels", "targets") if _has(arrays, kind)]
+    if len(kinds) > 1:
+        raise InputError(f"{path}: has both labels and targets; keep those that are to be learnt")
+    if not need_labels and bare and not kinds:
         return _unlabelled(request, path, bare, arrays[bare])
+    kind = kinds[0] if kinds else "labels"
     if "train_images" in arrays or "images" not in arrays:
-        keys = [(f"{part}_images", f"{part}_labels") for part in SPLITS]
+        keys = [(f"{part}_images", f"{part}_{kind}") for part in SPLITS]
     else:
-        keys = [("images", "labels")]
+        keys = [("images", kind)]
     missing = [key for pair in keys for key in pair if key not in arrays]
     if missing:
         found = ", ".join(sorted(arrays)) or "nothing"
@@ -100,8 +110,10 @@ def open_npz(request: Request, path: Path, need_labels: bool = True) -> Source:
         )
     images = [_channels_last(arrays[key], key, path) for key, _ in keys]
     labels = [
-        _labels(arrays[key], len(x), key, path) for (_, key), x in zip(keys, images, strict=True)
+        _labels(arrays[key], len(x), key, path, kind == "targets")
+        for (_, key), x in zip(keys, images, strict=True)
     ]
+    task = _task(keys, labels, kind, path, request)
     shape = images[0].shape[1:]
     for (key, _), x in zip(keys, images, strict=True):
         if x.shape[1:] != shape or x.dtype != images[0].dtype:
@@ -112,16 +124,73 @@ def open_npz(request: Request, path: Path, need_labels: bool = True) -> Source:
     rank = len(shape) - 1
     spatial = request.shape(rank, shape[:-1])
     if len(images) == 1:
-        chosen = split(labels[0], FRACTIONS, request.seed, str(path))
+        groups = strata(task, labels[0], len(labels[0]))
+        chosen = split(groups, FRACTIONS, request.seed, str(path))
         scale = _span(images, chosen[0], path)
         whole = ArraySamples(images[0], labels[0], scale, spatial)
         parts: list[Samples] = [Subset(whole, part) for part in chosen]
     else:
         scale = _span(images, slice(None), path)
         parts = [ArraySamples(x, y, scale, spatial) for x, y in zip(images, labels, strict=True)]
-    classes = _classes(parts, path)
+    classes = _named(arrays, _classes(parts, task, path), "names", path)
+    units = _named(arrays, ("",) * len(classes), "units", path) if task == "regression" else ()
     train, val, test = parts
-    return Source(str(path), rank, "classification", shape[-1], classes, spatial, train, val, test)
+    return Source(
+        str(path),
+        rank,
+        task,
+        shape[-1],
+        classes,
+        spatial,
+        train,
+        val,
+        test,
+        units=units,
+        scale=request.given.scale,
+    )
+
+
+def _has(arrays: Mapping[str, Array], kind: str) -> bool:
+    """Tell whether there are arrays of labels, or of targets, for any part."""
+    return any(key in arrays for key in (kind, *(f"{part}_{kind}" for part in SPLITS)))
+
+
+def _task(
+    keys: list[tuple[str, str]], labels: list[Labels], kind: str, path: Path, request: Request
+) -> TaskName:
+    """Tell the task by the labels, which must be of one shape in all parts."""
+    shapes = {x.shape[1:] for x in labels}
+    if len(shapes) > 1:
+        found = ", ".join(f"{key} {x.shape}" for (_, key), x in zip(keys, labels, strict=True))
+        raise InputError(f"{path}: has labels of several shapes ({found}); all parts must agree")
+    if kind == "targets":
+        return "regression"
+    if labels[0].ndim == 1:
+        return "classification"
+    if all((np.nan_to_num(x) == x).all() and (x.sum(1) == 1).all() for x in labels):
+        request.progress.say(
+            f"{path}: every row of the labels has exactly one 1. Each column is learnt as a "
+            "finding by itself; for one class of several give labels (N,), their numbers"
+        )
+    return "multilabel"
+
+
+def _named(
+    arrays: Mapping[str, Array], default: tuple[str, ...], key: str, path: Path
+) -> tuple[str, ...]:
+    """Return the names (or units) that the file gives, or the default."""
+    if key not in arrays:
+        return default
+    names = arrays[key]
+    if names.dtype.kind not in "US" or names.shape != (len(default),):
+        raise InputError(
+            f"{path}: {key} holds {names.dtype} of shape {names.shape}; expected "
+            f"{len(default)} strings, ({len(default)},)"
+        )
+    told = tuple(str(name) for name in names.astype(str))
+    if key == "names" and len(set(told)) < len(told):
+        raise InputError(f"{path}: names holds one name twice; every class needs one of its own")
+    return told
 
 
 def _unlabelled(request: Request, path: Path, key: str, array: Array) -> Source:
@@ -164,25 +233,46 @@ def _channels_last(images: Array, key: str, path: Path) -> Array:
     )
 
 
-def _labels(labels: Array, count: int, key: str, path: Path) -> NDArray[np.int64]:
-    """Check the labels and return them as ``(N,)``."""
-    if labels.shape not in ((count,), (count, 1)):
-        raise InputError(
-            f"{path}: {key} has the shape {labels.shape} for {count} images; expected one "
-            f"number an image, ({count},) or ({count}, 1)"
-        )
-    labels = labels.reshape(-1)
+def _labels(labels: Array, count: int, key: str, path: Path, numbers: bool) -> Labels:
+    """Check labels, and return numbers of classes ``(N,)``, or findings or numbers ``(N, K)``."""
     if labels.dtype.kind not in "buif":
-        raise InputError(f"{path}: {key} holds {labels.dtype}; expected whole numbers from 0")
+        raise InputError(f"{path}: {key} holds {labels.dtype}; expected numbers")
+    if labels.shape[:1] != (count,) or labels.ndim > 2 or labels.size == 0:
+        raise InputError(
+            f"{path}: {key} has the shape {labels.shape} for {count} images; expected one number "
+            f"an image, ({count},), or several, ({count}, K)"
+        )
+    if numbers:
+        found = labels.reshape(count, -1).astype(np.float32)
+        if np.isinf(found).any():
+            raise InputError(f"{path}: {key} holds infinity; write NaN where a number is not known")
+        return found
+    if labels.ndim == 2 and labels.shape[1] > 1:
+        known = np.isin(labels, (0, 1, -1)) | np.isnan(labels.astype(np.float64))
+        if not known.all():
+            raise InputError(
+                f"{path}: {key} holds {labels[~known][0]} in columns of findings; expected 1, 0, "
+                "or -1 where it is not known (numbers to learn are called targets)"
+            )
+        found = labels.astype(np.float32)
+        found[found == -1] = np.nan
+        return found
+    labels = labels.reshape(-1)
     wrong = labels[~(np.isfinite(labels) & (labels >= 0) & (labels == np.floor(labels)))]
     if len(wrong):
-        raise InputError(f"{path}: {key} holds {wrong[0]}; labels must be whole numbers from 0")
+        raise InputError(
+            f"{path}: {key} holds {wrong[0]}; labels must be whole numbers from 0 (numbers to "
+            "learn are called targets)"
+        )
     return labels.astype(np.int64)
 
 
-def _classes(parts: list[Samples], path: Path) -> tuple[str, ...]:
+def _classes(parts: list[Samples], task: TaskName, path: Path) -> tuple[str, ...]:
     """Number the classes of the training part and check that the others know no more."""
-    tops = [int(part.labels.max()) for part in parts if part.labels is not None]
+    labels = [part.labels for part in parts if part.labels is not None]
+    if task != "classification":
+        return tuple(str(number) for number in range(labels[0].shape[1]))
+    tops = [int(own.max()) for own in labels]
     if tops[0] < 1:
         raise InputError(f"{path}: all training labels are 0; expected two classes or more")
     for name, top in zip(SPLITS, tops, strict=True):
