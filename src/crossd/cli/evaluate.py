@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 from crossd.cli.opening import as_trained, known
 from crossd.cli.options import EvaluateConfig
-from crossd.data.io.agreement import in_same_place, require_one_number
+from crossd.data.io.agreement import as_classes, in_same_place, require_one_number
 from crossd.data.io.read import read_header
 from crossd.data.opening import open_source
 from crossd.data.source import Source
-from crossd.data.sources.case_files import Entry, read_image, read_mask
+from crossd.data.sources.case_files import Entry, read_image, read_mask, values_of
 from crossd.data.sources.case_source import entries_of
 from crossd.data.splits import SPLITS
 from crossd.errors import InputError
@@ -245,7 +245,7 @@ def _read_guess(entry: Entry, path: Path, values: Sequence[int]) -> NDArray[np.u
         first = read_header(entry.case.images[0])
     header = in_same_place(first, header, "image and mask")
     require_one_number(header)
-    return read_mask(dataclasses.replace(entry, mask=header), values)
+    return as_classes(values_of(header), values, header.path)
 
 
 def score(pair: Pair, classes: Sequence[str], tolerance: float) -> list[Score]:

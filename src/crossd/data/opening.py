@@ -10,7 +10,7 @@ from pathlib import Path
 
 from crossd.data.preprocessing.normalise import normalise
 from crossd.data.source import Given, Request, Source
-from crossd.data.sources import class_folders, dataset_json, tar_names
+from crossd.data.sources import bids, class_folders, dataset_json, structure_folders, tar_names
 from crossd.data.sources.belonging import require_whole_groups, together
 from crossd.data.sources.case_list import Listed, loose_cases, named
 from crossd.data.sources.case_pairs import beside_pairs, pair_folders, read_pairs
@@ -27,7 +27,8 @@ from crossd.utils.progress import Progress
 
 KINDS = (
     "brain, medmnist:NAME, an .npz or .csv file, a folder of class folders, a folder with images/ "
-    "and labels/ or a dataset.json, a datalist .json, or .tar archives"
+    "and labels/ or a dataset.json, a datalist .json, folders with a mask of each structure, BIDS, "
+    "or .tar archives"
 )
 
 
@@ -47,7 +48,8 @@ def open_source(
         spec: ``brain`` or ``brain:MM`` (synthetic, of the bundled atlas), ``medmnist:NAME`` or
             ``medmnist:NAME:SIZE``, an ``.npz`` file, a ``.csv``, a folder of class folders, a
             folder with ``images/`` and ``labels/`` or ``masks/``, a folder with a ``dataset.json``
-            of nnU-Net or the Decathlon, a ``.json`` datalist of MONAI, or ``.tar`` archives: one,
+            of nnU-Net or the Decathlon, a ``.json`` datalist of MONAI, folders of an image and a
+            mask of each structure (TotalSegmentator), a BIDS data set, or ``.tar`` archives: one,
             a folder of them, or a pattern such as ``train-{000..099}.tar``.
         size: Spatial size of the training samples; one number stands for all axes. Images and
             volumes with a label are resized. Of volumes with a mask, patches of it are taken.
@@ -102,6 +104,8 @@ def _open(request: Request, need_labels: bool) -> Source:
         listed, folders = list_cases(path, request.progress)
         if folders is not None and not listed.cases:
             return open_images(request, path, folders)
+        if need_labels and listed.unlabelled:
+            raise InputError(f"{spec}: {listed.unlabelled}")
         root = path if path.is_dir() else path.parent
         return open_cases(request, root, listed.cases, listed.classes)
     if path.suffix.lower() == ".npz":
@@ -146,10 +150,14 @@ def _listed(path: Path, progress: Progress, strict: bool) -> tuple[Listed, Class
         return dataset_json.read_dataset(json_list, progress.say), None
     if not path.is_dir():
         return Listed("csv", read_table(path, strict=strict, say=progress.say)), None
+    if subjects := bids.find(path):
+        return bids.read(path, subjects, strict), None
     if pair := pair_folders(path):
         left = ", ".join(beside_pairs(*pair))
         note = f"{left} beside {pair[0].name} and {pair[1].name} are left out" if left else ""
         return Listed("pairs of images and masks", read_pairs(*pair, progress.say), note=note), None
+    if structures := structure_folders.find(path):
+        return structure_folders.read(path, structures, strict), None
     folders = class_folders.scan(path, progress)
     kind = class_folders.kind_of(path, folders)
     found = [] if kind == "images" else named(class_folders.cases(path, folders, kind))

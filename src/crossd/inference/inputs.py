@@ -8,7 +8,7 @@ from crossd.data.io.dicom import is_stack
 from crossd.data.io.header import is_dicom, is_volume, stem
 from crossd.data.io.images import bands_of, suffixes
 from crossd.data.io.read import read_header
-from crossd.data.sources import dataset_json
+from crossd.data.sources import bids, dataset_json
 from crossd.data.sources.case_list import Case
 from crossd.data.sources.case_pairs import MODALITY, pair_folders
 from crossd.data.sources.case_table import read_table
@@ -159,7 +159,7 @@ def _of_folders(
 def _below(
     folder: Path, channels: int, kinds: tuple[bool, bool], out: Path | None, say: Say
 ) -> list[Case]:
-    """List the images and volumes below a folder that the network takes."""
+    """List the images and volumes below a folder that the network takes; of BIDS, the images."""
     top = Path(key(folder))
     answers = None if out is None else Path(key(out))
     answers = answers if answers is not None and top in answers.parents else None
@@ -167,6 +167,8 @@ def _below(
     def is_input(path: Path) -> bool:
         return answers not in (top / path.relative_to(folder)).parents
 
+    if subjects := bids.find(folder):
+        return [c for c in bids.read(folder, subjects, labels=False).cases if is_input(c.images[0])]
     flat, solid = ([path for path in found if is_input(path)] for found in below(folder, say))
     if not flat and not solid:
         raise InputError(f"{folder}: holds no image or volume that can be read")

@@ -149,7 +149,7 @@ class VolumeSamples(Samples):
         entry = self.entries[index]
         lazy = all(h.path.name.lower().endswith((".nii", *ITK)) for h in entry.images)
         kept = self.stored is not None or self.cache.get(index) is not None
-        if index not in self._limits or not lazy or kept:
+        if index not in self._limits or not lazy or kept or entry.case.structures:
             whole, *masks = self._prepared(index)
             cut = [mask.select(axis, position) for mask in masks]
             return self._sample(index, whole.select(axis + 1, position), *cut)

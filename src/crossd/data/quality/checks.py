@@ -151,9 +151,11 @@ def _masks(looks: Iterable[SampleFacts]) -> list[Fault]:
     blank = _names(look for look in masked if set(look.voxels) == {0})
     training = [look for look in masked if look.part == "train"] or masked
     useless = not any(set(look.voxels) - {0} for look in training)
+    several = [f"{look.name} ({look.several:,})" for look in masked if look.several]
     return [
         Fault("masks hold a value that no training mask holds", new, True),
         Fault("masks are empty", blank, useless),
+        Fault("voxels in several structures: the smallest has them", several),
     ]
 
 

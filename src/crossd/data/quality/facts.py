@@ -42,6 +42,7 @@ class SampleFacts:
         ranges: Least value, the percentiles 0.5 and 99.5, and greatest value of each channel,
             ``(C, 4)``; percentiles within the mask where there is one.
         voxels: How many voxels of the mask hold each value.
+        several: How many voxels several files of the mask claim, where it is a file for each class.
         digest: Of all values, equal for equal samples; this and the rest for data sheets only.
         values: Some of the values.
         thumb: The middle slice, or the one with most of a mask, made small.
@@ -59,6 +60,7 @@ class SampleFacts:
     modality: str = ""
     ranges: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 4)))
     voxels: dict[int, int] = field(default_factory=dict)
+    several: int = 0
     digest: str = ""
     values: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
     thumb: NDArray[np.float32] | None = None

@@ -61,14 +61,16 @@ def of_volume(entry: Entry, cache: DiskCache | None = None) -> SampleFacts:
     kept = None if cache is None else cache.get(key)
     if kept is not None:
         found.ranges, found.voxels = kept["ranges"].copy(), dict(kept["voxels"].tolist())
+        found.several = int(kept["several"][0])
         return found
-    image, mask = _read_volume(entry)
+    image, mask = _read_volume(found, entry)
     found.ranges, found.voxels = ranges_of(image, mask), counts_of(mask)
     for least, *_, most in found.ranges.tolist():
         require_varied(least, most, entry.where)
     if cache is not None:
         voxels = np.array(list(found.voxels.items()), np.int64).reshape(-1, 2)
-        cache.keep(key, {"ranges": found.ranges, "voxels": voxels})
+        several = np.array([found.several])
+        cache.keep(key, {"ranges": found.ranges, "voxels": voxels, "several": several})
     return found
 
 
@@ -109,7 +111,7 @@ def _read_case(found: SampleFacts, case: Case) -> Read:
     if holds_volume(file):
         entry = case_files.read_entry(case)
         found.spacing = entry.images[0].spacing
-        image, mask = _read_volume(entry)
+        image, mask = _read_volume(found, entry)
     else:
         images, mask = load_case(case.images, case.mask)
         image = np.concatenate([pixels(one) for one in images])
@@ -140,6 +142,8 @@ def told(
     return ", ".join(f"{name} {value:.4g} {unit}".strip() for name, value, unit in parts), ()
 
 
-def _read_volume(entry: Entry) -> Read:
-    mask = None if entry.mask is None else case_files.raw_mask(entry.mask)
+def _read_volume(found: SampleFacts, entry: Entry) -> Read:
+    mask = None
+    if entry.mask is not None:
+        mask, found.several = case_files.raw_mask(entry)
     return case_files.read_image(entry), mask

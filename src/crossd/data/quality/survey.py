@@ -43,6 +43,7 @@ class Survey:
         columns: Findings or numbers to learn, where the samples have some.
         parts: The part of every sample.
         numbers: Of every sample, ``(N, K)``, in the order of `columns`.
+        named: Names of the classes of masks by their values, where the source says them.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Survey:
     columns: Columns | None = None
     parts: Sequence[str] = ()
     numbers: NDArray[np.floating] = field(default_factory=lambda: np.zeros((0, 0)))
+    named: dict[int, str] = field(default_factory=dict)
 
     def sentence(self) -> str:
         """Say what the source is: its kind, and how many cases, classes, patients and parts."""
@@ -70,7 +72,9 @@ class Survey:
         values = sorted({value for look in self.looks for value in look.voxels})
         if values:
             shown = ", ".join(map(str, values[:8])) + ", ..." * (len(values) > 8)
-            said.append(f"masks of the values {shown}")
+            called = [self.named[value] for value in sorted(self.named) if value]
+            called_so = f" ({len(called)} classes: {case_list.first_few(called)})" if called else ""
+            said.append(f"masks of the values {shown}{called_so}")
         if self.groups:
             said.append(f"{self.groups:,} patients")
         parts = [f"{count:,} to {part}" for part, count in self.sizes.items()]
@@ -136,6 +140,7 @@ def survey(spec: str, limit: int, seed: int, progress: Progress) -> Survey:
     if not found:
         raise InputError(f"{path}: holds no image or volume that can be read")
     parts, notes = _parts(found, spec, seed)
+    notes += [listed.unlabelled] if listed.unlabelled else []
     columns = found[0].columns
     labels = [
         told(case.label or NO_CLASS, case.columns, case.numbers)[1]
@@ -151,7 +156,18 @@ def survey(spec: str, limit: int, seed: int, progress: Progress) -> Survey:
     groups = len({case.group for case in found if case.group})
     numbers = np.array([case.numbers for case in found])
     return Survey(
-        spec, len(found), counts, looks, notes, kind, groups, _sizes(parts), columns, parts, numbers
+        spec,
+        len(found),
+        counts,
+        looks,
+        notes,
+        kind,
+        groups,
+        _sizes(parts),
+        columns,
+        parts,
+        numbers,
+        listed.classes,
     )
 
 

@@ -43,6 +43,9 @@ ENOUGH = 1 << 12
 SUBJECT = re.compile(r"(?<![^/_])sub-([0-9A-Za-z]+)(?=[/_.-])")
 """A subject in a path, as BIDS writes it: sub-01/anat/sub-01_T1w.nii.gz."""
 
+OF_FILE = re.compile(r"(?<![^/])(sub-[0-9A-Za-z]+)_[^/]*$")
+"""A subject in the name of a file, which tells whose it is where other files are of none."""
+
 
 def together(
     found: Sequence[Case], name: str, progress: Progress, looks: Sequence[Look] | None = None
@@ -50,8 +53,8 @@ def together(
     """Put cases of one patient, and cases that share a file, into one group.
 
     So are cases whose files in one folder have one name but for the suffix. Groups that the cases
-    name are kept. The patient of others is DICOM's PatientID or, where every path has one, BIDS'
-    subject. What was done is said.
+    name are kept. The patient of others is BIDS' subject, where every path has one or the name of
+    the file begins with it, or else DICOM's PatientID. What was done is said.
 
     Args:
         found: The cases.
@@ -290,7 +293,7 @@ def _patients(
         files: Whether each is files of its own, which may be DICOM.
     """
     below = root if root.is_dir() else root.parent
-    paths = (os.path.relpath(case.images[0], below).replace(os.sep, "/") for case in cases)
+    paths = [os.path.relpath(case.images[0], below).replace(os.sep, "/") for case in cases]
     subjects = list(takewhile(bool, map(SUBJECT.findall, paths)))
     if cases and len(subjects) == len(cases):
         return "subject in their paths", [f"sub-{found[-1]}" for found in subjects]
@@ -299,10 +302,13 @@ def _patients(
     progress = progress if len(cases) >= SHOWN_FROM else Progress(quiet=True)
     with progress.task("reading who the patients are", total=len(cases)) as bar:
         found = []
-        for case in cases:
-            found.append(next(filter(None, map(patient_of, case.images)), ""))
+        for case, path in zip(cases, paths, strict=True):
+            subject = OF_FILE.search(path)
+            own = next(filter(None, map(patient_of, case.images)), "")
+            found.append(subject[1] if subject else own)
             bar.advance(1)
-    return "PatientID of DICOM", found
+    some = any(map(OF_FILE.search, paths))
+    return "subject in the names of their files" if some else "PatientID of DICOM", found
 
 
 def patient_of(path: Path) -> str:

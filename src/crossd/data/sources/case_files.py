@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -20,9 +21,14 @@ from crossd.data.io.header import Header, with_spacing
 from crossd.data.io.itk import data_files
 from crossd.data.io.read import holds_volume
 from crossd.data.sources.case_list import Case
+from crossd.data.sources.structures import inside_of, joined
 from crossd.errors import InputError
+from crossd.utils.progress import Progress
 
-PREPARATION = 2
+SHOWN_FROM = 2_000
+"""Files from which it is shown how many headers were read: fewer take a second or two."""
+
+PREPARATION = 3
 """To be raised when volumes are prepared in another way: what was kept before is not used."""
 
 
@@ -33,7 +39,8 @@ class Entry:
     Attributes:
         case: The case.
         images: One header a modality.
-        mask: Of the mask.
+        mask: Of the mask. Where that is a file for each class, of the folder, with the grid of the
+            image as its file says it.
     """
 
     case: Case
@@ -55,12 +62,10 @@ class Entry:
 
         Another place, size or time of change of a file or another option give another key.
         """
-        headers = [*self.images, *([self.mask] if self.mask else [])]
-        files = [
-            file
-            for header in headers
-            for file in header.files or (header.path, *data_files(header.path))
-        ]
+        parts = [part for header in self.images for part in header.files or (header.path,)]
+        if self.mask is not None:
+            parts += self.mask.files or self.case.mask_files
+        files = [file for part in parts for file in (part, *data_files(part))]
         states = [(str(file.absolute()), *state_of(file)) for file in files]
         versions = (PREPARATION, torch.__version__, np.__version__)
         return key_of(kind, states, len(self.images), self.case.spacing, options, versions)
@@ -78,9 +83,18 @@ def all_volumes(cases: Sequence[Case], name: str) -> bool:
     return all(solid)
 
 
-def read_entries(cases: Sequence[Case]) -> list[Entry]:
-    """Read the headers of all cases and check that they agree, in their channels too."""
-    entries = [read_entry(case) for case in cases]
+def read_entries(cases: Sequence[Case], progress: Progress | None = None) -> list[Entry]:
+    """Read the headers of all cases and check that they agree, in their channels too.
+
+    Of many files, it is shown how far that is.
+    """
+    files = sum(len(case.images) + len(case.mask_files) for case in cases)
+    shown = progress if progress and files >= SHOWN_FROM else Progress(quiet=True)
+    entries = []
+    with shown.task("reading headers", total=len(cases)) as bar:
+        for case in cases:
+            entries.append(read_entry(case))
+            bar.advance(1)
     counts = [(entry.case.images[0], entry.channels) for entry in entries]
     require_same_count(counts, "channels", "volumes")
     return entries
@@ -96,9 +110,10 @@ def read_entry(case: Case) -> Entry:
     first = headers[0]
     headers = [first, *(in_same_place(first, other, "modalities") for other in headers[1:])]
     mask = None
-    if case.mask is not None:
-        mask = in_same_place(first, read.read_header(case.mask), "image and mask")
-        require_one_number(mask)
+    for file in case.mask_files:
+        mask = _mask_header(first, file)
+    if case.mask is not None and case.structures:
+        mask = Header(case.mask, first.shape, first.affine)
     if case.spacing is not None:
         headers = [with_spacing(header, case.spacing) for header in headers]
     return Entry(case, tuple(headers), mask)
@@ -121,9 +136,38 @@ def read_mask(
         planes: As `crossd.data.io.read.read` takes it.
     """
     assert entry.mask is not None
-    return as_classes(raw_mask(entry.mask, planes), values, entry.mask.path)
+    return as_classes(raw_mask(entry, planes)[0], values, entry.mask.path)
 
 
-def raw_mask(header: Header, planes: tuple[int, slice] | None = None) -> NDArray[np.uint16]:
-    """Read the values of a mask, ``(D, H, W)``."""
+def raw_mask(
+    entry: Entry, planes: tuple[int, slice] | None = None
+) -> tuple[NDArray[np.uint16], int]:
+    """Read the values of the mask of a case.
+
+    Returns:
+        The values, ``(D, H, W)``, and how many voxels several files of it claim, where it is a file
+        for each class.
+    """
+    assert entry.mask is not None
+    if not entry.case.structures:
+        return values_of(entry.mask, planes), 0
+    grid = entry.mask
+    headers = (_mask_header(grid, file) for file in entry.case.mask_files)
+    inside = ((header.path, inside_of(values_of(header), header.path)) for header in headers)
+    mask, claimed = joined(inside, grid.size)
+    if planes is not None:
+        axis, part = planes
+        mask = mask[(slice(None),) * axis + (part,)]
+    return mask, claimed
+
+
+def values_of(header: Header, planes: tuple[int, slice] | None = None) -> NDArray[np.uint16]:
+    """Read the whole numbers in a file of a mask, ``(D, H, W)``."""
     return whole_numbers(read.read(header, planes)[0], header.path)
+
+
+def _mask_header(first: Header, path: Path) -> Header:
+    """Read the header of a file of a mask, which must lie where the image does."""
+    header = in_same_place(first, read.read_header(path), "image and mask")
+    require_one_number(header)
+    return header

@@ -26,7 +26,7 @@ class Case:
     Attributes:
         name: By which its answer is named; no two cases share it.
         images: Its files (or folders of DICOM series), one a modality.
-        mask: File of its mask.
+        mask: File of its mask, or the folder that holds a file for each class.
         label: Name of its class.
         columns: What its numbers are, where it has some: findings, or numbers to learn.
         numbers: These, NaN where one is not known.
@@ -35,6 +35,8 @@ class Case:
         spacing: Size of a voxel (z, y, x) [mm] that replaces what the file says.
         same: Names the cases that hold the same files, and all of the patients of these; "" where
             none does.
+        structures: Names of the files in the folder `mask`, one for each class but the background,
+            whose values are 1, 2, ...; none where the mask is one file.
     """
 
     name: str
@@ -47,6 +49,14 @@ class Case:
     same: str = ""
     columns: Columns | None = None
     numbers: tuple[float, ...] = ()
+    structures: tuple[str, ...] = ()
+
+    @property
+    def mask_files(self) -> list[Path]:
+        """The files that the mask is made of; none without a mask."""
+        if self.mask is None:
+            return []
+        return [self.mask / name for name in self.structures] or [self.mask]
 
     @property
     def inseparable(self) -> str:
@@ -64,12 +74,14 @@ class Listed:
             million.
         classes: Names of the classes of masks by their values, where it says them.
         note: What else there is to say.
+        unlabelled: Why there are neither masks nor labels; "" where there are.
     """
 
     kind: str
     cases: list[Case]
     classes: dict[int, str] = field(default_factory=dict)
     note: str = ""
+    unlabelled: str = ""
 
 
 def named(cases: Iterable[Case]) -> list[Case]:
@@ -124,6 +136,16 @@ def with_groups_alike(cases: Iterable[Case]) -> list[Case]:
     return [
         replace(case, group=names.setdefault(same_name(case.group), case.group)) for case in cases
     ]
+
+
+def first_few(names: Sequence[str], most: int = 5) -> str:
+    """Join the first of some names, and say that there are more.
+
+    Example:
+        >>> first_few(["a", "b", "c"], 2)
+        'a, b, ...'
+    """
+    return ", ".join(names[:most]) + ", ..." * (len(names) > most)
 
 
 def in_order(classes: Iterable[str]) -> list[str]:

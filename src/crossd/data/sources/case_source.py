@@ -22,7 +22,14 @@ from crossd.data.quality.scan import of_mask, of_volume, scan
 from crossd.data.shapes import round_up
 from crossd.data.source import Given, Request, Source, TaskName
 from crossd.data.sources.case_files import Entry, all_volumes, read_entries
-from crossd.data.sources.case_list import Case, groups_of, in_order, labels_of, parts
+from crossd.data.sources.case_list import (
+    Case,
+    first_few,
+    groups_of,
+    in_order,
+    labels_of,
+    parts,
+)
 from crossd.data.sources.image_files import DEFAULT_SIZE, FileSamples
 from crossd.data.splits import Parts
 from crossd.errors import InputError
@@ -62,11 +69,12 @@ def open_cases(
     if task != "unlabelled":
         divided = _divided(request, found, task, labels)
     _say_what_is_unknown(request, task, labels, classes, divided[0])
-    entries = read_entries(found) if all_volumes(found, name) else []
+    entries = read_entries(found, request.progress) if all_volumes(found, name) else []
     looks = _looked(request, found, entries, task)
     facts = [looks[i] for i in divided[0]] if looks else []
     if task == "segmentation":
         values, classes = _mask_classes(facts, given, name, named or {})
+        _say_of_masks(request, dict(zip(values, classes, strict=True)), looks, facts)
         for case, look in zip(found, looks, strict=False):
             if case.mask is not None and given.statistics is None:
                 require_known(list(look.voxels), values, case.mask)
@@ -210,21 +218,70 @@ def _mask_classes(
 ) -> tuple[tuple[int, ...], tuple[str, ...]]:
     """Return values and names of the classes of training masks, the background first."""
     seen = said or {value: str(value) for one in facts for value in one.voxels if value}
-    if len(seen) > MOST_CLASSES:
-        raise InputError(
-            f"{name}: its masks hold {len(seen):,} values; expected at most {MOST_CLASSES} classes "
-            "(are they numbers of single objects?)"
-        )
-    named = {0: "background", **(given.classes or seen)}
-    named[0] = "background" if named[0] == "0" else named[0]
-    if len(named) < 2:
-        raise InputError(f"{name}: every training mask is empty; expected labels from 1 upwards")
     known = given.known_classes or {}
+    if said and known and not _called_alike(said, known):
+        if given.classes == known:
+            own, wanted = (
+                first_few(
+                    [f"{value} {text}" for value, text in one.items() if other.get(value) != text]
+                )
+                for one, other in ((said, known), (known, said))
+            )
+            raise InputError(
+                f"{name}: its masks have other classes than the weights (here {own or 'fewer'}, "
+                f"there {wanted or 'fewer'}); give data with the classes of the weights"
+            )
+        known = {}
+    named = {0: "background", **(given.classes or seen)}
+    if len(named) > MOST_CLASSES:
+        raise InputError(
+            f"{name}: its masks hold {len(named):,} values; expected at most {MOST_CLASSES}, with "
+            "the background (are they numbers of single objects?)"
+        )
+    named[0] = "background" if named[0] == "0" else named[0]
+    if len(named) < 2 or (facts and not any(set(one.voxels) - {0} for one in facts)):
+        raise InputError(f"{name}: every training mask is empty; expected labels from 1 upwards")
     same = named.keys() == known.keys() and bool(given.classes)  # their names were edited
     if named.keys() <= known.keys() and not same:
         named = known
     values = tuple(sorted(named))
+    if len(set(named.values())) < len(named):
+        twice = next(one for one in named.values() if list(named.values()).count(one) > 1)
+        raise InputError(f"{name}: two classes are called {twice!r}; give each a name of its own")
     return values, tuple(named[value] for value in values)
+
+
+def _called_alike(said: Mapping[int, str], known: Mapping[int, str]) -> bool:
+    """Tell whether data and weights have the same classes; one called by its value has no name."""
+    return said.keys() == known.keys() and all(
+        name == known[value] or str(value) in (name, known[value])
+        for value, name in said.items()
+        if value
+    )
+
+
+def _say_of_masks(
+    request: Request,
+    classes: Mapping[int, str],
+    looks: Sequence[SampleFacts],
+    training: Sequence[SampleFacts],
+) -> None:
+    """Say which classes no training mask holds, and how many voxels are in several structures."""
+    held = {value for look in training for value in look.voxels}
+    none = [name for value, name in classes.items() if value and value not in held]
+    if training and none:
+        request.progress.say(
+            f"{request.name}: no training mask holds {first_few(none)} ({len(none)} of "
+            f"{len(classes) - 1} classes), which the network cannot learn"
+        )
+    shared = [look for look in looks if look.several]
+    if shared:
+        most = max(shared, key=lambda look: look.several)
+        request.progress.say(
+            f"{request.name}: {sum(look.several for look in shared):,} voxels of {len(shared):,} "
+            f"cases lie in several structures, and go to the smallest of these (most in "
+            f"{most.name}: {most.several:,})"
+        )
 
 
 def _images(

@@ -46,7 +46,27 @@ def read_table(
         InputError: With file and line, when a column is missing or there twice, a path is absolute
             or leads out of the folder, or some of the lines lack their split.
     """
-    spelled, rows = _lines(path)
+    return cases_of(path, *lines_of(path), labels, strict, say)
+
+
+def cases_of(
+    path: Path,
+    spelled: Sequence[str],
+    rows: Sequence[tuple[int, Sequence[str]]],
+    labels: bool,
+    strict: bool,
+    say: Callable[[str], None] = lambda text: None,
+) -> list[Case]:
+    """Make cases of the columns of a list, as `read_table` does.
+
+    Args:
+        path: The file, for messages; what is named in it lies at or below its folder.
+        spelled: Names of the columns.
+        rows: The cells of each row, with the line where it begins.
+        labels: As `read_table` takes it.
+        strict: As `read_table` takes it.
+        say: As `read_table` takes it.
+    """
     heads = [name.lower() for name in spelled]
     names = [name for name in heads if name]
     columns = [name for name in names if name.startswith("image")]
@@ -70,7 +90,7 @@ def read_table(
             f"{path}: {what}; expected the column image and one of label, mask, label_... "
             f"(findings) and target_... (numbers), found {', '.join(names)}"
         )
-    group = (group_name(names, str(path)) if labels else None) or ""
+    group = (group_name(names, str(path)) if labels else "group") or ""
     numbers_of = () if numbered is None else (head.lower() for head in numbered.heads)
     known = {*columns, *kinds, *numbers_of, "split", "spacing", group}
     unread = not_read((name for name in names if name not in known), "columns")
@@ -132,14 +152,18 @@ def spelled_alike(cases: Sequence[Case], path: Path) -> list[Case]:
     return [replace(case, label=spellings[same_name(str(case.label))]) for case in cases]
 
 
-def _lines(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    """Read a csv: the names of its columns, then each row with the line where it begins.
+def lines_of(
+    path: Path, delimiter: str | None = None
+) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """Read a table: the names of its columns, then each row with the line where it begins.
+
+    What stands between the fields is found by the first line unless it is given.
 
     Blank lines do not count as rows, and a quoted field may hold line breaks.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
-        mark = _delimiter(text)
+        mark = delimiter or _delimiter(text)
         reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=mark)
         start, rows = 1, []
         for row in reader:
@@ -149,7 +173,10 @@ def _lines(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
     except (ValueError, csv.Error) as error:
-        raise InputError(f"{path}: cannot be read as csv ({error}); write it in UTF-8") from error
+        kind = "tsv" if delimiter == "\t" else "csv"
+        raise InputError(
+            f"{path}: cannot be read as {kind} ({error}); write it in UTF-8"
+        ) from error
     heads = [name.strip() for name in rows[0][1]] if rows else []
     return heads, rows[1:]
 

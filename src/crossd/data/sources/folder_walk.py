@@ -20,6 +20,9 @@ Look = tuple[Pair, Pair, list[os.DirEntry[str]]]
 Say = Callable[[str], None]
 ENDINGS = {*SUFFIXES, ".gz"}
 
+STRUCTURES = ("segmentations", "segmentation", "masks")
+"""Folders beside a volume that hold masks of what is seen in it, and are no data of their own."""
+
 
 @dataclass
 class Walk:
@@ -51,7 +54,7 @@ class Walk:
         volumes: bool,
         above: tuple[Pair, ...] = (),
     ) -> None:
-        """Look through a folder and those below it.
+        """Look through a folder and those below it, but for masks beside a volume.
 
         Args:
             path: The folder.
@@ -74,7 +77,8 @@ class Walk:
         self.others.extend(below + name for name in unknown_in(entries, kinds))
         for entry, kind in zip(entries, kinds, strict=True):
             if entry.is_dir():
-                seen = not is_debris(entry.name)
+                structures = VOLUME in kinds and entry.name in STRUCTURES
+                seen = not is_debris(entry.name) and not structures
                 here, solid = images and seen and not entry.is_symlink(), volumes and seen
                 if here or solid:
                     inside = f"{below}{entry.name}{os.sep}"
@@ -177,7 +181,8 @@ def below(folder: Path, say: Say = lambda text: None) -> tuple[list[Path], list[
 
     Returns:
         Files that PIL reads, not in links to folders; and files of volumes, with folders that hold
-        a DICOM series. What is hidden, or left by systems, is passed over.
+        a DICOM series. What is hidden, or left by systems, is passed over, as are `STRUCTURES`
+        beside a volume.
     """
     walk = Walk()
     walk.visit(str(folder), "", True, True)

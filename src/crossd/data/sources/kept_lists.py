@@ -18,7 +18,7 @@ from crossd.utils.progress import Progress
 KEEP_FROM = 5_000
 """Files from which a list is kept: fewer are found as fast as the list is read."""
 
-FORM = 7
+FORM = 8
 """Of all lists, to be counted up when one changes."""
 
 
