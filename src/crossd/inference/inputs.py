@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from crossd.data.io.dicom import is_stack
-from crossd.data.io.header import is_dicom, is_volume, stem
+from crossd.data.io.header import is_dicom, is_volume, require_file, stem
 from crossd.data.io.images import bands_of, suffixes
 from crossd.data.io.read import holds_volume, read_header
 from crossd.data.sources.case_list import Case
@@ -66,8 +66,9 @@ def inputs(
     slices: dict[Path, list[Path]] = {}
     for text in dict.fromkeys(paths):
         path = Path(text).expanduser()
-        if not text or not path.exists():
-            raise InputError(f"{text or 'empty name'}: no such file or folder")
+        if not text:
+            raise InputError("empty name: no such file or folder")
+        require_file(path)
         if path.suffix.lower() == ".csv":
             found += read_table(path, labels=False)
         elif path.is_dir():

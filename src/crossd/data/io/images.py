@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps
 
 from crossd.data.io.agreement import HIGHEST, require_same_shape, whole_numbers
-from crossd.data.io.header import is_dicom
+from crossd.data.io.header import is_dicom, require_file
 from crossd.data.io.read import flat, read_header
 from crossd.errors import InputError
 from crossd.utils.memory import require
@@ -52,6 +52,8 @@ def _opened(file: Path | IO[bytes], where: str) -> Iterator[Image.Image]:
     """
     try:
         with ExitStack() as stack:
+            if isinstance(file, Path):
+                require_file(file)
             # PIL maps TIFF files by their names, with sides that EXIF exchanged: give it a stream.
             stream = stack.enter_context(file.open("rb")) if isinstance(file, Path) else file
             with _OPENING:

@@ -21,6 +21,7 @@ from crossd.data.io.header import (
     is_dicom,
     is_volume,
     reading,
+    require_file,
     sides_shown,
 )
 from crossd.errors import InputError
@@ -53,8 +54,7 @@ def read_header(path: Path) -> Header:
     Raises:
         InputError: With the file and what is wrong with it.
     """
-    if not path.exists():
-        raise InputError(f"{path}: no such file or folder")
+    require_file(path)
     name = path.name.lower()
     if path.is_dir() or is_dicom(path):
         header = dicom.read_header(path)

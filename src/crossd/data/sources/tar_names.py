@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from crossd.data.file_names import is_debris
+from crossd.data.io.header import require_file
 from crossd.data.splits import SPLITS
 from crossd.errors import InputError
 
@@ -38,7 +39,8 @@ def find(spec: str) -> list[Path] | None:
         if not root.is_dir():
             return None
         parts = [root / part for part in SPLITS if (root / part).is_dir()]
-        return [path for folder in parts or [root] for path in _inside(folder)] or None
+        inside = [path for folder in parts or [root] for path in _inside(folder)]
+        return _checked(inside) or None
     found: list[Path] = []
     for one in _expanded(str(Path(spec).expanduser())):
         if Path(one).is_dir():
@@ -48,7 +50,14 @@ def find(spec: str) -> list[Path] | None:
             more = f" (of {spec})" if one != spec else ""
             raise InputError(f"{one}: no such archive{more}")
         found += map(Path, paths)
-    return found
+    return _checked(found)
+
+
+def _checked(archives: list[Path]) -> list[Path]:
+    """Return archives all of which are files; refuse pipes and links that lead nowhere."""
+    for path in archives:
+        require_file(path)
+    return archives
 
 
 def _inside(folder: Path) -> list[Path]:
