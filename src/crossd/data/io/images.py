@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps
 
 from crossd.data.io.agreement import HIGHEST, require_same_shape, whole_numbers
-from crossd.data.io.header import is_dicom, require_file
+from crossd.data.io.header import is_dicom, is_volume, require_file
 from crossd.data.io.read import flat, read_header
 from crossd.errors import InputError
 from crossd.utils.memory import require
@@ -110,7 +110,7 @@ def load_case(
         _require_turned_alike(images[0], loaded[0], path, image)
     if mask is None:
         return loaded, None
-    drawn = load(mask)
+    drawn = _drawn(mask)
     values = _values(drawn, mask)
     _require_turned_alike(images[0], loaded[0], mask, drawn)
     require_same_shape(images[0], height_width, mask, values.shape, "image and mask")
@@ -129,7 +129,14 @@ def _require_turned_alike(path: Path, image: Image.Image, other: Path, second: I
 
 def raw_mask(path: Path) -> NDArray[np.uint16]:
     """Read the values of a mask, ``(H, W)``."""
-    return _values(load(path), path)
+    return _values(_drawn(path), path)
+
+
+def _drawn(path: Path) -> Image.Image:
+    """Read a mask of an image as it is."""
+    if path.is_dir() or (is_volume(path) and not is_dicom(path)):
+        raise InputError(f"{path}: is a volume, but its image is none; save the mask as PNG")
+    return load(path)
 
 
 def _values(image: Image.Image, path: Path) -> NDArray[np.uint16]:

@@ -16,7 +16,7 @@ from crossd.data.io.agreement import (
     require_same_count,
     whole_numbers,
 )
-from crossd.data.io.header import Header, with_spacing
+from crossd.data.io.header import Header, is_volume, with_spacing
 from crossd.data.io.itk import data_files
 from crossd.data.io.read import holds_volume
 from crossd.data.sources.case_list import Case
@@ -97,6 +97,11 @@ def read_entry(case: Case) -> Entry:
     headers = [first, *(in_same_place(first, other, "modalities") for other in headers[1:])]
     mask = None
     if case.mask is not None:
+        if not case.mask.is_dir() and not is_volume(case.mask):
+            raise InputError(
+                f"{case.mask}: is no volume, but the mask of one ({case.images[0].name}); save it "
+                "as NIfTI, NRRD or MetaImage in the grid of its volume"
+            )
         mask = in_same_place(first, read.read_header(case.mask), "image and mask")
         require_one_number(mask)
     if case.spacing is not None:
