@@ -36,6 +36,8 @@ class Source:
         spacing: Size of a voxel in the order of the axes [mm], where it is known.
         plan: How volumes that come as files are prepared.
         values: What stands for each class in the files of masks.
+        modalities: Files of each case, whose channels are put together; 0 where samples are no
+            files, or cases have other numbers of them than others.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Source:
     spacing: tuple[float, float, float] | None = None
     plan: Plan | None = None
     values: tuple[int, ...] = ()
+    modalities: int = 0
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ class Header:
         shape: Voxels as stored, ``(x, y, z)``.
         affine: From voxels as stored to RAS [mm], ``(4, 4)``.
         channels: Numbers a voxel.
+        over_time: Whether these are the fourth axis of a NIfTI file, which is that of time.
         modality: As DICOM names it ("CT", "MR"), "" where unknown.
         files: The files of a DICOM series, in order of position.
         frames: The frames of an enhanced DICOM file, in order of position.
@@ -44,6 +45,7 @@ class Header:
     modality: str = ""
     files: tuple[Path, ...] = ()
     frames: tuple[int, ...] = ()
+    over_time: bool = False
 
     @property
     def orientation(self) -> NDArray[np.float64]:

@@ -91,7 +91,8 @@ def read_header(path: Path) -> Header:
             f"{MOST_CHANNELS} channels (split time series into files)"
         )
     x, y, z = (*shape, 1)[:3]
-    return Header(path, (x, y, z), affine, channels)
+    over_time = len(shape) > 3 and shape[3] > 1
+    return Header(path, (x, y, z), affine, channels, over_time=over_time)
 
 
 def _affine(image: Any) -> Any:

@@ -94,6 +94,7 @@ def open_cases(
         spacing=spacing,
         plan=made,
         values=values,
+        modalities=len(found[0].images) if len({len(case.images) for case in found}) == 1 else 0,
     )
 
 

@@ -266,4 +266,15 @@ def open_images(request: Request, root: Path, found: ClassFolders) -> Source:
     whole.groups = groups_below(root, found, request.progress)
     divided = divide(said, labels, request.seed, str(root), whole.groups, halve=True)
     train, val, test = (Subset(whole, own) for own in divided)
-    return Source(str(root), 2, "classification", whole.channels, classes, shape, train, val, test)
+    return Source(
+        str(root),
+        2,
+        "classification",
+        whole.channels,
+        classes,
+        shape,
+        train,
+        val,
+        test,
+        modalities=1,
+    )
