@@ -1,7 +1,7 @@
 """Files of images: those that PIL reads, and DICOM files of one image."""
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO
@@ -139,6 +139,39 @@ def _drawn(path: Path) -> Image.Image:
     return load(path)
 
 
+def require_same_colours(masks: Iterable[Path]) -> None:
+    """Refuse masks whose palettes give a value another colour than others do: it is another class.
+
+    The numbers in the files count, not the colours; but where these differ, so does what the
+    numbers stand for, as where a program sorted the colours of each file anew.
+
+    Raises:
+        InputError: Naming two such masks.
+    """
+    known: dict[int, tuple[str, Path]] = {}
+    for path in masks:
+        for value, colour in _palette(path).items():
+            other, first = known.setdefault(value, (colour, path))
+            if other != colour:
+                raise InputError(
+                    f"{path}: its palette shows the value {value} as {colour}, that of {first} as "
+                    f"{other}: is it another class? give each class one number in all masks, and "
+                    "save them with one palette, or as grey"
+                )
+
+
+def _palette(path: Path) -> dict[int, str]:
+    """Return the colours of the values of a mask, as #rrggbb; none where it has no palette."""
+    if is_volume(path):
+        return {}
+    with _opened(path, str(path)) as file:
+        if file.mode != "P":
+            return {}
+        values = np.unique(np.asarray(file)).tolist()
+        given = bytes(file.getpalette("RGB") or ()).ljust(3 * 256, b"\0")
+    return {value: f"#{given[3 * value : 3 * value + 3].hex()}" for value in values}
+
+
 def _values(image: Image.Image, path: Path) -> NDArray[np.uint16]:
     if is_dicom(path):
         raise InputError(f"{path}: is DICOM; save it as PNG, a mask holds one whole number a pixel")
@@ -148,7 +181,10 @@ def _values(image: Image.Image, path: Path) -> NDArray[np.uint16]:
         )
     if image.mode not in {"1", "L", "P"} | DEEP:
         if has_colours(image):
-            raise InputError(f"{path}: holds colours; a mask holds one whole number a pixel")
+            raise InputError(
+                f"{path}: holds colours; a mask holds one whole number a pixel: give each class one, "
+                "and save it as grey PNG"
+            )
         image = image.convert("RGB").getchannel(0)
     return whole_numbers(np.asarray(image), path)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from crossd.data.dataset import Sample, Samples
+from crossd.data.io.images import require_same_colours
 from crossd.data.opening import is_list, list_cases, open_source
 from crossd.data.quality.facts import NO_CLASS, NO_PART, SampleFacts
 from crossd.data.quality.scan import Read, for_sheet, noted, scan
@@ -108,6 +109,10 @@ def survey(spec: str, limit: int, seed: int, progress: Progress) -> Survey:
     if not found:
         raise InputError(f"{path}: holds no image or volume that can be read")
     parts, notes = _parts(found, spec, seed, images)
+    try:
+        require_same_colours(case.mask for case in found if case.mask is not None)
+    except InputError as error:
+        notes.append(str(error))
     counts = _counts(zip(parts, (case.label or NO_CLASS for case in found), strict=True))
     chosen = spread(len(found), limit)
     looks = scan(LOOKING, [found[i] for i in chosen], for_sheet, progress)
