@@ -72,9 +72,7 @@ def test_coloured_modalities_are_grouped_too(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kept", ["p_0000.png", "p_0001.png", "p.png"])
-def test_a_missing_modality(
-    tmp_path: Path, kept: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_missing_modality(tmp_path: Path, kept: str, capsys: pytest.CaptureFixture[str]) -> None:
     net = weights(tmp_path / "w.safetensors", 2, 2)
     photo(tmp_path / "in" / kept)
     for name in ("q_0000.png", "q_0001.png"):

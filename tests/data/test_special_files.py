@@ -58,9 +58,7 @@ WORDS = {
 
 @pytest.mark.parametrize("kind", WORDS)
 @pytest.mark.parametrize("name", NAMES)
-def test_each_is_refused_by_name_wherever_it_is_given(
-    tmp_path: Path, kind: str, name: str
-) -> None:
+def test_each_is_refused_by_name_wherever_it_is_given(tmp_path: Path, kind: str, name: str) -> None:
     path = special(kind, tmp_path / name)
     line = f"{path}: {WORDS[kind]}"
     for given in (

@@ -22,7 +22,14 @@ NAMES = [
     ("a\u2028b", r"a\u2028b"),
     ("b\udcf6se", r"b\xf6se"),
 ]
-SOUND = ["läsion", "\u06a9\u062a\u0627\u0628\u200c\u0647\u0627", "脳", "a b", "\U0001f9e0", "x\u0301"]
+SOUND = [
+    "läsion",
+    "\u06a9\u062a\u0627\u0628\u200c\u0647\u0627",
+    "脳",
+    "a b",
+    "\U0001f9e0",
+    "x\u0301",
+]
 
 
 @pytest.mark.parametrize(("name", "shown"), NAMES)

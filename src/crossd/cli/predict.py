@@ -30,7 +30,13 @@ from crossd.utils import memory
 from crossd.utils.atomic_files import atomic
 from crossd.utils.option_values import unused
 from crossd.utils.progress import Progress
-from crossd.weights.weights_file import WeightsConfig, load, read_config, require_files, require_rank
+from crossd.weights.weights_file import (
+    WeightsConfig,
+    load,
+    read_config,
+    require_files,
+    require_rank,
+)
 
 KEEP_EVERY = 10.0
 """Seconds after which the table of answers is written, beside at the end."""

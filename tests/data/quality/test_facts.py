@@ -27,7 +27,9 @@ def disc(number: int, classes: int = 1) -> np.ndarray:
     return mask
 
 
-def source(root: Path, saved: Saved, classes: int = 1, count: int = 20, suffix: str = ".png") -> str:
+def source(
+    root: Path, saved: Saved, classes: int = 1, count: int = 20, suffix: str = ".png"
+) -> str:
     for kind in ("images", "masks"):
         (root / kind).mkdir(parents=True)
     for number in range(count):
@@ -122,7 +124,9 @@ def test_smoothed_edges_are_refused(tmp_path: Path, kind: str) -> None:
 
 def test_many_classes_with_areas_are_taken(tmp_path: Path) -> None:
     def parcels(mask: np.ndarray, number: int) -> Image.Image:
-        return Image.fromarray(np.kron(np.arange(120).reshape(10, 12), np.ones((4, 4))).astype("u1"))
+        return Image.fromarray(
+            np.kron(np.arange(120).reshape(10, 12), np.ones((4, 4))).astype("u1")
+        )
 
     assert len(open_source(source(tmp_path, parcels)).classes) == 120
 

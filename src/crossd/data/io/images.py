@@ -81,12 +81,24 @@ def decode(file: Path | IO[bytes], where: str) -> Image.Image:
     with _opened(file, where) as opened:
         kind, turn = opened.format, _turn(opened)
         image = ImageOps.exif_transpose(opened)
+    if image.mode != "P":  # of masks; their numbers count, whatever is shown of them
+        _require_opaque(image, where)
     image.format = kind
     image.info["turned"] = turn
     if image.mode == "F" or (image.mode == "I" and not _in_16_bits(image)):
         kinds = "floating-point numbers" if image.mode == "F" else "numbers of 32 bits"
         raise InputError(f"{where}: holds {kinds} of unknown range; expected 8 or 16 bits")
     return image
+
+
+def _require_opaque(image: Image.Image, where: str) -> None:
+    """Refuse pixels that are seen through: what is stored of them is not what is shown."""
+    alpha = image.getchannel("A") if "A" in image.getbands() else None
+    if alpha is not None and alpha.getextrema() != (255, 255):
+        raise InputError(
+            f"{where}: has transparent pixels, whose colours programs choose; lay it on one "
+            "colour, and save it without transparency"
+        )
 
 
 def _in_16_bits(image: Image.Image) -> bool:
@@ -182,8 +194,8 @@ def _values(image: Image.Image, path: Path) -> NDArray[np.uint16]:
     if image.mode not in {"1", "L", "P"} | DEEP:
         if has_colours(image):
             raise InputError(
-                f"{path}: holds colours; a mask holds one whole number a pixel: give each class one, "
-                "and save it as grey PNG"
+                f"{path}: holds colours; a mask holds one whole number a pixel: give each class "
+                "one, and save it as grey PNG"
             )
         image = image.convert("RGB").getchannel(0)
     return whole_numbers(np.asarray(image), path)
