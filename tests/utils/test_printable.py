@@ -50,7 +50,7 @@ def crossd(*words: str | Path) -> str:
         main([str(word) for word in words])
     for stream in streams:
         stream.flush()
-    return "".join(stream.buffer.getvalue().decode() for stream in streams)  # type: ignore[attr-defined]
+    return "".join(stream.buffer.getvalue().decode() for stream in streams)
 
 
 @pytest.mark.parametrize("name", ["a\x1b[2Jb", "b\udcf6se", "c\x9b\r2"])

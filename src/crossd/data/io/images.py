@@ -1,5 +1,6 @@
 """Files of images: those that PIL reads, and DICOM files of one image."""
 
+import os
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -16,7 +17,6 @@ from crossd.data.io.read import flat, read_header
 from crossd.errors import InputError
 from crossd.utils.memory import require
 
-DAMAGED = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
 LOSSY = ("JPEG", "MPO", "JPEG2000", "WEBP", "AVIF")
 """Formats that may change the values of pixels."""
 
@@ -30,6 +30,9 @@ ON_ITS_SIDE = 5
 
 PER_PIXEL = 8.0
 """Bytes of memory that reading takes for each pixel."""
+
+MOST_PER_BYTE = 10_000.0
+"""Pixels that a byte of a JPEG file may stand for, at most."""
 
 _OPENING = threading.Lock()
 
@@ -68,12 +71,22 @@ def _opened(file: Path | IO[bytes], where: str) -> Iterator[Image.Image]:
                     f"{where}: holds {pages} pages; save each as a file of its own, or a stack of "
                     "slices as a volume in NIfTI, NRRD or MetaImage"
                 )
+            if opened.format in ("JPEG", "MPO") and _claims_too_much(opened, stream):
+                raise OSError("more pixels than the file can hold")
             require(float(np.prod(opened.size)) * PER_PIXEL, where)
             yield opened
-    except InputError:
+    except (InputError, ImportError, MemoryError):
         raise
-    except DAMAGED as error:
+    except Exception as error:  # PIL raises many kinds on damaged files
         raise InputError(f"{where}: cannot be read as an image; replace or remove it") from error
+
+
+def _claims_too_much(image: Image.Image, stream: IO[bytes]) -> bool:
+    """Tell whether a damaged JPEG file claims gigabytes: of other formats an even image is tiny."""
+    place = stream.tell()
+    held = stream.seek(0, os.SEEK_END)
+    stream.seek(place)
+    return float(np.prod(image.size)) > MOST_PER_BYTE * held
 
 
 def decode(file: Path | IO[bytes], where: str) -> Image.Image:
