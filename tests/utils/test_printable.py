@@ -67,7 +67,7 @@ def test_names_of_classes_and_files_are_escaped_wherever_they_are_said(
     said = crossd("inspect", "--data", data, "--out", tmp_path / "seen")
     assert "2 classes" in said
     said += crossd("predict", "--weights", data / name, "--input", data, "--out", tmp_path / "o")
-    assert r"\x" in said and "cannot be read as an image" in said
+    assert said.count(r"\x") > 1
     assert not {sign for sign in said if ord(sign) < 32} - {"\n"} and "\x9b" not in said
 
 
