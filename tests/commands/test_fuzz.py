@@ -17,7 +17,7 @@ SCRIPT = """
 import resource, shutil, sys, warnings
 from pathlib import Path
 import numpy as np
-from crossd.data.io import read as formats
+from crossd.data.io import images, read as formats
 from crossd.data.opening import open_source
 from crossd.data.sources.case_table import read_table
 from crossd.errors import InputError
@@ -49,6 +49,9 @@ def read(path):
         return read_table(path)
     if kind == "series":
         return formats.read(formats.read_header(path.parent))
+    if kind in ("png", "tif", "jpg", "bmp", "gif", "webp"):
+        images.shape_of(path)
+        return images.pixels(images.load(path))
     return formats.read(formats.read_header(path))
 
 
@@ -80,10 +83,55 @@ print(outcomes["read"], outcomes["refused"], (peak() - before) // 1024)
 """
 
 
-KINDS = ("nii", "nii.gz", "nrrd", "mha", "dcm", "series", "npz", "tar", "csv")
+VOLUMES = ("nii", "nii.gz", "nrrd", "mha", "dcm", "series")
+IMAGES = ("png", "tif", "jpg", "bmp", "gif", "webp")
+KINDS = (*VOLUMES, *IMAGES, "npz", "tar", "csv")
 
 
-@pytest.mark.parametrize("kind", some(KINDS, ["nii.gz", "dcm", "npz"]))
+RENAMED = """
+import sys, warnings
+from pathlib import Path
+from crossd.data.io import images, read
+from crossd.errors import InputError
+
+warnings.simplefilter("ignore")
+for path in sorted(Path(sys.argv[1]).iterdir()):
+    for look in (
+        images.load,
+        images.shape_of,
+        images.raw_mask,
+        lambda path: read.read(read.read_header(path)),
+    ):
+        try:
+            look(path)
+        except InputError as error:
+            assert "\\n" not in str(error) and path.name in str(error), error
+"""
+
+
+def test_files_under_the_suffix_of_another_kind(tmp_path: Path) -> None:
+    image, _ = files.scan((24, 20, 16))
+    made, folder = tmp_path / "made", tmp_path / "renamed"
+    made.mkdir()
+    folder.mkdir()
+    for kind in ("nii", "nii.gz"):
+        files.nifti(made / f"a.{kind}", image)
+    for kind in ("nrrd", "mha"):
+        files.itk(made / f"a.{kind}", image)
+    files.write_slice(made / "a.dcm", image[:, :, 0], 0.0)
+    for kind in IMAGES:
+        Image.fromarray(image[:, :, 8].clip(0, 255).astype(np.uint8)).save(made / f"a.{kind}")
+    (made / "a.empty").write_bytes(b"")
+    for number, good in enumerate(sorted(made.iterdir())):
+        for kind in (*VOLUMES[:-1], *IMAGES):
+            (folder / f"{number}.{kind}").write_bytes(good.read_bytes())
+    done = subprocess.run(
+        [sys.executable, "-c", RENAMED, str(folder)], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, (done.stdout + done.stderr)[-2000:]
+
+
+@pytest.mark.parametrize("kind", some(KINDS, ["nii.gz", "dcm", "npz", "png"]))
 def test_damaged_files_are_refused_in_a_line(tmp_path: Path, kind: str) -> None:
     image, mask = files.scan((24, 20, 16))
     good = tmp_path / "good" / f"a.{kind}"
@@ -96,6 +144,8 @@ def test_damaged_files_are_refused_in_a_line(tmp_path: Path, kind: str) -> None:
         files.write_slice(good, image[:, :, 0], 0.0)
     elif kind == "series":
         good = sorted(files.dicom(tmp_path / "good" / "s", image[:, :, :4]).iterdir())[1]
+    elif kind in IMAGES:
+        Image.fromarray(image[:, :, 8].clip(0, 255).astype(np.uint8)).save(good)
     elif kind == "npz":
         rng = np.random.default_rng(0)
         images = rng.integers(0, 255, (20, 8, 8), dtype=np.uint8)

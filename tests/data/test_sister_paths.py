@@ -251,7 +251,7 @@ def test_links_to_nowhere_are_not_passed_over(tmp_path: Path) -> None:
         grey(tmp_path / "loose" / f"{i}.png", i)
     (tmp_path / "loose" / "4.png").symlink_to(tmp_path / "nowhere.png")
     said = message(lambda: open_source(str(tmp_path / "loose"), labels=False))
-    assert "4.png: cannot be read as an image" in said
+    assert "4.png: is a link that leads nowhere" in said
     assert any("4.png" in text for text in told(tmp_path / "loose"))
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from crossd.errors import InputError
 from crossd.training.signals import INTERRUPTED, Stopped
+from crossd.utils.printable import printable
 from crossd.utils.processes import is_first
 
 COMMANDS = {
@@ -69,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _stopped(INTERRUPTED, way)
     if is_first():
-        print(outcome)
+        print(printable(outcome))
     return 0
 
 
@@ -173,7 +174,7 @@ def _complain(message: str) -> int:
     marker = "crossd.errors.InputError: "  # a worker process hands on its whole traceback
     text = " ".join(message.rpartition(marker)[2].split())
     if is_first():
-        print(f"crossd: error: {text}", file=sys.stderr)
+        print(f"crossd: error: {printable(text)}", file=sys.stderr)
     return USAGE_ERROR
 
 

@@ -23,12 +23,14 @@ from crossd.data.preprocessing import plan_file
 from crossd.data.slicing import as_images
 from crossd.data.source import Given, Source
 from crossd.data.source import require_rank as require_source_rank
+from crossd.data.sources.case_source import entries_of
 from crossd.errors import InputError
+from crossd.inference.predictor import require_channels
 from crossd.nn.kernel_modes import KERNEL_MODES
 from crossd.tasks import Scale, task_of
 from crossd.utils.option_values import sizes
 from crossd.utils.progress import Progress
-from crossd.weights.weights_file import WeightsConfig, require_rank
+from crossd.weights.weights_file import WeightsConfig, require_files, require_rank
 
 
 def known(config: Options, weights: WeightsConfig | None = None) -> Given:
@@ -79,6 +81,8 @@ def fitting(
         given=dataclasses.replace(given or known(config, weights), known_classes=_masks(weights)),
         progress=progress,
     )
+    if not isinstance(config, FinetuneConfig):  # which may learn from others
+        require_files(weights, source.modalities, source.name)
     if source.task not in (weights.task, "unlabelled"):
         raise InputError(
             f"{config.weights} is for {weights.task}, but {config.data} is for {source.task}"
@@ -120,6 +124,9 @@ def as_trained(
         classes=_masks(weights),
     )
     source = fitting(config, weights, progress, given)
+    for part in (source.train, source.val, source.test):
+        for entry in entries_of(part) or ():
+            require_channels(entry, weights)
     if source.classes != weights.classes:
         raise InputError(
             f"{config.data} has the classes {', '.join(source.classes)}, but {config.weights} "
@@ -188,6 +195,7 @@ def prepared(weights: WeightsConfig, source: Source) -> WeightsConfig:
         units=source.units,
         number_mean=() if scale is None else scale.mean,
         number_std=() if scale is None else scale.std,
+        modalities=source.modalities,
     )
 
 

@@ -31,7 +31,13 @@ from crossd.utils import memory
 from crossd.utils.atomic_files import atomic
 from crossd.utils.option_values import unused
 from crossd.utils.progress import Progress
-from crossd.weights.weights_file import WeightsConfig, load, read_config, require_rank
+from crossd.weights.weights_file import (
+    WeightsConfig,
+    load,
+    read_config,
+    require_files,
+    require_rank,
+)
 
 KEEP_EVERY = 10.0
 """Seconds after which the table of answers is written, beside at the end."""
@@ -54,7 +60,13 @@ def predict(config: PredictConfig, progress: Progress) -> str:
         raise InputError("--out is empty: name a folder")
     folder = Path(config.out).expanduser()
     found = inputs(
-        config.input, weights.in_channels, takes(weights), masks_wanted, folder, progress.say
+        config.input,
+        weights.modalities or weights.in_channels,
+        takes(weights),
+        masks_wanted,
+        folder,
+        progress.say,
+        told=weights.modalities > 0,
     )
     _check_any(weights, found)
     if not weights.recalibrated and any(may_be(case.images[0])[1] for case in found):
@@ -262,6 +274,7 @@ def _read_flat(case: Case, weights: WeightsConfig, crop: bool) -> Tensor:
     """Read an image as in training, ``(C, H, W)``."""
     _check_flat(weights, case)
     count = len(case.images)
+    require_files(weights, count, str(case.images[0]))
     if weights.in_channels % count:
         raise InputError(f"{case.images[0]}: has {count} files, expected {weights.in_channels}")
     image = read_image(case.images, weights.in_channels // count, weights.size, crop)

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crossd.data.shared_arrays import Array, share
+from crossd.utils.printable import printable
 
 DEBRIS = (
     *("__macosx", "@eadir", "#recycle", "@recycle", "$recycle.bin", "lost+found", "__pycache__"),
@@ -71,13 +72,13 @@ def is_debris(name: str) -> bool:
 
 
 def shown(name: str) -> str:
-    r"""Give a name with those of its bytes escaped that are no UTF-8, for people and files.
+    r"""Give a name on one line, with what is no UTF-8, or obeyed by terminals, escaped.
 
     Example:
-        >>> print(shown("b\udcf6se"))
-        b\xf6se
+        >>> print(shown("b\udcf6se\n"))
+        b\xf6se\n
     """
-    return os.fsencode(name).decode(errors="backslashreplace")
+    return printable(name, kept="")
 
 
 class Writer:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from crossd.data.io.header import require_file
 from crossd.data.preprocessing.normalise import normalise
 from crossd.data.source import Given, Request, Source
 from crossd.data.sources import bids, class_folders, dataset_json, structure_folders, tar_names
@@ -95,8 +96,9 @@ def _open(request: Request, need_labels: bool) -> Source:
     archives = tar_names.find(spec)
     if archives:
         return open_shards(request, archives)
-    if not spec or not path.exists():
+    if not spec or not (path.exists() or path.is_symlink()):
         raise InputError(f"{spec or 'empty name'}: no such file or folder; give {KINDS}")
+    require_file(path)
     if is_list(path):
         loose = path.is_dir() and not need_labels and not folders_in(path)
         if loose and (found := loose_cases(path, request.progress.say)):

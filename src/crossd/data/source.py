@@ -40,6 +40,8 @@ class Source:
         values: What stands for each class in the files of masks.
         units: Of the numbers to learn, "" where it is not said; empty for other tasks.
         scale: By which these numbers are standardised; None takes that of the training samples.
+        modalities: Files of each case, whose channels are put together; 0 where samples are no
+            files, or cases have other numbers of them than others.
     """
 
     name: str
@@ -58,6 +60,7 @@ class Source:
     values: tuple[int, ...] = ()
     units: tuple[str, ...] = ()
     scale: Scale | None = None
+    modalities: int = 0
 
     def scale_of_numbers(self) -> Scale | None:
         """Return by what numbers to learn are standardised; None where there are none.

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from crossd.data.io.dicom import is_stack
-from crossd.data.io.header import is_dicom, is_volume, stem
+from crossd.data.io.header import is_dicom, is_volume, require_file, stem
 from crossd.data.io.images import bands_of, suffixes
 from crossd.data.io.read import read_header
 from crossd.data.sources import bids, dataset_json
@@ -45,6 +45,7 @@ def inputs(
     named: bool = True,
     out: Path | None = None,
     say: Say = lambda text: None,
+    told: bool = False,
 ) -> list[Case]:
     """List what is to be predicted, every file once.
 
@@ -52,13 +53,15 @@ def inputs(
         paths: Files, folders of DICOM series, lists (csv, ``dataset.json``, datalists), of which
             the images of all parts are taken; and folders: with images and masks of equal names
             the images, with a ``dataset.json`` what that lists, else what lies at any depth.
-        channels: Of the network: with several, files ``NAME_0000``, ``NAME_0001``, ... of a folder
-            are the modalities of one case.
+        channels: Files of a case: with several, files ``NAME_0000``, ``NAME_0001``, ... of a folder
+            are the modalities of one case. Where the weights do not tell it, the channels of the
+            network, which files of one channel may be.
         kinds: Whether the network takes images, and volumes: of folders that hold both, what it
             does not take is left out.
         named: Whether every answer is a file, so that no two may have one name.
         out: A folder that is not searched: that of the answers.
         say: Told what is left out.
+        told: Whether the weights tell how many files a case has.
 
     Returns:
         The cases, each with a name below which its answer is written.
@@ -70,18 +73,21 @@ def inputs(
     slices: dict[Path, list[Path]] = {}
     for text in dict.fromkeys(paths):
         path = Path(text).expanduser()
-        if not text or not path.exists():
-            raise InputError(f"{text or 'empty name'}: no such file or folder")
+        if not text:
+            raise InputError("empty name: no such file or folder")
+        require_file(path)
         if path.suffix.lower() == ".csv":
             found += read_table(path, labels=False)
         elif listing := dataset_json.find(path):
             listed, folders = dataset_json.to_predict(listing)
             found += listed
-            found += _of_folders(path, folders, channels, kinds, out, say) if not listed else []
+            found += (
+                _of_folders(path, folders, channels, kinds, out, say, told) if not listed else []
+            )
         elif path.is_dir() and (pair := pair_folders(path)):
-            found += _of_folders(path, pair[:1], channels, kinds, out, say)
+            found += _of_folders(path, pair[:1], channels, kinds, out, say, told)
         elif path.is_dir():
-            found += _below(path, channels, kinds, out, say)
+            found += _below(path, channels, kinds, out, say, told)
         elif is_volume(path) or path.suffix.lower() in suffixes():
             found.append(Case(stem(path), (path,)))
             if is_dicom(path):
@@ -143,11 +149,12 @@ def _of_folders(
     kinds: tuple[bool, bool],
     out: Path | None,
     say: Say,
+    told: bool,
 ) -> list[Case]:
     """List the images of a data set, which lie in some of its folders, and say in which."""
     if not folders:
         raise InputError(f"{root}: has neither imagesTr nor imagesTs; give a folder of images")
-    found = [_below(folder, channels, kinds, out, say) for folder in folders]
+    found = [_below(folder, channels, kinds, out, say, told) for folder in folders]
     counts = (f"{len(own):,} of {one.name}" for own, one in zip(found, folders, strict=True))
     say(
         f"{root}: is a data set, of which the images are predicted: {' and '.join(counts)} (give "
@@ -157,7 +164,12 @@ def _of_folders(
 
 
 def _below(
-    folder: Path, channels: int, kinds: tuple[bool, bool], out: Path | None, say: Say
+    folder: Path,
+    channels: int,
+    kinds: tuple[bool, bool],
+    out: Path | None,
+    say: Say,
+    told: bool,
 ) -> list[Case]:
     """List the images and volumes below a folder that the network takes; of BIDS, the images."""
     top = Path(key(folder))
@@ -182,14 +194,15 @@ def _below(
                 f"(the first is {left[0].relative_to(folder)})"
             )
             left.clear()
-    return [*_grouped(folder, solid, channels), *_grouped(folder, flat, channels)]
+    return [*_grouped(folder, solid, channels, told), *_grouped(folder, flat, channels, told)]
 
 
-def _grouped(folder: Path, paths: Sequence[Path], channels: int) -> list[Case]:
+def _grouped(folder: Path, paths: Sequence[Path], channels: int, told: bool) -> list[Case]:
     """Make cases of files of one kind: each is one, unless the weights ask for several files.
 
-    They do where they take several channels, and files of one channel are numbered from 0000 on. A
-    number 0000 that all files have is no part of their names.
+    They do where they were trained on cases of several, and files are numbered. Of weights that do
+    not tell it, they do where they take several channels, and files of one channel are numbered
+    from 0000 on. A number 0000 that all files have is no part of their names.
 
     Raises:
         InputError: When some of the channels of a case are missing.
@@ -207,15 +220,17 @@ def _grouped(folder: Path, paths: Sequence[Path], channels: int) -> list[Case]:
     asked = {
         name: files
         for name, files in groups.items()
-        if 0 in files and len(files) > 1 and all(_channels(path) == 1 for path in files.values())
+        if told
+        or (0 in files and len(files) > 1 and all(_channels(path) == 1 for path in files.values()))
     }
     for name, files in asked.items():
         if sorted(files) != list(range(channels)):
             numbers = ", ".join(f"{number:04}" for number in sorted(files))
+            what = "were trained on cases of" if told else "take"
             raise InputError(
-                f"{files[0]}: the files of {name} are numbered {numbers}, but the weights take "
-                f"{channels} channels, 0000 to {channels - 1:04}: add what is missing, or rename "
-                "files that are cases of their own"
+                f"{files[min(files)]}: the files of {name} are numbered {numbers}, but the weights "
+                f"{what} {channels} {'files' if told else 'channels'}, 0000 to {channels - 1:04}: "
+                "add what is missing, or rename files that are cases of their own"
             )
     joined = {path for files in asked.values() for path in files.values()}
     alone = [Case(n, (p,)) for n, p in zip(names, paths, strict=True) if p not in joined]

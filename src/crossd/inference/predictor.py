@@ -17,7 +17,7 @@ from crossd.data.sources.case_files import Entry, read_image
 from crossd.errors import InputError
 from crossd.inference import sliding_window
 from crossd.tasks import task_of
-from crossd.weights.weights_file import WeightsConfig
+from crossd.weights.weights_file import WeightsConfig, require_files
 
 AT_ONCE = 16
 """Planes that are resampled at once."""
@@ -45,6 +45,32 @@ def plan_of(weights: WeightsConfig) -> Plan:
     return Plan((z, y, x), (depth, height, width), intensity)
 
 
+def require_channels(entry: Entry, weights: WeightsConfig) -> None:
+    """Check that a volume has the files and channels that a network was trained on.
+
+    A case of one file and one channel is repeated for networks of several channels. Volumes along
+    the fourth axis of a NIfTI file are points in time, and channels only for networks that were
+    trained on such files: with a plan, and more channels than files.
+
+    Raises:
+        InputError: With what to give instead.
+    """
+    require_files(weights, len(entry.images), entry.where)
+    if entry.channels not in (1, weights.in_channels):
+        raise InputError(
+            f"{entry.where}: holds {entry.channels} numbers a voxel, the weights take "
+            f"{weights.in_channels}; give the channels that they were trained on, or one volume of "
+            "a time series"
+        )
+    for header in entry.images:
+        if header.over_time and weights.plan is None:
+            raise InputError(
+                f"{header.path}: holds {header.channels} volumes one after the other, as time "
+                "series do, but the weights were not trained on such files; give one of them, or "
+                "each channel as a file of its own (columns image_1, image_2 of a csv)"
+            )
+
+
 def prepare(
     entry: Entry, weights: WeightsConfig, intensity: Sequence[Intensity], sides: Sequence[int]
 ) -> Tensor:
@@ -53,12 +79,7 @@ def prepare(
     Raises:
         InputError: When it has other channels than the network takes; one is repeated.
     """
-    if entry.channels not in (1, weights.in_channels):
-        raise InputError(
-            f"{entry.where}: holds {entry.channels} numbers a voxel, the weights take "
-            f"{weights.in_channels}; give the channels that they were trained on, or one volume of "
-            "a time series"
-        )
+    require_channels(entry, weights)
     image = read_image(entry)
     plan.scale(image, plan.limits(image, intensity, entry.where))
     resampled = resample.image(torch.from_numpy(image), sides)

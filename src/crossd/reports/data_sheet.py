@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
+from crossd.data.file_names import shown
 from crossd.data.quality.checks import Fault
 from crossd.data.quality.facts import NO_PART, SampleFacts
 from crossd.data.quality.survey import Survey
@@ -54,7 +55,7 @@ def draw(found: Survey, path: str | Path) -> None:
     size = (10.8, sum(heights) + 0.75)
     drawn = Figure(figsize=size, dpi=130, facecolor="white", layout="constrained")
     more = "" if len(found.looks) == found.total else f", {len(found.looks):,} of them looked at"
-    title = f"{shortened(Path(found.name).name, 70)}: {found.total:,} samples{more}"
+    title = f"{shortened(shown(Path(found.name).name), 70)}: {found.total:,} samples{more}"
     drawn.suptitle(title, fontsize=12, color=INK)
     above, below = drawn.subfigures(2, squeeze=False, height_ratios=heights)[:, 0]
     axes = above.subplots(max(1, len(rows)), COLUMNS, squeeze=False)

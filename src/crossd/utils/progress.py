@@ -19,6 +19,8 @@ from rich.progress import (
 )
 from rich.progress import Progress as RichProgress
 
+from crossd.utils.printable import printable
+
 if TYPE_CHECKING:
     from multiprocessing.queues import Queue
 
@@ -45,7 +47,7 @@ class Progress:
 
     def say(self, text: str) -> None:
         """Print a line above the bars."""
-        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        self.console.print(printable(text), highlight=False, markup=False, soft_wrap=True)
 
     @contextmanager
     def task(self, name: str, total: int | None, done: int = 0) -> Iterator["Bar"]:

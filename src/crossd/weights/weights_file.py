@@ -53,6 +53,8 @@ class WeightsConfig:
         units: Of the numbers of a regression, "" where it is not said.
         number_mean: Their means: a network gives (number - mean) / std.
         number_std: Their standard deviations.
+        modalities: Files of each case that it was trained on, whose channels are put together; 0
+            where that is unknown, as of arrays and in files of older versions.
         answer: How it answers on volumes, see `crossd.inference.slice_ensemble.answering`.
         recalibrated: Whether BatchNorm was measured on volumes; False after training on images.
         version: Of crossd, when saved.
@@ -75,6 +77,7 @@ class WeightsConfig:
     units: tuple[str, ...] = ()
     number_mean: tuple[float, ...] = ()
     number_std: tuple[float, ...] = ()
+    modalities: int = 0
     answer: str = "volume"
     recalibrated: bool = True
     version: str = ""
@@ -250,7 +253,7 @@ def read_config(path: str | Path) -> WeightsConfig:
     is_numbers = config.task == "regression"
     for name, right in (
         ("model", isinstance(config.model, str)),
-        ("task", config.task in TASKS),
+        ("task", config.task in list(TASKS)),
         ("in_channels", isinstance(channels, int) and channels > 0),
         ("classes", bool(classes) and all(isinstance(one, str) for one in classes)),
         ("decided", isinstance(config.decided, dict | None)),
@@ -368,6 +371,32 @@ def require_rank(config: WeightsConfig, rank: int, where: str) -> None:
     if config.form in ("2d", "3d") and config.form != f"{rank}d":
         kind, what = config.form.upper(), "images" if rank == 2 else "volumes"
         raise InputError(f"{where}: a plain {kind} network cannot take {what}: {to_cross(config)}")
+
+
+def require_files(config: WeightsConfig, count: int, where: str) -> None:
+    """Refuse cases of another number of files than those that a network was trained on.
+
+    Args:
+        config: Of the network; where it does not know the number, nothing is refused.
+        count: Files of a case, 0 where that is unknown.
+        where: Names the case.
+
+    Raises:
+        InputError: With what to give.
+    """
+    wanted = config.modalities
+    if wanted and count and count != wanted:
+        files = "one file" if wanted == 1 else f"{wanted} files (modalities)"
+        how = (
+            "give each file as a case of its own"
+            if wanted == 1
+            else f"give a folder of NAME_0000 to NAME_{wanted - 1:04}, or a csv with a column "
+            "image... for each"
+        )
+        raise InputError(
+            f"{where}: has {count} file{'s' * (count > 1)} a case, but the weights were trained on "
+            f"{files} a case; {how}"
+        )
 
 
 def to_cross(config: WeightsConfig) -> str:

@@ -116,3 +116,26 @@ def test_an_image_that_is_turned_and_its_mask(
         stored = tmp_path / "stored.png"
         Image.fromarray(pixels).save(stored)
         assert "image and mask must agree" in files.message(lambda: load_case([image], stored))
+
+
+@pytest.mark.parametrize("mode", ["LA", "RGBA"])
+@pytest.mark.parametrize("name", ["a.png", "a.tif"])
+@pytest.mark.parametrize("alpha", [0, 128])
+def test_transparent_pixels_are_refused(tmp_path: Path, mode: str, name: str, alpha: int) -> None:
+    image = Image.fromarray(RNG.integers(0, 255, (9, 8), np.uint8)).convert(mode)
+    path = tmp_path / name
+    image.save(path)
+    assert load(path).size == (8, 9)  # opaque
+    image.putalpha(Image.fromarray(np.where(np.eye(9, 8), alpha, 255).astype(np.uint8)))
+    image.save(path)
+    for read in (load, raw_mask):
+        assert "has transparent pixels" in files.message(lambda read=read: read(path))
+
+
+def test_a_mask_whose_background_is_transparent_by_its_palette(tmp_path: Path) -> None:
+    mask = RNG.integers(0, 3, (9, 8), np.uint8)
+    image = Image.new("P", (8, 9))
+    image.putdata(mask.ravel().tolist())
+    image.putpalette([0, 0, 0, 255, 0, 0, 0, 255, 0])
+    image.save(tmp_path / "a.png", transparency=0)
+    np.testing.assert_array_equal(raw_mask(tmp_path / "a.png"), mask)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from crossd.data.io import read
 from crossd.data.io.header import with_spacing
+from crossd.data.io.itk import affine_of
 from crossd.errors import InputError
 from crossd.inference import write_masks
 
@@ -233,3 +234,59 @@ def test_channels_and_times_at_once_are_refused(tmp_path: Path) -> None:
     nib.Nifti1Image(voxels, np.eye(4)).to_filename(tmp_path / "a.nii")
     said = files.message(lambda: read.read_header(tmp_path / "a.nii"))
     assert "(4, 5, 6, 2, 2)" in said and "split time series into files" in said
+
+
+TURNED = np.array([[0, -2.0, 0, 10], [3, 0, 0, 20], [0, 0, 4, 30], [0, 0, 0, 1]])
+
+
+def with_forms(path: Path, sform: int, qform: int, empty: bool = False) -> Path:
+    """Write a file whose header has these codes, and an sform of zeros if it is to be empty."""
+    image: Any = nib.Nifti1Image(ARRAY, None)
+    image.set_qform(TURNED, 1)
+    image.set_sform(None if empty else TURNED, 1)
+    image.to_filename(path)
+    raw = bytearray(path.read_bytes())
+    raw[252:256] = np.array([qform, sform], "<i2").tobytes()
+    if empty:
+        raw[280:328] = bytes(48)
+    path.write_bytes(raw)
+    return path
+
+
+def by_itk(path: Path) -> np.ndarray:
+    """Return the affine to RAS by which SimpleITK reads a file."""
+    import SimpleITK as sitk
+
+    image = sitk.ReadImage(str(path))
+    directions = np.reshape(image.GetDirection(), (3, 3))
+    return affine_of(directions, image.GetSpacing(), image.GetOrigin())
+
+
+@pytest.mark.parametrize(
+    ("sform", "qform", "empty"),
+    [(1, 1, False), (1, 0, False), (0, 1, False), (2, 1, False), (0, 4, True), (1, 1, True)],
+)
+def test_forms_of_nifti_are_taken_as_by_itk(
+    tmp_path: Path, sform: int, qform: int, empty: bool
+) -> None:
+    path = with_forms(tmp_path / "a.nii", sform, qform, empty)
+    header = read.read_header(path)
+    np.testing.assert_allclose(header.affine, TURNED, atol=1e-5)
+    np.testing.assert_allclose(by_itk(path), TURNED, atol=1e-5)
+    write_masks.write(np.ones(header.size, np.uint8), header, (0, 1), tmp_path / "mask.nii")
+    np.testing.assert_allclose(by_itk(tmp_path / "mask.nii"), TURNED, atol=1e-5)
+    np.testing.assert_allclose(read.read_header(tmp_path / "mask.nii").affine, header.affine)
+
+
+def test_neither_form_is_taken_as_by_nibabel(tmp_path: Path) -> None:
+    path = with_forms(tmp_path / "a.nii", 0, 0)
+    header = read.read_header(path)
+    np.testing.assert_allclose(header.affine, nib.Nifti1Image.from_filename(path).affine)
+    assert header.spacing == pytest.approx((4, 2, 3))
+    # ITK's axes run to the left, too, but to the back; the sizes are the same.
+    np.testing.assert_allclose(np.abs(by_itk(path))[:3, :3], np.abs(header.affine)[:3, :3])
+
+
+def test_an_empty_sform_alone_is_refused(tmp_path: Path) -> None:
+    path = with_forms(tmp_path / "a.nii", 1, 0, empty=True)
+    assert "spacing is 0 x 0 x 0 mm" in files.message(lambda: read.read_header(path))

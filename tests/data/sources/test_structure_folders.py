@@ -297,7 +297,7 @@ def test_values_up_to_256_of_one_file_are_refused_too(tmp_path: Path) -> None:
         mask = np.arange(512).clip(0, 256).astype(np.uint16).reshape(8, 8, 8)
         files.nifti(tmp_path / f"images/{i}.nii", np.random.default_rng(i).random((8, 8, 8)))
         files.nifti(tmp_path / f"labels/{i}.nii", mask)
-    assert "hold 257 values; expected at most 256" in refused(tmp_path)
+    assert "hold 257 values" in refused(tmp_path)
 
 
 def test_the_key_of_a_case_hangs_on_the_file_of_each_structure(tmp_path: Path) -> None:

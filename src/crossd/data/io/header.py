@@ -32,6 +32,7 @@ class Header:
         shape: Voxels as stored, ``(x, y, z)``.
         affine: From voxels as stored to RAS [mm], ``(4, 4)``.
         channels: Numbers a voxel.
+        over_time: Whether these are the fourth axis of a NIfTI file, which is that of time.
         modality: As DICOM names it ("CT", "MR"), "" where unknown.
         files: The files of a DICOM series, in order of position.
         frames: The frames of an enhanced DICOM file, in order of position.
@@ -44,6 +45,7 @@ class Header:
     modality: str = ""
     files: tuple[Path, ...] = ()
     frames: tuple[int, ...] = ()
+    over_time: bool = False
 
     @property
     def orientation(self) -> NDArray[np.float64]:
@@ -84,6 +86,22 @@ def with_spacing(header: Header, spacing: Sequence[float]) -> Header:
     return replace(header, affine=affine)
 
 
+def require_file(path: Path) -> None:
+    """Refuse what is neither a file nor a folder: reading a pipe would wait for ever.
+
+    Raises:
+        InputError: Saying what it is: missing, a link that leads nowhere, or a pipe and the like.
+    """
+    if path.is_file() or path.is_dir():
+        return
+    what = "is a pipe, a socket or a device; expected a file or folder"
+    if not path.exists():
+        what = "no such file or folder"
+        if path.is_symlink():
+            what = "is a link that leads nowhere; mend or remove it"
+    raise InputError(f"{path}: {what}")
+
+
 def is_volume(path: Path) -> bool:
     """Tell by its name, or by its first bytes where it has no suffix, whether a file is one."""
     return path.name.lower().endswith(SUFFIXES) or is_dicom(path)
@@ -92,12 +110,14 @@ def is_volume(path: Path) -> bool:
 def is_dicom(path: Path) -> bool:
     """Tell by its name or its preamble whether a file is DICOM; DICOMDIR holds no image."""
     if path.name.lower().endswith(DICOM):
-        return True
+        return path.is_file() or not path.exists()  # no pipe, which could not be opened
     if path.suffix and not path.suffix[1:].isdigit():  # 1.2.840 is a name, not a suffix
         return False
     if path.name.upper() == "DICOMDIR":  # lists the files of a medium
         return False
     try:
+        if not path.is_file():
+            return False
         with path.open("rb") as file:
             return file.read(132)[128:] == b"DICM"
     except OSError:

@@ -1,7 +1,8 @@
 """Files of images: those that PIL reads, and DICOM files of one image."""
 
+import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO
@@ -11,12 +12,11 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps
 
 from crossd.data.io.agreement import HIGHEST, require_same_shape, whole_numbers
-from crossd.data.io.header import is_dicom
+from crossd.data.io.header import is_dicom, is_volume, require_file
 from crossd.data.io.read import flat, read_header
 from crossd.errors import InputError
 from crossd.utils.memory import require
 
-DAMAGED = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
 LOSSY = ("JPEG", "MPO", "JPEG2000", "WEBP", "AVIF")
 """Formats that may change the values of pixels."""
 
@@ -30,6 +30,9 @@ ON_ITS_SIDE = 5
 
 PER_PIXEL = 8.0
 """Bytes of memory that reading takes for each pixel."""
+
+MOST_PER_BYTE = 10_000.0
+"""Pixels that a byte of a JPEG file may stand for, at most."""
 
 _OPENING = threading.Lock()
 
@@ -52,6 +55,8 @@ def _opened(file: Path | IO[bytes], where: str) -> Iterator[Image.Image]:
     """
     try:
         with ExitStack() as stack:
+            if isinstance(file, Path):
+                require_file(file)
             # PIL maps TIFF files by their names, with sides that EXIF exchanged: give it a stream.
             stream = stack.enter_context(file.open("rb")) if isinstance(file, Path) else file
             with _OPENING:
@@ -66,16 +71,26 @@ def _opened(file: Path | IO[bytes], where: str) -> Iterator[Image.Image]:
                     f"{where}: holds {pages} pages; save each as a file of its own, or a stack of "
                     "slices as a volume in NIfTI, NRRD or MetaImage"
                 )
+            if opened.format in ("JPEG", "MPO") and _claims_too_much(opened, stream):
+                raise OSError("more pixels than the file can hold")
             require(float(np.prod(opened.size)) * PER_PIXEL, where)
             yield opened
-    except InputError:
+    except (InputError, ImportError, MemoryError):
         raise
     except PermissionError as error:
         raise InputError(
             f"{where}: may not be read (permission denied); change its permissions"
         ) from error
-    except DAMAGED as error:
+    except Exception as error:  # PIL raises many kinds on damaged files
         raise InputError(f"{where}: cannot be read as an image; replace or remove it") from error
+
+
+def _claims_too_much(image: Image.Image, stream: IO[bytes]) -> bool:
+    """Tell whether a damaged JPEG file claims gigabytes: of other formats an even image is tiny."""
+    place = stream.tell()
+    held = stream.seek(0, os.SEEK_END)
+    stream.seek(place)
+    return float(np.prod(image.size)) > MOST_PER_BYTE * held
 
 
 def decode(file: Path | IO[bytes], where: str) -> Image.Image:
@@ -83,12 +98,24 @@ def decode(file: Path | IO[bytes], where: str) -> Image.Image:
     with _opened(file, where) as opened:
         kind, turn = opened.format, _turn(opened)
         image = ImageOps.exif_transpose(opened)
+    if image.mode != "P":  # of masks; their numbers count, whatever is shown of them
+        _require_opaque(image, where)
     image.format = kind
     image.info["turned"] = turn
     if image.mode == "F" or (image.mode == "I" and not _in_16_bits(image)):
         kinds = "floating-point numbers" if image.mode == "F" else "numbers of 32 bits"
         raise InputError(f"{where}: holds {kinds} of unknown range; expected 8 or 16 bits")
     return image
+
+
+def _require_opaque(image: Image.Image, where: str) -> None:
+    """Refuse pixels that are seen through: what is stored of them is not what is shown."""
+    alpha = image.getchannel("A") if "A" in image.getbands() else None
+    if alpha is not None and alpha.getextrema() != (255, 255):
+        raise InputError(
+            f"{where}: has transparent pixels, whose colours programs choose; lay it on one "
+            "colour, and save it without transparency"
+        )
 
 
 def _in_16_bits(image: Image.Image) -> bool:
@@ -112,7 +139,7 @@ def load_case(
         _require_turned_alike(images[0], loaded[0], path, image)
     if mask is None:
         return loaded, None
-    drawn = load(mask)
+    drawn = _drawn(mask)
     values = _values(drawn, mask)
     _require_turned_alike(images[0], loaded[0], mask, drawn)
     require_same_shape(images[0], height_width, mask, values.shape, "image and mask")
@@ -131,7 +158,47 @@ def _require_turned_alike(path: Path, image: Image.Image, other: Path, second: I
 
 def raw_mask(path: Path) -> NDArray[np.uint16]:
     """Read the values of a mask, ``(H, W)``."""
-    return _values(load(path), path)
+    return _values(_drawn(path), path)
+
+
+def _drawn(path: Path) -> Image.Image:
+    """Read a mask of an image as it is."""
+    if path.is_dir() or (is_volume(path) and not is_dicom(path)):
+        raise InputError(f"{path}: is a volume, but its image is none; save the mask as PNG")
+    return load(path)
+
+
+def require_same_colours(masks: Iterable[Path]) -> None:
+    """Refuse masks whose palettes give a value another colour than others do: it is another class.
+
+    The numbers in the files count, not the colours; but where these differ, so does what the
+    numbers stand for, as where a program sorted the colours of each file anew.
+
+    Raises:
+        InputError: Naming two such masks.
+    """
+    known: dict[int, tuple[str, Path]] = {}
+    for path in masks:
+        for value, colour in _palette(path).items():
+            other, first = known.setdefault(value, (colour, path))
+            if other != colour:
+                raise InputError(
+                    f"{path}: its palette shows the value {value} as {colour}, that of {first} as "
+                    f"{other}: is it another class? give each class one number in all masks, and "
+                    "save them with one palette, or as grey"
+                )
+
+
+def _palette(path: Path) -> dict[int, str]:
+    """Return the colours of the values of a mask, as #rrggbb; none where it has no palette."""
+    if is_volume(path):
+        return {}
+    with _opened(path, str(path)) as file:
+        if file.mode != "P":
+            return {}
+        values = np.unique(np.asarray(file)).tolist()
+        given = bytes(file.getpalette("RGB") or ()).ljust(3 * 256, b"\0")
+    return {value: f"#{given[3 * value : 3 * value + 3].hex()}" for value in values}
 
 
 def _values(image: Image.Image, path: Path) -> NDArray[np.uint16]:
@@ -143,7 +210,10 @@ def _values(image: Image.Image, path: Path) -> NDArray[np.uint16]:
         )
     if image.mode not in {"1", "L", "P"} | DEEP:
         if has_colours(image):
-            raise InputError(f"{path}: holds colours; a mask holds one whole number a pixel")
+            raise InputError(
+                f"{path}: holds colours; a mask holds one whole number a pixel: give each class "
+                "one, and save it as grey PNG"
+            )
         image = image.convert("RGB").getchannel(0)
     return whole_numbers(np.asarray(image), path)
 

@@ -1,5 +1,6 @@
 """Files that SimpleITK reads: NRRD, MetaImage and DICOM."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,43 @@ from crossd.data.io.header import MOST_CHANNELS, Header, Part, reading, whole
 from crossd.data.shared_arrays import Array
 from crossd.errors import InputError
 
+LONGEST = 1 << 16
+"""Bytes of a line in the header of a NRRD file, at most."""
+
+MILLIMETRES = {"mm", "millimeter", "millimeters", "millimetre", "millimetres", "", "???", "none"}
+"""How NRRD files name the unit, or say that they do not know one."""
+
 
 def read_header(path: Path) -> Header:
-    """Read what a NRRD or MetaImage file says of its volume."""
+    """Read what a NRRD or MetaImage file says of its volume.
+
+    Raises:
+        InputError: When it is damaged, or a NRRD file in other units than millimetres.
+    """
     with reading(path):
+        _require_millimetres(path)
         return itk_header(path, open_itk(path))
+
+
+def _require_millimetres(path: Path) -> None:
+    """Refuse other units of a NRRD file: SimpleITK takes its numbers for millimetres all the same.
+
+    To convert them would lay the volume elsewhere than where every other reader by ITK has it, the
+    mask that is written beside it included.
+    """
+    if path.suffix.lower() not in (".nrrd", ".nhdr"):
+        return
+    with path.open("rb") as file:
+        while line := file.readline(LONGEST).decode("latin-1").strip():
+            name, _, value = line.partition(":")
+            if name.strip().lower() not in ("space units", "units"):
+                continue
+            for unit in re.findall(r'"([^"]*)"', value):
+                if unit.strip().lower() not in MILLIMETRES:
+                    raise InputError(
+                        f"{path}: its {name.strip()} say {unit!r}, which readers take for "
+                        "millimetres; write its spacing, directions and origin in mm"
+                    )
 
 
 def open_itk(path: Path) -> Any:

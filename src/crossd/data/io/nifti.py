@@ -71,7 +71,7 @@ def read_header(path: Path) -> Header:
         kind = image.get_data_dtype()
         zero = _zero_spacing(path, image)
         shape = tuple(int(n) for n in image.shape)
-        affine = np.asarray(image.affine, np.float64)
+        affine = np.asarray(_affine(image), np.float64)
         affine[:3] *= MM.get(int(image.header["xyzt_units"]) & 7, 1.0)
         needed = image.dataobj.offset + float(np.prod([float(n) for n in shape])) * kind.itemsize
     if not path.name.lower().endswith(".gz") and path.stat().st_size < needed:
@@ -91,12 +91,28 @@ def read_header(path: Path) -> Header:
             f"{MOST_CHANNELS} channels (split time series into files)"
         )
     x, y, z = (*shape, 1)[:3]
-    return Header(path, (x, y, z), affine, channels)
+    over_time = len(shape) > 3 and shape[3] > 1
+    return Header(path, (x, y, z), affine, channels, over_time=over_time)
+
+
+def _affine(image: Any) -> Any:
+    """Return the affine: the sform, unless that is left empty; the qform; or nibabel's default.
+
+    A file with neither form is taken, as nibabel takes it, to run to the left, to the front and
+    upwards from its middle.
+    """
+    return image.header.get_qform() if _empty_sform(image.header) else image.affine
+
+
+def _empty_sform(header: Any) -> bool:
+    """Tell whether the sform is all zeros beside a qform, which readers by ITK take instead."""
+    rows = [header[f"srow_{axis}"][:3] for axis in "xyz"]
+    return not np.any(rows) and int(header["sform_code"]) > 0 and int(header["qform_code"]) > 0
 
 
 def _zero_spacing(path: Path, image: Any) -> bool:
     """Tell whether a header without an affine says 0 mm, of which nibabel makes 1."""
-    if int(image.header["sform_code"]) > 0:
+    if int(image.header["sform_code"]) > 0 and not _empty_sform(image.header):
         return False
     opened: Any = gzip.open if path.name.lower().endswith(".gz") else open
     with opened(path, "rb") as stream:

@@ -22,6 +22,7 @@ from crossd.data.io.header import (
     is_dicom,
     is_volume,
     reading,
+    require_file,
     sides_shown,
 )
 from crossd.errors import InputError
@@ -54,8 +55,7 @@ def read_header(path: Path) -> Header:
     Raises:
         InputError: With the file and what is wrong with it.
     """
-    if not path.exists():
-        raise InputError(f"{path}: no such file or folder")
+    require_file(path)
     if not os.access(path, os.R_OK):
         raise InputError(f"{path}: may not be read (permission denied); change its permissions")
     name = path.name.lower()

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from crossd.data.quality.facts import SampleFacts
+from crossd.data.quality.facts import SampleFacts, require_labels
 from crossd.data.quality.survey import Survey
 from crossd.data.splits import SPLITS
+from crossd.errors import InputError
 
 FACTOR = 2.0
 """Times the median from which a size or a spacing is odd."""
@@ -140,6 +141,15 @@ def _classes(found: Survey) -> list[Fault]:
     ]
 
 
+def _not_labels(looks: Sequence[SampleFacts]) -> list[str]:
+    """Say of masks why a training refuses them all."""
+    try:
+        require_labels(looks, "the source")
+    except InputError as error:
+        return [str(error)]
+    return []
+
+
 def _masks(looks: Iterable[SampleFacts]) -> list[Fault]:
     masked = [look for look in looks if look.voxels]
     trained = {value for look in masked if look.part == "train" for value in look.voxels}
@@ -154,6 +164,7 @@ def _masks(looks: Iterable[SampleFacts]) -> list[Fault]:
     several = [f"{look.name} ({look.several:,})" for look in masked if look.several]
     return [
         Fault("masks hold a value that no training mask holds", new, True),
+        Fault("masks do not hold one number for each class", _not_labels(masked), True),
         Fault("masks are empty", blank, useless),
         Fault("voxels in several structures: the smallest has them", several),
     ]

@@ -1,6 +1,7 @@
 """What is found in one sample: what plans, data sheets and the search for faults are made of."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,6 +20,12 @@ SOME = 2000
 
 THUMB = 96
 """Longest side of what is kept to be drawn [pixels]."""
+
+FEW = 16
+"""Values that masks may hold whatever their edges are like."""
+
+SAME = {1, 255, 65_535}
+"""What stands for the foreground in masks of one class."""
 
 NO_PART = "all"
 NO_CLASS = ""
@@ -43,6 +50,7 @@ class SampleFacts:
             ``(C, 4)``; percentiles within the mask where there is one.
         voxels: How many voxels of the mask hold each value.
         several: How many voxels several files of the mask claim, where it is a file for each class.
+        filled: Values of the mask that fill a square of 3 x 3 pixels somewhere.
         digest: Of all values, equal for equal samples; this and the rest for data sheets only.
         values: Some of the values.
         thumb: The middle slice, or the one with most of a mask, made small.
@@ -61,6 +69,7 @@ class SampleFacts:
     ranges: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 4)))
     voxels: dict[int, int] = field(default_factory=dict)
     several: int = 0
+    filled: set[int] = field(default_factory=set)
     digest: str = ""
     values: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
     thumb: NDArray[np.float32] | None = None
@@ -123,12 +132,60 @@ def counts_of(mask: NDArray[np.uint16] | None) -> dict[int, int]:
     return dict(zip(values.tolist(), counts.tolist(), strict=True))
 
 
+def filled_by(mask: NDArray[np.uint16] | None) -> set[int]:
+    """List the values of a mask that fill a square of 3 x 3 pixels, in any slice."""
+    if mask is None:
+        return set()
+    if mask.ndim == 3:
+        return set().union(*map(filled_by, mask))  # slice by slice, for the sake of memory
+    if min(mask.shape) < 3:
+        return set()
+    squares = np.lib.stride_tricks.sliding_window_view(mask, (3, 3))
+    alike = np.ones(squares.shape[:2], bool)
+    for row, column in np.ndindex(3, 3):
+        alike &= squares[..., row, column] == mask[1:-1, 1:-1]
+    return set(np.unique(mask[1:-1, 1:-1][alike]).tolist())
+
+
+def require_labels(looks: Sequence[SampleFacts], name: str) -> None:
+    """Refuse masks that hold something else than classes, or one class by two numbers.
+
+    Edges that were smoothed, by scaling or by a lossy file, have many values that fill no area.
+    Where each mask holds one value beside 0, and these are 1 in some and the highest of 8 or 16
+    bits in others, both stand for the same.
+
+    Raises:
+        InputError: Naming the source, and masks of either kind.
+    """
+    first: dict[int, str] = {}
+    for look in looks:
+        for value in look.voxels:
+            first.setdefault(value, look.name)
+    thin = sorted(first.keys() - set().union(*(look.filled for look in looks)))
+    if len(first) > FEW and len(thin) > len(first) / 2:
+        raise InputError(
+            f"{name}: its masks hold {len(first)} values, of which {len(thin)} fill no square of 3 "
+            f"x 3 pixels anywhere (as {thin[0]} in {first[thin[0]]}): their edges were smoothed by "
+            "scaling, or by a JPEG file in between; save the masks anew with a value for each class"
+        )
+    seen = first.keys() - {0}
+    both = any(len(look.voxels.keys() & seen) > 1 for look in looks)
+    if len(seen) > 1 and seen <= SAME and not both:
+        one, other = sorted(seen)[:2]
+        raise InputError(
+            f"{name}: the masks hold 0 and {one} in {first[one]}, but 0 and {other} in "
+            f"{first[other]}; where these are one class, save all masks with the same values, else "
+            "with others"
+        )
+
+
 def describe(
     found: SampleFacts, image: NDArray[np.float32], mask: NDArray[np.uint16] | None
 ) -> None:
     """Write down what a data sheet shows of an image ``(C, *spatial)``, and its mask if any."""
     found.size = image.shape[1:]
     found.ranges, found.voxels = ranges_of(image, mask), counts_of(mask)
+    found.filled = filled_by(mask)
     digest = hashlib.blake2b(repr(image.shape).encode(), digest_size=16)
     digest.update(np.ascontiguousarray(image).tobytes())
     found.digest = digest.hexdigest()

@@ -18,6 +18,7 @@ from crossd.data.quality.facts import (
     SampleFacts,
     counts_of,
     describe,
+    filled_by,
     ranges_of,
     require_varied,
 )
@@ -57,20 +58,23 @@ def of_volume(entry: Entry, cache: DiskCache | None = None) -> SampleFacts:
     """
     found, header = _begun(entry.case), entry.images[0]
     found.size, found.spacing, found.modality = header.size, header.spacing, header.modality
-    key = "" if cache is None else entry.key("scan", CLIP, ENOUGH)
+    key = "" if cache is None else entry.key("scan with areas", CLIP, ENOUGH)
     kept = None if cache is None else cache.get(key)
     if kept is not None:
         found.ranges, found.voxels = kept["ranges"].copy(), dict(kept["voxels"].tolist())
         found.several = int(kept["several"][0])
+        found.filled = set(kept["filled"].tolist())
         return found
     image, mask = _read_volume(found, entry)
     found.ranges, found.voxels = ranges_of(image, mask), counts_of(mask)
+    found.filled = filled_by(mask)
     for least, *_, most in found.ranges.tolist():
         require_varied(least, most, entry.where)
     if cache is not None:
         voxels = np.array(list(found.voxels.items()), np.int64).reshape(-1, 2)
-        several = np.array([found.several])
-        cache.keep(key, {"ranges": found.ranges, "voxels": voxels, "several": several})
+        several, filled = np.array([found.several]), np.array(sorted(found.filled), np.int64)
+        kept = {"ranges": found.ranges, "voxels": voxels, "several": several, "filled": filled}
+        cache.keep(key, kept)
     return found
 
 
@@ -87,7 +91,7 @@ def of_mask(case: Case) -> SampleFacts:
         require_same_shape(case.images[0], found.size, path, shape_of(path), "modalities")
     mask = raw_mask(case.mask)
     require_same_shape(case.images[0], found.size, case.mask, mask.shape, "image and mask")
-    found.voxels = counts_of(mask)
+    found.voxels, found.filled = counts_of(mask), filled_by(mask)
     return found
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crossd.data.dataset import Sample, Samples
+from crossd.data.io.images import require_same_colours
 from crossd.data.opening import is_list, list_cases, open_source
 from crossd.data.quality.facts import NO_CLASS, NO_PART, SampleFacts
 from crossd.data.quality.scan import Read, for_sheet, noted, scan, told
@@ -141,6 +142,10 @@ def survey(spec: str, limit: int, seed: int, progress: Progress) -> Survey:
         raise InputError(f"{path}: holds no image or volume that can be read")
     parts, notes = _parts(found, spec, seed)
     notes += [listed.unlabelled] if listed.unlabelled else []
+    try:
+        require_same_colours(case.mask for case in found if case.mask is not None)
+    except InputError as error:
+        notes.append(str(error))
     columns = found[0].columns
     labels = [
         told(case.label or NO_CLASS, case.columns, case.numbers)[1]

@@ -384,7 +384,11 @@ def digest_of(content: bytes) -> bytes:
 
 def _parts(path: Path) -> list[Path]:
     """List the files that hold what a path stands for: of a series, or the voxels of a header."""
-    return series_files(path) if path.is_dir() else data_files(path) or [path]
+    if path.is_dir():
+        return series_files(path)
+    if not path.is_file():
+        raise FileNotFoundError(path)  # a pipe, say, which could not be opened
+    return data_files(path) or [path]
 
 
 def _size(path: Path) -> Hashable:

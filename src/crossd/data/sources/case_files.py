@@ -17,7 +17,7 @@ from crossd.data.io.agreement import (
     require_same_count,
     whole_numbers,
 )
-from crossd.data.io.header import Header, with_spacing
+from crossd.data.io.header import Header, is_volume, with_spacing
 from crossd.data.io.itk import data_files
 from crossd.data.io.read import holds_volume
 from crossd.data.sources.case_list import Case
@@ -110,6 +110,11 @@ def read_entry(case: Case) -> Entry:
     first = headers[0]
     headers = [first, *(in_same_place(first, other, "modalities") for other in headers[1:])]
     mask = None
+    if case.mask is not None and not case.mask.is_dir() and not is_volume(case.mask):
+        raise InputError(
+            f"{case.mask}: is no volume, but the mask of one ({case.images[0].name}); save it "
+            "as NIfTI, NRRD or MetaImage in the grid of its volume"
+        )
     for file in case.mask_files:
         mask = _mask_header(first, file)
     if case.mask is not None and case.structures:

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from crossd.data.dataset import Labels, Samples, Subset
 from crossd.data.file_names import Names
 from crossd.data.io.agreement import require_known, require_same_count
-from crossd.data.io.images import shape_of
+from crossd.data.io.images import require_same_colours, shape_of
 from crossd.data.preprocessing import plan
 from crossd.data.preprocessing.normalise import Normalised
 from crossd.data.preprocessing.plan import Plan
 from crossd.data.preprocessing.volume_dataset import Cache, VolumeSamples
-from crossd.data.quality.facts import SampleFacts
+from crossd.data.quality.facts import SampleFacts, require_labels
 from crossd.data.quality.scan import of_mask, of_volume, scan
 from crossd.data.shapes import round_up
 from crossd.data.source import Given, Request, Source, TaskName
@@ -70,9 +70,13 @@ def open_cases(
         divided = _divided(request, found, task, labels)
     _say_what_is_unknown(request, task, labels, classes, divided[0])
     entries = read_entries(found, request.progress) if all_volumes(found, name) else []
+    if task == "segmentation" and not entries:
+        require_same_colours(case.mask for case in found if case.mask is not None)
     looks = _looked(request, found, entries, task)
     facts = [looks[i] for i in divided[0]] if looks else []
     if task == "segmentation":
+        if not (named or given.classes):
+            require_labels(looks, name)
         values, classes = _mask_classes(facts, given, name, named or {})
         _say_of_masks(request, dict(zip(values, classes, strict=True)), looks, facts)
         for case, look in zip(found, looks, strict=False):
@@ -102,6 +106,7 @@ def open_cases(
         plan=made,
         values=values,
         units=units,
+        modalities=len(found[0].images) if len({len(case.images) for case in found}) == 1 else 0,
     )
 
 

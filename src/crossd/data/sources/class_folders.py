@@ -344,4 +344,15 @@ def open_images(request: Request, root: Path, found: ClassFolders) -> Source:
     )
     divided = divide(said, labels, request.seed, str(root), whole.groups, request.progress.say)
     train, val, test = (Subset(whole, own) for own in divided)
-    return Source(str(root), 2, "classification", whole.channels, classes, shape, train, val, test)
+    return Source(
+        str(root),
+        2,
+        "classification",
+        whole.channels,
+        classes,
+        shape,
+        train,
+        val,
+        test,
+        modalities=1,
+    )

@@ -114,6 +114,9 @@ def look(path: str) -> Look:
         raise InputError(
             f"{path}: this folder cannot be read ({error.strerror}); let it be read, or move it"
         ) from error
+    for entry in entries:
+        if entry.is_symlink() and not is_debris(entry.name):
+            _require_no_loop(entry)
     return (state.st_size, state.st_mtime_ns), (state.st_dev, state.st_ino), entries
 
 
@@ -167,6 +170,14 @@ def folders_in(folder: Path) -> list[Path]:
     """
     inside = look(str(folder))[2]
     return [folder / one.name for one in inside if one.is_dir() and not is_debris(one.name)]
+
+
+def _require_no_loop(link: os.DirEntry[str]) -> None:
+    """Refuse a link that leads back to itself; one to nothing is told of when it is read."""
+    try:
+        link.is_dir()
+    except OSError as error:
+        raise InputError(f"{link.path}: is a link that leads nowhere; mend or remove it") from error
 
 
 def below(folder: Path, say: Say = lambda text: None) -> tuple[list[Path], list[Path]]:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from crossd.data.file_names import is_debris
+from crossd.data.io.header import require_file
 from crossd.data.sources.folder_walk import look
 from crossd.data.splits import part_of, parts_in
 from crossd.errors import InputError
@@ -45,7 +46,7 @@ def find(spec: str) -> list[Path] | None:
         if any(found.values()) and not all(found.values()):
             folder = next(folder for folder, inside in found.items() if not inside)
             raise InputError(f"{folder}: holds no archives, but other parts do; add or remove it")
-        return [path for inside in found.values() for path in inside] or None
+        return _checked([path for inside in found.values() for path in inside]) or None
     paths: list[Path] = []
     for one in _expanded(str(Path(spec).expanduser())):
         if Path(one).is_dir():
@@ -55,7 +56,7 @@ def find(spec: str) -> list[Path] | None:
             more = f" (of {spec})" if one != spec else ""
             raise InputError(f"{one}: no such archive{more}")
         paths += map(Path, fitting)
-    return paths
+    return _checked(paths)
 
 
 def part_folders(root: Path) -> list[Path]:
@@ -96,6 +97,13 @@ def parts_of(paths: Sequence[Path]) -> list[str]:
             )
         found.append(said[0] if said else part_of(path.parent.name) if several else "")
     return found
+
+
+def _checked(archives: list[Path]) -> list[Path]:
+    """Return archives all of which are files; refuse pipes and links that lead nowhere."""
+    for path in archives:
+        require_file(path)
+    return archives
 
 
 def _inside(folder: Path) -> list[Path]:
