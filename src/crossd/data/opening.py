@@ -12,7 +12,7 @@ from crossd.data.io.header import require_file
 from crossd.data.preprocessing.normalise import normalise
 from crossd.data.source import Given, Request, Source
 from crossd.data.sources import bids, class_folders, dataset_json, structure_folders, tar_names
-from crossd.data.sources.belonging import require_whole_groups, together
+from crossd.data.sources.belonging import together
 from crossd.data.sources.case_list import Listed, loose_cases, named
 from crossd.data.sources.case_pairs import beside_pairs, pair_folders, read_pairs
 from crossd.data.sources.case_source import open_cases
@@ -82,7 +82,7 @@ def open_source(
         raise InputError(f"--size {','.join(map(str, shape))}: every side must be at least 1")
     given = given or Given()
     request = Request(spec, shape, seed, given, progress or Progress(quiet=True))
-    return normalise(_open(request, labels), channels, seed, given.statistics)
+    return normalise(_open(request, labels), channels, seed, given, request.progress.say)
 
 
 def _open(request: Request, need_labels: bool) -> Source:
@@ -103,7 +103,7 @@ def _open(request: Request, need_labels: bool) -> Source:
         loose = path.is_dir() and not need_labels and not folders_in(path)
         if loose and (found := loose_cases(path, request.progress.say)):
             return open_cases(request, path, found)
-        listed, folders = list_cases(path, request.progress)
+        listed, folders = list_cases(path, request.progress, given=request.given)
         if folders is not None and not listed.cases:
             return open_images(request, path, folders)
         if need_labels and listed.unlabelled:
@@ -121,7 +121,7 @@ def is_list(path: Path) -> bool:
 
 
 def list_cases(
-    path: Path, progress: Progress, strict: bool = True
+    path: Path, progress: Progress, strict: bool = True, given: Given | None = None
 ) -> tuple[Listed, ClassFolders | None]:
     """List what a csv, a json or a folder holds.
 
@@ -130,6 +130,7 @@ def list_cases(
         progress: Where to show a scan, and to say what is left out.
         strict: Refuse what a training cannot use: files of a csv that do not exist, patients in
             two splits, classes of volumes without a training case.
+        given: Which grave faults are accepted all the same.
 
     Returns:
         The list; and what lies in the class folders, if it is these. There are no cases where they
@@ -141,9 +142,8 @@ def list_cases(
     listed, folders = _listed(path, progress, strict)
     if listed.note:
         progress.say(f"{path}: {listed.note}")
-    cases = together(listed.cases, str(path), progress)
-    if strict:
-        require_whole_groups(cases, str(path))
+    given = (given or Given()) if strict else None
+    cases = together(listed.cases, str(path), progress, given=given)
     return replace(listed, cases=cases), folders
 
 

@@ -1,7 +1,7 @@
 """What a source of data is, what may be known before it is opened, and how it is cut."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -74,6 +74,14 @@ class Source:
         return scale_of(self.train.labels, self.classes, self.name)
 
 
+ACCEPTABLE = {
+    "parts": "a patient, or what is the same, in two parts",
+    "labels": "the same sample with two labels",
+    "constant": "images that show nothing",
+}
+"""Grave faults of data that a user may go on with, by their names for ``--accept``."""
+
+
 @dataclass(frozen=True)
 class Given:
     """What is known before a source is opened: of a plan that the user edited, or of weights.
@@ -86,8 +94,8 @@ class Given:
             are found.
         statistics: Mean and standard deviation to normalise by; None measures them.
         stored: Where prepared volumes are kept between runs; None keeps them nowhere.
-        torn: What to say where a patient, or what is the same, is in two parts that are given in
-            arrays or archives; "" refuses that.
+        accepted: Of the grave faults in `ACCEPTABLE` those that are gone on with, and what to say of
+            each then; others are refused.
     """
 
     plan: Plan | None = None
@@ -96,7 +104,28 @@ class Given:
     labels: tuple[str, ...] = ()
     statistics: tuple[float, float] | None = None
     stored: DiskCache | None = None
-    torn: str = ""
+    accepted: Mapping[str, str] = field(default_factory=dict)
+
+    def judge(self, fault: str, text: str, remedy: str, say: Callable[[str], None]) -> None:
+        """Refuse a grave fault of the data, or say it where it is accepted.
+
+        Args:
+            fault: One of `ACCEPTABLE`.
+            text: What is wrong, and where.
+            remedy: What to do.
+            say: Told where it is accepted.
+
+        Raises:
+            InputError: Where it is not.
+
+        Example:
+            >>> known = Given(accepted={"parts": "which is accepted"})
+            >>> known.judge("parts", "x: a.png is in two parts", "remove one", print)
+            x: a.png is in two parts; which is accepted
+        """
+        if fault not in self.accepted:
+            raise InputError(f"{text}: {remedy}; or go on with --accept {fault}")
+        say(f"{text}; {self.accepted[fault]}")
 
 
 @dataclass(frozen=True)

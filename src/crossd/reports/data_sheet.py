@@ -227,9 +227,15 @@ def markdown(found: Survey, listed: Sequence[Fault]) -> list[str]:
     """
     lines = ["![A contact sheet of the data](data.png)", "", reading(found, listed)]
     if listed:
-        header = ["what", "grave", "how many", "the first"]
+        header = ["what", "grave", "to go on", "how many", "the first"]
         body = [
-            [one.what, "yes" if one.grave else "no", f"{one.count:,}", _first(one.which)]
+            [
+                one.what,
+                "yes" if one.grave else "no",
+                f"`--accept {one.accept}`" if one.accept else "",
+                f"{one.count:,}",
+                _first(one.which),
+            ]
             for one in listed
         ]
         lines += section("What is wrong or odd", grid(header, body))

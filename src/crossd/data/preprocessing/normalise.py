@@ -1,5 +1,6 @@
 """Channels and normalisation: the last steps of opening a source."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -8,13 +9,13 @@ from torch import Tensor
 
 from crossd.data.dataset import ChangedSamples, Finish, Sample, Samples, in_floats
 from crossd.data.disk_cache import key_of, user_cache
-from crossd.data.source import Source
+from crossd.data.source import Given, Source
 from crossd.errors import InputError
 
 ENOUGH = 2_000
 """Training images that the mean and the standard deviation are taken from, at most."""
 
-FORM = 2
+FORM = 3
 """Of what is kept of them, to be counted up when images are prepared in another way."""
 
 
@@ -74,7 +75,8 @@ def normalise(
     source: Source,
     channels: int | None,
     seed: int,
-    statistics: tuple[float, float] | None = None,
+    given: Given,
+    say: Callable[[str], None],
 ) -> Source:
     """Adapt the channels, then shift and scale by what the training images hold.
 
@@ -82,13 +84,14 @@ def normalise(
         source: A source.
         channels: Number of channels wanted; None keeps what there is.
         seed: Decides which training images are looked at when there are many.
-        statistics: Mean and standard deviation that are known already; None measures them.
+        given: With the mean and the standard deviation, if these are known already.
+        say: Told of images that show nothing, where these are accepted.
 
     Returns:
         The source with `mean`, `std` and `channels` set.
 
     Raises:
-        InputError: When the channels cannot be adapted or all values are equal.
+        InputError: When the channels cannot be adapted, or images show nothing.
     """
     wanted = source.channels if channels is None else channels
     grey = wanted == 1 and source.rank == 2 and source.channels == COLOURS
@@ -97,7 +100,7 @@ def normalise(
             f"{source.name}: has {source.channels} channels, {wanted} are wanted; one channel can "
             "be repeated, and colours be made grey, but nothing else is the same"
         )
-    mean, std = statistics or _statistics(source.train, wanted, seed)
+    mean, std = given.statistics or _statistics(source, wanted, seed, given, say)
     if not std > 0:
         raise InputError(f"{source.name}: every value of the training images is the same")
     train, val, test = (
@@ -106,35 +109,56 @@ def normalise(
     return replace(source, channels=wanted, train=train, val=val, test=test, mean=mean, std=std)
 
 
-def _statistics(samples: Samples, channels: int, seed: int) -> tuple[float, float]:
+def _statistics(
+    source: Source, channels: int, seed: int, given: Given, say: Callable[[str], None]
+) -> tuple[float, float]:
     """Return the mean and the standard deviation over up to ENOUGH images."""
-    indices = np.arange(len(samples))
+    samples, indices = source.train, np.arange(len(source.train))
+
+    def measured() -> tuple[float, float]:
+        mean, std, empty = _measured(samples, indices, channels)
+        if empty and std > 0:
+            given.judge(
+                "constant",
+                f"{source.name}: {len(empty):,} of {len(indices):,} training samples show nothing, "
+                f"every value is the same (the first is {samples.name(empty[0])})",
+                "remove them",
+                say,
+            )
+        return mean, std
+
     if len(indices) <= ENOUGH:
-        return _measured(samples, indices, channels)
+        return measured()
     indices = np.sort(np.random.default_rng(seed).choice(indices, ENOUGH, replace=False))
     stamps = [samples.stamp(int(index)) for index in indices]
     known = [stamp for stamp in stamps if stamp is not None]
     if len(known) < len(stamps):
-        return _measured(samples, indices, channels)
+        return measured()
     cache, key = user_cache(), key_of("statistics", FORM, channels, known)
     with cache.one_process_at_a_time(key):
         found = cache.get(key)
         if found is None:
-            mean, std = _measured(samples, indices, channels)
+            mean, std = measured()
             cache.keep(key, {"statistics": np.array([mean, std])})
         else:
             mean, std = found["statistics"].tolist()
     return mean, std
 
 
-def _measured(samples: Samples, indices: NDArray[np.int64], channels: int) -> tuple[float, float]:
+def _measured(
+    samples: Samples, indices: NDArray[np.int64], channels: int
+) -> tuple[float, float, list[int]]:
+    """Return the mean, the standard deviation, and which samples have one value everywhere."""
     total, squares, count = 0.0, 0.0, 0
-    for index in indices:
-        image = adapt(in_floats(samples[int(index)]["image"]), channels).double()
+    empty = []
+    for index in indices.tolist():
+        image = adapt(in_floats(samples[index]["image"]), channels).double()
+        if image.min() == image.max():
+            empty.append(index)
         total += image.sum().item()
         squares += image.square().sum().item()
         count += image.numel()
     mean = total / count
     # A constant image must give 0 exactly, which rounding of the squares can prevent.
     variance = squares / count - mean**2
-    return mean, float(np.sqrt(variance)) if variance > 1e-12 else 0.0
+    return mean, float(np.sqrt(variance)) if variance > 1e-12 else 0.0, empty

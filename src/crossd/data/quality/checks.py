@@ -32,11 +32,13 @@ class Fault:
         what: In words.
         which: All samples (or classes, or patients) that have it.
         grave: Whether it stops a training, or makes its scores worth little.
+        accept: What ``--accept`` calls it, where a training can go on with it.
     """
 
     what: str
     which: list[str]
     grave: bool = False
+    accept: str = ""
 
     @property
     def count(self) -> int:
@@ -61,7 +63,7 @@ def faults(found: Survey) -> list[Fault]:
     varied = [look for look in good if not look.constant]
     judged = [
         Fault("cannot be read", [f"{one.name} ({one.fault})" for one in bad], True),
-        Fault("show nothing: every value is the same", _names(constant), True),
+        Fault("show nothing: every value is the same", _names(constant), True, "constant"),
         *_twice(varied),
         *_patients(found.looks),
         *_classes(found),
@@ -96,8 +98,10 @@ def _twice(looks: Sequence[SampleFacts]) -> list[Fault]:
     torn = [group for group in same if len({one.label for one in group}) > 1]
     others = [group for group in same if group not in leaks and group not in torn]
     return [
-        Fault("the same sample in two parts: what is tested was trained", shown(leaks), True),
-        Fault("the same sample with two labels", shown(torn), True),
+        Fault(
+            "the same sample in two parts: what is tested was trained", shown(leaks), True, "parts"
+        ),
+        Fault("the same sample with two labels", shown(torn), True, "labels"),
         Fault("the same sample more than once", shown(others)),
     ]
 
@@ -111,7 +115,7 @@ def _patients(looks: Iterable[SampleFacts]) -> list[Fault]:
         for name, group in groups.items()
         if len({one.part for one in group}) > 1
     ]
-    return [Fault("patients in two parts: what is tested was trained", torn, True)]
+    return [Fault("patients in two parts: what is tested was trained", torn, True, "parts")]
 
 
 def _classes(found: Survey) -> list[Fault]:

@@ -16,7 +16,7 @@ from crossd.data.io.images import require_same_colours
 from crossd.data.opening import is_list, list_cases, open_source
 from crossd.data.quality.facts import NO_CLASS, NO_PART, SampleFacts
 from crossd.data.quality.scan import Read, for_sheet, noted, scan, told
-from crossd.data.source import Given, Source
+from crossd.data.source import ACCEPTABLE, Given, Source
 from crossd.data.sources import case_list, class_folders, tar_names
 from crossd.data.sources.belonging import together
 from crossd.data.sources.case_list import Case, loose_cases
@@ -128,7 +128,9 @@ def survey(spec: str, limit: int, seed: int, progress: Progress) -> Survey:
     """
     path = Path(spec).expanduser()
     if not spec or not is_list(path) or tar_names.find(spec):
-        as_stored = Given(statistics=(0.0, 1.0), torn="a training refuses that")
+        as_stored = Given(
+            statistics=(0.0, 1.0), accepted=dict.fromkeys(ACCEPTABLE, "a training refuses that")
+        )
         source = open_source(spec, seed=seed, labels=False, given=as_stored, progress=progress)
         return _of_source(source, limit, progress)
     listed, folders = list_cases(path, progress, strict=False)

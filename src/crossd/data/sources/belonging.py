@@ -19,11 +19,11 @@ from crossd.data.io.dicom import series_files
 from crossd.data.io.header import is_dicom
 from crossd.data.io.images import suffixes
 from crossd.data.io.itk import data_files
+from crossd.data.source import Given
 from crossd.data.sources.case_list import Case, groups_of
 from crossd.data.sources.companions import bare
 from crossd.data.sources.folder_walk import names_file
 from crossd.data.splits import SPLITS
-from crossd.errors import InputError
 from crossd.utils.progress import Bar, Progress
 
 Look = Callable[[int], Hashable]
@@ -48,7 +48,11 @@ OF_FILE = re.compile(r"(?<![^/])(sub-[0-9A-Za-z]+)_[^/]*$")
 
 
 def together(
-    found: Sequence[Case], name: str, progress: Progress, looks: Sequence[Look] | None = None
+    found: Sequence[Case],
+    name: str,
+    progress: Progress,
+    looks: Sequence[Look] | None = None,
+    given: Given | None = None,
 ) -> list[Case]:
     """Put cases of one patient, and cases that share a file, into one group.
 
@@ -61,9 +65,13 @@ def together(
         name: The source, for messages.
         progress: Where to say it, and to show how far it is.
         looks: How cases are compared that lie in one file, see `identical`; others by their files.
+        given: What of their faults is accepted; None does not look for any.
 
     Returns:
         The cases, with their groups.
+
+    Raises:
+        InputError: When cases that hold the same have two labels, or a group is in two parts.
     """
     if not found:
         return []
@@ -94,9 +102,11 @@ def together(
     else:
         template = None
         if looks is None:
-            shared, template = _sharing([case.images for case in cases], progress)
+            shared, twins, template = _sharing([case.images for case in cases], progress)
         else:
-            shared = identical(len(cases), looks, progress)
+            shared = twins = identical(len(cases), looks, progress)
+        if given is not None:
+            _judge_labels(cases, twins, name, progress, given)
         if template is not None:
             progress.say(
                 f"{name}: more than half of the cases have {template} or a copy of it beside other "
@@ -115,7 +125,45 @@ def together(
     cases = _with_links(cases, links)
     if said and not divided:
         progress.say(f"{name}: {'; '.join(said)}")
+    if given is not None and (torn := _torn(cases)):
+        given.judge(
+            "parts",
+            f"{name}: {_shared(torn)}",
+            "what is tested must not be trained on; remove one, or put both into one part",
+            progress.say,
+        )
     return cases
+
+
+def _judge_labels(
+    cases: Sequence[Case], twins: NDArray[np.int64], name: str, progress: Progress, given: Given
+) -> None:
+    """Refuse cases that hold the same and have two labels, unless that is accepted.
+
+    Args:
+        cases: The cases.
+        twins: Number of the first case that holds the same as each.
+        name: The source, for the message.
+        progress: Told where it is accepted.
+        given: Whether it is.
+    """
+    torn = []
+    for case, twin in zip(cases, twins.tolist(), strict=True):
+        first = cases[twin]
+        same = np.array_equal(case.numbers, first.numbers, equal_nan=True)
+        if case.label != first.label or not same:
+            torn.append((first, case))
+    if torn:
+        one, two = torn[0]
+        labels = "" if one.label is None else f" ({one.label} and {two.label})"
+        more = f", and {len(torn) - 1:,} more such" if len(torn) > 1 else ""
+        given.judge(
+            "labels",
+            f"{name}: {one.images[0]} and {two.images[0]} hold the same but have two labels{labels}"
+            f"{more}",
+            "correct one, or remove both",
+            progress.say,
+        )
 
 
 def kept_whole(
@@ -123,8 +171,8 @@ def kept_whole(
     count: int,
     name: str,
     progress: Progress,
+    given: Given,
     looks: Sequence[Look] | None = None,
-    torn: str = "",
     named: bool = False,
 ) -> NDArray[np.str_] | None:
     """Group samples of one patient, and those that hold the same; None where all are alone.
@@ -134,39 +182,17 @@ def kept_whole(
         count: How many there are.
         name: The source, for messages.
         progress: Where to say what was done.
+        given: Which faults are accepted.
         looks: As `together` takes it.
-        torn: What to say of groups in two parts, see `crossd.data.source.Given`; "" refuses them.
         named: Whether samples name their groups, which are kept however many there are.
 
     Raises:
-        InputError: Naming two samples of a group that is in two parts.
+        InputError: As `together`.
     """
     if count > MOST_COMPARED and not named:
         progress.say(NOT_COMPARED.format(name))
         return None
-    listed = together(samples(), name, progress, looks)
-    if not torn:
-        require_whole_groups(listed, name)
-    elif shared := _torn(listed):
-        progress.say(f"{name}: {_shared(shared)}; {torn}")
-    return groups_of(listed)
-
-
-def require_whole_groups(cases: Sequence[Case], name: str) -> None:
-    """Refuse cases of one patient, or that hold the same, in two parts: what is tested is trained.
-
-    Args:
-        cases: Whose parts are said.
-        name: The source, for the message.
-
-    Raises:
-        InputError: Naming two such cases, and how many there are.
-    """
-    if torn := _torn(cases):
-        raise InputError(
-            f"{name}: {_shared(torn)}: what is tested must not be trained on; remove one, or put "
-            "both into one part"
-        )
+    return groups_of(together(samples(), name, progress, looks, given))
 
 
 def _torn(cases: Sequence[Case]) -> list[tuple[Case, Case]]:
@@ -205,7 +231,7 @@ def _same_names(cases: Sequence[Case]) -> NDArray[np.int64]:
 
 def _sharing(
     cases: Sequence[Sequence[Path]], progress: Progress
-) -> tuple[NDArray[np.int64], Path | None]:
+) -> tuple[NDArray[np.int64], NDArray[np.int64], Path | None]:
     """Number cases so that those that have a file in common have one number.
 
     A file that more than half of the cases have beside others, as an atlas, is no such file; cases
@@ -216,7 +242,8 @@ def _sharing(
         progress: Where to show how far the comparison is.
 
     Returns:
-        A number for each case, ``(N,)``, and the first file that more than half of them have.
+        A number for each case, ``(N,)``; the number of the first that has the same files in the
+        same order, ``(N,)``; and the first file that more than half of them have.
     """
     files = list(dict.fromkeys(path for paths in cases for path in paths))
     same = identical(len(files), at_files(files), progress)
@@ -227,11 +254,13 @@ def _sharing(
     several = {one for own in held if len(set(own)) > 1 for one in own}
     common &= several
     pairs: list[tuple[int, Hashable]] = []
+    first: dict[tuple[int, ...], int] = {}
+    twins = np.array([first.setdefault(tuple(own), i) for i, own in enumerate(held)], np.int64)
     for i, own in enumerate(held):
         pairs += [(i, one) for one in own if one not in common]
         pairs.append((i, tuple(own)))
     template = next((files[one] for one in sorted(common)), None)
-    return _linked(len(cases), pairs), template
+    return _linked(len(cases), pairs), twins, template
 
 
 def _linked(count: int, pairs: Iterable[tuple[int, Hashable]]) -> NDArray[np.int64]:

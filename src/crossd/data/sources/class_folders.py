@@ -340,7 +340,11 @@ def open_images(request: Request, root: Path, found: ClassFolders) -> Source:
     whole = FileSamples(root, [found.images], labels, shape)
     whole.see_colours(np.flatnonzero(said == first))
     whole.groups = kept_whole(
-        lambda: cases(root, found, "images"), len(whole), str(root), request.progress
+        lambda: cases(root, found, "images"),
+        len(whole),
+        str(root),
+        request.progress,
+        request.given,
     )
     divided = divide(said, labels, request.seed, str(root), whole.groups, request.progress.say)
     train, val, test = (Subset(whole, own) for own in divided)

@@ -156,7 +156,7 @@ def _open(arrays: Arrays, request: Request, path: Path, need_labels: bool) -> So
     rank = len(shape) - 1
     spatial = request.shape(rank, shape[:-1])
     holding = {key: x for (key, _), x in zip(keys, images, strict=True)}
-    patients = groups_of_arrays(arrays, holding, path, request)
+    patients = groups_of_arrays(arrays, holding, labels.parts, path, request)
     if len(images) == 1:
         shares = strata(labels.task, labels.parts[0], len(images[0]))
         chosen = split(shares, FRACTIONS, request.seed, str(path), patients)
@@ -281,7 +281,8 @@ def open_medmnist(request: Request) -> Source:
         _download(
             getattr(medmnist, info["python_class"]), int(side), path, info[f"url{sides[side]}"]
         )
-    given = replace(request.given, torn=request.given.torn or PUBLISHED)
+    accepted = {"parts": PUBLISHED, "labels": PUBLISHED, **request.given.accepted}
+    given = replace(request.given, accepted=accepted)
     source = open_npz(replace(request, given=given), path)
     names = tuple(info["label"].values())
     classes = names if len(names) == len(source.classes) else source.classes

@@ -1,11 +1,12 @@
 """Which samples of arrays in a file belong together: those of one patient, and equal ones."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from crossd.data.dataset import Labels
 from crossd.data.shared_arrays import Array
 from crossd.data.source import Request
 from crossd.data.sources.belonging import digest_of, kept_whole
@@ -16,7 +17,11 @@ from crossd.errors import InputError
 
 
 def groups_of_arrays(
-    arrays: Mapping[str, Array], images: Mapping[str, Array], path: Path, request: Request
+    arrays: Mapping[str, Array],
+    images: Mapping[str, Array],
+    labels: Sequence[Labels],
+    path: Path,
+    request: Request,
 ) -> NDArray[np.str_] | None:
     """Group samples of one patient, and those that hold the same; None where all are alone.
 
@@ -26,6 +31,7 @@ def groups_of_arrays(
     Args:
         arrays: Those of the file.
         images: Those of them that hold samples, one after the other, ``(N, ...)`` each.
+        labels: Of each of these.
         path: The file.
         request: Says whether a group in two parts is refused, and where to say what was found.
 
@@ -51,19 +57,26 @@ def groups_of_arrays(
 
     def cases() -> list[Case]:
         found = []
-        for (key, i), group in zip(places, groups, strict=True):
+        told = (one for own in labels for one in own.reshape(len(own), -1).tolist())
+        for (key, i), group, numbers in zip(places, groups, told, strict=True):
             place = path / f"{key}[{i}]"
             part = part_of(key.removesuffix("_images"))
-            found.append(Case(str(place), (place,), split=part, group=group))
+            case = Case(str(place), (place,), split=part, group=group, numbers=tuple(numbers))
+            found.append(case)
         return found
 
     def digest(index: int) -> bytes:
         key, i = places[index]
         return digest_of(images[key][i].tobytes())
 
-    torn = request.given.torn
     return kept_whole(
-        cases, len(places), str(path), request.progress, [digest], torn, named=bool(given)
+        cases,
+        len(places),
+        str(path),
+        request.progress,
+        request.given,
+        [digest],
+        named=bool(given),
     )
 
 

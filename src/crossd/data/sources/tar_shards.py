@@ -148,12 +148,11 @@ def open_shards(request: Request, paths: Sequence[Path]) -> Source:
     def cases() -> list[Case]:
         files = [Path(f"{whole.path(i)}/{whole.case(i)}") for i in range(len(whole))]
         return [
-            Case(str(file), (file,), split=str(part))
-            for file, part in zip(files, said, strict=True)
+            Case(str(file), (file,), label=classes[label], split=str(part))
+            for file, part, label in zip(files, said, members.labels.tolist(), strict=True)
         ]
 
-    torn = request.given.torn
-    whole.groups = kept_whole(cases, len(whole), spec, progress, whole.looks(), torn)
+    whole.groups = kept_whole(cases, len(whole), spec, progress, request.given, whole.looks())
     divided = divide(said, members.labels, request.seed, spec, whole.groups, progress.say)
     train, val, test = (Subset(whole, own) for own in divided)
     return Source(spec, 2, "classification", whole.channels, classes, shape, train, val, test)
