@@ -11,7 +11,7 @@ from crossd.cli.options import (
     InspectConfig,
     JointConfig,
     LongOptions,
-    Options,
+    MaskOptions,
     PretrainConfig,
     RecalibrateConfig,
     TransferConfig,
@@ -30,11 +30,12 @@ from crossd.utils.progress import Progress
 from crossd.weights.weights_file import WeightsConfig, require_rank
 
 
-def known(config: Options, weights: WeightsConfig | None = None) -> Given:
-    """Gather what options for a cache, weights and a plan that the user edited decide on."""
-    given = Given()
+def known(config: MaskOptions, weights: WeightsConfig | None = None) -> Given:
+    """Gather what options for masks and a cache, weights and a plan that was edited decide on."""
+    given = Given(ignore=config.ignore)
     if isinstance(config, LongOptions):
-        given = Given(stored=option_cache(config.cache, config.cache_gb))
+        stored = option_cache(config.cache, config.cache_gb)
+        given = dataclasses.replace(given, stored=stored)
     if weights is not None:
         own = plan_file.from_record(weights.plan, "the weights' plan") if weights.plan else None
         labels = () if weights.values else weights.classes
@@ -56,7 +57,8 @@ def fitting(
 ) -> Source:
     """Open the data of a command as its weights need them, with as many channels.
 
-    The classes are those of the weights where masks hold no other values.
+    The classes are those of the weights where masks hold no other values, and what the weights
+    ignored in masks is ignored then, unless the data or an option say it.
 
     Args:
         config: Options that name the data and the weights.
@@ -69,13 +71,18 @@ def fitting(
         InputError: When the task is another.
     """
     assert config.data is not None
+    given = dataclasses.replace(
+        given or known(config, weights),
+        known_classes=_masks(weights),
+        known_ignore=weights.ignore,
+    )
     source = open_source(
         config.data,
         size=None if isinstance(config, InspectConfig) else sizes(config.size),
         seed=config.seed,
         channels=weights.in_channels,
         labels=labels,
-        given=dataclasses.replace(given or known(config, weights), known_classes=_masks(weights)),
+        given=given,
         progress=progress,
     )
     if source.task not in (weights.task, "unlabelled"):
@@ -140,7 +147,7 @@ def images_and_volumes(
             given=known(config),
             progress=progress,
         )
-    images = as_images(images, config.slices, config.slice_step)
+    images = as_images(images, config.slices, config.slice_step, progress)
     if images.task != volumes.task:
         raise InputError(
             f"--images is for {images.task}, --volumes for {volumes.task}: "
@@ -159,6 +166,7 @@ def prepared(weights: WeightsConfig, source: Source) -> WeightsConfig:
         spacing=source.spacing,
         plan=plan_file.to_record(source.plan),
         values=source.values,
+        ignore=source.ignore,
     )
 
 

@@ -28,7 +28,19 @@ class Options:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LongOptions(Options):
+class MaskOptions(Options):
+    """What all commands that read masks can be told of them.
+
+    Attributes:
+        ignore: Value of masks that says that a voxel is not known, such as 255: it is left out of
+            losses and scores. Default: what the csv, dataset.json or the weights say.
+    """
+
+    ignore: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class LongOptions(MaskOptions):
     """What commands that may take long can be told: to keep what they did, and to go on.
 
     Attributes:
@@ -244,7 +256,7 @@ class StatusConfig(Options):
 
 
 @dataclass(frozen=True)
-class PlanConfig(Options):
+class PlanConfig(MaskOptions):
     """Scan volumes and write down how they would be prepared, as a plan.yaml to look at and edit.
 
     Attributes:
@@ -367,7 +379,7 @@ class EvaluateConfig(LongOptions):
 
 
 @dataclass(frozen=True)
-class RecalibrateConfig(Options):
+class RecalibrateConfig(MaskOptions):
     """Measure BatchNorm statistics on unlabelled volumes (or images), and score the result.
 
     Attributes:
@@ -477,7 +489,7 @@ class ExportConfig(Options):
 
 
 @dataclass(frozen=True)
-class InspectConfig(Options):
+class InspectConfig(MaskOptions):
     """Look at data before a training, or at weights after it: pictures, and what they say.
 
     With --data alone: samples of each class, counts, sizes, intensities, and what is wrong (files

@@ -36,6 +36,7 @@ class Source:
         spacing: Size of a voxel in the order of the axes [mm], where it is known.
         plan: How volumes that come as files are prepared.
         values: What stands for each class in the files of masks.
+        ignore: What stands there for voxels that are not known; None where all are.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Source:
     spacing: tuple[float, float, float] | None = None
     plan: Plan | None = None
     values: tuple[int, ...] = ()
+    ignore: int | None = None
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,8 @@ class Given:
         labels: Names of the classes of labels; empty takes those that are found.
         statistics: Mean and standard deviation to normalise by; None measures them.
         stored: Where prepared volumes are kept between runs; None keeps them nowhere.
+        ignore: Value of masks that says that a voxel is not known, as an option says.
+        known_ignore: The same, of weights: taken where the data and no option say it.
     """
 
     plan: Plan | None = None
@@ -73,6 +77,8 @@ class Given:
     labels: tuple[str, ...] = ()
     statistics: tuple[float, float] | None = None
     stored: DiskCache | None = None
+    ignore: int | None = None
+    known_ignore: int | None = None
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from crossd.errors import InputError
 from crossd.nn.views import draw_view, view
 from crossd.training import devices
 from crossd.training.config import TrainConfig
+from crossd.training.partial_loss import dice_and_cross_entropy
 from crossd.training.workers import choose
 from crossd.utils.progress import Progress
 
@@ -168,13 +169,18 @@ def view_of(batch: Batch, net: nn.Module, draw: bool = False) -> AbstractContext
     return view(seen_in(net, views.tolist()))
 
 
-def loss_of(task: str) -> Callable[[Any, Tensor], Tensor]:
-    """Cross-entropy, for masks with Dice; logits of deep supervision are weighted by halves."""
+def loss_of(task: str, partial: bool = False) -> Callable[[Any, Tensor], Tensor]:
+    """Cross-entropy, for masks with Dice; logits of deep supervision are weighted by halves.
+
+    Args:
+        task: What is learnt.
+        partial: Whether masks may be known in part: the loss is that over known voxels then.
+    """
     if task == "classification":
         return F.cross_entropy
     from monai.losses.dice import DiceCELoss
 
-    criterion = DiceCELoss(to_onehot_y=True, softmax=True)
+    whole = DiceCELoss(to_onehot_y=True, softmax=True)
 
     def loss(logits: Logits, mask: Tensor) -> Tensor:
         if isinstance(logits, Tensor) and logits.dim() == mask.dim() + 2:
@@ -183,7 +189,9 @@ def loss_of(task: str) -> Callable[[Any, Tensor], Tensor]:
             if logits.shape[2:] != mask.shape[1:]:  # a head of coarser resolution
                 mode = "bilinear" if mask.dim() == 3 else "trilinear"
                 logits = F.interpolate(logits, size=mask.shape[1:], mode=mode)
-            value: Tensor = criterion(logits, mask.unsqueeze(1))
+            if partial:
+                return dice_and_cross_entropy(logits, mask)
+            value: Tensor = whole(logits, mask.unsqueeze(1))
             return value
         parts = [loss(part, mask) * 0.5**i for i, part in enumerate(logits)]
         return torch.stack(parts).sum() / sum(0.5**i for i in range(len(parts)))
@@ -284,7 +292,7 @@ class Feed:
         self.drawn = Patches(read, source.train.patch, config.seed, full, source.spacing)
         self.loader = batches(self.drawn, net, replace(config, workers=workers), train=True)
         self.ready = self.loader
-        self.criterion = loss_of(source.task)
+        self.criterion = loss_of(source.task, source.ignore is not None)
         self.rows = slice(None)
 
     def take(self, epoch: int, count: int, done: int = 0) -> Iterator[Piece]:

@@ -49,6 +49,7 @@ class WeightsConfig:
         spacing: Of volumes (z, y, x) [mm], if known.
         plan: How volumes that come as files are prepared, as `plan_file.to_record` gives it.
         values: What stands for each class in the files of masks.
+        ignore: What stood there for voxels that are not known; None where all were.
         answer: How it answers on volumes, see `crossd.inference.slice_ensemble.answering`.
         recalibrated: Whether BatchNorm was measured on volumes; False after training on images.
         version: Of crossd, when saved.
@@ -68,6 +69,7 @@ class WeightsConfig:
     spacing: tuple[float, ...] | None = None
     plan: dict[str, object] | None = None
     values: tuple[int, ...] = ()
+    ignore: int | None = None
     answer: str = "volume"
     recalibrated: bool = True
     version: str = ""
@@ -233,6 +235,7 @@ def read_config(path: str | Path) -> WeightsConfig:
         ("classes", bool(classes) and all(isinstance(one, str) for one in classes)),
         ("decided", isinstance(config.decided, dict | None)),
         ("plan", isinstance(config.plan, dict | None)),
+        ("ignore", isinstance(config.ignore, int | None)),
     ):
         if not right:
             raise InputError(f"{path}: {name} (={getattr(config, name)!r}) is damaged")

@@ -16,7 +16,7 @@ from crossd.data.quality.facts import (
     ENOUGH,
     NO_CLASS,
     SampleFacts,
-    counts_of,
+    count,
     describe,
     ranges_of,
     require_varied,
@@ -56,18 +56,21 @@ def of_volume(entry: Entry, cache: DiskCache | None = None) -> SampleFacts:
     """
     found, header = _begun(entry.case), entry.images[0]
     found.size, found.spacing, found.modality = header.size, header.spacing, header.modality
-    key = "" if cache is None else entry.key("scan", CLIP, ENOUGH)
+    key = "" if cache is None else entry.key("scan", CLIP, ENOUGH, "unknown apart")
     kept = None if cache is None else cache.get(key)
     if kept is not None:
         found.ranges, found.voxels = kept["ranges"].copy(), dict(kept["voxels"].tolist())
+        found.unknown = int(kept["unknown"][0])
         return found
     image, mask = _read_volume(entry)
-    found.ranges, found.voxels = ranges_of(image, mask), counts_of(mask)
+    found.ranges = ranges_of(image, mask, found.ignore)
+    count(found, mask)
     for least, *_, most in found.ranges.tolist():
         require_varied(least, most, entry.where)
     if cache is not None:
         voxels = np.array(list(found.voxels.items()), np.int64).reshape(-1, 2)
-        cache.keep(key, {"ranges": found.ranges, "voxels": voxels})
+        unknown = np.array([found.unknown], np.int64)
+        cache.keep(key, {"ranges": found.ranges, "voxels": voxels, "unknown": unknown})
     return found
 
 
@@ -84,7 +87,7 @@ def of_mask(case: Case) -> SampleFacts:
         require_same_shape(case.images[0], found.size, path, shape_of(path), "modalities")
     mask = raw_mask(case.mask)
     require_same_shape(case.images[0], found.size, case.mask, mask.shape, "image and mask")
-    found.voxels = counts_of(mask)
+    count(found, mask)
     return found
 
 
@@ -116,7 +119,8 @@ def _read_case(found: SampleFacts, case: Case) -> Read:
 
 
 def _begun(case: Case) -> SampleFacts:
-    return SampleFacts(case.name, label=case.label or NO_CLASS, group=case.group)
+    label = case.label or NO_CLASS
+    return SampleFacts(case.name, label=label, group=case.group, ignore=case.ignore)
 
 
 def _read_volume(entry: Entry) -> Read:

@@ -12,7 +12,7 @@ import numpy as np
 
 from crossd.data.dataset import Sample, Samples
 from crossd.data.opening import is_list, list_cases, open_source
-from crossd.data.quality.facts import NO_CLASS, NO_PART, SampleFacts
+from crossd.data.quality.facts import NO_CLASS, NO_PART, SampleFacts, hint, told
 from crossd.data.quality.scan import Read, for_sheet, noted, scan
 from crossd.data.source import Given, Source
 from crossd.data.sources import case_list, class_folders, tar_names
@@ -60,6 +60,8 @@ class Survey:
         if values:
             shown = ", ".join(map(str, values[:8])) + ", ..." * (len(values) > 8)
             said.append(f"masks of the values {shown}")
+        if ignored := told(self.looks):
+            said[-1] += f"; {ignored}"
         if self.groups:
             said.append(f"{self.groups:,} patients")
         parts = [f"{sum(own.values()):,} to {part}" for part, own in self.counts.items()]
@@ -72,7 +74,9 @@ class Survey:
         return case_list.in_order(names if among is None else names & set(among))
 
 
-def survey(spec: str, limit: int, seed: int, progress: Progress) -> Survey:
+def survey(
+    spec: str, limit: int, seed: int, progress: Progress, ignore: int | None = None
+) -> Survey:
     """Look at the samples of a source.
 
     Args:
@@ -80,6 +84,7 @@ def survey(spec: str, limit: int, seed: int, progress: Progress) -> Survey:
         limit: Samples to look at, at most, evenly spread over all.
         seed: Decides on the split, where the data have none.
         progress: Where to show how far it is.
+        ignore: Value of masks that says that a voxel is not known.
 
     Raises:
         InputError: When it is no source, or a list of files that cannot be understood at all.
@@ -95,7 +100,7 @@ def survey(spec: str, limit: int, seed: int, progress: Progress) -> Survey:
     """
     path = Path(spec).expanduser()
     if not spec or not is_list(path) or tar_names.find(spec):
-        as_stored = Given(statistics=(0.0, 1.0))
+        as_stored = Given(statistics=(0.0, 1.0), ignore=ignore)
         source = open_source(spec, seed=seed, labels=False, given=as_stored, progress=progress)
         return _of_source(source, limit, progress)
     listed, folders = list_cases(path, progress, strict=False)
@@ -107,12 +112,15 @@ def survey(spec: str, limit: int, seed: int, progress: Progress) -> Survey:
         found = together(found, str(path), progress) if images else found
     if not found:
         raise InputError(f"{path}: holds no image or volume that can be read")
+    found = case_list.ignoring(found, ignore, None, spec)
     parts, notes = _parts(found, spec, seed, images)
     counts = _counts(zip(parts, (case.label or NO_CLASS for case in found), strict=True))
     chosen = spread(len(found), limit)
     looks = scan(LOOKING, [found[i] for i in chosen], for_sheet, progress)
     for look, i in zip(looks, chosen, strict=True):
         look.part = parts[i]
+    if note := hint(looks):
+        notes.append(note)
     groups = len({case.group for case in found if case.group})
     return Survey(spec, len(found), counts, looks, notes, kind, groups)
 

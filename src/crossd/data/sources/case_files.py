@@ -63,7 +63,8 @@ class Entry:
         ]
         states = [(str(file.absolute()), *state_of(file)) for file in files]
         versions = (PREPARATION, torch.__version__, np.__version__)
-        return key_of(kind, states, len(self.images), self.case.spacing, options, versions)
+        own = (len(self.images), self.case.spacing, self.case.ignore)
+        return key_of(kind, states, own, options, versions)
 
 
 def all_volumes(cases: Sequence[Case], name: str) -> bool:
@@ -117,11 +118,12 @@ def read_mask(
 
     Args:
         entry: The case.
-        values: What stands for each class in the file; another value is refused.
+        values: What stands for each class in the file; another value than these and the one that
+            the case ignores is refused.
         planes: As `crossd.data.io.read.read` takes it.
     """
     assert entry.mask is not None
-    return as_classes(raw_mask(entry.mask, planes), values, entry.mask.path)
+    return as_classes(raw_mask(entry.mask, planes), values, entry.mask.path, entry.case.ignore)
 
 
 def raw_mask(header: Header, planes: tuple[int, slice] | None = None) -> NDArray[np.uint16]:

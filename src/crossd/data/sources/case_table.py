@@ -19,8 +19,9 @@ def read_table(path: Path, labels: bool = True, strict: bool = True) -> list[Cas
     """Read a csv with the columns ``image`` and ``label`` or ``mask``.
 
     Further columns whose names begin with ``image`` are further modalities, each one channel.
-    Names of columns may be in capitals. ``split`` (train, val, test), ``group`` (patient) and
-    ``spacing`` ("z y x" in mm) are optional. Paths are relative to the csv.
+    Names of columns may be in capitals. ``split`` (train, val, test), ``group`` (patient),
+    ``spacing`` ("z y x" in mm) and ``ignore`` (the value of masks that says that a voxel is not
+    known, in every line the same) are optional. Paths are relative to the csv.
 
     Args:
         path: The file.
@@ -50,7 +51,7 @@ def read_table(path: Path, labels: bool = True, strict: bool = True) -> list[Cas
         raise InputError(
             f"{path}: {what}; expected the column image and one of them, found {', '.join(names)}"
         )
-    cases = []
+    cases: list[Case] = []
     for number, row in rows:
         where = f"{path}, line {number}"
         if len(row) > len(heads):
@@ -74,6 +75,7 @@ def read_table(path: Path, labels: bool = True, strict: bool = True) -> list[Cas
                 part,
                 cells.get("group", ""),
                 _spacing(cells.get("spacing", ""), where),
+                ignore=_ignored(cells.get("ignore", ""), cases, where) if masks else None,
             )
         )
     if kinds == ["label"]:
@@ -165,6 +167,20 @@ def _spacing(text: str, where: str) -> tuple[float, float, float] | None:
     if not all(0 < side < float("inf") for side in (z, y, x)):
         raise InputError(f"{where}: spacing is {text!r}; expected three numbers above 0 (z y x)")
     return z, y, x
+
+
+def _ignored(text: str, before: Sequence[Case], where: str) -> int | None:
+    """Read which value of masks is ignored: that of the lines before, if there are any."""
+    number = float(text) if NUMBER.fullmatch(text) else None
+    value = int(number) if number is not None and number.is_integer() else None
+    if text and value is None:
+        raise InputError(f"{where}: ignore is {text!r}; expected a whole number, or nothing")
+    if before and value != before[0].ignore:
+        raise InputError(
+            f"{where}: ignore is {text or 'empty'}, but {before[0].ignore or 'empty'} above; one "
+            "value is ignored in all masks: write it into every line"
+        )
+    return value
 
 
 def _check_splits(path: Path, cases: Sequence[Case], lines: Sequence[int]) -> None:
