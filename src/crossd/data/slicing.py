@@ -98,7 +98,8 @@ def slices(source: Source, views: Sequence[str] | None = None, step: int | None 
     side of most, rounded up to a multiple of 8, 320 at most. Training slices without any label in
     their mask are left out. Mean and standard deviation stay those of the volumes.
 
-    Of masks that are known in part, slices of which nothing is known are left out everywhere. Where
+    Of masks that are known in part, slices of which nothing is known are left out everywhere, and
+    views of which no training slice is known are neither validated nor tested. Where
     no views are named, a volume gives slices of those axes whose slices are known best: on average,
     over those of which anything is known, to at least half of the share of the best axis. So a
     volume with labels on every eighth axial slice gives these, and no coronal or sagittal ones, of
@@ -141,12 +142,17 @@ def slices(source: Source, views: Sequence[str] | None = None, step: int | None 
     side = _side(source)
     # Volumes in [0, 1] are padded with 0; those of a plan have no such value.
     padding = None if source.plan is not None else (0.0 - source.mean) / source.std
-    train, val, test = (
-        Slices(part, _index(source, part, numbers, step, drop_empty, best), side, padding)
-        for part, drop_empty in ((source.train, True), (source.val, False), (source.test, False))
-    )
+
+    def cut(part: Samples, numbers: list[int], drop_empty: bool) -> Slices:
+        index = _index(source, part, numbers, step, drop_empty, best)
+        return Slices(part, index, side, padding)
+
+    train = cut(source.train, numbers, True)
     if not len(train):
         raise InputError(f"--slices: no training slice of {source.name} holds any label")
+    if source.ignore is not None:  # views that nothing is learnt of are not scored either
+        numbers = sorted(set(train.views.tolist()))
+    val, test = (cut(part, numbers, False) for part in (source.val, source.test))
     return replace(source, rank=2, size=(side, side), train=train, val=val, test=test, spacing=None)
 
 

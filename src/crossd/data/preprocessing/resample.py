@@ -147,14 +147,17 @@ def nearest(source: int, target: int, position: int) -> int:
 def covered(source: int, target: int, position: int) -> list[int]:
     """Return the voxels that `mask` may read for one position along an axis, the nearest first.
 
+    They are those whose centres lie in the coarser voxel, so that each is in one alone.
+
     Example:
         >>> covered(8, 2, 1), covered(2, 4, 1)
         ([6, 5, 7, 4], [0])
     """
     center = nearest(source, target, position)
-    start, stop = position * source // target, -(-(position + 1) * source // target)
-    inside = range(start, stop) if source > target else (center,)
-    return sorted(inside, key=lambda voxel: (abs(voxel - center), voxel))
+    if source <= target:
+        return [center]
+    start, stop = (-((target - 2 * source * p) // (2 * target)) for p in (position, position + 1))
+    return sorted(range(start, stop), key=lambda voxel: (abs(voxel - center), voxel))
 
 
 def matrix(source: int, target: int) -> Tensor:
