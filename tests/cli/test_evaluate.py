@@ -157,10 +157,10 @@ def test_scores_are_over_what_is_known() -> None:
     guess[5, 2, 2] = 2
     pair = Pair("x", guess, truth, (5.0, 2.0, 1.0), truth.astype(np.float32))
     first, second = evaluate.score(pair, CLASSES, 1.0)
-    assert (first["true_ml"], first["ml"]) == (pytest.approx(0.16), pytest.approx(1.15))
+    assert first["true_ml"] == pytest.approx(0.16) and first["ml"] == pytest.approx(1.15)
     assert first["dice"] == pytest.approx(2 * 15 / 131)
     assert first["hd95"] is None and first["nsd"] is None  # each slice lies beside others
-    assert (second["dice"], second["ml"]) == (0, pytest.approx(0.01))
+    assert second["dice"] == 0 and second["ml"] == pytest.approx(0.01)
 
 
 def test_masks_that_are_known_in_part(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

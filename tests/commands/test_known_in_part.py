@@ -71,7 +71,7 @@ def test_slices_and_volumes_that_are_known_in_part(
     assert record(tmp_path / "partly")["metrics"]["mean"]["dice"] > 0.8
     run("predict", *trained, "--input", "data/0.nii.gz", "--out", "masks")
     (answer,) = (tmp_path / "masks").glob("*.nii.gz")
-    image: Any = nib.load(answer)  # type: ignore[attr-defined]
+    image: Any = nib.load(answer)
     assert set(np.unique(image.dataobj)) <= {0, 1, 2}
     run("inspect", *trained, "--data", data, "--part", "val", "--out", "looked")
     run("recalibrate", "--weights", weights, "--data", data, "--out", "r.safetensors")

@@ -154,7 +154,9 @@ def test_what_nnunet_cannot_mean(tmp_path: Path, labels: dict[str, int], words: 
 
 def test_a_class_is_not_ignored(tmp_path: Path) -> None:
     labels = {"background": 0, "a": 1, "b": 2, "c": 255}
-    said = message(lambda: opened(nnunet(tmp_path, labels, 255), 255))
+    assert not any("--ignore" in line for line in opened(nnunet(tmp_path, labels, 255))[1])
+    assert not survey(str(tmp_path), 99, 0, QUIET).notes[1:]
+    said = message(lambda: opened(tmp_path, 255))
     assert "255 is to be ignored in masks, but is also the class 'c'" in said
 
 
@@ -201,6 +203,20 @@ def test_labels_have_nothing_to_ignore(tmp_path: Path) -> None:
             file.write(("image,label\n" if not i else "") + f"{i}.nii.gz,{label}\n")
     assert text in message(lambda: opened(tmp_path / "labels.csv", 255))
     assert text in message(lambda: survey(str(tmp_path / "labels.csv"), 9, 0, QUIET, ignore=255))
+
+
+@pytest.mark.parametrize(("count", "fits"), [(255, True), (256, False)])
+def test_no_class_has_the_number_of_what_is_not_known(
+    tmp_path: Path, count: int, fits: bool
+) -> None:
+    for i in range(6):
+        mask = (np.arange(512) % count).astype(np.uint16) + 1000 * (np.arange(512) % count > 0)
+        files.nifti(tmp_path / "images" / f"{i}.nii.gz", files.scan((8, 8, 8), seed=i)[0])
+        files.nifti(tmp_path / "labels" / f"{i}.nii.gz", mask.reshape(8, 8, 8).astype(np.uint16))
+    if fits:
+        assert int(opened(tmp_path, 255)[0].train[0]["mask"].max()) == 254
+    else:
+        assert "hold 256 values; expected at most 255 classes" in message(lambda: opened(tmp_path))
 
 
 # masks of which nothing is known

@@ -151,7 +151,7 @@ def slices(source: Source, views: Sequence[str] | None = None, step: int | None 
     if not len(train):
         raise InputError(f"--slices: no training slice of {source.name} holds any label")
     if source.ignore is not None:  # views that nothing is learnt of are not scored either
-        numbers = sorted(set(train.views.tolist()))
+        numbers = np.unique(train.index[:, 1]).tolist()
     val, test = (cut(part, numbers, False) for part in (source.val, source.test))
     return replace(source, rank=2, size=(side, side), train=train, val=val, test=test, spacing=None)
 

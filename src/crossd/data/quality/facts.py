@@ -1,7 +1,7 @@
 """What is found in one sample: what plans, data sheets and the search for faults are made of."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -144,10 +144,15 @@ def told(looks: Sequence[SampleFacts]) -> str:
     )
 
 
-def hint(looks: Sequence[SampleFacts]) -> str:
-    """Say that masks may hold a value that should be ignored; nothing where none looks like it."""
+def hint(looks: Sequence[SampleFacts], named: Collection[int]) -> str:
+    """Say that masks may hold a value that should be ignored; nothing where none looks like it.
+
+    Args:
+        looks: What was found.
+        named: Values that someone gave the name of a class.
+    """
     values = {value for look in looks for value in look.voxels}
-    if not may_be_ignored(values):
+    if not may_be_ignored(values) or USUAL in named:
         return ""
     return (
         f"its masks hold {USUAL} beside {min(values)} to {sorted(values)[-2]}, which is a class; "

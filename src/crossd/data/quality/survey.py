@@ -18,6 +18,7 @@ from crossd.data.source import Given, Source
 from crossd.data.sources import case_list, class_folders, tar_names
 from crossd.data.sources.belonging import together
 from crossd.data.sources.case_list import Case, loose_cases
+from crossd.data.sources.known_in_part import ignoring
 from crossd.data.splits import SPLITS, divide, spread
 from crossd.errors import InputError
 from crossd.utils.progress import Progress
@@ -112,14 +113,14 @@ def survey(
         found = together(found, str(path), progress) if images else found
     if not found:
         raise InputError(f"{path}: holds no image or volume that can be read")
-    found = case_list.ignoring(found, ignore, None, spec)
+    found = ignoring(found, ignore, None, spec)
     parts, notes = _parts(found, spec, seed, images)
     counts = _counts(zip(parts, (case.label or NO_CLASS for case in found), strict=True))
     chosen = spread(len(found), limit)
     looks = scan(LOOKING, [found[i] for i in chosen], for_sheet, progress)
     for look, i in zip(looks, chosen, strict=True):
         look.part = parts[i]
-    if note := hint(looks):
+    if note := hint(looks, listed.classes):
         notes.append(note)
     groups = len({case.group for case in found if case.group})
     return Survey(spec, len(found), counts, looks, notes, kind, groups)

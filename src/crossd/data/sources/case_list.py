@@ -8,7 +8,6 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
-from crossd.data.io.agreement import HIGHEST
 from crossd.data.io.header import stem
 from crossd.data.sources.folder_walk import below
 from crossd.data.splits import Parts, divide
@@ -89,40 +88,6 @@ def named(cases: Iterable[Case]) -> list[Case]:
             name = f"{case.name}_{numbers[case.name]}"
         found.append(replace(case, name=name))
     return found
-
-
-def ignoring(cases: Sequence[Case], asked: int | None, known: int | None, where: str) -> list[Case]:
-    """Decide which value of masks says that a voxel is not known: of all cases the same.
-
-    What the data say counts, or else what is asked for, or else what is known of weights.
-
-    Args:
-        cases: The cases, with what the data say.
-        asked: The option ``--ignore``.
-        known: What the weights ignored in their training.
-        where: The source, for messages.
-
-    Raises:
-        InputError: When the data say another value than is asked for, or have no masks, or it is
-            none that a mask can hold.
-
-    Example:
-        >>> case = Case("a", (Path("a.png"),), Path("m.png"))
-        >>> ignoring([case], 255, None, "x")[0].ignore, ignoring([case], None, 9, "x")[0].ignore
-        (255, 9)
-    """
-    own = next((case.ignore for case in cases if case.ignore is not None), None)
-    if asked is not None and not any(case.mask is not None for case in cases):
-        raise InputError(f"--ignore {asked}: is for masks, but {where} has none")
-    if asked is not None and own not in (None, asked):
-        raise InputError(f"--ignore {asked}: but {where} says itself that {own} is ignored")
-    value = next((one for one in (own, asked, known) if one is not None), None)
-    if value is not None and not 1 <= value <= HIGHEST:
-        raise InputError(
-            f"{where}: {value} cannot be ignored; expected a value from 1 to {HIGHEST:,} (0 is the "
-            "background)"
-        )
-    return [replace(case, ignore=value if case.mask is not None else None) for case in cases]
 
 
 def require_distinct(classes: Iterable[str], where: str) -> None:

@@ -17,13 +17,14 @@ from crossd.data.preprocessing import plan
 from crossd.data.preprocessing.normalise import Normalised
 from crossd.data.preprocessing.plan import Plan
 from crossd.data.preprocessing.volume_dataset import Cache, VolumeSamples
-from crossd.data.quality.facts import SampleFacts, hint, told
+from crossd.data.quality.facts import SampleFacts
 from crossd.data.quality.scan import of_mask, of_volume, scan
 from crossd.data.shapes import round_up
 from crossd.data.source import Given, Request, Source, Task
 from crossd.data.sources.case_files import Entry, all_volumes, read_entries
-from crossd.data.sources.case_list import Case, groups_of, ignoring, in_order, parts
+from crossd.data.sources.case_list import Case, groups_of, in_order, parts
 from crossd.data.sources.image_files import DEFAULT_SIZE, FileSamples
+from crossd.data.sources.known_in_part import ignoring, known_cases, require_apart, tell
 from crossd.data.splits import Parts
 from crossd.errors import InputError
 
@@ -68,13 +69,14 @@ def open_cases(
     entries = read_entries(found) if all_volumes(found, name) else []
     looks = _looked(request, found, entries)
     if task == "segmentation" and looks:
-        divided = _known(request, divided, looks)
+        divided = known_cases(request, divided, looks)
     facts = [looks[i] for i in divided[0]] if looks else []
     if task == "segmentation":
         values, classes = _mask_classes(facts, given, name, named or {})
-        _require_apart(found[0].ignore, values, classes, name)
+        require_apart(found[0].ignore, values, classes, name)
         known = given.known_classes or {}
-        _say_ignored(request, found[0].ignore, looks, not (said or {*values} <= {*known}))
+        guessed = not (said or set(values) <= known.keys())
+        tell(request, found[0].ignore, looks, {*(named or given.classes or known)}, guessed)
         for case, look in zip(found, looks, strict=False):
             if case.mask is not None and given.statistics is None:
                 require_known(list(look.voxels), values, case.mask)
@@ -123,64 +125,6 @@ def _divided(request: Request, found: Sequence[Case], labels: NDArray[np.int64] 
             f"{len(divided[1])} validate and {len(divided[2])} test, drawn by --seed {request.seed}"
         )
     return divided
-
-
-def _known(request: Request, divided: Parts, looks: Sequence[SampleFacts]) -> Parts:
-    """Leave cases out of whose masks nothing is known.
-
-    They are so after the division into parts, which must not depend on what masks hold.
-
-    Raises:
-        InputError: When all of a part are such.
-    """
-    known = np.array([bool(look.voxels) for look in looks])
-    if known.all():
-        return divided
-    train, val, test = (part[known[part]] for part in divided)
-    for part, what in ((train, "training"), (val, "validation"), (test, "test")):
-        if not len(part):
-            raise InputError(
-                f"{request.name}: every voxel of its {what} masks is ignored ({looks[0].ignore}), "
-                "so that there is nothing to learn from or to score"
-            )
-    request.progress.say(
-        f"{request.name}: {(~known).sum()} cases are left out, as every voxel of their masks is "
-        f"ignored (the first is {looks[int(known.argmin())].name})"
-    )
-    return train, val, test
-
-
-def _require_apart(
-    ignore: int | None, values: Sequence[int], classes: Sequence[str], name: str
-) -> None:
-    """Refuse a value that is ignored and also names a class."""
-    if ignore in values:
-        raise InputError(
-            f"{name}: {ignore} is to be ignored in masks, but is also the class "
-            f"{classes[values.index(ignore)]!r}; give another --ignore, or rename the class"
-        )
-
-
-def _say_ignored(
-    request: Request, ignore: int | None, looks: Sequence[SampleFacts], guessed: bool
-) -> None:
-    """Say what is ignored in masks, or look as if it should be.
-
-    Raises:
-        InputError: When a value is `guessed` to be ignored, by weights of other classes.
-    """
-    name, line = request.name, hint(looks) if ignore is None else told(looks)
-    if line and guessed and ignore is not None:
-        raise InputError(
-            f"{name}: its masks hold {ignore}, which the weights ignored in their training, but "
-            f"other classes than theirs; give --ignore {ignore} if it says that a voxel is not "
-            "known, or else write that class as another value"
-        )
-    if ignore is not None and not line:
-        known = f"no voxel of its masks holds {ignore}, which is ignored"
-        line = known if looks else f"{ignore} is ignored in its masks"
-    if line:
-        request.progress.say(f"{name}: {line}")
 
 
 def _looked(request: Request, found: Sequence[Case], entries: Sequence[Entry]) -> list[SampleFacts]:
@@ -258,11 +202,6 @@ def _mask_classes(
 ) -> tuple[tuple[int, ...], tuple[str, ...]]:
     """Return values and names of the classes of training masks, the background first."""
     seen = said or {value: str(value) for one in facts for value in one.voxels if value}
-    if len(seen) > MOST_CLASSES:
-        raise InputError(
-            f"{name}: its masks hold {len(seen):,} values; expected at most {MOST_CLASSES} classes "
-            "(are they numbers of single objects?)"
-        )
     named = {0: "background", **(given.classes or seen)}
     named[0] = "background" if named[0] == "0" else named[0]
     if len(named) < 2:
@@ -271,6 +210,11 @@ def _mask_classes(
     same = named.keys() == known.keys() and bool(given.classes)  # their names were edited
     if named.keys() <= known.keys() and not same:
         named = known
+    if len(named) > MOST_CLASSES:
+        raise InputError(
+            f"{name}: its masks hold {len(named):,} values; expected at most {MOST_CLASSES} "
+            "classes (are they numbers of single objects?)"
+        )
     values = tuple(sorted(named))
     return values, tuple(named[value] for value in values)
 
