@@ -140,7 +140,7 @@ def _classes(found: Survey) -> list[Fault]:
     ]
 
 
-def _masks(looks: Iterable[SampleFacts]) -> list[Fault]:
+def _masks(looks: Sequence[SampleFacts]) -> list[Fault]:
     masked = [look for look in looks if look.voxels]
     trained = {value for look in masked if look.part == "train" for value in look.voxels}
     new = [
@@ -149,13 +149,13 @@ def _masks(looks: Iterable[SampleFacts]) -> list[Fault]:
         if trained and look.part != "train" and set(look.voxels) - trained
     ]
     blank = _names(look for look in masked if set(look.voxels) == {0})
-    hidden = [look for look in looks if look.unknown and not look.voxels]
+    hidden = _names(look for look in looks if look.unknown and not look.voxels)
     training = [look for look in masked if look.part == "train"] or masked
     useless = not any(set(look.voxels) - {0} for look in training)
     return [
         Fault("masks hold a value that no training mask holds", new, True),
         Fault("masks are empty", blank, useless),
-        Fault("masks know nothing: every voxel is ignored", _names(hidden), not training),
+        Fault("masks know nothing: every voxel is ignored", hidden, not trained),
     ]
 
 
