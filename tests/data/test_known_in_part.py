@@ -376,16 +376,16 @@ def test_views_that_are_named_give_all_slices_with_known_lines() -> None:
     [
         lambda m: m[4:20, 6:18, 8:20].fill_(1),  # a box
         lambda m: m[torch.rand(m.shape, generator=torch.Generator().manual_seed(0)) < 0.1].fill_(1),
-        lambda m: m[::2].fill_(1),
+        lambda m: m[1::2].fill_(1),
     ],
     ids=["box", "scattered", "every second"],
 )
 def test_axes_that_are_known_alike_serve_alike(known: Callable[[Tensor], Tensor]) -> None:
-    there = torch.zeros(24, 24, 24, dtype=torch.uint8)
+    there = torch.zeros(25, 25, 25, dtype=torch.uint8)
     known(there)
     if not there.any():  # a selection by a mask is a copy
         there[torch.rand(there.shape, generator=torch.Generator().manual_seed(0)) < 0.1] = 1
-    mask = torch.where(there > 0, ball(), IGNORED)
+    mask = torch.where(there > 0, ball(25), IGNORED)
     views = slices(volumes(mask)).train.views
     assert views is not None and set(views.tolist()) == {0, 1, 2}
 

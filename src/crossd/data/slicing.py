@@ -19,8 +19,9 @@ from crossd.utils.progress import Progress
 
 QUARTERS = (1, 2, 3)
 SEGMENTATION_STEP = 2
-ENOUGH = 0.5
-"""Share of how well the slices of the best axis are known, from which those of another serve."""
+ENOUGH = 0.4
+"""Share of how well the slices of the best axis are known, from which those of another serve: with
+every second slice labelled they do, whether the number of slices is odd or even."""
 
 LARGEST = 320
 """Side of slices, at most."""
@@ -99,11 +100,11 @@ def slices(source: Source, views: Sequence[str] | None = None, step: int | None 
     their mask are left out. Mean and standard deviation stay those of the volumes.
 
     Of masks that are known in part, slices of which nothing is known are left out everywhere, and
-    views of which no training slice is known are neither validated nor tested. Where
-    no views are named, a volume gives slices of those axes whose slices are known best: on average,
-    over those of which anything is known, to at least half of the share of the best axis. So a
-    volume with labels on every eighth axial slice gives these, and no coronal or sagittal ones, of
-    which lines alone are known.
+    views of which no training slice is known are neither validated nor tested. Where no views are
+    named, a volume gives slices of those axes whose slices are known best: on average, over those
+    of which anything is known, to at least two fifths of the share of the best axis. So a volume
+    with labels on every eighth axial slice gives these, and no coronal or sagittal ones, of which
+    lines alone are known; one with labels on every second gives all.
 
     Args:
         source: A source of volumes.
