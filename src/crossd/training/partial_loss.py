@@ -28,9 +28,9 @@ def dice_and_cross_entropy(logits: Tensor, mask: Tensor) -> Tensor:
     from monai.losses.dice import DiceLoss
 
     known = mask != IGNORED
-    classes = torch.where(known, mask, 0)
-    truth = F.one_hot(classes, logits.shape[1]).movedim(-1, 1) * known[:, None]
-    dices: Tensor = DiceLoss(reduction="none")(logits.softmax(1) * known[:, None], truth)
+    p = logits.softmax(1) * known[:, None]
+    every = F.one_hot(torch.where(known, mask, 0), logits.shape[1]).movedim(-1, 1)
+    dices: Tensor = DiceLoss(reduction="none")(p, (every * known[:, None]).to(p.dtype))
     has_any = known.flatten(1).any(1)
     dice = (dices.flatten(1).mean(1) * has_any).sum() / has_any.sum().clamp(min=1)
     total = F.cross_entropy(logits, mask, ignore_index=IGNORED, reduction="sum")
