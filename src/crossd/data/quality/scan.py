@@ -56,7 +56,7 @@ def of_volume(entry: Entry, cache: DiskCache | None = None) -> SampleFacts:
     """
     found, header = _begun(entry.case), entry.images[0]
     found.size, found.spacing, found.modality = header.size, header.spacing, header.modality
-    key = "" if cache is None else entry.key("scan", CLIP, ENOUGH, "unknown apart")
+    key = "" if cache is None else entry.key("scan", CLIP, ENOUGH)
     kept = None if cache is None else cache.get(key)
     if kept is not None:
         found.ranges, found.voxels = kept["ranges"].copy(), dict(kept["voxels"].tolist())
