@@ -52,9 +52,9 @@ def test_slices_and_volumes_that_are_known_in_part(
     assert "255" in (tmp_path / "seen" / "report.md").read_text()
     run("plan", "--data", data, "--ignore", "255")
     assert "classes: {0: background, 1: '1', 2: '2'}" in (tmp_path / "plan.yaml").read_text()
-    small = ["--batch-size", "8", "--epochs", "30"]
+    small = ["--batch-size", "8", "--epochs", "8"]
     said = run("pretrain", "--data", data, "--ignore", "255", "--out", "2d", *small)
-    assert "give 0 axial, " in said and " 0 sagittal slices with labels" in said
+    assert "sagittal slices with labels" in said and "give 0 " not in said
     weights = "2d/weights.safetensors"
     config: Any = crossd.load(weights).config
     assert (config.ignore, config.values) == (255, (0, 1, 2))
@@ -75,7 +75,7 @@ def test_slices_and_volumes_that_are_known_in_part(
     assert set(np.unique(image.dataobj)) <= {0, 1, 2}
     run("inspect", *trained, "--data", data, "--part", "val", "--out", "looked")
     run("recalibrate", "--weights", weights, "--data", data, "--out", "r.safetensors")
-    twice = ["--images", data, "--volumes", data, "--ignore", "255", "--epochs", "2"]
+    twice = ["--images", data, "--volumes", data, "--ignore", "255", "--epochs", "1"]
     run("joint", *twice, "--steps", "4", "--out", "joint")
     arms = ["--arms", "projection,scratch", "--protocols", "finetune", "--limit", "2"]
     run("transfer", *twice, *arms, "--volume-epochs", "1", "--jobs", "1", "--out", "transfer")

@@ -27,6 +27,7 @@ from crossd.data.slicing import as_images, slices
 from crossd.data.source import Given, Source
 from crossd.data.sources.case_files import read_entry
 from crossd.data.sources.case_list import Case
+from crossd.nn.views import VIEWS
 from crossd.utils.progress import Progress
 
 QUIET = Progress(quiet=True)
@@ -347,7 +348,7 @@ def ball(side: int = 24) -> Tensor:
 def test_labelled_slices_train_in_2d(axis: int, step: int | None) -> None:
     mask = torch.full((24, 24, 24), IGNORED, dtype=torch.uint8)
     mask.movedim(axis, 0)[::8] = ball().movedim(axis, 0)[::8]
-    planes = slices(volumes(mask), step=step)
+    planes = slices(volumes(mask), (VIEWS[axis],), step=step)
     train, val = (part.index.tolist() for part in (planes.train, planes.val))  # type: ignore[attr-defined]
     assert val == [[0, axis, position] for position in (0, 8, 16)]
     assert train == [[0, axis, position] for position in (8, 16)]  # the first has no label
@@ -358,17 +359,31 @@ def test_steps_go_from_known_slice_to_known_slice() -> None:
     mask = torch.full((24, 24, 24), IGNORED, dtype=torch.uint8)
     mask[[5, 6, 7, 8, 14, 15]] = ball()[[5, 6, 7, 8, 14, 15]]
     for step, places in ((1, [5, 6, 7, 8, 14, 15]), (2, [6, 8, 14]), (9, [8])):
-        planes = slices(volumes(mask), step=step)
+        planes = slices(volumes(mask), ("axial",), step=step)
         assert [row[2] for row in planes.val.index.tolist()] == places  # type: ignore[attr-defined]
 
 
-def test_views_that_are_named_give_all_slices_with_known_lines() -> None:
+@pytest.mark.parametrize(
+    ("step", "views", "counts"),
+    [
+        (8, None, [2, 7, 7]),
+        (8, ("axial", "sagittal"), [2, 0, 7]),
+        (12, None, [1, 0, 0]),
+        (12, VIEWS, [1, 8, 8]),
+    ],
+)
+def test_lines_serve_where_there_are_enough_or_their_views_are_named(
+    step: int, views: Sequence[str] | None, counts: list[int]
+) -> None:
     mask = torch.full((24, 24, 24), IGNORED, dtype=torch.uint8)
-    mask[::8] = ball()[::8]
-    planes = slices(volumes(mask), ("axial", "sagittal"))
-    counts = np.bincount(np.asarray(planes.train.views), minlength=3)
-    assert counts.tolist() == [2, 0, 7]
-    assert any(IGNORED in planes.train[i]["mask"] for i in range(len(planes.train)))
+    mask[::step] = ball()[::step]
+    planes = slices(volumes(mask), views)
+    found = np.bincount(np.asarray(planes.train.views), minlength=3)
+    assert found.tolist() == counts
+    tested = np.unique(np.asarray(planes.test.views)).tolist()
+    assert tested == np.flatnonzero(counts).tolist()
+    partly = [IGNORED in planes.train[i]["mask"] for i in range(len(planes.train))]
+    assert sum(partly) == sum(counts[1:])
 
 
 @pytest.mark.parametrize(
@@ -417,7 +432,7 @@ def test_large_slices_are_cut_about_what_is_known(monkeypatch: pytest.MonkeyPatc
 
 
 def test_it_is_said_which_slices_are_taken(tmp_path: Path) -> None:
-    source, _ = opened(cases(tmp_path, axis=1), 255)
+    source, _ = opened(cases(tmp_path, axis=1, first=11, step=30), 255)
     said = Said()
     as_images(source, None, None, said)
     assert "give 0 axial, " in said.lines[0] and "coronal, 0 sagittal slices with" in said.lines[0]
