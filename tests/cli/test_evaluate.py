@@ -3,13 +3,16 @@ import json
 from pathlib import Path
 
 import files
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
 
+from crossd.cli import command_line as cli
 from crossd.cli import evaluate
 from crossd.cli.evaluate import Pair
 from crossd.cli.options import EvaluateConfig
+from crossd.data.io.agreement import IGNORED
 from crossd.data.opening import open_source
 from crossd.data.preprocessing.plan_file import to_record
 from crossd.errors import InputError
@@ -143,3 +146,47 @@ def test_labelled_cases_have_their_names(tmp_path: Path) -> None:
     assert cli.main(["evaluate", *given]) == 0
     lines = (out / "cases.csv").read_text().splitlines()
     assert [line.split(",")[0] for line in lines[1:]] == ["v6", "v7"]
+
+
+def test_scores_are_over_what_is_known() -> None:
+    truth = np.full((10, 10, 10), IGNORED, np.uint8)
+    truth[::5] = 0
+    truth[5, 2:6, 2:6] = 1
+    guess = np.ones_like(truth)
+    guess[5] = truth[5]
+    guess[5, 2, 2] = 2
+    pair = Pair("x", guess, truth, (5.0, 2.0, 1.0), truth.astype(np.float32))
+    first, second = evaluate.score(pair, CLASSES, 1.0)
+    assert first["true_ml"] == pytest.approx(0.16) and first["ml"] == pytest.approx(1.15)
+    assert first["dice"] == pytest.approx(2 * 15 / 131)
+    assert first["hd95"] is None and first["nsd"] is None  # each slice lies beside others
+    assert second["dice"] == 0 and second["ml"] == pytest.approx(0.01)
+
+
+def test_masks_that_are_known_in_part(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = files.pairs(tmp_path / "data", 10, (10, 12, 14))
+    for path in (root / "labels").iterdir():
+        mask = np.asarray(nib.load(path).dataobj)  # type: ignore[attr-defined]
+        files.nifti(tmp_path / "masks" / path.name, mask)
+        files.nifti(tmp_path / "odd" / path.name, np.where(mask == 0, 255, mask).astype(np.uint8))
+        mask[:, ::3] = 255
+        files.nifti(path, mask)
+
+    def score(*more: str, predictions: str = "masks") -> tuple[int, str]:
+        out = ["--out", str(tmp_path / "out"), "--overwrite"]
+        made = ["--predictions", str(tmp_path / predictions), "--data", str(root), *out]
+        code = cli.main(["evaluate", *made, *more])
+        return code, "".join(capsys.readouterr())
+
+    code, said = score("--ignore", "255")
+    assert code == 0 and "dice 1.000, HD95 not defined" in said
+    assert "over the 67% of the voxels that are known" in said and "255 is ignored (33%" in said
+    report = (tmp_path / "out" / "report.md").read_text()
+    assert "67 % of the voxels are known: all scores and volumes are over these" in report
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text())["known"] == (
+        pytest.approx(2 / 3)
+    )
+    code, said = score("--ignore", "255", predictions="odd")
+    assert code == 2 and "holds 255, but the classes have the values 0, 1, 2" in said
+    code, said = score("--ignore", "0")
+    assert code == 2 and "--ignore (=0) must be at least 1" in said

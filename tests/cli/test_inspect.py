@@ -194,6 +194,8 @@ def test_as_processes_without_warnings(tmp_path: Path, monkeypatch: pytest.Monke
     [
         ([], "give --weights, --data or both"),
         (["--data", "data.npz", "--layer", "0"], "--layer is for --weights"),
+        (["--data", "data.npz", "--ignore", "255"], "--ignore 255: is for masks"),
+        (["--weights", "net.safetensors", "--ignore", "255"], "--ignore is for --data"),
         (["--weights", "net.safetensors", "--layer", "9"], "--layer 9: no such layer; there are 0"),
         (["--weights", "data.npz"], "data.npz is not a crossd weights file"),
         (["--weights", "net.safetensors", "--data", "pairs"], "net.safetensors is for classif"),

@@ -11,6 +11,7 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
+from crossd.data.io.agreement import IGNORED
 from crossd.reports import pictures
 
 
@@ -138,3 +139,18 @@ def test_a_path_without_a_suffix_gets_a_png(tmp_path: Path) -> None:
 def test_pyplot_is_never_imported() -> None:
     code = "import sys, crossd.reports.pictures; sys.exit('matplotlib.pyplot' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_what_is_not_known_is_grey_and_no_class(tmp_path: Path, drawn: list[Figure]) -> None:
+    truth = np.full((6, 8, 10), IGNORED)
+    truth[2, 2:7, 3:9] = 1
+    guess = np.where(truth == IGNORED, 0, truth)
+    image = np.random.default_rng(0).normal(size=truth.shape)
+    pictures.answer(image, truth, guess, ["background", "x"], tmp_path / "answers.png")
+    panels = np.array(drawn[0].axes).reshape(3, 3)
+    assert panels[0, 0].get_ylabel() == "axial 2"
+    assert [text.get_text() for text in drawn[0].legends[0].get_texts()] == ["x", "not known"]
+    filled = [np.asarray(one.get_array())[..., 3] > 0 for one in panels[0, 1].images[1:]]
+    np.testing.assert_array_equal(filled[0], truth[2] == 1)
+    np.testing.assert_array_equal(filled[1], truth[2] == IGNORED)
+    assert len(panels[0, 2].images) == 2, "the answer says something everywhere"

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from crossd.data.io.agreement import IGNORED
 from crossd.reports import slice_viewer
 from crossd.reports.slice_viewer import Case, cases_html, sheets
 
@@ -115,3 +116,20 @@ def test_switches_are_there_for_what_can_be_switched() -> None:
     assert two.count("<option") == 2 and "&lt;b&gt;" in two and "<b>" not in two
     flat = cases_html([Case("x", "y", "g", sheets(image[0]))])
     assert "range" not in flat and "<h3>g</h3>" in flat
+
+
+def test_what_is_not_known_is_grey_and_no_class() -> None:
+    truth = np.full((100, 16, 16), IGNORED, np.uint8)
+    truth[37, 4:12, 4:12], truth[37, 5:9, 5:9] = 0, 2
+    guess = np.where(truth == IGNORED, 1, truth)
+    made = sheets(np.random.default_rng(0).random(truth.shape), truth, {"a": guess})
+    assert made.numbers[made.start] == 37 and made.seen == (1, 2) and made.unknown
+    assert made.truth is not None
+    shown = tile(opened(made.truth), made, made.start)
+    grey = tuple(bytes.fromhex(slice_viewer.UNKNOWN[1:]))
+    found = set(map(tuple, shown.reshape(-1, 4).tolist()))
+    assert found == {(0, 0, 0, 0), (255, 255, 255, 255), (*grey, slice_viewer.FILL)}
+    page = cases_html([Case("x", "y", "g", made, ("none", "a", "b"))])
+    assert page.count(">not known<") == 1
+    whole = sheets(np.zeros((3, 8, 8)), np.ones((3, 8, 8), np.uint8))
+    assert "not known" not in cases_html([Case("x", "y", "g", whole, ("none", "a"))])

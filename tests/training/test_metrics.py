@@ -9,6 +9,7 @@ import torch
 from made import labelled
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, roc_auc_score
 
+from crossd.data.io.agreement import IGNORED
 from crossd.tasks import Scale, task_of
 from crossd.training import metrics
 
@@ -140,3 +141,29 @@ def test_closeness_leaves_out_what_is_not_known() -> None:
     assert metrics.closeness(findings, said, truth).tolist() == [0.625]
     classes = metrics.closeness(source, torch.tensor([[0.2, 0.8]]), torch.tensor([0]))
     assert classes.tolist() == pytest.approx([0.2])
+
+
+def test_dice_leaves_out_what_is_not_known() -> None:
+    generator = np.random.default_rng(0)
+    mask, guess = (torch.from_numpy(generator.integers(0, 3, (9, 10, 11))) for _ in range(2))
+    unknown = torch.from_numpy(generator.random(mask.shape) < 0.7)
+    partly = torch.where(unknown, IGNORED, mask)
+    expected = metrics.dice(guess[~unknown], mask[~unknown], 3)
+    np.testing.assert_array_equal(metrics.dice(guess, partly, 3), expected)
+    np.testing.assert_array_equal(metrics.dice(guess.byte(), partly.byte(), 3), expected)
+    assert np.isnan(metrics.dice(guess, torch.full_like(mask, IGNORED), 3)).all()
+
+
+def test_surfaces_beside_what_is_not_known_are_not_measured() -> None:
+    truth, guess, known = (np.zeros((12, 12, 12), bool) for _ in range(3))
+    truth[2:6, 2:6, 2:6], guess[2:6, 2:6, 3:7], known[:9] = True, True, True
+    expected = metrics.surfaces(guess, truth, (1, 1, 1), 0.5)
+    assert expected["hd95"] == 1
+    guess[9:] = True  # a mistake perhaps, where the truth is not known
+    assert metrics.surfaces(guess, truth, (1, 1, 1), 0.5, known) == expected
+    guess[8, 0, 0] = True
+    found = metrics.surfaces(guess, truth, (1, 1, 1), 0.5, known)
+    assert found["hd95"] is None and found["nsd"] is None
+    assert found["dice"] == pytest.approx(2 * 48 / 129)
+    nothing = metrics.surfaces(guess & ~known, truth & ~known, (1, 1, 1), 0.5, known)
+    assert nothing == {"dice": None, "hd95": None, "nsd": None}

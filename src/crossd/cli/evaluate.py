@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from crossd.cli.opening import as_trained, known
 from crossd.cli.options import EvaluateConfig
-from crossd.data.io.agreement import as_classes, in_same_place, require_one_number
+from crossd.data.io.agreement import IGNORED, as_classes, in_same_place, require_one_number
 from crossd.data.io.read import read_header
 from crossd.data.opening import open_source
 from crossd.data.source import Source
@@ -50,7 +50,7 @@ class Pair:
     Attributes:
         name: Of the case.
         guess: Classes, uint8, ``(D, H, W)`` or ``(H, W)``.
-        truth: Classes, of the same shape.
+        truth: Classes, of the same shape; `IGNORED` where they are not known.
         spacing: Size of a voxel in the order of the axes [mm]; None where it is unknown.
         image: What to picture, of the same shape.
     """
@@ -60,6 +60,11 @@ class Pair:
     truth: NDArray[np.uint8]
     spacing: tuple[float, ...] | None
     image: NDArray[np.float32]
+
+    @property
+    def known(self) -> NDArray[np.bool_]:
+        """Where the truth is known."""
+        return self.truth != IGNORED
 
 
 Score = TypedDict(
@@ -146,9 +151,11 @@ def _masks(
     rows: list[Score] = []
     worst: list[tuple[float, Pair, list[Score]]] = []
     best: list[tuple[float, Case]] = []
+    known, voxels = 0, 0
     begun = time.perf_counter()
     with progress.task("evaluating", total=len(samples)) as bar:
         for pair in _pairs(config, source, net, weights, given):
+            known, voxels = known + int(pair.known.sum()), voxels + pair.truth.size
             scored = score(pair, source.classes, config.tolerance)
             rows += scored
             found = [row["dice"] for row in scored if row["dice"] is not None]
@@ -178,11 +185,16 @@ def _masks(
     cases = [_case(pair, source.classes, scored, shown_cases.WORST) for _, pair, scored in worst]
     names = {case.name for case in cases}
     cases += [case for _, case in best if case.name not in names]
-    _write(config, source, rows, {"metrics": summary, "worst": shown}, cases, start, spent)
+    told: dict[str, object] = {"metrics": summary, "worst": shown}
+    over = ""
+    if known < voxels:
+        told["known"] = known / voxels
+        over = f", over the {100 * known / voxels:.2g}% of the voxels that are known"
+    _write(config, source, rows, told, cases, start, spent)
     first = summary["mean"]
     return (
         f"{len(samples):,} {config.part} samples: dice {_text(first['dice'])}, "
-        f"HD95 {_text(first['hd95'], ' mm')}, NSD {_text(first['nsd'])}\n"
+        f"HD95 {_text(first['hd95'], ' mm')}, NSD {_text(first['nsd'])}{over}\n"
         f"written: {folder}/report.html, report.md, cases.csv, metrics.json and pictures"
     )
 
@@ -259,14 +271,16 @@ def score(pair: Pair, classes: Sequence[str], tolerance: float) -> list[Score]:
     Returns:
         A record a class: ``dice`` (0 when only one of the masks has the class, None when none has),
         ``hd95`` [mm] and ``nsd`` (None without two surfaces; nsd is 0 with one), and the volumes
-        ``ml`` and ``true_ml``.
+        ``ml`` and ``true_ml``. All of what is known; see `crossd.training.metrics.surfaces`.
     """
     spacing = pair.spacing or (1.0,) * pair.truth.ndim
     voxel = float(np.prod(spacing)) / 1000
     rows: list[Score] = []
+    known = pair.known
+    whole = bool(known.all())
     for k, name in enumerate(classes[1:], start=1):
-        guess, truth = pair.guess == k, pair.truth == k
-        found = metrics.surfaces(guess, truth, spacing, tolerance)
+        guess, truth = (pair.guess == k) & known, pair.truth == k
+        found = metrics.surfaces(guess, truth, spacing, tolerance, None if whole else known)
         rows.append(
             {
                 "case": pair.name,

@@ -90,11 +90,13 @@ def inspect(config: InspectConfig, progress: Progress) -> str:
     choice(config.part, ("train", "val", "test"), "--part")
     if config.weights is None and config.data is None:
         raise InputError("give --weights, --data or both: there is nothing to look at")
+    if config.data is None:
+        unused(config, ("ignore",), "is for --data, which are not given")
     start = time.perf_counter()
     if config.weights is None:
-        unused(config, ("layer", "part"), "is for --weights, which are not given")
+        unused(config, ("layer", "part", "accept"), "is for --weights, which are not given")
         assert config.data is not None
-        found = survey(config.data, config.limit, config.seed, progress)
+        found = survey(config.data, config.limit, config.seed, progress, config.ignore)
         out = Findings(claim_folder(config))
         _data_section(out, found)
     else:

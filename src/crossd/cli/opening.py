@@ -6,12 +6,12 @@ from pathlib import Path
 from torch import nn
 
 from crossd.cli.options import (
+    DataOptions,
     EvaluateConfig,
     FinetuneConfig,
     InspectConfig,
     JointConfig,
     LongOptions,
-    Options,
     PretrainConfig,
     RecalibrateConfig,
     TransferConfig,
@@ -21,23 +21,28 @@ from crossd.data.disk_cache import option_cache
 from crossd.data.opening import open_source
 from crossd.data.preprocessing import plan_file
 from crossd.data.slicing import as_images
-from crossd.data.source import Given, Source
+from crossd.data.source import ACCEPTABLE, Given, Source
 from crossd.data.source import require_rank as require_source_rank
 from crossd.data.sources.case_source import entries_of
 from crossd.errors import InputError
 from crossd.inference.predictor import require_channels
 from crossd.nn.kernel_modes import KERNEL_MODES
 from crossd.tasks import Scale, task_of
-from crossd.utils.option_values import sizes
+from crossd.utils.option_values import names, sizes
 from crossd.utils.progress import Progress
 from crossd.weights.weights_file import WeightsConfig, require_files, require_rank
 
 
-def known(config: Options, weights: WeightsConfig | None = None) -> Given:
-    """Gather what options for a cache, weights and a plan that the user edited decide on."""
-    given = Given()
+def known(config: DataOptions, weights: WeightsConfig | None = None) -> Given:
+    """Gather what options for masks and a cache, weights and a plan that was edited decide on."""
+    accepted = names(config.accept, tuple(ACCEPTABLE), "--accept") if config.accept else ()
+    given = Given(
+        ignore=config.ignore,
+        accepted={name: f"gone on with, as --accept {name} says" for name in accepted},
+    )
     if isinstance(config, LongOptions):
-        given = Given(stored=option_cache(config.cache, config.cache_gb))
+        stored = option_cache(config.cache, config.cache_gb)
+        given = dataclasses.replace(given, stored=stored)
     if weights is not None:
         own = plan_file.from_record(weights.plan, "the weights' plan") if weights.plan else None
         labels = () if weights.values else weights.classes
@@ -59,7 +64,8 @@ def fitting(
 ) -> Source:
     """Open the data of a command as its weights need them, with as many channels.
 
-    The classes are those of the weights where masks hold no other values.
+    The classes are those of the weights where masks hold no other values, and what the weights
+    ignored in masks is ignored then, unless the data or an option say it.
 
     Args:
         config: Options that name the data and the weights.
@@ -72,13 +78,18 @@ def fitting(
         InputError: When the task is another.
     """
     assert config.data is not None
+    given = dataclasses.replace(
+        given or known(config, weights),
+        known_classes=_masks(weights),
+        known_ignore=weights.ignore,
+    )
     source = open_source(
         config.data,
         size=None if isinstance(config, InspectConfig) else sizes(config.size),
         seed=config.seed,
         channels=weights.in_channels,
         labels=labels,
-        given=dataclasses.replace(given or known(config, weights), known_classes=_masks(weights)),
+        given=given,
         progress=progress,
     )
     if not isinstance(config, FinetuneConfig):  # which may learn from others
@@ -168,7 +179,7 @@ def images_and_volumes(
             given=known(config),
             progress=progress,
         )
-    images = as_images(images, config.slices, config.slice_step)
+    images = as_images(images, config.slices, config.slice_step, progress)
     if images.task != volumes.task:
         raise InputError(
             f"--images is for {images.task}, --volumes for {volumes.task}: "
@@ -196,6 +207,7 @@ def prepared(weights: WeightsConfig, source: Source) -> WeightsConfig:
         number_mean=() if scale is None else scale.mean,
         number_std=() if scale is None else scale.std,
         modalities=source.modalities,
+        ignore=source.ignore,
     )
 
 

@@ -28,7 +28,23 @@ class Options:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LongOptions(Options):
+class DataOptions(Options):
+    """What all commands that read labelled data can be told of them.
+
+    Attributes:
+        ignore: Value of masks that says that a voxel is not known, such as 255: it is left out of
+            losses and scores. Default: what the csv, dataset.json or the weights say.
+        accept: Grave faults of the data to go on with, separated by commas: parts (a patient, or
+            what is the same, in two parts), labels (the same sample with two labels), constant
+            (images that show nothing). crossd inspect finds them.
+    """
+
+    ignore: int | None = None
+    accept: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class LongOptions(DataOptions):
     """What commands that may take long can be told: to keep what they did, and to go on.
 
     Attributes:
@@ -245,7 +261,7 @@ class StatusConfig(Options):
 
 
 @dataclass(frozen=True)
-class PlanConfig(Options):
+class PlanConfig(DataOptions):
     """Scan volumes and write down how they would be prepared, as a plan.yaml to look at and edit.
 
     Attributes:
@@ -370,7 +386,7 @@ class EvaluateConfig(LongOptions):
 
 
 @dataclass(frozen=True)
-class RecalibrateConfig(Options):
+class RecalibrateConfig(DataOptions):
     """Measure BatchNorm statistics on unlabelled volumes (or images), and score the result.
 
     Attributes:
@@ -480,7 +496,7 @@ class ExportConfig(Options):
 
 
 @dataclass(frozen=True)
-class InspectConfig(Options):
+class InspectConfig(DataOptions):
     """Look at data before a training, or at weights after it: pictures, and what they say.
 
     With --data alone: samples of each class, counts, sizes, intensities, and what is wrong (files

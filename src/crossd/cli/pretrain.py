@@ -63,4 +63,4 @@ def _images(config: PretrainConfig, progress: Progress) -> Source:
         raise InputError(f"--plan is for volumes that come as files, not for {config.data}")
     if config.limit:  # before slicing: it counts volumes
         source = limit(source, config.limit, config.seed)
-    return as_images(source, config.slices, config.slice_step)
+    return as_images(source, config.slices, config.slice_step, progress)

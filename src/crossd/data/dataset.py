@@ -21,7 +21,8 @@ class Sample(TypedDict, total=False):
             returns. Before that images of 8 bits are uint8, and others in [0, 1].
         label: Class, int64, ``()``; or float32, ``(K,)``: 1 and 0 for findings that are there or
             not, or the numbers to learn in their units, NaN where one is not known.
-        mask: Class of every pixel or voxel, int64, ``(H, W)`` or ``(D, H, W)``.
+        mask: Class of every pixel or voxel, int64, ``(H, W)`` or ``(D, H, W)``; `IGNORED` of
+            `crossd.data.io.agreement` where it is not known.
         view: 0 axial, 1 coronal, 2 sagittal, -1 unknown. Images only.
         instead_of: Number of the sample that could not be read, -1 otherwise. In training only.
     """

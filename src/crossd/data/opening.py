@@ -82,7 +82,10 @@ def open_source(
         raise InputError(f"--size {','.join(map(str, shape))}: every side must be at least 1")
     given = given or Given()
     request = Request(spec, shape, seed, given, progress or Progress(quiet=True))
-    return normalise(_open(request, labels), channels, seed, given, request.progress.say)
+    source = _open(request, labels)
+    if given.ignore is not None and source.task != "segmentation":
+        raise InputError(f"--ignore {given.ignore}: is for masks, but {spec} has none")
+    return normalise(source, channels, seed, given, request.progress.say)
 
 
 def _open(request: Request, need_labels: bool) -> Source:

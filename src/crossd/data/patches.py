@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from crossd.data.dataset import ChangedSamples, Sample, Samples
+from crossd.data.io.agreement import IGNORED
 from crossd.data.preprocessing.plan import ISOTROPIC
 from crossd.data.shapes import fit
 
@@ -101,14 +102,24 @@ def _plain(x: Any) -> Tensor:
 def _start(
     sides: Sequence[int], size: Sequence[int], mask: Tensor | None, rng: np.random.Generator
 ) -> list[int]:
-    """Draw where a patch begins along each axis; less than 0 where the volume is smaller."""
+    """Draw where a patch begins along each axis; less than 0 where the volume is smaller.
+
+    A patch of a mask that is known in part has a known voxel in it, drawn like the patch.
+    """
     free = [n - want for n, want in zip(sides, size, strict=True)]
     start = [int(rng.integers(gap + 1)) if gap > 0 else gap for gap in free]
     if max(free) <= 0:
         return start
+    if mask is not None and bool((mask == IGNORED).any()):
+        known = (mask != IGNORED).nonzero()
+        if len(known):
+            voxel = known[int(rng.integers(len(known)))].tolist()
+            for axis, (gap, want, at) in enumerate(zip(free, size, voxel, strict=True)):
+                if gap > 0:
+                    start[axis] = int(rng.integers(max(0, at - want + 1), min(gap, at) + 1))
     if mask is not None and rng.random() < ABOUT_LABELS:
         present = torch.unique(mask)
-        present = present[present > 0]
+        present = present[(present > 0) & (present != IGNORED)]
         if len(present):  # each class that is there with equal chance, then one of its voxels
             chosen = present[int(rng.integers(len(present)))]
             where = (mask == chosen).nonzero()

@@ -42,6 +42,7 @@ class Source:
         scale: By which these numbers are standardised; None takes that of the training samples.
         modalities: Files of each case, whose channels are put together; 0 where samples are no
             files, or cases have other numbers of them than others.
+        ignore: What stands there for voxels that are not known; None where all are.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Source:
     units: tuple[str, ...] = ()
     scale: Scale | None = None
     modalities: int = 0
+    ignore: int | None = None
 
     def scale_of_numbers(self) -> Scale | None:
         """Return by what numbers to learn are standardised; None where there are none.
@@ -94,8 +96,10 @@ class Given:
             are found.
         statistics: Mean and standard deviation to normalise by; None measures them.
         stored: Where prepared volumes are kept between runs; None keeps them nowhere.
-        accepted: Of the grave faults in `ACCEPTABLE` those that are gone on with, and what to say of
-            each then; others are refused.
+        accepted: Of the grave faults in `ACCEPTABLE` those that are gone on with, and what to say
+            of each then; others are refused.
+        ignore: Value of masks that says that a voxel is not known, as an option says.
+        known_ignore: The same, of weights: taken where the data and no option say it.
     """
 
     plan: Plan | None = None
@@ -104,6 +108,8 @@ class Given:
     labels: tuple[str, ...] = ()
     statistics: tuple[float, float] | None = None
     stored: DiskCache | None = None
+    ignore: int | None = None
+    known_ignore: int | None = None
     accepted: Mapping[str, str] = field(default_factory=dict)
 
     def judge(self, fault: str, text: str, remedy: str, say: Callable[[str], None]) -> None:

@@ -31,7 +31,7 @@ from crossd.reports.pictures import (
     save,
     shortened,
 )
-from crossd.reports.slice_viewer import LABELS, colour_of
+from crossd.reports.slice_viewer import LABELS, NOT_KNOWN, UNKNOWN, colour_of
 
 ROWS, COLUMNS = 8, 6
 """Classes, and samples of each, that are drawn."""
@@ -100,6 +100,7 @@ def _tile(ax: Axes, look: SampleFacts) -> None:
     if look.mask is not None:
         for place, value in enumerate(sorted(set(np.unique(look.mask).tolist()) - {0})):
             colour = colour_of(value if value <= len(LABELS) else place + 1)
+            colour = UNKNOWN if value == look.ignore else colour
             region(ax, look.mask == value, colour, origin="upper")
     text = "x".join(map(str, look.size))
     if look.spacing is not None:
@@ -113,13 +114,18 @@ def _counts(ax: Axes, found: Survey) -> None:
         _histogram(ax, found, found.columns)
         return
     voxels = _voxels(found.looks)
-    if voxels:
-        total = sum(voxels.values())
+    unknown = sum(look.unknown for look in found.looks)
+    if voxels or unknown:
+        total = sum(voxels.values()) + unknown
         names = [str(value) for value in voxels]
         dress(ax, "values of the masks", "share of the voxels", "")
         ax.grid(axis="y", visible=False)
         shares = [count / total for count in voxels.values()]
         colours = [GREY if value == 0 else colour_of(value) for value in voxels]
+        if unknown:
+            names.append(NOT_KNOWN)
+            shares.append(unknown / total)
+            colours.append(UNKNOWN)
         ax.barh(range(len(names)), shares, color=colours, height=0.75)
         for line, share in enumerate(shares):
             ax.text(share, line, f" {100 * share:.2g} %", va="center", fontsize=8, color=INK)
@@ -287,5 +293,6 @@ def record(found: Survey, listed: Sequence[Fault]) -> dict[str, object]:
         "median_size": np.median(sizes, axis=0).tolist() if len(sizes) else None,
         "median_spacing": np.median(spaced, axis=0).tolist() if spaced else None,
         "mask_voxels": {str(value): n for value, n in _voxels(found.looks).items()},
+        "ignored_voxels": sum(look.unknown for look in found.looks),
         "notes": found.notes,
     }

@@ -202,12 +202,24 @@ def evaluation(results: Results, spent: Sequence[str]) -> str:
             f"share of the surfaces within {results['config']['tolerance']:g} mm. Missed: cases "
             "that have the class, but not in the prediction; invented: the reverse. Both count as "
             "Dice 0.",
+            *_over(results),
             *section("The worst cases", []),
         ]
         for one in results["worst"]:
             lines += [f"![{one['case']}]({one['picture']})", ""]
             lines += [f"{one['case']}: mean Dice {number(one['dice'])}.", ""]
     return ended([*lines, *spent], results)
+
+
+def _over(results: Results) -> list[str]:
+    """Say of masks that are known in part what was scored."""
+    if "known" not in results:
+        return []
+    return [
+        "",
+        f"{100 * results['known']:.2g} % of the voxels are known: all scores and volumes are over "
+        "these. HD95 and NSD are left out where either mask lies beside what is not known.",
+    ]
 
 
 def versions() -> dict[str, str]:

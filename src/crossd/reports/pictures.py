@@ -16,8 +16,9 @@ from matplotlib.colors import LinearSegmentedColormap, to_rgb
 from matplotlib.figure import Figure, FigureBase
 from matplotlib.patches import Rectangle
 
+from crossd.data.io.agreement import IGNORED
 from crossd.nn.views import VIEWS
-from crossd.reports.slice_viewer import LABELS, colour_of
+from crossd.reports.slice_viewer import LABELS, NOT_KNOWN, UNKNOWN, colour_of
 from crossd.utils.atomic_files import atomic
 
 INK, SOFT, GREY = "#22303c", "#6b7783", "#b4bcc4"
@@ -109,11 +110,12 @@ def answer(
 ) -> None:
     """Draw the image, the truth and the answer of a network: of a volume in the three views.
 
-    Each row is the slice with most foreground. A thin white line is the truth's outline.
+    Each row is the slice with most foreground. A thin white line is the truth's outline. What the
+    truth does not know is light grey in it.
 
     Args:
         image: (D, H, W), or (H, W).
-        truth: Labels of the same shape, 0 the background.
+        truth: Labels of the same shape, 0 the background, `IGNORED` what is not known.
         guess: Labels of the same shape.
         classes: Names of the labels, the background first.
         path: The picture to write.
@@ -129,7 +131,9 @@ def answer(
             raise ValueError(f"the mask must be {image.shape}, not {mask.shape}")
     if image.ndim == 2:
         image, truth, guess, spacing = image[None], truth[None], guess[None], None
-    seen = [int(label) for label in np.unique(np.stack((truth, guess))) if label > 0]
+    unknown = truth == IGNORED
+    labels = np.unique(np.stack((np.where(unknown, 0, truth), guess)))
+    seen = [int(label) for label in labels if label > 0]
     image = np.nan_to_num(image)
     low, high = np.percentile(image, (1, 99))
     views = VIEWS[: 1 if len(image) == 1 else 3]
@@ -145,21 +149,24 @@ def answer(
         ax.set_title(name, fontsize=10, color=INK)
     for axis, view in enumerate(views):
         others = tuple(other for other in range(3) if other != axis)
-        area = (truth > 0).sum(others)
+        area = ((truth > 0) & ~unknown).sum(others)
         place = int(area.argmax()) if area.any() else image.shape[axis] // 2
         for ax in axes[axis]:
             plane = np.take(image, place, axis)
             grey(ax, plane, low, high, "lower", "auto" if spacing else "equal")
         axes[axis, 0].set_ylabel(f"{view} {place}", fontsize=9, color=SOFT)
-        for ax, labels in zip(axes[axis, 1:], (truth, guess), strict=True):
+        for ax, mask in zip(axes[axis, 1:], (truth, guess), strict=True):
             for label in seen:
-                chosen = np.take(labels, place, axis) == label
+                chosen = np.take(mask, place, axis) == label
                 region(ax, chosen, colour_of(label))
-        _edge(axes[axis, 2], np.take(truth, place, axis) > 0, "white", 0.7)
+        region(axes[axis, 1], np.take(unknown, place, axis), UNKNOWN)
+        _edge(axes[axis, 2], np.take((truth > 0) & ~unknown, place, axis), "white", 0.7)
     keys: dict[str, Artist] = {}
     for label in seen:
         name = classes[label] if label < len(classes) else str(label)
         keys[name] = Rectangle((0, 0), 1, 1, color=colour_of(label))
+    if unknown.any():
+        keys[NOT_KNOWN] = Rectangle((0, 0), 1, 1, color=UNKNOWN)
     if keys:
         legend(drawn, keys, 6)
     save(drawn, path)

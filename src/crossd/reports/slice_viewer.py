@@ -15,8 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageColor
 
+from crossd.data.io.agreement import IGNORED
+
 LABELS = ("#e69f00", "#56b4e9", "#009e73", "#cc79a7", "#d55e00", "#f0e442", "#0072b2")
 """Colours of classes."""
+
+UNKNOWN, NOT_KNOWN = "#d5dade", "not known"
+"""Colour of what the truth does not know, and what it is called."""
 
 SLICES = 48
 """Slices of a volume that are kept, at most."""
@@ -45,6 +50,7 @@ class Sheets:
         truth: A PNG of outlines; None without a mask.
         answers: Name to PNG, of filled outlines.
         seen: Labels that some mask has.
+        unknown: Whether the truth does not know all.
     """
 
     numbers: tuple[int, ...]
@@ -56,6 +62,7 @@ class Sheets:
     truth: bytes | None
     answers: Mapping[str, bytes]
     seen: tuple[int, ...]
+    unknown: bool = False
 
 
 @dataclass(frozen=True)
@@ -96,7 +103,7 @@ def sheets(
 
     Args:
         image: ``(D, H, W)``, or ``(H, W)`` of an image.
-        truth: Labels of the same shape, 0 the background.
+        truth: Labels of the same shape, 0 the background, `IGNORED` what is not known.
         answers: Name to labels.
         spacing: Size of a voxel in the order of the axes [mm]; cubes without.
 
@@ -121,10 +128,13 @@ def sheets(
         spacing = None if spacing is None else (1.0, *spacing[-2:])
     depth = len(image)
     numbers = np.unique(np.linspace(0, depth - 1, min(depth, SLICES)).round().astype(int))
+    if truth is not None and (masks[0][1] == IGNORED).any():  # slices with labels may be few
+        most = int(_labelled(masks[0][1]).sum((1, 2)).argmax())
+        numbers = np.unique([*numbers, most])
     kept = [(name, mask[numbers].astype(np.uint8)) for name, mask in masks]
     start = len(numbers) // 2
-    if truth is not None and kept[0][1].any():
-        start = int((kept[0][1] > 0).sum((1, 2)).argmax())
+    if truth is not None and _labelled(kept[0][1]).any():
+        start = int(_labelled(kept[0][1]).sum((1, 2)).argmax())
     grey, way = _grey(image[numbers]), -1 if depth > 1 else 1  # y of volumes grows upwards
     height, width = (float(side) for side in image.shape[1:])
     if spacing is not None:
@@ -140,7 +150,7 @@ def sheets(
             layers.append(_coloured(tiles, columns, filled=truth is None or place > 0))
         if len(picture) + sum(map(len, layers)) <= BYTES:
             break
-    seen = sorted({int(label) for _, mask in kept for label in np.unique(mask)} - {0})
+    seen = {int(label) for _, mask in kept for label in np.unique(mask)}
     first = 0 if truth is None else 1
     return Sheets(
         numbers=tuple(int(number) for number in numbers),
@@ -151,8 +161,13 @@ def sheets(
         image=picture,
         truth=layers[0] if first else None,
         answers=dict(zip(answers or {}, layers[first:], strict=True)),
-        seen=tuple(seen),
+        seen=tuple(sorted(seen - {0, IGNORED})),
+        unknown=IGNORED in seen,
     )
+
+
+def _labelled(mask: NDArray[np.integer]) -> NDArray[np.bool_]:
+    return (mask > 0) & (mask != IGNORED)
 
 
 def _grey(image: NDArray[np.floating]) -> NDArray[np.uint8]:
@@ -182,8 +197,13 @@ def _sheet(tiles: NDArray[np.uint8], columns: int) -> NDArray[np.uint8]:
 
 
 def _coloured(tiles: NDArray[np.uint8], columns: int, filled: bool) -> bytes:
-    """Draw labels in their colours with outlines, or white outlines alone, on nothing."""
+    """Draw labels in their colours with outlines, or white outlines alone, on nothing.
+
+    What is not known is filled in both.
+    """
     from scipy import ndimage
+
+    unknown, tiles = tiles == IGNORED, np.where(tiles == IGNORED, 0, tiles)
 
     near = np.array([[[0, 1, 0], [1, 1, 1], [0, 1, 0]]], bool)  # within a slice
     highest = ndimage.maximum_filter(tiles, footprint=near)
@@ -191,10 +211,12 @@ def _coloured(tiles: NDArray[np.uint8], columns: int, filled: bool) -> bytes:
     count = len(LABELS)
     colour = np.where(tiles > 0, (tiles - 1) % count + 1, 0)
     drawn = np.where(edge, colour + count, colour) if filled else np.where(edge, 2 * count + 1, 0)
+    drawn = np.where(unknown, 2 * count + 2, drawn)
     picture = Image.fromarray(_sheet(drawn.astype(np.uint8), columns))
-    colours = [ImageColor.getrgb(name) for name in ("#000000", *LABELS, *LABELS, "#ffffff")]
+    names = ("#000000", *LABELS, *LABELS, "#ffffff", UNKNOWN)
+    colours = [ImageColor.getrgb(name) for name in names]
     picture.putpalette([part for rgb in colours for part in rgb])
-    opacity = bytes([0, *[FILL] * count, *[EDGE] * count, EDGE])
+    opacity = bytes([0, *[FILL] * count, *[EDGE] * count, EDGE, FILL])
     return _encoded(picture, "PNG", transparency=opacity)
 
 
@@ -287,10 +309,14 @@ def _choices(case: Case) -> list[str]:
     if not lines:
         return []
     legend = f'<fieldset class="choices" aria-label="Masks of {escape(case.name)}">'
-    keys = [
-        f'<span><span class="swatch" style="background:{colour_of(label)}">'
-        f"</span>{escape(case.classes[label] if label < len(case.classes) else str(label))}</span>"
+    named = [
+        (colour_of(label), case.classes[label] if label < len(case.classes) else str(label))
         for label in made.seen
+    ]
+    named += [(UNKNOWN, NOT_KNOWN)] if made.unknown else []
+    keys = [
+        f'<span><span class="swatch" style="background:{colour}"></span>{escape(name)}</span>'
+        for colour, name in named
     ]
     return [legend, *lines, "</fieldset>", f'<div class="key">{"".join(keys)}</div>']
 

@@ -266,7 +266,8 @@ class Feed:
         self.drawn = Patches(read, source.train.patch, config.seed, full, source.spacing)
         self.loader = batches(self.drawn, net, replace(config, workers=workers), train=True)
         self.ready = self.loader
-        self.criterion = loss_of(source.task, source.scale_of_numbers())
+        partial = source.ignore is not None
+        self.criterion = loss_of(source.task, source.scale_of_numbers(), partial)
         self.rows = slice(None)
 
     def take(self, epoch: int, count: int, done: int = 0) -> Iterator[Piece]:

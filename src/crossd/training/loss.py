@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from crossd.tasks import Scale
+from crossd.training.partial_loss import dice_and_cross_entropy
 
 Logits = Tensor | Sequence[Tensor]
 """What a network says of a batch; with deep supervision, that of several of its heads."""
@@ -16,7 +17,7 @@ Loss = Callable[[Any, Tensor], Tensor]
 """Of logits and of what is true."""
 
 
-def loss_of(task: str, scale: Scale | None = None) -> Loss:
+def loss_of(task: str, scale: Scale | None = None, partial: bool = False) -> Loss:
     """Make the loss of a task.
 
     Classes have cross-entropy; masks add Dice to it, and logits of deep supervision are weighted by
@@ -26,6 +27,7 @@ def loss_of(task: str, scale: Scale | None = None) -> Loss:
     Args:
         task: Its name.
         scale: By which numbers are standardised.
+        partial: Whether masks may be known in part: the loss is that over known voxels then.
     """
     if task == "classification":
         return F.cross_entropy
@@ -34,7 +36,7 @@ def loss_of(task: str, scale: Scale | None = None) -> Loss:
     if task == "regression":
         assert scale is not None
         return lambda said, truth: numbers(said, scale.standardised(truth))
-    return masks()
+    return masks(partial)
 
 
 def findings(logits: Tensor, truth: Tensor) -> Tensor:
@@ -82,11 +84,11 @@ def _known(truth: Tensor) -> tuple[Tensor, Tensor]:
     return known, torch.where(known, truth, 0.0)
 
 
-def masks() -> Callable[[Logits, Tensor], Tensor]:
-    """Make the mean of Dice loss and cross-entropy of masks."""
+def masks(partial: bool = False) -> Callable[[Logits, Tensor], Tensor]:
+    """Make the sum of Dice loss and cross-entropy of masks; see `loss_of`."""
     from monai.losses.dice import DiceCELoss
 
-    criterion = DiceCELoss(to_onehot_y=True, softmax=True)
+    whole = DiceCELoss(to_onehot_y=True, softmax=True)
 
     def loss(logits: Logits, mask: Tensor) -> Tensor:
         if isinstance(logits, Tensor) and logits.dim() == mask.dim() + 2:
@@ -95,7 +97,9 @@ def masks() -> Callable[[Logits, Tensor], Tensor]:
             if logits.shape[2:] != mask.shape[1:]:  # a head of coarser resolution
                 mode = "bilinear" if mask.dim() == 3 else "trilinear"
                 logits = F.interpolate(logits, size=mask.shape[1:], mode=mode)
-            value: Tensor = criterion(logits, mask.unsqueeze(1))
+            if partial:
+                return dice_and_cross_entropy(logits, mask)
+            value: Tensor = whole(logits, mask.unsqueeze(1))
             return value
         parts = [loss(part, mask) * 0.5**i for i, part in enumerate(logits)]
         return torch.stack(parts).sum() / sum(0.5**i for i in range(len(parts)))

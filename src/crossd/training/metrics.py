@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from crossd.data.io.agreement import IGNORED
 from crossd.data.source import Source
 
 
@@ -219,7 +220,7 @@ def dice(answer: Tensor, mask: Tensor, classes: int) -> NDArray[np.float64]:
 
     Args:
         answer: Predicted classes, shape ``(...)``.
-        mask: True classes, the same shape.
+        mask: True classes, the same shape; what it does not know is left out of both.
         classes: Number of classes K, background included.
 
     Returns:
@@ -230,8 +231,9 @@ def dice(answer: Tensor, mask: Tensor, classes: int) -> NDArray[np.float64]:
         array([0.8])
     """
     values = np.full(classes - 1, np.nan)
+    known = mask != IGNORED
     for k in range(1, classes):
-        guess, truth = answer == k, mask == k
+        guess, truth = (answer == k) & known, mask == k
         total = int(guess.sum() + truth.sum())
         if total:
             values[k - 1] = round(2 * int((guess & truth).sum()) / total, 6)
@@ -243,6 +245,7 @@ def surfaces(
     truth: NDArray[np.bool_],
     spacing: Sequence[float],
     tolerance: float,
+    known: NDArray[np.bool_] | None = None,
 ) -> dict[str, float | None]:
     """Compare two masks of one class by their volumes and their surfaces.
 
@@ -251,11 +254,13 @@ def surfaces(
         truth: The same shape.
         spacing: Size of a voxel in the order of the axes [mm].
         tolerance: Distance that counts as none [mm].
+        known: Where the truth is known; None where it is everywhere. The rest is in neither mask.
 
     Returns:
         ``dice``, ``hd95`` (95th percentile of the distances between the surfaces [mm]) and ``nsd``
         (share of the surfaces within the tolerance). With one mask empty dice and nsd are 0 and
-        hd95 is None; with both, all are None.
+        hd95 is None; with both, all are None. Where a mask has a voxel beside one that is not
+        known, its surface there is not known either: hd95 and nsd are None.
 
     Example:
         >>> mask = np.zeros((8, 8), bool)
@@ -263,6 +268,11 @@ def surfaces(
         >>> surfaces(mask, np.roll(mask, 1, 0), (2.0, 1.0), 1.0)["hd95"]
         2.0
     """
+    if known is not None:
+        guess, truth = guess & known, truth & known
+        if _touch(guess | truth, ~known):
+            total = int(guess.sum() + truth.sum())
+            return {"dice": 2 * int((guess & truth).sum()) / total, "hd95": None, "nsd": None}
     if not (guess.any() and truth.any()):
         none = None if not (guess.any() or truth.any()) else 0.0
         return {"dice": none, "hd95": None, "nsd": none}
@@ -285,6 +295,13 @@ def surfaces(
         )
     overlap = 2 * float((guess & truth).sum()) / float(guess.sum() + truth.sum())
     return {"dice": overlap, "hd95": float(far), "nsd": float(near)}
+
+
+def _touch(mask: NDArray[np.bool_], other: NDArray[np.bool_]) -> bool:
+    """Tell whether two masks that share no voxel have neighbouring ones."""
+    from scipy import ndimage
+
+    return bool((ndimage.binary_dilation(other) & mask).any())
 
 
 def segmentation(scores: NDArray[np.float64], classes: tuple[str, ...]) -> dict[str, float]:

@@ -25,6 +25,7 @@ LEAST = {
     "batch_size": 1,
     "limit": 1,
     "slice_step": 1,
+    "ignore": 1,
     "steps": 1,
     "channels": 1,
     "num_nodes": 1,

@@ -55,6 +55,7 @@ class WeightsConfig:
         number_std: Their standard deviations.
         modalities: Files of each case that it was trained on, whose channels are put together; 0
             where that is unknown, as of arrays and in files of older versions.
+        ignore: What stood there for voxels that are not known; None where all were.
         answer: How it answers on volumes, see `crossd.inference.slice_ensemble.answering`.
         recalibrated: Whether BatchNorm was measured on volumes; False after training on images.
         version: Of crossd, when saved.
@@ -78,6 +79,7 @@ class WeightsConfig:
     number_mean: tuple[float, ...] = ()
     number_std: tuple[float, ...] = ()
     modalities: int = 0
+    ignore: int | None = None
     answer: str = "volume"
     recalibrated: bool = True
     version: str = ""
@@ -260,6 +262,7 @@ def read_config(path: str | Path) -> WeightsConfig:
         ("plan", isinstance(config.plan, dict | None)),
         ("number_mean", len(config.number_mean) == len(config.number_std)),
         ("number_std", len(config.number_std) in (0, len(classes) if is_numbers else 0)),
+        ("ignore", isinstance(config.ignore, int | None)),
     ):
         if not right:
             raise InputError(f"{path}: {name} (={getattr(config, name)!r}) is damaged")

@@ -83,7 +83,6 @@ def test_splits_and_tests_of_nnunet(tmp_path: Path) -> None:
         ({"channel_names": {"0": "CT"}}, "has 2 files, but"),
         ({"channel_names": {}}, "expected a name for each channel"),
         ({"labels": {"background": 0, "whole": [1, 2]}}, "the class whole is a region"),
-        ({"labels": {"background": 0, "a": 1, "ignore": 2}}, "a label that is ignored"),
         ({"labels": {"a": 1, "b": 2}}, "0 for the background"),
         ({"labels": None}, "expected a value for each name"),
         ({"labels": {"background": 0, "a": 70_000}}, "gives 'a' the value 70000"),

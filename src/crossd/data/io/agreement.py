@@ -1,6 +1,6 @@
 """What files of a case must agree in, and what its mask may hold: of images and of volumes."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +13,12 @@ from crossd.errors import InputError
 
 HIGHEST = 65_535
 """The highest value of a mask."""
+
+IGNORED = 255
+"""Stands among the numbers of classes for what is not known, whatever its value in files is."""
+
+USUAL = 255
+"""The value that many tools give to voxels that are not known."""
 
 ROUNDED = 1e-3
 """Distance to a whole number that comes from storing masks as numbers with a slope."""
@@ -125,14 +131,24 @@ def whole_numbers(mask: Array, path: Path) -> NDArray[np.uint16]:
     return numbers.astype(np.uint16)
 
 
-def as_classes(mask: NDArray[np.uint16], values: Sequence[int], path: Path) -> NDArray[np.uint8]:
+def as_classes(
+    mask: NDArray[np.uint16], values: Sequence[int], path: Path, ignore: int | None = None
+) -> NDArray[np.uint8]:
     """Number the classes of a mask by what stands for each in its file; refuse other values.
 
+    Args:
+        mask: The values.
+        values: What stands for each class.
+        path: The file, for the message.
+        ignore: What stands for voxels that are not known, which become `IGNORED`.
+
     Example:
-        >>> as_classes(np.array([4, 0, 1], np.uint16), (0, 1, 4), Path("mask.png"))
-        array([2, 0, 1], dtype=uint8)
+        >>> as_classes(np.array([4, 0, 1, 9], np.uint16), (0, 1, 4), Path("mask.png"), 9)
+        array([  2,   0,   1, 255], dtype=uint8)
     """
     table = np.full(HIGHEST + 1, -1, np.int16)
+    if ignore is not None:
+        table[ignore] = IGNORED
     table[list(values)] = np.arange(len(values))
     classes = table[mask]
     if (classes < 0).any():
@@ -144,6 +160,22 @@ def require_known(found: Sequence[int], values: Sequence[int], path: Path) -> No
     """Check that the values found in a mask are those of the classes."""
     odd = sorted(set(found) - set(values))
     if odd:
+        hint = f"; if {USUAL} says that a voxel is not known, give --ignore {USUAL}"
         raise InputError(
-            f"{path}: holds {odd[0]}, but the classes have the values {', '.join(map(str, values))}"
+            f"{path}: holds {odd[0]}, but the classes have the values "
+            f"{', '.join(map(str, values))}{hint if odd[0] == USUAL else ''}"
         )
+
+
+def may_be_ignored(values: Collection[int]) -> bool:
+    """Tell whether values of masks look as if `USUAL` marked what is not known.
+
+    That is where it stands beside 0 or 1 up to a small number, with none left out.
+
+    Example:
+        >>> may_be_ignored({0, 1, 2, 255}), may_be_ignored({0, 255}), may_be_ignored({0, 7, 255})
+        (True, False, False)
+    """
+    others = sorted(set(values) - {USUAL})
+    counted = others in (list(range(len(others))), list(range(1, len(others) + 1)))
+    return USUAL in values and counted and others[-1:] > [0]

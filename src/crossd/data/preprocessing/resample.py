@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from crossd.data.io.agreement import IGNORED
 from crossd.data.io.header import Header
 from crossd.utils.memory import require
 
@@ -71,13 +72,42 @@ def along(x: Tensor, axis: int, rows: Tensor) -> Tensor:
     return torch.tensordot(rows, x, ([1], [axis])).movedim(0, axis)
 
 
-def mask(x: Tensor, sides: Sequence[int]) -> Tensor:
-    """Resample numbers of classes ``(*spatial)`` by the nearest voxel."""
+def mask(
+    x: Tensor, sides: Sequence[int], across: tuple[int, Sequence[int]] | None = None
+) -> Tensor:
+    """Resample numbers of classes ``(*spatial)`` by the nearest voxel.
+
+    Where that is not known, `IGNORED`, the nearest known one is taken of those that a coarser voxel
+    covers: else single slices with labels might all lie between those that are taken.
+
+    Args:
+        x: The classes.
+        sides: The shape wanted.
+        across: For one slice alone the axis that it lies across, and what `covered` says that it
+            may be taken from, as places in `x`.
+
+    Example:
+        >>> mask(torch.tensor([1, 255, 255, 2], dtype=torch.uint8), (2,))
+        tensor([1, 2], dtype=torch.uint8)
+    """
     for axis, (source, target) in enumerate(zip(x.shape, sides, strict=True)):
-        if source != target:
-            rows = [nearest(source, target, position) for position in range(target)]
-            x = x.index_select(axis, torch.tensor(rows))
+        if across is not None and axis == across[0]:
+            x = _first_known(x, axis, [across[1]])
+        elif source != target:
+            x = _first_known(x, axis, [covered(source, target, p) for p in range(target)])
     return x
+
+
+def _first_known(x: Tensor, axis: int, rows: Sequence[Sequence[int]]) -> Tensor:
+    """Take along an axis, for each position, the first of its rows, or the first known of them."""
+    taken = x.index_select(axis, torch.tensor([row[0] for row in rows]))
+    for place in range(1, max(map(len, rows))):
+        unknown = taken == IGNORED
+        if not unknown.any():
+            break
+        other = x.index_select(axis, torch.tensor([row[min(place, len(row) - 1)] for row in rows]))
+        taken = torch.where(unknown, other, taken)
+    return taken
 
 
 def taps(source: int, target: int, position: int) -> tuple[int, list[float]]:
@@ -112,6 +142,22 @@ def taps(source: int, target: int, position: int) -> tuple[int, list[float]]:
 def nearest(source: int, target: int, position: int) -> int:
     """Return the voxel that `mask` reads for one position along an axis."""
     return (2 * position + 1) * source // (2 * target)
+
+
+def covered(source: int, target: int, position: int) -> list[int]:
+    """Return the voxels that `mask` may read for one position along an axis, the nearest first.
+
+    They are those whose centres lie in the coarser voxel, so that each is in one alone.
+
+    Example:
+        >>> covered(8, 2, 1), covered(2, 4, 1)
+        ([6, 5, 7, 4], [0])
+    """
+    center = nearest(source, target, position)
+    if source <= target:
+        return [center]
+    start, stop = (-((target - 2 * source * p) // (2 * target)) for p in (position, position + 1))
+    return sorted(range(start, stop), key=lambda voxel: (abs(voxel - center), voxel))
 
 
 def matrix(source: int, target: int) -> Tensor:

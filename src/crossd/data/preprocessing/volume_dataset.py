@@ -162,9 +162,13 @@ class VolumeSamples(Samples):
         plane = resample.image(mixed, sides).select(axis + 1, 0)
         if entry.mask is None:
             return self._sample(index, plane)
-        nearest = resample.nearest(source, length, position)
-        mask = torch.from_numpy(read_mask(entry, self.values, (axis, slice(nearest, nearest + 1))))
-        return self._sample(index, plane, resample.mask(mask, sides).select(axis, 0))
+        rows = resample.covered(source, length, position)
+        rows = rows[:1] if entry.case.ignore is None else rows
+        first = min(rows)
+        mask = read_mask(entry, self.values, (axis, slice(first, max(rows) + 1)))
+        across = (axis, [row - first for row in rows])
+        own = resample.mask(torch.from_numpy(mask), sides, across)
+        return self._sample(index, plane, own.select(axis, 0))
 
 
 class TensorVolumes(Samples):

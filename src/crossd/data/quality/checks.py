@@ -154,7 +154,7 @@ def _not_labels(looks: Sequence[SampleFacts]) -> list[str]:
     return []
 
 
-def _masks(looks: Iterable[SampleFacts]) -> list[Fault]:
+def _masks(looks: Sequence[SampleFacts]) -> list[Fault]:
     masked = [look for look in looks if look.voxels]
     trained = {value for look in masked if look.part == "train" for value in look.voxels}
     new = [
@@ -163,6 +163,7 @@ def _masks(looks: Iterable[SampleFacts]) -> list[Fault]:
         if trained and look.part != "train" and set(look.voxels) - trained
     ]
     blank = _names(look for look in masked if set(look.voxels) == {0})
+    hidden = _names(look for look in looks if look.unknown and not look.voxels)
     training = [look for look in masked if look.part == "train"] or masked
     useless = not any(set(look.voxels) - {0} for look in training)
     several = [f"{look.name} ({look.several:,})" for look in masked if look.several]
@@ -171,6 +172,7 @@ def _masks(looks: Iterable[SampleFacts]) -> list[Fault]:
         Fault("masks do not hold one number for each class", _not_labels(masked), True),
         Fault("masks are empty", blank, useless),
         Fault("voxels in several structures: the smallest has them", several),
+        Fault("masks know nothing: every voxel is ignored", hidden, not trained),
     ]
 
 

@@ -1,12 +1,14 @@
 """What is found in one sample: what plans, data sheets and the search for faults are made of."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
+from crossd.data.io.agreement import USUAL, may_be_ignored
+from crossd.data.shared_arrays import Array
 from crossd.errors import InputError
 
 CLIP = (0.5, 99.5)
@@ -48,7 +50,9 @@ class SampleFacts:
         modality: As DICOM names it, "" where unknown.
         ranges: Least value, the percentiles 0.5 and 99.5, and greatest value of each channel,
             ``(C, 4)``; percentiles within the mask where there is one.
-        voxels: How many voxels of the mask hold each value.
+        voxels: How many voxels of the mask hold each value, but for the one that is ignored.
+        unknown: How many hold that one.
+        ignore: It; None where there is none.
         several: How many voxels several files of the mask claim, where it is a file for each class.
         filled: Values of the mask that fill a square of 3 x 3 pixels somewhere.
         digest: Of all values, equal for equal samples; this and the rest for data sheets only.
@@ -70,6 +74,8 @@ class SampleFacts:
     voxels: dict[int, int] = field(default_factory=dict)
     several: int = 0
     filled: set[int] = field(default_factory=set)
+    unknown: int = 0
+    ignore: int | None = None
     digest: str = ""
     values: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
     thumb: NDArray[np.float32] | None = None
@@ -114,22 +120,62 @@ def thinned(values: NDArray[np.float32], count: int) -> NDArray[np.float32]:
     return flat[:: max(1, len(flat) // count)]
 
 
-def ranges_of(image: NDArray[np.float32], mask: NDArray[np.uint16] | None) -> NDArray[np.float64]:
+def labelled(mask: Array, ignore: int | None) -> NDArray[np.bool_]:
+    """Return where a mask has a label: neither the background nor the value that is ignored."""
+    return mask > 0 if ignore is None else (mask > 0) & (mask != ignore)
+
+
+def ranges_of(
+    image: NDArray[np.float32], mask: NDArray[np.uint16] | None, ignore: int | None
+) -> NDArray[np.float64]:
     """Return the ranges of the channels of an image ``(C, *spatial)``, see `SampleFacts`."""
     rows = []
+    where = None if mask is None else labelled(mask, ignore)
     for channel in image:
-        inside = channel[mask > 0] if mask is not None and mask.any() else channel
+        inside = channel[where] if where is not None and where.any() else channel
         low, high = np.percentile(thinned(inside, ENOUGH), CLIP)
         rows.append((channel.min(), low, high, channel.max()))
     return np.array(rows, np.float64)
 
 
-def counts_of(mask: NDArray[np.uint16] | None) -> dict[int, int]:
-    """Count the voxels of each value of a mask, if there is one."""
-    if mask is None:
-        return {}
-    values, counts = np.unique(mask, return_counts=True)
-    return dict(zip(values.tolist(), counts.tolist(), strict=True))
+def count(found: SampleFacts, mask: NDArray[np.uint16] | None) -> None:
+    """Write down how many voxels of a mask, if there is one, hold each value."""
+    if mask is not None:
+        values, counts = np.unique(mask, return_counts=True)
+        found.voxels = dict(zip(values.tolist(), counts.tolist(), strict=True))
+        found.unknown = 0 if found.ignore is None else found.voxels.pop(found.ignore, 0)
+        found.filled = filled_by(mask)
+
+
+def told(looks: Sequence[SampleFacts]) -> str:
+    """Say what of masks is ignored; nothing where nothing is.
+
+    Example:
+        >>> told([SampleFacts("a", voxels={0: 10, 1: 5}, unknown=85, ignore=255)])
+        '255 is ignored (85% of the voxels)'
+    """
+    unknown = sum(look.unknown for look in looks)
+    every = unknown + sum(sum(look.voxels.values()) for look in looks)
+    value = next((look.ignore for look in looks if look.unknown), None)
+    return (
+        "" if value is None else f"{value} is ignored ({100 * unknown / every:.2g}% of the voxels)"
+    )
+
+
+def hint(looks: Sequence[SampleFacts], named: Collection[int]) -> str:
+    """Say that masks may hold a value that should be ignored; nothing where none looks like it.
+
+    Args:
+        looks: What was found.
+        named: Values that someone gave the name of a class.
+    """
+    values = {value for look in looks for value in look.voxels}
+    if not may_be_ignored(values) or USUAL in named:
+        return ""
+    return (
+        f"its masks hold {USUAL} beside {min(values)} to {sorted(values)[-2]}, which is a class; "
+        f"if it says that a voxel is not known, give --ignore {USUAL}"
+    )
 
 
 def filled_by(mask: NDArray[np.uint16] | None) -> set[int]:
@@ -184,8 +230,8 @@ def describe(
 ) -> None:
     """Write down what a data sheet shows of an image ``(C, *spatial)``, and its mask if any."""
     found.size = image.shape[1:]
-    found.ranges, found.voxels = ranges_of(image, mask), counts_of(mask)
-    found.filled = filled_by(mask)
+    found.ranges = ranges_of(image, mask, found.ignore)
+    count(found, mask)
     digest = hashlib.blake2b(repr(image.shape).encode(), digest_size=16)
     digest.update(np.ascontiguousarray(image).tobytes())
     found.digest = digest.hexdigest()
@@ -193,8 +239,8 @@ def describe(
     plane = image[0] if len(image) != 3 or image.ndim == 4 else image.mean(0)
     if plane.ndim == 3:
         place = len(plane) // 2
-        if mask is not None and mask.any():
-            place = int((mask > 0).sum((1, 2)).argmax())
+        if mask is not None and (where := labelled(mask, found.ignore)).any():
+            place = int(where.sum((1, 2)).argmax())
         plane, mask = plane[place, ::-1], None if mask is None else mask[place, ::-1]
     step = max(1, -(-max(plane.shape) // THUMB))
     found.thumb = plane[::step, ::step].astype(np.float32)

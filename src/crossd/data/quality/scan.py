@@ -16,9 +16,8 @@ from crossd.data.quality.facts import (
     ENOUGH,
     NO_CLASS,
     SampleFacts,
-    counts_of,
+    count,
     describe,
-    filled_by,
     ranges_of,
     require_varied,
 )
@@ -62,18 +61,23 @@ def of_volume(entry: Entry, cache: DiskCache | None = None) -> SampleFacts:
     kept = None if cache is None else cache.get(key)
     if kept is not None:
         found.ranges, found.voxels = kept["ranges"].copy(), dict(kept["voxels"].tolist())
-        found.several = int(kept["several"][0])
+        found.several, found.unknown = int(kept["several"][0]), int(kept["unknown"][0])
         found.filled = set(kept["filled"].tolist())
         return found
     image, mask = _read_volume(found, entry)
-    found.ranges, found.voxels = ranges_of(image, mask), counts_of(mask)
-    found.filled = filled_by(mask)
+    found.ranges = ranges_of(image, mask, found.ignore)
+    count(found, mask)
     for least, *_, most in found.ranges.tolist():
         require_varied(least, most, entry.where)
     if cache is not None:
         voxels = np.array(list(found.voxels.items()), np.int64).reshape(-1, 2)
-        several, filled = np.array([found.several]), np.array(sorted(found.filled), np.int64)
-        kept = {"ranges": found.ranges, "voxels": voxels, "several": several, "filled": filled}
+        kept = {
+            "ranges": found.ranges,
+            "voxels": voxels,
+            "several": np.array([found.several]),
+            "filled": np.array(sorted(found.filled), np.int64),
+            "unknown": np.array([found.unknown], np.int64),
+        }
         cache.keep(key, kept)
     return found
 
@@ -91,7 +95,7 @@ def of_mask(case: Case) -> SampleFacts:
         require_same_shape(case.images[0], found.size, path, shape_of(path), "modalities")
     mask = raw_mask(case.mask)
     require_same_shape(case.images[0], found.size, case.mask, mask.shape, "image and mask")
-    found.voxels, found.filled = counts_of(mask), filled_by(mask)
+    count(found, mask)
     return found
 
 
@@ -123,11 +127,13 @@ def _read_case(found: SampleFacts, case: Case) -> Read:
 
 
 def _begun(case: Case) -> SampleFacts:
-    label, findings = told(case.label or NO_CLASS, case.columns, case.numbers)
-    return SampleFacts(case.name, label=label, findings=findings, group=case.group)
+    label, findings = in_words(case.label or NO_CLASS, case.columns, case.numbers)
+    return SampleFacts(
+        case.name, label=label, findings=findings, group=case.group, ignore=case.ignore
+    )
 
 
-def told(
+def in_words(
     label: str, columns: Columns | None, numbers: Sequence[float]
 ) -> tuple[str, tuple[str, ...]]:
     """Put what is known of a sample in words, and name the findings that it has.

@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 from crossd.data.dataset import Sample, Samples
 from crossd.data.io.images import require_same_colours
 from crossd.data.opening import is_list, list_cases, open_source
-from crossd.data.quality.facts import NO_CLASS, NO_PART, SampleFacts
-from crossd.data.quality.scan import Read, for_sheet, noted, scan, told
+from crossd.data.quality.facts import NO_CLASS, NO_PART, SampleFacts, hint, told
+from crossd.data.quality.scan import Read, for_sheet, in_words, noted, scan
 from crossd.data.source import ACCEPTABLE, Given, Source
 from crossd.data.sources import case_list, class_folders, tar_names
 from crossd.data.sources.belonging import together
 from crossd.data.sources.case_list import Case, loose_cases
+from crossd.data.sources.known_in_part import ignoring
 from crossd.data.sources.numbered_columns import Columns
 from crossd.data.splits import SPLITS, spread
 from crossd.errors import InputError
@@ -76,6 +77,8 @@ class Survey:
             called = [self.named[value] for value in sorted(self.named) if value]
             called_so = f" ({len(called)} classes: {case_list.first_few(called)})" if called else ""
             said.append(f"masks of the values {shown}{called_so}")
+        if ignored := told(self.looks):
+            said[-1] += f"; {ignored}"
         if self.groups:
             said.append(f"{self.groups:,} patients")
         parts = [f"{count:,} to {part}" for part, count in self.sizes.items()]
@@ -105,7 +108,9 @@ class Survey:
         return case_list.in_order(names if among is None else names & set(among))
 
 
-def survey(spec: str, limit: int, seed: int, progress: Progress) -> Survey:
+def survey(
+    spec: str, limit: int, seed: int, progress: Progress, ignore: int | None = None
+) -> Survey:
     """Look at the samples of a source.
 
     Args:
@@ -113,6 +118,7 @@ def survey(spec: str, limit: int, seed: int, progress: Progress) -> Survey:
         limit: Samples to look at, at most, evenly spread over all.
         seed: Decides on the split, where the data have none.
         progress: Where to show how far it is.
+        ignore: Value of masks that says that a voxel is not known.
 
     Raises:
         InputError: When it is no source, or a list of files that cannot be understood at all.
@@ -129,7 +135,9 @@ def survey(spec: str, limit: int, seed: int, progress: Progress) -> Survey:
     path = Path(spec).expanduser()
     if not spec or not is_list(path) or tar_names.find(spec):
         as_stored = Given(
-            statistics=(0.0, 1.0), accepted=dict.fromkeys(ACCEPTABLE, "a training refuses that")
+            statistics=(0.0, 1.0),
+            ignore=ignore,
+            accepted=dict.fromkeys(ACCEPTABLE, "a training refuses that"),
         )
         source = open_source(spec, seed=seed, labels=False, given=as_stored, progress=progress)
         return _of_source(source, limit, progress)
@@ -142,6 +150,7 @@ def survey(spec: str, limit: int, seed: int, progress: Progress) -> Survey:
         found = together(found, str(path), progress) if images else found
     if not found:
         raise InputError(f"{path}: holds no image or volume that can be read")
+    found = ignoring(found, ignore, None, spec)
     parts, notes = _parts(found, spec, seed)
     notes += [listed.unlabelled] if listed.unlabelled else []
     try:
@@ -150,7 +159,7 @@ def survey(spec: str, limit: int, seed: int, progress: Progress) -> Survey:
         notes.append(str(error))
     columns = found[0].columns
     labels = [
-        told(case.label or NO_CLASS, case.columns, case.numbers)[1]
+        in_words(case.label or NO_CLASS, case.columns, case.numbers)[1]
         if columns is not None
         else (case.label or NO_CLASS,)
         for case in found
@@ -160,6 +169,8 @@ def survey(spec: str, limit: int, seed: int, progress: Progress) -> Survey:
     looks = scan(LOOKING, [found[i] for i in chosen], for_sheet, progress)
     for look, i in zip(looks, chosen, strict=True):
         look.part = parts[i]
+    if note := hint(looks, listed.classes):
+        notes.append(note)
     groups = len({case.group for case in found if case.group})
     numbers = np.array([case.numbers for case in found])
     return Survey(
@@ -237,7 +248,7 @@ def _of_source(source: Source, limit: int, progress: Progress) -> Survey:
         if samples.labels is None or not source.classes:
             return NO_CLASS, ()
         if columns is not None:
-            return told(NO_CLASS, columns, samples.labels[i].tolist())
+            return in_words(NO_CLASS, columns, samples.labels[i].tolist())
         return source.classes[samples.labels[i]], ()
 
     def group(samples: Samples, i: int) -> str:

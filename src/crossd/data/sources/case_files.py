@@ -68,7 +68,8 @@ class Entry:
         files = [file for part in parts for file in (part, *data_files(part))]
         states = [(str(file.absolute()), *state_of(file)) for file in files]
         versions = (PREPARATION, torch.__version__, np.__version__)
-        return key_of(kind, states, len(self.images), self.case.spacing, options, versions)
+        own = (len(self.images), self.case.spacing, self.case.ignore)
+        return key_of(kind, states, own, options, versions)
 
 
 def all_volumes(cases: Sequence[Case], name: str) -> bool:
@@ -137,11 +138,13 @@ def read_mask(
 
     Args:
         entry: The case.
-        values: What stands for each class in the file; another value is refused.
+        values: What stands for each class in the file; another value than these and the one that
+            the case ignores is refused.
         planes: As `crossd.data.io.read.read` takes it.
     """
     assert entry.mask is not None
-    return as_classes(raw_mask(entry, planes)[0], values, entry.mask.path)
+    values_there = raw_mask(entry, planes)[0]
+    return as_classes(values_there, values, entry.mask.path, entry.case.ignore)
 
 
 def raw_mask(

@@ -37,6 +37,7 @@ class Case:
             none does.
         structures: Names of the files in the folder `mask`, one for each class but the background,
             whose values are 1, 2, ...; none where the mask is one file.
+        ignore: Value of its mask that says that a voxel is not known; None where there is none.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Case:
     group: str = ""
     spacing: tuple[float, float, float] | None = None
     same: str = ""
+    ignore: int | None = None
     columns: Columns | None = None
     numbers: tuple[float, ...] = ()
     structures: tuple[str, ...] = ()

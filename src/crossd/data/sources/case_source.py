@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from crossd.data.dataset import Labels, Samples, Subset
 from crossd.data.file_names import Names
-from crossd.data.io.agreement import require_known, require_same_count
+from crossd.data.io.agreement import IGNORED, require_known, require_same_count
 from crossd.data.io.images import require_same_colours, shape_of
 from crossd.data.preprocessing import plan
 from crossd.data.preprocessing.normalise import Normalised
@@ -31,14 +31,15 @@ from crossd.data.sources.case_list import (
     parts,
 )
 from crossd.data.sources.image_files import DEFAULT_SIZE, FileSamples
+from crossd.data.sources.known_in_part import ignoring, known_cases, require_apart, tell
 from crossd.data.splits import Parts
 from crossd.errors import InputError
 
 LARGEST_IMAGE = 256
 """Side of images with masks, at most, where no size is given."""
 
-MOST_CLASSES = 256
-"""Classes of masks, which are kept as numbers of 8 bits."""
+MOST_CLASSES = IGNORED
+"""Classes of masks, which are kept as numbers of 8 bits; one of these is for what is not known."""
 
 LOOK_AT = 200
 """Images whose sizes are looked at, at most."""
@@ -62,6 +63,8 @@ def open_cases(
         InputError: With the file that is wrong.
     """
     name, given = request.name, request.given
+    said = given.ignore is not None or any(case.ignore is not None for case in found)
+    found = ignoring(found, given.ignore, given.known_ignore, name)
     classes, units = _classes(found, given, name)
     task, labels = labels_of(found, classes)
     values: tuple[int, ...] = ()
@@ -73,11 +76,17 @@ def open_cases(
     if task == "segmentation" and not entries:
         require_same_colours(case.mask for case in found if case.mask is not None)
     looks = _looked(request, found, entries, task)
+    if task == "segmentation" and looks:
+        divided = known_cases(request, divided, looks)
     facts = [looks[i] for i in divided[0]] if looks else []
     if task == "segmentation":
         if not (named or given.classes):
             require_labels(looks, name)
         values, classes = _mask_classes(facts, given, name, named or {})
+        require_apart(found[0].ignore, values, classes, name)
+        known = given.known_classes or {}
+        guessed = not (said or set(values) <= known.keys())
+        tell(request, found[0].ignore, looks, {*(named or given.classes or known)}, guessed)
         _say_of_masks(request, dict(zip(values, classes, strict=True)), looks, facts)
         for case, look in zip(found, looks, strict=False):
             if case.mask is not None and given.statistics is None:
@@ -107,6 +116,7 @@ def open_cases(
         values=values,
         units=units,
         modalities=len(found[0].images) if len({len(case.images) for case in found}) == 1 else 0,
+        ignore=found[0].ignore,
     )
 
 
@@ -310,7 +320,8 @@ def _images(
         some = training[:: max(1, len(training) // LOOK_AT)]
         typical = np.median([shape_of(found[i].images[0]) for i in some], axis=0)
         default = round_up([int(min(LARGEST_IMAGE, side)) for side in typical])
-    images = FileSamples(root, names, labels, request.shape(2, default), masks or None, values)
+    size = request.shape(2, default)
+    images = FileSamples(root, names, labels, size, masks or None, values, found[0].ignore)
     images.see_colours(np.arange(len(found)), len(names))
     images.groups = groups_of(found)
     return images

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from crossd.data.sources.case_list import Case, named, require_distinct, with_groups_alike
 from crossd.data.sources.folder_walk import names_file
 from crossd.data.sources.numbered_columns import columns_of, numbers_in
-from crossd.data.sources.spellings import group_name, not_read, same_name
+from crossd.data.sources.spellings import NUMBER, group_name, not_read, same_name
 from crossd.data.splits import part_of
 from crossd.errors import InputError
 
@@ -30,8 +30,9 @@ def read_table(
     learn, ``target_NAME [UNIT]``, empty where one is not known.
     Further columns whose names begin with ``image`` are further modalities, each one channel.
     Names of columns may be in capitals. ``split`` (train, val, test), ``group`` (or ``patient``,
-    ``subject_id``, ...) and ``spacing`` ("z y x" in mm) are optional. Paths are relative to the
-    csv. Between fields are commas, semicolons or tabs.
+    ``subject_id``, ...), ``spacing`` ("z y x" in mm) and ``ignore`` (the value of masks that says
+    that a voxel is not known, in every line the same) are optional. Paths are relative to the csv.
+    Between fields are commas, semicolons or tabs.
 
     Args:
         path: The file.
@@ -92,11 +93,11 @@ def cases_of(
         )
     group = (group_name(names, str(path)) if labels else "group") or ""
     numbers_of = () if numbered is None else (head.lower() for head in numbered.heads)
-    known = {*columns, *kinds, *numbers_of, "split", "spacing", group}
+    known = {*columns, *kinds, *numbers_of, "split", "spacing", "ignore", group}
     unread = not_read((name for name in names if name not in known), "columns")
     if unread and labels:
         say(f"{path}: {unread}")
-    cases = []
+    cases: list[Case] = []
     for number, row in rows:
         where = f"{path}, line {number}"
         if len(row) > len(heads):
@@ -123,6 +124,7 @@ def cases_of(
                 _spacing(cells.get("spacing", ""), where),
                 columns=numbered,
                 numbers=numbers,
+                ignore=_ignored(cells.get("ignore", ""), cases, where) if masks else None,
             )
         )
     if kinds == ["label"]:
@@ -225,6 +227,20 @@ def _spacing(text: str, where: str) -> tuple[float, float, float] | None:
     if not all(0 < side < float("inf") for side in (z, y, x)):
         raise InputError(f"{where}: spacing is {text!r}; expected three numbers above 0 (z y x)")
     return z, y, x
+
+
+def _ignored(text: str, before: Sequence[Case], where: str) -> int | None:
+    """Read which value of masks is ignored: that of the lines before, if there are any."""
+    number = float(text) if NUMBER.fullmatch(text) else None
+    value = int(number) if number is not None and number.is_integer() else None
+    if text and value is None:
+        raise InputError(f"{where}: ignore is {text!r}; expected a whole number, or nothing")
+    if before and value != before[0].ignore:
+        raise InputError(
+            f"{where}: ignore is {text or 'empty'}, but {before[0].ignore or 'empty'} above; one "
+            "value is ignored in all masks: write it into every line"
+        )
+    return value
 
 
 def _check_splits(path: Path, cases: Sequence[Case], lines: Sequence[int]) -> None:

@@ -26,6 +26,9 @@ SPLITS_FINAL = "splits_final.json"
 KEYS = ("image", "label", "fold")
 """What is read of the entries of lists, beside their group."""
 
+IGNORE = "ignore"
+"""What nnU-Net calls the label of voxels that are not known."""
+
 
 def find(path: Path) -> Path | None:
     """Find the JSON list that a path is, or the ``dataset.json`` that a folder holds.
@@ -53,14 +56,13 @@ def read_dataset(file: Path, say: Say = lambda text: None) -> Listed:
         The cases, and the names of their classes.
 
     Raises:
-        InputError: When it is none of these, a file is missing, or it wants regions or a label that
-            is ignored.
+        InputError: When it is none of these, a file is missing, or it wants regions.
     """
     content = _content(file)
     if "channel_names" in content:
-        return _of_nnunet(file, content, say)
+        return _ignoring(_of_nnunet(file, content, say), content)
     if isinstance(content.get("training"), list):
-        return _of_lists(file, content)
+        return _ignoring(_of_lists(file, content), content)
     raise InputError(
         f"{file}: is no list of cases that is known; expected channel_names and labels (nnU-Net), "
         "or a list named training (Decathlon, MONAI); move a file of another kind elsewhere"
@@ -92,6 +94,28 @@ def to_predict(file: Path) -> tuple[list[Case], list[Path]]:
         names, paths = _images(file, where, bare)
         cases.append(Case(names[0], paths))
     return named(cases), []
+
+
+def _ignoring(listed: Listed, content: Mapping[str, Any]) -> Listed:
+    """Note for the cases which value of their masks the labels name `IGNORE`."""
+    value = next(
+        (value for name, value in _pairs_of(content.get("labels")) if _ignored(name)), None
+    )
+    if value is None or not listed.classes:
+        return listed
+    cases = [replace(case, ignore=int(value)) for case in listed.cases]
+    return replace(listed, cases=cases)
+
+
+def _ignored(name: object) -> bool:
+    return str(name).strip().casefold() == IGNORE
+
+
+def _pairs_of(labels: object) -> list[tuple[object, Any]]:
+    """List names and values of labels, which either of the two may come first."""
+    if not isinstance(labels, Mapping):
+        return []
+    return [(k, v) if isinstance(v, int | list) else (v, k) for k, v in labels.items()]
 
 
 def _content(file: Path) -> dict[str, Any]:
@@ -242,21 +266,18 @@ def _images(file: Path, where: str, entry: Mapping[str, Any]) -> tuple[list[str]
 
 
 def _classes(file: Path, labels: object) -> dict[int, str]:
-    """Read the names of the classes by their values, which either of the two may come first.
+    """Read the names of the classes by their values; what is ignored is checked, but no class.
 
     Raises:
-        InputError: For regions, a label that is ignored, or anything else.
+        InputError: For regions, or anything else.
     """
     found: dict[int, str] = {}
-    for key, value in labels.items() if isinstance(labels, Mapping) else ():
-        if isinstance(value, list):
+    for name, number in _pairs_of(labels):
+        if isinstance(number, list):
             raise InputError(
-                f"{file}: the class {key} is a region of the labels {value}, which cannot be "
+                f"{file}: the class {name} is a region of the labels {number}, which cannot be "
                 "trained; give classes that do not overlap"
             )
-        name, number = (key, value) if isinstance(value, int) else (value, key)
-        if name == "ignore":
-            raise InputError(f"{file}: has a label that is ignored, which cannot be trained yet")
         try:
             value = int(number)
         except (TypeError, ValueError):
@@ -268,9 +289,10 @@ def _classes(file: Path, labels: object) -> dict[int, str]:
                 f"each, from 0 to {HIGHEST:,}"
             )
         found[value] = str(name)
+    require_distinct(found.values(), str(file))
+    found = {value: name for value, name in found.items() if not _ignored(name)}
     if len(found) < 2 or 0 not in found:
         raise InputError(
             f"{file}: labels is {labels!r}; expected a value for each name, 0 for the background"
         )
-    require_distinct(found.values(), str(file))
     return found

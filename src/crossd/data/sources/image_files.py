@@ -13,6 +13,7 @@ from crossd.data.disk_cache import state_of
 from crossd.data.file_names import Names
 from crossd.data.io.agreement import as_classes
 from crossd.data.io.images import DEEP, has_colours, load, load_case
+from crossd.data.preprocessing import resample
 from crossd.data.shared_arrays import share
 
 DEFAULT_SIZE = (64, 64)
@@ -66,9 +67,7 @@ class ImageSamples(Samples):
         if self.labels is not None:
             sample["label"] = torch.tensor(np.asarray(self.labels[index]))
         if mask is not None:
-            height, width = self.shape
-            resized = Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST)
-            sample["mask"] = torch.from_numpy(np.array(resized)).long()
+            sample["mask"] = resample.mask(torch.from_numpy(mask), self.shape).long()
         return sample
 
     def stamp(self, index: int) -> str | None:
@@ -90,6 +89,7 @@ class FileSamples(ImageSamples):
         size: Height and width.
         masks: File of every mask; images are then resized whole, never cropped.
         values: What stands for each class in masks.
+        ignore: What stands there for pixels that are not known.
     """
 
     def __init__(
@@ -100,10 +100,11 @@ class FileSamples(ImageSamples):
         size: tuple[int, ...],
         masks: Names | None = None,
         values: Sequence[int] = (),
+        ignore: int | None = None,
     ) -> None:
         super().__init__(labels, size)
         self.root, self.names = root, tuple(names)
-        self.masks, self.values = masks, values
+        self.masks, self.values, self.ignore = masks, values, ignore
         self.crop = masks is None
 
     def __len__(self) -> int:
@@ -119,7 +120,7 @@ class FileSamples(ImageSamples):
         images, mask = load_case([self.root / names[index] for names in self.names], path)
         if path is None or mask is None:
             return images, None
-        return images, as_classes(mask, self.values, path)
+        return images, as_classes(mask, self.values, path, self.ignore)
 
     def state(self, index: int) -> object:
         """Return the size and the time of each image of a sample."""
