@@ -1,0 +1,105 @@
+"""Grave faults of data: found by inspect and by a training, and gone on with only by name."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from crossd.cli import command_line as cli
+from crossd.data.opening import open_source
+from crossd.data.quality.checks import faults
+from crossd.data.quality.survey import survey
+from crossd.data.source import ACCEPTABLE, Given
+from crossd.errors import InputError
+from crossd.utils.progress import Progress
+
+QUIET = Progress(quiet=True)
+RNG = np.random.default_rng(0)
+
+
+def pictures(folder: Path, count: int) -> list[Any]:
+    """Draw pictures, no two alike."""
+    folder.mkdir(exist_ok=True)
+    return [RNG.integers(0, 255, (12, 12), dtype=np.uint8) for _ in range(count)]
+
+
+def table(folder: Path, fault: str, column: str = "label") -> str:
+    """Write a csv of images with one of the faults."""
+    drawn = pictures(folder, 24)
+    labels, parts = [str(i % 2) for i in range(24)], ["train"] * 14 + ["val"] * 4 + ["test"] * 6
+    if fault == "parts":
+        drawn[20] = drawn[2]
+    elif fault == "labels":
+        drawn[3] = drawn[2]
+    else:
+        drawn[5] = np.full_like(drawn[5], 7)
+    for i, one in enumerate(drawn):
+        Image.fromarray(one).save(folder / f"{i}.png")
+    lines = [f"{i}.png,{labels[i]},{parts[i]}" for i in range(24)]
+    path = folder / "cases.csv"
+    path.write_text("\n".join([f"image,{column},split", *lines]) + "\n")
+    return str(path)
+
+
+def arrays(folder: Path, fault: str) -> str:
+    """Write the same into an npz."""
+    drawn = np.stack(pictures(folder, 24))
+    if fault == "parts":
+        drawn[20] = drawn[2]
+    elif fault == "labels":
+        drawn[3] = drawn[2]
+    else:
+        drawn[5] = 7
+    made: dict[str, Any] = {}
+    for part, own in (("train", slice(14)), ("val", slice(14, 18)), ("test", slice(18, 24))):
+        made |= {f"{part}_images": drawn[own], f"{part}_labels": (np.arange(24) % 2)[own]}
+    np.savez(folder / "cases.npz", **made)
+    return str(folder / "cases.npz")
+
+
+class Heard(Progress):
+    """Keeps what is said."""
+
+    def __init__(self) -> None:
+        super().__init__(quiet=True)
+        self.said: list[str] = []
+
+    def say(self, text: str) -> None:
+        """Keep a line."""
+        self.said.append(text)
+
+
+@pytest.mark.parametrize("write", [table, arrays])
+@pytest.mark.parametrize("fault", ACCEPTABLE)
+def test_a_fault_is_refused_unless_it_is_accepted(tmp_path: Path, fault: str, write: Any) -> None:
+    spec = write(tmp_path / "data", fault)
+    with pytest.raises(InputError, match=f"or go on with --accept {fault}$"):
+        open_source(spec)
+    found = faults(survey(spec, 100, 0, QUIET))
+    assert [one.accept for one in found if one.grave] == [fault]
+    heard = Heard()
+    source = open_source(spec, given=Given(accepted={fault: "accepted"}), progress=heard)
+    assert (len(source.train), len(source.val), len(source.test)) == (14, 4, 6)
+    assert sum(line.endswith("; accepted") for line in heard.said) == 1
+
+
+@pytest.mark.parametrize("column", ["label_a", "target_a"])
+def test_findings_and_numbers_of_one_image_that_differ(tmp_path: Path, column: str) -> None:
+    spec = table(tmp_path / "data", "labels", column)
+    with pytest.raises(InputError, match=r"2\.png and .*3\.png hold the same but have two labels"):
+        open_source(spec)
+
+
+def test_the_command_takes_the_names(tmp_path: Path, capsys: Any) -> None:
+    spec = table(tmp_path / "data", "parts")
+    given = ["pretrain", "--data", spec, "--out", str(tmp_path / "out"), "--epochs", "1"]
+    assert cli.main(given) == 2
+    assert "go on with --accept parts" in capsys.readouterr().err
+    assert cli.main([*given, "--accept", "patients"]) == 2
+    said = capsys.readouterr().err
+    assert "--accept: unknown 'patients'; known are parts, labels, constant" in said
+    assert not (tmp_path / "out").exists()
+    assert cli.main([*given, "--accept", "constant,parts"]) == 0
+    assert "gone on with, as --accept parts says" in capsys.readouterr().err
