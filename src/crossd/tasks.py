@@ -194,3 +194,16 @@ def strata(task: str, labels: NDArray[np.generic] | None, count: int) -> NDArray
 
 QUARTERS = (0.25, 0.5, 0.75)
 """Where numbers are cut for `strata`."""
+
+
+def with_units(names: Sequence[str], units: Sequence[str]) -> list[str]:
+    """Write units behind the names of numbers.
+
+    Example:
+        >>> with_units(("volume", "age"), ("ml", ""))
+        ['volume [ml]', 'age']
+    """
+    return [
+        f"{name} [{unit}]" if unit else name
+        for name, unit in zip(names, units or [""] * len(names), strict=True)
+    ]

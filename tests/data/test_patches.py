@@ -1,8 +1,11 @@
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made import Made
 
 from crossd.data.dataset import Sample, Samples
 from crossd.data.patches import Patches
@@ -110,3 +113,22 @@ def test_flat_voxels_are_not_turned_out_of_their_plane() -> None:
         made.set_epoch(epoch)
         planes = made[0]["mask"].flatten(1).any(1)
         assert planes.sum() <= 2
+
+
+@pytest.mark.parametrize("rank", [2, 3])
+def test_sizes_stay_where_numbers_may_hang_on_them(rank: int) -> None:
+    ball = torch.zeros((1, *(24,) * rank))
+    box: Any = (0, *(slice(8, 16),) * rank)
+    ball[box] = 1
+    samples = Made([ball], [0])
+    found = {}
+    for zoom in (True, False):
+        drawn = Patches(samples, None, 0, augment=True, zoom=zoom)
+        sizes = []
+        for epoch in range(30):
+            drawn.set_epoch(epoch)
+            image = drawn[0]["image"]
+            middle = (image.min() + image.max()) / 2
+            sizes.append(float((image > middle).sum()) / 8**rank)
+        found[zoom] = np.std(sizes)
+    assert found[False] < 0.5 * found[True]

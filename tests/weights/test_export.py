@@ -25,6 +25,7 @@ from crossd.conversion.registry import small_resnet
 from crossd.weights import export as exporting
 from crossd.weights import graph_files
 from crossd.weights.export import ExportReport, export
+from crossd.weights.model_card import model_card
 from crossd.weights.weights_file import WeightsConfig
 
 SUFFIXES = (".pt2", ".onnx")
@@ -604,3 +605,16 @@ def test_a_network_whose_own_forward_was_rewritten(tmp_path: Path, mode: str, su
     for to, size in (("2d", (16, 16)), ("3d", (16, 16, 16))):
         report = crossd.export(net, tmp_path / f"{to}{suffix}", to=to, size=size)
         assert report.path.is_file()
+
+
+def test_numbers_to_learn_are_told_to_be_standardised(tmp_path: Path) -> None:
+    config = WeightsConfig(
+        "resnet-small", "regression", 1, ("volume",), number_mean=(3.0,), number_std=(0.5,),
+        units=("ml",), size=(8, 8),
+    )  # fmt: skip
+    net = config.build().eval()
+    net.config = config  # type: ignore[assignment]
+    report = export(net, tmp_path / "net.pt2", to="2d")
+    assert "times number_std plus number_mean" in str(report)
+    card = model_card(config, licence="mit", data="made", metrics={"r2": 0.5}, limits="none known")
+    assert "volume [ml]" in card and "net.config.scale.restored(net(x))" in card

@@ -24,12 +24,12 @@ from crossd.data.sources.case_files import Entry, read_image, read_mask, values_
 from crossd.data.sources.case_source import entries_of
 from crossd.data.splits import SPLITS
 from crossd.errors import InputError
+from crossd.evaluation import statistics
 from crossd.inference import given_masks, predictor
-from crossd.inference.results import with_units
 from crossd.inference.slice_ensemble import answering
 from crossd.reports import html, markdown, pictures, shown_cases, truth_plots
 from crossd.reports.slice_viewer import Case
-from crossd.tasks import task_of
+from crossd.tasks import task_of, with_units
 from crossd.training import devices, loop, metrics, validate
 from crossd.utils.atomic_files import atomic
 from crossd.utils.option_values import choice, unused
@@ -351,10 +351,24 @@ def _labels(
     ]
     cases = shown_cases.of_scored(net, source, samples, outputs, options)
     drawn = truth_plots.draw(source, outputs, folder)
-    _write(config, source, rows, {"metrics": scores, "drawn": drawn}, cases, start, spent)
+    ends = _interval(source, outputs)
+    found = {"metrics": scores, "drawn": drawn, "interval": ends}
+    _write(config, source, rows, found, cases, start, spent)
+    main = task_of(source.task).main
+    sure = "" if ends is None else f" (95 % interval of {main} {ends[0]:.3f} to {ends[1]:.3f})"
     return (
-        f"{len(samples):,} {config.part} samples: {validate.describe(scores, source.task)}\n"
+        f"{len(samples):,} {config.part} samples: {validate.describe(scores, source.task)}{sure}\n"
         f"written: {folder}/report.html, report.md, cases.csv, metrics.json and pictures"
+    )
+
+
+def _interval(source: Source, outputs: Sequence[Tensor]) -> statistics.Interval | None:
+    """Give the interval of the main score over samples; None where they tell none."""
+    said, truth = outputs
+    if source.task == "classification":
+        return statistics.interval_over_cases((said.argmax(1) == truth).double().numpy())
+    return statistics.bootstrap(
+        lambda places: metrics.main(source.task, said[places], truth[places]), len(truth)
     )
 
 

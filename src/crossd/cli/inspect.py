@@ -20,7 +20,6 @@ from crossd.data.slicing import as_images
 from crossd.data.source import Source
 from crossd.data.splits import spread
 from crossd.errors import InputError
-from crossd.inference.results import with_units
 from crossd.nn.kernel_modes import Fourier
 from crossd.nn.views import VIEWS
 from crossd.reports import (
@@ -34,7 +33,7 @@ from crossd.reports import (
     poses,
 )
 from crossd.reports.kernel_numbers import Layer
-from crossd.tasks import strata, task_of
+from crossd.tasks import strata, task_of, with_units
 from crossd.training import config as training_config
 from crossd.training import devices, metrics, validate
 from crossd.training.batches import view_of

@@ -67,7 +67,8 @@ class TrainingOptions(LongOptions, RunOptions):
     """What all commands that train one network can be told.
 
     Attributes:
-        augment: light (shift, brightness, noise), full (rotation, zoom, blur, gamma too) or none.
+        augment: light (shift, brightness, noise), full (rotation, blur, gamma and, but for numbers
+            to learn, zoom too) or none.
             Default: full for masks, else light.
         loggers: Where to log, separated by commas: csv, tensorboard, wandb, mlflow.
     """

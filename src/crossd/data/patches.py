@@ -32,6 +32,8 @@ class Patches(ChangedSamples):
         augment: Whether to deform and disturb patches, by MONAI's transforms.
         spacing: Size of a voxel (z, y, x) [mm].
         center: Take every patch from the middle.
+        zoom: Whether patches that are deformed may change their sizes, which numbers to learn may
+            hang on.
     """
 
     def __init__(
@@ -42,10 +44,11 @@ class Patches(ChangedSamples):
         augment: bool = False,
         spacing: Sequence[float] | None = None,
         center: bool = False,
+        zoom: bool = True,
     ) -> None:
         super().__init__(samples)
         self.patch = None  # taken already
-        self.center = center
+        self.center, self.zoom = center, zoom
         self.patch_size = size
         self.seed = seed
         self.epoch = 0
@@ -83,7 +86,7 @@ class Patches(ChangedSamples):
         """Deform image and mask alike and disturb the values of the image."""
         if self._transform is None:
             rank = sample["image"].dim() - 1
-            self._transform = transforms(rank, "mask" in sample, self.spacing)
+            self._transform = transforms(rank, "mask" in sample, self.spacing, self.zoom)
         self._transform.set_random_state(int(rng.integers(2**31)))
         given: dict[str, Tensor] = {"image": sample["image"]}
         if "mask" in sample:
@@ -139,13 +142,16 @@ def _cut(x: Tensor, start: Sequence[int], size: Sequence[int], value: float) -> 
     return fit(x, size, value).contiguous()
 
 
-def transforms(rank: int, masks: bool, spacing: Sequence[float] | None) -> object:
+def transforms(
+    rank: int, masks: bool, spacing: Sequence[float] | None, zoom: bool = True
+) -> object:
     """Make MONAI's transforms for dictionaries of ``image`` and, with masks, ``mask``.
 
     Args:
         rank: 2 for images, 3 for volumes.
         masks: Whether there are masks.
         spacing: Size of a voxel (z, y, x) [mm]: flat volumes are turned in their plane only.
+        zoom: Whether to change sizes.
     """
     from monai import transforms as monai
 
@@ -160,7 +166,9 @@ def transforms(rank: int, masks: bool, spacing: Sequence[float] | None) -> objec
                 keys,
                 prob=0.6,
                 rotate_range=turns,
-                scale_range=[0.0 if flat and axis == 0 else ZOOM for axis in range(rank)],
+                scale_range=[
+                    ZOOM if zoom and not (flat and axis == 0) else 0.0 for axis in range(rank)
+                ],
                 translate_range=[2.0 if flat and axis == 0 else 4.0 for axis in range(rank)],
                 mode=["bilinear", "nearest"][: len(keys)],
                 padding_mode="border",

@@ -10,7 +10,7 @@ from pathlib import Path
 from crossd.data.io.header import stem
 from crossd.errors import InputError
 from crossd.inference.inputs import key
-from crossd.tasks import task_of
+from crossd.tasks import task_of, with_units
 from crossd.utils.atomic_files import atomic, locked
 from crossd.weights.weights_file import WeightsConfig
 
@@ -66,19 +66,6 @@ def columns(weights: WeightsConfig) -> list[str]:
         return with_units(weights.classes, weights.units)
     chances = [f"p_{name}" for name in weights.classes]
     return ["class", *chances] if task.kind == "one" else chances
-
-
-def with_units(names: Sequence[str], units: Sequence[str]) -> list[str]:
-    """Write units behind the names of numbers.
-
-    Example:
-        >>> with_units(("volume", "age"), ("ml", ""))
-        ['volume [ml]', 'age']
-    """
-    return [
-        f"{name} [{unit}]" if unit else name
-        for name, unit in zip(names, units or [""] * len(names), strict=True)
-    ]
 
 
 def settings(weights: str | Path, answer: str, flips: bool, precision: str) -> dict[str, object]:

@@ -16,7 +16,6 @@ from crossd.data.quality.facts import NO_PART, SampleFacts
 from crossd.data.quality.survey import Survey
 from crossd.data.sources.numbered_columns import Columns
 from crossd.data.splits import SPLITS, spread
-from crossd.inference.results import with_units
 from crossd.reports.markdown import grid, section
 from crossd.reports.pictures import (
     COOL,
@@ -32,6 +31,7 @@ from crossd.reports.pictures import (
     shortened,
 )
 from crossd.reports.slice_viewer import LABELS, NOT_KNOWN, UNKNOWN, colour_of
+from crossd.tasks import with_units
 
 ROWS, COLUMNS = 8, 6
 """Classes, and samples of each, that are drawn."""

@@ -166,6 +166,10 @@ def of_scores(results: Results) -> list[str]:
     ]
     if rows:
         lines += ["", *grid(["", *(METRICS[score] for score in each)], rows)]
+    if results.get("interval"):
+        low, high = results["interval"]
+        name = METRICS[task_of(results["task"]).main]
+        lines += ["", f"95 % interval of {name} over samples: {low:.3f} to {high:.3f}."]
     for title, path in (results.get("drawn") or {}).items():
         lines += section(title, [f"![{title}]({path})"])
     return lines

@@ -12,10 +12,9 @@ from crossd.data.dataset import Samples, Subset
 from crossd.data.source import Source
 from crossd.evaluation import summary
 from crossd.evaluation.summary import Results
-from crossd.inference.results import with_units
 from crossd.reports.markdown import number
 from crossd.reports.slice_viewer import Case, sheets
-from crossd.tasks import task_of
+from crossd.tasks import task_of, with_units
 from crossd.training import devices, metrics, validate
 from crossd.training.config import TrainConfig
 

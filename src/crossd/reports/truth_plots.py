@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from crossd.data.source import Source
-from crossd.inference.results import with_units
 from crossd.reports.pictures import COOL, INK, SOFT, dress, figure, save, shortened
+from crossd.tasks import with_units
 
 CURVES = 12
 """Classes whose curves are drawn: those of which most samples are known to have them."""

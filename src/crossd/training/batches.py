@@ -263,7 +263,10 @@ class Feed:
         self.finish: Finish = in_floats
         if not full and source.train.patch is None:
             read, self.finish = read.late()
-        self.drawn = Patches(read, source.train.patch, config.seed, full, source.spacing)
+        sizes_matter = source.task == "regression"
+        self.drawn = Patches(
+            read, source.train.patch, config.seed, full, source.spacing, zoom=not sizes_matter
+        )
         self.loader = batches(self.drawn, net, replace(config, workers=workers), train=True)
         self.ready = self.loader
         partial = source.ignore is not None

@@ -158,6 +158,11 @@ def export(
                 if not free:
                     raise InputError(f"cannot export to {path}: {why}") from why
                 notes.append(f"the size is fixed: {why}; a larger size may trace more freely")
+    if known is not None and known.number_std:
+        notes.append(
+            "its answers are standardised: times number_std plus number_mean of its metadata "
+            "they are numbers in their units"
+        )
     return dataclasses.replace(report, path=path, notes=(*notes, *report.notes))
 
 

@@ -7,6 +7,7 @@ from types import ModuleType
 
 from crossd import __version__
 from crossd.errors import InputError
+from crossd.tasks import with_units
 from crossd.weights.weights_file import WeightsConfig
 
 
@@ -42,6 +43,9 @@ def model_card(
         tags=["crossd", "medical", "3d"],
         metrics=list(metrics),
     )
+    then = ""
+    if config.number_std:
+        then = "\nnet.config.scale.restored(net(x))  # the numbers, in their units"
     rows = "\n".join(f"| {name} | {value:.4g} |" for name, value in metrics.items())
     given = f'"{source}"' + (", model=..." if config.model == "custom" else "")
     takes, shapes = _FORMS[config.form]
@@ -56,7 +60,8 @@ def model_card(
         takes=takes.format(mode=config.kernel_mode),
         shapes=shapes,
         channels=config.in_channels,
-        classes=", ".join(config.classes),
+        then=then,
+        classes=", ".join(with_units(config.classes, config.units)),
         size=" x ".join(map(str, config.size)) or "not recorded",
         spacing=spacing,
         mean=config.mean,
@@ -121,7 +126,7 @@ A network for {task} that takes {takes}, made with crossd {version}.
 import crossd
 
 net = crossd.from_pretrained({given})
-net(x)  # {shapes}, normalised as above
+net(x)  # {shapes}, normalised as above{then}
 ```
 
 ## Data
