@@ -52,6 +52,7 @@ class Task:
             a probability each for classes by themselves, and for numbers the logits.
 
         Example:
+            >>> import torch
             >>> task_of("multilabel").said(torch.zeros(1, 3))
             tensor([[0.5000, 0.5000, 0.5000]])
         """
@@ -63,6 +64,7 @@ class Task:
         """Make logits that say this: the inverse of `said`.
 
         Example:
+            >>> import torch
             >>> task_of("classification").logits(torch.tensor([[0.25, 0.75]])).softmax(1)
             tensor([[0.2500, 0.7500]])
         """
@@ -109,6 +111,7 @@ class Scale:
         """Give numbers ``(N, K)`` in their units as networks give them.
 
         Example:
+            >>> import torch
             >>> Scale((10.0,), (2.0,)).standardised(torch.tensor([[14.0]]))
             tensor([[2.]])
         """
@@ -119,6 +122,7 @@ class Scale:
         """Give what a network says, ``(N, K)``, in the units.
 
         Example:
+            >>> import torch
             >>> Scale((10.0,), (2.0,)).restored(torch.tensor([[2.0]]))
             tensor([[14.]])
         """
