@@ -344,7 +344,7 @@ def test_every_option_reaches_its_command(monkeypatch: pytest.MonkeyPatch) -> No
         checkpointing=True, out="o", overwrite=True, resume=True, augment="none", plan="p.yaml",
         devices=2, num_nodes=3, strategy="fsdp", sync_bn=True, accumulate=4, clip=0.5, compile=True,
         on_nan="skip", on_bad_sample="skip", loggers="csv", checkpoint_minutes=1.5,
-        cache="c", cache_gb=2.5,
+        cache="c", cache_gb=2.5, ignore=255, accept="parts",
     )  # fmt: skip
     arguments = ["finetune"]
     for name, value in dataclasses.asdict(given).items():

@@ -177,7 +177,7 @@ def test_from_slices_to_volumes(
             *("config.yaml", "metrics.json", "report.md", "report.html", "curves.png"),
             "weights.safetensors",
             *("last.ckpt", "log.csv", "status.json", "tensorboard"),
-            *(["plan.yaml"] if scores == "dice " else []),
+            *(["plan.yaml"] if scores == "dice " else ["roc.png"]),
         }
         found = json.loads((folder / "metrics.json").read_text())
         assert found["command"] == command and found["history"]

@@ -142,6 +142,7 @@ def test_npz_of_floats_is_scaled_by_the_training_part(tmp_path: Path) -> None:
 
 def test_npz_without_splits_is_split_by_seed(tmp_path: Path) -> None:
     images = np.arange(40, dtype=np.int16)[:, None, None] * np.ones((40, 8, 8), np.int16)
+    images[:, 4:] += 1  # none shows nothing
     path = npz(tmp_path, images=images, labels=np.arange(40) % 2)
     first, again, other = (open_source(path, seed=seed) for seed in (0, 0, 1))
     assert [len(part) for part in (first.train, first.val, first.test)] == [28, 4, 8]
@@ -189,7 +190,7 @@ def test_channels_are_adapted(tmp_path: Path) -> None:
         ({"train_images": np.zeros((12, 10), np.uint8)}, "expected (N, H, W)"),
         ({"train_images": np.zeros((0, 10, 10), np.uint8)}, "empty"),
         ({"val_images": np.zeros((6, 9, 10), np.uint8)}, "all splits must agree"),
-        ({"train_images": np.full((12, 10, 10), 9, np.uint8)}, "is the same"),
+        ({"train_images": np.full((12, 10, 10), 9, np.uint8)}, "two labels"),
         ({"train_images": np.array([None] * 12)}, "objects"),
     ],
 )

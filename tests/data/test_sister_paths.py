@@ -186,7 +186,7 @@ def test_images_that_their_camera_turned(tmp_path: Path) -> None:
 def volumes_of_classes(root: Path, count: int = 6) -> None:
     for label in "ab":
         for i in range(count):
-            nifti(root / label / f"{i}.nii", noise(i + ord(label)))
+            nifti(root / label / f"{i}.nii", noise(i + 50 * ord(label)))
 
 
 def test_class_folders_of_volumes_are_checked_as_those_of_images(tmp_path: Path) -> None:

@@ -59,10 +59,10 @@ def comparison(results: Results, path: str | Path) -> None:
 
 
 def _main_score(results: Results, histories: Iterable[Sequence[Epoch]]) -> str | None:
-    """Return the task's main score, if some epoch was validated."""
-    main = task_of(results["task"]).main
-    validated = any(main in (one.get("val") or {}) for history in histories for one in history)
-    return main if validated else None
+    """Return the task's main score, if some epoch was validated; else the first that is known."""
+    names = {name for history in histories for one in history for name in one.get("val") or {}}
+    main = [task_of(results["task"]).main] if "task" in results else []
+    return next((name for name in (*main, *METRICS) if name in names), None)
 
 
 def _draw(panels: dict[str, list[Curve]], path: str | Path) -> None:

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, fields, replace
 
-from crossd.tasks import task_of
 from crossd.utils.option_values import LOGGERS, names
 
 
@@ -85,9 +84,8 @@ def for_images(options: object, task: str) -> TrainConfig:
     given = {name: value for name, value in given.items() if value is not None}
     if "epochs" in given:
         given["min_steps"] = 0
-    return with_run_options(
-        options, replace(FOR_IMAGES_WITH_MASKS if task_of(task).masks else FOR_IMAGES, **given)
-    )
+    default = FOR_IMAGES_WITH_MASKS if task == "segmentation" else FOR_IMAGES
+    return with_run_options(options, replace(default, **given))
 
 
 def with_run_options(options: object, config: TrainConfig) -> TrainConfig:
@@ -104,7 +102,7 @@ def for_volumes(options: object, task: str) -> TrainConfig:
 
     Of commands that train on images too, those for volumes begin with ``volume_``.
     """
-    masks = task_of(task).masks
+    masks = task == "segmentation"
     given = {
         name: getattr(options, f"volume_{name}" if hasattr(options, f"volume_{name}") else name)
         for name in ("epochs", "lr", "steps", "batch_size", "seed", "precision")

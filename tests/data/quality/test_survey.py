@@ -11,6 +11,7 @@ from crossd.data.opening import open_source
 from crossd.data.quality.checks import Fault, faults
 from crossd.data.quality.facts import SampleFacts
 from crossd.data.quality.survey import Survey, survey
+from crossd.data.source import Given
 from crossd.errors import InputError
 from crossd.reports import data_sheet
 from crossd.utils.progress import Progress
@@ -117,7 +118,8 @@ def test_faults_of_images_and_the_same_parts_as_a_training(tmp_path: Path) -> No
                     0, 256, (12, 10), dtype=np.uint8
                 )
                 Image.fromarray(pixels).save(path)
-    source = open_source(str(root))
+    accepted = Given(accepted={"labels": "as cat and dog have equal seeds"})
+    source = open_source(str(root), given=accepted)
     (root / "train" / "cat" / "13.png").write_bytes(b"\x89PNG broken")
     Image.new("RGB", (10, 12), (9, 200, 9)).save(root / "val" / "dog" / "0.png")
     found, by_name = look_at(root)
@@ -190,10 +192,10 @@ def test_parts_are_those_of_a_training(tmp_path: Path, kind: str) -> None:
             path = tmp_path / label / f"{i}{kind}"
             if kind == ".png":
                 path.parent.mkdir(exist_ok=True)
-                pixels = (255 * volume(i + int(label), (8, 9))).astype(np.uint8)
+                pixels = (255 * volume(i + 20 * int(label), (8, 9))).astype(np.uint8)
                 Image.fromarray(pixels).save(path)
             else:
-                nifti(path, volume(i + int(label)))
+                nifti(path, volume(i + 20 * int(label)))
     source = open_source(str(tmp_path))
     found, _ = look_at(tmp_path)
     for part in ("train", "val", "test"):

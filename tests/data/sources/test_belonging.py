@@ -12,8 +12,10 @@ import pytest
 from PIL import Image
 
 from crossd.data.opening import open_source
+from crossd.data.source import Given
 from crossd.data.sources.belonging import at_files, identical, together
 from crossd.data.sources.case_list import Case
+from crossd.errors import InputError
 from crossd.utils.progress import Progress
 
 QUIET = Progress(quiet=True)
@@ -223,9 +225,12 @@ def test_a_patient_whom_only_some_files_name_stays_together(tmp_path: Path) -> N
 @pytest.mark.parametrize("distinct", [1, 2])
 def test_data_that_hold_hardly_anything_but_copies(tmp_path: Path, distinct: int) -> None:
     for i in range(24):
-        picture(tmp_path / "ab"[i % 2] / f"{i}.png", i % distinct)
+        picture(tmp_path / "ab"[i % 2] / f"{i}.png", i // 2 % distinct)
     said = Heard()
-    source = open_source(str(tmp_path), progress=said)
+    with pytest.raises(InputError, match="hold the same but have two labels"):
+        open_source(str(tmp_path))
+    accepted = Given(accepted={"labels": "accepted"})
+    source = open_source(str(tmp_path), progress=said, given=accepted)
     assert len(source.test) > 2
     assert f"the 24 cases hold only {distinct} different files" in said.said[0]
 

@@ -90,20 +90,21 @@ def test_parts_that_share_an_image_are_refused_but_looked_at(tmp_path: Path) -> 
     found = survey(path, 100, 0, heard)
     leaks = [one for one in faults(found) if one.what.startswith("the same sample in two parts")]
     assert [one.count for one in leaks] == [2]
-    assert heard.said[0].endswith("and 2 more such; a training refuses that")
+    assert any(one.endswith("and 2 more such; a training refuses that") for one in heard.said)
 
 
 def test_an_image_twice_in_a_part_that_is_given_is_no_fault(tmp_path: Path) -> None:
     values = parted()
-    values["test_images"][3] = values["test_images"][4]
+    values["test_images"][1] = values["test_images"][4]  # of one class
     source, said = opened(saved(tmp_path, **values))
     assert said == [] and source.test.groups is not None
-    assert source.test.groups[3] == source.test.groups[4] != source.test.groups[5]
+    assert source.test.groups[1] == source.test.groups[4] != source.test.groups[5]
 
 
 def test_published_parts_stay_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     values = parted()
     values["test_images"][3] = values["train_images"][5]
+    values["test_labels"][3] = values["train_labels"][5]
     np.savez(tmp_path / "breastmnist.npz", **values)
     monkeypatch.chdir(tmp_path)
     source, said = opened("medmnist:breastmnist")

@@ -60,7 +60,9 @@ def numbered(first: int, count: int, classes: int = 2) -> dict[str, bytes | str]
 
 def in_folders(count: int) -> dict[str, bytes | str]:
     return {
-        f"./{name}/{i}.jpg": picture(i, "JPEG") for i in range(count) for name in ("cat", "dog")
+        f"./{name}/{i}.jpg": picture(i + 50 * (name == "dog"), "JPEG")
+        for i in range(count)
+        for name in ("cat", "dog")
     }
 
 
@@ -268,10 +270,10 @@ def test_patterns_and_parts_that_do_not_fit(tmp_path: Path) -> None:
 
 
 def test_class_folders_beside_an_archive_stay_class_folders(tmp_path: Path) -> None:
-    for name in ("cat", "dog"):
+    for place, name in enumerate(("cat", "dog")):
         (tmp_path / name).mkdir()
         for i in range(10):
-            (tmp_path / name / f"{i}.png").write_bytes(picture(i))
+            (tmp_path / name / f"{i}.png").write_bytes(picture(i + 20 * place))
     archive(tmp_path / "backup.tar", numbered(0, 4))
     assert open_source(str(tmp_path)).classes == ("cat", "dog")
 

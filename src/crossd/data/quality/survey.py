@@ -22,8 +22,9 @@ from crossd.data.sources.belonging import together
 from crossd.data.sources.case_list import Case, loose_cases
 from crossd.data.sources.known_in_part import ignoring
 from crossd.data.sources.numbered_columns import Columns
-from crossd.data.splits import SPLITS, spread
+from crossd.data.splits import SPLITS, divide, spread
 from crossd.errors import InputError
+from crossd.tasks import strata
 from crossd.utils.progress import Progress
 
 LOOKING = "looking at samples"
@@ -151,7 +152,7 @@ def survey(
     if not found:
         raise InputError(f"{path}: holds no image or volume that can be read")
     found = ignoring(found, ignore, None, spec)
-    parts, notes = _parts(found, spec, seed)
+    parts, notes = _parts(found, spec, seed, images)
     notes += [listed.unlabelled] if listed.unlabelled else []
     try:
         require_same_colours(case.mask for case in found if case.mask is not None)
@@ -189,7 +190,9 @@ def survey(
     )
 
 
-def _parts(found: Sequence[Case], spec: str, seed: int) -> tuple[list[str], list[str]]:
+def _parts(
+    found: Sequence[Case], spec: str, seed: int, images: bool
+) -> tuple[list[str], list[str]]:
     """Give the part of every case, as a training would, and what there is to say of it."""
     if not any(case.label or case.mask or case.columns for case in found):
         return [NO_PART] * len(found), []
@@ -204,7 +207,14 @@ def _parts(found: Sequence[Case], spec: str, seed: int) -> tuple[list[str], list
         return [case.split or NO_PART for case in found], [note]
     parts = np.array([case.split for case in found], object)
     try:
-        divided = case_list.parts(found, task, labels, seed, spec)
+        if images:  # of class folders, which a training does not list as cases
+            known, shares = (
+                np.array([case.split for case in found]),
+                strata(task, labels, len(found)),
+            )
+            divided = divide(known, shares, seed, spec, case_list.groups_of(found))
+        else:
+            divided = case_list.parts(found, task, labels, seed, spec)
     except InputError as error:
         return [case.split or "train" for case in found], [str(error)]
     for part, indices in zip(SPLITS, divided, strict=True):

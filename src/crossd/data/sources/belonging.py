@@ -97,6 +97,7 @@ def together(
             f"{twice:,} cases are called as another in their folder but for the suffix, and kept "
             "together with it"
         )
+    twins = np.arange(len(cases))
     if len(cases) > MOST_COMPARED:
         progress.say(NOT_COMPARED.format(name))
     else:
@@ -105,8 +106,6 @@ def together(
             shared, twins, template = _sharing([case.images for case in cases], progress)
         else:
             shared = twins = identical(len(cases), looks, progress)
-        if given is not None:
-            _judge_labels(cases, twins, name, progress, given)
         if template is not None:
             progress.say(
                 f"{name}: more than half of the cases have {template} or a copy of it beside other "
@@ -132,6 +131,8 @@ def together(
             "what is tested must not be trained on; remove one, or put both into one part",
             progress.say,
         )
+    if given is not None:
+        _judge_labels(cases, twins, name, progress, given)
     return cases
 
 
