@@ -39,7 +39,7 @@ def test_two_processes_weigh_what_is_known(tmp_path: Path, task: str) -> None:
     data = shaded(tmp_path / "images.npz", 61, 12, task)
     one = trained(RUN, tmp_path / "one", data, "--batch-size", "16")
     two = trained([*TWO, *RUN[1:]], tmp_path / "two", data, "--batch-size", "8", "--sync-bn")
-    assert_alike(two, one, 1e-5)
+    assert_alike(two, one, 1e-4)  # weighted by samples, variances of 300 differ by 200
 
 
 @pytest.mark.slow
