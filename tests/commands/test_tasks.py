@@ -153,3 +153,20 @@ def test_units_that_differ_are_refused(tmp_path: Path, capsys: Any) -> None:
     other = ["evaluate", "--weights", weights, "--data", str(tmp_path / "cm.npz")]
     assert cli.main([*other, "--out", str(tmp_path / "out")]) == 2
     assert "side is in cm, but" in capsys.readouterr().err and not (tmp_path / "out").exists()
+    np.savez(tmp_path / "none.npz", images=images, targets=values, names=np.array(["side"]))
+    run(*other[:-1], tmp_path / "none.npz", "--out", tmp_path / "out")
+    said = capsys.readouterr().err
+    assert "none.npz: says no unit of side, which is taken to be in mm" in said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("names", [("large", "dark"), ("large", "round")])
+def test_findings_in_another_order_or_of_other_names(tmp_path: Path, names: Any) -> None:
+    flat = arrays(tmp_path / "2.npz", "multilabel", 2)
+    images, values = made("multilabel", 48, 3)
+    np.savez(tmp_path / "3.npz", images=images, labels=values[:, ::-1], names=np.array(names))
+    run(
+        *("joint", "--images", flat, "--volumes", tmp_path / "3.npz", "--out", tmp_path / "out"),
+        *("--epochs", "1", "--batch-size", "16"),
+    )
+    assert read_config(tmp_path / "out" / "weights.safetensors").classes == names

@@ -21,7 +21,7 @@ from crossd.data.disk_cache import option_cache
 from crossd.data.opening import open_source
 from crossd.data.preprocessing import plan_file
 from crossd.data.slicing import as_images
-from crossd.data.source import ACCEPTABLE, Given, Source
+from crossd.data.source import ACCEPTABLE, Given, Source, in_order_of
 from crossd.data.source import require_rank as require_source_rank
 from crossd.data.sources.case_source import entries_of
 from crossd.errors import InputError
@@ -98,13 +98,22 @@ def fitting(
         raise InputError(
             f"{config.weights} is for {weights.task}, but {config.data} is for {source.task}"
         )
-    return _scaled(source, weights.classes, weights.units, weights.scale, config.weights)
+    source = in_order_of(source, weights.classes)
+    by = (weights.classes, weights.units, weights.scale, str(config.weights))
+    return _scaled(source, *by, progress)
 
 
 def _scaled(
-    source: Source, names: tuple[str, ...], units: tuple[str, ...], scale: Scale | None, by: object
+    source: Source,
+    names: tuple[str, ...],
+    units: tuple[str, ...],
+    scale: Scale | None,
+    by: str,
+    progress: Progress,
 ) -> Source:
     """Take the scale that is known of numbers to learn, where a source has the same ones.
+
+    A unit that only one of the two says is taken for both, which is said.
 
     Raises:
         InputError: When they have other units.
@@ -116,6 +125,11 @@ def _scaled(
         if own and other and own != other:
             raise InputError(
                 f"{source.name}: {name} is in {own}, but {by} knows it in {other}; convert one"
+            )
+        if own != other:
+            silent = source.name if other else by
+            progress.say(
+                f"{silent}: says no unit of {name}, which is taken to be in {own or other}"
             )
     known = tuple(own or other for own, other in zip(source.units, units, strict=True))
     return dataclasses.replace(source, scale=scale, units=known)
@@ -185,11 +199,14 @@ def images_and_volumes(
             f"--images is for {images.task}, --volumes for {volumes.task}: "
             "both must have labels, or both masks, findings or numbers"
         )
-    if start is not None and start.scale is not None:  # of joint --weights
+    if start is not None:  # of joint --weights
+        volumes = in_order_of(volumes, start.classes)
+    images = in_order_of(images, volumes.classes)
+    if start is not None and start.scale is not None:
         own = (start.classes, start.units, start.scale, "the weights")
-        return _scaled(volumes, *own), _scaled(images, *own)
-    scale = images.scale_of_numbers()
-    return _scaled(volumes, images.classes, images.units, scale, images.name), images
+        return _scaled(volumes, *own, progress), _scaled(images, *own, progress)
+    by = (images.classes, images.units, images.scale_of_numbers(), images.name)
+    return _scaled(volumes, *by, progress), images
 
 
 def prepared(weights: WeightsConfig, source: Source) -> WeightsConfig:

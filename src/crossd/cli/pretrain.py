@@ -63,4 +63,5 @@ def _images(config: PretrainConfig, progress: Progress) -> Source:
         raise InputError(f"--plan is for volumes that come as files, not for {config.data}")
     if config.limit:  # before slicing: it counts volumes
         source = limit(source, config.limit, config.seed)
+    source.scale_of_numbers()  # refuses numbers that tell none before anything takes time
     return as_images(source, config.slices, config.slice_step, progress)

@@ -162,6 +162,21 @@ class ChangedSamples(OtherSamples):
         return changed, finish
 
 
+class Reordered(ChangedSamples):
+    """The same samples, their findings or numbers in another order: `order` is that of the old."""
+
+    def __init__(self, samples: Samples, order: Sequence[int]) -> None:
+        super().__init__(samples)
+        self.order = list(order)
+        assert samples.labels is not None
+        self.labels = share(np.ascontiguousarray(samples.labels[:, self.order]))
+
+    def _changed(self, sample: Sample) -> Sample:
+        changed: Sample = {**sample}
+        changed["label"] = sample["label"][self.order]
+        return changed
+
+
 class Subset(ChangedSamples):
     """The samples at `indices`, in that order."""
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 
-from crossd.data.dataset import Samples, Subset
+from crossd.data.dataset import Reordered, Samples, Subset
 from crossd.data.disk_cache import DiskCache
 from crossd.data.preprocessing.plan import Plan
 from crossd.data.splits import pick
@@ -210,6 +210,29 @@ def limit(source: Source, count: int, seed: int = 0) -> Source:
             f"give {present} to {total}"
         )
     return replace(source, train=Subset(source.train, pick(groups, count, seed)))
+
+
+def in_order_of(source: Source, names: tuple[str, ...]) -> Source:
+    """Put the findings or numbers of a source into another order, where they are the same ones.
+
+    Args:
+        source: Any source.
+        names: The order; a source with others, or of another task, stays as it is.
+    """
+    own = source.classes
+    if task_of_numbers(source) and own != names and sorted(own) == sorted(names):
+        order = [own.index(name) for name in names]
+        train, val, test = (
+            Reordered(part, order) for part in (source.train, source.val, source.test)
+        )
+        units = tuple(source.units[place] for place in order) if source.units else ()
+        return replace(source, classes=names, units=units, train=train, val=val, test=test)
+    return source
+
+
+def task_of_numbers(source: Source) -> bool:
+    """Tell whether a source has findings, or numbers to learn."""
+    return source.task in ("multilabel", "regression")
 
 
 def require_rank(source: Source, rank: int, option: str) -> Source:

@@ -323,7 +323,9 @@ class _Run:
             own: Literal["loss_2d", "loss_3d"] = "loss_2d" if feed.source.rank == 2 else "loss_3d"
             record[own if index else "loss"] = sum(losses) / len(losses) if losses else math.nan
         if validate and _is_validated(here.epoch, self.epochs):
-            record["val"] = score(self.net, self.source, self.source.val, self.config)[0]
+            rows = self.feeds[0].rows
+            asked = self.net if rows == slice(None) else FirstClasses(self.net, rows)
+            record["val"] = score(asked, self.source, self.source.val, self.config)[0]
             self.model.train()
             value = record["val"][task_of(self.source.task).main]
             if value > self.result.best:
@@ -398,6 +400,20 @@ def _set_generators(states: Sequence[Tensor], where: torch.device) -> None:
     torch.set_rng_state(states[0])
     if where.type == "cuda" and len(states) > 1:
         torch.cuda.set_rng_state(states[1], where)
+
+
+class FirstClasses(nn.Module):
+    """A network of which some logits are asked for, see `fit`'s `rows`."""
+
+    def __init__(self, net: nn.Module, rows: slice) -> None:
+        super().__init__()
+        self.net, self.rows = net, rows
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Give these logits of images or volumes."""
+        found = _rows(self.net(x), self.rows, x.dim())
+        assert isinstance(found, Tensor)
+        return found
 
 
 def _rows(logits: Logits, rows: slice, axes: int) -> Logits:

@@ -222,6 +222,18 @@ def test_a_patient_whom_only_some_files_name_stays_together(tmp_path: Path) -> N
     assert "6 cases of 1 patients by PatientID of DICOM, kept together" in said.said[0]
 
 
+@pytest.mark.parametrize("names", [("P0", "p 0"), ("P_0", "P-0"), ("sub_1", "sub 1")])
+def test_a_patient_in_two_spellings_is_one(tmp_path: Path, names: tuple[str, str]) -> None:
+    lines = ["image,label,split,patient"]
+    for i in range(12):
+        picture(tmp_path / f"{i}.png", i)
+        own = names[i // 11] if i in (0, 11) else f"x{i}"
+        lines.append(f"{i}.png,{'ab'[i % 2]},{('train', 'val', 'test')[i // 4]},{own}")
+    (tmp_path / "cases.csv").write_text("\n".join(lines))
+    said = files.message(lambda: open_source(str(tmp_path / "cases.csv")))
+    assert f"0.png (to train) and {tmp_path}/11.png (to test) are of {names[0]}" in said
+
+
 @pytest.mark.parametrize("distinct", [1, 2])
 def test_data_that_hold_hardly_anything_but_copies(tmp_path: Path, distinct: int) -> None:
     for i in range(24):

@@ -6,11 +6,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from files import message
+from made import Made
 from PIL import Image
 
 from crossd.data.opening import open_source
-from crossd.data.source import Given, Source, limit
+from crossd.data.quality.checks import faults
+from crossd.data.quality.survey import survey
+from crossd.data.source import Given, Source, in_order_of, limit
 from crossd.data.sources.case_table import read_table
 from crossd.data.sources.numbered_columns import columns_of, numbers_in
 from crossd.errors import InputError
@@ -82,6 +86,10 @@ def test_one_column_is_enough(tmp_path: Path) -> None:
         ("target_a", "large", "line 2: target_a is 'large'; expected a number, or"),
         ("target_a", '"2,5"', "write 2.5, not 2,5"),
         ("target_a", "inf", "line 2: target_a is 'inf'"),
+        ("target_a", "1e300", "line 2: target_a is '1e300'"),
+        ("target_a", '"1,000"', "write 1000, not 1,000"),
+        ("target_a", "1_000", "line 2: target_a is '1_000'"),
+        ("label", "n/a", "line 2: the field label is 'n/a', as what is not known"),
         ("label_a,target_b", "1,2", "has both findings .label_a. and numbers .target_b."),
         ("label_a,label", "1,2", "has both label and label_a"),
         ("label_a,label_A", "1,0", "has the column label_a twice"),
@@ -214,3 +222,39 @@ def test_a_limit_takes_numbers_and_findings_too(tmp_path: Path) -> None:
     assert len(few.train) == 8 and few.scale_of_numbers() != source.scale_of_numbers()
     many = open_source(arrays(tmp_path / "b.npz", labels=RNG.integers(0, 2, (30, 5))))
     assert len(limit(many, 2).train) == 2
+
+
+def test_the_same_numbers_in_another_order_are_put_in_that_of_the_images() -> None:
+    made = Made([torch.zeros(1, 4, 4)] * 3)
+    made.labels = np.arange(6, dtype=np.float32).reshape(3, 2)
+    three = (made, made, made)
+    source = Source("x", 2, "regression", 1, ("a", "b"), (4, 4), *three, units=("mm", ""))
+    turned = in_order_of(source, ("b", "a"))
+    assert turned.classes == ("b", "a") and turned.units == ("", "mm")
+    assert labels(turned)[:3] == [[1, 0], [3, 2], [5, 4]]
+    assert turned.train[1]["label"].tolist() == [3, 2]
+    assert in_order_of(source, ("b", "c")) is source and in_order_of(source, ("a", "b")) is source
+
+
+@pytest.mark.parametrize(
+    ("column", "cells", "said", "grave"),
+    [
+        ("target_x", ["5"] * 20, "the same in every training sample", True),
+        ("target_x", [""] * 20, "not known of any training sample", True),
+        ("label_x", ["1"] * 20, "the same in every training sample", False),
+        ("target_x", [*map(str, range(12)), *["-999"] * 8], "numbers more than 10 times", False),
+    ],
+)
+def test_inspect_finds_numbers_that_teach_nothing(
+    tmp_path: Path, column: str, cells: list[str], said: str, grave: bool
+) -> None:
+    if said.startswith("numbers"):
+        cells = [*map(str, range(19)), "-999"]
+    path = table(tmp_path, column, cells)
+    path.write_text("\n".join(
+        f"{line},{'split' if i == 0 else ('train', 'train', 'val', 'test')[i % 4]}"
+        for i, line in enumerate(path.read_text().splitlines())
+    ).replace("19.png,-999,test", "19.png,-999,train"))  # fmt: skip
+    found = faults(survey(str(path), 99, 0, Progress(quiet=True)))
+    (one,) = [fault for fault in found if fault.what.startswith(said)]
+    assert one.grave is grave and one.which[0].startswith("x")

@@ -20,6 +20,9 @@ IMBALANCE = 10.0
 FEW = 10
 """Training samples of a class below which it has few."""
 
+FAR = 10.0
+"""Widths of the middle half of numbers from which one is odd."""
+
 RANGE = 20.0
 """Times the median range of values from which a range is odd."""
 
@@ -67,6 +70,7 @@ def faults(found: Survey) -> list[Fault]:
         *_twice(varied),
         *_patients(found.looks),
         *_classes(found),
+        *_numbers(found),
         *_masks(good),
         *_odd(good),
     ]
@@ -142,6 +146,32 @@ def _classes(found: Survey) -> list[Fault]:
         Fault(f"classes with fewer than {FEW} training samples", few),
         Fault("classes that are not tested or validated", untested),
         Fault(f"classes more than {IMBALANCE:g} times as frequent as others", uneven),
+    ]
+
+
+def _numbers(found: Survey) -> list[Fault]:
+    """Find findings and numbers of which training samples tell nothing, and odd numbers."""
+    if found.columns is None:
+        return []
+    parts = np.array(found.parts)
+    train = found.numbers[parts == "train"] if "train" in found.parts else found.numbers
+    grave = found.columns.task == "regression"
+    unknown, alike, far = [], [], []
+    for name, own in zip(found.columns.names, train.T, strict=True):
+        known = own[np.isfinite(own)]
+        if not len(known):
+            unknown.append(name)
+        elif known.min() == known.max():
+            alike.append(f"{name} ({known[0]:g})")
+        elif grave:
+            low, middle, high = np.percentile(known, (25, 50, 75))
+            width = (high - low) or known.std()
+            odd = known[np.abs(known - middle) > FAR * width]
+            far += [f"{name} ({value:.4g})" for value in np.unique(odd)]
+    return [
+        Fault("not known of any training sample", unknown, grave),
+        Fault("the same in every training sample", alike, grave),
+        Fault(f"numbers more than {FAR:g} times the middle half's width from the median", far),
     ]
 
 

@@ -13,7 +13,7 @@ from crossd.data.io.header import stem
 from crossd.data.source import TaskName
 from crossd.data.sources.folder_walk import Say, below
 from crossd.data.sources.numbered_columns import Columns
-from crossd.data.sources.spellings import plain, same_name
+from crossd.data.sources.spellings import plain, same_patient
 from crossd.data.splits import Parts, divide
 from crossd.errors import InputError
 from crossd.tasks import strata
@@ -136,7 +136,8 @@ def with_groups_alike(cases: Iterable[Case]) -> list[Case]:
     """Give groups whose names are one, but for their spelling, that name."""
     names: dict[object, str] = {}
     return [
-        replace(case, group=names.setdefault(same_name(case.group), case.group)) for case in cases
+        replace(case, group=names.setdefault(same_patient(case.group), case.group))
+        for case in cases
     ]
 
 
@@ -157,7 +158,12 @@ def in_order(classes: Iterable[str]) -> list[str]:
         >>> in_order({"10", "9", "cat"})
         ['9', '10', 'cat']
     """
-    return sorted(classes, key=lambda t: (not t.isdecimal(), int(t) if t.isdecimal() else 0, t))
+
+    def key(name: str) -> tuple[bool, int, str]:
+        whole = name.removeprefix("-").isdecimal()
+        return not whole, int(name) if whole else 0, name
+
+    return sorted(classes, key=key)
 
 
 def labels_of(cases: Sequence[Case], names: Sequence[str]) -> tuple[TaskName, Labels | None]:

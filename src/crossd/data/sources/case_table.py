@@ -105,8 +105,10 @@ def cases_of(
         cells = dict.fromkeys(names, "") | dict(zip(heads, map(str.strip, row), strict=False))
         files = tuple(file_at(path, cells[name], where, name, strict) for name in columns)
         numbers = () if numbered is None else numbers_in(cells, numbered, where)
-        if labels and numbered is None and not cells[kinds[0]]:
-            raise InputError(f"{where}: the field {kinds[0]} is empty")
+        if labels and numbered is None and cells[kinds[0]].lower() in ("", "n/a", "nan", "<na>"):
+            found = cells[kinds[0]]
+            said = f"is {found!r}, as what is not known" if found else "is empty"
+            raise InputError(f"{where}: the field {kinds[0]} {said}; fill it in or remove the line")
         masks = labels and kinds == ["mask"]
         mask = file_at(path, cells["mask"], where, "mask", strict) if masks else None
         said = cells.get("split", "")

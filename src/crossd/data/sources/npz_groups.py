@@ -11,7 +11,7 @@ from crossd.data.shared_arrays import Array
 from crossd.data.source import Request
 from crossd.data.sources.belonging import digest_of, kept_whole
 from crossd.data.sources.case_list import Case
-from crossd.data.sources.spellings import same_name
+from crossd.data.sources.spellings import same_patient
 from crossd.data.splits import part_of
 from crossd.errors import InputError
 
@@ -53,7 +53,7 @@ def groups_of_arrays(
             _texts(arrays[keys[key]], len(own), keys[key], path) for key, own in images.items()
         ]
         spellings: dict[object, str] = {}
-        groups = [spellings.setdefault(same_name(one), one) for own in texts for one in own]
+        groups = [spellings.setdefault(same_patient(one), one) for own in texts for one in own]
 
     def cases() -> list[Case]:
         found = []

@@ -24,6 +24,11 @@ FINDINGS = {
 EMPTY = ("", "n/a", "na", "nan", "none", "null", "unknown")
 """What stands where nothing is known."""
 
+LARGEST = 3e38
+"""What numbers of 32 bits hold."""
+
+THOUSANDS = re.compile(r"[+-]?\d{1,3}(,\d{3})+(\.\d*)?")
+
 UNIT = re.compile(r"(.*?)\s*[\[(]([^\])]*)[\])]")
 """A name with its unit: ``volume [ml]``."""
 
@@ -125,11 +130,12 @@ def numbers_in(cells: Mapping[str, str], columns: Columns, where: str) -> tuple[
 
 def _number(text: str, head: str, where: str) -> float:
     try:
-        value = float(text)
+        value = math.inf if "_" in text else float(text)
     except ValueError:
         value = math.inf
-    if not math.isfinite(value):
+    if not abs(value) <= LARGEST:
         hint = " (write 2.5, not 2,5)" if re.fullmatch(r"[+-]?\d+,\d+", text) else ""
+        hint = " (write 1000, not 1,000)" if THOUSANDS.fullmatch(text) else hint
         raise InputError(
             f"{where}: {head} is {text!r}; expected a number{hint}, or nothing where it is unknown"
         )

@@ -44,6 +44,25 @@ def same_name(text: str) -> object:
     return float(text) if NUMBER.fullmatch(text) else plain(text)
 
 
+def same_patient(text: str) -> object:
+    """Give what the spellings of one patient have in common: as `same_name`, without marks.
+
+    Spaces, dashes and underscores are one mark, which does not count between a letter and a digit;
+    between digits it does, as 1-2 and 12 are two.
+
+    Example:
+        >>> same_patient("P_0") == same_patient("p 0") == same_patient("P0")
+        True
+        >>> same_patient("1-2") == same_patient("12")
+        False
+    """
+    name = same_name(text)
+    if not isinstance(name, str):
+        return name
+    marked = re.sub(r"[\s_-]+", "-", name)
+    return re.sub(r"(?<=[^\W\d_])-(?=\d)|(?<=\d)-(?=[^\W\d_])", "", marked)
+
+
 def group_name(names: Iterable[str], where: str) -> str | None:
     """Find the column, or the key, that names the patient of each case.
 
