@@ -167,3 +167,10 @@ def test_surfaces_beside_what_is_not_known_are_not_measured() -> None:
     assert found["dice"] == pytest.approx(2 * 48 / 129)
     nothing = metrics.surfaces(guess & ~known, truth & ~known, (1, 1, 1), 0.5, known)
     assert nothing == {"dice": None, "hd95": None, "nsd": None}
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7])
+def test_numbers_that_are_all_alike_have_no_r2(count: int) -> None:
+    truth = torch.full((count, 1), 0.1, dtype=torch.float64)
+    said = truth + torch.arange(count)[:, None]
+    assert np.isnan(metrics.main("regression", said, truth))

@@ -215,6 +215,10 @@ def _number(protocol: str, train: Told, val: Told, test: Told) -> NDArray[np.flo
     from sklearn.linear_model import Ridge
     from sklearn.neighbors import KNeighborsRegressor
 
+    if not len(train[0]):
+        raise InputError(
+            f"--protocol {protocol}: a number is known of no labelled training sample; label more"
+        )
     near = KNeighborsRegressor(min(NEIGHBOURS, len(train[0])), metric="cosine")
     linear = [Ridge(alpha=1 / strength) for strength in STRENGTHS]
     model = _best([near] if protocol == "knn" else linear, train, val, protocol == "linear")
@@ -227,7 +231,9 @@ def _best(models: Sequence[Any], train: Told, val: Told, standardise: bool) -> A
     from sklearn.preprocessing import StandardScaler
 
     steps = [make_pipeline(StandardScaler(), one) if standardise else one for one in models]
+    if len(val[0]) < 2:  # nothing to choose by: the middle one of STRENGTHS
+        steps = [steps[len(steps) // 2]]
     fitted = [one.fit(*train) for one in steps]
-    if len(fitted) == 1 or len(val[0]) < 2:
-        return fitted[0 if len(fitted) == 1 else len(fitted) // 2]
+    if len(fitted) == 1:
+        return fitted[0]
     return max(fitted, key=lambda one: float(one.score(*val)))

@@ -143,8 +143,9 @@ def main(task: str, said: Tensor, truth: Tensor) -> float:
         known = np.isfinite(own)
         guess, own = guess[known], own[known]
         if task == "regression":
-            spread = ((own - own.mean()) ** 2).sum() if len(own) else 0.0
-            found.append(1 - ((own - guess) ** 2).sum() / spread if spread > 0 else np.nan)
+            differ = len(np.unique(own)) > 1  # as equal values have a spread by rounding
+            spread = ((own - own.mean()) ** 2).sum() if differ else np.nan
+            found.append(1 - ((own - guess) ** 2).sum() / spread)
         else:
             there = own == 1
             pairs = there.sum() * (~there).sum()

@@ -19,13 +19,13 @@ from crossd.data.sources.bids_names import (
     IGNORE,
     Name,
     anat_files,
-    folders_in,
     ignored,
     sessions_of,
     subjects_in,
 )
 from crossd.data.sources.case_list import Listed, first_few
 from crossd.data.sources.case_table import cases_of, lines_of
+from crossd.data.sources.folder_walk import folders_in
 from crossd.errors import InputError
 
 DESCRIPTION, PARTICIPANTS = "dataset_description.json", "participants.tsv"

@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from crossd.data.io.agreement import HIGHEST
-from crossd.data.sources.bids_names import Name, anat_files, folders_in, is_subject, subjects_in
+from crossd.data.sources.bids_names import Name, anat_files, is_subject, subjects_in
 from crossd.data.sources.case_list import first_few, require_distinct
 from crossd.data.sources.case_table import lines_of
+from crossd.data.sources.folder_walk import folders_in
 from crossd.errors import InputError
 
 DERIVATIVES = "derivatives"

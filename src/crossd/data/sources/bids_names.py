@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 
 from crossd.data.file_names import is_debris
 from crossd.data.io.header import NIFTI, stem
-from crossd.data.sources.folder_walk import look
+from crossd.data.sources.folder_walk import folders_in, look
 from crossd.errors import InputError
 
 IGNORE = ".bidsignore"
@@ -53,12 +53,6 @@ class Name:
 def is_subject(name: str) -> bool:
     """Tell whether a file or folder is called as a subject."""
     return name.startswith("sub-") and name[4:].isalnum()
-
-
-def folders_in(folder: Path) -> list[Path]:
-    """List the folders in a folder, but for hidden ones and what systems leave behind."""
-    entries = look(str(folder))[2]
-    return [folder / one.name for one in entries if one.is_dir() and not is_debris(one.name)]
 
 
 def subjects_in(root: Path) -> list[Path]:

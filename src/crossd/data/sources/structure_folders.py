@@ -4,11 +4,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from crossd.data.file_names import is_debris
 from crossd.data.io.header import is_volume, stem
 from crossd.data.sources.case_list import Listed, first_few, require_distinct
 from crossd.data.sources.case_table import cases_of, lines_of
-from crossd.data.sources.folder_walk import STRUCTURES, listed
+from crossd.data.sources.folder_walk import STRUCTURES, folders_in, listed
 from crossd.errors import InputError
 
 META = "meta.csv"
@@ -22,7 +21,7 @@ def find(root: Path) -> list[Path]:
     """
     if _mask_folders(root) and _images(root):
         return [root]
-    return [one for one in _inside(root) if _mask_folders(one) and _images(one)]
+    return [one for one in folders_in(root) if _mask_folders(one) and _images(one)]
 
 
 def read(root: Path, folders: Sequence[Path], strict: bool = True) -> Listed:
@@ -42,7 +41,7 @@ def read(root: Path, folders: Sequence[Path], strict: bool = True) -> Listed:
     Raises:
         InputError: When a case has no image, or several, or a structure is missing or there twice.
     """
-    alone = [one for one in _inside(root) if one not in folders] if root not in folders else []
+    alone = [one for one in folders_in(root) if one not in folders] if root not in folders else []
     for one in alone:
         masks, images = _mask_folders(one), _images(one)
         if masks or images:
@@ -80,10 +79,6 @@ def read(root: Path, folders: Sequence[Path], strict: bool = True) -> Listed:
         notes.append(f"{first_few([one.name for one in alone])} beside the cases are left out")
     classes = {0: "background", **dict(enumerate(names, start=1))}
     return Listed("folders with a mask of each structure", cases, classes, "; ".join(notes))
-
-
-def _inside(root: Path) -> list[Path]:
-    return [one for one in sorted(root.iterdir()) if one.is_dir() and not is_debris(one.name)]
 
 
 def _mask_folders(folder: Path) -> list[Path]:
