@@ -160,6 +160,10 @@ def scale_of(numbers: NDArray[np.generic], names: Sequence[str], where: str) -> 
     return Scale(tuple(means), tuple(stds))
 
 
+QUARTERS = (0.25, 0.5, 0.75)
+"""Where numbers are cut for `strata`."""
+
+
 def strata(task: str, labels: NDArray[np.generic] | None, count: int) -> NDArray[np.int64]:
     """Number the groups of samples that every part should have its share of.
 
@@ -194,10 +198,6 @@ def strata(task: str, labels: NDArray[np.generic] | None, count: int) -> NDArray
         return np.zeros(count, np.int64)
     quarter = np.searchsorted(np.quantile(known, QUARTERS), first_number, side="right")
     return np.where(np.isfinite(first_number), quarter, 4).astype(np.int64)
-
-
-QUARTERS = (0.25, 0.5, 0.75)
-"""Where numbers are cut for `strata`."""
 
 
 def with_units(names: Sequence[str], units: Sequence[str]) -> list[str]:

@@ -1,7 +1,9 @@
 """Grave faults of data: found by inspect and by a training, and gone on with only by name."""
 
+import os
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from PIL import Image
 
 from crossd.cli import command_line as cli
 from crossd.data.opening import open_source
+from crossd.data.preprocessing import normalise
 from crossd.data.quality.checks import faults
 from crossd.data.quality.survey import survey
 from crossd.data.source import ACCEPTABLE, Given
@@ -103,3 +106,23 @@ def test_the_command_takes_the_names(tmp_path: Path, capsys: Any) -> None:
     assert not (tmp_path / "out").exists()
     assert cli.main([*given, "--accept", "constant,parts"]) == 0
     assert "gone on with, as --accept parts says" in capsys.readouterr().err
+
+
+def test_what_was_remembered_of_the_images_accepts_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(normalise, "ENOUGH", 12)
+    rng = np.random.default_rng(0)
+    for number in range(24):
+        values = rng.integers(0, 255, (8, 8)) if number % 2 else np.full((8, 8), number)
+        path = tmp_path / "data" / "ab"[number // 2 % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(values.astype(np.uint8)).save(path)
+        os.utime(path, (0, 1e9))
+    measure = mock.Mock(wraps=normalise._measured)
+    monkeypatch.setattr(normalise, "_measured", measure)
+    for _ in range(2):
+        open_source(str(tmp_path / "data"), given=Given(accepted={"constant": "accepted"}))
+        with pytest.raises(InputError, match="training samples show nothing"):
+            open_source(str(tmp_path / "data"))
+    assert measure.call_count == 1

@@ -131,8 +131,8 @@ def _scaled(
             progress.say(
                 f"{silent}: says no unit of {name}, which is taken to be in {own or other}"
             )
-    known = tuple(own or other for own, other in zip(source.units, units, strict=True))
-    return dataclasses.replace(source, scale=scale, units=known)
+    either = tuple(own or other for own, other in zip(source.units, units, strict=True))
+    return dataclasses.replace(source, scale=scale, units=either)
 
 
 def as_trained(

@@ -114,47 +114,56 @@ def _statistics(
 ) -> tuple[float, float]:
     """Return the mean and the standard deviation over up to ENOUGH images."""
     samples, indices = source.train, np.arange(len(source.train))
+    if len(indices) > ENOUGH:
+        indices = np.sort(np.random.default_rng(seed).choice(indices, ENOUGH, replace=False))
+        found = _remembered(samples, indices, channels)
+    else:
+        found = _measured(samples, indices, channels)
+    mean, std, empty = found
+    if empty and std > 0:
+        given.judge(
+            "constant",
+            f"{source.name}: {len(empty):,} of {len(indices):,} training samples show nothing, "
+            f"every value is the same (the first is {samples.name(int(indices[empty[0]]))})",
+            "remove them",
+            say,
+        )
+    return mean, std
 
-    def measured() -> tuple[float, float]:
-        mean, std, empty = _measured(samples, indices, channels)
-        if empty and std > 0:
-            given.judge(
-                "constant",
-                f"{source.name}: {len(empty):,} of {len(indices):,} training samples show nothing, "
-                f"every value is the same (the first is {samples.name(empty[0])})",
-                "remove them",
-                say,
-            )
-        return mean, std
 
-    if len(indices) <= ENOUGH:
-        return measured()
-    indices = np.sort(np.random.default_rng(seed).choice(indices, ENOUGH, replace=False))
+def _remembered(
+    samples: Samples, indices: NDArray[np.int64], channels: int
+) -> tuple[float, float, list[int]]:
+    """Measure, or take from the cache of the user what was measured of the same files."""
     stamps = [samples.stamp(int(index)) for index in indices]
     known = [stamp for stamp in stamps if stamp is not None]
     if len(known) < len(stamps):
-        return measured()
-    cache, key = user_cache(), key_of("statistics", FORM, channels, known)
+        return _measured(samples, indices, channels)
+    cache, key = user_cache(), key_of("statistics and empty", FORM, channels, known)
     with cache.one_process_at_a_time(key):
         found = cache.get(key)
         if found is None:
-            mean, std = measured()
-            cache.keep(key, {"statistics": np.array([mean, std])})
+            mean, std, empty = _measured(samples, indices, channels)
+            cache.keep(
+                key,
+                {"statistics": np.array([mean, std]), "empty": np.array(empty, np.int64)},
+            )
         else:
             mean, std = found["statistics"].tolist()
-    return mean, std
+            empty = found["empty"].tolist()
+    return mean, std, empty
 
 
 def _measured(
     samples: Samples, indices: NDArray[np.int64], channels: int
 ) -> tuple[float, float, list[int]]:
-    """Return the mean, the standard deviation, and which samples have one value everywhere."""
+    """Return the mean, the standard deviation, and which of the indices are of one value only."""
     total, squares, count = 0.0, 0.0, 0
     empty = []
-    for index in indices.tolist():
+    for place, index in enumerate(indices.tolist()):
         image = adapt(in_floats(samples[index]["image"]), channels).double()
         if image.min() == image.max():
-            empty.append(index)
+            empty.append(place)
         total += image.sum().item()
         squares += image.square().sum().item()
         count += image.numel()
