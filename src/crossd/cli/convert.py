@@ -3,23 +3,31 @@
 from crossd.cli.options import ConvertConfig
 from crossd.conversion import registry
 from crossd.conversion.arguments import LIFTS
+from crossd.data.preprocessing import nnunet_plans, plan_file
+from crossd.data.preprocessing.nnunet_plans import NnunetPlans
 from crossd.errors import InputError
 from crossd.nn.kernel_modes import KERNEL_MODES
 from crossd.nn.views import VIEWS
 from crossd.utils.option_values import choice, class_names, unused
 from crossd.utils.progress import Progress
 from crossd.utils.run_folder import free_file
-from crossd.weights import third_party, weights_file
+from crossd.weights import nnunet, third_party, weights_file
 from crossd.weights.weights_file import WeightsConfig
 
 
 def convert(config: ConvertConfig, progress: Progress) -> str:
     """Convert a weights file; returns what to print."""
-    choice(config.to, ("2d", "3d", "cross"), "--to")
+    choice(config.to, ("2d", "3d", "cross", "nnunet"), "--to")
     choice(config.view, VIEWS, "--view")
     if config.model is not None:
         return _convert_checkpoint(config, config.model)
     unused(config, _OF_CHECKPOINTS, "is for a checkpoint of others: name its network by --model")
+    if config.to == "nnunet":
+        for_2d = {"view": "axial", "align": False}
+        if any(getattr(config, name) != value for name, value in for_2d.items()):
+            raise InputError("--view and --align are for --to 2d and 3d, not for nnunet")
+        out = free_file(config.out, config.overwrite, (".pth",))
+        return f"{nnunet.write_checkpoint(config.weights, out)}\nwritten: {out}"
     out = free_file(config.out, config.overwrite)
     report = weights_file.convert_file(config.weights, config.to, out, config.view, config.align)
     return f"{report.summary()}\nwritten: {out}"
@@ -38,6 +46,30 @@ _OF_CHECKPOINTS = (
 )
 
 
+NETWORK = "network_weights"
+"""Where checkpoints of nnU-Net hold the network."""
+
+
+def _of_plans(config: ConvertConfig, plans: NnunetPlans) -> WeightsConfig:
+    """Describe a network that nnU-Net trained."""
+    unused(config, ("task", "classes", "channels", "mean", "std"), "is what the plans say")
+    unused(config, ("lift", "prefix", "allow_partial"), "is not for checkpoints of nnU-Net")
+    return WeightsConfig(
+        plans.model,
+        "segmentation",
+        plans.channels,
+        tuple(plans.classes.values()),
+        form=config.to,
+        kernel_mode=config.kernel_mode,
+        size=plans.plan.patch,
+        spacing=plans.plan.spacing,
+        plan=plan_file.to_record(plans.plan),
+        values=tuple(plans.classes),
+        modalities=plans.channels,
+        ignore=plans.ignore,
+    )
+
+
 def _convert_checkpoint(config: ConvertConfig, model: str) -> str:
     """Make a weights file of somebody else's checkpoint."""
     choice(config.task, tuple(registry.DEFAULTS), "--task")
@@ -45,7 +77,15 @@ def _convert_checkpoint(config: ConvertConfig, model: str) -> str:
     choice(config.lift, LIFTS, "--lift")
     if weights_file.is_ours(config.weights):
         raise InputError(f"{config.weights} is a weights file of crossd: leave out --model")
+    if config.to == "nnunet":
+        raise InputError("--to nnunet is for a weights file of crossd: leave out --model")
     out = free_file(config.out, config.overwrite)
+    if nnunet_plans.is_named(model):
+        weights = _of_plans(config, nnunet_plans.read(model))
+        report = third_party.convert_checkpoint(
+            config.weights, out, weights, config.view, config.align, prefix=NETWORK
+        )
+        return f"{report.without_partner()}\nwritten: {out}"
     weights = WeightsConfig(
         model,
         config.task,

@@ -6,7 +6,7 @@ import dataclasses
 import torch
 from torch import nn
 
-from crossd.cli.opening import batch_size, described, images_and_volumes
+from crossd.cli.opening import batch_size, described, images_and_volumes, model_of
 from crossd.cli.options import JointConfig
 from crossd.cli.runs import augmentation, train_and_write
 from crossd.conversion import heads, registry
@@ -80,7 +80,7 @@ def _network(
     """Make or load the network, with so many classes; returns it, its name and its kernel mode."""
     devices.seed_everything(config.seed)
     if start is None:
-        name = config.model or registry.DEFAULTS[volumes.task]
+        name = model_of(config, volumes)
         net = registry.build(name, volumes.task, volumes.channels, classes)
         registry.require_answers(net, name, volumes.task, classes, images.size)
         cross = convert(net, config.kernel_mode, "center")

@@ -9,6 +9,7 @@ from crossd.cli.options import (
     DataOptions,
     EvaluateConfig,
     FinetuneConfig,
+    ImageOptions,
     InspectConfig,
     JointConfig,
     LongOptions,
@@ -16,10 +17,12 @@ from crossd.cli.options import (
     RecalibrateConfig,
     TransferConfig,
 )
+from crossd.conversion import registry
 from crossd.conversion.plain import to_3d
 from crossd.data.disk_cache import option_cache
 from crossd.data.opening import open_source
-from crossd.data.preprocessing import plan_file
+from crossd.data.preprocessing import nnunet_plans, plan_file
+from crossd.data.preprocessing.nnunet_plans import NnunetPlans
 from crossd.data.slicing import as_images
 from crossd.data.source import ACCEPTABLE, Given, Source, in_order_of
 from crossd.data.source import require_rank as require_source_rank
@@ -47,12 +50,42 @@ def known(config: DataOptions, weights: WeightsConfig | None = None) -> Given:
         own = plan_file.from_record(weights.plan, "the weights' plan") if weights.plan else None
         labels = () if weights.values else weights.classes
         given = dataclasses.replace(given, plan=own, labels=labels)
+    if plans := plans_of(config):
+        given = dataclasses.replace(
+            given,
+            plan=plans.plan,
+            classes=plans.classes,
+            known_ignore=plans.ignore,
+            multiple=plans.multiple,
+        )
     if isinstance(config, PretrainConfig | FinetuneConfig) and config.plan is not None:
         if not Path(config.plan).is_file():
             raise InputError(f"--plan {config.plan}: no such file; crossd plan writes one")
         edited, classes = plan_file.read(Path(config.plan))
         given = dataclasses.replace(given, plan=edited, classes=classes)
     return given
+
+
+def plans_of(config: DataOptions) -> NnunetPlans | None:
+    """Read the plans of nnU-Net that an option --model names, if it does."""
+    model = config.model if isinstance(config, ImageOptions) else None
+    return nnunet_plans.read(model) if model and nnunet_plans.is_named(model) else None
+
+
+def model_of(config: PretrainConfig | JointConfig | TransferConfig, source: Source) -> str:
+    """Name the network that is to be trained, as `crossd.conversion.registry.build` takes it.
+
+    Raises:
+        InputError: When it is of plans of nnU-Net that the source does not fit.
+    """
+    plans = plans_of(config)
+    if plans is None:
+        return config.model or registry.DEFAULTS[source.task]
+    if source.task != "segmentation":
+        raise InputError(f"--model {config.model}: is for masks, but {source.name} has none")
+    values = source.values or tuple(range(len(source.classes)))
+    plans.require(source.channels, dict(zip(values, source.classes, strict=False)), source.name)
+    return plans.model
 
 
 def fitting(
@@ -193,7 +226,9 @@ def images_and_volumes(
             given=known(config),
             progress=progress,
         )
-    images = as_images(images, config.slices, config.slice_step, progress)
+    plans = plans_of(config)
+    multiple = 0 if plans is None else plans.multiple
+    images = as_images(images, config.slices, config.slice_step, progress, multiple)
     if images.task != volumes.task:
         raise InputError(
             f"--images is for {images.task}, --volumes for {volumes.task}: "

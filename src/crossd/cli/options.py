@@ -83,9 +83,10 @@ class ImageOptions:
 
     Attributes:
         model: A name of a network: of timm, or with its library (monai:SegResNet,
-            torchvision:r3d_18), with arguments in brackets if wanted; or for masks
-            segresnet-small, segresnet, basicunet, unet, dynunet. Default: a small ResNet or
-            SegResNet.
+            torchvision:r3d_18), with arguments in brackets if wanted; for masks
+            segresnet-small, segresnet, basicunet, unet, dynunet; or nnunet:PLANS.json[:3d_lowres],
+            the network, the spacing, the normalisation and the patch of nnU-Net's plans. Default: a
+            small ResNet or SegResNet.
         slices: The views in which slices are taken of volumes, separated by commas. Default:
             axial,coronal,sagittal.
         slice_step: Take every n-th slice. Default: three a view, for masks every second.
@@ -426,12 +427,12 @@ class ConvertConfig(Options):
     """Turn a weights file into one of a plain 2D or 3D network, or a 2D one into Cross-D.
 
     With --model, the weights are a checkpoint of others: of torchvision, timm, RadImageNet,
-    MedicalNet, MONAI, Lightning or the paper's implementation.
+    MedicalNet, MONAI, nnU-Net (nnunet:PLANS.json), Lightning or the paper's implementation.
 
     Attributes:
         weights: A weights file of crossd, or a checkpoint.
-        to: 2d, 3d or cross.
-        out: The weights file to write.
+        to: 2d, 3d or cross; or nnunet, a checkpoint for nnUNetv2_train -pretrained_weights.
+        out: The weights file to write; for nnunet, ending in .pth.
         view: Which 2D network to take: axial, coronal or sagittal.
         align: Move the kernels of the fourier modes by their mean displacement.
         model: The name of a checkpoint's network; the options below are for a checkpoint.
@@ -449,8 +450,8 @@ class ConvertConfig(Options):
     """
 
     weights: str
-    to: str
     out: str
+    to: str = "cross"
     view: str = "axial"
     align: bool = False
     model: str | None = None

@@ -206,14 +206,14 @@ def _segment(run: _Run, case: Case, out: Path) -> bool:
     second = _dicom_seg(out) if config.dicom_seg else None
     if there and second is None:
         return False
-    entry = read_entry(case)
+    entry = read_entry(case).along(predictor.plan_of(weights).axes)
     header = entry.images[0]
     second = second if header.files else None
     if there and (second is None or second.exists()):
         return False
     found = predictor.segment(run.net, entry, weights, run.fabric, config.flips)
     if case.spacing is not None:  # of the csv: it tells how to read, not where the file lies
-        header = read_header(case.images[0])
+        header = dataclasses.replace(read_header(case.images[0]), turned=header.turned)
     write_masks.write(found, header, values, out)
     if second is not None:
         write_masks.write_dicom_seg(found, header, weights.classes, second)

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from crossd.cli.opening import described, known
+from crossd.cli.opening import described, known, model_of
 from crossd.cli.options import PretrainConfig
 from crossd.cli.runs import augmentation, train_and_write
 from crossd.conversion import adapt, registry
@@ -29,7 +29,7 @@ def pretrain(config: PretrainConfig, progress: Progress) -> str:
     source = _images(config, progress)
     if config.task not in (None, source.task):
         raise InputError(f"--task {config.task}: but {config.data} is for {source.task}")
-    name = config.model or registry.DEFAULTS[source.task]
+    name = model_of(config, source)
     plain = config.kernel_mode == "none"
     devices.seed_everything(config.seed)
     net = registry.build(name, source.task, source.channels, len(source.classes))
@@ -52,11 +52,12 @@ def pretrain(config: PretrainConfig, progress: Progress) -> str:
 
 
 def _images(config: PretrainConfig, progress: Progress) -> Source:
+    given = known(config)
     source = open_source(
         config.data,
         size=sizes(config.size),
         seed=config.seed,
-        given=known(config),
+        given=given,
         progress=progress,
     )
     if config.plan is not None and source.plan is None:
@@ -64,4 +65,4 @@ def _images(config: PretrainConfig, progress: Progress) -> Source:
     if config.limit:  # before slicing: it counts volumes
         source = limit(source, config.limit, config.seed)
     source.scale_of_numbers()  # refuses numbers that tell none before anything takes time
-    return as_images(source, config.slices, config.slice_step, progress)
+    return as_images(source, config.slices, config.slice_step, progress, given.multiple)

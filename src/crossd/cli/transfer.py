@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from crossd.cli.contests import arm, compare, require_limits
-from crossd.cli.opening import described, images_and_volumes
+from crossd.cli.opening import described, images_and_volumes, model_of
 from crossd.cli.options import ALL_PROTOCOLS, TransferConfig
 from crossd.conversion import registry
 from crossd.conversion.convert import convert
@@ -76,7 +76,7 @@ def open_setting(config: TransferConfig, progress: Progress | None = None) -> Se
         InputError: For data that do not go together.
     """
     volumes, images = images_and_volumes(config, progress or Progress(quiet=True))
-    return Setting(config, images, volumes, config.model or registry.DEFAULTS[volumes.task])
+    return Setting(config, images, volumes, model_of(config, volumes))
 
 
 def open_contest(config: TransferConfig, setting: Setting | None = None) -> Contest:

@@ -3,6 +3,7 @@
 import ast
 import difflib
 import functools
+import importlib
 import inspect
 import itertools
 import re
@@ -35,7 +36,8 @@ def build(name: str, task: str, in_channels: int, num_classes: int) -> nn.Module
             calls the network: ``"monai:SegResNet"``, ``"torchvision:r3d_18"``. Arguments stand in
             brackets: ``"monai:UNet(channels=(16, 32), strides=(2,), norm='batch')"``,
             ``"vit_tiny_patch16_224(img_size=32, patch_size=4)"``. MONAI's networks are 3D unless
-            ``spatial_dims=2`` is given.
+            ``spatial_dims=2`` is given. Networks of nnU-Net are called ``"nnunet:"`` and what
+            its plans call them, with their arguments.
         task: One of `crossd.tasks.TASKS`.
         in_channels: Channels of the images and volumes.
         num_classes: Number of classes; for segmentation with the background.
@@ -223,7 +225,46 @@ def _how_to_size(net: nn.Module) -> str:
     return ": give its size in brackets, as in --model 'NAME(img_size=32)'"
 
 
+def _of_nnunet(name: str, options: Arguments, in_channels: int, num_classes: int) -> nn.Module:
+    """Build a network as plans of nnU-Net write it down: see `get_network_from_plans` there.
+
+    Outputs of deep supervision are in the weights, but only the whole one is given.
+    """
+    home = "dynamic_network_architectures"
+    options = {"deep_supervision": False, **options}
+    options.pop("configuration", None)
+    where, _, own = name.rpartition(".")
+    if where.partition(".")[0] != home:
+        raise InputError(
+            f"nnunet:{name}: crossd imports networks of {home} only; build yours in Python and "
+            "give it to crossd.convert"
+        )
+    make = _imported(name)
+    given = {key: _imported(v) if _is_path(v) else v for key, v in options.items()}
+    sizes = {"input_channels": in_channels, "num_classes": num_classes}
+    net = _called(f"nnunet:{own}", make, {**sizes, **given})
+    initialise = getattr(net, "initialize", None)
+    return net.apply(initialise) if initialise is not None else net
+
+
+def _is_path(value: object) -> bool:
+    """Tell whether an argument names what is to be imported."""
+    return isinstance(value, str) and value.startswith(("torch.nn.", "dynamic_network_arch"))
+
+
+def _imported(path: Any) -> Any:
+    where, _, own = path.rpartition(".")
+    try:
+        return getattr(importlib.import_module(where), own)
+    except (ImportError, AttributeError) as error:
+        raise InputError(
+            f"{path}: cannot be imported ({error}); pip install 'crossd[nnunet]', or a version of "
+            f"{where.partition('.')[0]} that has it"
+        ) from error
+
+
 _LIBRARIES: dict[str, Callable[[str, Arguments, int, int], nn.Module]] = {
+    "nnunet": _of_nnunet,
     "timm": _of_timm,
     "monai": _of_monai,
     "torchvision": _of_torchvision,

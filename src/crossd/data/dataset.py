@@ -47,6 +47,7 @@ class Samples(Dataset[Sample]):
         views: Views, int64, ``(N,)``, of slices with a known orientation; None otherwise.
         groups: Patient of every sample, ``(N,)``, where it is known; folds never split one.
         patch: Voxels that training takes of each, where they differ in size; None otherwise.
+        fill: What patches are filled with beyond the volume; None takes the volume's least value.
         channels: Channels of every image, where they are known.
         shape: Spatial size of all, ``(H, W)`` or ``(D, H, W)``, where they have the same.
         in_memory: Whether nothing has to be read to have one.
@@ -56,6 +57,7 @@ class Samples(Dataset[Sample]):
     views: NDArray[np.int64] | None = None
     groups: NDArray[np.str_] | None = None
     patch: tuple[int, ...] | None = None
+    fill: float | None = None
     channels: int = 1
     shape: tuple[int, ...] | None = None
     in_memory: bool = False
@@ -146,7 +148,7 @@ class ChangedSamples(OtherSamples):
     def __init__(self, samples: Samples) -> None:
         self.samples = samples
         self.labels, self.views = samples.labels, samples.views
-        self.groups, self.patch = samples.groups, samples.patch
+        self.groups, self.patch, self.fill = samples.groups, samples.patch, samples.fill
         self.channels, self.in_memory = samples.channels, samples.in_memory
 
     def __len__(self) -> int:
@@ -204,7 +206,8 @@ class Joined(OtherSamples):
     def __init__(self, parts: Sequence[Samples]) -> None:
         self.parts = tuple(parts)
         self.ends = np.cumsum([len(part) for part in parts])
-        self.patch, self.channels = parts[0].patch, parts[0].channels
+        self.patch, self.fill = parts[0].patch, parts[0].fill
+        self.channels = parts[0].channels
         self.in_memory = all(part.in_memory for part in parts)
         for name in ("labels", "views", "groups"):
             known = [getattr(part, name) for part in parts]

@@ -74,7 +74,7 @@ class Patches(ChangedSamples):
                 start = [(n - want) // 2 for n, want in zip(sides, self.patch_size, strict=True)]
             else:
                 start = _start(sides, self.patch_size, mask, rng)
-            low = float(image.min())
+            low = float(image.min()) if self.fill is None else self.fill
             sample["image"] = _cut(image, start, self.patch_size, low)
             if mask is not None:
                 sample["mask"] = _cut(mask, start, self.patch_size, 0)

@@ -9,14 +9,14 @@ MULTIPLE = 8
 """Networks halve the resolution three times, so that sides are made multiples of this."""
 
 
-def round_up(sides: Sequence[int]) -> tuple[int, ...]:
-    """Round every side up to a multiple of 8.
+def round_up(sides: Sequence[int], multiple: int = MULTIPLE) -> tuple[int, ...]:
+    """Round every side up to a multiple.
 
     Example:
         >>> round_up((35, 48, 1))
         (40, 48, 8)
     """
-    return tuple(-(-side // MULTIPLE) * MULTIPLE for side in sides)
+    return tuple(-(-side // multiple) * multiple for side in sides)
 
 
 def fit(x: Tensor, size: Sequence[int], value: float = 0.0) -> Tensor:

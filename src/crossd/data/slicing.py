@@ -91,7 +91,12 @@ def _labelled(mask: Tensor) -> Tensor:
     return (mask > 0) & (mask != IGNORED)
 
 
-def slices(source: Source, views: Sequence[str] | None = None, step: int | None = None) -> Source:
+def slices(
+    source: Source,
+    views: Sequence[str] | None = None,
+    step: int | None = None,
+    multiple: int = 0,
+) -> Source:
     """Turn volumes into slices; those of one volume stay in one split.
 
     Axial slices have the axes (y, x), coronal ones (z, x), sagittal ones (z, y). All are padded
@@ -112,6 +117,7 @@ def slices(source: Source, views: Sequence[str] | None = None, step: int | None 
         step: Take every step-th slice, of masks that are known in part those that lie so far from
             each other. By default the three at 1/4, 1/2 and 3/4 of an axis for classification,
             every second one for segmentation.
+        multiple: What the side of the slices must be a multiple of; 0 leaves it open.
 
     Returns:
         A source of images that reads the same volumes.
@@ -141,8 +147,9 @@ def slices(source: Source, views: Sequence[str] | None = None, step: int | None 
         raise InputError(f"--slices: every {step}-th slice makes no sense; give 1 or more")
     numbers = sorted({VIEWS.index(view) for view in views})
     side = _side(source)
+    side = round_up((side,), multiple)[0] if multiple else side
     # Volumes in [0, 1] are padded with 0; those of a plan have no such value.
-    padding = None if source.plan is not None else (0.0 - source.mean) / source.std
+    padding = (0.0 - source.mean) / source.std if source.plan is None else source.plan.fill
 
     def cut(part: Samples, numbers: list[int], drop_empty: bool) -> Slices:
         index = _index(source, part, numbers, step, drop_empty, best)
@@ -158,7 +165,11 @@ def slices(source: Source, views: Sequence[str] | None = None, step: int | None 
 
 
 def as_images(
-    source: Source, views: str | None, step: int | None, progress: Progress | None = None
+    source: Source,
+    views: str | None,
+    step: int | None,
+    progress: Progress | None = None,
+    multiple: int = 0,
 ) -> Source:
     """Give images as they are, and volumes as slices.
 
@@ -167,6 +178,7 @@ def as_images(
         views: Names of views separated by commas, for volumes only; None takes all three.
         step: As in `slices`, for volumes only.
         progress: Where to say which slices were taken of masks that are known in part.
+        multiple: As in `slices`.
 
     Returns:
         A source of images.
@@ -175,7 +187,7 @@ def as_images(
         InputError: "--slices ..." when it is given for images, or names an unknown view.
     """
     if source.rank == 3:
-        planes = slices(source, None if views is None else views.split(","), step)
+        planes = slices(source, None if views is None else views.split(","), step, multiple)
         if source.ignore is not None and progress is not None:
             assert planes.train.views is not None
             counts = np.bincount(planes.train.views, minlength=len(VIEWS)).tolist()

@@ -100,6 +100,7 @@ class Given:
             of each then; others are refused.
         ignore: Value of masks that says that a voxel is not known, as an option says.
         known_ignore: The same, of weights: taken where the data and no option say it.
+        multiple: What the sides of images that are chosen are multiples of; 0 leaves it open.
     """
 
     plan: Plan | None = None
@@ -110,6 +111,7 @@ class Given:
     stored: DiskCache | None = None
     ignore: int | None = None
     known_ignore: int | None = None
+    multiple: int = 0
     accepted: Mapping[str, str] = field(default_factory=dict)
 
     def judge(self, fault: str, text: str, remedy: str, say: Callable[[str], None]) -> None:

@@ -81,7 +81,7 @@ def prepare(
     """
     require_channels(entry, weights)
     image = read_image(entry)
-    plan.scale(image, plan.limits(image, intensity, entry.where))
+    plan.scale(image, plan.limits(image, intensity, entry.where), intensity)
     resampled = resample.image(torch.from_numpy(image), sides)
     return (adapt(resampled, weights.in_channels) - weights.mean) / weights.std
 
@@ -90,7 +90,9 @@ def prepare(
 def segment(
     net: nn.Module, entry: Entry, weights: WeightsConfig, fabric: Fabric, flips: bool = False
 ) -> NDArray[np.uint8]:
-    """Give the class of every voxel of a volume in its own grid, in canonical order ``(D, H, W)``.
+    """Give the class of every voxel of a volume in its own grid, ``(D, H, W)``.
+
+    The axes are the canonical ones, or those of the plan: `crossd.data.preprocessing.plan.Plan`.
 
     Args:
         net: In evaluation mode, on the device of `fabric`.
@@ -100,11 +102,15 @@ def segment(
         flips: Average over mirrored windows.
     """
     how = plan_of(weights)
+    entry = entry.along(how.axes)
     sides = resample.checked_size(entry.images[0], how.spacing)
     volume = prepare(entry, weights, how.intensity, sides)
     with fabric.autocast():
         parts = sliding_window.slabs(
-            sliding_window.probabilities(net, flips), fabric.to_device(volume), how.patch
+            sliding_window.probabilities(net, flips),
+            fabric.to_device(volume),
+            how.patch,
+            how.fill,
         )
         return restore(parts, sides, entry.images[0].size)
 
@@ -159,9 +165,10 @@ def label(net: nn.Module, entry: Entry, weights: WeightsConfig, fabric: Fabric) 
         x = prepare(entry, weights, (Intensity("percentiles", *CLIP),) * entry.channels, sides)
     else:
         how = plan_of(weights)
+        entry = entry.along(how.axes)
         sides = resample.checked_size(entry.images[0], how.spacing)
         x = prepare(entry, weights, how.intensity, sides)
-        x = fit(x, how.patch, float(x.min()))
+        x = fit(x, how.patch, float(x.min()) if how.fill is None else how.fill)
     with fabric.autocast():
         logits: Tensor = net(fabric.to_device(x[None]))
     return answer(logits, weights)

@@ -37,6 +37,7 @@ def slabs(
     answer: Callable[[Tensor], Tensor],
     volume: Tensor,
     patch: Sequence[int],
+    fill: float | None = None,
 ) -> Iterator[tuple[int, Tensor]]:
     """Answer on a volume from its first plane to its last, a few planes at a time.
 
@@ -48,8 +49,8 @@ def slabs(
         answer: From windows ``(N, C, d, h, w)`` to probabilities ``(N, K, d, h, w)``, in memory of
             their own, as they are weighted in place.
         volume: Shape ``(C, D, H, W)``.
-        patch: Size of the windows, ``(d, h, w)``. Smaller volumes are padded with their least
-            value.
+        patch: Size of the windows, ``(d, h, w)``.
+        fill: What smaller volumes are padded with; None takes their least value.
 
     Yields:
         The first plane, and the probabilities ``(K, n, H, W)`` of n planes that are done.
@@ -63,7 +64,7 @@ def slabs(
     from monai.data.utils import compute_importance_map
     from monai.inferers.utils import sliding_window_inference
 
-    least = float(volume.min())
+    least = float(volume.min()) if fill is None else fill
 
     def across(slab: Tensor) -> Tensor:
         """Answer on a slab that is no deeper than a window, ``(K, d, H, W)``."""
@@ -96,7 +97,9 @@ def slabs(
         count = torch.cat((count[done:], torch.zeros_like(count[:done])))
 
 
-def classes(net: nn.Module, volume: Tensor, patch: Sequence[int]) -> Tensor:
+def classes(
+    net: nn.Module, volume: Tensor, patch: Sequence[int], fill: float | None = None
+) -> Tensor:
     """Give the class of every voxel of a volume ``(C, D, H, W)``, uint8, by windows of a patch."""
-    parts = slabs(probabilities(net), volume, patch)
+    parts = slabs(probabilities(net), volume, patch, fill)
     return torch.cat([found.argmax(0).to(torch.uint8) for _, found in parts])

@@ -83,7 +83,11 @@ def answers(
         batch["image"] = batch["image"].to(devices.dtype_of(net))
         with fabric.autocast(), view_of(batch, net):
             if samples.patch is not None:
-                yield sliding_window.classes(net, batch["image"][0], samples.patch)[None], batch
+                whole = batch["image"][0]
+                yield (
+                    sliding_window.classes(net, whole, samples.patch, samples.fill)[None],
+                    batch,
+                )
                 continue
             logits = net(batch["image"]).float()
         if raw:

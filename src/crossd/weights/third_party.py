@@ -10,7 +10,9 @@ import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -190,13 +192,23 @@ def read(source: Source) -> Mapping[str, object]:
         except SafetensorError as error:
             raise InputError(f"{path} is not a checkpoint: {one_line(error)}") from error
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):  # options, which timm keeps
+        with torch.serialization.safe_globals(_HARMLESS):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for what is not a checkpoint
         raise InputError(f"{path} is not a checkpoint of tensors: {_blame(path, error)}") from error
     if not isinstance(content, Mapping):
         raise InputError(f"{path} is not a checkpoint: it holds a {type(content).__name__}")
     return content
+
+
+_HARMLESS: list[Any] = [
+    argparse.Namespace,
+    type(np.float64(0)).__reduce__(np.float64(0))[0],  # numpy's own way to make one
+    np.dtype,
+    *(type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8", "b1")),
+]
+"""What weights_only may load besides tensors: options, which timm keeps, and single numbers of
+numpy, of which nnU-Net's checkpoints keep the history."""
 
 
 def _blame(path: Path, error: Exception) -> str:

@@ -65,9 +65,11 @@ def test_scaling(kind: str) -> None:
     rng = np.random.default_rng(0)
     image = rng.normal(100, 20, (1, 20, 20, 20)).astype(np.float32)
     ends = (60.0, 140.0) if kind == "window" else (0.5, 99.5)
-    found = plan.limits(image, (Intensity(kind, *ends),), "here")
-    plan.scale(image, found)
-    if kind == "z-score":
+    how = (Intensity(kind, *ends),)
+    plan.scale(image, plan.limits(image, how, "here"), how)
+    if kind == "none":
+        assert image.mean() == pytest.approx(100, abs=1)
+    elif kind == "z-score":
         assert image.mean() == pytest.approx(0, abs=1e-3)
         assert image.std() == pytest.approx(1, abs=1e-3)
     else:
@@ -85,7 +87,8 @@ def test_volumes_that_show_nothing_are_refused() -> None:
 def test_a_small_bright_thing_is_still_seen() -> None:
     image = np.zeros((1, 20, 20, 20), np.float32)
     image[0, 3, 3, 3] = 5
-    plan.scale(image, plan.limits(image.copy(), (Intensity("percentiles", 0.5, 99.5),), "here"))
+    how = (Intensity("percentiles", 0.5, 99.5),)
+    plan.scale(image, plan.limits(image.copy(), how, "here"), how)
     assert image.max() == 1 and image.min() == 0
 
 

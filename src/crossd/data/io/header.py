@@ -33,6 +33,8 @@ class Header:
         affine: From voxels as stored to RAS [mm], ``(4, 4)``.
         channels: Numbers a voxel.
         over_time: Whether these are the fourth axis of a NIfTI file, which is that of time.
+        turned: Where the volume is taken along other axes than canonical ones, which of these, and
+            in which direction, each of right, anterior and superior becomes.
         modality: As DICOM names it ("CT", "MR"), "" where unknown.
         files: The files of a DICOM series, in order of position.
         frames: The frames of an enhanced DICOM file, in order of position.
@@ -46,12 +48,20 @@ class Header:
     files: tuple[Path, ...] = ()
     frames: tuple[int, ...] = ()
     over_time: bool = False
+    turned: tuple[tuple[int, int], ...] | None = None
 
     @property
     def orientation(self) -> NDArray[np.float64]:
-        """Nibabel's orientation of the stored axes, ``(3, 2)``: canonical axis and direction."""
+        """Nibabel's orientation of the stored axes, ``(3, 2)``: canonical axis and direction.
+
+        Of a header that was `turned`, the axes are those that it was turned to.
+        """
         orientation: NDArray[np.float64] = nib.orientations.io_orientation(self.affine)
-        return orientation
+        if self.turned is None:
+            return orientation
+        way = np.array(self.turned, np.float64)[orientation[:, 0].astype(int)]
+        way[:, 1] *= orientation[:, 1]
+        return way
 
     @property
     def size(self) -> tuple[int, int, int]:
@@ -74,6 +84,28 @@ class Header:
     def _canonical(self, values: Sequence[Number]) -> tuple[Number, Number, Number]:
         ordered = dict(zip(self.orientation[:, 0].astype(int).tolist(), values, strict=True))
         return ordered[2], ordered[1], ordered[0]
+
+
+def turned(headers: Sequence[Header], axes: Sequence[int]) -> list[Header]:
+    """Take volumes of one place along the axes of the first one's file, as it stores them.
+
+    What is stored in another way, as a mask that is mirrored, is brought to those of the first.
+
+    Args:
+        headers: Of the files of a case.
+        axes: Which stored axis is depth, height and width.
+
+    Example:
+        >>> one = Header(Path("a.nii"), (4, 5, 6), np.diag([-1.0, 1, 1, 1]))
+        >>> turned([one], (0, 1, 2))[0].size
+        (4, 5, 6)
+    """
+    first = headers[0]
+    own = replace(first, turned=None).orientation
+    way = [(0, 0)] * 3
+    for place, axis in enumerate(axes):  # depth is canonical axis 2
+        way[int(own[axis, 0])] = (2 - place, int(own[axis, 1]))
+    return [replace(header, turned=tuple(way)) for header in headers]
 
 
 def with_spacing(header: Header, spacing: Sequence[float]) -> Header:

@@ -100,7 +100,10 @@ def normalise(
             f"{source.name}: has {source.channels} channels, {wanted} are wanted; one channel can "
             "be repeated, and colours be made grey, but nothing else is the same"
         )
-    mean, std = given.statistics or _statistics(source, wanted, seed, given, say)
+    known = given.statistics
+    if source.plan is not None and source.plan.final:
+        known = (0.0, 1.0)
+    mean, std = known or _statistics(source, wanted, seed, given, say)
     if not std > 0:
         raise InputError(f"{source.name}: every value of the training images is the same")
     train, val, test = (

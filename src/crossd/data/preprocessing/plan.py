@@ -25,7 +25,9 @@ TYPICAL = 90
 AIR = -500.0
 """Least value [HU] below which a volume counts as CT, where no file says what it is."""
 
-KINDS = ("window", "percentiles", "z-score")
+KINDS = ("window", "percentiles", "z-score", "none")
+
+REGIONS = ("volume", "box", "nonzero")
 
 
 @dataclass(frozen=True)
@@ -36,14 +38,22 @@ class Intensity:
         kind: "window" (the same `low` and `high` for all volumes, as of CT, become 0 and 1),
             "percentiles" (those `low` and `high` of each volume become 0 and 1), or "z-score"
             (clipped to these percentiles, then less the mean and over the standard deviation of
-            each volume).
+            each volume), or "none" (they stay as they are).
         low: Lower end.
         high: Upper end.
+        mean: Of a window, what is subtracted after clipping, in place of `low`.
+        std: Of a window, what is divided by then, in place of the difference of the ends.
+        region: Where percentiles, or mean and standard deviation, are measured, as nnU-Net does: in
+            the "volume", in the "box" around what is not zero, or in what is "nonzero", its holes
+            filled; with a z-score all else stays as it is then.
     """
 
     kind: str
     low: float
     high: float
+    mean: float | None = None
+    std: float | None = None
+    region: str = "volume"
 
 
 @dataclass(frozen=True)
@@ -54,11 +64,19 @@ class Plan:
         spacing: Size of a voxel that volumes are resampled to (z, y, x) [mm].
         patch: Voxels of the training patches and of the window that slides over volumes.
         intensity: How each channel is scaled.
+        axes: Which axes of a file (0 is its first) are depth, height and width, whatever their
+            anatomical directions; None turns volumes so that they run to superior, anterior, right.
+        fill: What is put around volumes smaller than a patch; None takes their least value.
+        final: Whether values stay as `intensity` makes them; else the mean and the standard
+            deviation of the training samples are taken out once more.
     """
 
     spacing: tuple[float, float, float]
     patch: tuple[int, int, int]
     intensity: tuple[Intensity, ...]
+    axes: tuple[int, int, int] | None = None
+    fill: float | None = None
+    final: bool = False
 
 
 def decide(facts: Sequence[SampleFacts], masks: bool, size: Sequence[int] | None = None) -> Plan:
@@ -162,23 +180,58 @@ def limits(
     for channel, how in zip(image, intensity, strict=True):
         least, most = float(channel.min()), float(channel.max())
         require_varied(least, most, where)
+        if how.kind == "none":
+            rows.append((-np.inf, np.inf, 0.0, 1.0))
+            continue
         low, high = how.low, how.high
+        counted = channel
+        if how.region != "volume":
+            counted = channel[_counted(image, how.region)]
+            least, most = float(counted.min()), float(counted.max())
+            require_varied(least, most, where)
         if how.kind != "window":
-            some = thinned(channel, ENOUGH)
+            some = thinned(counted, ENOUGH)
             low, high = (float(value) for value in np.percentile(some, (how.low, how.high)))
-            if not low < high:  # nearly all values are equal, as around a small bright thing
-                low, high = least, most
+            if (how.low, how.high) == (0, 100) or not low < high:
+                low, high = least, most  # all, or nearly all values are equal
         shift, width = low, high - low
         if how.kind == "z-score":
-            kept = some.clip(low, high)
-            shift, width = float(kept.mean()), float(kept.std())
-        rows.append((low, high, shift, width))
+            kept = (counted if how.region != "volume" else some).clip(low, high)
+            shift, width = float(kept.mean(dtype=np.float64)), float(kept.std(dtype=np.float64))
+        if how.mean is not None and how.std is not None:
+            shift, width = how.mean, how.std
+        rows.append((low, high, shift, max(width, 1e-8)))
     return np.array(rows)
 
 
-def scale(image: NDArray[np.float32], found: NDArray[np.float64]) -> None:
+def _counted(image: NDArray[np.float32], region: str) -> NDArray[np.bool_]:
+    """Tell where the mean and the standard deviation of a z-score are measured, ``(D, H, W)``.
+
+    As nnU-Net's ``create_nonzero_mask`` and ``crop_to_nonzero``: what is not zero in some channel,
+    its holes filled, and the box around it.
+    """
+    from scipy.ndimage import binary_fill_holes
+
+    inside: NDArray[np.bool_] = binary_fill_holes((image != 0).any(0))
+    if region == "box":
+        places = np.nonzero(inside)
+        box = tuple(slice(int(place.min()), int(place.max()) + 1) for place in places)
+        inside = np.zeros_like(inside)
+        inside[box] = True
+    return inside
+
+
+def scale(
+    image: NDArray[np.float32], found: NDArray[np.float64], intensity: Sequence[Intensity]
+) -> None:
     """Clip, shift and divide the channels of a volume in place by what `limits` found."""
-    for channel, (low, high, shift, width) in zip(image, found.astype(np.float32), strict=True):
+    part = [how.region == "nonzero" and how.kind == "z-score" for how in intensity]
+    outside = ~_counted(image, "nonzero") if any(part) else None
+    rows = found.astype(np.float32)
+    for channel, (low, high, shift, width), partial in zip(image, rows, part, strict=True):
+        kept = channel[outside] if partial else None
         np.clip(channel, low, high, out=channel)
         channel -= shift
         channel /= width
+        if kept is not None:
+            channel[outside] = kept

@@ -5,10 +5,9 @@ import json
 import math
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-
-from crossd.data.preprocessing.plan import KINDS, Intensity, Plan
+from crossd.data.preprocessing.plan import KINDS, REGIONS, Intensity, Plan
 from crossd.errors import InputError
 from crossd.utils.atomic_files import atomic
 
@@ -42,7 +41,7 @@ def write(
         *notes,
         "spacing: voxels after resampling, z y x [mm]; patch: training patch and sliding window.",
         "intensity, for each channel: window (low, high: values), percentiles or z-score (low,",
-        "high: percentiles of each volume). classes: value in masks: name.",
+        "high: percentiles of each volume) or none. classes: value in masks: name.",
     ]
     body = yaml.safe_dump(record, sort_keys=False, default_flow_style=None)
     with atomic(path) as temporary:
@@ -62,7 +61,7 @@ def read(path: Path) -> tuple[Plan, dict[int, str]]:
     except (OSError, ValueError, yaml.YAMLError) as error:
         line = " ".join(str(error).split())
         raise InputError(f"{path}: cannot be read as a plan ({line})") from error
-    known = {"spacing", "patch", "intensity", "classes"}
+    known = {"spacing", "patch", "intensity", "classes", "axes", "fill", "final"}
     if isinstance(record, dict) and set(record) - known:
         odd = ", ".join(sorted(map(str, set(record) - known)))
         raise InputError(f"{path}: does not know {odd}; expected {', '.join(sorted(known))}")
@@ -81,8 +80,21 @@ def to_record(plan: Plan | None) -> dict[str, object] | None:
     """Return a plan as JSON can hold it, as weights files keep it; None for none."""
     if plan is None:
         return None
-    record: dict[str, object] = json.loads(json.dumps(dataclasses.asdict(plan)))
+    record: dict[str, object] = json.loads(json.dumps(dataclasses.asdict(plan, dict_factory=_said)))
     return record
+
+
+_DEFAULTS = {
+    f.name: f.default
+    for kind in (Plan, Intensity)
+    for f in dataclasses.fields(kind)
+    if f.default is not dataclasses.MISSING
+}
+
+
+def _said(pairs: Sequence[tuple[str, object]]) -> dict[str, object]:
+    """Leave out what is as it is by itself."""
+    return {name: v for name, v in pairs if name not in _DEFAULTS or v != _DEFAULTS[name]}
 
 
 def from_record(record: Mapping[str, object], where: str) -> Plan:
@@ -98,19 +110,50 @@ def from_record(record: Mapping[str, object], where: str) -> Plan:
         raise InputError(f"{where}: intensity must be a list with one entry a channel")
     scales = []
     for one in intensity:
-        names = ("kind", "low", "high")
-        if not isinstance(one, dict) or set(one) != set(names) or one["kind"] not in KINDS:
+        names, more = {"kind", "low", "high"}, {"mean", "std", "region"}
+        own = set(one) if isinstance(one, dict) else set()
+        if not names <= own <= names | more or one["kind"] not in KINDS:
             raise InputError(
-                f"{where}: an intensity must have kind ({', '.join(KINDS)}), low and high"
+                f"{where}: an intensity must have kind ({', '.join(KINDS)}), low and high, and may "
+                "have mean and std (of a window) or region (of a z-score)"
             )
         low, high = one["low"], one["high"]
-        numbers = all(isinstance(v, int | float) and np.isfinite(v) for v in (low, high))
-        if not numbers or not low < high:
+        if not all(_is_number(v) for v in (low, high)) or not low < high:
             raise InputError(f"{where}: intensity low (={low}) must be a number below high")
-        if one["kind"] != "window" and not (low >= 0 and high <= 100):
+        if one["kind"] not in ("window", "none") and not (low >= 0 and high <= 100):
             raise InputError(f"{where}: {one['kind']} takes percentiles from 0 to 100")
-        scales.append(Intensity(one["kind"], float(low), float(high)))
-    return Plan(spacing, (depth, height, width), tuple(scales))
+        mean, std, region = one.get("mean"), one.get("std"), one.get("region", REGIONS[0])
+        both = mean is None and std is None
+        if not both and not (_is_number(mean) and _is_number(std) and std > 0):
+            raise InputError(f"{where}: mean and std must both be numbers, std above 0")
+        if not both and one["kind"] != "window":
+            raise InputError(f"{where}: mean and std are for a window, not for {one['kind']}")
+        if region not in REGIONS or (region != REGIONS[0] and one["kind"] in ("window", "none")):
+            raise InputError(
+                f"{where}: region (={region}) must be one of {', '.join(REGIONS)}, for percentiles "
+                "or a z-score"
+            )
+        scales.append(Intensity(one["kind"], float(low), float(high), mean, std, region))
+    axes, final = record.get("axes"), record.get("final")
+    fill: Any = record.get("fill")
+    if axes is not None and not (isinstance(axes, list | tuple) and sorted(axes) == [0, 1, 2]):
+        raise InputError(f"{where}: axes is {axes}; expected 0, 1 and 2 in some order")
+    if fill is not None and not _is_number(fill):
+        raise InputError(f"{where}: fill is {fill}; expected a number")
+    if final not in (None, True, False):
+        raise InputError(f"{where}: final is {final}; expected true or false")
+    return Plan(
+        spacing,
+        (depth, height, width),
+        tuple(scales),
+        None if axes is None else (axes[0], axes[1], axes[2]),
+        fill,
+        bool(final),
+    )
+
+
+def _is_number(value: object) -> bool:
+    return type(value) in (int, float) and math.isfinite(float(str(value)))
 
 
 def _three(

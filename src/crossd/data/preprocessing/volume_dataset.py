@@ -68,8 +68,9 @@ class VolumeSamples(Samples):
         cache: Cache,
         stored: DiskCache | None = None,
     ) -> None:
-        self.entries = entries
+        self.entries = [entry.along(plan.axes) for entry in entries]
         self.plan = plan
+        self.fill = plan.fill
         self.values = values
         self.labels = labels
         self.cache = cache
@@ -129,7 +130,7 @@ class VolumeSamples(Samples):
         sides = resample.checked_size(entry.images[0], self.plan.spacing)
         image = read_image(entry)
         self._limits[index] = plan.limits(image, self.plan.intensity, entry.where)
-        plan.scale(image, self._limits[index])
+        plan.scale(image, self._limits[index], self.plan.intensity)
         found = [resample.image(torch.from_numpy(image), sides)]
         if entry.mask is not None:
             found.append(resample.mask(torch.from_numpy(read_mask(entry, self.values)), sides))
@@ -148,6 +149,7 @@ class VolumeSamples(Samples):
         """
         entry = self.entries[index]
         lazy = all(h.path.name.lower().endswith((".nii", *ITK)) for h in entry.images)
+        lazy = lazy and all(how.region != "nonzero" for how in self.plan.intensity)
         kept = self.stored is not None or self.cache.get(index) is not None
         if index not in self._limits or not lazy or kept or entry.case.structures:
             whole, *masks = self._prepared(index)
@@ -157,7 +159,7 @@ class VolumeSamples(Samples):
         length, sides[axis] = sides[axis], 1
         start, weights = resample.taps(source, length, position)
         image = read_image(entry, (axis, slice(start, start + len(weights))))
-        plan.scale(image, self._limits[index])
+        plan.scale(image, self._limits[index], self.plan.intensity)
         mixed = resample.along(torch.from_numpy(image), axis + 1, torch.tensor([weights]))
         plane = resample.image(mixed, sides).select(axis + 1, 0)
         if entry.mask is None:

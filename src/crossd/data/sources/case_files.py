@@ -1,7 +1,7 @@
 """Cases of volumes: their headers, which must agree, and their voxels."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ from crossd.data.io.agreement import (
     require_same_count,
     whole_numbers,
 )
-from crossd.data.io.header import Header, is_volume, with_spacing
+from crossd.data.io.header import Header, is_volume, turned, with_spacing
 from crossd.data.io.itk import data_files
 from crossd.data.io.read import holds_volume
 from crossd.data.sources.case_list import Case
@@ -57,6 +57,15 @@ class Entry:
         """Numbers a voxel, of all modalities."""
         return sum(header.channels for header in self.images)
 
+    def along(self, axes: Sequence[int] | None) -> "Entry":
+        """Take the case along the axes of its first file, see `Plan.axes`; None changes nothing."""
+        if axes is None:
+            return self
+        own = [*self.images, *([] if self.mask is None else [self.mask])]
+        headers = turned(own, axes)
+        mask = None if self.mask is None else headers.pop()
+        return replace(self, images=tuple(headers), mask=mask)
+
     def key(self, kind: str, *options: object) -> str:
         """Return the key of what is made of the files with some options.
 
@@ -68,7 +77,7 @@ class Entry:
         files = [file for part in parts for file in (part, *data_files(part))]
         states = [(str(file.absolute()), *state_of(file)) for file in files]
         versions = (PREPARATION, torch.__version__, np.__version__)
-        own = (len(self.images), self.case.spacing, self.case.ignore)
+        own = (len(self.images), self.case.spacing, self.case.ignore, self.images[0].turned)
         return key_of(kind, states, own, options, versions)
 
 
@@ -160,7 +169,10 @@ def raw_mask(
     if not entry.case.structures:
         return values_of(entry.mask, planes), 0
     grid = entry.mask
-    headers = (_mask_header(grid, file) for file in entry.case.mask_files)
+    headers = (
+        replace(_mask_header(replace(grid, turned=None), file), turned=grid.turned)
+        for file in entry.case.mask_files
+    )
     inside = ((header.path, inside_of(values_of(header), header.path)) for header in headers)
     mask, claimed = joined(inside, grid.size)
     if planes is not None:

@@ -19,7 +19,7 @@ from crossd.data.preprocessing.plan import Plan
 from crossd.data.preprocessing.volume_dataset import Cache, VolumeSamples
 from crossd.data.quality.facts import SampleFacts, require_labels
 from crossd.data.quality.scan import of_mask, of_volume, scan
-from crossd.data.shapes import round_up
+from crossd.data.shapes import MULTIPLE, round_up
 from crossd.data.source import Given, Request, Source, TaskName
 from crossd.data.sources.case_files import Entry, all_volumes, read_entries
 from crossd.data.sources.case_list import (
@@ -319,7 +319,8 @@ def _images(
     if masks and request.size is None:
         some = training[:: max(1, len(training) // LOOK_AT)]
         typical = np.median([shape_of(found[i].images[0]) for i in some], axis=0)
-        default = round_up([int(min(LARGEST_IMAGE, side)) for side in typical])
+        sides = [int(min(LARGEST_IMAGE, side)) for side in typical]
+        default = round_up(sides, request.given.multiple or MULTIPLE)
     size = request.shape(2, default)
     images = FileSamples(root, names, labels, size, masks or None, values, found[0].ignore)
     images.see_colours(np.arange(len(found)), len(names))
