@@ -1,0 +1,161 @@
+"""Checkpoints of nnU-Net, written for it and read from it."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from data.preprocessing.test_nnunet_plans import architecture, plans
+from files import message, pairs
+from helpers import randomize
+
+from crossd.cli.convert import convert
+from crossd.cli.options import ConvertConfig, PretrainConfig
+from crossd.cli.pretrain import pretrain
+from crossd.data.preprocessing import nnunet_plans
+from crossd.utils.progress import Progress
+from crossd.weights.weights_file import load, read_config, save
+
+QUIET = Progress(quiet=True)
+
+
+def theirs(made: Any, deep: bool = False, classes: int = 3) -> torch.nn.Module:
+    """Build the network by nnU-Net, every parameter moved."""
+    from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+
+    net: torch.nn.Module = get_network_from_plans(
+        made["network_class_name"],
+        made["arch_kwargs"],
+        made["_kw_requires_import"],
+        1,
+        classes,
+        deep_supervision=deep,
+    )
+    with torch.no_grad():
+        randomize(net)
+        for parameter in net.parameters():
+            parameter.mul_(0.3)
+    return net.eval()
+
+
+def checkpoint(path: Path, net: torch.nn.Module, **more: Any) -> Path:
+    """Write what nnU-Net's trainer writes, its history in numbers of numpy."""
+    content = {
+        "network_weights": net.state_dict(),
+        "optimizer_state": {"state": {}, "param_groups": [{"lr": np.float64(0.01)}]},
+        "grad_scaler_state": None,
+        "logging": {"mean_fg_dice": [np.float64(0.5)], "ema_fg_dice": [np.float32(0.25)]},
+        "_best_ema": np.float64(0.5),
+        "current_epoch": 3,
+        "init_args": {"configuration": "3d_fullres", "device": torch.device("cpu"), "fold": 0},
+        "trainer_name": "nnUNetTrainer",
+        "inference_allowed_mirroring_axes": (0, 1, 2),
+        **more,
+    }
+    torch.save(content, path)
+    return path
+
+
+def brought(tmp_path: Path, model: str, source: Path) -> Path:
+    out = tmp_path / "back.safetensors"
+    convert(ConvertConfig(str(source), str(out), model=model, overwrite=True), QUIET)
+    return out
+
+
+@pytest.mark.parametrize("residual", [False, True])
+@pytest.mark.parametrize("deep", [False, True])
+def test_a_trained_network_answers_as_it_did(tmp_path: Path, residual: bool, deep: bool) -> None:
+    made = architecture(residual)
+    model = plans(tmp_path, architecture=made)
+    net = theirs(made, deep)
+    out = brought(tmp_path, model, checkpoint(tmp_path / "c.pth", net))
+    ours = load(out)
+    x = torch.randn(2, 1, 8, 12, 16, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        wanted = net(x)
+        torch.testing.assert_close(ours(x), wanted[0] if deep else wanted)
+        assert ours(x[:, :, 0]).shape == (2, 3, 12, 16)
+    config = read_config(out)
+    assert config.classes == ("background", "liver", "tumour") and config.ignore == 3
+    assert config.plan is not None and (config.mean, config.std) == (0, 1)
+
+
+@pytest.mark.parametrize("mode", ["projection", "fourier"])
+def test_nnunet_takes_what_was_trained(tmp_path: Path, mode: str) -> None:
+    """By its own function for pretrained weights, all but the segmentation layers."""
+    from nnunetv2.run.load_pretrained_weights import load_pretrained_weights
+
+    made = architecture()
+    config = nnunet_plans.read(plans(tmp_path, architecture=made))
+    source = brought(
+        tmp_path, f"nnunet:{config.path}", checkpoint(tmp_path / "c.pth", theirs(made))
+    )
+    if mode == "fourier":
+        told = ConvertConfig(
+            str(tmp_path / "c.pth"),
+            str(source),
+            model=f"nnunet:{config.path}",
+            kernel_mode=mode,
+            overwrite=True,
+        )
+        convert(told, QUIET)
+    ours = load(source)
+    with torch.no_grad():
+        for parameter in ours.parameters():
+            parameter.add_(0.01)
+    save(ours, source)
+    out = tmp_path / "start.pth"
+    said = convert(ConvertConfig(str(source), str(out), to="nnunet"), QUIET)
+    assert "3d_fullres" in said
+    net = theirs(made, deep=True)
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    load_pretrained_weights(net, str(out))
+    state = dict(ours.state_dict())
+    for name, tensor in net.state_dict().items():
+        wanted = before[name] if ".seg_layers." in name else state.get(name)
+        assert wanted is not None, name
+        if mode == "projection":
+            torch.testing.assert_close(tensor, wanted)
+    assert "exists already" in message(
+        lambda: convert(ConvertConfig(str(source), str(out), to="nnunet"), QUIET)
+    )
+
+
+def test_what_cannot_be_taken_is_refused(tmp_path: Path) -> None:
+    made = architecture()
+    model = plans(tmp_path, architecture=made)
+    other = architecture(kernels=[[3, 3, 3]] * 3)
+    source = checkpoint(tmp_path / "c.pth", theirs(other))
+    text = message(lambda: brought(tmp_path, model, source))
+    assert "encoder.stages.0" in text and "expected" in text
+    unsafe = checkpoint(tmp_path / "c.pth", theirs(made), plans=Path("plans.json"))
+    text = message(lambda: brought(tmp_path, model, unsafe))
+    assert "pathlib" in text and "save its state dict alone" in text
+    out = tmp_path / "out.pth"
+    small = tmp_path / "small.safetensors"
+    from crossd.weights.weights_file import WeightsConfig
+
+    plain = WeightsConfig("resnet-small", "classification", 1, ("a", "b"))
+    save(plain.build(), small, plain)
+    text = message(lambda: convert(ConvertConfig(str(small), str(out), to="nnunet"), QUIET))
+    assert "none of nnU-Net" in text and not out.exists()
+
+
+def test_slices_train_the_network_of_plans(tmp_path: Path) -> None:
+    data = pairs(tmp_path / "data", 6, (14, 18, 10))
+    model = plans(tmp_path / "plans")
+    told = PretrainConfig(
+        data=str(data), model=model, epochs=1, batch_size=4, out=str(tmp_path / "run")
+    )
+    pretrain(told, QUIET)
+    config = read_config(tmp_path / "run" / "weights.safetensors")
+    assert config.classes == ("background", "liver", "tumour")
+    assert config.size[0] % 4 == 0 and config.plan is not None
+    assert config.plan["axes"] == [2, 1, 0] and (config.mean, config.std) == (0, 1)
+    assert convert(
+        ConvertConfig(
+            str(tmp_path / "run" / "weights.safetensors"), str(tmp_path / "s.pth"), to="nnunet"
+        ),
+        QUIET,
+    )
