@@ -37,13 +37,13 @@ cat > "$raw/dataset.json" <<EOF
 {"channel_names": {"0": "MRI"}, "labels": {"background": 0, "anterior": 1, "posterior": 2},
  "numTraining": $cases, "file_ending": ".nii.gz"}
 EOF
-step "$bin/nnUNetv2_plan_and_preprocess" -d 901 -c 3d_fullres -npfp 1 -np 1
+step "$python" "$here/nnunet/one_thread.py" "$bin/nnUNetv2_plan_and_preprocess" -d 901 -c 3d_fullres -npfp 1 -np 1
 plans=nnunet:$nnUNet_preprocessed/$name/nnUNetPlans.json
 step "$bin/crossd" pretrain --data "$raw" --model "$plans" --epochs "${EPOCHS:-2}" --out "$out/2d"
 step "$bin/crossd" convert --weights "$out/2d/weights.safetensors" --to nnunet --out "$out/start.pth"
-step "$bin/nnUNetv2_train" 901 3d_fullres 0 -tr nnUNetTrainerShort -device cpu \
+step "$python" "$here/nnunet/one_thread.py" "$bin/nnUNetv2_train" 901 3d_fullres 0 -tr nnUNetTrainerShort -device cpu \
   -pretrained_weights "$out/start.pth"
-step "$bin/nnUNetv2_predict" -i "$raw/imagesTs" -o "$out/theirs" -d 901 -c 3d_fullres -f 0 \
+step "$python" "$here/nnunet/one_thread.py" "$bin/nnUNetv2_predict" -i "$raw/imagesTs" -o "$out/theirs" -d 901 -c 3d_fullres -f 0 \
   -tr nnUNetTrainerShort -device cpu --disable_tta -npp 1 -nps 1
 trained=$nnUNet_results/$name/nnUNetTrainerShort__nnUNetPlans__3d_fullres/fold_0/checkpoint_final.pth
 step "$bin/crossd" convert --weights "$trained" --model "$plans" --out "$out/back.safetensors"

@@ -37,9 +37,9 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--epochs", type=int, default=10, help="of nnU-Net")
+    parser.add_argument("--epochs", type=int, default=5, help="of nnU-Net")
     parser.add_argument("--steps", type=int, default=20, help="an epoch")
-    parser.add_argument("--images-epochs", type=int, default=4, help="of the 2D training")
+    parser.add_argument("--images-epochs", type=int, default=2, help="of the 2D training")
     args = parser.parse_args()
     out: Path = args.out.resolve()
     names = divided(args.data)
@@ -106,8 +106,10 @@ def run(out: Path, key: str, command: str, *arguments: str, **variables: str) ->
         "OMP_NUM_THREADS": "1",
         **variables,
     }
-    program = Path(sys.executable).parent / command
-    subprocess.run([str(program), *arguments], env=environment, check=True)
+    program = [str(Path(sys.executable).parent / command)]
+    if command.startswith("nnUNetv2_"):
+        program = [sys.executable, str(HERE / "one_thread.py"), *program]
+    subprocess.run([*program, *arguments], env=environment, check=True)
     done.parent.mkdir(exist_ok=True)
     done.touch()
 

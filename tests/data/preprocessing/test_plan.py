@@ -2,6 +2,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from files import message
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -131,3 +132,39 @@ def test_bad_plans(tmp_path: Path, change: tuple[str, str], words: str) -> None:
     with pytest.raises(InputError) as caught:
         plan_file.read(path)
     assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_what_plans_of_nnunet_add_is_kept(tmp_path: Path) -> None:
+    made = Plan(
+        (2.0, 1.0, 1.0),
+        (16, 32, 32),
+        (
+            Intensity("window", -100, 200, mean=30.0, std=20.0),
+            Intensity("z-score", 0, 100, region="nonzero"),
+            Intensity("none", 0, 1),
+        ),
+        axes=(2, 0, 1),
+        fill=0.0,
+        final=True,
+    )
+    plan_file.write(made, tmp_path / "plan.yaml")
+    assert plan_file.read(tmp_path / "plan.yaml")[0] == made
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"axes": [0, 1, 1]}, "axes is"),
+        ({"fill": "least"}, "fill is least"),
+        ({"final": 3}, "final is 3"),
+        ({"intensity": [{"kind": "window", "low": 0, "high": 1, "mean": 1}]}, "both be numbers"),
+        ({"intensity": [{"kind": "window", "low": 0, "high": 1, "region": "box"}]}, "region"),
+        (
+            {"intensity": [{"kind": "z-score", "low": 0, "high": 1, "mean": 0, "std": 1}]},
+            "for a window",
+        ),
+    ],
+)
+def test_odd_additions_are_refused(change: dict[str, object], text: str) -> None:
+    record = {**(plan_file.to_record(PLAN) or {}), **change}
+    assert text in message(lambda: plan_file.from_record(record, "here"))

@@ -8,7 +8,7 @@ import torch
 from files import PLAN, message
 
 from crossd.data.opening import open_source
-from crossd.data.preprocessing.plan import Plan
+from crossd.data.preprocessing.plan import Intensity, Plan
 from crossd.data.preprocessing.volume_dataset import Cache, VolumeSamples
 from crossd.data.source import Given
 from crossd.data.sources.case_files import read_entry
@@ -25,13 +25,28 @@ def samples(paths: list[Path], masks: list[Path], plan: Plan, cache: float = 1e9
 
 
 @pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (0.8, 1.3, 2.5)])
-def test_planes_are_those_of_the_whole(tmp_path: Path, spacing: tuple[float, ...]) -> None:
+@pytest.mark.parametrize("axes", [None, (2, 1, 0), (0, 2, 1)])
+@pytest.mark.parametrize(
+    "how",
+    [
+        PLAN.intensity[0],
+        Intensity("z-score", 0, 100, region="nonzero"),
+        Intensity("z-score", 0, 100, region="box"),
+        Intensity("window", 0, 150, mean=40.0, std=12.0),
+        Intensity("none", 0, 1),
+    ],
+    ids=lambda how: f"{how.kind}-{how.region}",
+)
+def test_planes_are_those_of_the_whole(
+    tmp_path: Path, spacing: tuple[float, ...], how: Intensity, axes: tuple[int, int, int] | None
+) -> None:
     image, mask = files.scan((12, 14, 16))
+    image[:3], image[6, 6, 6] = 0, 0
     affine = np.diag([-1.0, 1.2, 1.0, 1.0])
     made = samples(
         [files.nifti(tmp_path / "a.nii", image, affine)],
         [files.nifti(tmp_path / "m.nii", mask, affine)],
-        Plan(spacing, (8, 8, 8), PLAN.intensity),  # type: ignore[arg-type]
+        Plan(spacing, (8, 8, 8), (how,), axes),  # type: ignore[arg-type]
         cache=0,
     )
     whole = made[0]
