@@ -41,6 +41,11 @@ def test_of_a_mixed_folder_all_that_the_network_takes(tmp_path: Path) -> None:
     ]
 
 
+def plan(kind: str) -> dict[str, Any]:
+    how = {"kind": kind, "low": 0, "high": 100}
+    return {"spacing": [1.0, 1.0, 1.0], "patch": [8, 8, 8], "intensity": [how]}
+
+
 @pytest.mark.parametrize(
     ("change", "kinds"),
     [
@@ -49,7 +54,8 @@ def test_of_a_mixed_folder_all_that_the_network_takes(tmp_path: Path) -> None:
         ({"size": (16, 16), "form": "2d"}, IMAGES),
         ({"size": (16, 16), "form": "3d"}, VOLUMES),
         ({"size": (16, 16), "task": "segmentation"}, IMAGES),
-        ({"size": (16, 16), "task": "segmentation", "plan": {"spacing": 1}}, BOTH),
+        ({"size": (16, 16), "task": "segmentation", "plan": plan("z-score")}, BOTH),
+        ({"size": (16, 16), "task": "segmentation", "plan": plan("window")}, VOLUMES),
     ],
 )
 def test_what_a_network_takes(change: dict[str, Any], kinds: tuple[bool, bool]) -> None:

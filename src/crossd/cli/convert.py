@@ -61,7 +61,7 @@ def _of_plans(config: ConvertConfig, plans: NnunetPlans) -> WeightsConfig:
         tuple(plans.classes.values()),
         form=config.to,
         kernel_mode=config.kernel_mode,
-        size=plans.plan.patch,
+        size=plans.plan.patch[1:],
         spacing=plans.plan.spacing,
         plan=plan_file.to_record(plans.plan),
         values=tuple(plans.classes),

@@ -18,6 +18,8 @@ from crossd.cli.options import PredictConfig
 from crossd.data.io.header import is_dicom, stem
 from crossd.data.io.images import shape_of
 from crossd.data.io.read import holds_volume, read_header
+from crossd.data.preprocessing import plan
+from crossd.data.preprocessing.normalise import of_channels
 from crossd.data.sources.case_files import read_entry
 from crossd.data.sources.case_list import Case
 from crossd.data.sources.image_files import read_image
@@ -243,6 +245,8 @@ def _check_solid(weights: WeightsConfig, case: Case) -> None:
 def _check_flat(weights: WeightsConfig, case: Case) -> None:
     path = case.images[0]
     require_rank(weights, 2, str(path))
+    if weights.plan is not None:
+        plan.require_relative(predictor.plan_of(weights).intensity, str(path))
     if len(weights.size) != 2:
         slices = " (of a DICOM series give the folder)" if is_dicom(path) else ""
         raise InputError(f"{path}: is an image, but the weights are for volumes{slices}")
@@ -278,4 +282,8 @@ def _read_flat(case: Case, weights: WeightsConfig, crop: bool) -> Tensor:
     if weights.in_channels % count:
         raise InputError(f"{case.images[0]}: has {count} files, expected {weights.in_channels}")
     image = read_image(case.images, weights.in_channels // count, weights.size, crop)
+    if weights.plan is not None:
+        how = of_channels(predictor.plan_of(weights).intensity, weights.in_channels)
+        scaled = plan.scale_image(image.numpy(), how, str(case.images[0]))
+        return (torch.from_numpy(scaled) - weights.mean) / weights.std
     return (image - weights.mean) / weights.std

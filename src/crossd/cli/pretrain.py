@@ -60,7 +60,7 @@ def _images(config: PretrainConfig, progress: Progress) -> Source:
         given=given,
         progress=progress,
     )
-    if config.plan is not None and source.plan is None:
+    if config.plan is not None and (source.rank == 2 or source.plan is None):
         raise InputError(f"--plan is for volumes that come as files, not for {config.data}")
     if config.limit:  # before slicing: it counts volumes
         source = limit(source, config.limit, config.seed)

@@ -264,10 +264,10 @@ def _imported(path: Any) -> Any:
 
 
 _LIBRARIES: dict[str, Callable[[str, Arguments, int, int], nn.Module]] = {
-    "nnunet": _of_nnunet,
     "timm": _of_timm,
     "monai": _of_monai,
     "torchvision": _of_torchvision,
+    "nnunet": _of_nnunet,
 }
 """What builds the networks of a library."""
 

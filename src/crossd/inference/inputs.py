@@ -8,6 +8,8 @@ from crossd.data.io.dicom import is_stack
 from crossd.data.io.header import is_dicom, is_volume, require_file, stem
 from crossd.data.io.images import bands_of, suffixes
 from crossd.data.io.read import read_header
+from crossd.data.preprocessing import plan_file
+from crossd.data.preprocessing.plan import is_relative
 from crossd.data.sources import bids, dataset_json
 from crossd.data.sources.case_list import Case
 from crossd.data.sources.case_pairs import MODALITY, pair_folders
@@ -35,6 +37,9 @@ def takes(weights: WeightsConfig) -> tuple[bool, bool]:
     """Tell whether a network takes images, and whether it takes volumes that come as files."""
     sized = weights.plan is not None or (weights.spacing is not None and bool(weights.size))
     images = weights.form != "3d" and len(weights.size) == 2
+    if weights.plan is not None:
+        how = plan_file.from_record(weights.plan, "the weights' plan").intensity
+        images = images and is_relative(how)
     return images, weights.form != "2d" and (sized or not task_of(weights.task).masks)
 
 

@@ -4,11 +4,14 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from crossd.data.dataset import ChangedSamples, Finish, Sample, Samples, in_floats
 from crossd.data.disk_cache import key_of, user_cache
+from crossd.data.preprocessing import plan
+from crossd.data.preprocessing.plan import Intensity, Plan
 from crossd.data.source import Given, Source
 from crossd.errors import InputError
 
@@ -47,6 +50,25 @@ class Normalised(ChangedSamples):
         x = images.transpose(0, 1)
         x = adapt(x, min(len(x), self.channels)).sub_(self.mean).div_(self.std)
         return adapt(x, self.channels).transpose(0, 1)
+
+
+class ScaledAsVolumes(ChangedSamples):
+    """Images, each scaled as a plan scales volumes: see `plan.scale_image`."""
+
+    def __init__(self, samples: Samples, channels: int, how: Plan) -> None:
+        super().__init__(samples)
+        self.channels, self.how = channels, of_channels(how.intensity, channels)
+
+    def __getitem__(self, index: int) -> Sample:
+        sample: Sample = {**self.samples[index]}
+        image = adapt(in_floats(sample["image"]), self.channels).numpy()
+        sample["image"] = torch.from_numpy(plan.scale_image(image, self.how, self.name(index)))
+        return sample
+
+
+def of_channels(intensity: tuple[Intensity, ...], channels: int) -> tuple[Intensity, ...]:
+    """Say how each channel is scaled, where one may be repeated."""
+    return intensity * channels if len(intensity) == 1 else intensity
 
 
 def adapt(image: Tensor, channels: int) -> Tensor:
@@ -101,6 +123,15 @@ def normalise(
             "be repeated, and colours be made grey, but nothing else is the same"
         )
     known = given.statistics
+    if source.rank == 2 and given.plan is not None:
+        say(f"{source.name}: its images are scaled as the plan scales volumes, each by itself")
+        source = replace(
+            source,
+            plan=given.plan,
+            train=ScaledAsVolumes(source.train, wanted, given.plan),
+            val=ScaledAsVolumes(source.val, wanted, given.plan),
+            test=ScaledAsVolumes(source.test, wanted, given.plan),
+        )
     if source.plan is not None and source.plan.final:
         known = (0.0, 1.0)
     mean, std = known or _statistics(source, wanted, seed, given, say)

@@ -204,6 +204,57 @@ def limits(
     return np.array(rows)
 
 
+def scale_image(
+    image: NDArray[np.float32], intensity: Sequence[Intensity], where: str
+) -> NDArray[np.float32]:
+    """Scale an image as a plan scales volumes, so that networks of these can be asked about it.
+
+    Percentiles, means and standard deviations are those of the image. One that shows nothing
+    becomes zeros.
+
+    Args:
+        image: Shape ``(C, H, W)``, values in [0, 1]. It is not changed.
+        intensity: How each channel is scaled.
+        where: Names it, for messages.
+
+    Raises:
+        InputError: When the plan takes values as they are, such as those of CT, which images that
+            were scaled to [0, 1] have not.
+
+    Example:
+        >>> image = np.array([[[0.0, 0.5, 1.0]]], np.float32)
+        >>> scale_image(image, (Intensity("z-score", 0, 100),), "here").round(2)
+        array([[[-1.22,  0.  ,  1.22]]], dtype=float32)
+    """
+    require_relative(intensity, where)
+    if image.min() == image.max():
+        return np.zeros_like(image)
+    x = image[:, None].copy()
+    scale(x, limits(x, intensity, where), intensity)
+    return x[:, 0]
+
+
+def is_relative(intensity: Sequence[Intensity]) -> bool:
+    """Tell whether a plan scales by what a sample holds alone, which images can be too."""
+    return all(how.kind in ("percentiles", "z-score") for how in intensity)
+
+
+def require_relative(intensity: Sequence[Intensity], where: str) -> None:
+    """Refuse images, whose values are in [0, 1], where a plan takes those of volumes as they are.
+
+    Raises:
+        InputError: As `scale_image` says.
+    """
+    for how in intensity:
+        if not is_relative((how,)):
+            ends = f" (from {how.low:g} to {how.high:g})" if how.kind == "window" else ""
+            raise InputError(
+                f"{where}: is an image, but the plan takes the values of volumes as they are"
+                f"{ends}, which images do not have; give it as a volume, such as a NIfTI file of "
+                "one slice"
+            )
+
+
 def _counted(image: NDArray[np.float32], region: str) -> NDArray[np.bool_]:
     """Tell where the mean and the standard deviation of a z-score are measured, ``(D, H, W)``.
 

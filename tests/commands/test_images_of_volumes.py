@@ -1,0 +1,84 @@
+"""Networks that were trained on slices of volumes, asked about images."""
+
+from pathlib import Path
+
+import files
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from crossd.cli.opening import as_trained
+from crossd.cli.options import EvaluateConfig, PredictConfig, PretrainConfig
+from crossd.cli.predict import predict
+from crossd.cli.pretrain import pretrain
+from crossd.errors import InputError
+from crossd.utils.progress import Progress
+from crossd.weights.weights_file import load, read_config, save
+
+QUIET = Progress(quiet=True)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("trained")
+    data = files.pairs(folder / "data", 6, (24, 24, 24))
+    told = PretrainConfig(data=str(data), epochs=1, batch_size=8, out=str(folder / "run"))
+    pretrain(told, QUIET)
+    return folder / "run" / "weights.safetensors"
+
+
+def pictures(folder: Path) -> Path:
+    """Write images of 8 bits with masks: slices of volumes that the network did not see."""
+    for seed in range(4):
+        image, mask = files.scan((24, 24, 24), seed=40 + seed)
+        grey = (np.clip((image[:, :, 12] + 20) / 400, 0, 1) * 255).astype(np.uint8)
+        for kind, array in (("images", grey), ("labels", mask[:, :, 12])):
+            (folder / kind).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(array).save(folder / kind / f"{seed}.png")
+    return folder
+
+
+def scaled(path: Path) -> torch.Tensor:
+    """Scale an image as the plan scales volumes, step by step."""
+    x = np.asarray(Image.open(path), np.float64) / 255
+    x = x.clip(*np.percentile(x, (0.5, 99.5)))
+    return torch.from_numpy((x - x.mean()) / x.std()).float()[None, None]
+
+
+def test_images_are_scaled_as_volumes_were(trained: Path, tmp_path: Path) -> None:
+    """By predict and by what evaluate opens, and unlike what the values of the file are."""
+    data = pictures(tmp_path / "data")
+    net, weights = load(trained), read_config(trained)
+    assert weights.plan is not None and weights.size == (24, 24)
+    predict(PredictConfig(str(trained), [str(data / "images")], out=str(tmp_path / "out")), QUIET)
+    told = EvaluateConfig(data=str(data), weights=str(trained), part="train")
+    source = as_trained(told, weights, QUIET)
+    assert source.plan is not None
+    seen = {source.train.case(i): source.train[i]["image"] for i in range(len(source.train))}
+    for path in sorted((data / "images").iterdir()):
+        x = (scaled(path) - weights.mean) / weights.std
+        with torch.no_grad():
+            wanted = net(x).argmax(1)[0]
+        found = np.asarray(Image.open(tmp_path / "out" / path.name))
+        np.testing.assert_array_equal(found, wanted.numpy())
+        own = [image for name, image in seen.items() if Path(name).stem == path.stem]
+        for image in own:
+            torch.testing.assert_close(image, x[0], atol=1e-5, rtol=1e-5)
+    assert seen
+
+
+def test_windows_of_ct_have_no_meaning_in_images(trained: Path, tmp_path: Path) -> None:
+    data = pictures(tmp_path / "data")
+    net, weights = load(trained), read_config(trained)
+    assert weights.plan is not None
+    weights.plan["intensity"] = [{"kind": "window", "low": -100, "high": 240}]
+    other = tmp_path / "ct.safetensors"
+    save(net, other, weights)
+    with pytest.raises(
+        InputError, match=r"0.png: is an image, but the plan takes .*\(from -100 to 240"
+    ):
+        predict(PredictConfig(str(other), [str(data / "images")], out=str(tmp_path / "o")), QUIET)
+    with pytest.raises(InputError, match=r"is an image, but the plan takes"):
+        source = as_trained(EvaluateConfig(data=str(data), weights=str(other)), weights, QUIET)
+        _ = source.test[0]
