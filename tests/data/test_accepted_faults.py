@@ -7,6 +7,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
+from made import Heard
 from PIL import Image
 
 from crossd.cli import command_line as cli
@@ -60,18 +61,6 @@ def arrays(folder: Path, fault: str) -> str:
         made |= {f"{part}_images": drawn[own], f"{part}_labels": (np.arange(24) % 2)[own]}
     np.savez(folder / "cases.npz", **made)
     return str(folder / "cases.npz")
-
-
-class Heard(Progress):
-    """Keeps what is said."""
-
-    def __init__(self) -> None:
-        super().__init__(quiet=True)
-        self.said: list[str] = []
-
-    def say(self, text: str) -> None:
-        """Keep a line."""
-        self.said.append(text)
 
 
 @pytest.mark.parametrize("write", [table, arrays])

@@ -9,6 +9,7 @@ import files
 import layouts
 import numpy as np
 import pytest
+from made import Heard
 
 from crossd.data.opening import list_cases, open_source
 from crossd.data.quality.survey import survey
@@ -17,17 +18,6 @@ from crossd.utils.progress import Progress
 
 QUIET = Progress(quiet=True)
 DSEG = {"manual/dseg": 0}
-
-
-class Heard(Progress):
-    """Notes what is said."""
-
-    def __init__(self) -> None:
-        super().__init__(quiet=True)
-        self.said: list[str] = []
-
-    def say(self, text: str) -> None:
-        self.said.append(text)
 
 
 def refused(root: Path) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from made import Heard
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
@@ -478,12 +479,6 @@ def test_series_beside_pictures_in_class_folders(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["images", "volumes", "csv"])
 def test_a_part_that_is_missing_is_drawn_of_the_training_part(tmp_path: Path, kind: str) -> None:
-    said: list[str] = []
-
-    class Heard(Progress):
-        def say(self, text: str) -> None:
-            said.append(text)
-
     lines = ["image,label,split"]
     for i in range(40):
         part, label = ("train", "val")[i >= 30], "ab"[i % 2]
@@ -497,10 +492,11 @@ def test_a_part_that_is_missing_is_drawn_of_the_training_part(tmp_path: Path, ki
         lines.append(f"{part}/{label}/{i}.png,{label},{part}")
     (tmp_path / "cases.csv").write_text("\n".join(lines))
     root = tmp_path / "cases.csv" if kind == "csv" else tmp_path
-    source = open_source(str(root), progress=Heard(quiet=True))
+    heard = Heard()
+    source = open_source(str(root), progress=heard)
     assert (len(source.train), len(source.val), len(source.test)) == (24, 10, 6)
     text = "no case is said to be for test: 6 test, drawn of the training cases by --seed 0"
-    assert f"{root}: {text}" in said
+    assert f"{root}: {text}" in heard.said
     found = survey(str(root), 100, 0, QUIET)
     assert {part: sum(own.values()) for part, own in found.counts.items()} == {
         "train": 24,

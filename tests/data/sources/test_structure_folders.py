@@ -12,6 +12,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from made import Heard
 
 from crossd.data.opening import list_cases, open_source
 from crossd.data.quality.checks import faults
@@ -22,17 +23,6 @@ from crossd.inference.inputs import inputs
 from crossd.utils.progress import Progress
 
 QUIET = Progress(quiet=True)
-
-
-class Heard(Progress):
-    """Notes what is said."""
-
-    def __init__(self) -> None:
-        super().__init__(quiet=True)
-        self.said: list[str] = []
-
-    def say(self, text: str) -> None:
-        self.said.append(text)
 
 
 def refused(root: Path) -> str:

@@ -213,6 +213,7 @@ def _odd(looks: Sequence[SampleFacts]) -> list[Fault]:
     channels = [look.channels for look in looks]
     usual = max(set(channels), key=channels.count)
     other = [f"{look.name} ({look.channels})" for look in looks if look.channels != usual]
+    series = _names(look for look in looks if look.over_time)
     axes = [len(look.size) for look in looks]
     rank = max(set(axes), key=axes.count)
     mixed = [look.name for look in looks if len(look.size) != rank]
@@ -228,6 +229,7 @@ def _odd(looks: Sequence[SampleFacts]) -> list[Fault]:
     ]
     return [
         Fault("other channels than most", other, True),
+        Fault("volumes along the axis of time are taken as channels", series),
         Fault("images among volumes, or volumes among images", mixed, True),
         Fault(f"sizes more than {FACTOR:g} times above or below the median", sized),
         Fault(f"spacings more than {FACTOR:g} times above or below the median", spaced),

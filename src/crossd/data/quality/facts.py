@@ -55,6 +55,7 @@ class SampleFacts:
         ignore: It; None where there is none.
         several: How many voxels several files of the mask claim, where it is a file for each class.
         filled: Values of the mask that fill a square of 3 x 3 pixels somewhere.
+        over_time: Whether its channels are volumes along the axis that NIfTI calls that of time.
         digest: Of all values, equal for equal samples; this and the rest for data sheets only.
         values: Some of the values.
         thumb: The middle slice, or the one with most of a mask, made small.
@@ -76,6 +77,7 @@ class SampleFacts:
     filled: set[int] = field(default_factory=set)
     unknown: int = 0
     ignore: int | None = None
+    over_time: bool = False
     digest: str = ""
     values: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
     thumb: NDArray[np.float32] | None = None

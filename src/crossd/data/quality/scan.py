@@ -119,6 +119,7 @@ def _read_case(found: SampleFacts, case: Case) -> Read:
     if holds_volume(file):
         entry = case_files.read_entry(case)
         found.spacing = entry.images[0].spacing
+        found.over_time = any(header.over_time for header in entry.images)
         image, mask = _read_volume(found, entry)
     else:
         images, mask = load_case(case.images, case.mask)

@@ -21,7 +21,7 @@ from crossd.data.quality.facts import SampleFacts, require_labels
 from crossd.data.quality.scan import of_mask, of_volume, scan
 from crossd.data.shapes import round_up
 from crossd.data.source import Given, Request, Source, TaskName
-from crossd.data.sources.case_files import Entry, all_volumes, read_entries
+from crossd.data.sources.case_files import Entry, all_volumes, along_time, read_entries
 from crossd.data.sources.case_list import (
     Case,
     first_few,
@@ -73,6 +73,8 @@ def open_cases(
         divided = _divided(request, found, task, labels)
     _say_what_is_unknown(request, task, labels, classes, divided[0])
     entries = read_entries(found, request.progress) if all_volumes(found, name) else []
+    if line := along_time(entries):
+        request.progress.say(f"{name}: {line}")
     if task == "segmentation" and not entries:
         require_same_colours(case.mask for case in found if case.mask is not None)
     looks = _looked(request, found, entries, task)
