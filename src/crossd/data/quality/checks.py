@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from crossd.data.quality.facts import SampleFacts, require_labels
+from crossd.data.io.agreement import HIGHEST
+from crossd.data.quality.facts import DARK, SampleFacts, require_labels
 from crossd.data.quality.survey import Survey
 from crossd.data.splits import SPLITS
 from crossd.errors import InputError
@@ -72,6 +73,7 @@ def faults(found: Survey) -> list[Fault]:
         *_classes(found),
         *_numbers(found),
         *_masks(good),
+        *_depths(good),
         *_odd(good),
     ]
     return sorted((one for one in judged if one.which), key=lambda one: not one.grave)
@@ -204,6 +206,16 @@ def _masks(looks: Sequence[SampleFacts]) -> list[Fault]:
         Fault("voxels in several structures: the smallest has them", several),
         Fault("masks know nothing: every voxel is ignored", hidden, not trained),
     ]
+
+
+def _depths(looks: Sequence[SampleFacts]) -> list[Fault]:
+    """Find training images of 16 bits that are nearly black beside those of 8."""
+    training = [look for look in looks if look.part == "train"] or looks
+    deep = [look for look in training if look.bits == 16]
+    mixed = any(look.bits == 8 for look in training)
+    dark = mixed and all(look.high <= DARK * HIGHEST for look in deep)
+    what = "images of 16 bits that use a quarter of them or less, nearly black beside those of 8"
+    return [Fault(what, _names(deep) if dark else [], True, "depths")]
 
 
 def _odd(looks: Sequence[SampleFacts]) -> list[Fault]:
