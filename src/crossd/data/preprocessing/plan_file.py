@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from crossd.data.io.agreement import HIGHEST
 from crossd.data.preprocessing.plan import KINDS, Intensity, Plan
 from crossd.errors import InputError
 from crossd.utils.atomic_files import atomic
@@ -22,6 +23,7 @@ def write(
     values: Sequence[int] = (),
     classes: Sequence[str] = (),
     notes: Sequence[str] = (),
+    ignore: int | None = None,
 ) -> None:
     """Write a plan as YAML that can be edited.
 
@@ -31,6 +33,7 @@ def write(
         values: What stands for each class in masks.
         classes: Their names.
         notes: Lines of comment at its beginning.
+        ignore: Value of masks that says that a voxel is not known, if there is one.
     """
     import yaml
 
@@ -38,19 +41,22 @@ def write(
     assert record is not None
     if values:
         record["classes"] = dict(zip(values, classes, strict=True))
+    if ignore is not None:
+        record["ignore"] = ignore
     head = [
         *notes,
         "spacing: voxels after resampling, z y x [mm]; patch: training patch and sliding window.",
         "intensity, for each channel: window (low, high: values), percentiles or z-score (low,",
-        "high: percentiles of each volume). classes: value in masks: name.",
+        "high: percentiles of each volume). classes: value in masks: name. ignore: value in masks",
+        "of voxels that are not known.",
     ]
     body = yaml.safe_dump(record, sort_keys=False, default_flow_style=None)
     with atomic(path) as temporary:
         temporary.write_text("".join(f"# {line}\n" for line in head) + body, encoding="utf-8")
 
 
-def read(path: Path) -> tuple[Plan, dict[int, str]]:
-    """Read a plan, and the names of its classes by their values in masks.
+def read(path: Path) -> tuple[Plan, dict[int, str], int | None]:
+    """Read a plan, the names of its classes by their values in masks, and which value is ignored.
 
     Raises:
         InputError: With the file and the entry that is wrong.
@@ -62,7 +68,7 @@ def read(path: Path) -> tuple[Plan, dict[int, str]]:
     except (OSError, ValueError, yaml.YAMLError) as error:
         line = " ".join(str(error).split())
         raise InputError(f"{path}: cannot be read as a plan ({line})") from error
-    known = {"spacing", "patch", "intensity", "classes"}
+    known = {"spacing", "patch", "intensity", "classes", "ignore"}
     if isinstance(record, dict) and set(record) - known:
         odd = ", ".join(sorted(map(str, set(record) - known)))
         raise InputError(f"{path}: does not know {odd}; expected {', '.join(sorted(known))}")
@@ -73,8 +79,16 @@ def read(path: Path) -> tuple[Plan, dict[int, str]]:
         raise InputError(f"{path}: classes must be lines such as `1: liver`, values from 0 to 255")
     if classes and (0 not in classes or len(classes) < 2):
         raise InputError(f"{path}: classes must hold 0 (the background) and one more")
+    ignore = record.get("ignore")
+    if ignore is not None and (type(ignore) is not int or not 1 <= ignore <= HIGHEST):
+        raise InputError(
+            f"{path}: ignore is {ignore!r}; expected a value of masks from 1 to {HIGHEST:,}, or no "
+            "such line"
+        )
+    if ignore in classes:
+        raise InputError(f"{path}: {ignore} is to be ignored, but is also a class; remove one line")
     named = {value: str(classes[value]) for value in sorted(classes)}
-    return from_record(record, str(path)), named
+    return from_record(record, str(path)), named, ignore
 
 
 def to_record(plan: Plan | None) -> dict[str, object] | None:
