@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import files
+import layouts
 import numpy as np
 import psutil
 import pytest
@@ -520,7 +521,7 @@ def test_patients_are_whole_where_a_part_is_drawn(tmp_path: Path) -> None:
     assert not (found[0] & found[1] | found[0] & found[2] | found[1] & found[2])
 
 
-@pytest.mark.parametrize("kind", ["classes", "pairs", "loose", "archives"])
+@pytest.mark.parametrize("kind", ["classes", "pairs", "loose", "archives", "bids"])
 def test_folders_that_may_not_be_read(
     tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -530,15 +531,20 @@ def test_folders_that_may_not_be_read(
         files.pairs(tmp_path, 3, (6, 6, 6))
     elif kind == "loose":
         drawn(tmp_path, ("",))
+    elif kind == "bids":
+        layouts.bids(tmp_path, 3, masks={"x/dseg": 0})
     closed = tmp_path / {"classes": "dog", "pairs": "labels"}.get(kind, "")
-    scandir = os.scandir
 
-    def refuse(path: Any = ".") -> Any:
-        if Path(path) == closed:
-            raise PermissionError(13, "Permission denied", str(path))
-        return scandir(path)
+    def refusing(listing: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        def refuse(path: Any = ".") -> Any:
+            if Path(path) == closed:
+                raise PermissionError(13, "Permission denied", str(path))
+            return listing(path)
 
-    monkeypatch.setattr(os, "scandir", refuse)
+        return refuse
+
+    for name in ("scandir", "listdir"):
+        monkeypatch.setattr(os, name, refusing(getattr(os, name)))
     for labels in (True, False):
         said = files.message(lambda labels=labels: open_source(str(tmp_path), labels=labels))
         assert said.startswith(f"{closed}: this folder cannot be read (Permission denied)")

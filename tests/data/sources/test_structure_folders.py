@@ -177,7 +177,7 @@ def line_twice(root: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (remove, "s0002/segmentations: lacks liver.nii.gz, which other cases have (1 such"),
+        (remove, "s0002/segmentations: has no mask of liver, which others have (1 such"),
         (empty_folder, "s0000/segmentations: holds no volume that is the mask of a structure"),
         (second_image, "s0003: holds ct.nii.gz, pet.nii.gz; expected one image"),
         (second_folder, "s0003: segmentations and masks are both there"),
