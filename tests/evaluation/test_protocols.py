@@ -1,6 +1,8 @@
 """What each protocol trains, and that it is scored as scikit-learn would."""
 
+import copy
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import pytest
 import torch
 from files import npz
 from helpers import some
+from made import masked
 from torch import nn
 
 from crossd.conversion import registry
@@ -35,8 +38,13 @@ def plain() -> nn.Module:
     return registry.build("resnet-small", "classification", 1, 2)
 
 
-def solid() -> nn.Module:
+@functools.cache
+def _solid() -> nn.Module:
     return to_3d(convert(plain(), lift=None))
+
+
+def solid() -> nn.Module:
+    return copy.deepcopy(_solid())
 
 
 def changed(net: nn.Module, outcome: protocols.Outcome) -> set[str]:
@@ -162,10 +170,8 @@ def test_a_number_that_is_known_of_no_labelled_sample(tmp_path: Path) -> None:
 
 
 def test_features_of_masks_are_refused() -> None:
-    source = open_source("brain:8")
-    net = to_3d(convert(registry.build("segresnet-small", "segmentation", 1, 4)))
-    with pytest.raises(InputError, match="--protocol knn is for labels, but brain:8 has masks"):
-        protocols.apply("knn", net, source, BUDGET)
+    with pytest.raises(InputError, match="--protocol knn is for labels, but made has masks"):
+        protocols.apply("knn", nn.Identity(), masked(3), BUDGET)
 
 
 @pytest.mark.parametrize(
