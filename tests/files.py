@@ -1,4 +1,4 @@
-"""Files of volumes that tests make: NIfTI, NRRD and MetaImage, DICOM series."""
+"""Files of images and volumes that tests make: NIfTI, NRRD and MetaImage, DICOM series."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -8,6 +8,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+from PIL import Image
 
 from crossd.data.preprocessing.plan import Intensity, Plan
 from crossd.errors import InputError
@@ -39,6 +40,14 @@ def shaded(path: Path, count: int, side: int, task: str = "classification") -> s
     told = {"classification": labels, "multilabel": several, "regression": several}[task]
     np.savez(path, images=images, **{"targets" if task == "regression" else "labels": told})  # type: ignore[arg-type]
     return str(path)
+
+
+def picture(path: Path, seed: int = 0) -> Path:
+    """Write a grey image of noise, 12 x 12, in the format that its name says."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 255, (12, 12), np.uint8)
+    Image.fromarray(pixels).save(path)
+    return path
 
 
 def itk(path: Path, array: Any, spacing: Sequence[float] = (1.0, 1.0, 1.0)) -> Path:

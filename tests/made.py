@@ -124,3 +124,14 @@ class Stopping(Progress):
 
             bar.advance = stop  # type: ignore[method-assign]
             yield bar
+
+
+class Heard(Progress):
+    """Keeps what is said."""
+
+    def __init__(self) -> None:
+        super().__init__(quiet=True)
+        self.said: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.said.append(text)

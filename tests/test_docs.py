@@ -259,9 +259,9 @@ def test_the_plan_on_the_page_is_one(tmp_path: Path) -> None:
     (_, shown), *_ = blocks(text, "yaml")
     path = tmp_path / "plan.yaml"
     path.write_text(shown)
-    read, classes = plan_file.read(path)
+    read, classes, ignore = plan_file.read(path)
     assert read.patch == (24, 312, 280)
-    assert classes == {0: "background", 1: "anterior", 2: "posterior"}
+    assert classes == {0: "background", 1: "anterior", 2: "posterior"} and ignore == 255
 
 
 @pytest.mark.slow

@@ -40,6 +40,16 @@ class Task:
     shown: tuple[str, ...]
     goal: str
 
+    @property
+    def outputs(self) -> str:
+        """What a network gives one logit each for, in the plural, for messages.
+
+        Example:
+            >>> task_of("segmentation").outputs, task_of("regression").outputs
+            ('classes', 'numbers')
+        """
+        return "classes" if self.kind == "one" else self.goal
+
     def said(self, logits: Tensor, axis: int = 1) -> Tensor:
         """Make of logits what they say: probabilities, or numbers as they are.
 

@@ -1,4 +1,5 @@
 import csv
+import dataclasses
 import json
 from pathlib import Path
 
@@ -190,3 +191,28 @@ def test_masks_that_are_known_in_part(tmp_path: Path, capsys: pytest.CaptureFixt
     assert code == 2 and "holds 255, but the classes have the values 0, 1, 2" in said
     code, said = score("--ignore", "0")
     assert code == 2 and "--ignore (=0) must be at least 1" in said
+
+
+@pytest.mark.parametrize("given", ["weights", "predictions"])
+def test_masks_of_nothing_but_what_is_ignored(
+    tmp_path: Path, given: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = files.pairs(tmp_path / "data", 10, (8, 9, 10))
+    weights = tmp_path / "w.safetensors"
+    trained(root, weights)
+    net, config = weights_file.load(weights), weights_file.read_config(weights)
+    weights_file.save(net, weights, dataclasses.replace(config, ignore=255))
+    for path in (root / "labels").iterdir():
+        mask = np.asarray(nib.load(path).dataobj)  # type: ignore[attr-defined]
+        files.nifti(path, np.where(mask > 0, 255, 0).astype(np.uint8))
+        files.nifti(tmp_path / "masks" / path.name, (mask > 0).astype(np.uint8))
+    out = tmp_path / "out"
+    made = {"weights": [str(weights)], "predictions": [str(tmp_path / "masks"), "--ignore", "255"]}
+    command = ["evaluate", "--data", str(root), "--out", str(out), f"--{given}", *made[given]]
+    code, said = cli.main(command), "".join(capsys.readouterr())
+    why = "they hold nothing but background and 255, which is ignored; if 255 is the object itself"
+    if given == "weights":
+        assert code == 0 and f"no true mask shows a class: {why}" in said
+        assert f"No true mask shows a class: {why}" in (out / "report.md").read_text()
+    else:
+        assert code == 2 and f"every training mask is empty; {why}" in said

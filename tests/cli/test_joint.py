@@ -39,9 +39,14 @@ def test_it_trains_one_network_and_writes_it(data: tuple[str, str], tmp_path: Pa
     assert net(torch.zeros(2, 1, 8, 8)).shape == net(torch.zeros(2, 1, 8, 8, 8)).shape == (2, 2)
 
 
-def test_other_classes_have_rows_of_their_own(data: tuple[str, str], tmp_path: Path) -> None:
+def test_other_classes_have_rows_of_their_own(
+    data: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     images = npz(tmp_path / "three.npz", (8, 8), classes=3)
     assert joint(images, data[1], tmp_path / "out") == 0
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"{images} and {data[1]} have other classes: the network learns the 2 of the vol" in said
+    assert "the 3 of the images by outputs of their own; 0, 1 of both are learnt apart" in said
     weights = read_config(tmp_path / "out" / "weights.safetensors")
     assert weights.classes == ("0", "1")
     net = crossd.load(tmp_path / "out" / "weights.safetensors")

@@ -9,6 +9,7 @@ import pytest
 KINDS = (
     *("structures", "bids", "bids-labels", "bids-participants"),
     *("nnunet", "decathlon", "monai"),
+    *("findings", "numbers", "npz-findings", "npz-numbers"),
 )
 
 

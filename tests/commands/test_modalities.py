@@ -6,6 +6,7 @@ from pathlib import Path
 import files
 import numpy as np
 import pytest
+from helpers import some
 from PIL import Image
 
 from crossd.cli.command_line import main
@@ -101,7 +102,7 @@ def test_one_file_for_weights_of_two(
     ("modalities", "planned", "right"),
     [(1, True, True), (0, True, True), (3, True, False), (0, False, False), (1, False, False)],
 )
-@pytest.mark.parametrize("unit", ["sec", "unknown"])
+@pytest.mark.parametrize("unit", some(["sec", "unknown"], ["sec"]))
 def test_a_fourth_axis_is_channels_only_for_weights_of_such_files(
     tmp_path: Path, modalities: int, planned: bool, right: bool, unit: str
 ) -> None:

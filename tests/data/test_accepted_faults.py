@@ -7,6 +7,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
+from made import Heard
 from PIL import Image
 
 from crossd.cli import command_line as cli
@@ -36,6 +37,8 @@ def table(folder: Path, fault: str, column: str = "label") -> str:
         drawn[20] = drawn[2]
     elif fault == "labels":
         drawn[3] = drawn[2]
+    elif fault == "depths":
+        drawn[5] = drawn[5].astype(np.uint16) * 16
     else:
         drawn[5] = np.full_like(drawn[5], 7)
     for i, one in enumerate(drawn):
@@ -62,20 +65,11 @@ def arrays(folder: Path, fault: str) -> str:
     return str(folder / "cases.npz")
 
 
-class Heard(Progress):
-    """Keeps what is said."""
-
-    def __init__(self) -> None:
-        super().__init__(quiet=True)
-        self.said: list[str] = []
-
-    def say(self, text: str) -> None:
-        """Keep a line."""
-        self.said.append(text)
-
-
-@pytest.mark.parametrize("write", [table, arrays])
-@pytest.mark.parametrize("fault", ACCEPTABLE)
+@pytest.mark.parametrize(
+    ("write", "fault"),
+    [(write, name) for write in (table, arrays) for name in ACCEPTABLE if name != "depths"]
+    + [(table, "depths")],  # an array has one depth
+)
 def test_a_fault_is_refused_unless_it_is_accepted(tmp_path: Path, fault: str, write: Any) -> None:
     spec = write(tmp_path / "data", fault)
     with pytest.raises(InputError, match=f"or go on with --accept {fault}$"):
@@ -95,6 +89,29 @@ def test_findings_and_numbers_of_one_image_that_differ(tmp_path: Path, column: s
         open_source(spec)
 
 
+def test_other_depths_are_spoken_of_only(tmp_path: Path) -> None:
+    spec = table(tmp_path, "depths")
+    for number in (3, 5):  # of the whole range, and an even one that is dark
+        deep = np.full((12, 12), 900, np.uint16)
+        deep[number] = 60_000
+        Image.fromarray(deep).save(tmp_path / f"{number}.png")
+    heard = Heard()
+    open_source(spec, progress=heard)
+    assert any("2 of 14 training images have 16 bits (the first is" in one for one in heard.said)
+    assert not [one for one in faults(survey(spec, 100, 0, QUIET)) if one.grave]
+
+
+def test_images_of_12_bits_alone_are_no_mix(tmp_path: Path) -> None:
+    spec = table(tmp_path, "none of them")
+    for number in range(24):
+        deep = RNG.integers(0, 4096, (12, 12)).astype(np.uint16)
+        Image.fromarray(deep).save(tmp_path / f"{number}.png")
+    heard = Heard()
+    open_source(spec, progress=heard)
+    assert not any("bits" in one for one in heard.said)
+    assert not [one for one in faults(survey(spec, 100, 0, QUIET)) if one.grave]
+
+
 def test_the_command_takes_the_names(tmp_path: Path, capsys: Any) -> None:
     spec = table(tmp_path / "data", "parts")
     given = ["pretrain", "--data", spec, "--out", str(tmp_path / "out"), "--epochs", "1"]
@@ -102,7 +119,7 @@ def test_the_command_takes_the_names(tmp_path: Path, capsys: Any) -> None:
     assert "go on with --accept parts" in capsys.readouterr().err
     assert cli.main([*given, "--accept", "patients"]) == 2
     said = capsys.readouterr().err
-    assert "--accept: unknown 'patients'; known are parts, labels, constant" in said
+    assert "--accept: unknown 'patients'; known are parts, labels, constant, depths" in said
     assert not (tmp_path / "out").exists()
     assert cli.main([*given, "--accept", "constant,parts"]) == 0
     assert "gone on with, as --accept parts says" in capsys.readouterr().err

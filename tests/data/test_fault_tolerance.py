@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from made import Made, assert_same, labelled, odd, tiny
+from made import Heard, Made, assert_same, labelled, odd, tiny
 
 from crossd.data.dataset import Sample
 from crossd.data.fault_tolerance import FEWEST, GuardedSamples
@@ -19,7 +19,6 @@ from crossd.data.source import Source
 from crossd.errors import InputError
 from crossd.training import loop
 from crossd.training.loop import TrainConfig
-from crossd.utils.progress import Progress
 
 
 class Bad(Made):
@@ -45,22 +44,13 @@ def source(*bad: int, fault: str = "error", count: int = 24) -> Source:
     return dataclasses.replace(made, train=samples)
 
 
-class Said(Progress):
-    def __init__(self) -> None:
-        super().__init__(quiet=True)
-        self.lines: list[str] = []
-
-    def say(self, text: str) -> None:
-        self.lines.append(text)
-
-
 @pytest.mark.parametrize("workers", [0, 1])
 def test_an_unreadable_sample_is_passed_over_and_listed(workers: int) -> None:
     config = TrainConfig(epochs=2, batch_size=4, workers=workers, on_bad_sample="skip")
-    said = Said()
+    said = Heard()
     fit = loop.fit(tiny(), source(7), config, validate=False, progress=said)
     assert len(fit.history) == 2
-    assert [line for line in said.lines if "skipped" in line] == [
+    assert [line for line in said.said if "skipped" in line] == [
         "skipped sample 7: file 7: is cut off"
     ]
 
@@ -105,7 +95,7 @@ def test_a_process_that_dies_or_hangs_is_reported_with_its_sample(fault: str, wh
     done = subprocess.run(
         [sys.executable, "-c", DISTURBED, fault],
         cwd=Path(__file__).parent, capture_output=True, text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path[1:])},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )  # fmt: skip
     assert f"a process that reads data {what}" in done.stderr, done.stderr
     assert "sample 7; try --workers 0" in done.stderr, done.stderr

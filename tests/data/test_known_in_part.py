@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from files import message
+from made import Heard
 from PIL import Image
 from torch import Tensor
 
@@ -31,17 +32,6 @@ from crossd.nn.views import VIEWS
 from crossd.utils.progress import Progress
 
 QUIET = Progress(quiet=True)
-
-
-class Said(Progress):
-    """Collects what is said."""
-
-    def __init__(self) -> None:
-        super().__init__(quiet=True)
-        self.lines: list[str] = []
-
-    def say(self, text: str) -> None:
-        self.lines.append(text)
 
 
 def partly(mask: np.ndarray, value: int, axis: int = 2, first: int = 3, step: int = 8) -> Any:
@@ -82,9 +72,9 @@ def nnunet(root: Path, labels: dict[str, int], value: int) -> Path:
 
 
 def opened(path: Path, ignore: int | None = None, **more: Any) -> tuple[Source, list[str]]:
-    said = Said()
+    said = Heard()
     given = Given(ignore=ignore, **more)
-    return open_source(str(path), given=given, progress=said), said.lines
+    return open_source(str(path), given=given, progress=said), said.said
 
 
 # which value it is
@@ -435,12 +425,12 @@ def test_large_slices_are_cut_about_what_is_known(monkeypatch: pytest.MonkeyPatc
 
 def test_it_is_said_which_slices_are_taken(tmp_path: Path) -> None:
     source, _ = opened(cases(tmp_path, axis=1, first=11, step=30), 255)
-    said = Said()
+    said = Heard()
     as_images(source, None, None, said)
-    assert "give 0 axial, " in said.lines[0] and "coronal, 0 sagittal slices with" in said.lines[0]
-    assert "--slices axial,coronal,sagittal takes those too" in said.lines[0]
+    assert "give 0 axial, " in said.said[0] and "coronal, 0 sagittal slices with" in said.said[0]
+    assert "--slices axial,coronal,sagittal takes those too" in said.said[0]
     as_images(source, "axial,coronal,sagittal", None, said)
-    assert " 0 " not in said.lines[1] and "takes those" not in said.lines[1]
+    assert " 0 " not in said.said[1] and "takes those" not in said.said[1]
 
 
 # patches
@@ -497,10 +487,10 @@ def test_images_known_in_part(tmp_path: Path) -> None:
         image = (rng.integers(0, 90, mask.shape) + 100 * (mask == 4)).astype(np.uint8)
         Image.fromarray(image).save(tmp_path / "images" / f"{i}.png")
         Image.fromarray(mask).save(tmp_path / "masks" / f"{i}.png")
-    said = Said()
+    said = Heard()
     source = open_source(str(tmp_path), size=[20, 24], given=Given(ignore=9), progress=said)
     assert (source.rank, source.values, source.ignore) == (2, (0, 4), 9)
-    assert "9 is ignored (88% of the voxels)" in said.lines[-1]
+    assert "9 is ignored (88% of the voxels)" in said.said[-1]
     found = source.train[0]["mask"]
     assert found.shape == (20, 24) and set(found.unique().tolist()) == {0, 1, IGNORED}
     assert int((found != IGNORED).any(1).sum()) == 5  # none of the rows was lost

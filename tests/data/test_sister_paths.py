@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from files import message, nifti
+from made import Heard
 from PIL import Image
 
 from crossd.data.io.images import load_case, shape_of
@@ -266,6 +267,24 @@ def test_a_channel_of_one_value_is_found(tmp_path: Path) -> None:
     assert "5.nii: every value is 3: it shows nothing" in message(lambda: open_source(str(path)))
     found = {one.what.partition(":")[0]: one for one in faults(survey(str(path), 99, 0, QUIET))}
     assert found["show nothing"].which == ["5"]
+
+
+def test_a_fourth_axis_is_said_to_be_taken_as_channels(tmp_path: Path) -> None:
+    for folder, shape in (("four", (8, 9, 10, 3)), ("three", (8, 9, 10))):
+        for i in range(12):
+            nifti(tmp_path / folder / f"{i}.nii", noise(i, shape))
+        rows = "\n".join(f"{i}.nii,{'ab'[i % 2]}" for i in range(12))
+        (tmp_path / folder / "cases.csv").write_text(f"image,label\n{rows}\n")
+    words = "the 3 volumes along the fourth axis of 0.nii (12 such files) are taken as channels"
+    what = "volumes along the axis of time are taken as channels"
+    for folder, said in (("four", True), ("three", False)):
+        table, heard = str(tmp_path / folder / "cases.csv"), Heard()
+        open_source(table, progress=heard)
+        assert any(words in line for line in heard.said) == said
+        listed = [
+            fault.count for fault in faults(survey(table, 100, 0, QUIET)) if fault.what == what
+        ]
+        assert listed == [12] * said
 
 
 def test_what_is_damaged_in_an_archive_is_noted(tmp_path: Path) -> None:

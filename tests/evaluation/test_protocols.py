@@ -1,6 +1,8 @@
 """What each protocol trains, and that it is scored as scikit-learn would."""
 
+import copy
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import pytest
 import torch
 from files import npz
 from helpers import some
+from made import masked
 from torch import nn
 
 from crossd.conversion import registry
@@ -35,8 +38,13 @@ def plain() -> nn.Module:
     return registry.build("resnet-small", "classification", 1, 2)
 
 
-def solid() -> nn.Module:
+@functools.cache
+def _solid() -> nn.Module:
     return to_3d(convert(plain(), lift=None))
+
+
+def solid() -> nn.Module:
+    return copy.deepcopy(_solid())
 
 
 def changed(net: nn.Module, outcome: protocols.Outcome) -> set[str]:
@@ -129,11 +137,41 @@ def test_classes_without_a_labelled_volume_get_no_probability(tmp_path: Path) ->
         assert probabilities[:, 2].abs().max() == 0
 
 
+def test_neighbours_ask_nothing_of_the_validation_part(
+    source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+    features = protocols.features
+
+    def noted(net: nn.Module, samples: Any, *rest: Any) -> Any:
+        asked.append(samples)
+        return features(net, samples, *rest)
+
+    monkeypatch.setattr(protocols, "features", noted)
+    for name, parts in (("knn", 2), ("linear", 3)):
+        asked.clear()
+        protocols.apply(name, solid(), source, BUDGET)
+        assert len(asked) == parts and (source.val in asked) == (name == "linear")
+
+
+def test_a_number_that_is_known_of_no_labelled_sample(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 255, (40, 8, 8, 8), dtype=np.uint8)
+    targets = np.arange(80, dtype=np.float64).reshape(40, 2)
+    targets[::2, 1] = np.nan
+    np.savez(tmp_path / "a.npz", images=images, targets=targets)
+    source = open_source(str(tmp_path / "a.npz"))
+    unknown = np.isnan(np.asarray(source.train.labels)[:, 1])
+    few = Subset(source.train, np.flatnonzero(unknown))
+    net = to_3d(convert(registry.build("resnet-small", "regression", 1, 2)))
+    for name in ("knn", "linear"):
+        words = f"--protocol {name}: a number is known of no labelled training sample; label more"
+        with pytest.raises(InputError, match=words):
+            protocols.apply(name, net, dataclasses.replace(source, train=few), BUDGET)
+
+
 def test_features_of_masks_are_refused() -> None:
-    source = open_source("brain:8")
-    net = to_3d(convert(registry.build("segresnet-small", "segmentation", 1, 4)))
-    with pytest.raises(InputError, match="--protocol knn is for labels, but brain:8 has masks"):
-        protocols.apply("knn", net, source, BUDGET)
+    with pytest.raises(InputError, match="--protocol knn is for labels, but made has masks"):
+        protocols.apply("knn", nn.Identity(), masked(3), BUDGET)
 
 
 @pytest.mark.parametrize(

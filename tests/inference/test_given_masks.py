@@ -1,12 +1,14 @@
 """Masks that were made before are found again, each by its case."""
 
 import csv
+import itertools
 import json
 from pathlib import Path
 
 import files
 import numpy as np
 import pytest
+from helpers import some
 from torch import nn
 
 from crossd.cli import evaluate
@@ -132,11 +134,21 @@ def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return str(tmp_path / "w.safetensors")
 
 
-@pytest.mark.parametrize("given", ["the source", "its images", "file by file"])
-@pytest.mark.parametrize("kind", ["pairs", "csv", "decathlon"])
+WAYS = ["the source", "its images", "file by file"]
+KINDS = ["pairs", "csv", "decathlon"]
+
+
+@pytest.mark.parametrize(
+    "pair",
+    some(
+        itertools.product(KINDS, WAYS),
+        [*zip(KINDS, WAYS, strict=True), ("csv", "file by file"), ("decathlon", "its images")],
+    ),
+)
 def test_what_predict_wrote_is_what_evaluate_scores(
-    tmp_path: Path, kind: str, given: str, weights: str
+    tmp_path: Path, pair: tuple[str, str], weights: str
 ) -> None:
+    kind, given = pair
     root = data(tmp_path / "data", kind)
     cases = list_cases(root, QUIET)[0].cases
     folder = root.parent if kind == "csv" else cases[0].images[0].parent

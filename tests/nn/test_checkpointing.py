@@ -65,7 +65,7 @@ def same(net: nn.Module, twin: nn.Module, x: Tensor) -> None:
 VIEWS = ["axial", "coronal", "sagittal", "random", None, ["axial"] * 2]
 
 
-@pytest.mark.parametrize("view", some(VIEWS, ["coronal", None, ["axial"] * 2]))
+@pytest.mark.parametrize("view", some(VIEWS, ["coronal", None]))
 @pytest.mark.parametrize("mode", MODES)
 def test_cross_d_in_every_view(mode: str, view: Any) -> None:
     net = crossd.convert(network(), mode)

@@ -464,7 +464,7 @@ def test_compiles_as_one_graph_on_images_in_each_view(kind: Any, mode: str) -> N
             close(layer.mode.mean_displacement, twin.mode.mean_displacement)
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", some(MODES, ["projection", "fourier-projection"]))
 def test_compiled_gradients(mode: str) -> None:
     torch.compiler.reset()
     conv = make(CrossDConv, 2, 3, 3, padding=1, kernel_mode=mode).train()

@@ -1,6 +1,7 @@
 """Output folders: claimed once, resumed only with the same options."""
 
 import dataclasses
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 import yaml
 
 from crossd import InputError
+from crossd.utils import run_folder
 from crossd.utils.run_folder import CONFIGURATION, RESULT, claim_folder, is_finished
 
 
@@ -141,3 +143,16 @@ def test_a_file_is_no_folder(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("")
     refused(Config(str(tmp_path / "a")), "is a file")
     refused(Config(str(tmp_path / "a" / "b")), "cannot write to --out")
+
+
+def test_every_picture_of_a_report_is_cleared_by_a_new_run(config: Config) -> None:
+    package = Path(run_folder.__file__).parents[1]
+    files = [file for room in ("cli", "reports") for file in (package / room).glob("*.py")]
+    texts = [file.read_text(encoding="utf-8") for file in files]
+    drawn = {name for text in texts for name in re.findall(r'"([a-z-]+\.(?:png|gif))"', text)}
+    assert {"roc.png", "scatter.png", "kernels.gif"} <= drawn
+    folder = claim_folder(config)
+    for name in ("worst-1.png", *drawn):
+        (folder / name).touch()
+    claim_folder(changed(config, overwrite=True))
+    assert [path.name for path in folder.iterdir()] == [CONFIGURATION]

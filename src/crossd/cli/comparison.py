@@ -19,6 +19,7 @@ from crossd.evaluation.arms import RIVALS
 from crossd.evaluation.experiment import Arm, Contest
 from crossd.inference.slice_ensemble import answering
 from crossd.reports import comparison_results
+from crossd.tasks import task_of
 from crossd.training import loop
 from crossd.utils.option_values import counts, names
 from crossd.utils.progress import Progress
@@ -42,9 +43,10 @@ def comparison(config: EvaluateConfig, progress: Progress) -> str:
         require_limits(contest.source, limits, config.limit)
     runs = experiment.plan(contest, protocols, limits, config.trials)
     if not runs:
+        things = task_of(contest.source.task).outputs
         other = contest.source.classes != read_config(config.weights).classes
         why = (
-            f"{config.data} has other classes than {config.weights}"
+            f"{config.data} has other {things} than {config.weights}"
             if other
             else (f"{', '.join(contest.arms)} cannot answer before a training on labelled volumes")
         )

@@ -22,6 +22,7 @@ from crossd.data.opening import open_source
 from crossd.data.source import Source
 from crossd.data.sources.case_files import Entry, read_image, read_mask, values_of
 from crossd.data.sources.case_source import entries_of
+from crossd.data.sources.known_in_part import hidden
 from crossd.data.splits import SPLITS
 from crossd.errors import InputError
 from crossd.evaluation import statistics
@@ -190,6 +191,9 @@ def _masks(
     if known < voxels:
         told["known"] = known / voxels
         over = f", over the {100 * known / voxels:.2g}% of the voxels that are known"
+        if source.ignore is not None and not any(row["true_ml"] for row in rows):
+            told["hidden"] = hidden(source.ignore)
+            over += f"; no true mask shows a class: {told['hidden']}"
     _write(config, source, rows, told, cases, start, spent)
     first = summary["mean"]
     return (

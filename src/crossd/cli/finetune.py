@@ -7,6 +7,7 @@ from crossd.cli.options import FinetuneConfig
 from crossd.cli.runs import augmentation, train_and_write
 from crossd.conversion import adapt, heads
 from crossd.data.source import limit
+from crossd.tasks import task_of
 from crossd.training import devices, loop
 from crossd.training.config import with_run_options
 from crossd.utils.option_values import choice
@@ -23,7 +24,8 @@ def finetune(config: FinetuneConfig, progress: Progress) -> str:
     net, weights = for_rank(net, weights, source, config.align)
     renamed = source.values and source.values == weights.values
     if source.classes != weights.classes and not renamed:
-        progress.say(f"other classes than {config.weights} has: its last layer starts anew")
+        things = task_of(source.task).outputs
+        progress.say(f"other {things} than {config.weights} has: its last layer starts anew")
         devices.seed_everything(config.seed)
         heads.new_classifier(net, len(weights.classes), len(source.classes))
     source = limit(source, config.limit, config.seed) if config.limit else source

@@ -12,8 +12,10 @@ from crossd.cli.runs import augmentation, train_and_write
 from crossd.conversion import heads, registry
 from crossd.conversion.convert import convert
 from crossd.data.source import Source, limit
+from crossd.data.sources.case_list import first_few
 from crossd.errors import InputError
 from crossd.nn.kernel_modes import KERNEL_MODES
+from crossd.tasks import task_of
 from crossd.training import devices, loop
 from crossd.utils.option_values import choice, unused
 from crossd.utils.progress import Progress
@@ -39,6 +41,8 @@ def joint(config: JointConfig, progress: Progress) -> str:
     same = volumes.classes == images.classes
     total = len(volumes.classes) + (0 if same else len(images.classes))
     rows = [slice(0, len(volumes.classes)), slice(len(volumes.classes), total)]
+    if not same:
+        _say_of_both(config, volumes, images, progress)
     net, name, mode = _network(config, start, volumes, images, total)
     progress.say(
         f"{name}: {len(images.train):,} images of {config.images} in turn with "
@@ -71,6 +75,18 @@ def joint(config: JointConfig, progress: Progress) -> str:
         keep,
         beside=[(images, of_images)],
         rows=None if same else rows,
+    )
+
+
+def _say_of_both(config: JointConfig, volumes: Source, images: Source, progress: Progress) -> None:
+    """Say that each of two sources has outputs of its own, even for what is in both."""
+    things = task_of(volumes.task).outputs
+    both = [name for name in volumes.classes if name in images.classes]
+    twice = f"; {first_few(both)} of both are learnt apart, too" if both else ""
+    progress.say(
+        f"{config.images} and {config.volumes} have other {things}: the network learns the "
+        f"{len(volumes.classes)} of the volumes, which are kept, and the {len(images.classes)} of "
+        f"the images by outputs of their own{twice}"
     )
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -30,7 +31,7 @@ from crossd.data.sources.case_source import entries_of
 from crossd.errors import InputError
 from crossd.inference.predictor import require_channels
 from crossd.nn.kernel_modes import KERNEL_MODES
-from crossd.tasks import Scale
+from crossd.tasks import Scale, task_of
 from crossd.utils.option_values import names, sizes
 from crossd.utils.progress import Progress
 from crossd.weights.weights_file import WeightsConfig, require_files, require_rank
@@ -61,8 +62,15 @@ def known(config: DataOptions, weights: WeightsConfig | None = None) -> Given:
     if isinstance(config, PretrainConfig | FinetuneConfig) and config.plan is not None:
         if not Path(config.plan).is_file():
             raise InputError(f"--plan {config.plan}: no such file; crossd plan writes one")
-        edited, classes = plan_file.read(Path(config.plan))
-        given = dataclasses.replace(given, plan=edited, classes=classes)
+        edited, classes, ignore = plan_file.read(Path(config.plan))
+        if ignore is not None and config.ignore not in (None, ignore):
+            raise InputError(
+                f"--ignore {config.ignore}: but {config.plan} says that {ignore} is ignored; "
+                "leave one out"
+            )
+        ignore = config.ignore if ignore is None else ignore
+        classes = classes or given.classes or {}
+        given = dataclasses.replace(given, plan=edited, classes=classes, ignore=ignore)
     return given
 
 
@@ -187,8 +195,8 @@ def as_trained(
             require_channels(entry, weights)
     if source.classes != weights.classes:
         raise InputError(
-            f"{config.data} has the classes {', '.join(source.classes)}, but {config.weights} "
-            f"{', '.join(weights.classes)}"
+            f"{config.data} has the {task_of(source.task).outputs} {', '.join(source.classes)}, "
+            f"but {config.weights} {', '.join(weights.classes)}"
         )
     return source
 
@@ -204,17 +212,20 @@ def images_and_volumes(
     """Open the volumes, and the images with as many channels, that a command learns from together.
 
     Of volumes that stand for images slices are taken. What the weights to start from know of
-    volumes, if there are any, is `start`.
+    volumes and of masks, if there are any, is `start`.
 
     Raises:
         InputError: When one has labels and the other masks, or the volumes are images.
     """
+    masks: dict[str, Any] = {}
+    if start is not None:
+        masks = {"known_classes": _masks(start), "known_ignore": start.ignore}
     volumes = open_source(
         config.volumes,
         size=sizes(config.size),
         seed=config.seed,
         channels=None if start is None else start.in_channels,
-        given=known(config, start),
+        given=dataclasses.replace(known(config, start), **masks),
         progress=progress,
     )
     images = require_source_rank(volumes, 3, "--volumes")
@@ -223,7 +234,7 @@ def images_and_volumes(
             config.images,
             seed=config.seed,
             channels=volumes.channels,
-            given=known(config),
+            given=dataclasses.replace(known(config), **masks),
             progress=progress,
         )
     plans = plans_of(config)

@@ -6,6 +6,7 @@ from crossd.cli.opening import batch_size, fitting, for_rank
 from crossd.cli.options import RecalibrateConfig
 from crossd.data.preprocessing import plan_file
 from crossd.inference.slice_ensemble import answering
+from crossd.tasks import task_of
 from crossd.training import loop, validate
 from crossd.utils.progress import Progress
 from crossd.utils.run_folder import free_file
@@ -39,7 +40,8 @@ def recalibrate(config: RecalibrateConfig, progress: Progress) -> str:
         scores = validate.score(asked, source, source.test, options)[0]
         lines.append(f"{len(source.test):,} test samples: {validate.describe(scores, source.task)}")
     else:
-        lines.append(f"{config.data} has other classes than the network: not scored")
+        things = task_of(source.task).outputs
+        lines.append(f"{config.data} has other {things} than the network: not scored")
     weights = dataclasses.replace(
         weights, mean=source.mean, std=source.std, recalibrated=source.rank == 3 or not layers
     )

@@ -124,4 +124,5 @@ def write_plan(source: Source, path: Path) -> None:
         *(len(part) for part in (source.train, source.val, source.test)),
         "slices" if source.rank == 2 else "volumes",
     )
-    plan_file.write(source.plan, path, source.values, names, [f"{source.name}: {counts}"])
+    notes = [f"{source.name}: {counts}"]
+    plan_file.write(source.plan, path, source.values, names, notes, source.ignore)

@@ -165,15 +165,16 @@ def transfer(config: TransferConfig, progress: Progress) -> str:
     protocols = names(config.protocols, ALL_PROTOCOLS, "--protocols")
     setting = open_setting(config, progress)
     volumes, images = setting.volumes, setting.images
+    things = task_of(volumes.task).outputs
     usual = _usual(task_of(volumes.task), len(volumes.classes))
     limits = counts(config.limit, "--limit") or (min(usual, len(volumes.train)),)
     require_limits(volumes, limits, config.limit)
     if not setting.same_classes:
-        progress.say("the images have other classes than the volumes: no protocol zero")
+        progress.say(f"the images have other {things} than the volumes: no protocol zero")
     contest = open_contest(config, setting)
     runs = experiment.plan(contest, protocols, limits, config.trials)
     if not runs:
-        others = f"{config.images} has other classes than {config.volumes}"
+        others = f"{config.images} has other {things} than {config.volumes}"
         why = f"{config.arms} has none" if setting.same_classes else others
         raise InputError(f"--protocols zero keeps the 2D head, but {why}: add probe or finetune")
     require_arms(setting, arms)

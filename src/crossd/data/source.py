@@ -80,6 +80,7 @@ ACCEPTABLE = {
     "parts": "a patient, or what is the same, in two parts",
     "labels": "the same sample with two labels",
     "constant": "images that show nothing",
+    "depths": "images of 16 bits that are nearly black beside those of 8",
 }
 """Grave faults of data that a user may go on with, by their names for ``--accept``."""
 

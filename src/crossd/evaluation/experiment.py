@@ -214,16 +214,6 @@ def perform(contest: Contest, run: Run, progress: Progress | None = None) -> Run
     outcome = protocols.apply(
         run.protocol, net, source, budget, progress, f"{run.protocol}, {run.arm}", arm.learn
     )
-    task, cases = task_of(source.task), np.zeros(0)
-    if not task.masks and task.kind == "one":
-        probabilities, truth = outcome.outputs
-        cases = (probabilities.argmax(1) == truth).double().numpy()
-    elif task.masks:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Mean of empty slice")  # neither in truth nor answer
-            cases = np.nanmean(outcome.outputs[0].numpy(), 1)
-        if contest.keep is not None and run.fold == run.trial == 0:
-            _keep_masks(contest, run, outcome.net, budget)
     record: RunRecord = {
         "arm": run.arm,
         "protocol": run.protocol,
@@ -231,7 +221,7 @@ def perform(contest: Contest, run: Run, progress: Progress | None = None) -> Run
         "fold": run.fold,
         "trial": run.trial,
         "metrics": outcome.scores,
-        "cases": [None if np.isnan(value) else round(float(value), 4) for value in cases],
+        "cases": [],
         "train": len(source.train),
         "test": len(source.test),
         "precision": budget.precision,
@@ -239,9 +229,19 @@ def perform(contest: Contest, run: Run, progress: Progress | None = None) -> Run
         "history": outcome.history,
         "seconds": round(time.perf_counter() - start, 2),
     }
-    if not task.masks and task.kind == "one":
-        record["confusion"] = metrics.confusion(*outcome.outputs).tolist()
-    elif not task.masks:
+    task = task_of(source.task)
+    if task.masks:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Mean of empty slice")  # neither in truth nor answer
+            cases = np.nanmean(outcome.outputs[0].numpy(), 1)
+        record["cases"] = [None if np.isnan(one) else round(float(one), 4) for one in cases]
+        if contest.keep is not None and run.fold == run.trial == 0:
+            _keep_masks(contest, run, outcome.net, budget)
+    elif task.kind == "one":
+        probabilities, truth = outcome.outputs
+        record["cases"] = (probabilities.argmax(1) == truth).double().tolist()
+        record["confusion"] = metrics.confusion(probabilities, truth).tolist()
+    else:
         record["said"] = [[float(f"{v:.5g}") for v in row] for row in outcome.outputs[0].tolist()]
     return record
 

@@ -160,9 +160,10 @@ def _on_features(protocol: str, net: nn.Module, source: Source, config: TrainCon
     if task.masks:
         raise InputError(f"--protocol {protocol} is for labels, but {source.name} has masks")
     count = len(source.classes)
-    train, val, test = (
-        features(net, part, count, config) for part in (source.train, source.val, source.test)
-    )
+    train, test = (features(net, part, count, config) for part in (source.train, source.test))
+    val = (train[0][:0], train[1][:0])
+    if protocol == "linear":  # there is nothing to choose for nearest neighbours
+        val = features(net, source.val, count, config)
     truth = torch.from_numpy(test[1])
     if task.kind == "one":
         said = _classes(protocol, train, val, test, count)

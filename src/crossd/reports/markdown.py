@@ -223,6 +223,7 @@ def _over(results: Results) -> list[str]:
         "",
         f"{100 * results['known']:.2g} % of the voxels are known: all scores and volumes are over "
         "these. HD95 and NSD are left out where either mask lies beside what is not known.",
+        *([f"No true mask shows a class: {results['hidden']}."] if "hidden" in results else []),
     ]
 
 

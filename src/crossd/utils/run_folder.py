@@ -51,6 +51,8 @@ OUTPUTS = (
     "scores.png",
     "curves.png",
     "confusion.png",
+    "roc.png",
+    "scatter.png",
     "answers.png",
     "bench.png",
     "data.png",

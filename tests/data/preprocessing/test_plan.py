@@ -98,11 +98,11 @@ PLAN = Plan((2.0, 1.0, 1.0), (16, 32, 32), (Intensity("window", -100, 200),))
 
 def test_written_plans_are_read(tmp_path: Path) -> None:
     path = tmp_path / "plan.yaml"
-    plan_file.write(PLAN, path, (0, 2), ("background", "tumour"), ["a note"])
-    assert plan_file.read(path) == (PLAN, {0: "background", 2: "tumour"})
+    plan_file.write(PLAN, path, (0, 2), ("background", "tumour"), ["a note"], 255)
+    assert plan_file.read(path) == (PLAN, {0: "background", 2: "tumour"}, 255)
     assert path.read_text().startswith("# a note\n")
     plan_file.write(PLAN, path)
-    assert plan_file.read(path) == (PLAN, {})
+    assert plan_file.read(path) == (PLAN, {}, None)
     record = plan_file.to_record(PLAN)
     assert record is not None and plan_file.from_record(record, "x") == PLAN
 
@@ -120,12 +120,16 @@ def test_written_plans_are_read(tmp_path: Path) -> None:
         (("patch:", "extra: 1\npatch:"), "does not know extra"),
         (("{0: background, 2: tumour}", "{1: tumour}"), "must hold 0"),
         (("{0: background, 2: tumour}", "[a, b]"), "must be lines such as"),
+        (("ignore: 255", "ignore: '255'"), "ignore is '255'; expected a value of masks from 1"),
+        (("ignore: 255", "ignore: 0"), "ignore is 0; expected a value of masks from 1"),
+        (("ignore: 255", "ignore: true"), "ignore is True; expected a value of masks from 1"),
+        (("ignore: 255", "ignore: 2"), "2 is to be ignored, but is also a class"),
         (("spacing: [", "spacing: ["[:-1] + "{"), "cannot be read as a plan"),
     ],
 )
 def test_bad_plans(tmp_path: Path, change: tuple[str, str], words: str) -> None:
     path = tmp_path / "plan.yaml"
-    plan_file.write(PLAN, path, (0, 2), ("background", "tumour"))
+    plan_file.write(PLAN, path, (0, 2), ("background", "tumour"), ignore=255)
     text = "\n".join(line for line in path.read_text().splitlines() if not line.startswith("#"))
     assert change[0] in text
     path.write_text(text.replace(*change))

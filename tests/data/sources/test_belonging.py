@@ -9,7 +9,8 @@ from typing import Any
 import files
 import numpy as np
 import pytest
-from PIL import Image
+from files import picture
+from made import Heard
 
 from crossd.data.opening import open_source
 from crossd.data.source import Given
@@ -20,24 +21,6 @@ from crossd.utils.progress import Progress
 
 QUIET = Progress(quiet=True)
 RNG = np.random.default_rng(0)
-
-
-class Heard(Progress):
-    """Notes what is said."""
-
-    def __init__(self) -> None:
-        super().__init__(quiet=True)
-        self.said: list[str] = []
-
-    def say(self, text: str) -> None:
-        self.said.append(text)
-
-
-def picture(path: Path, seed: int) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = np.random.default_rng(seed).integers(0, 255, (12, 12), np.uint8)
-    Image.fromarray(pixels).save(path)
-    return path
 
 
 def parts_of(source: Any, named: Callable[[str], str]) -> list[set[str]]:

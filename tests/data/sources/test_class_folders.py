@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import files
+import layouts
 import numpy as np
 import psutil
 import pytest
 import torch
+from made import Heard
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
@@ -478,12 +480,6 @@ def test_series_beside_pictures_in_class_folders(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["images", "volumes", "csv"])
 def test_a_part_that_is_missing_is_drawn_of_the_training_part(tmp_path: Path, kind: str) -> None:
-    said: list[str] = []
-
-    class Heard(Progress):
-        def say(self, text: str) -> None:
-            said.append(text)
-
     lines = ["image,label,split"]
     for i in range(40):
         part, label = ("train", "val")[i >= 30], "ab"[i % 2]
@@ -497,10 +493,11 @@ def test_a_part_that_is_missing_is_drawn_of_the_training_part(tmp_path: Path, ki
         lines.append(f"{part}/{label}/{i}.png,{label},{part}")
     (tmp_path / "cases.csv").write_text("\n".join(lines))
     root = tmp_path / "cases.csv" if kind == "csv" else tmp_path
-    source = open_source(str(root), progress=Heard(quiet=True))
+    heard = Heard()
+    source = open_source(str(root), progress=heard)
     assert (len(source.train), len(source.val), len(source.test)) == (24, 10, 6)
     text = "no case is said to be for test: 6 test, drawn of the training cases by --seed 0"
-    assert f"{root}: {text}" in said
+    assert f"{root}: {text}" in heard.said
     found = survey(str(root), 100, 0, QUIET)
     assert {part: sum(own.values()) for part, own in found.counts.items()} == {
         "train": 24,
@@ -524,7 +521,7 @@ def test_patients_are_whole_where_a_part_is_drawn(tmp_path: Path) -> None:
     assert not (found[0] & found[1] | found[0] & found[2] | found[1] & found[2])
 
 
-@pytest.mark.parametrize("kind", ["classes", "pairs", "loose", "archives"])
+@pytest.mark.parametrize("kind", ["classes", "pairs", "loose", "archives", "bids"])
 def test_folders_that_may_not_be_read(
     tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -534,15 +531,20 @@ def test_folders_that_may_not_be_read(
         files.pairs(tmp_path, 3, (6, 6, 6))
     elif kind == "loose":
         drawn(tmp_path, ("",))
+    elif kind == "bids":
+        layouts.bids(tmp_path, 3, masks={"x/dseg": 0})
     closed = tmp_path / {"classes": "dog", "pairs": "labels"}.get(kind, "")
-    scandir = os.scandir
 
-    def refuse(path: Any = ".") -> Any:
-        if Path(path) == closed:
-            raise PermissionError(13, "Permission denied", str(path))
-        return scandir(path)
+    def refusing(listing: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        def refuse(path: Any = ".") -> Any:
+            if Path(path) == closed:
+                raise PermissionError(13, "Permission denied", str(path))
+            return listing(path)
 
-    monkeypatch.setattr(os, "scandir", refuse)
+        return refuse
+
+    for name in ("scandir", "listdir"):
+        monkeypatch.setattr(os, name, refusing(getattr(os, name)))
     for labels in (True, False):
         said = files.message(lambda labels=labels: open_source(str(tmp_path), labels=labels))
         assert said.startswith(f"{closed}: this folder cannot be read (Permission denied)")

@@ -5,6 +5,8 @@ from pathlib import Path
 import files
 import numpy as np
 import pytest
+from files import picture
+from made import Heard
 from PIL import Image
 
 from crossd.data.opening import open_source
@@ -14,24 +16,6 @@ from crossd.inference.inputs import inputs
 from crossd.utils.progress import Progress
 
 QUIET = Progress(quiet=True)
-
-
-class Heard(Progress):
-    """Notes what is said."""
-
-    def __init__(self) -> None:
-        super().__init__(quiet=True)
-        self.said: list[str] = []
-
-    def say(self, text: str) -> None:
-        self.said.append(text)
-
-
-def picture(path: Path, seed: int) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = np.random.default_rng(seed).integers(0, 255, (12, 12), np.uint8)
-    Image.fromarray(pixels).save(path)
-    return path
 
 
 def volume(path: Path, seed: int) -> Path:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 from files import message
+from made import Heard
 
 from crossd.data.opening import open_source
 from crossd.data.quality.checks import faults
@@ -14,17 +15,6 @@ from crossd.data.source import Source
 from crossd.data.sources import belonging
 from crossd.data.splits import split
 from crossd.utils.progress import Progress
-
-
-class Heard(Progress):
-    """Notes what is said."""
-
-    def __init__(self) -> None:
-        super().__init__(quiet=True)
-        self.said: list[str] = []
-
-    def say(self, text: str) -> None:
-        self.said.append(text)
 
 
 def noise(count: int, seed: int = 0) -> np.ndarray:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from files import message
-from made import Made
+from made import Heard, Made
 from PIL import Image
 
 from crossd.data.opening import open_source
@@ -21,18 +21,6 @@ from crossd.errors import InputError
 from crossd.utils.progress import Progress
 
 RNG = np.random.default_rng(0)
-
-
-class Told(Progress):
-    """Keeps what is said."""
-
-    def __init__(self) -> None:
-        super().__init__(quiet=True)
-        self.lines: list[str] = []
-
-    def say(self, text: str) -> None:
-        """Keep a line."""
-        self.lines.append(text)
 
 
 def table(folder: Path, head: str, cells: list[str]) -> Path:
@@ -129,11 +117,11 @@ def test_those_of_weights_come_first_and_others_are_unknown(tmp_path: Path) -> N
 
 
 def test_what_training_samples_cannot_tell_is_said(tmp_path: Path) -> None:
-    told = Told()
+    told = Heard()
     cells = ["1,0,,1", "0,0,,1"] * 8
     path = table(tmp_path, "label_a,label_b,label_c,label_d", cells)
     open_source(str(path), progress=told)
-    assert [line.split(": ", 1)[1] for line in told.lines] == [
+    assert [line.split(": ", 1)[1] for line in told.said] == [
         "b is not there in every training sample",
         "c is not known in every training sample",
         "d is there in every training sample",
@@ -208,12 +196,12 @@ def test_parts_with_labels_of_several_shapes_are_refused(tmp_path: Path) -> None
 
 
 def test_labels_that_look_like_one_class_of_several_are_told(tmp_path: Path) -> None:
-    told = Told()
+    told = Heard()
     source = open_source(
         arrays(tmp_path / "a.npz", labels=np.eye(3, dtype=int)[np.arange(30) % 3]), progress=told
     )
     assert source.task == "multilabel"
-    assert "every row of the labels has exactly one 1" in told.lines[0]
+    assert "every row of the labels has exactly one 1" in told.said[0]
 
 
 def test_a_limit_takes_numbers_and_findings_too(tmp_path: Path) -> None:

@@ -8,6 +8,8 @@ from typing import Any
 import files
 import numpy as np
 import pytest
+from files import picture
+from made import Heard
 from PIL import Image
 
 from crossd.data.opening import open_source
@@ -16,25 +18,6 @@ from crossd.data.sources.case_list import require_distinct
 from crossd.data.sources.case_table import read_table
 from crossd.data.sources.spellings import group_name, plain
 from crossd.errors import InputError
-from crossd.utils.progress import Progress
-
-
-class Heard(Progress):
-    """Notes what is said."""
-
-    def __init__(self) -> None:
-        super().__init__(quiet=True)
-        self.said: list[str] = []
-
-    def say(self, text: str) -> None:
-        self.said.append(text)
-
-
-def picture(path: Path, seed: int) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = np.random.default_rng(seed).integers(0, 255, (12, 12), np.uint8)
-    Image.fromarray(pixels).save(path)
-    return path
 
 
 def table(folder: Path, columns: str, line: str, count: int = 24, mark: str = ",") -> Path:

@@ -12,6 +12,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from made import Heard
 
 from crossd.data.opening import list_cases, open_source
 from crossd.data.quality.checks import faults
@@ -22,17 +23,6 @@ from crossd.inference.inputs import inputs
 from crossd.utils.progress import Progress
 
 QUIET = Progress(quiet=True)
-
-
-class Heard(Progress):
-    """Notes what is said."""
-
-    def __init__(self) -> None:
-        super().__init__(quiet=True)
-        self.said: list[str] = []
-
-    def say(self, text: str) -> None:
-        self.said.append(text)
 
 
 def refused(root: Path) -> str:
@@ -187,7 +177,7 @@ def line_twice(root: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (remove, "s0002/segmentations: lacks liver.nii.gz, which other cases have (1 such"),
+        (remove, "s0002/segmentations: has no mask of liver, which others have (1 such"),
         (empty_folder, "s0000/segmentations: holds no volume that is the mask of a structure"),
         (second_image, "s0003: holds ct.nii.gz, pet.nii.gz; expected one image"),
         (second_folder, "s0003: segmentations and masks are both there"),

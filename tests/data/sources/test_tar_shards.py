@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from made import Heard
 from PIL import Image
 from torch.utils.data import DataLoader
 
@@ -298,17 +299,6 @@ def test_names_of_classes_that_are_no_utf_8_or_one_by_mistake(tmp_path: Path) ->
     members = {f"{name}/{i}.png": picture(i) for name in ("Tea", "tea") for i in range(9)}
     path = archive(tmp_path / "b.tar", members)
     assert "'Tea' and 'tea' differ in capitals, spaces" in refused(path)
-
-
-class Heard(Progress):
-    """Notes what is said."""
-
-    def __init__(self) -> None:
-        super().__init__(quiet=True)
-        self.said: list[str] = []
-
-    def say(self, text: str) -> None:
-        self.said.append(text)
 
 
 def opened(spec: Path | str) -> tuple[Source, list[str]]:

@@ -1,7 +1,7 @@
 """Channels and normalisation: the last steps of opening a source."""
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -10,20 +10,41 @@ from torch import Tensor
 
 from crossd.data.dataset import ChangedSamples, Finish, Sample, Samples, in_floats
 from crossd.data.disk_cache import key_of, user_cache
+from crossd.data.io.agreement import HIGHEST
 from crossd.data.preprocessing import plan
 from crossd.data.preprocessing.plan import Intensity, Plan
+from crossd.data.quality.facts import DARK
 from crossd.data.source import Given, Source
 from crossd.errors import InputError
 
 ENOUGH = 2_000
 """Training images that the mean and the standard deviation are taken from, at most."""
 
-FORM = 3
+FORM = 4
 """Of what is kept of them, to be counted up when images are prepared in another way."""
 
 
 COLOURS = 3
 """Channels of an image with colours."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What is found in the images that are measured.
+
+    Attributes:
+        mean: Of all values.
+        std: Of all values.
+        empty: Places of the images of one value only.
+        deep: Places of the images that are not of 8 bits.
+        top: The highest value in these, in [0, 1] where they are files.
+    """
+
+    mean: float
+    std: float
+    empty: list[int]
+    deep: list[int]
+    top: float
 
 
 class Normalised(ChangedSamples):
@@ -107,13 +128,13 @@ def normalise(
         channels: Number of channels wanted; None keeps what there is.
         seed: Decides which training images are looked at when there are many.
         given: With the mean and the standard deviation, if these are known already.
-        say: Told of images that show nothing, where these are accepted.
+        say: Told of images of several depths, and of faults that are accepted.
 
     Returns:
         The source with `mean`, `std` and `channels` set.
 
     Raises:
-        InputError: When the channels cannot be adapted, or images show nothing.
+        InputError: When the channels cannot be adapted, or images show nothing or are nearly black.
     """
     wanted = source.channels if channels is None else channels
     grey = wanted == 1 and source.rank == 2 and source.channels == COLOURS
@@ -153,55 +174,72 @@ def _statistics(
         found = _remembered(samples, indices, channels)
     else:
         found = _measured(samples, indices, channels)
-    mean, std, empty = found
-    if empty and std > 0:
+    if found.empty and found.std > 0:
         given.judge(
             "constant",
-            f"{source.name}: {len(empty):,} of {len(indices):,} training samples show nothing, "
-            f"every value is the same (the first is {samples.name(int(indices[empty[0]]))})",
+            f"{source.name}: {len(found.empty):,} of {len(indices):,} training samples show "
+            "nothing, every value is the same (the first is "
+            f"{samples.name(int(indices[found.empty[0]]))})",
             "remove them",
             say,
         )
-    return mean, std
+    if 0 < len(found.deep) < len(indices):
+        text = (
+            f"{source.name}: {len(found.deep):,} of {len(indices):,} training images have 16 bits "
+            f"(the first is {samples.name(int(indices[found.deep[0]]))}), the others 8"
+        )
+        if found.top > DARK:
+            say(f"{text}; each is divided by the highest value that its bits can hold")
+        else:
+            given.judge(
+                "depths",
+                f"{text}, and are nearly black beside these: they hold values up to "
+                f"{found.top * HIGHEST:,.0f} of {HIGHEST:,}",
+                f"save them with values up to {HIGHEST:,}, or all with 8 bits",
+                say,
+            )
+    return found.mean, found.std
 
 
-def _remembered(
-    samples: Samples, indices: NDArray[np.int64], channels: int
-) -> tuple[float, float, list[int]]:
+def _remembered(samples: Samples, indices: NDArray[np.int64], channels: int) -> Measured:
     """Measure, or take from the cache of the user what was measured of the same files."""
     stamps = [samples.stamp(int(index)) for index in indices]
     known = [stamp for stamp in stamps if stamp is not None]
     if len(known) < len(stamps):
         return _measured(samples, indices, channels)
-    cache, key = user_cache(), key_of("statistics and empty", FORM, channels, known)
+    cache, key = user_cache(), key_of("measured images", FORM, channels, known)
     with cache.one_process_at_a_time(key):
-        found = cache.get(key)
-        if found is None:
-            mean, std, empty = _measured(samples, indices, channels)
-            cache.keep(
-                key,
-                {"statistics": np.array([mean, std]), "empty": np.array(empty, np.int64)},
-            )
-        else:
-            mean, std = found["statistics"].tolist()
-            empty = found["empty"].tolist()
-    return mean, std, empty
+        kept = cache.get(key)
+        if kept is not None:
+            mean, std, top = kept["numbers"].tolist()
+            return Measured(mean, std, kept["empty"].tolist(), kept["deep"].tolist(), top)
+        found = _measured(samples, indices, channels)
+        kept = {
+            "numbers": np.array([found.mean, found.std, found.top]),
+            "empty": np.array(found.empty, np.int64),
+            "deep": np.array(found.deep, np.int64),
+        }
+        cache.keep(key, kept)
+    return found
 
 
-def _measured(
-    samples: Samples, indices: NDArray[np.int64], channels: int
-) -> tuple[float, float, list[int]]:
-    """Return the mean, the standard deviation, and which of the indices are of one value only."""
-    total, squares, count = 0.0, 0.0, 0
-    empty = []
+def _measured(samples: Samples, indices: NDArray[np.int64], channels: int) -> Measured:
+    """Measure the images at some indices, which places count from 0."""
+    total, squares, count, top = 0.0, 0.0, 0, 0.0
+    empty, deep = [], []
     for place, index in enumerate(indices.tolist()):
-        image = adapt(in_floats(samples[index]["image"]), channels).double()
+        stored = samples[index]["image"]
+        image = adapt(in_floats(stored), channels).double()
         if image.min() == image.max():
             empty.append(place)
+        if stored.dtype != torch.uint8:
+            deep.append(place)
+            top = max(top, float(stored.max()))
         total += image.sum().item()
         squares += image.square().sum().item()
         count += image.numel()
     mean = total / count
     # A constant image must give 0 exactly, which rounding of the squares can prevent.
     variance = squares / count - mean**2
-    return mean, float(np.sqrt(variance)) if variance > 1e-12 else 0.0, empty
+    std = float(np.sqrt(variance)) if variance > 1e-12 else 0.0
+    return Measured(mean, std, empty, deep, top)

@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from crossd.data.io.agreement import HIGHEST
 from crossd.data.preprocessing.plan import KINDS, REGIONS, Intensity, Plan
 from crossd.errors import InputError
 from crossd.utils.atomic_files import atomic
@@ -21,6 +22,7 @@ def write(
     values: Sequence[int] = (),
     classes: Sequence[str] = (),
     notes: Sequence[str] = (),
+    ignore: int | None = None,
 ) -> None:
     """Write a plan as YAML that can be edited.
 
@@ -30,6 +32,7 @@ def write(
         values: What stands for each class in masks.
         classes: Their names.
         notes: Lines of comment at its beginning.
+        ignore: Value of masks that says that a voxel is not known, if there is one.
     """
     import yaml
 
@@ -37,19 +40,22 @@ def write(
     assert record is not None
     if values:
         record["classes"] = dict(zip(values, classes, strict=True))
+    if ignore is not None:
+        record["ignore"] = ignore
     head = [
         *notes,
         "spacing: voxels after resampling, z y x [mm]; patch: training patch and sliding window.",
         "intensity, for each channel: window (low, high: values), percentiles or z-score (low,",
-        "high: percentiles of each volume) or none. classes: value in masks: name.",
+        "high: percentiles of each volume) or none. classes: value in masks: name. ignore: value",
+        "in masks of voxels that are not known.",
     ]
     body = yaml.safe_dump(record, sort_keys=False, default_flow_style=None)
     with atomic(path) as temporary:
         temporary.write_text("".join(f"# {line}\n" for line in head) + body, encoding="utf-8")
 
 
-def read(path: Path) -> tuple[Plan, dict[int, str]]:
-    """Read a plan, and the names of its classes by their values in masks.
+def read(path: Path) -> tuple[Plan, dict[int, str], int | None]:
+    """Read a plan, the names of its classes by their values in masks, and which value is ignored.
 
     Raises:
         InputError: With the file and the entry that is wrong.
@@ -61,7 +67,7 @@ def read(path: Path) -> tuple[Plan, dict[int, str]]:
     except (OSError, ValueError, yaml.YAMLError) as error:
         line = " ".join(str(error).split())
         raise InputError(f"{path}: cannot be read as a plan ({line})") from error
-    known = {"spacing", "patch", "intensity", "classes", "axes", "fill", "final"}
+    known = {"spacing", "patch", "intensity", "classes", "ignore", "axes", "fill", "final"}
     if isinstance(record, dict) and set(record) - known:
         odd = ", ".join(sorted(map(str, set(record) - known)))
         raise InputError(f"{path}: does not know {odd}; expected {', '.join(sorted(known))}")
@@ -72,8 +78,16 @@ def read(path: Path) -> tuple[Plan, dict[int, str]]:
         raise InputError(f"{path}: classes must be lines such as `1: liver`, values from 0 to 255")
     if classes and (0 not in classes or len(classes) < 2):
         raise InputError(f"{path}: classes must hold 0 (the background) and one more")
+    ignore = record.get("ignore")
+    if ignore is not None and (type(ignore) is not int or not 1 <= ignore <= HIGHEST):
+        raise InputError(
+            f"{path}: ignore is {ignore!r}; expected a value of masks from 1 to {HIGHEST:,}, or no "
+            "such line"
+        )
+    if ignore in classes:
+        raise InputError(f"{path}: {ignore} is to be ignored, but is also a class; remove one line")
     named = {value: str(classes[value]) for value in sorted(classes)}
-    return from_record(record, str(path)), named
+    return from_record(record, str(path)), named, ignore
 
 
 def to_record(plan: Plan | None) -> dict[str, object] | None:

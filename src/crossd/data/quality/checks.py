@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from crossd.data.quality.facts import SampleFacts, require_labels
+from crossd.data.io.agreement import HIGHEST
+from crossd.data.quality.facts import DARK, SampleFacts, require_labels
 from crossd.data.quality.survey import Survey
 from crossd.data.splits import SPLITS
 from crossd.errors import InputError
@@ -72,6 +73,7 @@ def faults(found: Survey) -> list[Fault]:
         *_classes(found),
         *_numbers(found),
         *_masks(good),
+        *_depths(good),
         *_odd(good),
     ]
     return sorted((one for one in judged if one.which), key=lambda one: not one.grave)
@@ -206,6 +208,16 @@ def _masks(looks: Sequence[SampleFacts]) -> list[Fault]:
     ]
 
 
+def _depths(looks: Sequence[SampleFacts]) -> list[Fault]:
+    """Find training images of 16 bits that are nearly black beside those of 8."""
+    training = [look for look in looks if look.part == "train"] or looks
+    deep = [look for look in training if look.bits == 16]
+    mixed = any(look.bits == 8 for look in training)
+    dark = mixed and all(look.high <= DARK * HIGHEST for look in deep)
+    what = "images of 16 bits that use a quarter of them or less, nearly black beside those of 8"
+    return [Fault(what, _names(deep) if dark else [], True, "depths")]
+
+
 def _odd(looks: Sequence[SampleFacts]) -> list[Fault]:
     """Find samples whose channels, size or spacing are far from those of most."""
     if not looks:
@@ -213,6 +225,7 @@ def _odd(looks: Sequence[SampleFacts]) -> list[Fault]:
     channels = [look.channels for look in looks]
     usual = max(set(channels), key=channels.count)
     other = [f"{look.name} ({look.channels})" for look in looks if look.channels != usual]
+    series = _names(look for look in looks if look.over_time)
     axes = [len(look.size) for look in looks]
     rank = max(set(axes), key=axes.count)
     mixed = [look.name for look in looks if len(look.size) != rank]
@@ -228,6 +241,7 @@ def _odd(looks: Sequence[SampleFacts]) -> list[Fault]:
     ]
     return [
         Fault("other channels than most", other, True),
+        Fault("volumes along the axis of time are taken as channels", series),
         Fault("images among volumes, or volumes among images", mixed, True),
         Fault(f"sizes more than {FACTOR:g} times above or below the median", sized),
         Fault(f"spacings more than {FACTOR:g} times above or below the median", spaced),

@@ -26,6 +26,10 @@ THUMB = 96
 FEW = 16
 """Values that masks may hold whatever their edges are like."""
 
+DARK = 0.25
+"""Share of the range of 16 bits up to which images that hold no more, as those of 12 bits, are
+nearly black beside images of 8 bits."""
+
 SAME = {1, 255, 65_535}
 """What stands for the foreground in masks of one class."""
 
@@ -55,6 +59,8 @@ class SampleFacts:
         ignore: It; None where there is none.
         several: How many voxels several files of the mask claim, where it is a file for each class.
         filled: Values of the mask that fill a square of 3 x 3 pixels somewhere.
+        bits: Of the numbers in an image file: 8 or 16; 0 of volumes, arrays and DICOM.
+        over_time: Whether its channels are volumes along the axis that NIfTI calls that of time.
         digest: Of all values, equal for equal samples; this and the rest for data sheets only.
         values: Some of the values.
         thumb: The middle slice, or the one with most of a mask, made small.
@@ -76,6 +82,8 @@ class SampleFacts:
     filled: set[int] = field(default_factory=set)
     unknown: int = 0
     ignore: int | None = None
+    bits: int = 0
+    over_time: bool = False
     digest: str = ""
     values: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
     thumb: NDArray[np.float32] | None = None

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from crossd.data.disk_cache import DiskCache
 from crossd.data.io.agreement import require_same_shape
-from crossd.data.io.images import load_case, pixels, raw_mask, shape_of
+from crossd.data.io.images import DEEP, load_case, pixels, raw_mask, shape_of
 from crossd.data.io.read import holds_volume
 from crossd.data.quality.facts import (
     CLIP,
@@ -119,9 +119,12 @@ def _read_case(found: SampleFacts, case: Case) -> Read:
     if holds_volume(file):
         entry = case_files.read_entry(case)
         found.spacing = entry.images[0].spacing
+        found.over_time = any(header.over_time for header in entry.images)
         image, mask = _read_volume(found, entry)
     else:
         images, mask = load_case(case.images, case.mask)
+        depths = {16 if one.mode in DEEP else 8 for one in images if one.mode != "F"}
+        found.bits = depths.pop() if len(depths) == 1 else 0
         image = np.concatenate([pixels(one) for one in images])
     return image, mask
 

@@ -25,7 +25,7 @@ from crossd.data.sources.bids_names import (
 )
 from crossd.data.sources.case_list import Listed, first_few
 from crossd.data.sources.case_table import cases_of, lines_of
-from crossd.data.sources.folder_walk import folders_in
+from crossd.data.sources.folder_walk import folders_in, look
 from crossd.errors import InputError
 
 DESCRIPTION, PARTICIPANTS = "dataset_description.json", "participants.tsv"
@@ -148,7 +148,7 @@ def _sessions(root: Path, subjects: Sequence[Path]) -> tuple[dict[str, dict[str,
     places = [session for subject in subjects for session in sessions_of(subject)]
     kinds = {one.name for place in places for one in folders_in(place) if one not in places}
     kinds.discard("anat")
-    stray = [one.name for one in sorted(root.iterdir()) if one.is_file() and is_volume(one)]
+    stray = [one.name for one in look(str(root))[2] if one.is_file() and is_volume(root / one.name)]
     for what in (sorted(left), sorted(kinds), stray):
         if what:
             notes.append(f"{first_few(what)} are left out")

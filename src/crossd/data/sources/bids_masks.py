@@ -10,6 +10,7 @@ from crossd.data.sources.bids_names import Name, anat_files, is_subject, subject
 from crossd.data.sources.case_list import first_few, require_distinct
 from crossd.data.sources.case_table import lines_of
 from crossd.data.sources.folder_walk import folders_in
+from crossd.data.sources.structures import require_all
 from crossd.errors import InputError
 
 DERIVATIVES = "derivatives"
@@ -117,14 +118,7 @@ def _by_label(root: Path, kind: str, files: Mapping[str, Sequence[Path]]) -> Mas
                 raise InputError(f"{path}: is a second mask beside {other.name}; remove one")
     labels = sorted(set().union(*named.values()))
     require_distinct(labels, str(root))
-    for owner, own in named.items():
-        lacking = [label for label in labels if label not in own]
-        if lacking:
-            raise InputError(
-                f"{root}: {owner} has no mask of {lacking[0]} ({kind}), which others have; a "
-                "missing file does not say that it is not there: add it (with 0 everywhere if it "
-                "is not), or remove that class from all"
-            )
+    require_all({f"{root}, {owner}, {kind}": own for owner, own in named.items()}, labels)
     ordered = {owner: [own[label] for label in labels] for owner, own in named.items()}
     classes = {0: "background", **dict(enumerate(labels, start=1))}
     return Masks(kind, ordered, classes, structures=True)

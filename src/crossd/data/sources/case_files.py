@@ -134,6 +134,22 @@ def read_entry(case: Case) -> Entry:
     return Entry(case, tuple(headers), mask)
 
 
+def along_time(entries: Sequence[Entry]) -> str:
+    """Say which files hold volumes along their fourth axis, taken as channels; "" where none does.
+
+    NIfTI calls that axis the one of time, but many tools store channels along it, and nothing in a
+    file tells the two apart.
+    """
+    found = [header for entry in entries for header in entry.images if header.over_time]
+    if not found:
+        return ""
+    return (
+        f"the {found[0].channels} volumes along the fourth axis of {found[0].path.name} "
+        f"({len(found):,} such files) are taken as channels; where they are points in time, write "
+        "each into a file of its own, with a line of its own in a csv"
+    )
+
+
 def read_image(entry: Entry, planes: tuple[int, slice] | None = None) -> NDArray[np.float32]:
     """Read the modalities of a case as channels, ``(C, D, H, W)``."""
     arrays = [read.read(header, planes) for header in entry.images]

@@ -21,7 +21,7 @@ from crossd.data.quality.facts import SampleFacts, require_labels
 from crossd.data.quality.scan import of_mask, of_volume, scan
 from crossd.data.shapes import MULTIPLE, round_up
 from crossd.data.source import Given, Request, Source, TaskName
-from crossd.data.sources.case_files import Entry, all_volumes, read_entries
+from crossd.data.sources.case_files import Entry, all_volumes, along_time, read_entries
 from crossd.data.sources.case_list import (
     Case,
     first_few,
@@ -31,7 +31,8 @@ from crossd.data.sources.case_list import (
     parts,
 )
 from crossd.data.sources.image_files import DEFAULT_SIZE, FileSamples
-from crossd.data.sources.known_in_part import ignoring, known_cases, require_apart, tell
+from crossd.data.sources.known_in_part import hidden, ignoring, known_cases, require_apart, tell
+from crossd.data.sources.spellings import spelled_as
 from crossd.data.splits import Parts
 from crossd.errors import InputError
 
@@ -65,6 +66,7 @@ def open_cases(
     name, given = request.name, request.given
     said = given.ignore is not None or any(case.ignore is not None for case in found)
     found = ignoring(found, given.ignore, given.known_ignore, name)
+    found = _spelled(found, given)
     classes, units = _classes(found, given, name)
     task, labels = labels_of(found, classes)
     values: tuple[int, ...] = ()
@@ -73,6 +75,8 @@ def open_cases(
         divided = _divided(request, found, task, labels)
     _say_what_is_unknown(request, task, labels, classes, divided[0])
     entries = read_entries(found, request.progress) if all_volumes(found, name) else []
+    if line := along_time(entries):
+        request.progress.say(f"{name}: {line}")
     if task == "segmentation" and not entries:
         require_same_colours(case.mask for case in found if case.mask is not None)
     looks = _looked(request, found, entries, task)
@@ -203,6 +207,15 @@ def _classes(
     return tuple(ordered), ()
 
 
+def _spelled(found: Sequence[Case], given: Given) -> Sequence[Case]:
+    """Give classes that are numbers the spelling that weights have for these."""
+    present = {case.label for case in found if case.label is not None}
+    alike = spelled_as(sorted(present), given.labels)
+    if all(name == own for own, name in alike.items()):
+        return found
+    return [replace(case, label=alike[str(case.label)]) for case in found]
+
+
 def _check_trained(found: Sequence[Case]) -> None:
     """Refuse classes of validation and test cases that no training case has."""
     trained = {case.label for case in found if case.split in ("", "train")}
@@ -255,7 +268,9 @@ def _mask_classes(
         )
     named[0] = "background" if named[0] == "0" else named[0]
     if len(named) < 2 or (facts and not any(set(one.voxels) - {0} for one in facts)):
-        raise InputError(f"{name}: every training mask is empty; expected labels from 1 upwards")
+        ignored = next((one.ignore for one in facts if one.unknown), None)
+        why = "expected labels from 1 upwards" if ignored is None else hidden(ignored)
+        raise InputError(f"{name}: every training mask is empty; {why}")
     same = named.keys() == known.keys() and bool(given.classes)  # their names were edited
     if named.keys() <= known.keys() and not same:
         named = known

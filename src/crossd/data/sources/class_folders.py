@@ -22,6 +22,7 @@ from crossd.data.sources.case_pairs import IMAGE_FOLDERS, MASK_FOLDERS
 from crossd.data.sources.folder_walk import Walk, is_plane
 from crossd.data.sources.image_files import DEFAULT_SIZE, FileSamples
 from crossd.data.sources.kept_lists import Listing, kept_or_made
+from crossd.data.sources.spellings import spelled_as
 from crossd.data.splits import SPLITS, divide, part_of, parts_in
 from crossd.errors import InputError
 from crossd.utils.progress import Progress
@@ -318,7 +319,9 @@ def open_images(request: Request, root: Path, found: ClassFolders) -> Source:
         InputError: When there are no images, fewer than two classes, or an unknown class.
     """
     shape, first = request.shape(2, DEFAULT_SIZE), found.parts[0]
-    classes, known = found.classes, request.given.labels
+    known = request.given.labels
+    alike = spelled_as(found.classes, known)
+    classes = tuple(alike.values())
     if known and classes and set(classes) <= set(known):
         classes = known
     if not classes or (not first and not len(found.images)):
@@ -335,7 +338,7 @@ def open_images(request: Request, root: Path, found: ClassFolders) -> Source:
     check(root, found, "images")
     folder = found.folder_of("images")
     number = {label: index for index, label in enumerate(classes)}
-    labels = np.array([number[label] for _, label in found.places], np.int64)[folder]
+    labels = np.array([number[alike[label]] for _, label in found.places], np.int64)[folder]
     said = np.array([part for part, _ in found.places])[folder]
     whole = FileSamples(root, [found.images], labels, shape)
     whole.see_colours(np.flatnonzero(said == first))

@@ -48,6 +48,19 @@ def ignoring(cases: Sequence[Case], asked: int | None, known: int | None, where:
     return [replace(case, ignore=value if case.mask is not None else None) for case in cases]
 
 
+def hidden(ignore: int) -> str:
+    """Say why masks show no class where the value that is ignored is all that they hold.
+
+    Example:
+        >>> hidden(255)
+        'they hold nothing but background and 255, which is ignored; if 255 is the object ...'
+    """
+    return (
+        f"they hold nothing but background and {ignore}, which is ignored; if {ignore} is the "
+        "object itself, write it as the number of its class"
+    )
+
+
 def known_cases(request: Request, divided: Parts, looks: Sequence[SampleFacts]) -> Parts:
     """Leave cases out of whose masks nothing is known.
 

@@ -12,6 +12,7 @@ from crossd.data.shared_arrays import Array
 from crossd.data.source import TaskName
 from crossd.data.splits import SPLITS
 from crossd.errors import InputError
+from crossd.tasks import task_of
 from crossd.utils.progress import Progress
 
 
@@ -48,7 +49,8 @@ class ArrayLabels:
         else:
             count = known[0].shape[1]
         if self.names and len(self.names) != count:
-            raise InputError(f"{path}: names has {len(self.names)} for {count} classes")
+            things = task_of(self.task).outputs
+            raise InputError(f"{path}: names has {len(self.names)} for {count} {things}")
         return self.names or tuple(str(number) for number in range(count))
 
 

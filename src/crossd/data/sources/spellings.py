@@ -2,7 +2,7 @@
 
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 
 from crossd.errors import InputError
 
@@ -42,6 +42,25 @@ def same_name(text: str) -> object:
         (True, True)
     """
     return float(text) if NUMBER.fullmatch(text) else plain(text)
+
+
+def spelled_as(names: Sequence[str], known: Collection[str]) -> dict[str, str]:
+    """Give names that are numbers the spelling that others have for these, as 1 for 1.0.
+
+    Args:
+        names: No two of one number.
+        known: The others.
+
+    Returns:
+        The spelling of each name; its own where no other is the same number, or two are.
+
+    Example:
+        >>> spelled_as(["0.0", "2.0", "b"], ["0", "1", "B"])
+        {'0.0': '0', '2.0': '2.0', 'b': 'b'}
+    """
+    numbers = {same_name(one): one for one in known if NUMBER.fullmatch(one)}
+    found = {name: name if name in known else numbers.get(same_name(name), name) for name in names}
+    return found if len({*found.values()}) == len(names) else {name: name for name in names}
 
 
 def same_patient(text: str) -> object:

@@ -8,6 +8,7 @@ from crossd.data.io.header import is_volume, stem
 from crossd.data.sources.case_list import Listed, first_few, require_distinct
 from crossd.data.sources.case_table import cases_of, lines_of
 from crossd.data.sources.folder_walk import STRUCTURES, folders_in, listed
+from crossd.data.sources.structures import require_all
 from crossd.errors import InputError
 
 META = "meta.csv"
@@ -59,15 +60,8 @@ def read(root: Path, folders: Sequence[Path], strict: bool = True) -> Listed:
         raise InputError(f"{masks[0]}: holds no volume that is the mask of a structure")
     require_distinct(names, str(root))
     usual = {name: own[name] for own in found for name in own}
-    for folder, own in zip(masks, found, strict=True):
-        lacking = [name for name in names if name not in own]
-        if strict and lacking:
-            count = sum(name not in one for one in found for name in names)
-            raise InputError(
-                f"{folder}: lacks {usual[lacking[0]]}, which other cases have ({count:,} such "
-                "files); a missing file does not say that the structure is not there: add it (with "
-                "0 everywhere if it is not), or remove it from all cases"
-            )
+    if strict:
+        require_all(dict(zip(map(str, masks), found, strict=True)), names)
     heads, rows, notes = _table(root, folders, images, masks)
     files = [tuple({**usual, **own}[name] for name in names) for own in found]
     once = {own: own for own in files}  # of a thousand cases all names are the same

@@ -1,6 +1,6 @@
 """Masks of one structure each, made one mask of numbers."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,31 @@ LOST = 0.5
 
 FEW = 100
 """Voxels that any structure may lose, as small ones at the border of an image overlap by chance."""
+
+
+def require_all(found: Mapping[str, Collection[str]], names: Sequence[str]) -> None:
+    """Refuse cases that lack the mask of a structure which others have.
+
+    Args:
+        found: Of each case, by where it is, the structures that it has masks of.
+        names: All structures.
+
+    Raises:
+        InputError: Naming the first that is missing.
+
+    Example:
+        >>> require_all({"a": ["liver"], "b": []}, ["liver"])
+        Traceback (most recent call last):
+        crossd.errors.InputError: b: has no mask of liver, which others have (1 such files); a ...
+    """
+    lacking = [(where, name) for where, own in found.items() for name in names if name not in own]
+    if lacking:
+        where, name = lacking[0]
+        raise InputError(
+            f"{where}: has no mask of {name}, which others have ({len(lacking):,} such files); a "
+            "missing file does not say that the structure is not there: add it (with 0 everywhere "
+            "if it is not), or remove it from all cases"
+        )
 
 
 def inside_of(values: NDArray[np.uint16], path: Path) -> NDArray[np.bool_]:

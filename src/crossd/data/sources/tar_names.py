@@ -61,13 +61,14 @@ def find(spec: str) -> list[Path] | None:
 
 def part_folders(root: Path) -> list[Path]:
     """List the folders below one that are parts of a data set by their names."""
-    return [one for one in sorted(root.iterdir()) if part_of(one.name) and one.is_dir()]
+    return [root / one.name for one in look(str(root))[2] if part_of(one.name) and one.is_dir()]
 
 
 def left_out(root: Path) -> list[str]:
     """List the folders and archives beside the parts of a data set, which are passed over."""
     parts = part_folders(root) if root.is_dir() else []
-    beside = [one for one in sorted(root.iterdir()) if one not in parts] if parts else []
+    inside = look(str(root))[2] if parts else []
+    beside = [one for one in inside if root / one.name not in parts]
     return [
         one.name
         for one in beside
