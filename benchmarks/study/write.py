@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import again
+import nnunet_start
 import numpy as np
 import quality
 from arms import ARMS, OURS, RIVALS
@@ -192,6 +193,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--results", type=Path, default=HERE / "results", help="raw results")
     parser.add_argument("--out", type=Path, default=DOCS, help="folder of the page")
+    parser.add_argument("--nnunet", type=Path, default=nnunet_start.RAW, help="results of nnU-Net")
     args = parser.parse_args()
     (args.out / "images").mkdir(parents=True, exist_ok=True)
     paths = sorted(args.results.glob("*.json"))
@@ -207,6 +209,7 @@ def main() -> None:
         *ceilings(sets),
         *configurations(sets),
         *quality.section(sets, args.out),
+        *nnunet_start.section(args.nnunet, args.out),
         "",
         "## What is missing",
         "",
