@@ -31,6 +31,8 @@ def section(path: Path, out: Path) -> list[str]:
     raw = json.loads(path.read_text())
     runs = {arm: [run for run in raw["runs"] if run["arm"] == arm] for arm in ARMS}
     seeds = [run["seed"] for run in runs["crossd"]]
+    if not seeds:
+        return []
     runs["scratch"] = [run for run in runs["scratch"] if run["seed"] in seeds]
     dice = {arm: np.array([run["dice"] for run in own]) for arm, own in runs.items()}
     cases = {arm: np.mean([run["cases"] for run in own], 0) for arm, own in runs.items()}
