@@ -10,7 +10,9 @@ import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -34,6 +36,17 @@ Parts = Mapping[str, Mapping[str, Tensor]]
 
 PAPER = "weights_3d"
 """Ends the names of kernels in checkpoints of the paper's implementation, and no others."""
+
+_scalar: Any = np.float64(0).__reduce__()[0]
+
+HARMLESS: list[Any] = [
+    argparse.Namespace,
+    np.dtype,
+    *(type(np.dtype(kind)) for kind in ("bool", "int32", "int64", "float32", "float64")),
+    *((_scalar, f"{home}.multiarray.scalar") for home in ("numpy.core", "numpy._core")),
+]
+"""What may stand in a file beside tensors, as it runs no code: the options that timm keeps, and
+numbers of numpy, which nnU-Net keeps of its training."""
 
 HINT = "to load what fits all the same, allow it (allow_partial=True, --allow-partial)"
 
@@ -190,7 +203,7 @@ def read(source: Source) -> Mapping[str, object]:
         except SafetensorError as error:
             raise InputError(f"{path} is not a checkpoint: {one_line(error)}") from error
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):  # options, which timm keeps
+        with torch.serialization.safe_globals(HARMLESS):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for what is not a checkpoint
         raise InputError(f"{path} is not a checkpoint of tensors: {_blame(path, error)}") from error
@@ -204,7 +217,7 @@ def _blame(path: Path, error: Exception) -> str:
         found = torch.serialization.get_unsafe_globals_in_checkpoint(path)
     except Exception:  # not even a file of torch.save
         found = []
-    kinds = sorted(set(found) - {"argparse.Namespace"})
+    kinds = sorted(name for name in found if name.partition(".")[0] not in ("argparse", "numpy"))
     if not kinds:
         return f"it does not load with weights_only=True ({type(error).__name__})"
     return (
