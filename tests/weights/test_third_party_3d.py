@@ -27,6 +27,8 @@ from crossd.weights.weights_file import WeightsConfig
 
 State = dict[str, Tensor]
 SHAPE = (1, 1, 32, 40, 48)
+WHOLE = (1, 1, 32, 32, 64)
+"""What SwinUNETR takes: multiples of 32."""
 
 
 def theirs(net: nn.Module) -> Any:
@@ -113,7 +115,7 @@ def test_suprem_swin_unetr() -> None:
         "out.conv.conv.bias",
     }
     net.out, body.out = nn.Identity(), nn.Identity()
-    answers_alike(net, body)
+    answers_alike(net, body, WHOLE)
 
 
 def segresnet(classes: int) -> nn.Module:
@@ -144,12 +146,12 @@ def test_voco_encoder_and_voco_omni() -> None:
     report = load_checkpoint(net, encoder, allow_partial=True)
     assert report.counts()["matched"] == len(encoder)
     assert all(e.name.startswith(("decoder", "out.")) for e in report.entries if e.source is None)
-    x = normal(*SHAPE)
+    x = normal(*WHOLE)
     with torch.no_grad():
         for one, other in zip(net.eval().swinViT(x), body.swinViT(x), strict=True):
             close(one, other)
     load_checkpoint(net, named(body))
-    answers_alike(net, body)
+    answers_alike(net, body, WHOLE)
 
 
 @pytest.mark.parametrize("whole", [False, True])
@@ -173,7 +175,7 @@ def test_ct_fm(whole: bool) -> None:
             close(one, other)
 
 
-@pytest.mark.parametrize("name", some(("r3d_18", "mc3_18", "r2plus1d_18", "s3d"), ("r3d_18",)))
+@pytest.mark.parametrize("name", some(("r3d_18", "mc3_18", "r2plus1d_18"), ("r3d_18",)))
 def test_kinetics(name: str, tmp_path: Path) -> None:
     """Torchvision's names, three channels, 400 classes; the channel of scans takes their sum."""
     body = theirs(torchvision.models.get_model(name, weights=None))

@@ -220,7 +220,7 @@ _README = """# {model}
 A network for {task}, written by crossd {version}. It takes {takes}, and gives {gives}.
 
 ```console
-$ pip install monai pytorch-ignite nibabel
+$ pip install monai pytorch-ignite nibabel fire
 $ python -m monai.bundle run --config_file configs/inference.json --bundle_root . \\
       --dataset_dir SCANS --output_dir ANSWERS
 ```
