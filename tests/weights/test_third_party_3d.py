@@ -4,6 +4,7 @@ Where the layouts are looked up is said in docs/weights.md. Networks are of doub
 that equal means equal.
 """
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 import crossd
 from crossd.cli import command_line as cli
 from crossd.conversion import registry
+from crossd.conversion.building import rank_of
 from crossd.errors import InputError
 from crossd.weights.third_party import convert_checkpoint, load_checkpoint
 from crossd.weights.weights_file import WeightsConfig
@@ -383,6 +385,17 @@ def test_classes_are_asked_for_where_a_file_shows_none(tmp_path: Path) -> None:
     config = WeightsConfig(MEDICALNET, "classification", 0, ())
     with pytest.raises(InputError, match="does not show its number of classes: give --classes"):
         convert_checkpoint(tmp_path / "theirs.pth", tmp_path / "out.safetensors", config)
+
+
+@pytest.mark.slow
+def test_the_networks_of_the_table_can_be_built() -> None:
+    """In docs/weights.md."""
+    page = Path(__file__).parents[2] / "docs" / "weights.md"
+    names = set(re.findall(r"`((?:monai|torchvision):[^`]+)`", page.read_text(encoding="utf-8")))
+    assert len(names) == 6
+    for name in names:
+        task = "segmentation" if "Seg" in name or "UNETR" in name else "classification"
+        assert rank_of(registry.build(name, task, 1, 4)) == 3
 
 
 def test_what_would_run_code_is_refused(tmp_path: Path) -> None:
