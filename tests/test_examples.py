@@ -55,6 +55,24 @@ def test_a_loop_of_ones_own() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of MONAI, on its own defaults
+def test_a_training_of_monai(tmp_path: Path) -> None:
+    script = example("monai_training")
+    script.make(tmp_path, count=6, size=40)  # a folder of one's own
+    assert script.main(str(tmp_path), epochs=16, window=32) > 0.5
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of Lightning, on loggers and processes
+def test_a_module_of_lightning(monkeypatch: pytest.MonkeyPatch) -> None:
+    from crossd.conversion.registry import small_resnet
+
+    monkeypatch.syspath_prepend(EXAMPLES)
+    net = small_resnet(1, 3)
+    assert example("lightning_module").main(size=24, count=48, epochs=16, net=net) > 0.6
+
+
+@pytest.mark.slow
 def test_the_notebook_runs_from_top_to_bottom(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

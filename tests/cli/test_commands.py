@@ -304,6 +304,40 @@ def test_limits_count_volumes(data: dict[str, str], tmp_path: Path) -> None:
     assert progress.total == 4 * 4
 
 
+@pytest.mark.parametrize(("start", "source"), [("volumes", "images"), ("volumes", "three")])
+def test_training_on_images_goes_on_from_weights(
+    start: str, source: str, pretrained: Pretrained, data: dict[str, str], tmp_path: Path
+) -> None:
+    config = PretrainConfig(
+        data=data[source], weights=pretrained(start), epochs=1, lr=1e-12, out=str(tmp_path / "run")
+    )
+    pretrain(config, QUIET)
+    before, after = state(pretrained(start)), state(tmp_path / "run" / "weights.safetensors")
+    same = {name for name, tensor in before.items() if tensor.shape == after[name].shape}
+    assert len(before) - len(same) == (2 if source == "three" else 0)  # the last layer
+    for name in same:
+        if "running" not in name and "num_batches" not in name:  # BatchNorm sees the new images
+            torch.testing.assert_close(after[name], before[name])
+    weights = weights_file.read_config(tmp_path / "run" / "weights.safetensors")
+    assert weights.form == "cross" and weights.answer == "both" and not weights.recalibrated
+
+
+def test_going_on_refuses(pretrained: Pretrained, data: dict[str, str], tmp_path: Path) -> None:
+    config = PretrainConfig(data=data["images"], weights=pretrained(), out=str(tmp_path / "run"))
+
+    def words(**change: Any) -> str:
+        return raised(lambda: pretrain(replace(config, **change), QUIET))
+
+    plain = str(tmp_path / "plain.safetensors")
+    convert(ConvertConfig(pretrained(), "3d", plain), QUIET)
+    assert "a plain 3d network takes one rank only" in words(weights=plain)
+    assert words(model="resnet18") == "--model is for a new network: leave out --weights"
+    assert words(kernel_mode="slice").startswith("--kernel-mode is for a new network")
+    assert words(lift="inflate").startswith("--lift is for a new network")
+    assert "is for classification, but" in words(data=data["masks"])
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.slow
 def test_finetuning_for_other_classes(
     pretrained: Pretrained, data: dict[str, str], tmp_path: Path

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from helpers import close, normal, randomize, some
 from torch import nn
 
 import crossd
@@ -285,6 +286,66 @@ def test_a_network_goes_up_and_comes_down(net: nn.Module, hub: Hub, tmp_path: Pa
     assert any("crossd" in agent for agent in hub.agents)
     refused("no folder, file or repository user/organs at .*token", from_pretrained, "user/organs",
             endpoint=hub.url, token="hf_another", cache_dir=tmp_path / "other")  # fmt: skip
+
+
+UNET = "monai:UNet(spatial_dims=2, channels=(4, 8), strides=(2,), num_res_units=1)"
+VIT = "vit_tiny_patch16_224(img_size=16, patch_size=8, embed_dim=24, num_heads=3, depth=2)"
+NUMBERS = {"units": ("ml", ""), "number_mean": (3.0, 40.0), "number_std": (0.5, 12.0)}
+KINDS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
+    "born in 3D": (
+        {"model": "monai:SegResNet(init_filters=8, blocks_down=(1, 1), blocks_up=(1,))"},
+        ("volumes (a 3D network)", "an image is a volume one voxel deep", "axial, coronal"),
+    ),
+    "code of many slices": (
+        {"model": "monai:SegResNetDS(init_filters=8, blocks_down=(1, 1, 1))"},
+        ("volumes (a 3D network)", "an image is repeated to a volume of 16 slices"),
+    ),
+    "attention over volumes": (
+        {"model": VIT, "task": "classification", "mode_options": {"attention": "volume"}},
+        ("1 of 1 convolutions", "attention sees the tokens of all slices", "| views | axial |"),
+    ),
+    "depth of its own": (
+        {"model": "resnet-small", "task": "classification", "mode_options": {"depth_stride": 1}},
+        ("images (a 2D network)", "a volume is a batch of slices", "depth is strided by 1 |"),
+    ),
+    "U-Net": ({"model": UNET}, ("images (a 2D network)", "depth follows the plane")),
+    "findings": ({"task": "multilabel"}, ("depth follows the plane",)),
+    "numbers": ({"task": "regression", **NUMBERS}, ("liver [ml], spleen", "in their units")),
+}
+
+
+@pytest.mark.parametrize("kind", some(KINDS, ("born in 3D", "attention over volumes", "numbers")))
+def test_every_kind_goes_up_and_comes_down(kind: str, hub: Hub, tmp_path: Path) -> None:
+    changes, told = KINDS[kind]
+    task = changes.get("task", "segmentation")
+    config = dataclasses.replace(CONFIG, **{"model": "resnet-small", **changes, "task": task})
+    net = config.build()
+    randomize(net)
+    net.eval()
+    there: dict[str, Any] = {"endpoint": hub.url, "token": TOKEN}
+    push_to_hub(net, "user/net", config=config, **ABOUT, **there)
+    again: Any = from_pretrained("user/net", cache_dir=tmp_path, **there)
+    same(again, net)
+    for shape in ((2, 1, 16, 16), (1, 1, 16, 16, 16)):
+        x = normal(*shape, dtype=torch.float32)
+        with torch.no_grad():
+            close(again(x), net(x))
+    own = again.crossd_config if hasattr(again, "crossd_config") else again.config
+    for name in ("task", "classes", "units", "number_mean", "number_std"):
+        assert getattr(own, name) == getattr(config, name)
+    for text in told:
+        assert text in hub.cards[0], (text, hub.cards[0])
+    save_pretrained(again, tmp_path / "again", config=own, **ABOUT)
+    card = (tmp_path / "again" / "README.md").read_text().replace("path/to/this/folder", "user/net")
+    assert card == hub.cards[0]
+
+
+def test_the_card_of_a_plain_network_tells_no_folding(tmp_path: Path) -> None:
+    net = crossd.to_3d(CONFIG.build())
+    config = dataclasses.replace(CONFIG, form="3d")
+    save_pretrained(net, tmp_path, config=config, **ABOUT)
+    card = (tmp_path / "README.md").read_text()
+    assert "takes volumes" in card and "folding" not in card and "made for" not in card
 
 
 def test_a_repository_is_not_overwritten_unasked(net: nn.Module, hub: Hub) -> None:

@@ -2,13 +2,12 @@
 
 import dataclasses
 
-from crossd.cli.opening import batch_size, fitting, for_rank, prepared
+from crossd.cli.opening import batch_size, fitting, for_classes, for_rank, prepared
 from crossd.cli.options import FinetuneConfig
 from crossd.cli.runs import augmentation, train_and_write
 from crossd.conversion import adapt, heads
 from crossd.data.source import limit
-from crossd.tasks import task_of
-from crossd.training import devices, loop
+from crossd.training import loop
 from crossd.training.config import with_run_options
 from crossd.utils.option_values import choice
 from crossd.utils.progress import Progress
@@ -22,12 +21,7 @@ def finetune(config: FinetuneConfig, progress: Progress) -> str:
     net = load(config.weights)
     source = fitting(config, weights, progress)
     net, weights = for_rank(net, weights, source, config.align)
-    renamed = source.values and source.values == weights.values
-    if source.classes != weights.classes and not renamed:
-        things = task_of(source.task).outputs
-        progress.say(f"other {things} than {config.weights} has: its last layer starts anew")
-        devices.seed_everything(config.seed)
-        heads.new_classifier(net, len(weights.classes), len(source.classes))
+    for_classes(net, weights, source, config.weights, config.seed, progress)
     source = limit(source, config.limit, config.seed) if config.limit else source
     if config.protocol == "probe":
         heads.freeze_convolutions(net, len(source.classes))

@@ -6,7 +6,13 @@ import dataclasses
 import torch
 from torch import nn
 
-from crossd.cli.opening import batch_size, described, images_and_volumes, model_of
+from crossd.cli.opening import (
+    batch_size,
+    described,
+    images_and_volumes,
+    model_of,
+    started,
+)
 from crossd.cli.options import JointConfig
 from crossd.cli.runs import augmentation, train_and_write
 from crossd.conversion import heads, registry
@@ -19,7 +25,7 @@ from crossd.tasks import task_of
 from crossd.training import devices, loop
 from crossd.utils.option_values import choice, unused
 from crossd.utils.progress import Progress
-from crossd.weights.weights_file import WeightsConfig, load, read_config, to_cross
+from crossd.weights.weights_file import WeightsConfig, load
 
 
 def joint(config: JointConfig, progress: Progress) -> str:
@@ -29,13 +35,9 @@ def joint(config: JointConfig, progress: Progress) -> str:
         InputError: When options and data do not go together.
     """
     choice(config.kernel_mode, tuple(KERNEL_MODES), "--kernel-mode")
-    start = None if config.weights is None else read_config(config.weights)
+    start = None if config.weights is None else started(config.weights)
     if start is not None:
         unused(config, ("model", "kernel_mode"), "is for a new network: leave out --weights")
-    if start is not None and start.form != "cross":
-        raise InputError(
-            f"{config.weights}: a plain {start.form} network takes one rank only: {to_cross(start)}"
-        )
     volumes, images = images_and_volumes(config, progress, start)
     volumes = limit(volumes, config.limit, config.seed) if config.limit else volumes
     same = volumes.classes == images.classes

@@ -18,7 +18,7 @@ from crossd.cli.options import (
     RecalibrateConfig,
     TransferConfig,
 )
-from crossd.conversion import registry
+from crossd.conversion import heads, registry
 from crossd.conversion.plain import to_3d
 from crossd.data.disk_cache import option_cache
 from crossd.data.opening import open_source
@@ -32,9 +32,16 @@ from crossd.errors import InputError
 from crossd.inference.predictor import require_channels
 from crossd.nn.kernel_modes import KERNEL_MODES
 from crossd.tasks import Scale, task_of
+from crossd.training import devices
 from crossd.utils.option_values import names, sizes
 from crossd.utils.progress import Progress
-from crossd.weights.weights_file import WeightsConfig, require_files, require_rank
+from crossd.weights.weights_file import (
+    WeightsConfig,
+    read_config,
+    require_files,
+    require_rank,
+    to_cross,
+)
 
 
 def known(config: DataOptions, weights: WeightsConfig | None = None) -> Given:
@@ -50,14 +57,21 @@ def known(config: DataOptions, weights: WeightsConfig | None = None) -> Given:
     if weights is not None:
         own = plan_file.from_record(weights.plan, "the weights' plan") if weights.plan else None
         labels = () if weights.values else weights.classes
-        given = dataclasses.replace(given, plan=own, labels=labels)
+        given = dataclasses.replace(
+            given,
+            plan=own,
+            labels=labels,
+            known_classes=_masks(weights),
+            known_ignore=weights.ignore,
+            multiple=registry.multiple_of(weights.model),
+        )
     if plans := plans_of(config):
         given = dataclasses.replace(
             given,
             plan=plans.plan,
             classes=plans.classes,
             known_ignore=plans.ignore,
-            multiple=plans.multiple,
+            multiple=registry.multiple_of(plans.model),
         )
     if isinstance(config, PretrainConfig | FinetuneConfig) and config.plan is not None:
         if not Path(config.plan).is_file():
@@ -97,7 +111,7 @@ def model_of(config: PretrainConfig | JointConfig | TransferConfig, source: Sour
 
 
 def fitting(
-    config: FinetuneConfig | RecalibrateConfig | EvaluateConfig | InspectConfig,
+    config: PretrainConfig | FinetuneConfig | RecalibrateConfig | EvaluateConfig | InspectConfig,
     weights: WeightsConfig,
     progress: Progress,
     given: Given | None = None,
@@ -119,21 +133,16 @@ def fitting(
         InputError: When the task is another.
     """
     assert config.data is not None
-    given = dataclasses.replace(
-        given or known(config, weights),
-        known_classes=_masks(weights),
-        known_ignore=weights.ignore,
-    )
     source = open_source(
         config.data,
         size=None if isinstance(config, InspectConfig) else sizes(config.size),
         seed=config.seed,
         channels=weights.in_channels,
         labels=labels,
-        given=given,
+        given=given or known(config, weights),
         progress=progress,
     )
-    if not isinstance(config, FinetuneConfig):  # which may learn from others
+    if not isinstance(config, PretrainConfig | FinetuneConfig):  # which may learn from others
         require_files(weights, source.modalities, source.name)
     if source.task not in (weights.task, "unlabelled"):
         raise InputError(
@@ -237,8 +246,7 @@ def images_and_volumes(
             given=dataclasses.replace(known(config), **masks),
             progress=progress,
         )
-    plans = plans_of(config)
-    multiple = 0 if plans is None else plans.multiple
+    multiple = known(config, start).multiple
     images = as_images(images, config.slices, config.slice_step, progress, multiple)
     if images.task != volumes.task:
         raise InputError(
@@ -295,6 +303,35 @@ def for_rank(
             raise InputError(f"--align is for Cross-D in the fourier modes, not for {mode}")
         return to_3d(net, align=True), dataclasses.replace(weights, form="3d")
     return net, weights
+
+
+def started(path: str) -> WeightsConfig:
+    """Read what the weights are that a training on images starts from.
+
+    Raises:
+        InputError: When they are not of a Cross-D network.
+    """
+    weights = read_config(path)
+    if weights.form != "cross":
+        raise InputError(
+            f"{path}: a plain {weights.form} network takes one rank only: {to_cross(weights)}"
+        )
+    return weights
+
+
+def for_classes(
+    net: nn.Module, weights: WeightsConfig, source: Source, path: str, seed: int, progress: Progress
+) -> None:
+    """Give a network a new last layer where a source has other classes than it.
+
+    Classes of masks that only have other names are the same.
+    """
+    renamed = source.values and source.values == weights.values
+    if source.classes != weights.classes and not renamed:
+        things = task_of(source.task).outputs
+        progress.say(f"other {things} than {path} has: its last layer starts anew")
+        devices.seed_everything(seed)
+        heads.new_classifier(net, len(weights.classes), len(source.classes))
 
 
 def batch_size(source: Source) -> int:

@@ -163,6 +163,8 @@ class PretrainConfig(ImageOptions, TrainingOptions):
 
     Attributes:
         data: Source of images; of volumes, slices are taken.
+        weights: A Cross-D weights file to go on with, such as crossd convert makes of the weights
+            of others. Default: a new network.
         kernel_mode: projection, slice, fourier (the paper's), fourier-projection, or none for the
             plain 2D network.
         lift: How 2D kernels are put into 3D ones at the start: center (in the middle slice, the
@@ -176,6 +178,7 @@ class PretrainConfig(ImageOptions, TrainingOptions):
     """
 
     data: str = "brain"
+    weights: str | None = None
     kernel_mode: str = "projection"
     lift: str | None = None
     size: str | None = None
@@ -469,21 +472,24 @@ class ConvertConfig(Options):
 
 @dataclass(frozen=True)
 class ExportConfig(Options):
-    """Write a network to a file that runs without crossd: .onnx, or .pt2 of torch.export.
+    """Write a network to a file that runs without crossd: .onnx, .pt2, or a MONAI bundle.
 
     The file takes batches of any size, of images less the mean and over the standard deviation
-    that its metadata tell. It is read back, run, and compared with the network.
+    that its metadata tell. It is read back, run, and compared with the network. A bundle is a
+    folder that `python -m monai.bundle run` executes: from volumes as files to masks or a table.
 
     Attributes:
         weights: A weights file of crossd.
-        to: 2d (for images) or 3d (for volumes).
-        out: The file to write, ending in .onnx (needs pip install 'crossd[onnx]') or .pt2.
+        to: 2d (for images), 3d (for volumes) or bundle (for volumes as files, with MONAI).
+        out: The file to write, ending in .onnx (needs pip install 'crossd[onnx]') or .pt2; of a
+            bundle the folder.
         size: Size of the example that is traced (one number, or one an axis). Default: that of the
             training data.
         fixed_size: Take this size only; else others too where the network allows it.
         view: Which 2D network to take: axial, coronal or sagittal.
         fixed_pose: In the fourier mode, fix the kernels at the mean pose of training: faster, and
             without predictors.
+        licence: Of the weights, for the file LICENSE of a bundle, such as cc-by-nc-4.0.
         overwrite: Replace a file that is there.
     """
 
@@ -494,6 +500,7 @@ class ExportConfig(Options):
     fixed_size: bool = False
     view: str = "axial"
     fixed_pose: bool = False
+    licence: str | None = None
     overwrite: bool = False
 
 

@@ -2,7 +2,10 @@
 
 import dataclasses
 
-from crossd.cli.opening import described, known, model_of
+import torch
+from torch import nn
+
+from crossd.cli.opening import described, fitting, for_classes, known, model_of, started
 from crossd.cli.options import PretrainConfig
 from crossd.cli.runs import augmentation, train_and_write
 from crossd.conversion import adapt, registry
@@ -14,9 +17,9 @@ from crossd.data.source import Source, limit
 from crossd.errors import InputError
 from crossd.nn.kernel_modes import KERNEL_MODES
 from crossd.training import devices, loop
-from crossd.utils.option_values import choice, sizes
+from crossd.utils.option_values import choice, sizes, unused
 from crossd.utils.progress import Progress
-from crossd.weights.weights_file import reshape
+from crossd.weights.weights_file import WeightsConfig, load, reshape
 
 
 def pretrain(config: PretrainConfig, progress: Progress) -> str:
@@ -26,22 +29,18 @@ def pretrain(config: PretrainConfig, progress: Progress) -> str:
         choice(config.lift, ("center", "inflate", "triplanar", "none"), "--lift")
         if config.kernel_mode == "none":
             raise InputError("--lift is for 3D kernels, which --kernel-mode none has not")
-    source = _images(config, progress)
+    start = None
+    if config.weights is not None:
+        own = ("model", "kernel_mode", "lift")
+        unused(config, own, "is for a new network: leave out --weights")
+        start = started(config.weights)
+    source = _images(config, start, progress)
     if config.task not in (None, source.task):
         raise InputError(f"--task {config.task}: but {config.data} is for {source.task}")
-    name = model_of(config, source)
-    plain = config.kernel_mode == "none"
-    devices.seed_everything(config.seed)
-    net = registry.build(name, source.task, source.channels, len(source.classes))
-    registry.require_answers(net, name, source.task, len(source.classes), source.size)
-    if plain:
-        net = reshape(net, "2d")
+    if start is None:
+        net, weights = _new(config, source)
     else:
-        net = convert_network(
-            net, config.kernel_mode, None if config.lift == "none" else config.lift or "center"
-        )
-    form, mode = ("2d", "projection") if plain else ("cross", config.kernel_mode)
-    weights = described(source, name, form, mode)
+        net, weights = _continued(config, start, source, progress)
     weights = dataclasses.replace(weights, recalibrated=not adapt.norms_with_statistics(net))
     if has_views(net):
         weights = dataclasses.replace(weights, answer="both")
@@ -51,15 +50,43 @@ def pretrain(config: PretrainConfig, progress: Progress) -> str:
     return train_and_write(net, source, options, weights, config, progress, "2D training")
 
 
-def _images(config: PretrainConfig, progress: Progress) -> Source:
-    given = known(config)
-    source = open_source(
-        config.data,
-        size=sizes(config.size),
-        seed=config.seed,
-        given=given,
-        progress=progress,
-    )
+def _new(config: PretrainConfig, source: Source) -> tuple[nn.Module, WeightsConfig]:
+    """Make a new network."""
+    name = model_of(config, source)
+    devices.seed_everything(config.seed)
+    net = registry.build(name, source.task, source.channels, len(source.classes))
+    registry.require_answers(net, name, source.task, len(source.classes), source.size)
+    if config.kernel_mode == "none":
+        return reshape(net, "2d"), described(source, name, "2d", "projection")
+    lift = None if config.lift == "none" else config.lift or "center"
+    net = convert_network(net, config.kernel_mode, lift)
+    return net, described(source, name, "cross", config.kernel_mode)
+
+
+def _continued(
+    config: PretrainConfig, start: WeightsConfig, source: Source, progress: Progress
+) -> tuple[nn.Module, WeightsConfig]:
+    """Load the network to go on with, with the classes of the source."""
+    path = str(config.weights)
+    net = load(path)
+    for_classes(net, start, source, path, config.seed, progress)
+    registry.answer_of(net, torch.zeros(1, source.channels, *source.size), path)
+    return net, described(source, start.model, "cross", start.kernel_mode)
+
+
+def _images(config: PretrainConfig, start: WeightsConfig | None, progress: Progress) -> Source:
+    """Open the images, or slices of the volumes, as weights to start from need them."""
+    given = known(config, start)
+    if start is None:
+        source = open_source(
+            config.data,
+            size=sizes(config.size),
+            seed=config.seed,
+            given=given,
+            progress=progress,
+        )
+    else:
+        source = fitting(config, start, progress, given)
     if config.plan is not None and (source.rank == 2 or source.plan is None):
         raise InputError(f"--plan is for volumes that come as files, not for {config.data}")
     if config.limit:  # before slicing: it counts volumes

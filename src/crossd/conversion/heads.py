@@ -15,7 +15,8 @@ def classifiers(net: nn.Module) -> list[str]:
     """Paths of what gives the classes: timm's word for it, or the last layer with parameters.
 
     The last layer in order of registration counts if it is linear or a convolution; a network
-    that ends with a norm, say, has none.
+    that ends with a norm, say, has none. Where it stands in a list of such layers that give as
+    many classes, as for deep supervision, the others count too.
 
     Example:
         >>> classifiers(nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 2)))
@@ -27,7 +28,19 @@ def classifiers(net: nn.Module) -> list[str]:
         return [named] if isinstance(named, str) else list(named)
     found = [(path, layer) for path, layer in layers_of(net).items() if layer._parameters]
     path, layer = found[-1] if found else ("", net)
-    return [path] if path and isinstance(layer, nn.Linear | ConvBase) else []
+    if not path or not isinstance(layer, nn.Linear | ConvBase):
+        return []
+    above = path.rpartition(".")[0]
+    if not isinstance(net.get_submodule(above), nn.ModuleList):
+        return [path]
+    alike = (type(layer), layer.weight.shape[class_axis(layer)])
+    return [
+        path
+        for path, other in found
+        if path.rpartition(".")[0] == above
+        and isinstance(other, nn.Linear | ConvBase)
+        and (type(other), other.weight.shape[class_axis(other)]) == alike
+    ]
 
 
 def first_convolution(net: nn.Module) -> str | None:

@@ -6,6 +6,7 @@ import functools
 import importlib
 import inspect
 import itertools
+import math
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -90,6 +91,30 @@ def _parsed(name: str) -> tuple[Any, str, Arguments]:
             "strings in quotes, tuples and lists"
         ) from error
     return library, parts[2], options
+
+
+def options_of(name: str) -> Arguments:
+    """Read the arguments in brackets of a model.
+
+    Example:
+        >>> options_of("monai:UNet(channels=(16, 32), strides=(2,))")
+        {'channels': (16, 32), 'strides': (2,)}
+    """
+    options: Arguments = _parsed(name)[2]
+    return options
+
+
+def multiple_of(name: str) -> int:
+    """Say what the sides of images must be multiples of, where a model's name tells; else 0.
+
+    Example:
+        >>> multiple_of("nnunet:a.b.PlainConvUNet(strides=[[1, 1, 1], [1, 2, 2], [2, 2, 2]])")
+        4
+    """
+    if not name.startswith("nnunet:"):
+        return 0
+    strides: Any = options_of(name)["strides"]
+    return math.lcm(*(math.prod(axis) for axis in zip(*strides, strict=True)))
 
 
 def _of_timm(name: str, options: Arguments, in_channels: int, num_classes: int) -> nn.Module:

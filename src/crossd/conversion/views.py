@@ -1,4 +1,4 @@
-"""What converted networks say of themselves: ranks and views."""
+"""What converted networks say of themselves: ranks, views, and how they take the other rank."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,6 +6,7 @@ from typing import Any
 from torch import nn
 
 from crossd.conversion.folding.run import Folding
+from crossd.conversion.folding.torch_private import ConvBase
 from crossd.errors import InputError
 from crossd.nn.conv import CrossDConv
 from crossd.nn.conv_transpose import CrossDConvTranspose
@@ -64,6 +65,43 @@ def ranks_of(net: nn.Module) -> tuple[int, ...]:
     kinds = {kind.__name__ for module in net.modules() for kind in type(module).__mro__}
     found = tuple(rank for rank in (2, 3) if f"Conv{rank}d" in kinds)
     return found if len(found) == 1 else (2, 3)
+
+
+def traits(net: nn.Module) -> dict[str, str]:
+    """Say in words for which rank a network was made, and how it takes the other one.
+
+    Args:
+        net: A network that `crossd.convert` made; of others nothing is known.
+
+    Returns:
+        What there is to say of it by what it is about: "made for", "folding", "depth" and "views".
+
+    Example:
+        >>> from crossd import convert
+        >>> net = convert(nn.Sequential(nn.Conv2d(1, 4, 3, 2), nn.Conv2d(4, 2, 1)))
+        >>> traits(net)["depth"]
+        '2 of 2 convolutions have 3D kernels; depth follows the plane'
+    """
+    foldings = _foldings(net)
+    if not foldings or foldings[0].only:
+        return {}
+    folding = foldings[0]
+    convolutions = [m for m in net.modules() if isinstance(m, ConvBase)]
+    solid = sum(isinstance(m, CrossDConv | CrossDConvTranspose) for m in convolutions)
+    depth = [f"{solid} of {len(convolutions)} convolutions have 3D kernels"]
+    if folding.rank == 3:
+        made, fold = "volumes (a 3D network)", "an image is a volume one voxel deep"
+        if folding.repeat > 1:
+            fold = f"an image is repeated to a volume of {folding.repeat} slices"
+        depth.append("strides of depth are those of the 3D network")
+    else:
+        made, fold = "images (a 2D network)", "a volume is a batch of slices"
+        strides = ", ".join(str(stride) for _, stride in folding.stages)
+        depth.append(f"depth is strided by {strides}" if strides else "depth follows the plane")
+        if folding.attention == "volume":
+            depth.append("attention sees the tokens of all slices")
+    views = ", ".join(VIEWS[axis] for axis in folding.views) if has_views(net) else "none"
+    return {"made for": made, "folding": fold, "depth": "; ".join(depth), "views": views}
 
 
 def known_view(name: str) -> int:

@@ -140,7 +140,7 @@ def export(
     """
     path = free_file(out, overwrite, SUFFIXES, option="")
     graph_files.require_libraries(path)
-    plain = _network(net, to, view, fixed_pose)
+    plain = network_for(net, to, view, fixed_pose)
     known = config_of(net)
     example = _example(plain, to, view, size, channels, known)
     _answers(plain, example, "the network cannot take")
@@ -164,6 +164,41 @@ def export(
             "they are numbers in their units"
         )
     return dataclasses.replace(report, path=path, notes=(*notes, *report.notes))
+
+
+def export_for_shape(net: nn.Module, path: Path, shape: Sequence[int]) -> float:
+    """Write a network to a `.pt2` file that takes inputs of one shape alone, batch and all.
+
+    Args:
+        net: A network in evaluation mode that takes one tensor, for images or for volumes.
+        path: The file; it appears whole or not at all, and what is there is replaced.
+        shape: Of the input, ``(N, C, H, W)`` or ``(N, C, D, H, W)``.
+
+    Returns:
+        The largest difference of the file, read back, from the network, relative to the network's
+        largest answer.
+
+    Raises:
+        InputError: "cannot export to ..." when it cannot be traced, or answers otherwise.
+
+    Example:
+        >>> import tempfile
+        >>> net = nn.Sequential(nn.Conv3d(1, 2, 3)).eval()
+        >>> export_for_shape(net, Path(tempfile.mkdtemp()) / "net.pt2", (1, 1, 4, 5, 6))
+        0.0
+    """
+    x = torch.randn(tuple(shape), generator=torch.Generator().manual_seed(0))
+    _answers(net, x, "the network cannot take")
+    with atomic(path) as temporary:
+        try:
+            program = torch.export.export(net, (x,), strict=False)
+            torch.export.save(program, temporary)
+        except Exception as error:  # many kinds, of torch and of the network's own
+            raise InputError(f"cannot export to {path}: {_reason(error)}") from error
+        try:
+            return _compare(graph_files.runner(temporary), net, x)
+        except _Refused as why:
+            raise InputError(f"cannot export to {path}: {why}") from why
 
 
 def _attempt(
@@ -239,8 +274,13 @@ def _compare(run: Run, net: nn.Module, x: Tensor) -> float:
     return worst
 
 
-def _network(net: nn.Module, to: str, view: str, fixed_pose: bool) -> nn.Module:
-    """Give the network to trace: a copy in evaluation mode, plain but for predicted poses."""
+def network_for(
+    net: nn.Module, to: str, view: str = "axial", fixed_pose: bool = False
+) -> nn.Module:
+    """Give the network to trace: a copy in evaluation mode, plain but for predicted poses.
+
+    The arguments, and what is refused, are those of `export`.
+    """
     if to not in AXES:
         raise InputError(f"to (={to!r}) must be one of {', '.join(AXES)}")
     axis = known_view(view)

@@ -63,7 +63,7 @@ def push_to_hub(
     api = from_hub.HfApi(endpoint=endpoint, token=token, library_name="crossd")
     config = require_config(net, config)
     card = model_card(
-        config, licence=licence, data=data, metrics=metrics, limits=limits, source=repo_id
+        config, licence=licence, data=data, metrics=metrics, limits=limits, source=repo_id, net=net
     )
     with tempfile.TemporaryDirectory() as folder:
         files = _write(net, Path(folder), config, card)
@@ -159,7 +159,7 @@ def save_pretrained(
         InputError: "... already", "... is empty", or "no configuration".
     """
     config = require_config(net, config)
-    card = model_card(config, licence=licence, data=data, metrics=metrics, limits=limits)
+    card = model_card(config, licence=licence, data=data, metrics=metrics, limits=limits, net=net)
     folder = Path(folder)
     there = [name for name in (WEIGHTS, CARD) if (folder / name).exists()]
     if there and not overwrite:

@@ -118,7 +118,11 @@ def find(net: Shapes, parts: Mapping[str, Shapes], prefix: str | None = None) ->
     """
     found = []
     for part, state in parts.items():
-        for match in (*_prefixed(net, part, state), *_numbered(net, part, state)):
+        for match in (
+            *_prefixed(net, part, state),
+            *_numbered(net, part, state),
+            *_own(net, part, state, prefix),
+        ):
             if prefix is None or f".{prefix.strip('.')}." in f".{match.where}.":
                 found.append(match)
     total = max((len(state) for state in parts.values()), default=0)
@@ -186,6 +190,14 @@ def _prefixed(net: Shapes, part: str, state: Shapes) -> Iterator[Match]:
     for (prefix, place), count in votes.items():
         if count == most:
             yield _match(net, part, state, prefix, place, ())
+
+
+def _own(net: Shapes, part: str, state: Shapes, prefix: str | None) -> Iterator[Match]:
+    """Read what is asked for by the network's own names, which begin so too."""
+    if prefix is not None:
+        match = _match(net, part, state, prefix.strip("."), prefix.strip("."), ())
+        if match.fits:
+            yield match
 
 
 def _beginnings(key: str, name: str) -> tuple[str, str]:

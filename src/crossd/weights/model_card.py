@@ -5,7 +5,10 @@ from collections.abc import Mapping
 from numbers import Real
 from types import ModuleType
 
+from torch import nn
+
 from crossd import __version__
+from crossd.conversion.views import traits
 from crossd.errors import InputError
 from crossd.tasks import with_units
 from crossd.weights.weights_file import WeightsConfig
@@ -19,11 +22,21 @@ def model_card(
     metrics: Mapping[str, float],
     limits: str,
     source: str = "path/to/this/folder",
+    net: nn.Module | None = None,
 ) -> str:
     """Write the model card of a network in Markdown, with the hub's header.
 
-    It says what was given to `save_pretrained`; `source` is what is to be given to
-    `from_pretrained`.
+    Args:
+        config: The network's configuration.
+        licence: See `crossd.save_pretrained`, also for `data`, `metrics` and `limits`.
+        data: See there.
+        metrics: See there.
+        limits: See there.
+        source: What is to be given to `crossd.from_pretrained`.
+        net: The network, whose rank, folding and depth are told; None leaves them out.
+
+    Returns:
+        The text of its README.md.
 
     Raises:
         InputError: "... is empty" for a text or metrics that say nothing.
@@ -47,6 +60,7 @@ def model_card(
     if config.number_std:
         then = "\nnet.config.scale.restored(net(x))  # the numbers, in their units"
     rows = "\n".join(f"| {name} | {value:.4g} |" for name, value in metrics.items())
+    own = {} if net is None else traits(net)
     given = f'"{source}"' + (", model=..." if config.model == "custom" else "")
     takes, shapes = _FORMS[config.form]
     spacing = "not recorded"
@@ -66,6 +80,7 @@ def model_card(
         spacing=spacing,
         mean=config.mean,
         std=config.std,
+        traits="".join(f"| {what} | {told} |\n" for what, told in own.items()),
         version=config.version or __version__,
         data=data.strip(),
         rows=rows,
@@ -119,7 +134,7 @@ A network for {task} that takes {takes}, made with crossd {version}.
 | size in training | {size} |
 | spacing | {spacing} |
 | normalisation | minus {mean:g}, divided by {std:g} |
-
+{traits}
 ## Use
 
 ```python

@@ -1,6 +1,5 @@
 """Checkpoints that nnU-Net trains from, and predicts with."""
 
-import ast
 from pathlib import Path
 
 import torch
@@ -54,7 +53,7 @@ def write_checkpoint(weights: str | Path, out: str | Path) -> str:
             f"{weights}: {len(differing)} tensors are not those of nnU-Net's network, the first is "
             f"{differing[0]!r}; convert it with the version of crossd that wrote it"
         )
-    name = configuration(config.model)
+    name = registry.options_of(config.model).get("configuration", "3d_fullres")
     content = {
         "network_weights": {name: state[name].detach().cpu().contiguous() for name in wanted},
         "trainer_name": TRAINER,
@@ -73,16 +72,3 @@ def write_checkpoint(weights: str | Path, out: str | Path) -> str:
 
 def _solid(net: nn.Module, config: WeightsConfig) -> nn.Module:
     return to_3d(net) if config.form == "cross" else net
-
-
-def configuration(model: str) -> str:
-    """Read the name of the configuration out of a model of nnU-Net.
-
-    Example:
-        >>> configuration("nnunet:a.PlainConvUNet(configuration='3d_lowres', n_stages=2)")
-        '3d_lowres'
-    """
-    call = ast.parse(f"f({model.partition('(')[2]}", mode="eval").body
-    assert isinstance(call, ast.Call)
-    named = {word.arg: ast.literal_eval(word.value) for word in call.keywords}
-    return str(named.get("configuration", "3d_fullres"))

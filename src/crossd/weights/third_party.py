@@ -37,6 +37,17 @@ Parts = Mapping[str, Mapping[str, Tensor]]
 PAPER = "weights_3d"
 """Ends the names of kernels in checkpoints of the paper's implementation, and no others."""
 
+_scalar: Any = np.float64(0).__reduce__()[0]
+
+HARMLESS: list[Any] = [
+    argparse.Namespace,
+    np.dtype,
+    *(type(np.dtype(kind)) for kind in ("bool", "int32", "int64", "float32", "float64")),
+    *((_scalar, f"{home}.multiarray.scalar") for home in ("numpy.core", "numpy._core")),
+]
+"""What may stand in a file beside tensors, as it runs no code: the options that timm keeps, and
+numbers of numpy, which nnU-Net keeps of its training."""
+
 HINT = "to load what fits all the same, allow it (allow_partial=True, --allow-partial)"
 
 
@@ -192,7 +203,7 @@ def read(source: Source) -> Mapping[str, object]:
         except SafetensorError as error:
             raise InputError(f"{path} is not a checkpoint: {one_line(error)}") from error
     try:
-        with torch.serialization.safe_globals(_HARMLESS):
+        with torch.serialization.safe_globals(HARMLESS):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for what is not a checkpoint
         raise InputError(f"{path} is not a checkpoint of tensors: {_blame(path, error)}") from error
@@ -201,22 +212,12 @@ def read(source: Source) -> Mapping[str, object]:
     return content
 
 
-_HARMLESS: list[Any] = [
-    argparse.Namespace,
-    type(np.float64(0)).__reduce__(np.float64(0))[0],  # numpy's own way to make one
-    np.dtype,
-    *(type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8", "b1")),
-]
-"""What weights_only may load besides tensors: options, which timm keeps, and single numbers of
-numpy, of which nnU-Net's checkpoints keep the history."""
-
-
 def _blame(path: Path, error: Exception) -> str:
     try:
         found = torch.serialization.get_unsafe_globals_in_checkpoint(path)
     except Exception:  # not even a file of torch.save
         found = []
-    kinds = sorted(set(found) - {"argparse.Namespace"})
+    kinds = sorted(name for name in found if name.partition(".")[0] not in ("argparse", "numpy"))
     if not kinds:
         return f"it does not load with weights_only=True ({type(error).__name__})"
     return (

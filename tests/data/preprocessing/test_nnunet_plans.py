@@ -106,7 +106,7 @@ def test_what_plans_say(tmp_path: Path) -> None:
     assert full.plan.spacing == (2.0, 1.0, 0.5) and low.plan.spacing == (4.0, 2.0, 1.0)
     assert full.plan.patch == low.plan.patch == (8, 16, 16)
     assert full.classes == {0: "background", 1: "liver", 2: "tumour"} and full.ignore == 3
-    assert (full.channels, full.multiple) == (1, 4)
+    assert (full.channels, registry.multiple_of(full.model)) == (1, 4)
     record = plan_file.to_record(full.plan)
     assert record is not None and plan_file.from_record(record, "here") == full.plan
 

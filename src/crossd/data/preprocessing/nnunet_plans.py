@@ -1,7 +1,6 @@
 """Plans of nnU-Net: which network they are of, and how it wants its volumes."""
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +25,6 @@ class NnunetPlans:
         channels: Files of a case.
         classes: Names of the classes by their values in masks; 0 is the background.
         ignore: Value of masks for what is not known; None where there is none.
-        multiple: Whole numbers that height and width of images must be multiples of.
         path: The plans.
     """
 
@@ -35,7 +33,6 @@ class NnunetPlans:
     channels: int
     classes: dict[int, str]
     ignore: int | None
-    multiple: int
     path: Path
 
     def require(self, channels: int, classes: Mapping[int, str], name: str) -> None:
@@ -111,8 +108,6 @@ def read(model: str) -> NnunetPlans:
             raise InputError(f"{path}: {name} is of a 2D network, expected one of 3D{other}")
         arguments = architecture["arch_kwargs"]
         network = architecture["network_class_name"]
-        strides = arguments["strides"]
-        multiple = math.lcm(*(math.prod(axis) for axis in zip(*strides, strict=True)))
         options = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
         channels = data.get("channel_names") or data["modality"]
         classes, ignore = _classes(data, path.parent / "dataset.json")
@@ -122,7 +117,6 @@ def read(model: str) -> NnunetPlans:
             len(channels),
             classes,
             ignore,
-            multiple,
             path,
         )
     except (KeyError, TypeError, ValueError) as error:
