@@ -6,6 +6,8 @@ from torch import nn
 
 from crossd.conversion.baselines import acs, center, inflate, triplanar
 from crossd.conversion.convert import convert
+from crossd.conversion.cycle import cycle
+from crossd.conversion.folding.attention import may_attend
 from crossd.conversion.plain import to_3d
 from crossd.inference.slice_ensemble import OrientationMean, answering
 
@@ -25,6 +27,11 @@ def _of(make: Callable[[nn.Module], nn.Module]) -> Make:
     return lambda net, task: make(net)
 
 
+def volume(net: nn.Module) -> nn.Module:
+    """Convert a 2D network; attention, where there is some, then sees the whole volume."""
+    return convert(net, attention="volume" if may_attend(net) else None)
+
+
 ARMS: dict[str, tuple[str | None, Make]] = {
     # name: the pretraining it starts from, and how it becomes a network for volumes
     "scratch": (None, lambda net, task: to_3d(convert(net, lift=None))),
@@ -34,6 +41,8 @@ ARMS: dict[str, tuple[str | None, Make]] = {
     "inflate": ("plain", _of(inflate)),
     "acs": ("plain", _of(acs)),
     "triplanar": ("plain", _of(triplanar)),
+    "volume": ("plain", _of(volume)),
+    "cycle": ("plain", _of(cycle)),
     "fourier": ("fourier", _of(to_3d)),
     "fourier-aligned": ("fourier", lambda net, task: to_3d(net, align=True)),
     "fourier-projection": ("fourier-projection", _of(to_3d)),
