@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import torch
 from torch import nn
 
 from crossd.conversion.baselines import acs, center, inflate, triplanar
@@ -28,8 +29,17 @@ def _of(make: Callable[[nn.Module], nn.Module]) -> Make:
 
 
 def volume(net: nn.Module) -> nn.Module:
-    """Convert a 2D network; attention, where there is some, then sees the whole volume."""
-    return convert(net, attention="volume" if may_attend(net) else None)
+    """Convert a 2D network; attention, where there is some, then sees the whole volume.
+
+    One that takes images of any size is checked with small ones.
+    """
+    attention = "volume" if may_attend(net) else None
+    patch = getattr(getattr(net, "patch_embed", None), "patch_size", None)
+    if patch is None or not getattr(net, "dynamic_img_size", False):
+        return convert(net, attention=attention)
+    channels = next(m.in_channels for m in net.modules() if isinstance(m, nn.Conv2d))
+    images = torch.randn(2, channels, 2 * patch[0], 3 * patch[1])
+    return convert(net, attention=attention, example=images)
 
 
 ARMS: dict[str, tuple[str | None, Make]] = {

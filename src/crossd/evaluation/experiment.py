@@ -22,8 +22,10 @@ from numpy.typing import NDArray
 from torch import nn
 
 from crossd.data.dataset import Joined, Subset
+from crossd.data.disk_cache import DiskCache
 from crossd.data.source import Source, limit
 from crossd.evaluation import protocols
+from crossd.evaluation.features import Kept, features
 from crossd.evaluation.jobs import spread
 from crossd.tasks import strata, task_of
 from crossd.training import devices, metrics, validate
@@ -74,6 +76,9 @@ class Contest:
         folds: Of a cross-validation over all samples; 0 for the source's own split.
         warm: Whether BatchNorm is recalibrated on the unlabelled training samples first.
         keep: Folder where masks of the first test volumes are kept for the report; None for none.
+        features: Where features are kept, from run to run and for runs that go on; None for
+            nowhere.
+        notes: What a reader of the report must know of the arms and the source.
     """
 
     source: Source
@@ -82,6 +87,8 @@ class Contest:
     folds: int = 0
     warm: bool = True
     keep: Path | None = None
+    features: DiskCache | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -211,9 +218,9 @@ def perform(contest: Contest, run: Run, progress: Progress | None = None) -> Run
     if run.limit:
         source = limit(source, run.limit, seed)
     budget = dataclasses.replace(contest.budget, seed=seed)
-    outcome = protocols.apply(
-        run.protocol, net, source, budget, progress, f"{run.protocol}, {run.arm}", arm.learn
-    )
+    name = f"{run.protocol}, {run.arm}"
+    kept = _kept(contest, run.arm)
+    outcome = protocols.apply(run.protocol, net, source, budget, progress, name, arm.learn, kept)
     task, cases = task_of(source.task), np.zeros(0)
     if not task.masks and task.kind == "one":
         probabilities, truth = outcome.outputs
@@ -246,6 +253,19 @@ def perform(contest: Contest, run: Run, progress: Progress | None = None) -> Run
     return record
 
 
+def _kept(contest: Contest, arm: str) -> Kept | None:
+    return None if contest.features is None else Kept(contest.features, arm)
+
+
+def extract(contest: Contest, run: Run, progress: Progress) -> None:
+    """Compute the features of all samples of a run's fold, for every run of its arm to find."""
+    arm, budget = contest.arms[run.arm], contest.budget
+    net = _start(contest, run.arm, run.fold, budget.seed, arm.fitted is not None)
+    source = part(contest, run.fold)
+    whole = Joined((source.train, source.val, source.test))
+    features(net, whole, len(source.classes), budget, _kept(contest, run.arm), progress)
+
+
 def _keep_masks(contest: Contest, run: Run, net: nn.Module, budget: TrainConfig) -> None:
     """Write what a network says of the first test volumes, for the report."""
     assert contest.keep is not None
@@ -264,6 +284,15 @@ def masks_of(run: Run, folder: Path) -> list[NDArray[np.uint8]]:
         return []
     with np.load(path) as kept:
         return [kept[name] for name in kept.files]
+
+
+def _asked(contest: Contest, runs: Iterable[Run]) -> list[Run]:
+    """List a run of every arm and fold that asks for features which others ask for too."""
+    found: dict[tuple[str, int], Run] = {}
+    for run in runs:
+        if run.protocol in protocols.ON_FEATURES and not contest.arms[run.arm].drawn:
+            found.setdefault((run.arm, run.fold), run)
+    return list(found.values())
 
 
 def contest_all(
@@ -295,6 +324,9 @@ def contest_all(
     progress = progress or Progress(quiet=True)
     with progress.task("comparing", total=len(runs), done=len(done)) as bar:
         todo = [run for run in runs if run not in done]
+        if contest is not None and contest.features is not None:
+            each = _asked(contest, todo)
+            list(spread(make, extract, each, jobs, progress, contest))
         for run, record in spread(make, perform, todo, jobs, progress, contest):
             if folder is not None:
                 with atomic(folder / run.file) as temporary:
