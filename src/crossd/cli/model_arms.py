@@ -3,6 +3,7 @@
 import copy
 import functools
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,7 +15,7 @@ from crossd.conversion import registry
 from crossd.conversion.adapt import norms_with_statistics
 from crossd.data.opening import open_source
 from crossd.data.preprocessing.normalise import normalised_by
-from crossd.data.source import require_rank
+from crossd.data.source import Source, require_rank
 from crossd.errors import InputError
 from crossd.evaluation.arms import ARMS
 from crossd.evaluation.experiment import Arm, Contest
@@ -34,6 +35,7 @@ KNOWN = tuple(name for name, (pretraining, _) in ARMS.items() if pretraining == 
 def open_model(config: EvaluateConfig, model: str, progress: Progress) -> Contest:
     """Open the data, build the network for its slices, and make the arms of it.
 
+    Without a size that the user gave, volumes are resampled to whole patches of a transformer.
     Values in [0, 1] are standardised as those images were that weights of timm's were trained on;
     what has a plan stays as the plan says. Statistics of BatchNorm are those of the weights, and
     of new ones measured on the training volumes.
@@ -42,21 +44,14 @@ def open_model(config: EvaluateConfig, model: str, progress: Progress) -> Contes
         InputError: When options and data do not go together, or there is no such network.
     """
     wanted = names(config.arms or USUAL, KNOWN, "--arms")
-    source = open_source(
-        config.data,
-        size=sizes(config.size),
-        seed=config.seed,
-        given=known(config),
-        progress=progress,
-    )
-    source = require_rank(source, 3, "--data")
-    if task_of(source.task).masks:
-        raise InputError(f"--model is a network for labels, but {config.data} has masks")
-    devices.seed_everything(config.seed)
-    count = len(source.classes)
-    net, said = timm_networks.build(
-        model, config.pretrained, source.size[1:], source.channels, count
-    )
+    source, (net, said) = _opened(config, model, sizes(config.size), progress)
+    whole = _whole_patches(net, source.size)
+    if config.size is None and whole != source.size:
+        before = registry.times(source.size)
+        source, (net, said) = _opened(config, model, whole, progress)
+        said.insert(
+            0, f"volumes of {before} are resampled to whole patches, {registry.times(source.size)}"
+        )
     if config.pretrained is not None and source.plan is None:
         mean, std = timm_networks.statistics(net)
         source = normalised_by(source, mean, std)
@@ -84,6 +79,35 @@ def open_model(config: EvaluateConfig, model: str, progress: Progress) -> Contes
     )
 
 
+def _opened(
+    config: EvaluateConfig, model: str, size: tuple[int, ...] | None, progress: Progress
+) -> tuple[Source, tuple[nn.Module, list[str]]]:
+    """Open the data, resized if a size is given, and build the network for their slices."""
+    source = open_source(
+        config.data, size=size, seed=config.seed, given=known(config), progress=progress
+    )
+    source = require_rank(source, 3, "--data")
+    if task_of(source.task).masks:
+        raise InputError(f"--model is a network for labels, but {config.data} has masks")
+    devices.seed_everything(config.seed)
+    plane, classes = source.size[1:], len(source.classes)
+    made = timm_networks.build(model, config.pretrained, plane, source.channels, classes)
+    return source, made
+
+
+def _whole_patches(net: nn.Module, size: tuple[int, ...]) -> tuple[int, ...]:
+    """Round the sides of volumes up to whole patches, where a network takes images of any size.
+
+    Depth is rounded as height is, for it is cut alike where patches become 3D ones.
+    """
+    if not getattr(net, "dynamic_img_size", False):
+        return size
+    patches: Any = net.patch_embed
+    high, wide = patches.patch_size
+    sides = zip(size, (high, high, wide), strict=True)
+    return tuple(-(-side // patch) * patch for side, patch in sides)
+
+
 def _weights(config: EvaluateConfig) -> str:
     """Say which weights a network has."""
     if config.pretrained is None:
@@ -102,4 +126,4 @@ def require_answers(contest: Contest, model: str) -> None:
     volume = torch.zeros(1, source.channels, *source.size)
     for name, one in contest.arms.items():
         net = one.make(contest.budget.seed)
-        registry.answer_of(net, volume, f"{model} ({name})")
+        registry.answer_of(net, volume, f"{model} ({name})", "; a larger --size may do")

@@ -104,9 +104,12 @@ def _loading(name: str, weights: str | None) -> Arguments:
             f"{path} holds the weights of several networks ({', '.join(largest)}): save those of "
             "one"
         )
+    from timm.models import clean_state_dict
+
+    state = clean_state_dict(parts[largest[0]])  # without what DDP and compilers put before names
     return {
         "pretrained": True,
-        "pretrained_cfg_overlay": {"state_dict": parts[largest[0]], "source": FROM_TIMM},
+        "pretrained_cfg_overlay": {"state_dict": state, "source": FROM_TIMM},
     }
 
 
