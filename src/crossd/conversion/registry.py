@@ -256,9 +256,9 @@ def _how_to_size(net: nn.Module) -> str:
 
 _LIBRARIES: dict[str, Callable[[str, Arguments, int, int], nn.Module]] = {
     "timm": _of_timm,
-    **dict.fromkeys(ELSEWHERE, _of_timm),
     "monai": _of_monai,
     "torchvision": _of_torchvision,
+    **dict.fromkeys(ELSEWHERE, _of_timm),
 }
 """What builds the networks of a library."""
 

@@ -219,7 +219,7 @@ def perform(contest: Contest, run: Run, progress: Progress | None = None) -> Run
         source = limit(source, run.limit, seed)
     budget = dataclasses.replace(contest.budget, seed=seed)
     name = f"{run.protocol}, {run.arm}"
-    kept = _kept(contest, run.arm)
+    kept = None if arm.drawn else _kept(contest, run.arm)
     outcome = protocols.apply(run.protocol, net, source, budget, progress, name, arm.learn, kept)
     task, cases = task_of(source.task), np.zeros(0)
     if not task.masks and task.kind == "one":
@@ -322,11 +322,10 @@ def contest_all(
         if folder is not None and (folder / run.file).is_file():
             done[run] = json.loads((folder / run.file).read_text())
     progress = progress or Progress(quiet=True)
+    todo = [run for run in runs if run not in done]
+    if contest is not None and contest.features is not None:
+        list(spread(make, extract, _asked(contest, todo), jobs, progress, contest))
     with progress.task("comparing", total=len(runs), done=len(done)) as bar:
-        todo = [run for run in runs if run not in done]
-        if contest is not None and contest.features is not None:
-            each = _asked(contest, todo)
-            list(spread(make, extract, each, jobs, progress, contest))
         for run, record in spread(make, perform, todo, jobs, progress, contest):
             if folder is not None:
                 with atomic(folder / run.file) as temporary:
