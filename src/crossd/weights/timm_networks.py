@@ -175,6 +175,6 @@ def _blame(name: str, own: str, weights: str | None, error: Exception) -> str:
     if weights is None and own.partition(":")[0] not in ELSEWHERE:
         return f"{name} cannot be made: {why}"
     return (
-        f"{name} cannot be fetched ({type(error).__name__}: {why[:160]}): where the hub cannot be "
+        f"{name} cannot be fetched ({why.split('. ')[0][:160]}): where the hub cannot be "
         "reached, give --pretrained FILE, or --model local-dir:FOLDER with its config.json"
     )
