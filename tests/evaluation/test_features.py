@@ -113,6 +113,7 @@ def test_another_head_finds_them_and_other_weights_ways_and_volumes_do_not(
         (headed, 5, kept, source.test, False),
         (moved, 2, kept, source.test, True),
         (net, 2, Kept(kept.store, "other"), source.test, True),
+        (net, 2, Kept(kept.store, "mine", "resnet(pooling='max')"), source.test, True),
     ]
     brighter: Any = copy.copy(source.test)
     brighter.mean = source.mean + 1
@@ -121,6 +122,27 @@ def test_another_head_finds_them_and_other_weights_ways_and_volumes_do_not(
         asked.clear()
         features(one, samples, classes, BUDGET, where)
         assert asked == ([9] if new else [])
+
+
+def test_functions_that_layers_show_are_no_weights(
+    source: Source, tmp_path: Path, asked: list[int]
+) -> None:
+    class Acting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.act = lambda x: x.relu()  # which its text names by a place in memory
+
+        def extra_repr(self) -> str:
+            return repr(self.act)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.act(x)
+
+    net = solid()
+    two = [nn.Sequential(Acting(), net) for _ in range(2)]  # both kept, so at two places
+    for one in two:
+        features(one, source.test, 2, BUDGET, Kept(DiskCache(tmp_path), ""))
+    assert asked == [9]
 
 
 def test_what_was_interrupted_goes_on(

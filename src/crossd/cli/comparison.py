@@ -112,8 +112,15 @@ def open_contest(config: EvaluateConfig, progress: Progress | None = None) -> Co
             name, source, weights.model, weights.classes, lambda _: copy.deepcopy(plain)
         )
     budget = loop.for_volumes(config, source.task)
-    folds, keep = config.folds or 0, Path(config.out)
-    return Contest(source, arms, budget, folds, keep=keep, features=kept_in(config))
+    return Contest(
+        source,
+        arms,
+        budget,
+        config.folds or 0,
+        keep=Path(config.out),
+        features=kept_in(config),
+        model=weights.model,
+    )
 
 
 def _own(

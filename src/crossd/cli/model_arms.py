@@ -75,6 +75,7 @@ def open_model(config: EvaluateConfig, model: str, progress: Progress) -> Contes
         warm=config.pretrained is None,
         keep=Path(config.out),
         features=kept_in(config),
+        model=model,
         notes=(f"{model}, {_weights(config)}: {'; '.join(said)}",),
     )
 

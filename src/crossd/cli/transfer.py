@@ -92,7 +92,8 @@ def open_contest(config: TransferConfig, setting: Setting | None = None) -> Cont
         )
         for name in names(config.arms, list(ARMS), "--arms")
     }
-    return Contest(setting.volumes, arms, budget, keep=folder, features=kept_in(config))
+    where = kept_in(config)
+    return Contest(setting.volumes, arms, budget, keep=folder, features=where, model=setting.model)
 
 
 def _weights(folder: Path, pretraining: str) -> Path:

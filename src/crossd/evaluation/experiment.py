@@ -78,6 +78,7 @@ class Contest:
         keep: Folder where masks of the first test volumes are kept for the report; None for none.
         features: Where features are kept, from run to run and for runs that go on; None for
             nowhere.
+        model: Name of the network, with its arguments.
         notes: What a reader of the report must know of the arms and the source.
     """
 
@@ -88,6 +89,7 @@ class Contest:
     warm: bool = True
     keep: Path | None = None
     features: DiskCache | None = None
+    model: str = ""
     notes: tuple[str, ...] = ()
 
 
@@ -254,7 +256,8 @@ def perform(contest: Contest, run: Run, progress: Progress | None = None) -> Run
 
 
 def _kept(contest: Contest, arm: str) -> Kept | None:
-    return None if contest.features is None else Kept(contest.features, arm)
+    store = contest.features
+    return None if store is None else Kept(store, arm, contest.model)
 
 
 def extract(contest: Contest, run: Run, progress: Progress) -> None:

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import itertools
+import re
 import weakref
 from hashlib import sha256
 from typing import Any
@@ -36,10 +37,12 @@ class Kept:
     Attributes:
         store: A file in it holds the features of one network with one set of weights.
         name: Of the way: equal weights that are asked otherwise have features of their own.
+        model: Name of the network, with its arguments, which may not show in its layers.
     """
 
     store: DiskCache
     name: str
+    model: str = ""
 
 
 def features(
@@ -76,7 +79,9 @@ def features(
             return _computed(net, samples, places, config, bar).astype(np.float64), labels
     marks = digests(samples)
     size = None if samples.patch is None else list(samples.patch)
-    key = key_of("features", __version__, kept.name, _state(net), config.precision, size)
+    key = key_of(
+        "features", __version__, kept.model, kept.name, _state(net), config.precision, size
+    )
     store = kept.store
     with locked(store.folder / f"{key}.lock"):
         known = _read(store, key)
@@ -153,7 +158,7 @@ def _computed(
 
 def _state(net: nn.Module) -> str:
     """Give a digest of the layers of a network and of all that they have learnt."""
-    state = sha256(repr(net).encode())
+    state = sha256(re.sub(r" at 0x\w+", "", repr(net)).encode())  # functions are named by places
     for name, tensor in net.state_dict().items():
         state.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         state.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
