@@ -36,10 +36,11 @@ def test_a_file_gives_the_weights_and_grey_images_the_answer_of_three_channels(
         state = {f"module.{name}": value for name, value in theirs.state_dict().items()}
         torch.save({"state_dict": state, "epoch": 3}, path)
     net, said = build("test_vit", path, (32, 48), 1, 2)
-    images = torch.randn(2, 1, 32, 48)
+    images = torch.randn(2, 1, 32, 48, dtype=torch.float64)
     with torch.no_grad():
-        ours = net.eval().forward_features(images)  # type: ignore[operator]
-        close_relative(ours, theirs.forward_features(images.expand(-1, 3, -1, -1)), 1e-5)
+        ours = net.eval().double().forward_features(images)  # type: ignore[operator]
+        three = images.expand(-1, 3, -1, -1)
+        close_relative(ours, theirs.double().forward_features(three), 1e-5)
         assert net(images).shape == (2, 2)
     assert said[0].startswith("slices of 32 x 48 are 2 x 3 patches of 16 x 16; embeddings of place")
     assert "each of 1 channels has the sum over 3 by 1" in said[1]
@@ -61,7 +62,8 @@ def test_networks_of_any_size_take_slices_of_all_views_and_others_their_own() ->
 
 
 def test_what_was_asked_for_in_brackets_stays() -> None:
-    net, _ = build("test_vit(dynamic_img_size=False, img_size=32)", None, (28, 28), 1, 2)
+    net, said = build("test_vit(dynamic_img_size=False, img_size=32)", None, (28, 28), 1, 2)
+    assert not any("slices of" in sentence for sentence in said)
     assert net(torch.randn(1, 1, 32, 32)).shape == (1, 2)
 
 

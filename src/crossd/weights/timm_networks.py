@@ -1,5 +1,6 @@
 """timm's networks for classification, with their weights from its hub or from a file."""
 
+import inspect
 import logging
 import re
 from collections.abc import Iterator, Sequence
@@ -133,8 +134,12 @@ def _created(
             if not (way and any(repr(name) in str(error) for name in way)):
                 raise
             continue
-        if "dynamic_img_size" in way:
+        if not way.keys() <= inspect.signature(type(net)).parameters.keys():
+            continue  # some take any argument, and do nothing about it
+        if getattr(net, "dynamic_img_size", False):
             said = _of_patches(net, plane, size)
+        elif way.keys() & options.keys():  # the user chose
+            said = ""
         return net, [said] if said else []
     raise AssertionError("the last way asks for nothing")
 
