@@ -47,9 +47,10 @@ def comparison(config: EvaluateConfig, progress: Progress) -> str:
     contest = open_contest(config, progress)
     for protocol in wanted:
         require_labels(protocol, contest.source)
-    limits = counts(config.limit, "--limit") or (len(contest.source.train),)
-    if not config.folds:
-        require_limits(contest.source, limits, config.limit)
+    folds = [experiment.part(contest, fold) for fold in range(max(1, contest.folds))]
+    smallest = min(folds, key=lambda one: len(one.train))
+    limits = counts(config.limit, "--limit") or (len(smallest.train),)
+    require_limits(smallest, limits, config.limit)
     runs = experiment.plan(contest, wanted, limits, config.trials)
     if not runs and of_model:
         raise InputError(

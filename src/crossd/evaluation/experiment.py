@@ -24,6 +24,7 @@ from torch import nn
 from crossd.data.dataset import Joined, Subset
 from crossd.data.disk_cache import DiskCache
 from crossd.data.source import Source, limit
+from crossd.errors import InputError
 from crossd.evaluation import protocols
 from crossd.evaluation.features import Kept, features
 from crossd.evaluation.jobs import spread
@@ -176,7 +177,11 @@ def plan(contest: Contest, names: Sequence[str], limits: Sequence[int], trials: 
 
 
 def part(contest: Contest, fold: int) -> Source:
-    """Return the source of one fold: stratified, groups whole; its own split without folds."""
+    """Return the source of one fold: stratified, groups whole; its own split without folds.
+
+    Raises:
+        InputError: "--folds ..." where no class has as many samples.
+    """
     source = contest.source
     if not contest.folds:
         return source
@@ -189,11 +194,19 @@ def part(contest: Contest, fold: int) -> Source:
 
     def cut(indices: NDArray[np.int64], folds: int, which: int) -> list[NDArray[np.int64]]:
         split = StratifiedGroupKFold(folds, shuffle=True, random_state=contest.budget.seed)
-        pairs = list(split.split(indices, labels[indices], groups[indices]))
+        most = np.unique_counts(labels[indices]).counts.max()
+        if folds > most:
+            raise InputError(
+                f"--folds {folds}: {source.name} has {most} samples of a class at most"
+            )
+        with warnings.catch_warnings():  # classes of fewer samples are in some folds only
+            warnings.filterwarnings("ignore", "The least populated class")
+            pairs = list(split.split(indices, labels[indices], groups[indices]))
         return [indices[one] for one in pairs[which]]
 
     rest, test = cut(np.arange(count), contest.folds, fold)
-    training, val = cut(rest, VALIDATION, 0)
+    most = int(np.unique_counts(labels[rest]).counts.max())
+    training, val = cut(rest, max(2, min(VALIDATION, most)), 0)
     parts = [Subset(whole, indices) for indices in (training, val, test)]
     return dataclasses.replace(source, train=parts[0], val=parts[1], test=parts[2])
 
