@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from crossd.conversion.adapt import recalibrate
     from crossd.conversion.baselines import acs, center, inflate, triplanar
     from crossd.conversion.convert import convert
+    from crossd.conversion.cycle import cycle
     from crossd.conversion.plain import to_2d, to_3d
     from crossd.conversion.rules import rule
     from crossd.errors import InputError
@@ -32,6 +33,7 @@ _HOMES = {
     "channels_last": "nn.layers",
     "checkpoint_activations": "nn.checkpointing",
     "convert": "conversion.convert",
+    "cycle": "conversion.cycle",
     "from_pretrained": "weights.hub",
     "export": "weights.export",
     "inflate": "conversion.baselines",
@@ -59,6 +61,7 @@ __all__ = [
     "channels_last",
     "checkpoint_activations",
     "convert",
+    "cycle",
     "export",
     "from_pretrained",
     "inflate",

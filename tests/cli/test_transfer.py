@@ -176,11 +176,17 @@ def test_every_arm_has_the_same_budget(labels_run: Done) -> None:
     assert {row["train"] for row in results["rows"]} == {12}
     assert {row["test"] for row in results["rows"]} == {9}
     sizes = {row["arm"]: row["parameters"] for row in results["rows"]}
-    assert sizes["slices"] == sizes["acs"] < sizes["scratch"]
+    assert sizes["slices"] == sizes["acs"] == sizes["cycle"] < sizes["scratch"]
     # A slice of a kernel cannot see every slice that a stride leaves out, as a sum of them can.
     taken = {"fourier", "fourier-aligned"}
     assert len({sizes[arm] for arm in taken}) == 1
-    others = {*taken, "slices", "acs", "fourier-projection"}  # which moves volumes' kernels too
+    others = {
+        *taken,
+        "slices",
+        "acs",
+        "cycle",
+        "fourier-projection",
+    }  # which moves volumes' kernels too
     assert len({sizes[arm] for arm in ARMS if arm not in others}) == 1
     assert sizes["fourier-projection"] > sizes["projection"]
 

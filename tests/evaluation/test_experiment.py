@@ -15,6 +15,7 @@ from torch import nn
 from crossd.conversion import registry
 from crossd.data.dataset import Joined
 from crossd.data.opening import open_source
+from crossd.errors import InputError
 from crossd.evaluation import experiment, protocols
 from crossd.evaluation.arms import ARMS
 from crossd.evaluation.experiment import Arm, Contest, RunRecord
@@ -49,6 +50,15 @@ def test_the_plan_has_every_run_once(path: str) -> None:
     probe = [run for run in runs if run.protocol == "probe"]
     assert len(probe) == 2 * 2 * 2 * 3
     assert len({run.file for run in runs}) == len(runs)
+
+
+def test_few_samples_of_each_class_are_divided_and_too_few_refused(tmp_path: Path) -> None:
+    path = npz(tmp_path / "few.npz", (8, 8, 8), classes=5)  # four to seven of each
+    for folds in (2, 4):
+        part = experiment.part(make(path, folds), 1)
+        assert min(len(part.train), len(part.val), len(part.test)) > 0
+    with pytest.raises(InputError, match=r"--folds 8: .* has 7 samples of a class at most"):
+        experiment.part(make(path, folds=8), 0)
 
 
 def test_folds_test_every_sample_once_and_keep_patients_and_shares(path: str) -> None:

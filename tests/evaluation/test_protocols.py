@@ -21,9 +21,9 @@ from crossd.data.dataset import Subset
 from crossd.data.opening import open_source
 from crossd.data.source import Source
 from crossd.errors import InputError
+from crossd.evaluation import features as features_module
 from crossd.evaluation import protocols
 from crossd.evaluation.arms import ARMS
-from crossd.inference.slice_ensemble import SliceNet
 from crossd.training import loop
 
 BUDGET = loop.TrainConfig(epochs=4, batch_size=8, lr=1e-2, augment="none")
@@ -103,27 +103,6 @@ def test_unfreezing_begins_at_the_head(source: Source, monkeypatch: pytest.Monke
     assert len(changed(net, outcome)) == len(list(net.parameters()))
 
 
-def test_features_are_what_the_last_layer_is_told(source: Source) -> None:
-    net = solid().eval()
-    vectors, labels = protocols.features(net, source.test, 2, BUDGET)
-    assert vectors.shape == (len(source.test), 96)
-    assert labels.tolist() == np.asarray(source.test.labels).tolist()
-    images = torch.stack([source.test[i]["image"] for i in range(len(source.test))])
-    head = net[-1]  # type: ignore[index]
-    with torch.no_grad():
-        assert torch.allclose(head(torch.from_numpy(vectors).float()), net(images), atol=1e-5)
-
-
-def test_features_of_slices_are_averaged(source: Source) -> None:
-    net = SliceNet(plain()).eval()
-    net.average = "logits"
-    vectors, _ = protocols.features(net, source.test, 2, BUDGET)
-    images = torch.stack([source.test[i]["image"] for i in range(len(source.test))])
-    head: Any = net.net[-1]  # type: ignore[index]
-    with torch.no_grad():
-        assert torch.allclose(head(torch.from_numpy(vectors).float()), net(images), atol=1e-5)
-
-
 def test_classes_without_a_labelled_volume_get_no_probability(tmp_path: Path) -> None:
     source = open_source(npz(tmp_path / "volumes.npz", (8, 8, 8), classes=3))
     two = np.flatnonzero(np.asarray(source.train.labels) < 2)
@@ -141,13 +120,13 @@ def test_neighbours_ask_nothing_of_the_validation_part(
     source: Source, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[Any] = []
-    features = protocols.features
+    features = features_module.features
 
     def noted(net: nn.Module, samples: Any, *rest: Any) -> Any:
         asked.append(samples)
         return features(net, samples, *rest)
 
-    monkeypatch.setattr(protocols, "features", noted)
+    monkeypatch.setattr("crossd.evaluation.protocols.features", noted)
     for name, parts in (("knn", 2), ("linear", 3)):
         asked.clear()
         protocols.apply(name, solid(), source, BUDGET)

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from torch import nn
 
-from crossd.cli.contests import arm, compare, pretrained, require_limits
+from crossd.cli.contests import arm, compare, kept_in, pretrained, require_limits
+from crossd.cli.model_arms import open_model, require_answers
 from crossd.cli.opening import fitting
 from crossd.cli.options import ALL_PROTOCOLS, EvaluateConfig
 from crossd.conversion.plain import to_2d, to_3d
@@ -17,11 +18,12 @@ from crossd.errors import InputError
 from crossd.evaluation import experiment, jobs
 from crossd.evaluation.arms import RIVALS
 from crossd.evaluation.experiment import Arm, Contest
+from crossd.evaluation.protocols import ON_FEATURES, require_labels
 from crossd.inference.slice_ensemble import answering
 from crossd.reports import comparison_results
 from crossd.tasks import task_of
 from crossd.training import loop
-from crossd.utils.option_values import counts, names
+from crossd.utils.option_values import counts, names, unused
 from crossd.utils.progress import Progress
 from crossd.utils.run_folder import claim_folder
 from crossd.weights.weights_file import WeightsConfig, load, read_config
@@ -34,25 +36,41 @@ def comparison(config: EvaluateConfig, progress: Progress) -> str:
         InputError: When options and data do not go together.
     """
     start = time.perf_counter()
-    if config.weights is None:
-        raise InputError("--protocol and --baselines need --weights")
-    protocols = names(config.protocol or "zero", ALL_PROTOCOLS, "--protocol")
+    if (config.weights is None) == (config.model is None):
+        raise InputError("a comparison starts from --weights or from --model: give one of them")
+    of_model = config.model is not None
+    usual = ",".join(ON_FEATURES) if of_model else "zero"
+    wanted = names(config.protocol or usual, ALL_PROTOCOLS, "--protocol")
+    if of_model:
+        unused(config, _OF_WEIGHTS, "is for --weights: leave it out beside --model")
+    else:
+        unused(config, ("pretrained", "arms"), "is for --model; beside --weights give --baselines")
     contest = open_contest(config, progress)
-    limits = counts(config.limit, "--limit") or (len(contest.source.train),)
-    if not config.folds:
-        require_limits(contest.source, limits, config.limit)
-    runs = experiment.plan(contest, protocols, limits, config.trials)
+    for protocol in wanted:
+        require_labels(protocol, contest.source)
+    folds = [experiment.part(contest, fold) for fold in range(max(1, contest.folds))]
+    smallest = min(folds, key=lambda one: len(one.train))
+    limits = counts(config.limit, "--limit") or (len(smallest.train),)
+    require_limits(smallest, limits, config.limit)
+    runs = experiment.plan(contest, wanted, limits, config.trials)
+    if not runs and of_model:
+        raise InputError(
+            "--protocol zero trains nothing, and the last layer of --model is new: add knn, "
+            "linear or finetune"
+        )
     if not runs:
         things = task_of(contest.source.task).outputs
-        other = contest.source.classes != read_config(config.weights).classes
+        other = contest.source.classes != read_config(str(config.weights)).classes
         why = (
             f"{config.data} has other {things} than {config.weights}"
             if other
             else (f"{', '.join(contest.arms)} cannot answer before a training on labelled volumes")
         )
         raise InputError(f"--protocol zero trains nothing, and {why}: add probe or finetune")
+    if of_model:
+        require_answers(contest, str(config.model))
     claim_folder(config)
-    notes = _notes(config, contest.source)
+    notes = [*contest.notes, *_notes(config, contest.source)]
     for note in notes:
         progress.say(note)
     return compare(
@@ -64,9 +82,12 @@ def comparison(config: EvaluateConfig, progress: Progress) -> str:
         start,
         config,
         data=config.data,
-        weights=config.weights,
         notes=notes,
+        **({"model": config.model} if of_model else {"weights": config.weights}),
     )
+
+
+_OF_WEIGHTS = ("answer", "baselines", "plain")
 
 
 def open_contest(config: EvaluateConfig, progress: Progress | None = None) -> Contest:
@@ -76,6 +97,8 @@ def open_contest(config: EvaluateConfig, progress: Progress | None = None) -> Co
         InputError: When they do not go together.
     """
     progress = progress or Progress(quiet=True)
+    if config.model is not None:
+        return open_model(config, config.model, progress)
     path = str(config.weights)
     weights = read_config(path)
     source = fitting(config, weights, progress)
@@ -92,7 +115,15 @@ def open_contest(config: EvaluateConfig, progress: Progress | None = None) -> Co
             name, source, weights.model, weights.classes, lambda _: copy.deepcopy(plain)
         )
     budget = loop.for_volumes(config, source.task)
-    return Contest(source, arms, budget, config.folds or 0, keep=Path(config.out))
+    return Contest(
+        source,
+        arms,
+        budget,
+        config.folds or 0,
+        keep=Path(config.out),
+        features=kept_in(config),
+        model=weights.model,
+    )
 
 
 def _own(
@@ -131,8 +162,13 @@ def _plain(config: EvaluateConfig, weights: WeightsConfig) -> nn.Module:
 def _notes(config: EvaluateConfig, source: Source) -> list[str]:
     """Say what a reader must know of how fair the comparison is."""
     notes = []
-    weights = read_config(str(config.weights))
-    if config.baselines and config.plain is None and weights.form == "cross":
+    weights = None if config.weights is None else read_config(config.weights)
+    if (
+        weights is not None
+        and config.baselines
+        and config.plain is None
+        and weights.form == "cross"
+    ):
         notes.append(
             f"the baselines start from the 2D network that {config.weights} holds in the axial "
             "view; a plain network trained alike (pretrain --kernel-mode none) given by --plain is "

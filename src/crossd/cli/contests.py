@@ -8,6 +8,7 @@ from torch import nn
 
 from crossd.cli.options import EvaluateConfig, TransferConfig
 from crossd.conversion import heads, registry
+from crossd.data.disk_cache import DiskCache, option_cache
 from crossd.data.source import Source
 from crossd.errors import InputError
 from crossd.evaluation import experiment
@@ -61,6 +62,11 @@ def pretrained(
         return net
 
     return Arm(ready, answers=classes == known)
+
+
+def kept_in(config: TransferConfig | EvaluateConfig) -> DiskCache:
+    """Say where features are kept: in ``--cache``, or in the folder of the run until it ends."""
+    return option_cache(config.cache, config.cache_gb) or DiskCache(Path(config.out))
 
 
 def require_limits(source: Source, limits: Sequence[int], given: str | None) -> None:

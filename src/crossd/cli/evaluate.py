@@ -89,13 +89,14 @@ def evaluate(config: EvaluateConfig, progress: Progress) -> str:
     Raises:
         InputError: When options and data do not go together, or a file cannot be read.
     """
-    if config.protocol is not None or config.baselines is not None:
+    if {config.protocol, config.baselines, config.model} != {None}:
         from crossd.cli.comparison import comparison
 
         why = "is not for a comparison, which scores the test part: leave out --protocol"
         unused(config, _OF_SCORES, why)
         return comparison(config, progress)
-    unused(config, _OF_COMPARISONS, "is for a comparison: give --protocol or --baselines too")
+    why = "is for a comparison: give --model, --protocol or --baselines too"
+    unused(config, _OF_COMPARISONS, why)
     choice(config.part, ("train", "val", "test"), "--part")
     if (config.weights is None) == (config.predictions is None):
         raise InputError("give either --weights or --predictions")
@@ -123,6 +124,8 @@ def evaluate(config: EvaluateConfig, progress: Progress) -> str:
 _OF_SCORES = ("predictions", "part", "flips", "tolerance")
 
 _OF_COMPARISONS = (
+    "pretrained",
+    "arms",
     "plain",
     "limit",
     "folds",

@@ -156,6 +156,7 @@ def _of_weights(
         "3d": "a plain 3D network",
         "2d": "a plain 2D network",
         "acs": "a 2D network used in three planes (ACS)",
+        "cycle": "a 2D network whose layers look at three planes in turn (PlaneCycle)",
     }[weights.form]
     lines = [
         f"`{config.weights}`: {weights.model} for {weights.task}, {what}. "

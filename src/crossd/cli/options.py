@@ -116,8 +116,9 @@ class TransferConfig(ImageOptions, LongOptions):
         arms: Ways to a network for volumes that are compared, separated by commas: projection,
             fourier or fourier-aligned (crossd), asked about the volume; projection-slices (about
             its slices) or projection-both; slices (a 2D network on slices); center, inflate, acs or
-            triplanar (its kernels put into 3D ones); scratch (3D training alone). The first is
-            compared with each other one.
+            triplanar (its kernels put into 3D ones); volume (converted, its attention to all
+            slices) or cycle (its layers look at the planes of the volume in turn); scratch (3D
+            training alone). The first is compared with each other one.
         protocols: How each is fitted to labelled volumes, separated by commas: zero (not at all),
             knn or linear (on what the last layer is told), probe (convolutions stay), unfreeze
             (stage by stage), finetune (all of it).
@@ -345,8 +346,17 @@ class EvaluateConfig(LongOptions):
             all), knn or linear (on what the last layer is told), probe (convolutions stay),
             unfreeze (stage by stage), finetune (all of it).
         baselines: What to compare with, separated by commas: slices (the 2D network on slices),
-            center, inflate, acs or triplanar (its kernels put into 3D ones), scratch (3D training
-            alone).
+            center, inflate, acs or triplanar (its kernels put into 3D ones), volume (converted,
+            its attention to all slices), cycle (its layers look at the planes of the volume in
+            turn), scratch (3D training alone).
+        model: Instead of weights, one of timm's networks for images, whose ways to volumes are
+            compared: resnet18, vit_small_patch16_dinov3, hf-hub:OWNER/NAME, with arguments in
+            brackets if wanted.
+        pretrained: Give the model weights: a file of timm's, or those that timm finds by itself
+            (on its hub, in the cache of that, in local-dir:FOLDER) where no file is named.
+            Default: new weights.
+        arms: With a model, its ways to volumes, separated by commas: slices, volume, cycle, or
+            another of the baselines but scratch. Default: slices,volume,cycle.
         plain: Weights of the plain 2D network (pretrain --kernel-mode none) that the baselines
             start from. Default: the 2D network that --weights hold in the axial view.
         limit: Numbers of labelled volumes, separated by commas. Default: all.
@@ -375,6 +385,9 @@ class EvaluateConfig(LongOptions):
     flips: bool = False
     protocol: str | None = None
     baselines: str | None = None
+    model: str | None = None
+    pretrained: str | None = field(default=None, metadata={"bare": "timm"})
+    arms: str | None = None
     plain: str | None = None
     limit: str | None = None
     folds: int | None = None

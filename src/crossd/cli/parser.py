@@ -18,6 +18,7 @@ PATHS = (
     "out",
     "plan",
     "plain",
+    "pretrained",
     "predictions",
     "input",
     "folder",
@@ -79,6 +80,15 @@ def build(command: str, kind: type, example: str) -> ArgumentParser:
             parser.add_argument(name, type=hints[field.name], required=True, help=helps[field.name])
         elif hints[field.name] is bool:
             parser.add_argument(name, action="store_true", help=helps[field.name])
+        elif "bare" in field.metadata:
+            parser.add_argument(
+                name,
+                type=hints[field.name],
+                default=field.default,
+                nargs="?",
+                const=field.metadata["bare"],
+                help=helps[field.name],
+            )
         else:
             parser.add_argument(
                 name, type=hints[field.name], default=field.default, help=helps[field.name]

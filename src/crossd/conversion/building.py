@@ -17,6 +17,7 @@ from crossd.conversion.folding import (
     planes,
     sizes,
     statistics,
+    turns,
     windows,
 )
 from crossd.conversion.folding.modules import Folded, fold_module
@@ -28,7 +29,7 @@ from crossd.errors import InputError
 from crossd.nn.conv import CrossDConv
 from crossd.nn.layers import channels_last
 
-HANDLED = (chance, order, planes, sizes, statistics, windows)
+HANDLED = (chance, order, planes, sizes, statistics, turns, windows)
 """Their imports tell the state how code of each rank is watched."""
 
 

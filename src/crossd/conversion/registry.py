@@ -37,8 +37,9 @@ def build(name: str, task: str, in_channels: int, num_classes: int) -> nn.Module
             calls the network: ``"monai:SegResNet"``, ``"torchvision:r3d_18"``. Arguments stand in
             brackets: ``"monai:UNet(channels=(16, 32), strides=(2,), norm='batch')"``,
             ``"vit_tiny_patch16_224(img_size=32, patch_size=4)"``. MONAI's networks are 3D unless
-            ``spatial_dims=2`` is given. Networks of nnU-Net are called ``"nnunet:"`` and what
-            its plans call them, with their arguments.
+            ``spatial_dims=2`` is given. ``"hf-hub:OWNER/NAME"`` and ``"local-dir:FOLDER"`` are
+            networks of timm whose configuration lies there. Networks of nnU-Net are called
+            ``"nnunet:"`` and what its plans call them, with their arguments.
         task: One of `crossd.tasks.TASKS`.
         in_channels: Channels of the images and volumes.
         num_classes: Number of classes; for segmentation with the background.
@@ -73,7 +74,7 @@ def build(name: str, task: str, in_channels: int, num_classes: int) -> nn.Module
 
 def _parsed(name: str) -> tuple[Any, str, Arguments]:
     """Read ``LIBRARY:NAME(ARGUMENT=VALUE, ...)``, of which the name alone must be there."""
-    parts = re.fullmatch(r"(?:(\w+):)?([\w.-]+)(\(.*\))?", name.strip())
+    parts = re.fullmatch(r"(?:([\w-]+):)?([\w./@~-]+)(\(.*\))?", name.strip())
     library = _LIBRARIES.get(parts[1]) if parts else None
     if parts is None or (parts[1] and library is None):
         raise InputError(
@@ -90,7 +91,37 @@ def _parsed(name: str) -> tuple[Any, str, Arguments]:
             f"the arguments of {name!r} cannot be read ({error}): write NAME=VALUE, with numbers, "
             "strings in quotes, tuples and lists"
         ) from error
-    return library, parts[2], options
+    return library, parts[2] if parts[1] not in ELSEWHERE else f"{parts[1]}:{parts[2]}", options
+
+
+ELSEWHERE = ("hf-hub", "local-dir")
+"""Where timm finds networks besides its own, before a colon."""
+
+
+def named_by_timm(name: str) -> tuple[str, Arguments]:
+    """Read the name of one of timm's networks, and its arguments in brackets.
+
+    Args:
+        name: As `build` takes it: ``"resnet18"``, ``"timm:resnet18"``, ``"hf-hub:OWNER/NAME"``.
+
+    Returns:
+        What `timm.create_model` calls it, and the arguments.
+
+    Raises:
+        InputError: "no model called ...", with the nearest names.
+
+    Example:
+        >>> named_by_timm("vit_tiny_patch16_224(depth=2)")
+        ('vit_tiny_patch16_224', {'depth': 2})
+    """
+    import timm
+
+    library, own, options = _parsed(name)
+    if library not in (None, _of_timm):
+        raise InputError(f"{name} is no network of timm's")
+    if own.partition(":")[0] not in ELSEWHERE and not timm.is_model(own):
+        raise _unknown(own, timm.list_models())
+    return own, options
 
 
 def options_of(name: str) -> Arguments:
@@ -120,7 +151,7 @@ def multiple_of(name: str) -> int:
 def _of_timm(name: str, options: Arguments, in_channels: int, num_classes: int) -> nn.Module:
     import timm
 
-    if not timm.is_model(name):
+    if name.partition(":")[0] not in ELSEWHERE and not timm.is_model(name):
         raise _unknown(name, ["resnet-small", *timm.list_models()], " for classification")
     given = {"in_chans": in_channels, "num_classes": num_classes, **options}
     return _called(name, functools.partial(timm.create_model, name), given)
@@ -293,6 +324,7 @@ _LIBRARIES: dict[str, Callable[[str, Arguments, int, int], nn.Module]] = {
     "monai": _of_monai,
     "torchvision": _of_torchvision,
     "nnunet": _of_nnunet,
+    **dict.fromkeys(ELSEWHERE, _of_timm),
 }
 """What builds the networks of a library."""
 

@@ -25,6 +25,7 @@ from crossd.nn.conv_variants import SameConv, SameStdConv, StdConv
 from crossd.nn.functional import depth_taps
 from crossd.nn.functional import lift as lift_kernel
 from crossd.nn.kernel_modes import KERNEL_MODES
+from crossd.nn.planar import PlanarConv
 
 
 @dataclass(frozen=True)
@@ -32,13 +33,15 @@ class Options:
     """What a rule may need to know.
 
     Attributes:
-        kernel_mode: A name in `crossd.nn.kernel_modes.KERNEL_MODES`, or ``"acs"``.
+        kernel_mode: A name in `crossd.nn.kernel_modes.KERNEL_MODES`, ``"acs"`` or ``"cycle"``.
         lift: ``"center"``, ``"inflate"``, ``"triplanar"`` or None for new weights.
         mode_options: Further arguments of the kernel mode.
         depth_kernel: Depth of kernels that are larger than one pixel; None copies the plane's.
         depth_strides: Depth strides of layers, by their paths, for which it is not the plane's.
         depth_stride: The depth stride of all strided layers; None copies the plane's.
         spread: Whether strided layers spread their start over depth, so that no slice is dropped.
+        planes: Of ``"cycle"``: the planes of convolutions (`crossd.nn.planar.PLANES`), by their
+            paths; others work within slices.
         path: Of the layer in the network.
     """
 
@@ -49,6 +52,7 @@ class Options:
     depth_strides: dict[str, int] = field(default_factory=dict)
     depth_stride: int | None = None
     spread: bool = True
+    planes: dict[str, str] = field(default_factory=dict)
     path: str = ""
 
     @property
@@ -132,6 +136,13 @@ def _conv(conv: ConvBase, options: Options) -> nn.Module:
                 raise ValueError(f"ACS needs the same {name} in height and width, got {value}")
         planar = acs.ACSConvTranspose if conv.transposed else acs.ACSConv
         return layers.fill(planar(**layers.conv_settings(conv, tuple)), conv)
+    if options.kernel_mode == "cycle":
+        plane = options.planes.get(options.path)
+        if plane is None:
+            return conv
+        if conv.transposed:
+            raise ValueError(f"cycle has no {type(conv).__name__}")
+        return layers.fill(PlanarConv(plane=plane, **layers.conv_settings(conv, tuple)), conv)
     return cross(conv, options, CrossDConvTranspose if conv.transposed else CrossDConv)
 
 
@@ -144,8 +155,9 @@ def cross(conv: ConvBase, options: Options, kind: Any, **more: Any) -> nn.Module
         kind: The class of the new layer, with the arguments of `CrossDConv`.
         **more: Further arguments, or others than those of `conv`.
     """
-    if options.kernel_mode == "acs":
-        raise ValueError(f"ACS has no {type(conv).__name__}")
+    if options.kernel_mode in ("acs", "cycle"):
+        name = "ACS" if options.kernel_mode == "acs" else "cycle"
+        raise ValueError(f"{name} has no {type(conv).__name__}")
     if options.spread:
         _require_no_gaps(conv)
     names = (*SIZES, "output_padding") if conv.transposed else SIZES

@@ -2,10 +2,13 @@
 
 from collections.abc import Callable
 
+import torch
 from torch import nn
 
 from crossd.conversion.baselines import acs, center, inflate, triplanar
 from crossd.conversion.convert import convert
+from crossd.conversion.cycle import cycle
+from crossd.conversion.folding.attention import may_attend
 from crossd.conversion.plain import to_3d
 from crossd.inference.slice_ensemble import OrientationMean, answering
 
@@ -25,6 +28,20 @@ def _of(make: Callable[[nn.Module], nn.Module]) -> Make:
     return lambda net, task: make(net)
 
 
+def volume(net: nn.Module) -> nn.Module:
+    """Convert a 2D network; attention, where there is some, then sees the whole volume.
+
+    One that takes images of any size is checked with small ones.
+    """
+    attention = "volume" if may_attend(net) else None
+    patch = getattr(getattr(net, "patch_embed", None), "patch_size", None)
+    if patch is None or not getattr(net, "dynamic_img_size", False):
+        return convert(net, attention=attention)
+    channels = next(m.in_channels for m in net.modules() if isinstance(m, nn.Conv2d))
+    images = torch.randn(2, channels, 2 * patch[0], 3 * patch[1])
+    return convert(net, attention=attention, example=images)
+
+
 ARMS: dict[str, tuple[str | None, Make]] = {
     # name: the pretraining it starts from, and how it becomes a network for volumes
     "scratch": (None, lambda net, task: to_3d(convert(net, lift=None))),
@@ -34,6 +51,8 @@ ARMS: dict[str, tuple[str | None, Make]] = {
     "inflate": ("plain", _of(inflate)),
     "acs": ("plain", _of(acs)),
     "triplanar": ("plain", _of(triplanar)),
+    "volume": ("plain", _of(volume)),
+    "cycle": ("plain", _of(cycle)),
     "fourier": ("fourier", _of(to_3d)),
     "fourier-aligned": ("fourier", lambda net, task: to_3d(net, align=True)),
     "fourier-projection": ("fourier-projection", _of(to_3d)),

@@ -22,8 +22,11 @@ from numpy.typing import NDArray
 from torch import nn
 
 from crossd.data.dataset import Joined, Subset
+from crossd.data.disk_cache import DiskCache
 from crossd.data.source import Source, limit
+from crossd.errors import InputError
 from crossd.evaluation import protocols
+from crossd.evaluation.features import Kept, features
 from crossd.evaluation.jobs import spread
 from crossd.tasks import strata, task_of
 from crossd.training import devices, metrics, validate
@@ -74,6 +77,10 @@ class Contest:
         folds: Of a cross-validation over all samples; 0 for the source's own split.
         warm: Whether BatchNorm is recalibrated on the unlabelled training samples first.
         keep: Folder where masks of the first test volumes are kept for the report; None for none.
+        features: Where features are kept, from run to run and for runs that go on; None for
+            nowhere.
+        model: Name of the network, with its arguments.
+        notes: What a reader of the report must know of the arms and the source.
     """
 
     source: Source
@@ -82,6 +89,9 @@ class Contest:
     folds: int = 0
     warm: bool = True
     keep: Path | None = None
+    features: DiskCache | None = None
+    model: str = ""
+    notes: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,7 +177,11 @@ def plan(contest: Contest, names: Sequence[str], limits: Sequence[int], trials: 
 
 
 def part(contest: Contest, fold: int) -> Source:
-    """Return the source of one fold: stratified, groups whole; its own split without folds."""
+    """Return the source of one fold: stratified, groups whole; its own split without folds.
+
+    Raises:
+        InputError: "--folds ..." where no class has as many samples.
+    """
     source = contest.source
     if not contest.folds:
         return source
@@ -180,11 +194,19 @@ def part(contest: Contest, fold: int) -> Source:
 
     def cut(indices: NDArray[np.int64], folds: int, which: int) -> list[NDArray[np.int64]]:
         split = StratifiedGroupKFold(folds, shuffle=True, random_state=contest.budget.seed)
-        pairs = list(split.split(indices, labels[indices], groups[indices]))
+        most = np.unique_counts(labels[indices]).counts.max()
+        if folds > most:
+            raise InputError(
+                f"--folds {folds}: {source.name} has {most} samples of a class at most"
+            )
+        with warnings.catch_warnings():  # classes of fewer samples are in some folds only
+            warnings.filterwarnings("ignore", "The least populated class")
+            pairs = list(split.split(indices, labels[indices], groups[indices]))
         return [indices[one] for one in pairs[which]]
 
     rest, test = cut(np.arange(count), contest.folds, fold)
-    training, val = cut(rest, VALIDATION, 0)
+    most = int(np.unique_counts(labels[rest]).counts.max())
+    training, val = cut(rest, max(2, min(VALIDATION, most)), 0)
     parts = [Subset(whole, indices) for indices in (training, val, test)]
     return dataclasses.replace(source, train=parts[0], val=parts[1], test=parts[2])
 
@@ -211,9 +233,9 @@ def perform(contest: Contest, run: Run, progress: Progress | None = None) -> Run
     if run.limit:
         source = limit(source, run.limit, seed)
     budget = dataclasses.replace(contest.budget, seed=seed)
-    outcome = protocols.apply(
-        run.protocol, net, source, budget, progress, f"{run.protocol}, {run.arm}", arm.learn
-    )
+    name = f"{run.protocol}, {run.arm}"
+    kept = None if arm.drawn else _kept(contest, run.arm)
+    outcome = protocols.apply(run.protocol, net, source, budget, progress, name, arm.learn, kept)
     record: RunRecord = {
         "arm": run.arm,
         "protocol": run.protocol,
@@ -246,6 +268,20 @@ def perform(contest: Contest, run: Run, progress: Progress | None = None) -> Run
     return record
 
 
+def _kept(contest: Contest, arm: str) -> Kept | None:
+    store = contest.features
+    return None if store is None else Kept(store, arm, contest.model)
+
+
+def extract(contest: Contest, run: Run, progress: Progress) -> None:
+    """Compute the features of all samples of a run's fold, for every run of its arm to find."""
+    arm, budget = contest.arms[run.arm], contest.budget
+    net = _start(contest, run.arm, run.fold, budget.seed, arm.fitted is not None)
+    source = part(contest, run.fold)
+    whole = Joined((source.train, source.val, source.test))
+    features(net, whole, len(source.classes), budget, _kept(contest, run.arm), progress)
+
+
 def _keep_masks(contest: Contest, run: Run, net: nn.Module, budget: TrainConfig) -> None:
     """Write what a network says of the first test volumes, for the report."""
     assert contest.keep is not None
@@ -264,6 +300,15 @@ def masks_of(run: Run, folder: Path) -> list[NDArray[np.uint8]]:
         return []
     with np.load(path) as kept:
         return [kept[name] for name in kept.files]
+
+
+def _asked(contest: Contest, runs: Iterable[Run]) -> list[Run]:
+    """List a run of every arm and fold that asks for features which others ask for too."""
+    found: dict[tuple[str, int], Run] = {}
+    for run in runs:
+        if run.protocol in protocols.ON_FEATURES and not contest.arms[run.arm].drawn:
+            found.setdefault((run.arm, run.fold), run)
+    return list(found.values())
 
 
 def contest_all(
@@ -293,8 +338,10 @@ def contest_all(
         if folder is not None and (folder / run.file).is_file():
             done[run] = json.loads((folder / run.file).read_text())
     progress = progress or Progress(quiet=True)
+    todo = [run for run in runs if run not in done]
+    if contest is not None and contest.features is not None:
+        list(spread(make, extract, _asked(contest, todo), jobs, progress, contest))
     with progress.task("comparing", total=len(runs), done=len(done)) as bar:
-        todo = [run for run in runs if run not in done]
         for run, record in spread(make, perform, todo, jobs, progress, contest):
             if folder is not None:
                 with atomic(folder / run.file) as temporary:

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from crossd.conversion import heads
-from crossd.data.dataset import Samples
 from crossd.data.source import Source
 from crossd.errors import InputError
+from crossd.evaluation.features import Kept, Told, average_logits, features
 from crossd.tasks import task_of
 from crossd.training import loop, metrics, validate
 from crossd.training.loggers import Epoch
@@ -26,6 +26,9 @@ NEIGHBOURS = 5
 STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
 """Inverse strengths of the linear probe's penalty; the validation samples choose."""
 
+
+ON_FEATURES = ("knn", "linear")
+"""Protocols that fit to frozen features."""
 
 Learn = Callable[[nn.Module, Source, TrainConfig], None]
 """Fits a network, in place, to the training samples of a source."""
@@ -56,6 +59,7 @@ def apply(
     progress: Progress | None = None,
     name: str = "",
     learn: Learn | None = None,
+    kept: Kept | None = None,
 ) -> Outcome:
     """Fit a copy of a network to the training samples as a protocol says, and score the test ones.
 
@@ -69,18 +73,19 @@ def apply(
         progress: Where to show how far training is.
         name: What to call it there.
         learn: What to do in place of ``finetune``.
+        kept: Where features are kept, for ``knn`` and ``linear``; None keeps none.
 
     Raises:
         InputError: For features of a network for masks, or a network without a last layer.
     """
     net = copy.deepcopy(net)
     history: list[Epoch] = []
-    if protocol in ("knn", "linear"):
-        return _on_features(protocol, net, source, budget)
+    if protocol in ON_FEATURES:
+        return _on_features(protocol, net, source, budget, progress, kept)
     if protocol == "finetune" and learn is not None:
         learn(net, source, budget)
     elif protocol != "zero":
-        _average_logits(net)
+        average_logits(net)
         if protocol == "probe":
             heads.freeze_convolutions(net, len(source.classes))
         thaw = _thawing(net, len(source.classes)) if protocol == "unfreeze" else None
@@ -121,49 +126,34 @@ def _thawing(net: nn.Module, classes: int) -> Callable[[int, int], None]:
     return thaw
 
 
-def features(
-    net: nn.Module, samples: Samples, classes: int, config: TrainConfig
-) -> tuple[NDArray[np.float64], NDArray[Any]]:
-    """Give what a network's last layer is told of every sample, ``(N, F)``, and the labels.
-
-    Of a network that averages several answers (an attribute `average`, as of `SliceNet`), the
-    features are averaged.
+def require_labels(protocol: str, source: Source) -> None:
+    """Refuse a protocol on features where there are masks.
 
     Raises:
-        InputError: When the network gives more than one vector a sample without its last layer.
+        InputError: "--protocol ...".
     """
-    net = copy.deepcopy(net)
-    last = heads.classifier(net, classes)
-    for module in net.modules():
-        for child_name, child in module.named_children():
-            if child is last:
-                setattr(module, child_name, nn.Identity())
-    _average_logits(net)
-    vectors, labels = [], []
-    for answer, batch in validate.answers(net, samples, config, "classification", raw=True):
-        if answer.dim() != 2:
-            raise InputError("the protocols knn and linear are for networks that label volumes")
-        vectors.append(answer.cpu())
-        labels.append(batch["label"].cpu())
-    return torch.cat(vectors).double().numpy(), torch.cat(labels).numpy()
-
-
-def _average_logits(net: object) -> None:
-    """Let a network that averages several answers average what a last layer can be trained on."""
-    if hasattr(net, "average"):
-        net.average = "logits"
-
-
-def _on_features(protocol: str, net: nn.Module, source: Source, config: TrainConfig) -> Outcome:
-    """Fit k nearest neighbours, or a linear layer, to frozen features, and score test samples."""
-    task = task_of(source.task)
-    if task.masks:
+    if protocol in ON_FEATURES and task_of(source.task).masks:
         raise InputError(f"--protocol {protocol} is for labels, but {source.name} has masks")
+
+
+def _on_features(
+    protocol: str,
+    net: nn.Module,
+    source: Source,
+    config: TrainConfig,
+    progress: Progress | None,
+    kept: Kept | None,
+) -> Outcome:
+    """Fit k nearest neighbours, or a linear layer, to frozen features, and score test samples."""
+    require_labels(protocol, source)
+    task = task_of(source.task)
     count = len(source.classes)
-    train, test = (features(net, part, count, config) for part in (source.train, source.test))
+    train, test = (
+        features(net, part, count, config, kept, progress) for part in (source.train, source.test)
+    )
     val = (train[0][:0], train[1][:0])
     if protocol == "linear":  # there is nothing to choose for nearest neighbours
-        val = features(net, source.val, count, config)
+        val = features(net, source.val, count, config, kept, progress)
     truth = torch.from_numpy(test[1])
     if task.kind == "one":
         said = _classes(protocol, train, val, test, count)
@@ -173,10 +163,6 @@ def _on_features(protocol: str, net: nn.Module, source: Source, config: TrainCon
         said = np.stack([fit(protocol, *column) for column in columns], axis=1)
     outputs = [torch.from_numpy(said), truth]
     return Outcome(net, metrics.of_task(source, outputs), outputs, [])
-
-
-Told = tuple[NDArray[np.float64], NDArray[Any]]
-"""Features ``(N, F)``, and what is true ``(N,)``."""
 
 
 def _known(given: tuple[Told, Told, Told], column: int) -> tuple[Told, Told, Told]:

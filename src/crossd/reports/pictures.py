@@ -33,6 +33,8 @@ STYLES = {
     "inflate": ("#009e73", "-"),
     "acs": ("#6a51a3", "-."),
     "triplanar": ("#7a9a01", "--"),
+    "volume": ("#cc79a7", "--"),
+    "cycle": ("#6a51a3", "-"),
     "fourier": ("#e69f00", "-"),
     "fourier-aligned": ("#cc79a7", "-"),
     "projection": (WARM, "-"),

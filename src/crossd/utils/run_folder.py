@@ -22,7 +22,9 @@ BAD_BATCHES = "bad-batches.jsonl"
 """Where it is written which samples gave a loss that is no number."""
 
 LEFTOVERS = (
+    ".lock",
     "answer-*.npz",
+    "features-*",
     "pretrained-*.json",
     "run-*.json",
     CHECKPOINT,

@@ -114,6 +114,7 @@ _FORMS = {
         f"{_IMAGES} or {_VOLUMES}",
     ),
     "acs": ("images and volumes (ACS convolutions)", f"{_IMAGES} or {_VOLUMES}"),
+    "cycle": ("images and volumes (planes in turn)", f"{_IMAGES} or {_VOLUMES}"),
     "2d": ("images", _IMAGES),
     "3d": ("volumes", _VOLUMES),
 }

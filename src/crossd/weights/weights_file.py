@@ -18,6 +18,7 @@ from crossd.conversion import adapt, registry
 from crossd.conversion.baselines import acs
 from crossd.conversion.building import rank_of
 from crossd.conversion.convert import convert
+from crossd.conversion.cycle import cycle
 from crossd.conversion.folding.modules import source_class
 from crossd.conversion.plain import to_2d, to_3d
 from crossd.conversion.report import ConversionReport
@@ -26,7 +27,7 @@ from crossd.nn.kernel_modes import KERNEL_MODES
 from crossd.tasks import TASKS, Scale
 from crossd.utils.atomic_files import atomic
 
-FORMS = ("cross", "2d", "3d", "acs")
+FORMS = ("cross", "2d", "3d", "acs", "cycle")
 KEY = "crossd"
 
 
@@ -39,7 +40,7 @@ class WeightsConfig:
         task: One of `crossd.tasks.TASKS`.
         in_channels: Channels of the images and volumes.
         classes: Names of the classes, findings or numbers in the order of the logits.
-        form: ``"cross"`` (images and volumes), ``"2d"``, ``"3d"`` or ``"acs"``.
+        form: ``"cross"`` (images and volumes), ``"2d"``, ``"3d"``, ``"acs"`` or ``"cycle"``.
         kernel_mode: Of a Cross-D network.
         mode_options: What `crossd.convert` was given.
         decided: What it decided, so that loading decides nothing; None for a plain network, and
@@ -150,9 +151,11 @@ def reshape(
     The view is that in which the kernels of a 2D network were taken from 3D ones, `decided` what an
     earlier conversion of the network decided, and all else what `crossd.convert` takes.
     """
-    if form == "acs" or (form == f"{rank_of(model)}d" and decided is None):
+    if form in ("acs", "cycle") or (form == f"{rank_of(model)}d" and decided is None):
         channels, classes = options.get("in_channels"), options.get("num_classes")
         model, _ = adapt.adapted(model, channels, classes)
+        if form == "cycle":
+            return cycle(model, options.get("order"))
         return acs(model) if form == "acs" else model
     net = convert(model, kernel_mode, decided=decided, **options)
     if form == "cross":
@@ -354,7 +357,7 @@ def convert_file(
             raise InputError(f"{path} holds a 2D network taken in another view than the axial one")
         options = {k: v for k, v in config.mode_options.items() if k != "view"}
         result = convert(net, config.kernel_mode, **options)
-    elif to in ("2d", "3d") and config.form in ("cross", "acs"):
+    elif to in ("2d", "3d") and config.form in ("cross", "acs", "cycle"):
         result = to_2d(net, view) if to == "2d" else to_3d(net, align)
     else:
         raise InputError(

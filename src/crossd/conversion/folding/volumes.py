@@ -30,6 +30,7 @@ from crossd.conversion.folding.torch_private import Operation
 from crossd.nn.conv import CrossDConv
 from crossd.nn.conv_transpose import CrossDConvTranspose
 from crossd.nn.layers import depth_axis
+from crossd.nn.planar import PlanarConv
 
 HANDLERS: dict[object, Handler] = {}
 """What is done instead of a function of torch: called with the run and the function before its
@@ -344,7 +345,7 @@ def call_layer(
             before, after = kwargs["depth_margin"] = margin[:2]
         else:
             volume = run.pad_depth(volume, margin)
-    least = module.least_depth() if isinstance(module, CrossDConv) else 1
+    least = module.least_depth() if isinstance(module, CrossDConv | PlanarConv) else 1
     if volume.shape[2] + before + after < least:
         raise TooShallow(run, least - before - after, volume.shape[2])
     if isinstance(module, CrossDConv) and not torch.compiler.is_compiling():

@@ -164,6 +164,26 @@ def normalise(
     return replace(source, channels=wanted, train=train, val=val, test=test, mean=mean, std=std)
 
 
+def normalised_by(source: Source, mean: float, std: float) -> Source:
+    """Shift and scale a source by other numbers than before.
+
+    Args:
+        source: As `normalise` made it.
+        mean: Subtracted from every image.
+        std: Divided by, after `mean` was subtracted.
+
+    Raises:
+        InputError: For a source that was changed since.
+    """
+    parts = []
+    for part in (source.train, source.val, source.test):
+        if not isinstance(part, Normalised):
+            raise InputError(f"{source.name}: its samples were changed after normalisation")
+        parts.append(Normalised(part.samples, part.channels, mean, std))
+    train, val, test = parts
+    return replace(source, train=train, val=val, test=test, mean=mean, std=std)
+
+
 def _statistics(
     source: Source, channels: int, seed: int, given: Given, say: Callable[[str], None]
 ) -> tuple[float, float]:
