@@ -131,6 +131,27 @@ def test_masks_are_those_of_predict(answer: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_masks_of_cases_of_several_files(tmp_path: Path) -> None:
+    """Each of which is scaled otherwise, and their channels put together."""
+    weights, scans = tmp_path / "weights.safetensors", tmp_path / "scans"
+    for number in range(2):
+        scan(scans / f"case_000{number}.nii.gz", (1.5, 1.0, 2.0), turned=True)
+    plan = to_record(Plan(SPACING, (24, 40, 32), (KINDS["window"], KINDS["z-score"])))
+    own = {"plan": plan, "in_channels": 2, "modalities": 2}
+    config = WeightsConfig(**{**vars(MASKS), **own})
+    save(moved(config), weights, config)
+    out = ["--weights", str(weights), "--out"]
+    assert main(["export", *out, str(tmp_path / "bundle"), "--to", "bundle"]) == 0
+    assert main(["predict", *out, str(tmp_path / "ours"), "--input", str(scans)]) == 0
+    run_by_monai(tmp_path / "bundle", scans, tmp_path / "theirs")
+    masks: list[Any] = [
+        nib.load(next((tmp_path / who).glob("*.nii.gz"))) for who in ("ours", "theirs")
+    ]
+    one, other = (np.asarray(mask.dataobj) for mask in masks)
+    assert one.shape == other.shape and (one == other).mean() >= 0.9999 and one.any()
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["classification", "multilabel", "regression"])
 def test_tables_are_those_of_predict(task: str, tmp_path: Path) -> None:
     weights, scans = tmp_path / "weights.safetensors", tmp_path / "scans"

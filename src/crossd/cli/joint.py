@@ -35,9 +35,10 @@ def joint(config: JointConfig, progress: Progress) -> str:
         InputError: When options and data do not go together.
     """
     choice(config.kernel_mode, tuple(KERNEL_MODES), "--kernel-mode")
-    start = None if config.weights is None else started(config.weights)
-    if start is not None:
+    start = None
+    if config.weights is not None:
         unused(config, ("model", "kernel_mode"), "is for a new network: leave out --weights")
+        start = started(config.weights)
     volumes, images = images_and_volumes(config, progress, start)
     volumes = limit(volumes, config.limit, config.seed) if config.limit else volumes
     same = volumes.classes == images.classes

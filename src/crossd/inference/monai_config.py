@@ -42,6 +42,14 @@ LEAST = "float(image.min())"
 """What is padded where a plan says nothing, as `crossd predict` does."""
 
 
+ONE_CHANNEL = (
+    "$lambda mask: monai.data.MetaTensor("
+    "mask, meta={**mask.meta, 'original_channel_dim': 'no_channel'})"
+)
+"""Forgets of a mask that its volume had channels in its file, by which MONAI would take an axis of
+the mask for that of channels when it saves it."""
+
+
 @dataclass(frozen=True)
 class Preparation:
     """How volumes are prepared.
@@ -111,6 +119,7 @@ def inference(config: WeightsConfig, model: str) -> dict[str, object]:
         "imports": [
             "$import glob",
             "$import torch",
+            "$import monai",
             "$import numpy",
             "$from torch.export.passes import move_to_device_pass",
         ],
@@ -261,6 +270,7 @@ def _masks_written(config: WeightsConfig) -> list[Transform]:
         _on_answer("Invertd", **back),
         _on_answer("AsDiscreted", argmax=True),
         *([] if values == classes else [_on_answer("MapLabelValued", **renamed)]),
+        _on_answer("Lambdad", func=ONE_CHANNEL),
         _on_answer(
             "SaveImaged",
             output_dir="@output_dir",
