@@ -20,6 +20,7 @@ COMMANDS = {
     "pretrain": "crossd pretrain --data images.npz --model resnet18 --out runs/2d",
     "recalibrate": "crossd recalibrate --weights runs/2d/weights.safetensors --data volumes.npz "
     "--out ready.safetensors",
+    "teach": "crossd teach --weights ready.safetensors --data volumes.npz --out runs/taught",
     "finetune": "crossd finetune --weights ready.safetensors --data volumes.npz --limit 100 "
     "--out runs/3d",
     "joint": "crossd joint --images images.npz --volumes volumes.npz --limit 100 --out runs/joint",

@@ -16,6 +16,7 @@ from crossd.cli.options import (
     LongOptions,
     PretrainConfig,
     RecalibrateConfig,
+    TeachConfig,
     TransferConfig,
 )
 from crossd.conversion import heads, registry
@@ -111,7 +112,12 @@ def model_of(config: PretrainConfig | JointConfig | TransferConfig, source: Sour
 
 
 def fitting(
-    config: PretrainConfig | FinetuneConfig | RecalibrateConfig | EvaluateConfig | InspectConfig,
+    config: PretrainConfig
+    | FinetuneConfig
+    | TeachConfig
+    | RecalibrateConfig
+    | EvaluateConfig
+    | InspectConfig,
     weights: WeightsConfig,
     progress: Progress,
     given: Given | None = None,

@@ -256,6 +256,42 @@ class JointConfig(ImageOptions, TrainingOptions):
 
 
 @dataclass(frozen=True)
+class TeachConfig(TrainingOptions):
+    """Teach the 3D kernels, on volumes without labels, what their teacher says of the same volumes.
+
+    The teacher is the same network asked about slices, as which it was trained, or another one. No
+    label is looked at. The report tells volume by volume how far the two agree, before and after.
+
+    Attributes:
+        weights: A Cross-D weights file, or one of a plain 3D network, that is taught.
+        data: Source of volumes; labels are not used.
+        teacher: slices, orientations or both: how the weights themselves are asked, see crossd
+            predict --answer. Or a weights file of another network with the same classes, such as
+            of pretrain --kernel-mode none, which is asked about slices.
+        temperature: Divides the logits of both: above 1, unlikely classes count for more.
+        size: Size of the training volumes (one number, or depth,height,width).
+        limit: Teach on so many volumes.
+        epochs: Passes over the volumes. Default: 3, or more for `steps`.
+        steps: Fewest steps. Default: 100, unless the passes are given.
+        batch_size: Volumes a step. Default: 8, for masks 2.
+        lr: Highest learning rate.
+        out: Folder for the weights and the report.
+    """
+
+    weights: str
+    data: str = "brain"
+    teacher: str = "slices"
+    temperature: float = 1.0
+    size: str | None = None
+    limit: int | None = None
+    epochs: int | None = None
+    steps: int | None = None
+    batch_size: int | None = None
+    lr: float = 5e-4
+    out: str = "runs/teach"
+
+
+@dataclass(frozen=True)
 class StatusConfig(Options):
     """Say how far a training is, whether it still runs, and what it has kept.
 

@@ -34,6 +34,7 @@ from crossd.training.config import TrainConfig, for_images, for_volumes
 from crossd.training.loggers import Epoch, TrainingLog
 from crossd.training.loss import Logits
 from crossd.training.signals import Stopped, listening
+from crossd.training.teach import Teacher
 from crossd.training.validate import score
 from crossd.utils.atomic_files import naming
 from crossd.utils.processes import is_first
@@ -94,6 +95,7 @@ def fit(
     *,
     beside: Sequence[tuple[Source, TrainConfig]] = (),
     rows: Sequence[slice] | None = None,
+    teacher: Teacher | None = None,
     folder: Path | None = None,
     resume: bool = False,
     validate: bool = True,
@@ -112,6 +114,7 @@ def fit(
             its own size of batches, augmentation and seed. An epoch is a pass over the longest.
             BatchNorm's running statistics are kept apart, those of the first source in the network.
         rows: For each source the logits that are its classes; None takes all.
+        teacher: What says what is right of the samples of all sources, in place of their labels.
         folder: Where checkpoints are kept: after every epoch, and at least every
             `config.checkpoint_minutes`; None keeps nothing.
         resume: Go on from the newest of these that is whole, if there is any.
@@ -132,6 +135,7 @@ def fit(
     """
     progress = progress or Progress(quiet=True)
     run = _Run(net, source, config, beside, rows, folder, progress, name)
+    run.teacher = teacher
     start = run.resume() if resume else Position()
     done = start.epoch * run.batches + start.batches
     first = folder if is_first() else None
@@ -215,6 +219,7 @@ class _Run:
         self.statistics = Statistics(net, len(self.feeds))
         self.kept_at = time.monotonic()
         self.unsettled: list[tuple[Tensor, Piece]] = []
+        self.teacher: Teacher | None = None
 
     def groups(self, here: Position) -> Iterator[tuple[list[Piece], float]]:
         """Yield the rest of an epoch's batches, those of one step together, and the wait [s]."""
@@ -258,7 +263,10 @@ class _Run:
             image, mask = augment(image, mask, piece.rows, len(piece.indices))
         with view_of(piece.batch, self.net, draw=self.config.compile):  # compiled, it cannot itself
             logits = _rows(_logits(self.model, image), feed.rows, image.dim())
-            loss = feed.criterion(logits, piece.batch["label"] if mask is None else mask)
+            if self.teacher is None:
+                loss = feed.criterion(logits, piece.batch["label"] if mask is None else mask)
+            else:
+                loss = self.teacher.loss(logits, image)
             self.fabric.backward(loss * (piece.weight / together))
         return loss.detach()
 
