@@ -59,7 +59,7 @@ def checkpoint(path: Path, net: torch.nn.Module, **more: Any) -> Path:
 
 def brought(tmp_path: Path, model: str, source: Path) -> Path:
     out = tmp_path / "back.safetensors"
-    convert(ConvertConfig(str(source), str(out), model=model, overwrite=True), QUIET)
+    convert(ConvertConfig(str(source), out=str(out), model=model, overwrite=True), QUIET)
     return out
 
 
@@ -94,7 +94,7 @@ def test_nnunet_takes_what_was_trained(tmp_path: Path, mode: str) -> None:
     if mode == "fourier":
         told = ConvertConfig(
             str(tmp_path / "c.pth"),
-            str(source),
+            out=str(source),
             model=f"nnunet:{config.path}",
             kernel_mode=mode,
             overwrite=True,
@@ -106,7 +106,7 @@ def test_nnunet_takes_what_was_trained(tmp_path: Path, mode: str) -> None:
             parameter.add_(0.01)
     save(ours, source)
     out = tmp_path / "start.pth"
-    said = convert(ConvertConfig(str(source), str(out), to="nnunet"), QUIET)
+    said = convert(ConvertConfig(str(source), "nnunet", str(out)), QUIET)
     assert "3d_fullres" in said
     net = theirs(made, deep=True)
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
@@ -118,7 +118,7 @@ def test_nnunet_takes_what_was_trained(tmp_path: Path, mode: str) -> None:
         if mode == "projection":
             torch.testing.assert_close(tensor, wanted)
     assert "exists already" in message(
-        lambda: convert(ConvertConfig(str(source), str(out), to="nnunet"), QUIET)
+        lambda: convert(ConvertConfig(str(source), "nnunet", str(out)), QUIET)
     )
 
 
@@ -138,7 +138,7 @@ def test_what_cannot_be_taken_is_refused(tmp_path: Path) -> None:
 
     plain = WeightsConfig("resnet-small", "classification", 1, ("a", "b"))
     save(plain.build(), small, plain)
-    text = message(lambda: convert(ConvertConfig(str(small), str(out), to="nnunet"), QUIET))
+    text = message(lambda: convert(ConvertConfig(str(small), "nnunet", str(out)), QUIET))
     assert "none of nnU-Net" in text and not out.exists()
 
 
@@ -155,7 +155,7 @@ def test_slices_train_the_network_of_plans(tmp_path: Path) -> None:
     assert config.plan["axes"] == [2, 1, 0] and (config.mean, config.std) == (0, 1)
     assert convert(
         ConvertConfig(
-            str(tmp_path / "run" / "weights.safetensors"), str(tmp_path / "s.pth"), to="nnunet"
+            str(tmp_path / "run" / "weights.safetensors"), "nnunet", str(tmp_path / "s.pth")
         ),
         QUIET,
     )

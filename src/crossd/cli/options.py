@@ -502,8 +502,8 @@ class ConvertConfig(Options):
     """
 
     weights: str
-    out: str
     to: str = "cross"
+    out: str = "runs/converted.safetensors"
     view: str = "axial"
     align: bool = False
     model: str | None = None
