@@ -71,8 +71,9 @@ def read(model: str) -> NnunetPlans:
 
     Plans are of nnU-Net 2.4 or later, which write down the whole network. Of its preprocessing are
     taken: the order of the axes, the spacing, the normalisation with the region that it measures,
-    what small volumes are filled with, and the patch. Resampling is that of crossd (linear, where
-    nnU-Net takes splines of the third order), as is that of the answers.
+    the box that masks are predicted in, what small volumes are filled with, and the patch.
+    Resampling is that of crossd (linear, where nnU-Net takes splines of the third order), as is
+    that of the answers.
 
     Args:
         model: The path of the plans, in a folder with the ``dataset.json`` of their data set, and
@@ -193,6 +194,7 @@ def _plan(plans: Mapping[str, Any], own: Mapping[str, Any], channels: int, path:
         axes=axes,
         fill=0.0,
         final=True,
+        box=True,
     )
 
 
