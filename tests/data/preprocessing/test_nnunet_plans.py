@@ -204,6 +204,10 @@ def turned(content: Any) -> None:
     content["transpose_forward"] = [0, 0, 1]
 
 
+def odd(content: Any) -> None:
+    content["configurations"]["3d_fullres"]["patch_size"] = [8, 18, 16]
+
+
 def own_scheme(content: Any) -> None:
     content["configurations"]["3d_fullres"]["normalization_schemes"] = ["MyNormalization"]
 
@@ -221,6 +225,7 @@ def flat(content: Any) -> None:
     [
         ("plans.json", turned, "", r"json: axes is \[2, 2, 1\]; expected 0, 1 and 2"),
         ("plans.json", flat, "", r"json: patch is \[0, 16, 16\]; expected three numbers above 0"),
+        ("plans.json", odd, "", "json: the patch is 18 voxels long along axis 1, .*multiple of 4"),
         ("plans.json", own_scheme, "", "json: MyNormalization is no normalisation.*by --plan$"),
         ("dataset.json", no_labels, "", "is damaged: 3d_fullres lacks or misstates"),
         (

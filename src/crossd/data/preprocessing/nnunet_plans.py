@@ -1,6 +1,7 @@
 """Plans of nnU-Net: which network they are of, and how it wants its volumes."""
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -140,6 +141,7 @@ def read(model: str) -> NnunetPlans:
             other = f"; give {path}:{volumes[0]}" if volumes else ""
             raise InputError(f"{path}: {name} is of a 2D network, expected one of 3D{other}")
         arguments = architecture["arch_kwargs"]
+        _require_whole_steps(own["patch_size"], arguments["strides"], path)
         network = architecture["network_class_name"]
         options = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
         channels = _channels(data)
@@ -166,6 +168,17 @@ def _understood(path: Path, name: str) -> Iterator[None]:
             f"{path}: is damaged: {name} lacks or misstates {error}; plan again with "
             "nnUNetv2_plan_experiment"
         ) from error
+
+
+def _require_whole_steps(patch: Sequence[int], strides: Sequence[Any], path: Path) -> None:
+    """Refuse a patch that the strides of its network do not divide, which could not be joined."""
+    for axis, side in enumerate(patch):
+        steps = math.prod(one if isinstance(one, int) else one[axis] for one in strides)
+        if int(side) % steps:
+            raise InputError(
+                f"{path}: the patch is {side} voxels long along axis {axis}, but the network needs "
+                f"a multiple of {steps} there; mend patch_size"
+            )
 
 
 def _channels(data: Mapping[str, Any]) -> Mapping[str, str]:
