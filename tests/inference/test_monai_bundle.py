@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -201,10 +202,11 @@ def test_values_are_scaled_as_by_the_plan(kinds: tuple[str, ...]) -> None:
     torch.testing.assert_close(scaled["image"].as_tensor(), torch.from_numpy(expected))
 
 
-def test_plans_that_monai_cannot_follow_are_refused(tmp_path: Path) -> None:
-    plan = to_record(Plan(SPACING, (24, 40, 32), (KINDS["window"],), axes=(2, 1, 0)))
+@pytest.mark.parametrize(("own", "value"), [("axes", (2, 1, 0)), ("box", True)])
+def test_plans_that_monai_cannot_follow_are_refused(tmp_path: Path, own: str, value: Any) -> None:
+    plan = to_record(replace(Plan(SPACING, (24, 40, 32), (KINDS["window"],)), **{own: value}))
     config = WeightsConfig(**{**vars(MASKS), "plan": plan})
-    with pytest.raises(InputError, match=r"has axes, as plans of nnU-Net, which a bundle"):
+    with pytest.raises(InputError, match=rf"has {own}, as plans of nnU-Net, which a bundle"):
         write_bundle(moved(MASKS), tmp_path / "bundle", config=config)
     assert not (tmp_path / "bundle").exists()
 

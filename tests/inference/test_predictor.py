@@ -1,4 +1,5 @@
 import itertools
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,35 @@ def test_masks_lie_on_what_they_mark_in_every_orientation(
     assert back.shape == ball.shape
     overlap = 2 * (back.astype(bool) & ball).sum() / (back.sum() + ball.sum())
     assert overlap > 0.93
+
+
+def test_what_lies_around_the_box_is_background(tmp_path: Path) -> None:
+    """Zeros around a volume change nothing within it, and are of no class: as by nnU-Net."""
+
+    class Unsure(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.cat([x, x.mean() - x], 1)  # zeros are the second class
+
+    how = Plan(
+        (2.0, 1.0, 0.5), (8, 12, 16), (Intensity("z-score", 0, 100, region="box"),), box=True
+    )
+    weights = replace(WEIGHTS, plan=plan_file.to_record(how))
+    image = files.scan((15, 20, 13))[0] + 1.0
+    padded = np.pad(image, ((3, 1), (0, 5), (4, 2)))
+    found = [
+        predictor.segment(
+            Unsure().eval(),
+            read_entry(Case(name, (files.nifti(tmp_path / f"{name}.nii.gz", x),))),
+            weights,
+            FABRIC,
+        )
+        for name, x in (("alone", image), ("padded", padded))
+    ]
+    alone, whole = found
+    assert 0 < alone.sum() < alone.size
+    z, y, x = alone.shape
+    np.testing.assert_array_equal(whole[4 : 4 + z, :y, 3 : 3 + x], alone)
+    assert whole.sum() == alone.sum()
 
 
 def test_weights_without_a_plan(tmp_path: Path) -> None:

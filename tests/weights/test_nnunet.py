@@ -1,12 +1,14 @@
 """Checkpoints of nnU-Net, written for it and read from it."""
 
+import json
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from data.preprocessing.test_nnunet_plans import architecture, plans
+from data.preprocessing.test_nnunet_plans import architecture, changed, plans
 from files import message, pairs
 from helpers import randomize
 
@@ -81,6 +83,60 @@ def test_a_trained_network_answers_as_it_did(tmp_path: Path, residual: bool, dee
     assert config.plan is not None and (config.mean, config.std) == (0, 1)
 
 
+def other(content: Any, **changes: Any) -> None:
+    content["configurations"]["3d_fullres"].update(changes)
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "text"),
+    [
+        (
+            "plans.json",
+            lambda p: other(p, spacing=[3, 3, 3]),
+            r"spacing is \[2.0, 1.0",
+        ),
+        ("plans.json", lambda p: p.update(transpose_forward=[1, 0, 2]), "axes is"),
+        ("plans.json", lambda p: other(p, use_mask_for_norm=[True]), "intensity is .* 'box'"),
+        (
+            "dataset.json",
+            lambda d: d.update(labels={"background": 0, "tumour": 1, "liver": 2, "ignore": 3}),
+            "labels is",
+        ),
+    ],
+)
+def test_a_checkpoint_that_tells_of_other_plans_is_refused(
+    tmp_path: Path, file: str, change: Any, text: str
+) -> None:
+    """Nothing of this shows in its tensors, which fit."""
+    made = architecture()
+    model = plans(tmp_path, architecture=made)
+    content, data = (json.loads((tmp_path / f).read_text()) for f in ("plans.json", "dataset.json"))
+    init = {"plans": content, "dataset_json": data, "configuration": "3d_fullres"}
+    source = checkpoint(tmp_path / "c.pth", theirs(made), init_args=init)
+    brought(tmp_path, model, source)
+    low = message(lambda: brought(tmp_path, f"{model}:3d_lowres", source))
+    assert "was trained with other plans (3d_fullres): spacing is [2.0, 1.0, 0.5] there" in low
+    changed(tmp_path, file, change)
+    said = message(lambda: brought(tmp_path, model, source))
+    assert re.search(text, said) and "was trained with other plans" in said
+
+
+def test_all_of_the_network_must_be_there(tmp_path: Path) -> None:
+    """No class may start anew and no channel be shared, as with networks of others."""
+    made = architecture()
+    net = theirs(made, classes=4)
+    model = plans(tmp_path, architecture=made)
+    text = message(lambda: brought(tmp_path, model, checkpoint(tmp_path / "c.pth", net)))
+    assert "'decoder.seg_layers.0.weight' (4, 8, 1, 1, 1), expected (3, 8, 1, 1, 1)" in text
+    assert "allow_partial" not in text
+    source = checkpoint(tmp_path / "c.pth", theirs(made))
+    two = {"normalization_schemes": ["ZScoreNormalization"] * 2, "use_mask_for_norm": [False] * 2}
+    model = plans(tmp_path, architecture=made, **two)
+    changed(tmp_path, "dataset.json", lambda d: d.update(channel_names={"0": "T1", "1": "T2"}))
+    text = message(lambda: brought(tmp_path, model, source))
+    assert "'encoder.stages.0.0.convs.0.conv.weight' (4, 1, 1, 3, 3), expected (4, 2, " in text
+
+
 @pytest.mark.parametrize("mode", ["projection", "fourier"])
 def test_nnunet_takes_what_was_trained(tmp_path: Path, mode: str) -> None:
     """By its own function for pretrained weights, all but the segmentation layers."""
@@ -132,6 +188,13 @@ def test_what_cannot_be_taken_is_refused(tmp_path: Path) -> None:
     unsafe = checkpoint(tmp_path / "c.pth", theirs(made), plans=Path("plans.json"))
     text = message(lambda: brought(tmp_path, model, unsafe))
     assert "pathlib" in text and "save its state dict alone" in text
+    drawing = checkpoint(tmp_path / "c.pth", theirs(made), rng=np.random.default_rng(0))
+    text = message(lambda: brought(tmp_path, model, drawing))
+    assert "numpy.random" in text and "save its state dict alone" in text
+    diverged = theirs(made)
+    next(diverged.parameters()).data.fill_(float("nan"))
+    text = message(lambda: brought(tmp_path, model, checkpoint(tmp_path / "c.pth", diverged)))
+    assert "'encoder.stages.0.0.convs.0.conv.weight' holds what is not a number" in text
     out = tmp_path / "out.pth"
     small = tmp_path / "small.safetensors"
     from crossd.weights.weights_file import WeightsConfig

@@ -81,9 +81,12 @@ def _convert_checkpoint(config: ConvertConfig, model: str) -> str:
         raise InputError("--to nnunet is for a weights file of crossd: leave out --model")
     out = free_file(config.out, config.overwrite)
     if nnunet_plans.is_named(model):
-        weights = _of_plans(config, nnunet_plans.read(model))
+        plans = nnunet_plans.read(model)
+        weights = _of_plans(config, plans)
+        told = third_party.read(config.weights).get("init_args")
+        plans.require_trained(told, config.weights)
         report = third_party.convert_checkpoint(
-            config.weights, out, weights, config.view, config.align, prefix=NETWORK
+            config.weights, out, weights, config.view, config.align, prefix=NETWORK, strict=True
         )
         return f"{report.without_partner()}\nwritten: {out}"
     weights = WeightsConfig(

@@ -75,13 +75,27 @@ def classifier(net: nn.Module, classes: int) -> Any:
     layers = layers_of(net)
     for path in reversed([*layers, *classifiers(net)]):
         layer = layers.get(path)
-        if classes == getattr(layer, "out_features", getattr(layer, "out_channels", None)):
+        if classes == _outputs(layer):
             return layer
     raise InputError(f"the network has no last layer with {classes} outputs, one a class")
 
 
+def _last_layers(net: nn.Module, classes: int) -> list[Any]:
+    """Find the layer that gives so many classes, and the `classifiers` beside it that do."""
+    last = classifier(net, classes)
+    beside = [net.get_submodule(path) for path in classifiers(net)]
+    if all(layer is not last for layer in beside):
+        return [last]
+    return [layer for layer in beside if classes == _outputs(layer)]
+
+
+def _outputs(layer: Any) -> int | None:
+    found: int | None = getattr(layer, "out_features", getattr(layer, "out_channels", None))
+    return found
+
+
 def new_classifier(net: nn.Module, before: int, classes: int) -> None:
-    """Give a network a new last layer for another number of classes.
+    """Give a network a new last layer for another number of classes, or all that it has.
 
     Raises:
         InputError: "the network has no last layer ...", or "the last layer adds ..." for one that
@@ -95,20 +109,21 @@ def new_classifier(net: nn.Module, before: int, classes: int) -> None:
                 "the last layer adds its input to its output, so that the number of classes cannot "
                 f"change from {before} to {classes}: choose another model, or equal classes"
             )
-    shape = list(layer.weight.shape)
-    shape[class_axis(layer)] = classes
-    bound = 1 / math.sqrt(layer.weight[0].numel())
-    weight = layer.weight.new_empty(shape).uniform_(-bound, bound)
-    _set_classes(layer, weight, layer.weight.new_zeros(classes))
+    for layer in _last_layers(net, before):
+        shape = list(layer.weight.shape)
+        shape[class_axis(layer)] = classes
+        bound = 1 / math.sqrt(layer.weight[0].numel())
+        weight = layer.weight.new_empty(shape).uniform_(-bound, bound)
+        _set_classes(layer, weight, layer.weight.new_zeros(classes))
 
 
 def keep_classes(net: nn.Module, before: int, rows: slice) -> None:
-    """Cut a network's last layer to some of its classes."""
-    layer = classifier(net, before)
-    place = (*[slice(None)] * class_axis(layer), rows)
-    weight = layer.weight.detach()[place].clone()
-    bias = None if layer.bias is None else layer.bias.detach()[rows].clone()
-    _set_classes(layer, weight, bias)
+    """Cut a network's last layer, or all that it has, to some of its classes."""
+    for layer in _last_layers(net, before):
+        place = (*[slice(None)] * class_axis(layer), rows)
+        weight = layer.weight.detach()[place].clone()
+        bias = None if layer.bias is None else layer.bias.detach()[rows].clone()
+        _set_classes(layer, weight, bias)
 
 
 def _set_classes(layer: Any, weight: Tensor, bias: Tensor | None) -> None:
@@ -123,10 +138,10 @@ def _set_classes(layer: Any, weight: Tensor, bias: Tensor | None) -> None:
 
 
 def freeze_convolutions(net: nn.Module, classes: int) -> None:
-    """Freeze all but the normalisation layers and the last one: the paper's weak probing."""
-    last = classifier(net, classes)
+    """Freeze all but the normalisation layers and the last ones: the paper's weak probing."""
+    last = _last_layers(net, classes)
     free = (BatchNormBase, nn.GroupNorm, nn.modules.instancenorm._InstanceNorm)
     for module in net.modules():
-        trained = module is last or isinstance(module, free)
+        trained = isinstance(module, free) or any(module is layer for layer in last)
         for parameter in module.parameters(recurse=False):
             parameter.requires_grad_(trained)

@@ -85,8 +85,9 @@ def preparation(config: WeightsConfig) -> Preparation:
             window, (Intensity("percentiles", *CLIP),) * max(1, config.modalities), None
         )
     plan = plan_of(config)
-    own = "axes" if plan.axes is not None else "region"
-    if plan.axes is not None or any(how.region != "volume" for how in plan.intensity):
+    regions = any(how.region != "volume" for how in plan.intensity)
+    own = "axes" if plan.axes is not None else "region" if regions else "box"
+    if plan.axes is not None or regions or plan.box:
         raise InputError(
             f"the weights' plan has {own}, as plans of nnU-Net, which a bundle of MONAI cannot do; "
             "export .pt2 or .onnx, or convert --to nnunet"

@@ -82,6 +82,11 @@ def prepare(
     require_channels(entry, weights)
     image = read_image(entry)
     plan.scale(image, plan.limits(image, intensity, entry.where), intensity)
+    return _at(image, weights, sides)
+
+
+def _at(image: NDArray[np.float32], weights: WeightsConfig, sides: Sequence[int]) -> Tensor:
+    """Bring scaled values to the grid and the channels of a network."""
     resampled = resample.image(torch.from_numpy(image), sides)
     return (adapt(resampled, weights.in_channels) - weights.mean) / weights.std
 
@@ -92,7 +97,8 @@ def segment(
 ) -> NDArray[np.uint8]:
     """Give the class of every voxel of a volume in its own grid, ``(D, H, W)``.
 
-    The axes are the canonical ones, or those of the plan: `crossd.data.preprocessing.plan.Plan`.
+    The axes are the canonical ones, or those of the plan, which may also tell to look at the box
+    around what is not zero alone: `crossd.data.preprocessing.plan.Plan`.
 
     Args:
         net: In evaluation mode, on the device of `fabric`.
@@ -103,8 +109,16 @@ def segment(
     """
     how = plan_of(weights)
     entry = entry.along(how.axes)
-    sides = resample.checked_size(entry.images[0], how.spacing)
-    volume = prepare(entry, weights, how.intensity, sides)
+    header = entry.images[0]
+    resample.checked_size(header, how.spacing)
+    require_channels(entry, weights)
+    image = read_image(entry)
+    found = plan.limits(image, how.intensity, entry.where)
+    box = plan.box_around(image) if how.box else (slice(None),) * 3
+    plan.scale(image, found, how.intensity)
+    mask = np.zeros(header.size, np.uint8)
+    sides = resample.target_size(header, how.spacing, mask[box].shape)
+    volume = _at(image[:, *box], weights, sides)
     with fabric.autocast():
         parts = sliding_window.slabs(
             sliding_window.probabilities(net, flips),
@@ -112,7 +126,8 @@ def segment(
             how.patch,
             how.fill,
         )
-        return restore(parts, sides, entry.images[0].size)
+        mask[box] = restore(parts, sides, mask[box].shape)
+    return mask
 
 
 def restore(

@@ -23,7 +23,7 @@ from crossd.conversion.arguments import LIFTS
 from crossd.conversion.checking.examples import one_line
 from crossd.conversion.heads import class_axis, classifiers, first_convolution
 from crossd.conversion.plain import to_2d, to_3d
-from crossd.conversion.report import ConversionReport
+from crossd.conversion.report import ConversionReport, Entry
 from crossd.errors import InputError
 from crossd.nn.kernel_modes import Fourier
 from crossd.weights.fitting import Step, steps_for
@@ -91,8 +91,8 @@ def load_checkpoint(
 
     Raises:
         InputError: "no such file", "... is not a checkpoint", "the checkpoint is not of this
-            network", "two readings ... fit equally well", or "the checkpoint does not fit" with
-            what is missing, unexpected or of another shape.
+            network", "two readings ... fit equally well", "... not a number (NaN)", or "the
+            checkpoint does not fit" with what is missing, unexpected or of another shape.
 
     Example:
         >>> plain = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 2, 1))
@@ -105,10 +105,7 @@ def load_checkpoint(
         0.weight               adapted    4x3x3x3 -> 4x3x3x3x3     lifted by 'center'
         ...
     """
-    if lift not in LIFTS:
-        raise InputError(f"lift (={lift!r}) must be one of {', '.join(LIFTS)}")
-    parts = state_dicts(read(source))
-    return _load(net, parts, lift, prefix, allow_partial)
+    return _load(net, state_dicts(read(source)), lift, prefix, allow_partial)
 
 
 def load_reference(source: Source, net: nn.Module) -> ConversionReport:
@@ -146,7 +143,12 @@ def _load(
     allow_partial: bool = False,
     strict: bool = False,
 ) -> ConversionReport:
-    """Load what was found in a checkpoint; where it is strict, the classifier may not differ."""
+    """Load what was found in a checkpoint.
+
+    Where it is strict, neither the classifier nor the input channels may differ.
+    """
+    if lift not in LIFTS:
+        raise InputError(f"lift (={lift!r}) must be one of {', '.join(LIFTS)}")
     note = ""
     if _is_of_the_paper(parts):
         _require_mode_of_the_paper(net)
@@ -156,6 +158,12 @@ def _load(
     if not allow_partial:
         _refuse_faults(steps, strict)
     new = {step.entry.name: step.make() for step in steps if step.make is not None}
+    broken = next((name for name, value in new.items() if value.isnan().any()), None)
+    if broken is not None:
+        raise InputError(
+            f"the checkpoint's {broken!r} holds what is not a number (NaN), as when a training "
+            "diverged; give an earlier one"
+        )
     net.load_state_dict(new, strict=False)
     entries = tuple(step.entry for step in steps)
     return ConversionReport(entries, note="; ".join(filter(None, (note, str(match)))))
@@ -214,10 +222,10 @@ def read(source: Source) -> Mapping[str, object]:
 
 def _blame(path: Path, error: Exception) -> str:
     try:
-        found = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+        with torch.serialization.safe_globals(HARMLESS):
+            kinds = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
     except Exception:  # not even a file of torch.save
-        found = []
-    kinds = sorted(name for name in found if name.partition(".")[0] not in ("argparse", "numpy"))
+        kinds = []
     if not kinds:
         return f"it does not load with weights_only=True ({type(error).__name__})"
     return (
@@ -276,12 +284,14 @@ def convert_checkpoint(
     allow_partial: bool = False,
     lift: str = "center",
     prefix: str | None = None,
+    strict: bool = False,
 ) -> ConversionReport:
     """Make a weights file of a checkpoint that something else than crossd wrote.
 
     The form of `config`, which is of the network to write, is ``"cross"``, ``"2d"`` or ``"3d"``.
     Where it has no channels (0) or classes (none), those of the checkpoint are taken. See
-    `convert_file` for the options of the forms, `load_checkpoint` for the others.
+    `convert_file` for the options of the forms, `load_checkpoint` for the others; where it is
+    strict, neither the classifier nor the input channels may differ from those of `config`.
 
     Raises:
         InputError: "the checkpoint does not show ...", or what `load_checkpoint` raises.
@@ -299,7 +309,7 @@ def convert_checkpoint(
         raise InputError(f"the checkpoint does not show its number of {what}: give {option}")
     config = dataclasses.replace(config, in_channels=channels, classes=classes)
     net = dataclasses.replace(config, form="cross").build()
-    report = load_checkpoint(net, content, allow_partial, lift, prefix)
+    report = _load(net, state_dicts(content), lift, prefix, allow_partial, strict)
     if config.form != "cross":
         net = to_2d(net, view) if config.form == "2d" else to_3d(net, align)
     save(net, out, config)
@@ -315,10 +325,17 @@ def _shapes(state: Mapping[str, object]) -> dict[str, Shape]:
     return {name: tuple(t.shape) for name, t in state.items() if isinstance(t, Tensor)}
 
 
+def _widened(entry: Entry) -> bool:
+    """Tell whether a kernel is adapted to another number of input channels."""
+    own, wanted = entry.source or (), entry.result or ()
+    return entry.action == "adapted" and own[1:2] != wanted[1:2]
+
+
 def _refuse_faults(steps: Sequence[Step], strict: bool) -> None:
     """Raise for what does not fit, naming the first of each kind."""
     kinds: dict[str, list[str]] = {"missing": [], "of another shape": [], "unexpected": []}
-    for entry in (step.entry for step in steps if step.fault or (strict and step.differs)):
+    faults = (s.entry for s in steps if s.fault or (strict and (s.differs or _widened(s.entry))))
+    for entry in faults:
         if entry.action == "unexpected":
             kinds["unexpected"].append(f"{entry.name!r} {entry.source}")
         elif entry.source is None:
@@ -328,7 +345,8 @@ def _refuse_faults(steps: Sequence[Step], strict: bool) -> None:
             kinds["of another shape"].append(f"{entry.name!r} {shapes}")
     found = [f"{len(all)} {kind} ({all[0]})" for kind, all in kinds.items() if all]
     if found:
-        fit = sum(step.entry.action in ("matched", "adapted") for step in steps)
+        fit = sum(s.entry.action in ("matched", "adapted") for s in steps)
+        fit -= strict * sum(_widened(s.entry) for s in steps)
         raise InputError(
             f"the checkpoint does not fit: {fit} tensors do, but {', '.join(found)}"
             + ("" if strict else f"; {HINT}")

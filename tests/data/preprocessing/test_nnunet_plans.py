@@ -200,10 +200,40 @@ def gaps(content: Any) -> None:
     content["labels"] = {"background": 0, "liver": 2}
 
 
+def turned(content: Any) -> None:
+    content["transpose_forward"] = [0, 0, 1]
+
+
+def odd(content: Any) -> None:
+    content["configurations"]["3d_fullres"]["patch_size"] = [8, 18, 16]
+
+
+def own_scheme(content: Any) -> None:
+    content["configurations"]["3d_fullres"]["normalization_schemes"] = ["MyNormalization"]
+
+
+def no_labels(content: Any) -> None:
+    content["labels"] = ["background", "liver"]
+
+
+def flat(content: Any) -> None:
+    content["configurations"]["3d_fullres"]["patch_size"] = [0, 16, 16]
+
+
 @pytest.mark.parametrize(
     ("file", "change", "ending", "text"),
     [
-        ("plans.json", None, ":2d", "2d is of a 2D network, expected one of 3D; give .*3d_fullres"),
+        ("plans.json", turned, "", r"json: axes is \[2, 2, 1\]; expected 0, 1 and 2"),
+        ("plans.json", flat, "", r"json: patch is \[0, 16, 16\]; expected three numbers above 0"),
+        ("plans.json", odd, "", "json: the patch is 18 voxels long along axis 1, .*multiple of 4"),
+        ("plans.json", own_scheme, "", "json: MyNormalization is no normalisation.*by --plan$"),
+        ("dataset.json", no_labels, "", "is damaged: 3d_fullres lacks or misstates"),
+        (
+            "plans.json",
+            None,
+            ":2d",
+            "json: 2d is of a 2D network, .* give .*3d_fullres$",
+        ),
         ("plans.json", None, ":3d_cascade_fullres", "second stage of a cascade"),
         ("plans.json", None, ":huge", "has no configuration huge; it has 2d, 3d_fullres"),
         ("plans.json", old, "", "does not write down its network, as plans before nnU-Net 2.4"),

@@ -1,11 +1,14 @@
 """Plans of nnU-Net: which network they are of, and how it wants its volumes."""
 
 import json
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from crossd.data.preprocessing import plan_file
 from crossd.data.preprocessing.plan import Intensity, Plan
 from crossd.errors import InputError
 
@@ -60,6 +63,36 @@ class NnunetPlans:
                 "of the same classes"
             )
 
+    def require_trained(self, told: object, checkpoint: str) -> None:
+        """Refuse a checkpoint that tells of other plans than these, though its tensors may fit.
+
+        Args:
+            told: What nnU-Net's trainer wrote into it: ``init_args``. Where it has no plans, there
+                is nothing to compare.
+            checkpoint: Its name, for the message.
+
+        Raises:
+            InputError: "... was trained with other plans: its spacing is ..., but ...".
+        """
+        told = told if isinstance(told, Mapping) else {}
+        plans, data, name = (told.get(key) for key in ("plans", "dataset_json", "configuration"))
+        if not (isinstance(plans, Mapping) and isinstance(data, Mapping) and isinstance(name, str)):
+            return
+        where = Path(checkpoint)
+        with _understood(where, name):
+            own = _inherited(plans["configurations"], name, where)
+            plan = _plan(plans, own, len(_channels(data)), where)
+            classes, _ = _classes(data, where)
+        theirs = {**(plan_file.to_record(plan) or {}), "labels": list(classes.values())}
+        ours = {**(plan_file.to_record(self.plan) or {}), "labels": list(self.classes.values())}
+        for what in ("spacing", "axes", "intensity", "labels"):
+            if theirs.get(what) != ours.get(what):
+                raise InputError(
+                    f"{checkpoint}: was trained with other plans ({name}): {what} is "
+                    f"{theirs.get(what)} there, but {ours.get(what)} by {self.path}; give the "
+                    "plans.json of its own folder, and the configuration"
+                )
+
 
 def is_named(model: str | None) -> bool:
     """Tell whether a model is named by plans of nnU-Net, ``nnunet:PLANS.json``."""
@@ -71,8 +104,9 @@ def read(model: str) -> NnunetPlans:
 
     Plans are of nnU-Net 2.4 or later, which write down the whole network. Of its preprocessing are
     taken: the order of the axes, the spacing, the normalisation with the region that it measures,
-    what small volumes are filled with, and the patch. Resampling is that of crossd (linear, where
-    nnU-Net takes splines of the third order), as is that of the answers.
+    the box that masks are predicted in, what small volumes are filled with, and the patch.
+    Resampling is that of crossd (linear, where nnU-Net takes splines of the third order), as is
+    that of the answers.
 
     Args:
         model: The path of the plans, in a folder with the ``dataset.json`` of their data set, and
@@ -102,14 +136,15 @@ def read(model: str) -> NnunetPlans:
             f"{path}: {name} does not write down its network, as plans before nnU-Net 2.4; plan "
             "again with nnUNetv2_plan_experiment"
         )
-    try:
+    with _understood(path, name):
         if len(own["patch_size"]) != 3:
             other = f"; give {path}:{volumes[0]}" if volumes else ""
             raise InputError(f"{path}: {name} is of a 2D network, expected one of 3D{other}")
         arguments = architecture["arch_kwargs"]
+        _require_whole_steps(own["patch_size"], arguments["strides"], path)
         network = architecture["network_class_name"]
         options = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
-        channels = data.get("channel_names") or data["modality"]
+        channels = _channels(data)
         classes, ignore = _classes(data, path.parent / "dataset.json")
         return NnunetPlans(
             f"{PREFIX}{network}(configuration={name!r}, {options})",
@@ -119,11 +154,37 @@ def read(model: str) -> NnunetPlans:
             ignore,
             path,
         )
-    except (KeyError, TypeError, ValueError) as error:
+
+
+@contextmanager
+def _understood(path: Path, name: str) -> Iterator[None]:
+    """Say of what is not as nnU-Net writes it that the plans are damaged."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(
             f"{path}: is damaged: {name} lacks or misstates {error}; plan again with "
             "nnUNetv2_plan_experiment"
         ) from error
+
+
+def _require_whole_steps(patch: Sequence[int], strides: Sequence[Any], path: Path) -> None:
+    """Refuse a patch that the strides of its network do not divide, which could not be joined."""
+    for axis, side in enumerate(patch):
+        steps = math.prod(one if isinstance(one, int) else one[axis] for one in strides)
+        if int(side) % steps:
+            raise InputError(
+                f"{path}: the patch is {side} voxels long along axis {axis}, but the network needs "
+                f"a multiple of {steps} there; mend patch_size"
+            )
+
+
+def _channels(data: Mapping[str, Any]) -> Mapping[str, str]:
+    """Name the channels by their numbers, as data sets of nnU-Net 2 and 1 say them."""
+    named: Mapping[str, str] = data.get("channel_names") or data["modality"]
+    return named
 
 
 def _count(number: int, what: str) -> str:
@@ -186,14 +247,16 @@ def _plan(plans: Mapping[str, Any], own: Mapping[str, Any], channels: int, path:
         for place, (scheme, mask) in enumerate(zip(schemes, masked, strict=True))
     )
     spacing, patch = own["spacing"], own["patch_size"]
-    return Plan(
+    made = Plan(
         (float(spacing[0]), float(spacing[1]), float(spacing[2])),
         (int(patch[0]), int(patch[1]), int(patch[2])),
         intensity,
         axes=axes,
         fill=0.0,
         final=True,
+        box=True,
     )
+    return plan_file.from_record(plan_file.to_record(made) or {}, str(path))
 
 
 def _intensity(scheme: str, masked: bool, seen: Mapping[str, float], path: Path) -> Intensity:

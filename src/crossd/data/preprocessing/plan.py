@@ -69,6 +69,8 @@ class Plan:
         fill: What is put around volumes smaller than a patch; None takes their least value.
         final: Whether values stay as `intensity` makes them; else the mean and the standard
             deviation of the training samples are taken out once more.
+        box: Whether masks are predicted in the box around what is not zero alone, as nnU-Net does;
+            all around it is background.
     """
 
     spacing: tuple[float, float, float]
@@ -77,6 +79,7 @@ class Plan:
     axes: tuple[int, int, int] | None = None
     fill: float | None = None
     final: bool = False
+    box: bool = False
 
 
 def decide(facts: Sequence[SampleFacts], masks: bool, size: Sequence[int] | None = None) -> Plan:
@@ -263,13 +266,28 @@ def _counted(image: NDArray[np.float32], region: str) -> NDArray[np.bool_]:
     """
     from scipy.ndimage import binary_fill_holes
 
-    inside: NDArray[np.bool_] = binary_fill_holes((image != 0).any(0))
     if region == "box":
-        places = np.nonzero(inside)
-        box = tuple(slice(int(place.min()), int(place.max()) + 1) for place in places)
-        inside = np.zeros_like(inside)
-        inside[box] = True
-    return inside
+        inside = np.zeros(image.shape[1:], np.bool_)
+        inside[box_around(image)] = True
+        return inside
+    filled: NDArray[np.bool_] = binary_fill_holes((image != 0).any(0))
+    return filled
+
+
+def box_around(image: NDArray[np.float32]) -> tuple[slice, ...]:
+    """Give the box around what is not zero in some channel of a volume ``(C, D, H, W)``.
+
+    Raises:
+        ValueError: When all is zero.
+
+    Example:
+        >>> image = np.zeros((1, 3, 3, 3), np.float32)
+        >>> image[0, 1, :2, 1] = 1
+        >>> box_around(image)
+        (slice(1, 2, None), slice(0, 2, None), slice(1, 2, None))
+    """
+    places = np.nonzero((image != 0).any(0))
+    return tuple(slice(int(place.min()), int(place.max()) + 1) for place in places)
 
 
 def scale(

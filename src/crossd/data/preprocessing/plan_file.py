@@ -67,7 +67,7 @@ def read(path: Path) -> tuple[Plan, dict[int, str], int | None]:
     except (OSError, ValueError, yaml.YAMLError) as error:
         line = " ".join(str(error).split())
         raise InputError(f"{path}: cannot be read as a plan ({line})") from error
-    known = {"spacing", "patch", "intensity", "classes", "ignore", "axes", "fill", "final"}
+    known = {"spacing", "patch", "intensity", "classes", "ignore", "axes", "fill", "final", "box"}
     if isinstance(record, dict) and set(record) - known:
         odd = ", ".join(sorted(map(str, set(record) - known)))
         raise InputError(f"{path}: does not know {odd}; expected {', '.join(sorted(known))}")
@@ -148,21 +148,23 @@ def from_record(record: Mapping[str, object], where: str) -> Plan:
                 "or a z-score"
             )
         scales.append(Intensity(one["kind"], float(low), float(high), mean, std, region))
-    axes, final = record.get("axes"), record.get("final")
+    axes = record.get("axes")
     fill: Any = record.get("fill")
     if axes is not None and not (isinstance(axes, list | tuple) and sorted(axes) == [0, 1, 2]):
         raise InputError(f"{where}: axes is {axes}; expected 0, 1 and 2 in some order")
     if fill is not None and not _is_number(fill):
         raise InputError(f"{where}: fill is {fill}; expected a number")
-    if final not in (None, True, False):
-        raise InputError(f"{where}: final is {final}; expected true or false")
+    for name in ("final", "box"):
+        if record.get(name) not in (None, True, False):
+            raise InputError(f"{where}: {name} is {record[name]}; expected true or false")
     return Plan(
         spacing,
         (depth, height, width),
         tuple(scales),
         None if axes is None else (axes[0], axes[1], axes[2]),
         fill,
-        bool(final),
+        bool(record.get("final")),
+        bool(record.get("box")),
     )
 
 

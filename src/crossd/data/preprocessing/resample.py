@@ -20,11 +20,13 @@ COARSER = 1.5
 """Ratio from which voxels are averaged, as linear interpolation would leave some out."""
 
 
-def target_size(header: Header, spacing: Sequence[float]) -> tuple[int, int, int]:
-    """Return how many voxels a volume has at another spacing (z, y, x) [mm]."""
+def target_size(
+    header: Header, spacing: Sequence[float], size: Sequence[int] | None = None
+) -> tuple[int, int, int]:
+    """Return how many voxels a volume, or a box of a size in it, has at another spacing [mm]."""
     sides = [
         n if abs(own / wanted - 1) <= SAME_SPACING else max(1, round(n * own / wanted))
-        for n, own, wanted in zip(header.size, header.spacing, spacing, strict=True)
+        for n, own, wanted in zip(size or header.size, header.spacing, spacing, strict=True)
     ]
     return sides[0], sides[1], sides[2]
 
