@@ -22,7 +22,7 @@ QUIET = Progress(quiet=True)
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("trained")
-    data = files.pairs(folder / "data", 6, (24, 24, 24))
+    data = files.pairs(folder / "data", 5, (16, 16, 16))
     told = PretrainConfig(data=str(data), epochs=1, batch_size=8, out=str(folder / "run"))
     pretrain(told, QUIET)
     return folder / "run" / "weights.safetensors"
@@ -31,9 +31,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def pictures(folder: Path) -> Path:
     """Write images of 8 bits with masks: slices of volumes that the network did not see."""
     for seed in range(4):
-        image, mask = files.scan((24, 24, 24), seed=40 + seed)
-        grey = (np.clip((image[:, :, 12] + 20) / 400, 0, 1) * 255).astype(np.uint8)
-        for kind, array in (("images", grey), ("labels", mask[:, :, 12])):
+        image, mask = files.scan((16, 16, 16), seed=40 + seed)
+        grey = (np.clip((image[:, :, 8] + 20) / 400, 0, 1) * 255).astype(np.uint8)
+        for kind, array in (("images", grey), ("labels", mask[:, :, 8])):
             (folder / kind).mkdir(parents=True, exist_ok=True)
             Image.fromarray(array).save(folder / kind / f"{seed}.png")
     return folder
@@ -50,7 +50,7 @@ def test_images_are_scaled_as_volumes_were(trained: Path, tmp_path: Path) -> Non
     """By predict and by what evaluate opens, and unlike what the values of the file are."""
     data = pictures(tmp_path / "data")
     net, weights = load(trained), read_config(trained)
-    assert weights.plan is not None and weights.size == (24, 24)
+    assert weights.plan is not None and weights.size == (16, 16)
     predict(PredictConfig(str(trained), [str(data / "images")], out=str(tmp_path / "out")), QUIET)
     told = EvaluateConfig(data=str(data), weights=str(trained), part="train")
     source = as_trained(told, weights, QUIET)

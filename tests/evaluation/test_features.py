@@ -174,7 +174,7 @@ def test_a_damaged_file_is_computed_anew(source: Source, tmp_path: Path, asked: 
     assert asked == [9, 9]
 
 
-@pytest.mark.parametrize("folds", [0, 3])
+@pytest.mark.parametrize("folds", [0, pytest.param(3, marks=pytest.mark.slow)])
 def test_a_comparison_asks_each_arm_about_each_sample_once(
     folds: int, source: Source, tmp_path: Path, asked: list[int]
 ) -> None:
