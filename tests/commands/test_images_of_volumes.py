@@ -9,12 +9,13 @@ import torch
 from PIL import Image
 
 from crossd.cli.opening import as_trained
-from crossd.cli.options import EvaluateConfig, PredictConfig, PretrainConfig
+from crossd.cli.options import EvaluateConfig, PredictConfig, PretrainConfig, RecalibrateConfig
 from crossd.cli.predict import predict
 from crossd.cli.pretrain import pretrain
+from crossd.cli.recalibrate import recalibrate
 from crossd.errors import InputError
 from crossd.utils.progress import Progress
-from crossd.weights.weights_file import load, read_config, save
+from crossd.weights.weights_file import WeightsConfig, load, read_config, save
 
 QUIET = Progress(quiet=True)
 
@@ -76,9 +77,42 @@ def test_windows_of_ct_have_no_meaning_in_images(trained: Path, tmp_path: Path) 
     other = tmp_path / "ct.safetensors"
     save(net, other, weights)
     with pytest.raises(
-        InputError, match=r"0.png: is an image, but the plan takes .*\(from -100 to 240"
+        InputError,
+        match=r"0.png: holds values from 0 to 1, but the plan takes .*\(from -100 to 240",
     ):
         predict(PredictConfig(str(other), [str(data / "images")], out=str(tmp_path / "o")), QUIET)
-    with pytest.raises(InputError, match=r"is an image, but the plan takes"):
+    with pytest.raises(InputError, match=r"holds values from 0 to 1, but the plan takes"):
         source = as_trained(EvaluateConfig(data=str(data), weights=str(other)), weights, QUIET)
         _ = source.test[0]
+
+
+def test_volumes_of_arrays_are_scaled_as_files_were(tmp_path: Path) -> None:
+    """Their slices too; and a network of CT is not told values that it does not know."""
+    data = files.npz(tmp_path / "v.npz", (6, 7, 8))
+    raw = torch.from_numpy(np.load(data)["test_images"]).float()
+    one = [1.0, 1.0, 1.0]
+    for kind, low, high in (("z-score", 0.0, 100.0), ("window", -100.0, 240.0)):
+        plan = {
+            "spacing": one,
+            "patch": [8, 8, 8],
+            "intensity": [dict(kind=kind, low=low, high=high)],
+        }
+        weights = WeightsConfig(
+            "resnet-small", "classification", 1, ("0", "1"), size=(8, 8), plan=plan
+        )
+        told = EvaluateConfig(data=data, weights=str(tmp_path / "w.safetensors"))
+        save(weights.build(), told.weights or "", weights)
+        if kind == "window":
+            with pytest.raises(InputError, match=r"values from 0 to 1, .*\(from -100 to 240"):
+                as_trained(told, weights, QUIET)
+            again = RecalibrateConfig(str(told.weights), str(tmp_path / "o.safetensors"), data)
+            with pytest.raises(InputError, match="holds values from 0 to 1"):
+                recalibrate(again, QUIET)
+            continue
+        source = as_trained(told, weights, QUIET)
+        assert source.plan is not None
+        for i in range(len(source.test)):
+            wanted = (raw[i] - raw[i].mean()) / raw[i].std(unbiased=False)
+            torch.testing.assert_close(source.test[i]["image"][0], wanted, atol=1e-4, rtol=1e-4)
+            plane = source.test.plane(i, 1, 3)["image"][0]
+            torch.testing.assert_close(plane, wanted[:, 3], atol=1e-4, rtol=1e-4)

@@ -23,9 +23,7 @@ def convert(config: ConvertConfig, progress: Progress) -> str:
         return _convert_checkpoint(config, config.model)
     unused(config, _OF_CHECKPOINTS, "is for a checkpoint of others: name its network by --model")
     if config.to == "nnunet":
-        for_2d = {"view": "axial", "align": False}
-        if any(getattr(config, name) != value for name, value in for_2d.items()):
-            raise InputError("--view and --align are for --to 2d and 3d, not for nnunet")
+        unused(config, ("view", "align"), "is for --to 2d and 3d, not for nnunet")
         out = free_file(config.out, config.overwrite, (".pth",))
         return f"{nnunet.write_checkpoint(config.weights, out)}\nwritten: {out}"
     out = free_file(config.out, config.overwrite)
@@ -83,10 +81,10 @@ def _convert_checkpoint(config: ConvertConfig, model: str) -> str:
     if nnunet_plans.is_named(model):
         plans = nnunet_plans.read(model)
         weights = _of_plans(config, plans)
-        told = third_party.read(config.weights).get("init_args")
-        plans.require_trained(told, config.weights)
+        content = third_party.read(config.weights)
+        plans.require_trained(content.get("init_args"), config.weights)
         report = third_party.convert_checkpoint(
-            config.weights, out, weights, config.view, config.align, prefix=NETWORK, strict=True
+            content, out, weights, config.view, config.align, prefix=NETWORK, strict=True
         )
         return f"{report.without_partner()}\nwritten: {out}"
     weights = WeightsConfig(

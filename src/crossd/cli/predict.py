@@ -284,6 +284,6 @@ def _read_flat(case: Case, weights: WeightsConfig, crop: bool) -> Tensor:
     image = read_image(case.images, weights.in_channels // count, weights.size, crop)
     if weights.plan is not None:
         how = of_channels(predictor.plan_of(weights).intensity, weights.in_channels)
-        scaled = plan.scale_image(image.numpy(), how, str(case.images[0]))
+        scaled = plan.scale_alone(image.numpy(), how, str(case.images[0]))
         return (torch.from_numpy(scaled) - weights.mean) / weights.std
     return (image - weights.mean) / weights.std

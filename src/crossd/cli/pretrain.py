@@ -14,6 +14,7 @@ from crossd.conversion.views import has_views
 from crossd.data.opening import open_source
 from crossd.data.slicing import as_images
 from crossd.data.source import Source, limit
+from crossd.data.sources.case_source import entries_of
 from crossd.errors import InputError
 from crossd.nn.kernel_modes import KERNEL_MODES
 from crossd.training import devices, loop
@@ -87,7 +88,7 @@ def _images(config: PretrainConfig, start: WeightsConfig | None, progress: Progr
         )
     else:
         source = fitting(config, start, progress, given)
-    if config.plan is not None and (source.rank == 2 or source.plan is None):
+    if config.plan is not None and entries_of(source.train) is None:
         raise InputError(f"--plan is for volumes that come as files, not for {config.data}")
     if config.limit:  # before slicing: it counts volumes
         source = limit(source, config.limit, config.seed)

@@ -5,6 +5,7 @@ import dataclasses
 from crossd.cli.opening import batch_size, fitting, for_rank
 from crossd.cli.options import RecalibrateConfig
 from crossd.data.preprocessing import plan_file
+from crossd.errors import InputError
 from crossd.inference.slice_ensemble import answering
 from crossd.tasks import task_of
 from crossd.training import loop, validate
@@ -19,6 +20,11 @@ def recalibrate(config: RecalibrateConfig, progress: Progress) -> str:
     weights = read_config(config.weights)
     net = load(config.weights)
     source = fitting(config, weights, progress, labels=False)
+    if weights.plan is not None and source.plan is None:
+        raise InputError(
+            f"{config.data}: holds values from 0 to 1, but {config.weights} takes those of volumes "
+            "as they are; give files of volumes"
+        )
     net, weights = for_rank(net, weights, source, config.align)
     options = loop.TrainConfig(
         batch_size=config.batch_size or batch_size(source),

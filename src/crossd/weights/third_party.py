@@ -275,7 +275,7 @@ def sizes(net: nn.Module, source: Source, prefix: str | None = None) -> tuple[in
 
 
 def convert_checkpoint(
-    path: str | Path,
+    source: Source,
     out: str | Path,
     config: WeightsConfig,
     view: str = "axial",
@@ -297,7 +297,7 @@ def convert_checkpoint(
         InputError: "the checkpoint does not show ...", or what `load_checkpoint` raises.
     """
     check_turn(config.form, config.kernel_mode, view, align)
-    content = read(path)
+    content = read(source)
     channels, classes = config.in_channels, config.classes
     if not channels or not classes:
         probe = registry.build(config.model, config.task, channels or 1, len(classes) or 2)

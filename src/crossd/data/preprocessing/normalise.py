@@ -14,7 +14,7 @@ from crossd.data.io.agreement import HIGHEST
 from crossd.data.preprocessing import plan
 from crossd.data.preprocessing.plan import Intensity, Plan
 from crossd.data.quality.facts import DARK
-from crossd.data.source import Given, Source
+from crossd.data.source import RANKS, Given, Source
 from crossd.errors import InputError
 
 ENOUGH = 2_000
@@ -74,7 +74,7 @@ class Normalised(ChangedSamples):
 
 
 class ScaledAsVolumes(ChangedSamples):
-    """Images, each scaled as a plan scales volumes: see `plan.scale_image`."""
+    """Images, or volumes of arrays, each scaled as a plan scales files: see `plan.scale_alone`."""
 
     def __init__(self, samples: Samples, channels: int, how: Plan) -> None:
         super().__init__(samples)
@@ -83,8 +83,12 @@ class ScaledAsVolumes(ChangedSamples):
     def __getitem__(self, index: int) -> Sample:
         sample: Sample = {**self.samples[index]}
         image = adapt(in_floats(sample["image"]), self.channels).numpy()
-        sample["image"] = torch.from_numpy(plan.scale_image(image, self.how, self.name(index)))
+        sample["image"] = torch.from_numpy(plan.scale_alone(image, self.how, self.name(index)))
         return sample
+
+    def plane(self, index: int, axis: int, position: int) -> Sample:
+        """Return one slice of a volume, which is scaled whole."""
+        return Samples.plane(self, index, axis, position)
 
 
 def of_channels(intensity: tuple[Intensity, ...], channels: int) -> tuple[Intensity, ...]:
@@ -144,8 +148,9 @@ def normalise(
             "be repeated, and colours be made grey, but nothing else is the same"
         )
     known = given.statistics
-    if source.rank == 2 and given.plan is not None:
-        say(f"{source.name}: its images are scaled as the plan scales volumes, each by itself")
+    if source.plan is None and given.plan is not None and _is_scaled(source, given, given.plan):
+        what = RANKS[source.rank]
+        say(f"{source.name}: its {what} are scaled as the plan scales files, each by itself")
         source = replace(
             source,
             plan=given.plan,
@@ -182,6 +187,21 @@ def normalised_by(source: Source, mean: float, std: float) -> Source:
         parts.append(Normalised(part.samples, part.channels, mean, std))
     train, val, test = parts
     return replace(source, train=train, val=val, test=test, mean=mean, std=std)
+
+
+def _is_scaled(source: Source, given: Given, how: Plan) -> bool:
+    """Tell whether samples that no plan prepared are scaled as one scales files.
+
+    Volumes of arrays are not where a plan takes values as they are: a training learns what they
+    are then, and is told their statistics.
+
+    Raises:
+        InputError: Of images, and of volumes for a network that does not learn, in that case.
+    """
+    if source.rank == 3 and given.statistics is None:
+        return plan.is_relative(how.intensity)
+    plan.require_relative(how.intensity, source.name)
+    return True
 
 
 def _statistics(

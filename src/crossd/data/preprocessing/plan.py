@@ -207,34 +207,37 @@ def limits(
     return np.array(rows)
 
 
-def scale_image(
+def scale_alone(
     image: NDArray[np.float32], intensity: Sequence[Intensity], where: str
 ) -> NDArray[np.float32]:
-    """Scale an image as a plan scales volumes, so that networks of these can be asked about it.
+    """Scale a sample that is no file of a volume as a plan scales those.
 
-    Percentiles, means and standard deviations are those of the image. One that shows nothing
+    So networks that learnt from files can be asked about images, and about volumes of arrays.
+
+    Percentiles, means and standard deviations are those of the sample. One that shows nothing
     becomes zeros.
 
     Args:
-        image: Shape ``(C, H, W)``, values in [0, 1]. It is not changed.
+        image: Shape ``(C, H, W)`` or ``(C, D, H, W)``, values in [0, 1]. It is not changed.
         intensity: How each channel is scaled.
         where: Names it, for messages.
 
     Raises:
-        InputError: When the plan takes values as they are, such as those of CT, which images that
+        InputError: When the plan takes values as they are, such as those of CT, which samples that
             were scaled to [0, 1] have not.
 
     Example:
         >>> image = np.array([[[0.0, 0.5, 1.0]]], np.float32)
-        >>> scale_image(image, (Intensity("z-score", 0, 100),), "here").round(2)
+        >>> scale_alone(image, (Intensity("z-score", 0, 100),), "here").round(2)
         array([[[-1.22,  0.  ,  1.22]]], dtype=float32)
     """
     require_relative(intensity, where)
     if image.min() == image.max():
         return np.zeros_like(image)
-    x = image[:, None].copy()
+    flat = image.ndim == 3
+    x = (image[:, None] if flat else image).copy()
     scale(x, limits(x, intensity, where), intensity)
-    return x[:, 0]
+    return x[:, 0] if flat else x
 
 
 def is_relative(intensity: Sequence[Intensity]) -> bool:
@@ -243,18 +246,17 @@ def is_relative(intensity: Sequence[Intensity]) -> bool:
 
 
 def require_relative(intensity: Sequence[Intensity], where: str) -> None:
-    """Refuse images, whose values are in [0, 1], where a plan takes those of volumes as they are.
+    """Refuse samples with values in [0, 1] where a plan takes those of files as they are.
 
     Raises:
-        InputError: As `scale_image` says.
+        InputError: As `scale_alone` says.
     """
     for how in intensity:
         if not is_relative((how,)):
             ends = f" (from {how.low:g} to {how.high:g})" if how.kind == "window" else ""
             raise InputError(
-                f"{where}: is an image, but the plan takes the values of volumes as they are"
-                f"{ends}, which images do not have; give it as a volume, such as a NIfTI file of "
-                "one slice"
+                f"{where}: holds values from 0 to 1, but the plan takes those of volumes as they "
+                f"are{ends}; give files of volumes, such as a NIfTI file of one slice for an image"
             )
 
 
