@@ -2,7 +2,6 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
@@ -232,15 +231,13 @@ def images_and_volumes(
     Raises:
         InputError: When one has labels and the other masks, or the volumes are images.
     """
-    masks: dict[str, Any] = {}
-    if start is not None:
-        masks = {"known_classes": _masks(start), "known_ignore": start.ignore}
+    given = known(config, start)
     volumes = open_source(
         config.volumes,
         size=sizes(config.size),
         seed=config.seed,
         channels=None if start is None else start.in_channels,
-        given=dataclasses.replace(known(config, start), **masks),
+        given=given,
         progress=progress,
     )
     images = require_source_rank(volumes, 3, "--volumes")
@@ -249,11 +246,12 @@ def images_and_volumes(
             config.images,
             seed=config.seed,
             channels=volumes.channels,
-            given=dataclasses.replace(known(config), **masks),
+            given=dataclasses.replace(
+                known(config), known_classes=given.known_classes, known_ignore=given.known_ignore
+            ),
             progress=progress,
         )
-    multiple = known(config, start).multiple
-    images = as_images(images, config.slices, config.slice_step, progress, multiple)
+    images = as_images(images, config.slices, config.slice_step, progress, given.multiple)
     if images.task != volumes.task:
         raise InputError(
             f"--images is for {images.task}, --volumes for {volumes.task}: "

@@ -141,11 +141,15 @@ def multiple_of(name: str) -> int:
     Example:
         >>> multiple_of("nnunet:a.b.PlainConvUNet(strides=[[1, 1, 1], [1, 2, 2], [2, 2, 2]])")
         4
+        >>> multiple_of("nnunet:a.b.PlainConvUNet(strides=[1, 2, 2])"), multiple_of("resnet18")
+        (4, 0)
     """
     if not name.startswith("nnunet:"):
         return 0
-    strides: Any = options_of(name)["strides"]
-    return math.lcm(*(math.prod(axis) for axis in zip(*strides, strict=True)))
+    strides: Any = options_of(name).get("strides", ())
+    by_axis = ((one,) * 3 if isinstance(one, int) else one for one in strides)
+    steps = [math.prod(axis) for axis in zip(*by_axis, strict=True)]
+    return math.lcm(*steps) if steps else 0
 
 
 def _of_timm(name: str, options: Arguments, in_channels: int, num_classes: int) -> nn.Module:
