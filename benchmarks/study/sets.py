@@ -16,6 +16,7 @@ SETS = {
     "organ": "medmnist3d/organmnist3d.npz",
     "fracture": "medmnist3d/fracturemnist3d.npz",
     "adrenal": "medmnist3d/adrenalmnist3d.npz",
+    "adrenal64": "medmnist3d/adrenalmnist3d_64.npz",
     "hippocampus": "hippocampus",
     "brain": "brain",
 }
@@ -23,6 +24,7 @@ LIMITS = {
     "organ": (20, 50, 100, 971),
     "fracture": (10, 20, 50, 100, 1027),
     "adrenal": (10, 20, 50, 100, 1188),
+    "adrenal64": (10, 20, 50, 100, 1188),
     "hippocampus": (5, 10, 20, 50, 182),
     "brain": (4, 8),
 }

@@ -39,13 +39,13 @@ def study_set(study: Study, args: argparse.Namespace) -> None:
     progress = Progress()
     arms = tuple(args.arms.split(",") if args.arms else ("projection", *RIVALS))
     limits = [int(n) for n in args.limits.split(",")] if args.limits else LIMITS[study.name]
-    make = functools.partial(contest, study, arms)
+    folder = study.work / study.title
+    folder.mkdir(exist_ok=True)
+    make = functools.partial(contest, study, arms, folder)
     ready = make()
     limits = [n for n in limits if n <= len(ready.source.train)]
     runs = experiment.plan(ready, args.protocols.split(","), limits, args.first + args.seeds)
     runs = [run for run in runs if run.trial >= args.first]
-    folder = study.work / study.title
-    folder.mkdir(exist_ok=True)
     put_back(args.results / f"{study.title}.json", study, folder)
     todo = [run for run in runs if not (folder / run.file).is_file()]
     needed = {(way, run.trial) for run in todo if (way := ARMS[run.arm].way) is not None}
@@ -91,8 +91,7 @@ def collect(study: Study, folder: Path, results: Path) -> None:
     """Gather all records of a set into its file of raw results."""
     rows = [json.loads(path.read_text()) for path in sorted(folder.glob("run-*.json"))]
     for row in rows:
-        row.pop("cases", None)
-        row.pop("loss", None)
+        row.pop("history", None)
         row["metrics"] = {name: round(value, 4) for name, value in row["metrics"].items()}
     flat = [json.loads(p.read_text()) for p in sorted(study.work.glob(f"{study.title}--*.json"))]
     results.mkdir(exist_ok=True)
@@ -126,7 +125,7 @@ def main() -> None:
         study = Study(args.data, name, args.work, args.images)
         run = Run(arm, protocol, int(labels), 0, int(seed))
         record = experiment.perform(contest(study, (arm,)), run)
-        print(json.dumps({k: v for k, v in record.items() if k not in ("cases", "loss")}))
+        print(json.dumps({k: v for k, v in record.items() if k not in ("cases", "history")}))
         return
     for name in args.sets.split(","):
         study_set(Study(args.data, name, args.work, args.images), args)

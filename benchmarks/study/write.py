@@ -1,4 +1,4 @@
-"""Write docs/results.md and its plots from the raw results of `study.py`.
+"""Write docs/results.md and its plots from the raw results of `study.py` and its neighbours.
 
 python benchmarks/study/write.py
 """
@@ -8,36 +8,35 @@ import json
 from pathlib import Path
 from typing import Any
 
-import again
 import nnunet_start
 import numpy as np
-import quality
-from arms import ARMS, OURS, RIVALS
+from arms import OURS, RIVALS
 from texts import (
+    CHOSEN,
+    EARLIER,
     FIRST,
+    GOAL,
     HEAD,
     KINDS,
     LARGEST,
-    LINES,
-    MANY,
-    MISSING,
+    MEASURE,
     NAMES,
     NOTES,
-    OTHERS,
-    PUBLISHED,
-    QUOTED,
-    ROOM,
     TABLES,
-    WAYS,
 )
 
 from crossd.cli.options import ALL_PROTOCOLS
 from crossd.evaluation import summary
+from crossd.evaluation.summary import MISSING
 from crossd.reports import markdown, plots
 from crossd.tasks import TASKS
 
 HERE = Path(__file__).parent
 DOCS = HERE.parents[1] / "docs"
+ENOUGH = 5
+"""Seeds that a row wants to be compared."""
+
+Sets = dict[str, dict[str, Any]]
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -48,8 +47,64 @@ def load(path: Path) -> dict[str, Any]:
     order = [OURS, *RIVALS]
     arms = sorted(present, key=lambda a: (order.index(a) if a in order else len(order), a))
     masks = "dice" in rows[0]["metrics"]
-    metric = TASKS["segmentation" if masks else "classification"].main
-    return {"arms": arms, "metric": metric, "folds": 0, "rows": rows, "images": raw["images"]}
+    task = TASKS["segmentation" if masks else "classification"]
+    return {"arms": arms, "metric": task.main, "task": task.name, "folds": 0, "rows": rows}
+
+
+def only(results: dict[str, Any], arms: tuple[str, ...]) -> dict[str, Any]:
+    """Keep some of the arms."""
+    rows = [row for row in results["rows"] if row["arm"] in arms]
+    return {**results, "arms": [arm for arm in results["arms"] if arm in arms], "rows": rows}
+
+
+def against(sets: Sets) -> list[str]:
+    """Compare ours with the best rival of every set, protocol and number of labelled volumes."""
+    header = ["set", "labelled", "protocol", "ours", "best rival", "difference", "over seeds",
+              "over test volumes", "Holm p", "", "accuracy"]  # fmt: skip
+    body, verdicts = [], list[tuple[str, str]]()
+    for name, results in sets.items():
+        part = only(results, (OURS, *RIVALS))
+        for key in sorted(summary.keys(part), key=lambda k: (ALL_PROTOCOLS.index(k[0]), k[1])):
+            found = summary.summaries(part, key)
+            known = [arm for arm in RIVALS if arm in found]
+            rival = summary.best(part, key, [a for a in known if found[a].count >= ENOUGH])
+            if rival is None or OURS not in found or found[OURS].count < ENOUGH:
+                continue
+            one = summary.comparisons(part, key)[rival]
+            ends = [one.interval, one.over_cases]
+            sure = one.is_sure() and all(e is not None and (e[0] > 0 or e[1] < 0) for e in ends)
+            word = ("ahead" if one.difference > 0 else "behind") if sure else "level"
+            verdicts.append((word, name))
+            right = [summary.scores(part, key, arm, "accuracy").values() for arm in (OURS, rival)]
+            beside = "" if not right[0] else " to ".join(f"{np.mean([*v]):.3f}" for v in right)
+            body.append(
+                [name, str(key[1]), key[0], f"{found[OURS].mean:.3f}",
+                 f"{rival} {found[rival].mean:.3f}", f"{one.difference:+.3f}",
+                 *(span(e) for e in ends), probability(one.holm), word, beside]
+            )  # fmt: skip
+    if not body:
+        return ["No row has five seeds yet."]
+    told = {word: [name for w, name in verdicts if w == word] for word in ("ahead", "behind")}
+    text = (
+        f"Of {len(body)} rows `{OURS}` is ahead of the best rival in {said(told['ahead'])}, behind "
+        f"it in {said(told['behind'])}, and level in the others."
+    )
+    return [text, "", *markdown.grid(header, body)]
+
+
+def span(ends: Any) -> str:
+    """Write an interval."""
+    return MISSING if ends is None else f"{ends[0]:+.3f} to {ends[1]:+.3f}"
+
+
+def probability(p: float | None) -> str:
+    """Write a p; what is below a thousandth is not told apart."""
+    return MISSING if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def said(names: list[str]) -> str:
+    """Count comparisons, and name their sets."""
+    return f"{len(names)} ({', '.join(dict.fromkeys(names))})" if names else "none"
 
 
 def section(name: str, results: dict[str, Any], out: Path) -> list[str]:
@@ -57,18 +112,15 @@ def section(name: str, results: dict[str, Any], out: Path) -> list[str]:
     base, _, images = name.partition("-")
     title = NAMES[base] + KINDS[images]
     lines = ["", f"### {title}", ""]
-    if base in PUBLISHED and not images:
-        lines += [f"{PUBLISHED[base]}; {QUOTED}.", ""]
     if base in LARGEST:
         lines += [f"The largest class alone has an accuracy of {LARGEST[base]:.3f}.", ""]
-    main = again.only(results, (OURS, *RIVALS))
+    main = only(results, (OURS, *RIVALS))
     for protocol in sorted({key[0] for key in summary.keys(main)}, key=ALL_PROTOCOLS.index):
         part = {**main, "rows": [r for r in main["rows"] if r["protocol"] == protocol]}
         part["rows"].sort(key=lambda row: row["limit"])
-        sure = min(again.level(name, key) for key in summary.keys(part))
-        lines += [f"**{protocol}**", "", *markdown.grid(*shown(part, sure)), ""]
-        keys = [key for key in summary.keys(part) if OURS in summary.summaries(part, key)]
-        lines += [f"- {summary.verdict(part, key, again.level(name, key))}" for key in keys] + [""]
+        header, body = summary.table(part)
+        body = [line for line in body if any(cell != MISSING for cell in line[1:])]
+        lines += [f"**{protocol}**", "", *markdown.grid(header, body), ""]
     if any(row["limit"] for row in main["rows"]):
         picture = f"images/results-{name}.png"
         plots.efficiency(main, out / picture)
@@ -76,116 +128,50 @@ def section(name: str, results: dict[str, Any], out: Path) -> list[str]:
     return lines
 
 
-def shown(results: dict[str, Any], sure: float) -> tuple[list[str], list[list[str]]]:
-    """Return the table of the arms that were run at all, with the AUC where nothing is fitted."""
-    header, body = summary.table(results, sure)
-    if header[1:] == ["zero"] and results["metric"] == "accuracy":
-        header = ["arm", "accuracy", "AUC"]
-        for line in body:
-            values = list(summary.scores(results, ("zero", 0), line[0], "auc").values())
-            line.append(f"{np.mean(values):.3f}" if values else summary.MISSING)
-    return header, [line for line in body if any(cell != summary.MISSING for cell in line[1:])]
-
-
-def ceilings(sets: dict[str, dict[str, Any]]) -> list[str]:
-    """Show how much room there is: without labels, and with every label that there is."""
-    lines = ["", "## How much room is there?", "", ROOM, ""]
+def each_way(path: Path) -> list[str]:
+    """Show what every way of using an arm is worth, and which of them were chosen."""
+    if not path.is_file():
+        return []
+    rows = json.loads(path.read_text())
+    main = "dice" if "dice" in rows[0]["test"] else "auc"
+    arms = list(dict.fromkeys(row["arm"] for row in rows))
     body = []
-    for name, results in sets.items():
-        most = max((n for _, n in summary.keys(results)), default=0)
-        if "-" in name or most < MANY:
-            continue
-        free, head, full = (
-            summary.summaries(results, key)
-            for key in (("zero", 0), ("linear", most), ("finetune", most))
-        )
-        rival = summary.best(results, ("linear", most), RIVALS)
-        best = summary.MISSING if rival is None else f"{rival} {mean_of(head[rival])}"
-        ours, slices = mean_of(free.get(OURS)), mean_of(free.get("slices"))
-        fitted, scratch = mean_of(head.get(OURS)), mean_of(full.get("scratch"))
-        body.append([name, str(most), ours, slices, fitted, best, scratch])
-    header = ["set", "all", f"{OURS}, none", "slices, none", f"{OURS}, all, linear",
-              "best rival, all, linear", "scratch, all, finetune"]  # fmt: skip
-    return [*lines, *markdown.grid(header, body)] if body else []
+    for arm in arms:
+        own = [row for row in rows if row["arm"] == arm]
+        seeds = sorted({row["seed"] for row in own})
+        names = list(dict.fromkeys(row["way"] for row in own))
+        value = {
+            part: {(row["way"], row["seed"]): row[part][main] for row in own}
+            for part in ("val", "test")
+        }
+        whole = [s for s in seeds if all((way, s) in value["val"] for way in names)]
+        best = {s: max(names, key=lambda way: value["val"][way, s]) for s in whole}
+        for way in names:
+            mean = np.mean([value["test"][way, s] for s in seeds if (way, s) in value["test"]])
+            times = sum(chosen == way for chosen in best.values())
+            body.append([arm, way, f"{mean:.3f}", f"{times} of {len(whole)}"])
+        if len(names) > 1 and whole:
+            got = np.mean([value["test"][best[s], s] for s in whole])
+            most = np.mean([max(value["test"][way, s] for way in names) for s in whole])
+            body.append([arm, "**chosen**", f"**{got:.3f}**", f"best: {most:.3f}"])
+    metric = markdown.METRICS[main]
+    return ["", *markdown.grid(["arm", "way", f"{metric}, test", "chosen"], body)]
 
 
-def mean_of(cell: Any) -> str:
-    """Write a mean with the number of its seeds."""
-    return summary.MISSING if cell is None else f"{cell.mean:.3f} ({cell.count} seeds)"
-
-
-def configurations(sets: dict[str, dict[str, Any]]) -> list[str]:
-    """Compare what was tried of ours, without labelled volumes: a line a way, a column a set."""
-    parts = {name: tried(results) for name, results in sets.items() if "-" not in name}
-    known = {row["arm"] for r in parts.values() for row in r["rows"]}
-    order = [arm for arm in ARMS if arm in known and arm not in RIVALS]
+def earlier(path: Path) -> list[str]:
+    """Show the configurations of 2D training that the first study tried."""
+    if not path.is_file():
+        return []
+    rows = [r for r in json.loads(path.read_text())["rows"] if r["protocol"] == "zero"]
     body = []
-    for arm in order:
-        cells = []
-        for results in parts.values():
-            found = summary.summaries(results, ("zero", 0)).get(arm)
-            spread = "" if found is None or found.sd is None else f" ± {found.sd:.3f}"
-            cells.append(summary.MISSING if found is None else f"{found.mean:.3f}{spread}")
-        body.append([f"{arm} (both)" if arm == OURS else arm, *cells])
-    called = "".join(f" {arm.removeprefix(OURS)} " for arm in order)
-    notes = "; ".join(f"`{word}`: {text}" for word, text in NOTES.items() if f" {word} " in called)
-    text = WAYS.format(notes=f"{notes}." if notes else "")
-    header = ["way (±: standard deviation)", *parts]
-    return ["", "## Which configuration", "", text, "", *markdown.grid(header, body)]
-
-
-def tried(results: dict[str, Any]) -> dict[str, Any]:
-    """Leave what had no labels, and of each way the first seeds, where it has these."""
-    rows = [row for row in results["rows"] if row["protocol"] == "zero"]
-    first = {row["arm"] for row in rows if row["trial"] < FIRST}
-    rows = [row for row in rows if row["trial"] < FIRST or row["arm"] not in first]
-    return {**results, "rows": rows}
-
-
-def goal(sets: dict[str, dict[str, Any]]) -> list[str]:
-    """Show ours beside the best rival, by the main metric and by the AUC, which need not agree."""
-    lines = ["", "## Ours against the best rival", "", *against(sets)]
-    ranked = {
-        name: {**results, "metric": "auc"}
-        for name, results in sets.items()
-        if results["metric"] == "accuracy"
-    }
-    return [*lines, "", "By the AUC, the mean over classes:", "", *against(ranked), "", OTHERS]
-
-
-def against(sets: dict[str, dict[str, Any]]) -> list[str]:
-    """Compare ours with the best rival of every set, protocol and number of labelled volumes."""
-    header = ["set", "labelled volumes", "protocol", "ours", "best rival", "difference", "Holm p"]
-    body, won, lost = [], list[str](), list[str]()
-    for name, results in sets.items():
-        among = [OURS, *(arm for arm in RIVALS if arm in results["arms"])]
-        part = {**results, "arms": among}
-        for key in sorted(summary.keys(results), key=lambda k: (k[0], k[1])):
-            rival = summary.best(part, key, among[1:])
-            found = summary.summaries(part, key)
-            if rival is None or OURS not in found:
-                continue
-            one = summary.comparisons(part, key)[rival]
-            gap, p = one.difference, one.holm
-            if p is not None and p < again.level(name, key):
-                (won if gap > 0 else lost).append(name)
-            body.append(
-                [name, f"{key[1]}", key[0], f"{found[OURS].mean:.3f}",
-                 f"{rival} {found[rival].mean:.3f}", f"{gap:+.3f}", probability(p)]
-            )  # fmt: skip
-    text = f"`{OURS}` is significantly better than the best of the rivals in {said(won)}, and "
-    text += f"significantly worse in {said(lost)}, of {len(body)} comparisons."
-    return [text, "", *markdown.grid(header, body)]
-
-
-def probability(p: float | None) -> str:
-    """Write a p; what is below a thousandth is not told apart."""
-    return summary.MISSING if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
-
-
-def said(names: list[str]) -> str:
-    """Count comparisons, and name their sets."""
-    return f"{len(names)} ({', '.join(dict.fromkeys(names))})" if names else "none"
+    for arm, note in NOTES.items():
+        own = [r["metrics"]["accuracy"] for r in rows if r["arm"] == arm and r["trial"] < FIRST]
+        if len(own) > 1:
+            body.append([arm, f"{np.mean(own):.3f} ± {np.std(own, ddof=1):.3f}", note])
+    return [
+        "", "## The choice of 2D training", "", EARLIER, "",
+        *markdown.grid(["way", "accuracy", ""], body),
+    ]  # fmt: skip
 
 
 def main() -> None:
@@ -196,24 +182,22 @@ def main() -> None:
     parser.add_argument("--nnunet", type=Path, default=nnunet_start.RAW, help="results of nnU-Net")
     args = parser.parse_args()
     (args.out / "images").mkdir(parents=True, exist_ok=True)
-    paths = sorted(args.results.glob("*.json"))
-    sets = {path.stem: load(path) for path in paths}
     order = [f"{name}-{kind}".removesuffix("-") for kind in KINDS for name in NAMES]
-    sets = {name: sets[name] for name in order if name in sets}
-    lines = ["# Results", "", *HEAD.splitlines(), *goal(sets), "", "## Three lines of attack", "",
-             LINES, "", *again.section(sets), "",
+    paths = {name: args.results / f"{name}.json" for name in order}
+    sets = {name: load(path) for name, path in paths.items() if path.is_file()}
+    ways = {name: each_way(args.results / f"ways-{name}.json") for name in order}
+    lines = ["# Results", "", HEAD, "", "## The measure", "", MEASURE, "", GOAL, "",
+             "## Ours against the best rival", "", *against(sets), "",
              "## Set by set", "", TABLES]  # fmt: skip
     for name, results in sets.items():
         lines += section(name, results, args.out)
+    lines += ["", "## Ways of using an arm", "", CHOSEN]
+    for name, table in ways.items():
+        base, _, images = name.partition("-")
+        lines += ["", f"**{NAMES[base]}{KINDS[images]}**", *table] if table else []
     lines += [
-        *ceilings(sets),
-        *configurations(sets),
-        *quality.section(sets, args.out),
+        *earlier(args.results / "first" / "organ.json"),
         *nnunet_start.section(args.nnunet, args.out),
-        "",
-        "## What is missing",
-        "",
-        MISSING,
     ]
     (args.out / "results.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 

@@ -86,7 +86,7 @@ class Task:
 TASKS = {
     task.name: task
     for task in (
-        Task("classification", "one", False, "accuracy", ("accuracy", "auc"), "labels"),
+        Task("classification", "one", False, "auc", ("auc", "accuracy"), "labels"),
         Task("multilabel", "each", False, "auc", ("auc", "average_precision"), "findings"),
         Task("regression", "number", False, "r2", ("r2", "mae"), "numbers"),
         Task("segmentation", "one", True, "dice", ("dice",), "masks"),

@@ -26,7 +26,8 @@ BUDGET = loop.TrainConfig(epochs=1, batch_size=4, augment="none")
 
 def network(arm: str, seed: int) -> nn.Module:
     devices.seed_everything(seed)
-    return ARMS[arm][1](registry.build("resnet-small", "classification", 1, 2), "classification")
+    (make, *_) = ARMS[arm][1].values()
+    return make(registry.build("resnet-small", "classification", 1, 2), "classification")
 
 
 def make(path: str, folds: int = 0) -> Contest:
@@ -132,7 +133,7 @@ def test_two_processes_find_what_one_does_and_nothing_is_done_twice(
 def test_masks_are_compared_by_dice() -> None:
     def net(seed: int) -> nn.Module:
         devices.seed_everything(seed)
-        return ARMS["inflate"][1](
+        return ARMS["inflate"][1]["volume"](
             registry.build("segresnet-small", "segmentation", 1, 4), "segmentation"
         )
 

@@ -180,7 +180,7 @@ def test_a_comparison_asks_each_arm_about_each_sample_once(
 ) -> None:
     arms = {name: Arm(lambda seed: solid().eval(), answers=False) for name in ("a", "b")}
     store = DiskCache(tmp_path)
-    contest = Contest(source, arms, BUDGET, folds, warm=False, features=store)
+    contest = Contest(source, arms, BUDGET, folds, statistics=("kept",), features=store)
     runs = plan(contest, ["knn", "linear"], [6, 12], 2)
     records = contest_all(lambda: contest, runs, None, 1, None, contest)
     assert len(records) == len(runs) > 8

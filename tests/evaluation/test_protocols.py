@@ -107,7 +107,7 @@ def test_classes_without_a_labelled_volume_get_no_probability(tmp_path: Path) ->
     source = open_source(npz(tmp_path / "volumes.npz", (8, 8, 8), classes=3))
     two = np.flatnonzero(np.asarray(source.train.labels) < 2)
     few = dataclasses.replace(source, train=Subset(source.train, two))
-    net = ARMS["center"][1](
+    net = ARMS["center"][1]["volume"](
         registry.build("resnet-small", "classification", 1, 3), "classification"
     )
     for name in ("knn", "linear"):

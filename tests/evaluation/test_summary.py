@@ -21,12 +21,12 @@ SCORES = {"ours": [0.9, 0.92, 0.91, 0.93], "acs": [0.8, 0.83, 0.8, 0.84], "scrat
 def record(**more: Any) -> dict[str, Any]:
     rows = [
         {"arm": arm, "protocol": "probe", "limit": 10, "fold": 0, "trial": t, "train": 10,
-         "test": 20, "seconds": 1.0, "metrics": {"accuracy": v, "auc": v / 2},
+         "test": 20, "seconds": 1.0, "metrics": {"auc": v, "accuracy": v / 2},
          "cases": [float(i < 20 * v) for i in range(20)]}
         for arm, values in SCORES.items() for t, v in enumerate(values)
     ]  # fmt: skip
-    rows += [{**rows[0], "protocol": "zero", "limit": 0, "metrics": {"accuracy": 0.7}}]
-    return {"arms": list(SCORES), "metric": "accuracy", "folds": 0, "rows": rows} | more
+    rows += [{**rows[0], "protocol": "zero", "limit": 0, "metrics": {"auc": 0.7}}]
+    return {"arms": list(SCORES), "metric": "auc", "folds": 0, "rows": rows} | more
 
 
 def test_summaries_and_comparisons_are_those_of_stats() -> None:
@@ -127,7 +127,8 @@ def test_a_case_without_a_score_is_none() -> None:
 def test_the_csv_has_a_line_a_run() -> None:
     lines = list(csv.DictReader(io.StringIO(summary.runs_csv(record()))))
     assert len(lines) == 13
-    assert lines[0]["accuracy"] == "0.9" and lines[0]["auc"] == "0.45" and lines[-1]["auc"] == ""
+    assert lines[0]["auc"] == "0.9" and lines[0]["accuracy"] == "0.45"
+    assert lines[-1]["accuracy"] == ""
 
 
 def test_ranks_are_of_repetitions_that_all_have() -> None:

@@ -11,7 +11,8 @@ from torch import nn
 
 from crossd.tasks import TASKS
 from crossd.training import loop
-from crossd.training.teach import Rescaled, Teacher, Unlabelled, agreement
+from crossd.training.teach import Rescaled, Unlabelled, agreement
+from crossd.training.teacher import Teacher
 
 
 class Fixed(nn.Module):

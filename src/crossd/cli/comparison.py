@@ -1,7 +1,6 @@
 """`crossd evaluate --protocol`: a network against baselines, with intervals and tests."""
 
 import copy
-import dataclasses
 import functools
 import time
 from pathlib import Path
@@ -12,11 +11,12 @@ from crossd.cli.contests import arm, compare, kept_in, pretrained, require_limit
 from crossd.cli.model_arms import open_model, require_answers
 from crossd.cli.opening import fitting
 from crossd.cli.options import ALL_PROTOCOLS, EvaluateConfig
-from crossd.conversion.plain import to_2d, to_3d
+from crossd.conversion.plain import to_2d
+from crossd.conversion.views import has_views
 from crossd.data.source import Source
 from crossd.errors import InputError
 from crossd.evaluation import experiment, jobs
-from crossd.evaluation.arms import RIVALS
+from crossd.evaluation.arms import OURS, RIVALS
 from crossd.evaluation.experiment import Arm, Contest
 from crossd.evaluation.protocols import ON_FEATURES, require_labels
 from crossd.inference.slice_ensemble import answering
@@ -109,7 +109,7 @@ def open_contest(config: EvaluateConfig, progress: Progress | None = None) -> Co
     plain = _plain(config, weights)
     arms: dict[str, Arm] = {}
     if weights.form == "cross":
-        arms[weights.kernel_mode] = _own(load(path), config.answer, weights, source.classes)
+        arms[weights.kernel_mode] = _own(load(path), config.answer, weights, source)
     for name in wanted or (() if arms else ("slices", "center")):
         arms[name] = arm(
             name, source, weights.model, weights.classes, lambda _: copy.deepcopy(plain)
@@ -126,21 +126,14 @@ def open_contest(config: EvaluateConfig, progress: Progress | None = None) -> Co
     )
 
 
-def _own(
-    net: nn.Module, answer: str | None, weights: WeightsConfig, classes: tuple[str, ...]
-) -> Arm:
-    """Make the arm of a Cross-D network.
-
-    Unless asked otherwise it answers as the weights say, and is fitted as a network for volumes,
-    which is the better one to fit (docs/results).
-    """
-    how = answer or weights.answer
-    volume = pretrained(lambda: to_3d(net), weights.classes, classes)
-    if how == "volume":
-        return volume
-    asked = answering(net, how, weights.task)
-    own = pretrained(lambda: copy.deepcopy(asked), weights.classes, classes)
-    return own if answer is not None else dataclasses.replace(own, fitted=volume.make)
+def _own(net: nn.Module, answer: str | None, weights: WeightsConfig, source: Source) -> Arm:
+    """Make the arm of a Cross-D network, asked in all ways, or in the one that options name."""
+    if answer:
+        answering(net, answer, weights.task)  # refuses what the network lacks
+    possible = [name for name in OURS if name != "both" or has_views(net)]
+    possible.sort(key=lambda name: name != weights.answer)  # the first, where nothing tells
+    asked = {name: OURS[name] for name in ((answer,) if answer else possible)}
+    return pretrained(lambda: copy.deepcopy(net), asked, weights.classes, source.classes)
 
 
 def _plain(config: EvaluateConfig, weights: WeightsConfig) -> nn.Module:

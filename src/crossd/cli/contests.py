@@ -1,6 +1,6 @@
 """Comparisons of arms, for every command that has one: making the arms, and doing all runs."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ from crossd.data.disk_cache import DiskCache, option_cache
 from crossd.data.source import Source
 from crossd.errors import InputError
 from crossd.evaluation import experiment
-from crossd.evaluation.arms import ARMS
+from crossd.evaluation.arms import ARMS, Make
 from crossd.evaluation.experiment import Arm, Contest, Run
 from crossd.reports import comparison_results, markdown
 from crossd.tasks import task_of
@@ -37,20 +37,22 @@ def arm(
         known: Classes of pretrained networks.
         load: From the name of a pretraining to a network of it that may be changed.
     """
-    pretraining, make = ARMS[name]
+    pretraining, asked = ARMS[name]
     if pretraining is not None:
-        return pretrained(lambda: make(load(pretraining), source.task), known, source.classes)
+        return pretrained(lambda: load(pretraining), asked, known, source.classes)
 
     def fresh(seed: int) -> nn.Module:
         devices.seed_everything(seed)
-        net = registry.build(model, source.task, source.channels, len(source.classes))
-        return make(net, source.task)
+        return registry.build(model, source.task, source.channels, len(source.classes))
 
-    return Arm(fresh, answers=False, drawn=True)
+    return Arm(fresh, answers=False, drawn=True, asked=asked)
 
 
 def pretrained(
-    make: Callable[[], nn.Module], known: tuple[str, ...], classes: tuple[str, ...]
+    make: Callable[[], nn.Module],
+    asked: Mapping[str, Make],
+    known: tuple[str, ...],
+    classes: tuple[str, ...],
 ) -> Arm:
     """Make an arm of networks that know classes, with a new head where it is compared on others."""
 
@@ -61,7 +63,7 @@ def pretrained(
             heads.new_classifier(net, len(known), len(classes))
         return net
 
-    return Arm(ready, answers=classes == known)
+    return Arm(ready, answers=classes == known, asked=asked, learns=True)
 
 
 def kept_in(config: TransferConfig | EvaluateConfig) -> DiskCache:

@@ -1,7 +1,6 @@
 """`crossd evaluate --model`: ways of one of timm's networks to volumes, as arms."""
 
 import copy
-import functools
 from pathlib import Path
 from typing import Any
 
@@ -57,22 +56,26 @@ def open_model(config: EvaluateConfig, model: str, progress: Progress) -> Contes
         source = normalised_by(source, mean, std)
         said.append(f"volumes in [0, 1] are standardised by its own {mean:.3f} and {std:.3f}")
     if norms_with_statistics(net):
-        kept = "stay those of its weights" if config.pretrained else "are measured on the volumes"
-        said.append(f"the statistics of BatchNorm {kept}")
+        how = "are measured on the volumes"
+        if config.pretrained:
+            how = (
+                "stay those of its weights or are measured on the volumes, whichever is better on "
+                "the validation volumes"
+            )
+        said.append(f"the statistics of BatchNorm {how}")
 
     def made(name: str) -> Arm:
-        @functools.cache
-        def turned() -> nn.Module:
-            return ARMS[name][1](copy.deepcopy(net), source.task)
+        def ready(seed: int) -> nn.Module:
+            return copy.deepcopy(net)
 
-        return Arm(lambda seed: copy.deepcopy(turned()), answers=False)
+        return Arm(ready, answers=False, asked=ARMS[name][1])
 
     return Contest(
         source,
         {name: made(name) for name in wanted},
         loop.for_volumes(config, source.task),
         config.folds or 0,
-        warm=config.pretrained is None,
+        statistics=("kept", "anew") if config.pretrained else ("anew",),
         keep=Path(config.out),
         features=kept_in(config),
         model=model,
@@ -126,5 +129,6 @@ def require_answers(contest: Contest, model: str) -> None:
     source = contest.source
     volume = torch.zeros(1, source.channels, *source.size)
     for name, one in contest.arms.items():
-        net = one.make(contest.budget.seed)
+        asked = next(iter(one.asked.values()))
+        net = asked(one.make(contest.budget.seed), source.task)
         registry.answer_of(net, volume, f"{model} ({name})", "; a larger --size may do")

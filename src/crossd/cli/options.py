@@ -274,7 +274,7 @@ class TeachConfig(TrainingOptions):
         epochs: Passes over the volumes. Default: 3, or more for `steps`.
         steps: Fewest steps. Default: 100, unless the passes are given.
         batch_size: Volumes a step. Default: 8, for masks 2.
-        lr: Highest learning rate.
+        lr: Highest learning rate. Default: 0.0005.
         out: Folder for the weights and the report.
     """
 
@@ -287,7 +287,7 @@ class TeachConfig(TrainingOptions):
     epochs: int | None = None
     steps: int | None = None
     batch_size: int | None = None
-    lr: float = 5e-4
+    lr: float | None = None
     out: str = "runs/teach"
 
 

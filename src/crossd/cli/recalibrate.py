@@ -35,8 +35,9 @@ def recalibrate(config: RecalibrateConfig, progress: Progress) -> str:
     if source.rank == 3:
         asked = answering(net, weights.answer, weights.task)
     layers = validate.recalibrate(asked, source.train, options, progress=progress)
+    count = min(len(source.train), validate.MEASURED)
     lines = [
-        f"{layers} BatchNorm layers recalibrated on {len(source.train):,} unlabelled samples"
+        f"{layers} BatchNorm layers recalibrated on {count:,} unlabelled samples"
         if layers
         else "the network has no BatchNorm statistics: nothing to recalibrate"
     ]

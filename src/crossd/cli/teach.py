@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor, nn
 
-from crossd.cli.opening import batch_size, fitting, for_rank, prepared
+from crossd.cli.opening import fitting, for_rank, prepared
 from crossd.cli.options import TeachConfig
 from crossd.conversion import adapt
 from crossd.data.dataset import Samples, Subset
@@ -22,7 +22,8 @@ from crossd.inference.slice_ensemble import answering
 from crossd.tasks import task_of
 from crossd.training import loop, validate
 from crossd.training.config import with_run_options
-from crossd.training.teach import Rescaled, Teacher, Unlabelled, agreement
+from crossd.training.teach import Rescaled, agreement, budget, taught
+from crossd.training.teacher import Teacher
 from crossd.utils.option_values import choice
 from crossd.utils.processes import is_first
 from crossd.utils.progress import Progress
@@ -46,13 +47,14 @@ def teach(config: TeachConfig, progress: Progress) -> str:
     source = require_rank(fitting(config, weights, progress, labels=False), 3, "--data")
     net, weights = for_rank(net, weights, source, align=False)
     source = limit(source, config.limit, config.seed) if config.limit else source
-    source = dataclasses.replace(source, task="unlabelled", train=Unlabelled(source.train))
-    options = loop.TrainConfig(
-        epochs=config.epochs or 3,
-        min_steps=config.steps or (0 if config.epochs else 100),
-        batch_size=config.batch_size or (2 if task_of(weights.task).masks else batch_size(source)),
-        lr=config.lr,
-        augment=choice(config.augment or "light", ("light", "full", "none"), "--augment"),
+    usual = budget(weights.task)
+    options = dataclasses.replace(
+        usual,
+        epochs=config.epochs or usual.epochs,
+        min_steps=config.steps or (0 if config.epochs else usual.min_steps),
+        batch_size=config.batch_size or usual.batch_size,
+        lr=config.lr or usual.lr,
+        augment=choice(config.augment or usual.augment, ("light", "full", "none"), "--augment"),
     )
     options = with_run_options(config, options)
     teacher = _teacher(config, weights, net, source, progress)
@@ -65,19 +67,18 @@ def teach(config: TeachConfig, progress: Progress) -> str:
     shown = Subset(source.train, some)
     told = _said(teacher, shown, weights.task, options)
     before = agreement(weights.task, _said(net, shown, weights.task, options), told)
-    fit = loop.fit(
+    fit = taught(
         net,
+        Teacher(teacher, weights.task, config.temperature),
         source,
         options,
-        teacher=Teacher(teacher, weights.task, config.temperature),
         folder=Path(config.out),
         resume=config.resume,
-        validate=False,
         progress=progress,
         name="teaching",
     )
-    taught = fit.net.float().requires_grad_(True)
-    after = agreement(weights.task, _said(taught, shown, weights.task, options), told)
+    net = fit.net.float().requires_grad_(True)
+    after = agreement(weights.task, _said(net, shown, weights.task, options), told)
     line = (
         f"{len(some):,} volumes: agreement {np.mean(before):.3f} before, {np.mean(after):.3f} after"
     )
@@ -87,7 +88,7 @@ def teach(config: TeachConfig, progress: Progress) -> str:
     new = dataclasses.replace(prepared(weights, source), answer="volume", recalibrated=True)
     kept = ("values", "units", "number_mean", "number_std", "ignore", "modalities")
     new = dataclasses.replace(new, **{name: getattr(weights, name) for name in kept})
-    save(taught, path, new)
+    save(net, path, new)
     names = [source.train.case(int(index)) for index in some]
     _report(config, start, source, weights, fit, (names, before, after))
     return f"{line}\nwritten: {path} and {config.out}/report.html"

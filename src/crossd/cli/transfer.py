@@ -107,11 +107,12 @@ def require_arms(setting: Setting, arms: tuple[str, ...]) -> None:
     registry.require_answers(net, setting.model, task, classes, setting.images.size)
     nets: dict[str | None, nn.Module] = {None: setting.fresh(classes, 0)}
     for name in arms:
-        pretraining, make = ARMS[name]
+        pretraining, asked = ARMS[name]
         if pretraining is not None and pretraining not in nets:
             nets[pretraining] = setting.untrained(pretraining)
         if pretraining is None or PRETRAININGS[pretraining][0] != "cross":
-            make(nets[pretraining], task)  # of what convert took nothing is refused any more
+            # Of what convert took, nothing is refused any more.
+            next(iter(asked.values()))(nets[pretraining], task)
     converted = next((net for net in nets.values() if isinstance(net, Folded)), None)
     if converted is not None:
         volume = torch.zeros(1, setting.volumes.channels, *setting.volumes.size)

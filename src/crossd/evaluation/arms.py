@@ -1,6 +1,6 @@
-"""The arms of a comparison: how a network trained on images becomes one for volumes."""
+"""The arms of a comparison: how a network trained on images is used on volumes, in which ways."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import nn
@@ -24,10 +24,6 @@ Make = Callable[[nn.Module, str], nn.Module]
 """Makes a network for volumes of a trained one and its task."""
 
 
-def _of(make: Callable[[nn.Module], nn.Module]) -> Make:
-    return lambda net, task: make(net)
-
-
 def volume(net: nn.Module) -> nn.Module:
     """Convert a 2D network; attention, where there is some, then sees the whole volume.
 
@@ -42,24 +38,33 @@ def volume(net: nn.Module) -> nn.Module:
     return convert(net, attention=attention, example=images)
 
 
-ARMS: dict[str, tuple[str | None, Make]] = {
-    # name: the pretraining it starts from, and how it becomes a network for volumes
-    "scratch": (None, lambda net, task: to_3d(convert(net, lift=None))),
-    "slices": ("plain", lambda net, task: answering(net, "slices", task)),
-    "center": ("plain", _of(center)),
-    "center-orientations": ("plain", lambda net, task: OrientationMean(center(net), task)),
-    "inflate": ("plain", _of(inflate)),
-    "acs": ("plain", _of(acs)),
-    "triplanar": ("plain", _of(triplanar)),
-    "volume": ("plain", _of(volume)),
-    "cycle": ("plain", _of(cycle)),
-    "fourier": ("fourier", _of(to_3d)),
-    "fourier-aligned": ("fourier", lambda net, task: to_3d(net, align=True)),
-    "fourier-projection": ("fourier-projection", _of(to_3d)),
-    "projection": ("projection", _of(to_3d)),
-    "projection-orientations": ("projection", lambda net, task: OrientationMean(to_3d(net), task)),
-    "projection-slices": ("projection", lambda net, task: answering(net, "slices", task)),
-    "projection-both": ("projection", lambda net, task: answering(net, "both", task)),
+def _lifted(make: Callable[[nn.Module], nn.Module]) -> Mapping[str, Make]:
+    """Ask a 3D network about the volume, or about its three orientations."""
+    return {
+        "volume": lambda net, task: make(net),
+        "orientations": lambda net, task: OrientationMean(make(net), task),
+    }
+
+
+SLICES: Mapping[str, Make] = {"slices": lambda net, task: answering(net, "slices", task)}
+BOTH: Mapping[str, Make] = {"both": lambda net, task: answering(net, "both", task)}
+OURS = {**BOTH, **_lifted(to_3d), **SLICES}
+
+ARMS: dict[str, tuple[str | None, Mapping[str, Make]]] = {
+    # name: the pretraining it starts from, and the ways in which it can be asked about volumes
+    "projection": ("projection", OURS),
+    **{f"projection-{way}": ("projection", {way: make}) for way, make in OURS.items()},
+    "fourier": ("fourier", _lifted(to_3d)),
+    "fourier-aligned": ("fourier", _lifted(lambda net: to_3d(net, align=True))),
+    "fourier-projection": ("fourier-projection", _lifted(to_3d)),
+    "slices": ("plain", SLICES),
+    "center": ("plain", _lifted(center)),
+    "inflate": ("plain", _lifted(inflate)),
+    "acs": ("plain", _lifted(acs)),
+    "triplanar": ("plain", _lifted(triplanar)),
+    "volume": ("plain", _lifted(volume)),
+    "cycle": ("plain", _lifted(cycle)),
+    "scratch": (None, {"volume": lambda net, task: to_3d(convert(net, lift=None))}),
 }
 RIVALS = tuple(name for name, (pretraining, _) in ARMS.items() if pretraining in (None, "plain"))
 """Arms that need no Cross-D training."""

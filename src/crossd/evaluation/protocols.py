@@ -182,10 +182,18 @@ def _classes(protocol: str, train: Told, val: Told, test: Told, count: int) -> N
         LogisticRegression(C=strength, max_iter=2000, class_weight="balanced")
         for strength in STRENGTHS
     ]
-    model = _best([near] if protocol == "knn" else linear, train, val, protocol == "linear")
-    probabilities = np.zeros((len(test[0]), count))
-    probabilities[:, model.classes_.astype(int)] = model.predict_proba(test[0])
-    return probabilities
+
+    def said(model: Any, x: NDArray[np.float64]) -> NDArray[np.float64]:
+        probabilities = np.zeros((len(x), count))
+        probabilities[:, model.classes_.astype(int)] = model.predict_proba(x)
+        return probabilities
+
+    def area(model: Any) -> float:
+        both = torch.from_numpy(said(model, val[0])), torch.from_numpy(val[1])
+        return metrics.classification(*both)["auc"]
+
+    models = [near] if protocol == "knn" else linear
+    return said(_best(models, train, len(val[0]), protocol == "linear", area), test[0])
 
 
 def _finding(protocol: str, train: Told, val: Told, test: Told) -> NDArray[np.float64]:
@@ -208,19 +216,25 @@ def _number(protocol: str, train: Told, val: Told, test: Told) -> NDArray[np.flo
         )
     near = KNeighborsRegressor(min(NEIGHBOURS, len(train[0])), metric="cosine")
     linear = [Ridge(alpha=1 / strength) for strength in STRENGTHS]
-    model = _best([near] if protocol == "knn" else linear, train, val, protocol == "linear")
-    return np.asarray(model.predict(test[0]), np.float64)
+    models = [near] if protocol == "knn" else linear
+    best = _best(models, train, len(val[0]), protocol == "linear", lambda one: one.score(*val))
+    return np.asarray(best.predict(test[0]), np.float64)
 
 
-def _best(models: Sequence[Any], train: Told, val: Told, standardise: bool) -> Any:
-    """Fit models to training samples; return the one that scores best on validation samples."""
+def _best(
+    models: Sequence[Any], train: Told, count: int, standardise: bool, score: Callable[[Any], float]
+) -> Any:
+    """Fit models to training samples; return the one that scores best on `count` others."""
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
     steps = [make_pipeline(StandardScaler(), one) if standardise else one for one in models]
-    if len(val[0]) < 2:  # nothing to choose by: the middle one of STRENGTHS
+    if count < 2:  # nothing to choose by: the middle one of STRENGTHS
         steps = [steps[len(steps) // 2]]
     fitted = [one.fit(*train) for one in steps]
     if len(fitted) == 1:
         return fitted[0]
-    return max(fitted, key=lambda one: float(one.score(*val)))
+    scores = [score(one) for one in fitted]
+    if not np.isfinite(scores).all():  # of validation samples of one class
+        return fitted[len(fitted) // 2]
+    return fitted[int(np.argmax(scores))]

@@ -60,9 +60,10 @@ def scores(
 def case_scores(results: Results, key: Key, arm: str) -> NDArray[np.float64]:
     """Return an arm's score of every test case, the mean over its runs; NaN where none has one.
 
-    There are none of folds, which have other cases each, nor of a metric that no case has.
+    There are none of folds, which have other cases each, nor of a metric that no case has a share
+    in. The area under the ROC curve is shared out, see `crossd.training.metrics.area_by_case`.
     """
-    if results.get("folds") or results["metric"] not in ("accuracy", "dice"):
+    if results.get("folds") or results["metric"] not in ("auc", "dice"):
         return np.zeros(0)
     rows = [row.get("cases", ()) for row in runs(results, key, arm)]
     with warnings.catch_warnings():
@@ -75,8 +76,8 @@ def over_cases(
 ) -> statistics.Interval | None:
     """Give the interval of an arm's score, or of its difference to another's, over test cases.
 
-    Of a score that is a mean over cases, by Student's t; of another one by drawing cases anew.
-    Scores are means over the runs of an arm.
+    Of a score in which every case has a share, by Student's t; of another one by drawing cases
+    anew. Scores are means over the runs of an arm.
     """
     if "truth" not in results or results.get("folds"):
         own = case_scores(results, key, arm)

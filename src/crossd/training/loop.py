@@ -34,7 +34,7 @@ from crossd.training.config import TrainConfig, for_images, for_volumes
 from crossd.training.loggers import Epoch, TrainingLog
 from crossd.training.loss import Logits
 from crossd.training.signals import Stopped, listening
-from crossd.training.teach import Teacher
+from crossd.training.teacher import Teacher
 from crossd.training.validate import score
 from crossd.utils.atomic_files import naming
 from crossd.utils.processes import is_first
