@@ -21,6 +21,8 @@ from crossd.training import devices, loop, teach
 from crossd.weights.weights_file import load
 
 OURS = "projection"
+PRECISION = "bf16-mixed"
+"""Of all that is done with volumes, by every arm; 2D trainings are in float32."""
 RIVALS = ("slices", "center", "triplanar", "acs", "cycle", "inflate", "scratch")
 
 
@@ -117,7 +119,7 @@ def contest(study: Study, names: tuple[str, ...], folder: Path | None = None) ->
         source,
         made,
         budget_of(source),
-        teaching=teach.budget(source.task),
+        teaching=dataclasses.replace(teach.budget(source.task), precision=PRECISION),
         keep=folder,
         features=None if folder is None else DiskCache(folder),
     )
@@ -132,7 +134,7 @@ class Volumes:
     steps: int | None = None
     batch_size: int | None = None
     lr: float = 1e-3
-    precision: str = "32-true"
+    precision: str = PRECISION
 
 
 def budget_of(source: Source) -> Any:

@@ -13,25 +13,30 @@ recalibration of BatchNorm on the unlabelled training volumes. Raw results go to
 """
 
 import argparse
-import concurrent.futures
 import dataclasses
 import functools
 import json
-import multiprocessing
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
-from arms import ARMS, RIVALS, contest
+from arms import RIVALS, contest
 from sets import IMAGES, LIMITS, SETS, Study
-from trainings import pretrain
 
-from crossd.evaluation import experiment
+from crossd.evaluation import experiment, jobs, ways
+from crossd.evaluation.contest import Contest
 from crossd.evaluation.experiment import Run
+from crossd.evaluation.ways import Place
+from crossd.training import validate
 from crossd.utils.atomic_files import atomic
 from crossd.utils.progress import Progress
 
 RESULTS = Path(__file__).parent / "results"
+KEPT = ("auc", "accuracy", "dice")
+"""Scores of every way that are kept."""
+TOLD = "projection,slices,center"
+"""Arms of which every way is scored on the test volumes too."""
 
 
 def study_set(study: Study, args: argparse.Namespace) -> None:
@@ -46,34 +51,54 @@ def study_set(study: Study, args: argparse.Namespace) -> None:
     limits = [n for n in limits if n <= len(ready.source.train)]
     runs = experiment.plan(ready, args.protocols.split(","), limits, args.first + args.seeds)
     runs = [run for run in runs if run.trial >= args.first]
-    put_back(args.results / f"{study.title}.json", study, folder)
-    todo = [run for run in runs if not (folder / run.file).is_file()]
-    needed = {(way, run.trial) for run in todo if (way := ARMS[run.arm].way) is not None}
-    pretrain_all(study, sorted(needed), args.jobs, progress)
-    try:
-        experiment.contest_all(make, todo, folder, args.jobs, progress, ready)
-    finally:
-        collect(study, folder, args.results)
-
-
-def pretrain_all(
-    study: Study, needed: list[tuple[str, int]], jobs: int, progress: Progress
-) -> None:
-    """Train in 2D what is not there yet, each way and seed in a process of its own."""
-    todo = [(way, seed) for way, seed in needed if not study.weights(way, seed).is_file()]
-    context = multiprocessing.get_context("spawn")
-    with (
-        concurrent.futures.ProcessPoolExecutor(jobs, context, torch.set_num_threads, (1,)) as pool,
-        progress.task(f"2D training, {study.title}", total=len(todo)) as bar,
-    ):
-        pending = [pool.submit(pretrain, study, way, seed) for way, seed in todo]
-        for one in concurrent.futures.as_completed(pending):
-            one.result()
+    put_back(args.results, study, folder)
+    together: dict[tuple[int, str], list[Run]] = {}
+    for run in runs:
+        if not (folder / run.file).is_file():
+            together.setdefault((run.trial, run.arm), []).append(run)
+    todo = [together[key] for key in sorted(together, key=lambda key: key[0])]
+    work = functools.partial(study_arm, study, args.ways.split(","), folder)
+    with progress.task(study.title, total=len(todo)) as bar:
+        for _ in jobs.spread(make, work, todo, args.jobs, progress, ready):
+            collect(study, folder, args.results)
             bar.advance(1)
 
 
-def put_back(path: Path, study: Study, folder: Path) -> None:
+def study_arm(
+    study: Study, told: list[str], folder: Path, ready: Contest, runs: list[Run], progress: Progress
+) -> None:
+    """Do the runs of an arm and a seed, and score all its ways where it is one of those told."""
+    for run in runs:
+        with atomic(folder / run.file) as temporary:
+            temporary.write_text(json.dumps(experiment.perform(ready, run, progress)))
+    run = runs[0]
+    place = Place(run.arm, 0, run.trial)
+    if run.arm not in told or not ready.arms[run.arm].answers:
+        return
+    for number, way in enumerate(ways.every(ready, place)):
+        path = folder / f"way-{place}-{number:02d}.json"
+        if not path.is_file():
+            with atomic(path) as temporary:
+                temporary.write_text(json.dumps(score(ready, place, way)))
+
+
+def score(ready: Contest, place: Place, way: ways.Way) -> dict[str, Any]:
+    """Score a way of an arm on validation and test volumes, as it is.
+
+    A comparison scores the way alone that the validation volumes choose. This is what else there
+    was to choose from.
+    """
+    net, source = ways.network(ready, place, way), ready.source
+    row: dict[str, Any] = {"arm": place.arm, "seed": place.seed, "way": str(way)}
+    for name in ("val", "test"):
+        scores = validate.score(net, source, getattr(source, name), ready.budget)[0]
+        row[name] = {key: round(scores[key], 4) for key in KEPT if key in scores}
+    return row
+
+
+def put_back(results: Path, study: Study, folder: Path) -> None:
     """Write the records that the raw results hold to the folder of work in progress."""
+    path = results / f"{study.title}.json"
     if not path.is_file():
         return
     raw = json.loads(path.read_text())
@@ -85,6 +110,13 @@ def put_back(path: Path, study: Study, folder: Path) -> None:
         file = study.weights(row["way"], row["seed"]).with_suffix(".json")
         if not file.is_file():
             file.write_text(json.dumps(row))
+    numbers: dict[Place, int] = {}
+    for row in raw["ways"]:
+        place = Place(row["arm"], 0, row["seed"])
+        number = numbers[place] = numbers.get(place, -1) + 1
+        file = folder / f"way-{place}-{number:02d}.json"
+        if not file.is_file():
+            file.write_text(json.dumps(row))
 
 
 def collect(study: Study, folder: Path, results: Path) -> None:
@@ -94,11 +126,14 @@ def collect(study: Study, folder: Path, results: Path) -> None:
         row.pop("history", None)
         row["metrics"] = {name: round(value, 4) for name, value in row["metrics"].items()}
     flat = [json.loads(p.read_text()) for p in sorted(study.work.glob(f"{study.title}--*.json"))]
+    each = [json.loads(p.read_text()) for p in sorted(folder.glob("way-*.json"))]
     results.mkdir(exist_ok=True)
+    parts = {"rows": rows, "images": flat, "ways": each}
+    text = ",\n".join(
+        f'"{name}": [\n' + ",\n".join(map(json.dumps, part)) + "\n]" for name, part in parts.items()
+    )
     with atomic(results / f"{study.title}.json") as temporary:
-        lines = ",\n".join(json.dumps(row) for row in rows)
-        images = ",\n".join(json.dumps(row) for row in flat)
-        temporary.write_text(f'{{"rows": [\n{lines}\n], "images": [\n{images}\n]}}\n')
+        temporary.write_text(f"{{{text}}}\n")
 
 
 def main() -> None:
@@ -108,7 +143,8 @@ def main() -> None:
     parser.add_argument("--sets", default=",".join(SETS), help="separated by commas")
     parser.add_argument("--images", choices=IMAGES, default="own", help="of 2D training")
     parser.add_argument("--arms", default="", help="separated by commas (projection and rivals)")
-    parser.add_argument("--protocols", default="zero,probe,finetune")
+    parser.add_argument("--protocols", default="zero,linear")
+    parser.add_argument("--ways", default=TOLD, help="arms of which every way is scored")
     parser.add_argument("--limits", default="", help="labelled volumes (those of each set)")
     parser.add_argument("--seeds", type=int, default=3, help="repetitions (3)")
     parser.add_argument("--first", type=int, default=0, help="the first of them (0)")

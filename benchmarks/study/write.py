@@ -48,7 +48,8 @@ def load(path: Path) -> dict[str, Any]:
     arms = sorted(present, key=lambda a: (order.index(a) if a in order else len(order), a))
     masks = "dice" in rows[0]["metrics"]
     task = TASKS["segmentation" if masks else "classification"]
-    return {"arms": arms, "metric": task.main, "task": task.name, "folds": 0, "rows": rows}
+    return {"arms": arms, "metric": task.main, "task": task.name, "folds": 0, "rows": rows,
+            "ways": raw["ways"]}  # fmt: skip
 
 
 def only(results: dict[str, Any], arms: tuple[str, ...]) -> dict[str, Any]:
@@ -128,11 +129,10 @@ def section(name: str, results: dict[str, Any], out: Path) -> list[str]:
     return lines
 
 
-def each_way(path: Path) -> list[str]:
+def each_way(rows: list[dict[str, Any]]) -> list[str]:
     """Show what every way of using an arm is worth, and which of them were chosen."""
-    if not path.is_file():
+    if not rows:
         return []
-    rows = json.loads(path.read_text())
     main = "dice" if "dice" in rows[0]["test"] else "auc"
     arms = list(dict.fromkeys(row["arm"] for row in rows))
     body = []
@@ -185,7 +185,7 @@ def main() -> None:
     order = [f"{name}-{kind}".removesuffix("-") for kind in KINDS for name in NAMES]
     paths = {name: args.results / f"{name}.json" for name in order}
     sets = {name: load(path) for name, path in paths.items() if path.is_file()}
-    ways = {name: each_way(args.results / f"ways-{name}.json") for name in order}
+    ways = {name: each_way(results["ways"]) for name, results in sets.items()}
     lines = ["# Results", "", HEAD, "", "## The measure", "", MEASURE, "", GOAL, "",
              "## Ours against the best rival", "", *against(sets), "",
              "## Set by set", "", TABLES]  # fmt: skip

@@ -22,7 +22,8 @@ def weights(path: Path, task: str = "classification", **more: object) -> Path:
     """Write weights that were trained on images of 8 x 8, as far as their file says."""
     numbers = {"number_mean": (0.0, 0.0), "number_std": (1.0, 1.0)} if task == "regression" else {}
     given = {"size": (8, 8), "recalibrated": False, **numbers, **more}
-    config = WeightsConfig("resnet-small", task, 1, ("a", "b"), **given)  # type: ignore[arg-type]
+    given = {"classes": ("a", "b"), **given}
+    config = WeightsConfig("resnet-small", task, 1, **given)  # type: ignore[arg-type]
     torch.manual_seed(0)
     save(config.build(), path, config)
     return path
@@ -135,3 +136,35 @@ def test_a_teacher_of_other_classes_is_refused(
     np.savez(tmp_path / "i.npz", images=images)
     assert taught(start, tmp_path / "i.npz", tmp_path / "out") == 2
     assert "3D volumes are needed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("protocol", ["finetune", "probe"])
+def test_finetune_teaches_first(protocol: str, tmp_path: Path) -> None:
+    data = files.npz(tmp_path / "v.npz", (8, 8, 8))
+    start = weights(tmp_path / "w.safetensors", classes=("0", "1"))
+    command = ["finetune", "--weights", str(start), "--data", data, "--epochs", "1",
+               "--protocol", protocol]  # fmt: skip
+    outs = [tmp_path / "plain", tmp_path / "taught"]
+    assert main([*command, "--out", str(outs[0])]) == 0
+    assert main([*command, "--out", str(outs[1]), "--teach"]) == 0
+    before, plain, after = (
+        load(str(path)).state_dict()
+        for path in (start, *(out / "weights.safetensors" for out in outs))
+    )
+    kernels = [name for name, value in before.items() if value.dim() == 5]
+    moved = [name for name in kernels if not torch.equal(before[name], after[name])]
+    assert moved == kernels  # by teaching, where the probe leaves them
+    still = [name for name in kernels if torch.equal(before[name], plain[name])]
+    assert still == (kernels if protocol == "probe" else [])
+    assert main([*command, "--out", str(outs[1]), "--teach"]) == 2  # a result is there
+
+
+def test_finetune_cannot_teach_what_weights_do_not_say(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start = weights(tmp_path / "w.safetensors")
+    data = files.npz(tmp_path / "v.npz", (8, 8, 8), classes=3)
+    out = tmp_path / "out"
+    command = ["finetune", "--weights", str(start), "--data", data, "--teach", "--out", str(out)]
+    assert main(command) == 2 and not out.exists()
+    assert "--teach: " in capsys.readouterr().err

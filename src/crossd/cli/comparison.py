@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import nn
 
-from crossd.cli.contests import arm, compare, kept_in, pretrained, require_limits
+from crossd.cli.contests import arm, compare, kept_in, pretrained, require_limits, teaching
 from crossd.cli.model_arms import open_model, require_answers
 from crossd.cli.opening import fitting
 from crossd.cli.options import ALL_PROTOCOLS, EvaluateConfig
@@ -87,7 +87,7 @@ def comparison(config: EvaluateConfig, progress: Progress) -> str:
     )
 
 
-_OF_WEIGHTS = ("answer", "baselines", "plain")
+_OF_WEIGHTS = ("answer", "baselines", "plain", "teach")
 
 
 def open_contest(config: EvaluateConfig, progress: Progress | None = None) -> Contest:
@@ -123,6 +123,7 @@ def open_contest(config: EvaluateConfig, progress: Progress | None = None) -> Co
         keep=Path(config.out),
         features=kept_in(config),
         model=weights.model,
+        **teaching(config.teach or "never", source.task),
     )
 
 

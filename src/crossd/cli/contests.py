@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import nn
@@ -16,7 +17,8 @@ from crossd.evaluation.arms import ARMS, Make
 from crossd.evaluation.experiment import Arm, Contest, Run
 from crossd.reports import comparison_results, markdown
 from crossd.tasks import task_of
-from crossd.training import devices
+from crossd.training import devices, teach
+from crossd.utils.option_values import choice
 from crossd.utils.progress import Progress
 from crossd.utils.run_folder import LEFTOVERS, remove
 
@@ -64,6 +66,17 @@ def pretrained(
         return net
 
     return Arm(ready, answers=classes == known, asked=asked, learns=True)
+
+
+TEACH = ("choose", "always", "never")
+
+
+def teaching(given: str, task: str) -> dict[str, Any]:
+    """Say how a contest teaches its arms, as ``--teach`` asks for."""
+    choice(given, TEACH, "--teach")
+    if given == "never":
+        return {}
+    return {"teaching": teach.budget(task), "always": given == "always"}
 
 
 def kept_in(config: TransferConfig | EvaluateConfig) -> DiskCache:

@@ -127,6 +127,7 @@ _OF_COMPARISONS = (
     "pretrained",
     "arms",
     "plain",
+    "teach",
     "limit",
     "folds",
     "trials",

@@ -119,6 +119,9 @@ class TransferConfig(ImageOptions, LongOptions):
             triplanar (its kernels put into 3D ones); volume (converted, its attention to all
             slices) or cycle (its layers look at the planes of the volume in turn); scratch (3D
             training alone). The first is compared with each other one.
+        teach: Whether the 3D kernels of every arm learn first, on the unlabelled training volumes,
+            what its own 2D network says of slices: choose (both ways are tried, and the validation
+            volumes choose), always or never. See crossd teach.
         protocols: How each is fitted to labelled volumes, separated by commas: zero (not at all),
             knn or linear (on what the last layer is told), probe (convolutions stay), unfreeze
             (stage by stage), finetune (all of it).
@@ -145,6 +148,7 @@ class TransferConfig(ImageOptions, LongOptions):
     trials: int = 1
     arms: str = ",".join(DEFAULT_ARMS)
     protocols: str = ",".join(PROTOCOLS)
+    teach: str = "choose"
     size: str | None = None
     volume_epochs: int | None = None
     volume_steps: int | None = None
@@ -200,6 +204,8 @@ class FinetuneConfig(TrainingOptions):
         size: Size of the training volumes (one number, or depth,height,width).
         limit: Train on so many labelled samples.
         align: Move the kernels of the fourier modes by their mean displacement first.
+        teach: Teach the 3D kernels first, on all training volumes, whose labels are not looked at,
+            what the weights say of their slices. See crossd teach.
         epochs: Passes over the labelled samples. Default: 15, or more for `steps`.
         steps: Fewest steps. Default: 100, unless the passes are given.
         batch_size: Samples a step. Default: 8, for masks 2.
@@ -215,6 +221,7 @@ class FinetuneConfig(TrainingOptions):
     size: str | None = None
     limit: int | None = None
     align: bool = False
+    teach: bool = False
     epochs: int | None = None
     steps: int | None = None
     batch_size: int | None = None
@@ -271,10 +278,10 @@ class TeachConfig(TrainingOptions):
         temperature: Divides the logits of both: above 1, unlikely classes count for more.
         size: Size of the training volumes (one number, or depth,height,width).
         limit: Teach on so many volumes.
-        epochs: Passes over the volumes. Default: 3, or more for `steps`.
-        steps: Fewest steps. Default: 100, unless the passes are given.
+        epochs: Passes over the volumes. Default: 1, or more for `steps`.
+        steps: Fewest steps. Default: 150, unless the passes are given.
         batch_size: Volumes a step. Default: 8, for masks 2.
-        lr: Highest learning rate. Default: 0.0005.
+        lr: Highest learning rate. Default: 0.001.
         out: Folder for the weights and the report.
     """
 
@@ -393,6 +400,9 @@ class EvaluateConfig(LongOptions):
             Default: new weights.
         arms: With a model, its ways to volumes, separated by commas: slices, volume, cycle, or
             another of the baselines but scratch. Default: slices,volume,cycle.
+        teach: With --protocol, whether the 3D kernels of every arm learn first, on the unlabelled
+            training volumes, what its own 2D network says of slices: choose (both ways are tried,
+            and the validation volumes choose), always or never (the default). See crossd teach.
         plain: Weights of the plain 2D network (pretrain --kernel-mode none) that the baselines
             start from. Default: the 2D network that --weights hold in the axial view.
         limit: Numbers of labelled volumes, separated by commas. Default: all.
@@ -424,6 +434,7 @@ class EvaluateConfig(LongOptions):
     model: str | None = None
     pretrained: str | None = field(default=None, metadata={"bare": "timm"})
     arms: str | None = None
+    teach: str | None = None
     plain: str | None = None
     limit: str | None = None
     folds: int | None = None

@@ -32,6 +32,7 @@ def train_and_write(
     keep: Callable[[nn.Module], nn.Module] = lambda net: net,
     beside: Sequence[tuple[Source, loop.TrainConfig]] = (),
     rows: Sequence[slice] | None = None,
+    first: Callable[[], None] | None = None,
 ) -> str:
     """Train, keep the best weights, score them on the test samples, and write it all down.
 
@@ -46,6 +47,7 @@ def train_and_write(
         keep: From the network that is trained to the one that is scored and written.
         beside: See `crossd.training.loop.fit`.
         rows: Likewise.
+        first: Done before the training, when the folder is claimed.
 
     Returns:
         What to print.
@@ -58,6 +60,8 @@ def train_and_write(
         if source.plan is not None:
             write_plan(source, folder / PLAN)
     start = time.perf_counter()
+    if first is not None:
+        first()
     path = folder / "weights.safetensors"
     fit = loop.fit(
         net,

@@ -99,14 +99,7 @@ def _teacher(
 ) -> nn.Module:
     """Make the network that teaches, a copy that keeps its statistics of BatchNorm."""
     if config.teacher in ASKED:
-        teacher: nn.Module = answering(copy.deepcopy(net), config.teacher, weights.task)
-        if weights.recalibrated and adapt.norms_with_statistics(net) and config.teacher == "slices":
-            progress.say(
-                f"{config.weights}: its BatchNorm was measured on volumes; that of the teacher is "
-                "measured on their slices"
-            )
-            validate.recalibrate(teacher, source.train, loop.TrainConfig(), progress=progress)
-        return teacher
+        return own_teacher(config.weights, weights, net, config.teacher, source, progress)
     if not Path(config.teacher).is_file():
         raise InputError(
             f"--teacher {config.teacher}: is neither {', '.join(ASKED)} nor a weights file"
@@ -133,6 +126,29 @@ def _teacher(
     other = answering(load(config.teacher), how, weights.task)
     given, known = (source.mean, source.std), (own.mean, own.std)
     return other if given == known else Rescaled(other, given, known)
+
+
+def own_teacher(
+    path: str, weights: WeightsConfig, net: nn.Module, how: str, source: Source, progress: Progress
+) -> nn.Module:
+    """Make of a network itself what teaches it, asked in another way than about the volume.
+
+    Args:
+        path: Of the weights, for messages.
+        weights: What is known of them.
+        net: It is copied.
+        how: One of `ASKED`.
+        source: Of the volumes.
+        progress: Where to say what was decided.
+    """
+    teacher: nn.Module = answering(copy.deepcopy(net), how, weights.task)
+    if weights.recalibrated and adapt.norms_with_statistics(net) and how == "slices":
+        progress.say(
+            f"{path}: its BatchNorm was measured on volumes; that of the teacher is measured on "
+            "their slices"
+        )
+        validate.recalibrate(teacher, source.train, loop.TrainConfig(), progress=progress)
+    return teacher
 
 
 def _said(net: nn.Module, samples: Samples, task: str, options: loop.TrainConfig) -> list[Tensor]:

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from crossd.cli.contests import arm, compare, kept_in, require_limits
+from crossd.cli.contests import arm, compare, kept_in, require_limits, teaching
 from crossd.cli.opening import described, images_and_volumes, model_of
 from crossd.cli.options import ALL_PROTOCOLS, TransferConfig
 from crossd.conversion import registry
@@ -93,7 +93,15 @@ def open_contest(config: TransferConfig, setting: Setting | None = None) -> Cont
         for name in names(config.arms, list(ARMS), "--arms")
     }
     where = kept_in(config)
-    return Contest(setting.volumes, arms, budget, keep=folder, features=where, model=setting.model)
+    return Contest(
+        setting.volumes,
+        arms,
+        budget,
+        keep=folder,
+        features=where,
+        model=setting.model,
+        **teaching(config.teach, setting.volumes.task),
+    )
 
 
 def _weights(folder: Path, pretraining: str) -> Path:

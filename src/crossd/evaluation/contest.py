@@ -67,6 +67,7 @@ class Contest:
         statistics: Which of `STATISTICS` an arm may have; the first is taken where nothing tells
             them apart.
         teaching: The budget with which arms are taught; None for arms as they are alone.
+        always: Whether what can be taught is used in no other way.
         keep: Folder where masks of the first test volumes are kept for the report, and weights that
             were taught; None for none.
         features: Where features are kept, from run to run and for runs that go on; None for
@@ -82,6 +83,7 @@ class Contest:
     folds: int = 0
     statistics: tuple[str, ...] = STATISTICS
     teaching: TrainConfig | None = None
+    always: bool = False
     keep: Path | None = None
     features: DiskCache | None = None
     model: str = ""

@@ -10,6 +10,7 @@ import dataclasses
 import io
 import math
 import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -183,6 +184,47 @@ def best(results: Results, key: Key, among: Sequence[str]) -> str | None:
     found = summaries(results, key)
     known = [arm for arm in found if arm in among]
     return max(known, key=lambda arm: found[arm].mean) if known else None
+
+
+NEAR = 0.01
+"""A difference of means up to which the first arm is as good a choice as the best."""
+
+
+def advice(results: Results) -> str:
+    """Say in a sentence which arm to take, by protocol and number of labelled volumes.
+
+    The first arm, where it is within `NEAR` of the best one; else the best one.
+
+    Example:
+        >>> row = {"arm": "a", "protocol": "zero", "limit": 0, "fold": 0, "trial": 0}
+        >>> rows = [{**row, "metrics": {"auc": 0.8}}, {**row, "arm": "b", "metrics": {"auc": 0.9}}]
+        >>> advice({"arms": ["a", "b"], "metric": "auc", "folds": 1, "rows": rows})
+        'Take b (zero: 0.900, 0.100 ahead of a).'
+    """
+    first = results["arms"][0]
+    told: dict[str, list[str]] = {}
+    for key in keys(results):
+        found = {arm: np.mean([*own.values()]) for arm in results["arms"]
+                 if (own := scores(results, key, arm))}  # fmt: skip
+        if not found:
+            continue
+        best = max(found, key=found.__getitem__)
+        if first in found and found[best] - found[first] <= NEAR:
+            best = first
+        text = f"{title(key)}: {found[best]:.3f}"
+        if best != first and first in found:
+            text += f", {found[best] - found[first]:.3f} ahead of {first}"
+        told.setdefault(best, []).append(text)
+    if not told:
+        return "There is nothing to take: no score is known."
+    takes = [f"{arm} ({'; '.join(texts)})" for arm, texts in told.items()]
+    return f"Take {', '.join(takes)}."
+
+
+def ways_of(results: Results, key: Key, arm: str) -> dict[str, int]:
+    """Count the ways in which an arm was used over its runs, the most frequent first."""
+    found = Counter(row["way"] for row in runs(results, key, arm) if "way" in row)
+    return dict(found.most_common())
 
 
 def verdict(results: Results, key: Key, level: float = ALPHA) -> str:

@@ -89,7 +89,8 @@ def every(contest: Contest, place: Place) -> tuple[Way, ...]:
     statistics = contest.statistics if contest.made[place.arm] else ("",)
     found = [Way(asked, one) for asked in arm.asked for one in statistics]
     if contest.teaching is not None and arm.learns and arm.answers:
-        found += [Way(asked, taught=True) for asked in arm.asked if asked in TAUGHT]
+        taught = [Way(asked, taught=True) for asked in arm.asked if asked in TAUGHT]
+        found = [*([] if contest.always and taught else found), *taught]
     return tuple(found)
 
 
@@ -191,7 +192,7 @@ def _taught(contest: Contest, place: Place, progress: Progress | None) -> nn.Mod
     teach.taught(student, teacher, source, budget, progress=progress, name=f"teaching {place.arm}")
     if path is not None:
         with atomic(path) as temporary:
-            state = {name: value.clone() for name, value in student.state_dict().items()}
+            state = {name: value.contiguous() for name, value in student.state_dict().items()}
             save_file(state, temporary)
     return student
 

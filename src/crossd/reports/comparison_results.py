@@ -113,7 +113,8 @@ def printed(results: Results, folder: Path) -> str:
             drawn.add_row(*line)
         console.print(drawn)
     console.print(f"{INTERVAL}.", highlight=False)
-    verdicts = [summary.verdict(results, key) for key in summary.keys(results)]
+    verdicts = [summary.advice(results), *_used(results, results["arms"][:1])]
+    verdicts += [summary.verdict(results, key) for key in summary.keys(results)]
     written = f"written: {folder}/report.html, report.md, runs.csv, table.tex, metrics.json, plots"
     return "\n".join([text.getvalue(), *verdicts, written])
 
@@ -131,7 +132,9 @@ def markdown(results: Results, drawn: Mapping[str, str], spent: Sequence[str]) -
         f"# {first} against {join_words(results['arms'][1:] or ['nothing'])} on {results['data']}",
         "",
     ]
+    lines += [summary.advice(results), ""]
     lines += [f"- {summary.verdict(results, key)}" for key in keys]
+    lines += [f"- {text}" for text in _used(results, results["arms"][:1])]
     lines += [f"- Note: {note}." for note in results["notes"]]
     metric = METRICS.get(results["metric"], results["metric"])
     lines += [*section(f"Mean {metric}", grid(*summary.table(results))), ""]
@@ -179,6 +182,7 @@ def markdown(results: Results, drawn: Mapping[str, str], spent: Sequence[str]) -
                 ],
             )
             lines += section(f"{first} less the others: {summary.title(key)}", table)
+    lines += _ways(results)
     scores = list(dict.fromkeys(n for row in results["rows"] for n in row["metrics"]))
     means = [
         [
@@ -195,6 +199,53 @@ def markdown(results: Results, drawn: Mapping[str, str], spent: Sequence[str]) -
     for name, path in drawn.items():
         lines += section(name, [f"![{name}]({path})"])
     return ended([*lines, *_pretraining(results), *_cost(results), *spent], results)
+
+
+def _used(results: Results, arms: Sequence[str]) -> list[str]:
+    """Say in which way arms were used, where they have several."""
+    found = []
+    for key in summary.keys(results):
+        for arm in arms:
+            used = summary.ways_of(results, key, arm)
+            rows = [row for row in summary.runs(results, key, arm) if row.get("considered")]
+            if not rows:
+                continue
+            often = [f"{way} ({n} of {len(rows)})" if len(used) > 1 else way
+                     for way, n in used.items()]  # fmt: skip
+            count = len(rows[0]["considered"])
+            found.append(
+                f"{summary.title(key)}: {arm} was used as {join_words(often)}, the best of {count} "
+                "ways on the validation samples"
+            )
+    return [f"{text}." for text in found]
+
+
+def _ways(results: Results) -> list[str]:
+    """Return the tables of what each way of using an arm was worth on the validation samples."""
+    lines: list[str] = []
+    for key in summary.keys(results):
+        rows = [row for row in summary.runs(results, key) if row.get("considered")]
+        arms = [arm for arm in results["arms"] if any(row["arm"] == arm for row in rows)]
+        if not arms:
+            continue
+        names = list(dict.fromkeys(way for row in rows for way in row["considered"]))
+        body = []
+        for way in names:
+            cells = []
+            for arm in arms:
+                own = [row for row in rows if row["arm"] == arm]
+                known = [v for row in own if (v := row["considered"].get(way)) is not None]
+                times = sum(row["way"] == way for row in own)
+                mark = "" if not times else " ✓" if len(own) == 1 else f" ✓ {times} of {len(own)}"
+                cells.append(f"{number(_mean(known))}{mark}" if known else MISSING)
+            body.append([way, *cells])
+        said = (
+            "Scores on the validation samples, the mean over repetitions. ✓: the way that was "
+            "chosen, and scored on the test samples."
+        )
+        title = f"What the validation samples chose: {summary.title(key)}"
+        lines += section(title, [said, "", *grid(["way", *arms], body)])
+    return lines
 
 
 def _each_sample(results: Results) -> dict[str, tuple[list[str], list[list[str]]]]:

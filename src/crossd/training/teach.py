@@ -23,7 +23,7 @@ def budget(task: str, batch_size: int | None = None) -> TrainConfig:
         batch_size: Volumes a step; None leaves it open.
     """
     usual = 2 if task_of(task).masks else 8
-    return TrainConfig(epochs=3, min_steps=100, batch_size=batch_size or usual, lr=5e-4, workers=0)
+    return TrainConfig(epochs=1, min_steps=150, batch_size=batch_size or usual, lr=1e-3, workers=0)
 
 
 def taught(

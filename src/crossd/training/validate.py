@@ -18,7 +18,7 @@ from crossd.training.batches import Batch, ViewBatches, batches, view_of
 from crossd.training.config import TrainConfig
 from crossd.utils.progress import Progress
 
-MEASURED = 512
+MEASURED = 256
 """Samples on which BatchNorm is measured, at most: their mean lies within a few hundredths of a
 standard deviation of that of all."""
 

@@ -27,6 +27,7 @@ LEFTOVERS = (
     "features-*",
     "pretrained-*.json",
     "run-*.json",
+    "taught-*.safetensors",
     CHECKPOINT,
     EARLIER_CHECKPOINT,
 )
