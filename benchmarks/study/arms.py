@@ -73,10 +73,11 @@ def _one(way: str, make: Make = solid) -> Kind:
 ARMS: dict[str, Kind] = {
     **{name: Kind(*KNOWN[name]) for name in (OURS, *RIVALS)},
     "projection one view": Kind("one-view", KNOWN[OURS][1]),
+    "projection sample": Kind("sample", KNOWN[OURS][1]),
     "projection joint": Kind("projection", {"volume": moving}, beside_slices),
     **{
         f"projection {way}": _one(way)
-        for way in ("batch", "sample", "layer", "oblique", "fresh", "lifted", "decay")
+        for way in ("batch", "layer", "oblique", "fresh", "lifted", "decay")
     },
     "slice": _one("slice"),
     "slice batch": _one("slice-batch"),

@@ -340,8 +340,8 @@ def test_the_examples_are_understood(command: str, monkeypatch: pytest.MonkeyPat
 def test_every_option_reaches_its_command(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = spy_on("finetune", monkeypatch)
     given = cli_options.FinetuneConfig(
-        weights="w", data="d", protocol="probe", size="3,4,5", limit=6, align=True, epochs=7,
-        steps=8, batch_size=9, lr=0.5, seed=10, workers=11, precision="bf16-mixed",
+        weights="w", data="d", protocol="probe", size="3,4,5", limit=6, align=True, teach=True,
+        epochs=7, steps=8, batch_size=9, lr=0.5, seed=10, workers=11, precision="bf16-mixed",
         checkpointing=True, out="o", overwrite=True, resume=True, augment="none", plan="p.yaml",
         devices=2, num_nodes=3, strategy="fsdp", sync_bn=True, accumulate=4, clip=0.5, compile=True,
         on_nan="skip", on_bad_sample="skip", loggers="csv", checkpoint_minutes=1.5,
@@ -681,7 +681,8 @@ def test_transfer_prints_its_table(jobs: int, capsys: pytest.CaptureFixture[str]
     )
     assert main(arguments.split()) == 0
     shown = capsys.readouterr()
-    assert "Mean accuracy" in shown.out and "In brackets: 95 % interval" in shown.out
+    assert shown.out.startswith("Take slices (zero: 1.000).")
+    assert "Mean AUC" in shown.out and "In brackets: 95 % interval" in shown.out
     assert "projection" in shown.out and "zero" in shown.out
     assert "written: run/report.html, report.md" in shown.out
     assert "2D training, projection: " in shown.err

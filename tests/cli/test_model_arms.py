@@ -67,7 +67,8 @@ def test_arms_are_of_one_network_and_the_source_is_as_its_weights_want_it(
     net = timm.create_model("test_vit", depth=3, embed_dim=24, num_heads=2)
     save_file(net.state_dict(), tmp_path / "net.safetensors")
     contest = opened(data, pretrained=str(tmp_path / "net.safetensors"), arms="cycle,slices,center")
-    assert list(contest.arms) == ["cycle", "slices", "center"] and not contest.warm
+    assert list(contest.arms) == ["cycle", "slices", "center"]
+    assert contest.statistics == ("kept", "anew")
     cfg: Any = net.pretrained_cfg
     assert contest.source.mean == pytest.approx(sum(cfg["mean"]) / 3)
     sample = contest.source.train[0]["image"]
@@ -75,14 +76,18 @@ def test_arms_are_of_one_network_and_the_source_is_as_its_weights_want_it(
     assert raw.shape == (1, 32, 32, 32)
     torch.testing.assert_close(sample, (raw - contest.source.mean) / contest.source.std)
     own: Any = net
-    turned, sliced = (contest.arms[name].make(0) for name in ("cycle", "slices"))
+    made = (
+        (contest.arms[name].make(0), next(iter(contest.arms[name].asked.values())))
+        for name in ("cycle", "slices")
+    )
+    turned, sliced = (ask(net, "classification") for net, ask in made)
     for name, value in sliced.net.state_dict().items():
         torch.testing.assert_close(turned.state_dict()[name], value)
     torch.testing.assert_close(turned.blocks[0].mlp.fc1.weight, own.blocks[0].mlp.fc1.weight)
     assert not any(arm.answers or arm.drawn for arm in contest.arms.values())
     require_answers(contest, SMALL)
     fresh = opened(data)
-    assert fresh.warm and list(fresh.arms) == ["slices", "volume", "cycle"]
+    assert fresh.statistics == ("anew",) and list(fresh.arms) == ["slices", "volume", "cycle"]
     assert fresh.source.mean != contest.source.mean
     assert "with new weights" in fresh.notes[0]
 

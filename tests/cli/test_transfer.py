@@ -271,10 +271,12 @@ def test_what_each_protocol_trains(
         return real(net, source, config, **named)
 
     monkeypatch.setattr(loop, "fit", spy)
-    some = {"arms": "slices,inflate", "limit": "4", "lr": 0.002, "volume_lr": 0.0005}
+    some = {"arms": "slices,inflate", "limit": "4", "lr": 0.002, "volume_lr": 0.0005,
+            "protocols": "zero,probe,finetune", "teach": "always"}  # fmt: skip
     transfer(config_of((volumes, volumes), tmp_path / "run", **some))
     assert calls == {
         "2D training, plain": (0.002, 108, 2, False, None),
+        "teaching inflate": (0.001, 12, 3, False, None),
         "probe, slices": (0.0005, 4, 3, True, "logits"),
         "finetune, slices": (0.0005, 4, 3, False, "logits"),
         "probe, inflate": (0.0005, 4, 3, True, None),
@@ -353,7 +355,10 @@ def test_overwriting_forgets_what_an_interrupted_run_left(volumes: str, tmp_path
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"arms": "scratch,nothing"}, "--arms: unknown 'nothing'; known are scratch, slices"),
+        (
+            {"arms": "scratch,nothing"},
+            "--arms: unknown 'nothing'; known are projection, projection-both",
+        ),
         ({"protocols": "one"}, "--protocols: unknown 'one'; known are zero, knn, linear, probe"),
         ({"volumes": "IMAGES"}, "--volumes IMAGES: holds 2D images, but 3D volumes are needed"),
         ({"slices": "axial,top"}, "--slices axial,top: unknown view top"),

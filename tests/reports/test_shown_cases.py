@@ -102,10 +102,10 @@ def test_where_the_first_arm_of_a_comparison_wins_and_loses(tmp_path: Path) -> N
     }
     rows = [
         {"arm": arm, "protocol": "zero", "limit": 0, "fold": 0, "trial": 0, "train": 12, "test": 9,
-         "metrics": {"accuracy": float(np.mean(cases))}, "cases": cases}
+         "metrics": {"auc": float(np.mean(cases))}, "cases": cases}
         for arm, cases in right.items()
     ]  # fmt: skip
-    results = {"arms": list(right), "metric": "accuracy", "folds": 0, "rows": rows}
+    results = {"arms": list(right), "metric": "auc", "folds": 0, "rows": rows}
     found = shown_cases.comparison_cases(results, source)
     assert found[0].name == "sample 8" and found[3].name == "sample 3" and len(found) == 6
     assert found[0].group == "The worst for ours against acs: zero"

@@ -12,7 +12,7 @@ from crossd.conversion import heads, registry
 from crossd.data.disk_cache import DiskCache, option_cache
 from crossd.data.source import Source
 from crossd.errors import InputError
-from crossd.evaluation import experiment
+from crossd.evaluation import experiment, summary
 from crossd.evaluation.arms import ARMS, Make
 from crossd.evaluation.experiment import Arm, Contest, Run
 from crossd.reports import comparison_results, markdown
@@ -107,6 +107,7 @@ def compare(
     progress: Progress,
     start: float,
     config: TransferConfig | EvaluateConfig,
+    use: Callable[[str, str], list[str]] | None = None,
     **more: object,
 ) -> str:
     """Do the runs of a comparison that are not done yet, and write its record, report and plots.
@@ -119,6 +120,7 @@ def compare(
         progress: Where to show how far it is.
         start: When the command began, by `time.perf_counter` [s].
         config: The options of the command, with a folder that was claimed.
+        use: Gives the commands that make and use what an arm was in a way, without labels.
         **more: What the command adds to the record: ``data``, ``notes`` and its own.
     """
     folder, source = Path(config.out), contest.source
@@ -140,6 +142,10 @@ def compare(
         cases=[source.test.case(i) for i in range(len(source.test))],
         rows=rows,
     )
+    best = summary.taken(results, ("zero", 0))
+    if use is not None and best is not None:
+        (way, *_) = summary.ways_of(results, ("zero", 0), best)
+        results["use"] = use(best, way)
     comparison_results.write(results, folder, source)
     remove(folder, LEFTOVERS)
     return comparison_results.printed(results, folder)

@@ -5,18 +5,9 @@ from dataclasses import dataclass, field
 from crossd.training.config import RunOptions
 from crossd.utils.option_values import check
 
-PROTOCOLS = ("zero", "probe", "finetune")
+PROTOCOLS = ("zero", "linear", "finetune")
 ALL_PROTOCOLS = ("zero", "knn", "linear", "probe", "unfreeze", "finetune")
-DEFAULT_ARMS = (
-    "projection",
-    "projection-both",
-    "fourier",
-    "scratch",
-    "slices",
-    "inflate",
-    "acs",
-    "triplanar",
-)
+DEFAULT_ARMS = ("projection", "slices", "center", "triplanar", "acs", "cycle", "scratch")
 
 
 @dataclass(frozen=True)
@@ -114,17 +105,21 @@ class TransferConfig(ImageOptions, LongOptions):
             otherwise ten a class.
         trials: Repetitions, with other labelled volumes and other seeds.
         arms: Ways to a network for volumes that are compared, separated by commas: projection,
-            fourier or fourier-aligned (crossd), asked about the volume; projection-slices (about
-            its slices) or projection-both; slices (a 2D network on slices); center, inflate, acs or
-            triplanar (its kernels put into 3D ones); volume (converted, its attention to all
-            slices) or cycle (its layers look at the planes of the volume in turn); scratch (3D
-            training alone). The first is compared with each other one.
+            fourier, fourier-aligned or fourier-projection (crossd); slices (a 2D network on
+            slices); center, inflate, acs or triplanar (its kernels put into 3D ones); volume
+            (converted, its attention to all slices) or cycle (its layers look at the planes of the
+            volume in turn); scratch (3D training alone). The first is compared with each other one.
+            Each is used in the way that the validation volumes choose: asked about the volume or
+            about its three orientations, projection about its slices or volume and slices too;
+            BatchNorm measured anew or kept. projection-volume, -orientations, -slices and -both
+            are asked in this way only.
         teach: Whether the 3D kernels of every arm learn first, on the unlabelled training volumes,
             what its own 2D network says of slices: choose (both ways are tried, and the validation
             volumes choose), always or never. See crossd teach.
         protocols: How each is fitted to labelled volumes, separated by commas: zero (not at all),
             knn or linear (on what the last layer is told), probe (convolutions stay), unfreeze
-            (stage by stage), finetune (all of it).
+            (stage by stage), finetune (all of it). Default: zero, linear and finetune; with masks
+            zero and finetune.
         size: Size of the training volumes (one number, or depth,height,width).
         volume_epochs: Passes over the labelled volumes. Default: 15, or more for `volume_steps`.
         volume_steps: Fewest steps on the labelled volumes. Default: 100, for masks 60, unless the
@@ -147,7 +142,7 @@ class TransferConfig(ImageOptions, LongOptions):
     limit: str | None = None
     trials: int = 1
     arms: str = ",".join(DEFAULT_ARMS)
-    protocols: str = ",".join(PROTOCOLS)
+    protocols: str | None = None
     teach: str = "choose"
     size: str | None = None
     volume_epochs: int | None = None

@@ -16,7 +16,7 @@ from torch import nn
 
 from crossd.cli.contests import arm, compare, kept_in, require_limits, teaching
 from crossd.cli.opening import described, images_and_volumes, model_of
-from crossd.cli.options import ALL_PROTOCOLS, TransferConfig
+from crossd.cli.options import ALL_PROTOCOLS, PROTOCOLS, TransferConfig
 from crossd.conversion import registry
 from crossd.conversion.convert import convert
 from crossd.conversion.folding.modules import Folded
@@ -26,6 +26,7 @@ from crossd.errors import InputError
 from crossd.evaluation import experiment, jobs
 from crossd.evaluation.arms import ARMS, PRETRAININGS
 from crossd.evaluation.experiment import Contest
+from crossd.evaluation.protocols import ON_FEATURES, require_labels
 from crossd.reports import comparison_results
 from crossd.tasks import Task, task_of
 from crossd.training import devices, loop, validate
@@ -157,6 +158,45 @@ def pretrain(setting: Setting, name: str, progress: Progress) -> dict[str, objec
     return record
 
 
+LIFTS = ("center", "inflate", "triplanar")
+
+
+def commands(config: TransferConfig, arm: str, way: str) -> list[str]:
+    """List the commands that make and use what an arm was in a comparison, without labels.
+
+    Args:
+        config: The options of the comparison.
+        arm: Its name.
+        way: The way in which it was used, as `crossd.evaluation.ways.Way` says it.
+
+    Returns:
+        One a line; nothing for an arm that no command makes.
+    """
+    pretraining = ARMS[arm][0]
+    answer, *more = way.split(", ")
+    if pretraining is None or (pretraining == "plain" and arm not in (*LIFTS, "slices")):
+        return []
+    weights = _weights(Path(config.out), pretraining)
+    lines = []
+    if arm in LIFTS:
+        start, weights = weights, Path(config.out) / f"{arm}.safetensors"
+        lines.append(f"crossd convert --weights {start} --lift {arm} --out {weights}")
+    if "taught" in more:
+        teacher = f" --teacher {start}" if arm in LIFTS else ""
+        out = Path(config.out) / "taught"
+        lines.append(
+            f"crossd teach --weights {weights} --data {config.volumes}{teacher} --out {out}"
+        )
+        weights = out / "weights.safetensors"
+    elif "BatchNorm anew" in more:
+        ready = Path(config.out) / "ready.safetensors"
+        data = f"--data {config.volumes} --answer {answer}"
+        lines.append(f"crossd recalibrate --weights {weights} {data} --out {ready}")
+        weights = ready
+    use = f"crossd predict --weights {weights} --input NEW --answer {answer} --out answers"
+    return [*lines, use]
+
+
 def _usual(task: Task, classes: int) -> int:
     """Choose how many labelled volumes are learnt from where the options leave it open."""
     if task.masks:
@@ -172,13 +212,17 @@ def transfer(config: TransferConfig, progress: Progress) -> str:
     """
     start = time.perf_counter()
     arms = names(config.arms, list(ARMS), "--arms")
-    protocols = names(config.protocols, ALL_PROTOCOLS, "--protocols")
+    protocols = names(config.protocols or ",".join(PROTOCOLS), ALL_PROTOCOLS, "--protocols")
     setting = open_setting(config, progress)
     volumes, images = setting.volumes, setting.images
+    if config.protocols is None and task_of(volumes.task).masks:
+        protocols = tuple(name for name in protocols if name not in ON_FEATURES)
     things = task_of(volumes.task).outputs
     usual = _usual(task_of(volumes.task), len(volumes.classes))
     limits = counts(config.limit, "--limit") or (min(usual, len(volumes.train)),)
     require_limits(volumes, limits, config.limit)
+    for protocol in protocols:
+        require_labels(protocol, volumes)
     if not setting.same_classes:
         progress.say(f"the images have other {things} than the volumes: no protocol zero")
     contest = open_contest(config, setting)
@@ -206,6 +250,7 @@ def transfer(config: TransferConfig, progress: Progress) -> str:
         progress,
         start,
         config,
+        functools.partial(commands, config),
         data=config.volumes,
         images=config.images,
         model=setting.model,

@@ -204,13 +204,9 @@ def advice(results: Results) -> str:
     first = results["arms"][0]
     told: dict[str, list[str]] = {}
     for key in keys(results):
-        found = {arm: np.mean([*own.values()]) for arm in results["arms"]
-                 if (own := scores(results, key, arm))}  # fmt: skip
-        if not found:
+        found, best = _means(results, key), taken(results, key)
+        if best is None:
             continue
-        best = max(found, key=found.__getitem__)
-        if first in found and found[best] - found[first] <= NEAR:
-            best = first
         text = f"{title(key)}: {found[best]:.3f}"
         if best != first and first in found:
             text += f", {found[best] - found[first]:.3f} ahead of {first}"
@@ -219,6 +215,20 @@ def advice(results: Results) -> str:
         return "There is nothing to take: no score is known."
     takes = [f"{arm} ({'; '.join(texts)})" for arm, texts in told.items()]
     return f"Take {', '.join(takes)}."
+
+
+def _means(results: Results, key: Key) -> dict[str, float]:
+    known = {arm: [*scores(results, key, arm).values()] for arm in results["arms"]}
+    return {arm: float(np.mean(values)) for arm, values in known.items() if values}
+
+
+def taken(results: Results, key: Key) -> str | None:
+    """Choose the arm that `advice` says to take; None where no score is known."""
+    found, first = _means(results, key), results["arms"][0]
+    if not found:
+        return None
+    best = max(found, key=found.__getitem__)
+    return first if first in found and found[best] - found[first] <= NEAR else best
 
 
 def ways_of(results: Results, key: Key, arm: str) -> dict[str, int]:

@@ -92,7 +92,7 @@ def write(results: Results, folder: Path, source: Source) -> None:
 
 
 def printed(results: Results, folder: Path) -> str:
-    """Return what to print: the table, the scores of few test samples, and what they say.
+    """Return what to print: which arm to take, the table, scores of few samples, what they say.
 
     Args:
         results: The record.
@@ -113,10 +113,12 @@ def printed(results: Results, folder: Path) -> str:
             drawn.add_row(*line)
         console.print(drawn)
     console.print(f"{INTERVAL}.", highlight=False)
-    verdicts = [summary.advice(results), *_used(results, results["arms"][:1])]
+    verdicts = _used(results, results["arms"][:1])
     verdicts += [summary.verdict(results, key) for key in summary.keys(results)]
     written = f"written: {folder}/report.html, report.md, runs.csv, table.tex, metrics.json, plots"
-    return "\n".join([text.getvalue(), *verdicts, written])
+    if results.get("use"):
+        verdicts += ["To use it without labels:", *(f"  {line}" for line in results["use"])]
+    return "\n".join([summary.advice(results), "", text.getvalue(), *verdicts, written])
 
 
 def markdown(results: Results, drawn: Mapping[str, str], spent: Sequence[str]) -> str:
@@ -136,6 +138,8 @@ def markdown(results: Results, drawn: Mapping[str, str], spent: Sequence[str]) -
     lines += [f"- {summary.verdict(results, key)}" for key in keys]
     lines += [f"- {text}" for text in _used(results, results["arms"][:1])]
     lines += [f"- Note: {note}." for note in results["notes"]]
+    if results.get("use"):
+        lines += section("To use it without labels", ["```console", *results["use"], "```"])
     metric = METRICS.get(results["metric"], results["metric"])
     lines += [*section(f"Mean {metric}", grid(*summary.table(results))), ""]
     sizes = sorted({row["test"] for row in results["rows"]})

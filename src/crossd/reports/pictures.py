@@ -39,7 +39,7 @@ STYLES = {
     "fourier-aligned": ("#cc79a7", "-"),
     "projection": (WARM, "-"),
     "fourier-projection": ("#e69f00", "--"),
-    "center-orientations": ("#56b4e9", "-."),
+    "projection-volume": (WARM, "-"),
     "projection-slices": (WARM, ":"),
     "projection-both": (WARM, "--"),
     "projection-orientations": (WARM, "-."),

@@ -211,7 +211,7 @@ def comparison_cases(
     rival = summary.best(results, key, others)
     values = scores[first] - scores[rival] if rival else scores[first]
     title = summary.title(key)
-    header = ("arm", "mean Dice" if task_of(source.task).masks else "share right")
+    header = ("arm", "mean Dice" if task_of(source.task).masks else "share in the AUC")
     kept = {arm: found for arm, found in (masks or {}).items() if found}
     cases = [
         _segmented_sample(

@@ -1,0 +1,149 @@
+"""Why 3D kernels say less of adrenals than slices do: one network, asked in ways that lie between.
+
+    python benchmarks/study/why.py --data FOLDER --sets adrenal
+
+A slab is a slice with its neighbours, the outer ones of which are repeated to fill the volume. Of
+one slice it is, by the law of consistency, what the 2D kernels see; of all slices it is the volume.
+Between them lies what depth costs. The others change one thing each: which slices are looked at,
+what lies beyond the ends, and over what features are averaged. Nothing is trained here; the
+weights are those of the study. Raw results go to `results/why-SET.json`.
+"""
+
+import argparse
+import copy
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from arms import contest
+from sets import Study
+from study import RESULTS
+from torch import Tensor, nn
+
+from crossd.conversion.plain import to_3d
+from crossd.inference.slice_ensemble import Ensemble, OrientationMean, SliceNet
+from crossd.training import validate
+from crossd.utils.atomic_files import atomic
+from crossd.weights.weights_file import load
+
+PLACES = (1, 2, 3)
+"""Quarters of an axis about which slabs lie, as training slices do."""
+
+
+class Slabs(Ensemble):
+    """Ask a 3D network about slabs of so many slices, three an axis."""
+
+    def __init__(self, net: nn.Module, thickness: int) -> None:
+        super().__init__(net)
+        self.thickness = thickness
+
+    def _answers(self, x: Tensor) -> Tensor:
+        answers = []
+        for axis in range(3):
+            turned = x.movedim(2 + axis, 2)
+            depth = turned.shape[2]
+            for place in PLACES:
+                middle = depth * place // 4
+                first = max(0, middle - self.thickness // 2)
+                last = min(depth - 1, middle + (self.thickness - 1) // 2)
+                seen = torch.arange(depth).clamp(first, last)
+                answers.append(self.net(turned.index_select(2, seen)))
+        return torch.stack(answers)
+
+
+class Foreground(nn.Module):
+    """Average the last features over where the volume holds something, in place of everywhere."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = copy.deepcopy(net)
+        self.mask: Tensor | None = None
+        for module in self.net.modules():
+            if isinstance(module, nn.AdaptiveAvgPool3d):
+                module.register_forward_hook(self._over_foreground)
+
+    def _over_foreground(self, module: nn.Module, given: tuple[Tensor], answer: Tensor) -> Tensor:
+        (x,) = given
+        assert self.mask is not None
+        weight = F.interpolate(self.mask, x.shape[2:], mode="area")
+        total = weight.sum((2, 3, 4), keepdim=True).clamp_min(1e-6)
+        return (x * weight).sum((2, 3, 4), keepdim=True) / total
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Answer on volumes, whose background is their least value."""
+        self.mask = (x > x.amin((1, 2, 3, 4), keepdim=True)).any(1, keepdim=True).to(x.dtype)
+        answer: Tensor = self.net(x)
+        return answer
+
+
+def replicated(net: nn.Module) -> nn.Module:
+    """Let a 3D network see its last slices repeated beyond the ends, in place of zeros."""
+    net = copy.deepcopy(net)
+    for module in net.modules():
+        if isinstance(module, nn.Conv3d) and any(module.padding):
+            module.padding_mode = "replicate"
+    return net
+
+
+def variants(net: nn.Module) -> dict[str, Callable[[], nn.Module]]:
+    """Name what is asked."""
+    solid: Any = to_3d(net)
+    return {
+        "9 slices": lambda: SliceNet(net),
+        "all slices": lambda: SliceNet(net, 0),
+        **{
+            f"9 slabs of {n}": (lambda n=n: Slabs(solid, n))  # type: ignore[misc]
+            for n in (1, 3, 7, 15)
+        },
+        "volume in three orientations": lambda: OrientationMean(solid),
+        "volume": lambda: solid,
+        "volume, ends replicated": lambda: replicated(solid),
+        "volume, features of the foreground": lambda: Foreground(solid),
+        "three orientations, features of the foreground": lambda: OrientationMean(
+            Foreground(solid)
+        ),
+    }
+
+
+def main() -> None:
+    """Read the options and run."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--data", type=Path, required=True, help="folder of all sets")
+    parser.add_argument("--sets", default="adrenal", help="separated by commas")
+    parser.add_argument("--seeds", default="0,1,2", help="separated by commas")
+    parser.add_argument("--work", type=Path, default=Path("runs/study"), help="work in progress")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="raw results")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    for name in args.sets.split(","):
+        study = Study(args.data, name, args.work)
+        ready = contest(study, ("projection",))
+        path = args.results / f"why-{name}.json"
+        rows = json.loads(path.read_text()) if path.is_file() else []
+        for seed in map(int, args.seeds.split(",")):
+            net = load(study.weights("projection", seed))
+            for what, make in variants(net).items():
+                for norm in ("kept", "anew"):
+                    mark = {"seed": seed, "way": what, "statistics": norm}
+                    if any(mark.items() <= row.items() for row in rows):
+                        continue
+                    asked = copy.deepcopy(make())
+                    if norm == "anew":
+                        validate.recalibrate(asked, ready.source.train, ready.budget)
+                    row: dict[str, Any] = dict(mark)
+                    for part in ("val", "test"):
+                        samples = getattr(ready.source, part)
+                        scores = validate.score(asked, ready.source, samples, ready.budget)[0]
+                        row[part] = round(scores["auc"], 4)
+                    rows.append(row)
+                    print(row, flush=True)
+                    with atomic(path) as temporary:
+                        text = ",\n".join(map(json.dumps, rows))
+                        temporary.write_text(f"[\n{text}\n]\n")
+
+
+if __name__ == "__main__":
+    main()
