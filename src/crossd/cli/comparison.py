@@ -83,7 +83,8 @@ def comparison(config: EvaluateConfig, progress: Progress) -> str:
         config,
         data=config.data,
         notes=notes,
-        **({"model": config.model} if of_model else {"weights": config.weights}),
+        model=config.model,
+        weights=config.weights,
     )
 
 

@@ -145,7 +145,7 @@ def compare(
     best = summary.taken(results, ("zero", 0))
     if use is not None and best is not None:
         (way, *_) = summary.ways_of(results, ("zero", 0), best)
-        results["use"] = use(best, way)
+        results = {**results, "use": use(best, way)}
     comparison_results.write(results, folder, source)
     remove(folder, LEFTOVERS)
     return comparison_results.printed(results, folder)
