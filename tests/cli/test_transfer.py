@@ -1,6 +1,7 @@
 """The comparison of all arms, end to end on data that take a second."""
 
 import json
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -14,8 +15,10 @@ import torch
 from files import npz
 
 from crossd.cli import transfer as command
+from crossd.cli.command_line import main
 from crossd.cli.options import DEFAULT_ARMS, PROTOCOLS, TransferConfig
 from crossd.errors import InputError
+from crossd.evaluation import summary
 from crossd.evaluation.arms import ARMS, PRETRAININGS
 from crossd.training import loop, validate
 from crossd.utils.progress import Bar, Progress
@@ -398,3 +401,55 @@ def test_options_that_do_not_go_together(
 def test_arms_know_their_pretraining() -> None:
     assert set(DEFAULT_ARMS) <= set(ARMS)
     assert {name for name, (before, _) in ARMS.items() if before is None} == {"scratch"}
+
+
+@pytest.mark.parametrize(
+    ("arm", "way"),
+    [
+        ("projection", "orientations, taught"),
+        ("projection", "both, BatchNorm anew"),
+        ("projection-volume", "volume, BatchNorm kept"),
+        ("center", "volume, taught"),
+        ("center", "orientations, BatchNorm anew"),
+        ("slices", "slices, BatchNorm kept"),
+        ("slices", "slices, BatchNorm anew"),
+    ],
+)
+def test_the_commands_that_it_tells_work(
+    arm: str, way: str, trained: TransferConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = command.commands(trained, arm, way)
+    out = Path(trained.out)
+    answers = out / "answers" / arm / "-".join(way.replace(",", "").split())
+    for line in lines:
+        new = str(Path(trained.volumes).parent / "scans")
+        given = line.replace("NEW", new).replace("--out answers", f"--out {answers}")
+        again = [] if "predict" in line else ["--overwrite"]
+        assert main([*shlex.split(given)[1:], *again]) == 0, capsys.readouterr().err
+    assert len((answers / "predictions.csv").read_text().splitlines()) == 1 + 30
+
+
+def test_of_other_arms_no_command_is_told(trained: TransferConfig) -> None:
+    for arm in ("acs", "cycle", "triplanar", "scratch"):
+        assert command.commands(trained, arm, "volume, BatchNorm anew") == []
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> TransferConfig:
+    """Two 2D trainings and their comparison without labels, on files."""
+    root = tmp_path_factory.mktemp("trained")
+    (root / "scans").mkdir()
+    image_type: Any = nib.Nifti1Image
+    lines = ["image,label"]
+    for i in range(30):
+        array = RNG.normal(i % 2, 0.1, (8, 8, 8)).astype(np.float32)
+        image_type(array, np.eye(4)).to_filename(root / "scans" / f"{i}.nii.gz")
+        lines.append(f"scans/{i}.nii.gz,{'ab'[i % 2]}")
+    (root / "cases.csv").write_text("\n".join(lines) + "\n")
+    both = (str(root / "cases.csv"),) * 2
+    config = config_of(both, root / "run", arms="projection,slices", protocols="zero")
+    results = transfer(config)
+    best = summary.taken(results, ("zero", 0))
+    (way,) = (row["way"] for row in results["rows"] if row["arm"] == best)
+    assert best is not None and results["use"] == command.commands(config, best, way)
+    return config

@@ -57,6 +57,7 @@ def predict(config: PredictConfig, progress: Progress) -> str:
         unused(config, ("flips", "dicom_seg"), f"is for masks, but {config.weights} gives none")
     fabric = devices.single_device(config.precision)
     how = config.answer or weights.answer
+    weights = dataclasses.replace(weights, answer=how)
     net = answering(load(config.weights), how, weights.task).to(fabric.device)
     if not config.out:
         raise InputError("--out is empty: name a folder")
@@ -234,7 +235,8 @@ def _check_any(weights: WeightsConfig, found: Sequence[Case]) -> None:
 
 
 def _check_solid(weights: WeightsConfig, case: Case) -> None:
-    require_rank(weights, 3, str(case.images[0]))
+    if (weights.form, weights.answer) != ("2d", "slices"):
+        require_rank(weights, 3, str(case.images[0]))
     if task_of(weights.task).masks:
         try:
             predictor.plan_of(weights)

@@ -158,9 +158,6 @@ def pretrain(setting: Setting, name: str, progress: Progress) -> dict[str, objec
     return record
 
 
-LIFTS = ("center", "inflate", "triplanar")
-
-
 def commands(config: TransferConfig, arm: str, way: str) -> list[str]:
     """List the commands that make and use what an arm was in a comparison, without labels.
 
@@ -174,15 +171,16 @@ def commands(config: TransferConfig, arm: str, way: str) -> list[str]:
     """
     pretraining = ARMS[arm][0]
     answer, *more = way.split(", ")
-    if pretraining is None or (pretraining == "plain" and arm not in (*LIFTS, "slices")):
+    lifted = arm == "center"
+    if pretraining is None or (pretraining == "plain" and arm != "slices" and not lifted):
         return []
     weights = _weights(Path(config.out), pretraining)
     lines = []
-    if arm in LIFTS:
-        start, weights = weights, Path(config.out) / f"{arm}.safetensors"
-        lines.append(f"crossd convert --weights {start} --lift {arm} --out {weights}")
+    if lifted:
+        start, weights = weights, Path(config.out) / "center.safetensors"
+        lines.append(f"crossd convert --weights {start} --out {weights}")
     if "taught" in more:
-        teacher = f" --teacher {start}" if arm in LIFTS else ""
+        teacher = f" --teacher {start}" if lifted else ""
         out = Path(config.out) / "taught"
         lines.append(
             f"crossd teach --weights {weights} --data {config.volumes}{teacher} --out {out}"

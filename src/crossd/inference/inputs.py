@@ -40,7 +40,8 @@ def takes(weights: WeightsConfig) -> tuple[bool, bool]:
     if weights.plan is not None:
         how = plan_file.from_record(weights.plan, "the weights' plan").intensity
         images = images and is_relative(how)
-    return images, weights.form != "2d" and (sized or not task_of(weights.task).masks)
+    volumes = weights.form != "2d" or weights.answer == "slices"
+    return images, volumes and (sized or not task_of(weights.task).masks)
 
 
 def inputs(
