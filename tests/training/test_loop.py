@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import files
 import numpy as np
 import pytest
 import torch
@@ -20,6 +21,8 @@ from crossd.conversion import heads, registry
 from crossd.conversion.convert import convert
 from crossd.conversion.plain import to_3d
 from crossd.conversion.views import has_views, mixes_views
+from crossd.data.opening import open_source
+from crossd.data.slicing import as_images
 from crossd.data.source import Source
 from crossd.errors import InputError
 from crossd.inference.slice_ensemble import SliceNet
@@ -73,6 +76,49 @@ def test_the_order_is_drawn_by_seed_and_epoch() -> None:
 
     assert order(0, 0) == order(0, 0)
     assert len({str(order(s, e)) for s in (0, 1) for e in (0, 1)}) == 4
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_views_are_drawn_anew_for_every_image_and_epoch(apart: bool) -> None:
+    own = np.zeros(60, np.int64)
+    sampler = ViewBatches(own, 16, seed=0, apart=apart, drawn=True)
+    seen = []
+    for epoch in range(3):
+        sampler.set_epoch(epoch)
+        batches = list(sampler)
+        assert len(batches) == len(sampler) == 4
+        assert sorted(itertools.chain(*batches)) == list(range(60))
+        for batch in batches:
+            assert sorted(sampler.views[batch]) == list(sampler.views[batch])
+            assert len(set(sampler.views[batch])) == (1 if apart else 3)
+        seen.append(sampler.views.tolist())
+    assert len(set(map(tuple, seen))) == 3 and set(itertools.chain(*seen)) == {0, 1, 2}
+    assert not own.any()
+    sampler.set_epoch(1)
+    assert list(sampler) and sampler.views.tolist() == seen[1]
+    scored = ViewBatches(own, 16, None, drawn=True)
+    assert list(scored) and scored.views is own
+
+
+@pytest.mark.parametrize("views", ["own", "drawn"])
+def test_a_network_is_trained_in_the_views_that_were_asked_for(
+    views: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = as_images(open_source(files.npz(tmp_path / "v.npz", (8, 8, 8))), None, None)
+    net = convert(registry.build("resnet-small", "classification", 1, 2), "projection")
+    asked: list[list[int]] = []
+    real = loop.view_of
+
+    def spy(batch: Any, *rest: Any, **more: Any) -> Any:
+        asked.append(batch["view"].tolist())
+        return real(batch, *rest, **more)
+
+    monkeypatch.setattr(loop, "view_of", spy)
+    config = TrainConfig(epochs=2, batch_size=54, views=views)
+    loop.fit(net, source, config, validate=False)
+    assert len(asked) == 4 and all(batch == sorted(batch) for batch in asked)
+    counts = [np.bincount(sum(asked[i : i + 2], []), minlength=3).tolist() for i in (0, 2)]
+    assert (counts == [[36, 36, 36]] * 2) == (views == "own")
 
 
 def test_without_a_seed_samples_stay_in_order() -> None:

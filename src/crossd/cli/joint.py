@@ -56,6 +56,7 @@ def joint(config: JointConfig, progress: Progress) -> str:
     )
     of_volumes = dataclasses.replace(
         of_images,
+        views="own",
         min_steps=config.steps or of_images.min_steps or (0 if config.epochs else 100),
         batch_size=config.volume_batch_size or batch_size(volumes),
     )

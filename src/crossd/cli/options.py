@@ -81,6 +81,9 @@ class ImageOptions:
         slices: The views in which slices are taken of volumes, separated by commas. Default:
             axial,coronal,sagittal.
         slice_step: Take every n-th slice. Default: three a view, for masks every second.
+        views: In which view a Cross-D network sees an image in training: own (in which the slice
+            was cut), or drawn (anew for every image and epoch, so that its 3D kernels serve in any
+            orientation). Images that are no slices have drawn ones either way.
         epochs: Passes over the images. Default: 8 and at least 100 steps, for masks 2 and 600.
         batch_size: Images a step. Default: 64, for masks 16.
         lr: Highest learning rate. Default: 0.01, for masks 0.003.
@@ -89,6 +92,7 @@ class ImageOptions:
     model: str | None = None
     slices: str | None = None
     slice_step: int | None = None
+    views: str = "own"
     epochs: int | None = None
     batch_size: int | None = None
     lr: float | None = None

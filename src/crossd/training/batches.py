@@ -18,7 +18,7 @@ from crossd.data.fault_tolerance import PATIENCE, GuardedSamples
 from crossd.data.patches import Patches
 from crossd.data.source import Source
 from crossd.errors import InputError
-from crossd.nn.views import draw_view, view
+from crossd.nn.views import VIEWS, draw_view, view
 from crossd.training import devices
 from crossd.training.config import TrainConfig
 from crossd.training.loss import loss_of
@@ -42,6 +42,7 @@ class ViewBatches(Sampler[list[int]]):
         seed: Of the order, which is drawn anew for every epoch; None keeps the samples' order.
         share: Number of this process and of all.
         apart: Let every batch have one view.
+        drawn: Draw the view of every image anew for every epoch, in place of its own.
 
     Attributes:
         skip: Batches to leave out at the start, when a run goes on in the middle of an epoch.
@@ -54,9 +55,11 @@ class ViewBatches(Sampler[list[int]]):
         seed: int | None,
         share: tuple[int, int] = (0, 1),
         apart: bool = False,
+        drawn: bool = False,
     ) -> None:
         self.views = views
-        self.together = views if apart else np.zeros_like(views)
+        self.together = views if apart and not drawn else np.zeros_like(views)
+        self.apart, self.drawn = apart, drawn
         self.batch_size = batch_size
         self.seed = seed
         self.share = share
@@ -76,6 +79,10 @@ class ViewBatches(Sampler[list[int]]):
             order = order if draw is None else draw.permutation(order)
             batches += np.array_split(order, self._count(len(order)))
         order = np.arange(len(batches)) if draw is None else draw.permutation(len(batches))
+        if self.drawn and draw is not None:
+            self.views = draw.integers(len(VIEWS), size=len(self.views))
+            for batch in batches if self.apart else ():
+                self.views[batch] = self.views[batch[0]]
         return [self._sorted(batches[index]) for index in order]
 
     def _sorted(self, batch: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -132,7 +139,8 @@ def batches(
         size *= share[1]
     # Compiled, a network is compiled anew for every mixture, but once for each of three views.
     apart = config.one_view or config.compile or not mixes_views(net)
-    sampler = ViewBatches(views, size, config.seed if train else None, share, apart)
+    drawn = train and config.views == "drawn" and has_views(net)
+    sampler = ViewBatches(views, size, config.seed if train else None, share, apart, drawn)
     # A generator of its own: starting to read draws nothing from the one that training draws from.
     own = torch.Generator().manual_seed(config.seed)
     workers = choose(config.workers, samples, size)
@@ -290,8 +298,11 @@ class Feed:
             rest = sampler.plan()[sampler.skip : count - number * each]
             for indices, batch in zip(rest, self.ready, strict=False):
                 self._note(batch)
+                own = part_of(len(indices), sampler.share)
+                if sampler.drawn:
+                    batch["view"] = torch.from_numpy(sampler.views[indices[own]])
                 batch["image"] = self.finish(batch["image"])
-                yield Piece(self, batch, part_of(len(indices), sampler.share), indices)
+                yield Piece(self, batch, own, indices)
 
     def _note(self, batch: Batch) -> None:
         """Say which samples could not be read."""

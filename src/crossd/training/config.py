@@ -56,6 +56,8 @@ class TrainConfig(RunOptions):
         augment: "light" (shift, brightness, contrast and noise), "full" (MONAI's rotations, zoom,
             blur, gamma and low resolution too) or "none".
         min_steps: When the epochs have fewer steps, as many epochs as give these.
+        views: Of images that a Cross-D network is trained on: "own", in which a slice was cut, or
+            "drawn", anew for every image and epoch, so that kernels serve in any orientation.
         one_view: Let every batch of images have one view. A tenth faster, and worse.
         loggers: Names of `crossd.utils.option_values.LOGGERS`, used where a folder is written.
     """
@@ -67,6 +69,7 @@ class TrainConfig(RunOptions):
     warmup: float = 0.1
     augment: str = "light"
     min_steps: int = 0
+    views: str = "own"
     one_view: bool = False
     loggers: tuple[str, ...] = ("csv",)
 
@@ -81,6 +84,7 @@ FOR_IMAGES_WITH_MASKS = TrainConfig(epochs=2, batch_size=16, lr=3e-3, min_steps=
 def for_images(options: object, task: str) -> TrainConfig:
     """Make the configuration of 2D training from the options of a command."""
     given = {name: getattr(options, name) for name in ("epochs", "batch_size", "lr")}
+    given["views"] = getattr(options, "views", None)
     given = {name: value for name, value in given.items() if value is not None}
     if "epochs" in given:
         given["min_steps"] = 0

@@ -41,6 +41,7 @@ LEAST = {
 
 POSITIVE = ("lr", "volume_lr", "seconds", "std", "clip", "checkpoint_minutes", "cache_gb")
 CHOICES = {
+    "views": ("own", "drawn"),
     "answer": ANSWERS,
     "strategy": ("auto", "ddp", "fsdp"),
     "on_nan": ("stop", "skip"),
