@@ -107,17 +107,17 @@ def test_a_network_is_trained_in_the_views_that_were_asked_for(
     source = as_images(open_source(files.npz(tmp_path / "v.npz", (8, 8, 8))), None, None)
     net = convert(registry.build("resnet-small", "classification", 1, 2), "projection")
     asked: list[list[int]] = []
-    real = loop.view_of
+    real = training_batches.view_of
 
     def spy(batch: Any, *rest: Any, **more: Any) -> Any:
         asked.append(batch["view"].tolist())
         return real(batch, *rest, **more)
 
-    monkeypatch.setattr(loop, "view_of", spy)
+    monkeypatch.setattr("crossd.training.loop.view_of", spy)
     config = TrainConfig(epochs=2, batch_size=54, views=views)
     loop.fit(net, source, config, validate=False)
     assert len(asked) == 4 and all(batch == sorted(batch) for batch in asked)
-    counts = [np.bincount(sum(asked[i : i + 2], []), minlength=3).tolist() for i in (0, 2)]
+    counts = [np.bincount(np.concatenate(asked[i : i + 2]), minlength=3).tolist() for i in (0, 2)]
     assert (counts == [[36, 36, 36]] * 2) == (views == "own")
 
 
