@@ -17,6 +17,17 @@ KINDS = {
 LARGEST = {"organ": 0.113, "fracture": 0.433, "adrenal": 0.768, "adrenal64": 0.768}
 """Share of the largest class among the test volumes."""
 
+TITLES = {
+    "projection": "crossd, `projection`",
+    "slices": "the 2D network on slices, averaged",
+    "center": "its kernels in the central slice of 3D ones",
+    "triplanar": "its kernels in three planes of 3D ones",
+    "acs": "its channels shared out to three planes (ACS)",
+    "cycle": "its layers in the three planes in turn (PlaneCycle)",
+    "inflate": "its kernels spread over depth (I3D)",
+}
+"""What the README calls arms."""
+
 HEAD = """\
 Does training in 2D help in 3D, and which way of doing it? This page is made from the raw results
 in `benchmarks/study/results`, and any number of it from scratch, by

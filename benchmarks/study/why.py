@@ -11,6 +11,7 @@ weights are those of the study. Raw results go to `results/why-SET.json`.
 
 import argparse
 import copy
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -31,6 +32,10 @@ from crossd.weights.weights_file import load
 
 PLACES = (1, 2, 3)
 """Quarters of an axis about which slabs lie, as training slices do."""
+
+
+THICKNESSES = (1, 5, 15)
+"""Slices of a slab."""
 
 
 class Slabs(Ensemble):
@@ -93,10 +98,9 @@ def variants(net: nn.Module) -> dict[str, Callable[[], nn.Module]]:
     solid: Any = to_3d(net)
     return {
         "9 slices": lambda: SliceNet(net),
-        "all slices": lambda: SliceNet(net, 0),
         **{
             f"9 slabs of {n}": (lambda n=n: Slabs(solid, n))  # type: ignore[misc]
-            for n in (1, 3, 7, 15)
+            for n in THICKNESSES
         },
         "volume in three orientations": lambda: OrientationMean(solid),
         "volume": lambda: solid,
@@ -113,7 +117,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--data", type=Path, required=True, help="folder of all sets")
     parser.add_argument("--sets", default="adrenal", help="separated by commas")
-    parser.add_argument("--seeds", default="0,1,2", help="separated by commas")
+    parser.add_argument("--trained", default="sample,projection", help="2D trainings")
+    parser.add_argument("--seeds", default="0,1", help="separated by commas")
     parser.add_argument("--work", type=Path, default=Path("runs/study"), help="work in progress")
     parser.add_argument("--results", type=Path, default=RESULTS, help="raw results")
     args = parser.parse_args()
@@ -123,26 +128,21 @@ def main() -> None:
         ready = contest(study, ("projection",))
         path = args.results / f"why-{name}.json"
         rows = json.loads(path.read_text()) if path.is_file() else []
-        for seed in map(int, args.seeds.split(",")):
-            net = load(study.weights("projection", seed))
+        every = itertools.product(map(int, args.seeds.split(",")), args.trained.split(","))
+        for seed, trained in every:
+            net = load(study.weights(trained, seed))
             for what, make in variants(net).items():
-                for norm in ("kept", "anew"):
-                    mark = {"seed": seed, "way": what, "statistics": norm}
-                    if any(mark.items() <= row.items() for row in rows):
-                        continue
-                    asked = copy.deepcopy(make())
-                    if norm == "anew":
-                        validate.recalibrate(asked, ready.source.train, ready.budget)
-                    row: dict[str, Any] = dict(mark)
-                    for part in ("val", "test"):
-                        samples = getattr(ready.source, part)
-                        scores = validate.score(asked, ready.source, samples, ready.budget)[0]
-                        row[part] = round(scores["auc"], 4)
-                    rows.append(row)
-                    print(row, flush=True)
-                    with atomic(path) as temporary:
-                        text = ",\n".join(map(json.dumps, rows))
-                        temporary.write_text(f"[\n{text}\n]\n")
+                mark = {"trained": trained, "seed": seed, "way": what}
+                if any(mark.items() <= row.items() for row in rows):
+                    continue
+                asked, source = copy.deepcopy(make()), ready.source
+                validate.recalibrate(asked, source.train, ready.budget)
+                scores = validate.score(asked, source, source.test, ready.budget)[0]
+                rows.append({**mark, "auc": round(scores["auc"], 4)})
+                print(rows[-1], flush=True)
+                with atomic(path) as temporary:
+                    text = ",\n".join(map(json.dumps, rows))
+                    temporary.write_text(f"[\n{text}\n]\n")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ python benchmarks/study/write.py
 """
 
 import argparse
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -23,16 +24,20 @@ from texts import (
     NAMES,
     NOTES,
     TABLES,
+    TITLES,
 )
 
 from crossd.cli.options import ALL_PROTOCOLS
 from crossd.evaluation import summary
+from crossd.evaluation.statistics import Paired
 from crossd.evaluation.summary import MISSING
 from crossd.reports import markdown, plots
 from crossd.tasks import TASKS
 
 HERE = Path(__file__).parent
 DOCS = HERE.parents[1] / "docs"
+MARKS = ("<!-- written by benchmarks/study/write.py -->", "<!-- end -->")
+"""Of the part of the README that is written here."""
 ENOUGH = 5
 """Seeds that a row wants to be compared."""
 
@@ -58,11 +63,37 @@ def only(results: dict[str, Any], arms: tuple[str, ...]) -> dict[str, Any]:
     return {**results, "arms": [arm for arm in results["arms"] if arm in arms], "rows": rows}
 
 
-def against(sets: Sets) -> list[str]:
-    """Compare ours with the best rival of every set, protocol and number of labelled volumes."""
-    header = ["set", "labelled", "protocol", "ours", "best rival", "difference", "over seeds",
-              "over test volumes", "Holm p", "", "accuracy"]  # fmt: skip
-    body, verdicts = [], list[tuple[str, str]]()
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """Ours beside the best rival, of a set, a protocol and a number of labelled volumes.
+
+    Attributes:
+        set: The set.
+        key: Protocol and number.
+        rival: The rival of the highest mean, among those with `ENOUGH` seeds.
+        means: Ours, and the rival's.
+        one: The comparison of the two.
+        accuracies: Ours, and the rival's; none for masks.
+    """
+
+    set: str
+    key: summary.Key
+    rival: str
+    means: tuple[float, float]
+    one: Paired
+    accuracies: list[float]
+
+    @property
+    def word(self) -> str:
+        """Say how ours stands: "ahead", "behind" or "level"."""
+        ends = (self.one.interval, self.one.over_cases)
+        sure = all(e is not None and (e[0] > 0 or e[1] < 0) for e in ends) and self.one.is_sure()
+        return ("ahead" if self.one.difference > 0 else "behind") if sure else "level"
+
+
+def compared(sets: Sets) -> list[Row]:
+    """List the rows that have seeds enough."""
+    rows = []
     for name, results in sets.items():
         part = only(results, (OURS, *RIVALS))
         for key in sorted(summary.keys(part), key=lambda k: (ALL_PROTOCOLS.index(k[0]), k[1])):
@@ -71,26 +102,68 @@ def against(sets: Sets) -> list[str]:
             rival = summary.best(part, key, [a for a in known if found[a].count >= ENOUGH])
             if rival is None or OURS not in found or found[OURS].count < ENOUGH:
                 continue
+            right = [[*summary.scores(part, key, a, "accuracy").values()] for a in (OURS, rival)]
+                [*summary.scores(part, key, arm, "accuracy").values()] for arm in (OURS, rival)
+            ]
+            accuracies = [float(np.mean(values)) for values in right if values]
             one = summary.comparisons(part, key)[rival]
-            ends = [one.interval, one.over_cases]
-            sure = one.is_sure() and all(e is not None and (e[0] > 0 or e[1] < 0) for e in ends)
-            word = ("ahead" if one.difference > 0 else "behind") if sure else "level"
-            verdicts.append((word, name))
-            right = [summary.scores(part, key, arm, "accuracy").values() for arm in (OURS, rival)]
-            beside = "" if not right[0] else " to ".join(f"{np.mean([*v]):.3f}" for v in right)
-            body.append(
-                [name, str(key[1]), key[0], f"{found[OURS].mean:.3f}",
-                 f"{rival} {found[rival].mean:.3f}", f"{one.difference:+.3f}",
-                 *(span(e) for e in ends), probability(one.holm), word, beside]
-            )  # fmt: skip
-    if not body:
+            means = (found[OURS].mean, found[rival].mean)
+            rows.append(Row(name, key, rival, means, one, accuracies))
+    return rows
+
+
+def against(rows: list[Row]) -> list[str]:
+    """Show ours beside the best rival of every set, protocol and number of labelled volumes."""
+    if not rows:
         return ["No row has five seeds yet."]
-    told = {word: [name for w, name in verdicts if w == word] for word in ("ahead", "behind")}
+    header = ["set", "labelled", "protocol", "ours", "best rival", "difference", "over seeds",
+              "over test volumes", "Holm p", "", "accuracy"]  # fmt: skip
+    body = [
+        [row.set, str(row.key[1]), row.key[0], f"{row.means[0]:.3f}",
+         f"{row.rival} {row.means[1]:.3f}", f"{row.one.difference:+.3f}",
+         span(row.one.interval), span(row.one.over_cases), probability(row.one.holm), row.word,
+         " to ".join(f"{value:.3f}" for value in row.accuracies)]
+        for row in rows
+    ]  # fmt: skip
+    told = {word: [row.set for row in rows if row.word == word] for word in ("ahead", "behind")}
     text = (
-        f"Of {len(body)} rows `{OURS}` is ahead of the best rival in {said(told['ahead'])}, behind "
+        f"Of {len(rows)} rows `{OURS}` is ahead of the best rival in {said(told['ahead'])}, behind "
         f"it in {said(told['behind'])}, and level in the others."
     )
     return [text, "", *markdown.grid(header, body)]
+
+
+def short(sets: Sets, rows: list[Row]) -> list[str]:
+    """Write the table of the README: without labelled volumes, a column a set."""
+    names = [name for name in sets if any(r.set == name and r.key == ("zero", 0) for r in rows)]
+    found = {name: summary.summaries(sets[name], ("zero", 0)) for name in names}
+    won = {r.set for r in rows if r.key == ("zero", 0) and r.word == "ahead"}
+    body = []
+    for arm, title in TITLES.items():
+        cells = []
+        for name in names:
+            one = found[name].get(arm)
+            few = one is None or one.count < ENOUGH
+            text = MISSING if one is None or few else f"{one.mean:.3f}"
+            cells.append(f"**{text}**" if arm == OURS and name in won else text)
+        if any(cell != MISSING for cell in cells):
+            body.append([title, *cells])
+    labelled = [row for row in rows if row.key[1]]
+    words = {w: [r for r in labelled if r.word == w] for w in ("ahead", "behind", "level")}
+    told = (
+        f"Of {len(labelled)} comparisons with 10 to 100 labelled volumes crossd is ahead of the "
+        f"best rival in {said([r.set for r in words['ahead']])}, behind it in "
+        f"{said([r.set for r in words['behind']])}, and level in the others."
+    )
+    return [*markdown.grid(["", *names], body), "", *([told] if labelled else [])]
+
+
+def put(path: Path, lines: list[str]) -> None:
+    """Put lines between the marks of a page, which stay."""
+    text = path.read_text(encoding="utf-8")
+    begin, end = (text.index(mark) for mark in MARKS)
+    inside = "\n".join(["", "", *lines, "", ""])
+    path.write_text(text[: begin + len(MARKS[0])] + inside + text[end:], encoding="utf-8")
 
 
 def span(ends: Any) -> str:
@@ -186,8 +259,9 @@ def main() -> None:
     paths = {name: args.results / f"{name}.json" for name in order}
     sets = {name: load(path) for name, path in paths.items() if path.is_file()}
     ways = {name: each_way(results["ways"]) for name, results in sets.items()}
+    rows = compared(sets)
     lines = ["# Results", "", HEAD, "", "## The measure", "", MEASURE, "", GOAL, "",
-             "## Ours against the best rival", "", *against(sets), "",
+             "## Ours against the best rival", "", *against(rows), "",
              "## Set by set", "", TABLES]  # fmt: skip
     for name, results in sets.items():
         lines += section(name, results, args.out)
@@ -200,6 +274,9 @@ def main() -> None:
         *nnunet_start.section(args.nnunet, args.out),
     ]
     (args.out / "results.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    readme = args.out.parent / "README.md"
+    if readme.is_file():
+        put(readme, short(sets, rows))
 
 
 if __name__ == "__main__":
