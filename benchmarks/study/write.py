@@ -103,8 +103,6 @@ def compared(sets: Sets) -> list[Row]:
             if rival is None or OURS not in found or found[OURS].count < ENOUGH:
                 continue
             right = [[*summary.scores(part, key, a, "accuracy").values()] for a in (OURS, rival)]
-                [*summary.scores(part, key, arm, "accuracy").values()] for arm in (OURS, rival)
-            ]
             accuracies = [float(np.mean(values)) for values in right if values]
             one = summary.comparisons(part, key)[rival]
             means = (found[OURS].mean, found[rival].mean)
