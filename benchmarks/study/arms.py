@@ -8,7 +8,7 @@ from typing import Any
 
 from sets import Study
 from torch import nn
-from trainings import Options, pretrain
+from trainings import PARTIAL, Options, pretrain
 
 from crossd.conversion import heads, registry
 from crossd.conversion.plain import to_3d
@@ -17,13 +17,15 @@ from crossd.data.source import Source
 from crossd.evaluation.arms import ARMS as KNOWN
 from crossd.evaluation.arms import Make
 from crossd.evaluation.experiment import Arm, Contest
+from crossd.inference.slice_ensemble import OrientationMean
 from crossd.training import devices, loop, teach
 from crossd.weights.weights_file import load
 
 OURS = "projection"
 PRECISION = "bf16-mixed"
 """Of all that is done with volumes, by every arm; 2D trainings are in float32."""
-RIVALS = ("slices", "center", "triplanar", "acs", "cycle", "inflate", "scratch")
+RIVALS = ("slices", "center", "triplanar", "acs", "cycle", "inflate", "scratch", PARTIAL)
+"""The last is for masks."""
 
 
 def beside_slices(net: nn.Module, source: Source, budget: Any, study: Study) -> None:
@@ -71,7 +73,8 @@ def _one(way: str, make: Make = solid) -> Kind:
 
 
 ARMS: dict[str, Kind] = {
-    **{name: Kind(*KNOWN[name]) for name in (OURS, *RIVALS)},
+    **{name: Kind(*KNOWN[name]) for name in (OURS, *RIVALS) if name != PARTIAL},
+    PARTIAL: Kind(PARTIAL, {"volume": moving, "orientations": OrientationMean}),
     "projection one view": Kind("one-view", KNOWN[OURS][1]),
     "projection sample": Kind("sample", KNOWN[OURS][1]),
     "projection joint": Kind("projection", {"volume": moving}, beside_slices),
@@ -113,9 +116,8 @@ def contest(study: Study, names: tuple[str, ...], folder: Path | None = None) ->
         learn = None if kind.learn is None else functools.partial(kind.learn, study=study)
         answers = kind.way is not None and study.kind != "mednist"
         make = functools.partial(start, study, name)
-        made[name] = Arm(
-            make, answers, drawn=True, learn=learn, asked=kind.asked, learns="volume" in kind.asked
-        )
+        learns = name != PARTIAL and "volume" in kind.asked
+        made[name] = Arm(make, answers, True, learn, kind.asked, learns)
     return Contest(
         source,
         made,

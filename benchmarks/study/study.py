@@ -21,13 +21,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from arms import RIVALS, contest
+from arms import OURS, PARTIAL, RIVALS, contest
 from sets import IMAGES, LIMITS, SETS, Study
 
 from crossd.evaluation import experiment, jobs, ways
 from crossd.evaluation.contest import Contest
 from crossd.evaluation.experiment import Run
 from crossd.evaluation.ways import Place
+from crossd.tasks import task_of
 from crossd.training import validate
 from crossd.utils.atomic_files import atomic
 from crossd.utils.progress import Progress
@@ -42,7 +43,9 @@ TOLD = "projection,slices,center"
 def study_set(study: Study, args: argparse.Namespace) -> None:
     """Do what is asked of one set and is not among its raw results yet, and add it to them."""
     progress = Progress()
-    arms = tuple(args.arms.split(",") if args.arms else ("projection", *RIVALS))
+    masks = task_of(study.volumes().task).masks
+    usual = [name for name in (OURS, *RIVALS) if masks or name != PARTIAL]
+    arms = tuple(args.arms.split(",") if args.arms else usual)
     limits = [int(n) for n in args.limits.split(",")] if args.limits else LIMITS[study.name]
     folder = study.work / study.title
     folder.mkdir(exist_ok=True)

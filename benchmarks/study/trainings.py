@@ -7,14 +7,19 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from modes import AnyAngle, Oblique
+from numpy.typing import NDArray
 from sets import Study
 from torch import Tensor, nn
 
 from crossd.conversion import registry
 from crossd.conversion.convert import convert
+from crossd.conversion.plain import to_3d
 from crossd.data.dataset import ChangedSamples, Sample, Samples
+from crossd.data.io.agreement import IGNORED
+from crossd.data.slicing import Slices
 from crossd.data.source import Source
 from crossd.nn.conv import CrossDConv
 from crossd.nn.kernel_modes import make_mode
@@ -75,6 +80,7 @@ class Options:
     batch_size: int | None = None
     lr: float | None = None
     workers: int = 0
+    steps: int | None = None
     precision: str = "32-true"
     checkpointing: bool = False
 
@@ -83,6 +89,9 @@ def pretrain(study: Study, way: str, seed: int) -> None:
     """Train on images, and write the weights and what they are worth in 2D."""
     path = study.weights(way, seed)
     if path.is_file():
+        return
+    if way == PARTIAL:
+        pretrain_partly(study, seed)
         return
     start = time.perf_counter()
     how, source = WAYS[way], study.images()
@@ -105,6 +114,57 @@ def pretrain(study: Study, way: str, seed: int) -> None:
         name, source.task, source.channels, source.classes,
         form="2d" if how.mode is None else "cross", kernel_mode=how.mode or "projection",
     )  # fmt: skip
+    with atomic(path.with_suffix(".json")) as temporary:
+        temporary.write_text(json.dumps(record))
+    save(net, path, config)
+
+
+PARTIAL = "partial"
+"""Training in 3D on the very slices that 2D trainings learn from, by a loss over what is known."""
+
+
+class KnownSlices(ChangedSamples):
+    """Volumes whose masks are known on some slices alone.
+
+    Args:
+        volumes: With masks.
+        index: Volume, view and position of the slices, ``(N, 3)``.
+    """
+
+    def __init__(self, volumes: Samples, index: NDArray[np.int64]) -> None:
+        super().__init__(volumes)
+        self.known = index
+
+    def __getitem__(self, index: int) -> Sample:
+        """Give a volume, with its mask as far as it is known."""
+        sample: Sample = {**self.samples[index]}
+        mask = torch.full_like(sample["mask"], IGNORED)
+        for axis, place in self.known[self.known[:, 0] == index, 1:].tolist():
+            mask.select(axis, place).copy_(sample["mask"].select(axis, place))
+        sample["mask"] = mask
+        return sample
+
+
+def pretrain_partly(study: Study, seed: int) -> None:
+    """Train a new 3D network, with as many steps as 2D trainings have, and write its weights."""
+    start, path = time.perf_counter(), study.weights(PARTIAL, seed)
+    source, images = study.volumes(), study.images()
+    assert isinstance(images.train, Slices)
+    known = KnownSlices(source.train, images.train.index)
+    steps = loop.for_images(Options(seed), source.task)
+    of_volumes = dataclasses.replace(Options(seed), epochs=1, lr=1e-3, precision="bf16-mixed")
+    budget = dataclasses.replace(
+        loop.for_volumes(of_volumes, source.task), min_steps=steps.min_steps
+    )
+    devices.seed_everything(seed)
+    name = registry.DEFAULTS[source.task]
+    new = registry.build(name, source.task, source.channels, len(source.classes))
+    net = to_3d(convert(new, lift=None))
+    partly = dataclasses.replace(source, train=known, ignore=IGNORED)
+    loop.fit(net, partly, budget, validate=False)
+    config = WeightsConfig(name, source.task, source.channels, source.classes, form="3d")
+    record = {"set": study.name, "images": study.kind, "way": PARTIAL, "seed": seed, "metrics": {},
+              "seconds": round(time.perf_counter() - start, 1)}  # fmt: skip
     with atomic(path.with_suffix(".json")) as temporary:
         temporary.write_text(json.dumps(record))
     save(net, path, config)
