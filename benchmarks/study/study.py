@@ -21,8 +21,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from arms import OURS, PARTIAL, RIVALS, contest
+from arms import OURS, RIVALS, contest
 from sets import IMAGES, LIMITS, SETS, Study
+from trainings import PARTIAL
 
 from crossd.evaluation import experiment, jobs, ways
 from crossd.evaluation.contest import Contest
