@@ -186,3 +186,26 @@ def test_scores_that_could_not_be_told_are_left_out() -> None:
     results = told("multilabel")
     results["rows"][0]["metrics"]["auc"] = float("nan")
     assert len(summary.scores(results, ("zero", 0), "ours")) == 2
+
+
+def test_the_first_arm_is_taken_where_it_is_as_good_as_the_best() -> None:
+    results = record()
+    assert summary.taken(results, ("probe", 10)) == "ours"
+    close = {**results, "arms": ["scratch", "ours", "acs"]}  # 0.015 behind ours
+    assert summary.taken(close, ("probe", 10)) == "ours"
+    assert summary.advice(close) == (
+        "Take ours (probe, 10 labelled: 0.915, 0.015 ahead of scratch; zero: 0.700)."
+    )
+    for row in close["rows"]:
+        row["metrics"]["auc"] = min(row["metrics"]["auc"], 0.905)
+    assert summary.taken(close, ("probe", 10)) == "scratch"
+    assert summary.taken(close, ("zero", 0)) == "ours"
+    assert summary.advice({**close, "rows": []}) == "There is nothing to take: no score is known."
+
+
+def test_ways_are_counted_the_most_frequent_first() -> None:
+    results = record()
+    for row, way in zip(results["rows"], ["volume", "both", "both", "both"], strict=False):
+        row["way"] = way
+    assert summary.ways_of(results, ("probe", 10), "ours") == {"both": 3, "volume": 1}
+    assert summary.ways_of(results, ("probe", 10), "acs") == {}

@@ -60,3 +60,32 @@ def test_what_is_printed_has_the_table_and_the_verdicts() -> None:
     assert "Mean Dice" in text and "case 1" in text and "written: runs/mine/report.html" in text
     assert "zero: projection (0.800) is 0.100 behind slices (0.900)" in text
     assert "In brackets: 95 % interval" in text
+
+
+def test_ways_are_told_with_what_they_are_worth_on_validation_samples() -> None:
+    results = record()
+    for row in results["rows"][:2]:
+        row["way"] = "volume, taught"
+        row["considered"] = {"volume, BatchNorm kept": 0.625, "volume, taught": 0.75}
+    results["rows"][0]["considered"]["slices"] = None
+    text = comparison_results.markdown(results, {}, [])
+    table = rows_of(text, "What the validation samples chose: zero")
+    assert table["volume, taught"] == ["0.750 ✓", "0.750 ✓"]
+    assert table["volume, BatchNorm kept"] == ["0.625", "0.625"]
+    assert table["slices"] == [MISSING, MISSING]
+    assert "What the validation samples chose: finetune" not in text
+    assert (
+        "- zero: projection was used as volume, taught, the best of 3 ways on the validation "
+        "samples.\n"
+    ) in text
+
+
+def test_the_report_begins_with_the_arm_to_take(tmp_path: Path) -> None:
+    results = record(use=["crossd predict --weights w"])
+    text = comparison_results.markdown(results, {}, [])
+    advice = "Take slices (zero: 0.900, 0.100 ahead of projection; finetune, 4 labelled: 0.900"
+    assert text.splitlines()[2].startswith(advice)
+    assert "## To use it without labels\n\n```console\ncrossd predict --weights w\n```" in text
+    printed = comparison_results.printed(results, tmp_path)
+    assert printed.startswith(advice)
+    assert "To use it without labels:\n  crossd predict --weights w\n" in printed

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -174,3 +175,34 @@ def test_numbers_that_are_all_alike_have_no_r2(count: int) -> None:
     truth = torch.full((count, 1), 0.1, dtype=torch.float64)
     said = truth + torch.arange(count)[:, None]
     assert np.isnan(metrics.main("regression", said, truth))
+
+
+def delong(scores: Any, truth: Any) -> tuple[float, float]:
+    """Area of one class against the rest, and its variance, pair by pair (DeLong 1988)."""
+    own, rest = scores[truth], scores[~truth]
+    right = np.array([[(a > b) + 0.5 * (a == b) for b in rest] for a in own])
+    of_own, of_rest = right.mean(1), right.mean(0)
+    variance = of_own.var() / len(own) + of_rest.var() / len(rest)
+    return float(right.mean()), float(variance)
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_shares_in_the_area_are_delongs(ties: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    said = torch.rand(40, 2, generator=generator)
+    said = (said * 5).round() / 5 if ties else said
+    labels = (torch.rand(40, generator=generator) < 0.3).long()
+    shares = metrics.area_by_case(said, labels)
+    found = [delong(said[:, k].numpy(), labels.numpy() == k) for k in (0, 1)]
+    assert shares.mean() == pytest.approx(np.mean([area for area, _ in found]))
+    assert shares.mean() == pytest.approx(metrics.classification(said, labels)["auc"])
+    alone = metrics.area_by_case(torch.stack([-said[:, 1], said[:, 1]], 1), labels)
+    assert alone.var() / len(labels) == pytest.approx(found[1][1])
+
+
+def test_shares_of_many_classes_are_known_where_a_class_is_missing() -> None:
+    generator = torch.Generator().manual_seed(0)
+    said, labels = torch.rand(30, 4, generator=generator).softmax(1), torch.arange(30) % 3
+    shares = metrics.area_by_case(said, labels)
+    assert shares.mean() == pytest.approx(metrics.classification(said, labels)["auc"])
+    assert np.isnan(metrics.area_by_case(said, torch.zeros(30).long())).all()
