@@ -190,7 +190,8 @@ def _fit(net: Any, source: Source, options: Any, how: Way, study: Study) -> None
         if how.decay and isinstance(m, CrossDConv)
     ]
     trained, beside = net, []
-    options = dataclasses.replace(options, one_view=how.views in ("apart", "oblique"))
+    alone = how.views in ("apart", "oblique")
+    options = dataclasses.replace(options, one_view=alone, views="own")
     if how.views == "oblique":
         # Half of the batches are planes of whole volumes; the epochs of both are halved.
         options = dataclasses.replace(options, epochs=options.epochs // 2)

@@ -7,7 +7,16 @@ from crossd.utils.option_values import check
 
 PROTOCOLS = ("zero", "linear", "finetune")
 ALL_PROTOCOLS = ("zero", "knn", "linear", "probe", "unfreeze", "finetune")
-DEFAULT_ARMS = ("projection", "slices", "center", "triplanar", "acs", "cycle", "scratch")
+DEFAULT_ARMS = (
+    "projection",
+    "projection-drawn",
+    "slices",
+    "center",
+    "triplanar",
+    "acs",
+    "cycle",
+    "scratch",
+)
 
 
 @dataclass(frozen=True)
@@ -81,9 +90,6 @@ class ImageOptions:
         slices: The views in which slices are taken of volumes, separated by commas. Default:
             axial,coronal,sagittal.
         slice_step: Take every n-th slice. Default: three a view, for masks every second.
-        views: In which view a Cross-D network sees an image in training: own (in which the slice
-            was cut), or drawn (anew for every image and epoch, so that its 3D kernels serve in any
-            orientation). Images that are no slices have drawn ones either way.
         epochs: Passes over the images. Default: 8 and at least 100 steps, for masks 2 and 600.
         batch_size: Images a step. Default: 64, for masks 16.
         lr: Highest learning rate. Default: 0.01, for masks 0.003.
@@ -92,7 +98,6 @@ class ImageOptions:
     model: str | None = None
     slices: str | None = None
     slice_step: int | None = None
-    views: str = "own"
     epochs: int | None = None
     batch_size: int | None = None
     lr: float | None = None
@@ -109,10 +114,11 @@ class TransferConfig(ImageOptions, LongOptions):
             otherwise ten a class.
         trials: Repetitions, with other labelled volumes and other seeds.
         arms: Ways to a network for volumes that are compared, separated by commas: projection,
-            fourier, fourier-aligned or fourier-projection (crossd); slices (a 2D network on
-            slices); center, inflate, acs or triplanar (its kernels put into 3D ones); volume
-            (converted, its attention to all slices) or cycle (its layers look at the planes of the
-            volume in turn); scratch (3D training alone). The first is compared with each other one.
+            projection-drawn (trained by --views drawn, see crossd pretrain), fourier,
+            fourier-aligned or fourier-projection (crossd); slices (a 2D network on slices); center,
+            inflate, acs or triplanar (its kernels put into 3D ones); volume (converted, its
+            attention to all slices) or cycle (its layers look at the planes of the volume in turn);
+            scratch (3D training alone). The first is compared with each other one.
             Each is used in the way that the validation volumes choose: asked about the volume or
             about its three orientations, projection about its slices or volume and slices too;
             BatchNorm measured anew or kept. projection-volume, -orientations, -slices and -both
@@ -173,6 +179,10 @@ class PretrainConfig(ImageOptions, TrainingOptions):
             plain 2D network.
         lift: How 2D kernels are put into 3D ones at the start: center (in the middle slice, the
             default), inflate (over all slices), triplanar (in three planes), or none for new ones.
+        views: In which view a Cross-D network sees a slice in training: own, in which it was cut
+            (better where scans lie alike, as organs in CT), or drawn, anew for every slice and
+            epoch, so that the 3D kernels serve in any orientation (better for shapes). Other images
+            have drawn ones.
         size: Size of the images (one number, or height,width).
         limit: Train on so many images, or slices of so many volumes.
         task: classification, multilabel, regression or segmentation, to be sure. Default: what the
@@ -185,6 +195,7 @@ class PretrainConfig(ImageOptions, TrainingOptions):
     weights: str | None = None
     kernel_mode: str = "projection"
     lift: str | None = None
+    views: str = "own"
     size: str | None = None
     limit: int | None = None
     task: str | None = None
@@ -243,6 +254,7 @@ class JointConfig(ImageOptions, TrainingOptions):
         model: A name of a network, for a new one, as `crossd pretrain` takes it. Default: a small
             ResNet or SegResNet.
         kernel_mode: projection, slice, fourier or fourier-projection, for a new network.
+        views: Of slices in training: own, in which they were cut, or drawn, anew for each.
         size: Size of the training volumes (one number, or depth,height,width).
         limit: Train on so many labelled volumes.
         steps: Fewest steps on volumes. Default: 100, for masks 600, unless the passes are given.
@@ -254,6 +266,7 @@ class JointConfig(ImageOptions, TrainingOptions):
     volumes: str
     weights: str | None = None
     kernel_mode: str = "projection"
+    views: str = "own"
     size: str | None = None
     limit: int | None = None
     steps: int | None = None

@@ -65,7 +65,7 @@ class Setting:
 
     def untrained(self, name: str) -> nn.Module:
         """Build the network of a pretraining with new weights, the same for all."""
-        form, mode, lift = PRETRAININGS[name]
+        form, mode, lift, _ = PRETRAININGS[name]
         net = self.fresh(len(self.images.classes), self.config.seed)
         return convert(net, mode, lift) if form == "cross" else reshape(net, form)
 
@@ -135,8 +135,9 @@ def pretrain(setting: Setting, name: str, progress: Progress) -> dict[str, objec
     record_path = path.with_suffix(".json")
     if record_path.is_file():
         return json.loads(record_path.read_text())
-    form, mode, _ = PRETRAININGS[name]
-    net, budget = setting.untrained(name), loop.for_images(config, source.task)
+    form, mode, _, views = PRETRAININGS[name]
+    net = setting.untrained(name)
+    budget = dataclasses.replace(loop.for_images(config, source.task), views=views)
     start = time.perf_counter()
     fit = loop.fit(net, source, budget, progress=progress, name=f"2D training, {name}")
     scores = validate.score(net, source, source.test, budget)[0]

@@ -12,12 +12,13 @@ from crossd.conversion.folding.attention import may_attend
 from crossd.conversion.plain import to_3d
 from crossd.inference.slice_ensemble import OrientationMean, answering
 
-PRETRAININGS: dict[str, tuple[str, str, str | None]] = {
-    # name: form, kernel mode, lift of the new 2D weights
-    "plain": ("2d", "projection", None),
-    "fourier": ("cross", "fourier", None),
-    "fourier-projection": ("cross", "fourier-projection", "center"),
-    "projection": ("cross", "projection", "center"),
+PRETRAININGS: dict[str, tuple[str, str, str | None, str]] = {
+    # name: form, kernel mode, lift of the new 2D weights, views of slices
+    "plain": ("2d", "projection", None, "own"),
+    "fourier": ("cross", "fourier", None, "own"),
+    "fourier-projection": ("cross", "fourier-projection", "center", "own"),
+    "projection": ("cross", "projection", "center", "own"),
+    "projection-drawn": ("cross", "projection", "center", "drawn"),
 }
 
 Make = Callable[[nn.Module, str], nn.Module]
@@ -54,6 +55,7 @@ ARMS: dict[str, tuple[str | None, Mapping[str, Make]]] = {
     # name: the pretraining it starts from, and the ways in which it can be asked about volumes
     "projection": ("projection", OURS),
     **{f"projection-{way}": ("projection", {way: make}) for way, make in OURS.items()},
+    "projection-drawn": ("projection-drawn", OURS),
     "fourier": ("fourier", _lifted(to_3d)),
     "fourier-aligned": ("fourier", _lifted(lambda net: to_3d(net, align=True))),
     "fourier-projection": ("fourier-projection", _lifted(to_3d)),

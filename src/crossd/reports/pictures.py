@@ -39,6 +39,7 @@ STYLES = {
     "fourier-aligned": ("#cc79a7", "-"),
     "projection": (WARM, "-"),
     "fourier-projection": ("#e69f00", "--"),
+    "projection-drawn": ("#a63603", "-"),
     "projection-volume": (WARM, "-"),
     "projection-slices": (WARM, ":"),
     "projection-both": (WARM, "--"),
