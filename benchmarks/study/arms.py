@@ -22,6 +22,7 @@ from crossd.training import devices, loop, teach
 from crossd.weights.weights_file import load
 
 OURS = "projection"
+DRAWN = "projection-drawn"
 PRECISION = "bf16-mixed"
 """Of all that is done with volumes, by every arm; 2D trainings are in float32."""
 RIVALS = ("slices", "center", "triplanar", "acs", "cycle", "inflate", "scratch", PARTIAL)
@@ -73,10 +74,9 @@ def _one(way: str, make: Make = solid) -> Kind:
 
 
 ARMS: dict[str, Kind] = {
-    **{name: Kind(*KNOWN[name]) for name in (OURS, *RIVALS) if name != PARTIAL},
+    **{name: Kind(*KNOWN[name]) for name in (OURS, DRAWN, *RIVALS) if name != PARTIAL},
     PARTIAL: Kind(PARTIAL, {"volume": moving, "orientations": OrientationMean}),
     "projection one view": Kind("one-view", KNOWN[OURS][1]),
-    "projection sample": Kind("sample", KNOWN[OURS][1]),
     "projection joint": Kind("projection", {"volume": moving}, beside_slices),
     **{
         f"projection {way}": _one(way)

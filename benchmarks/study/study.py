@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from arms import OURS, RIVALS, contest
+from arms import DRAWN, OURS, RIVALS, contest
 from sets import IMAGES, LIMITS, SETS, Study
 from trainings import PARTIAL
 
@@ -37,7 +37,7 @@ from crossd.utils.progress import Progress
 RESULTS = Path(__file__).parent / "results"
 KEPT = ("auc", "accuracy", "dice")
 """Scores of every way that are kept."""
-TOLD = "projection,slices,center"
+TOLD = "projection,projection-drawn,slices,center"
 """Arms of which every way is scored on the test volumes too."""
 
 
@@ -45,7 +45,7 @@ def study_set(study: Study, args: argparse.Namespace) -> None:
     """Do what is asked of one set and is not among its raw results yet, and add it to them."""
     progress = Progress()
     masks = task_of(study.volumes().task).masks
-    usual = [name for name in (OURS, *RIVALS) if masks or name != PARTIAL]
+    usual = [name for name in (OURS, DRAWN, *RIVALS) if masks or name != PARTIAL]
     arms = tuple(args.arms.split(",") if args.arms else usual)
     limits = [int(n) for n in args.limits.split(",")] if args.limits else LIMITS[study.name]
     folder = study.work / study.title

@@ -19,6 +19,7 @@ LARGEST = {"organ": 0.113, "fracture": 0.433, "adrenal": 0.768, "adrenal64": 0.7
 
 TITLES = {
     "projection": "crossd, `projection`",
+    "projection-drawn": "crossd, `projection`, views drawn",
     "slices": "the 2D network on slices, averaged",
     "center": "its kernels in the central slice of 3D ones",
     "triplanar": "its kernels in three planes of 3D ones",
@@ -41,17 +42,19 @@ Small networks on two CPU cores. An *arm* is a way from images to volumes. Each 
 training, a choice of labelled volumes and an order of its own, shared by all arms, as are the
 budgets, the augmentation, and the unlabelled training volumes.
 
-- `projection` is crossd: trained on slices with their own views mixed in every batch. The rivals
-  start from a plain 2D network, trained alike: `slices` asks it about slices and averages what it
-  says (nine of a volume for classes, all of them for masks); `center`, `inflate` (I3D) and
-  `triplanar` put its kernels into 3D ones, `acs` turns channels to three planes, `cycle` turns
-  layers, as PlaneCycle does. `scratch` is 3D training alone.
+- `projection` is crossd: trained on slices with their own views mixed in every batch;
+  `projection-drawn` sees each slice in a view that is drawn (`--views drawn`). The rivals start
+  from a plain 2D network, trained alike: `slices` asks it about slices and averages what it says
+  (nine of a volume for classes, all of them for masks); `center`, `inflate` (I3D) and `triplanar`
+  put its kernels into 3D ones, `acs` shares its channels out to three planes, `cycle` turns its
+  layers, as PlaneCycle does. `scratch` is 3D training alone; `partial`, for masks, 3D training by a
+  loss over the very slices that 2D trainings learn from, with as many steps.
 - `zero`: nothing is fitted to whole volumes. `linear`: a logistic regression on frozen features,
   its penalty chosen on the validation volumes. `finetune`: all weights. More in
   [compare](compare.md).
 - *Every arm is used in the way that the set's validation volumes choose* (98 to 161, beside the
   labelled ones that are counted): asked about the volume or about its three orientations, and
-  `projection` about its slices or the mean of volume and slices too; BatchNorm kept as it was
+  ours about its slices or the mean of volume and slices too; BatchNorm kept as it was
   learnt or measured anew on the unlabelled training volumes; the 3D kernels as they are, or
   *taught*, on the unlabelled volumes, what the arm's own 2D network says of slices, all with one
   budget. Nothing of this is given to ours that rivals do not get.
@@ -96,7 +99,7 @@ NOTES = {
     "projection volume": "slices in their own views, mixed in every batch: the default",
     "projection one view": "batches of images of one view",
     "projection batch": "the view is drawn for each batch, whatever the slice's own",
-    "projection sample": "it is drawn for each image",
+    "projection sample": "it is drawn for each image: `--views drawn`",
     "projection layer": "it is drawn for each layer",
     "projection oblique": "half of the batches are planes at any angle, the others of one view",
     "projection fresh": "new 3D kernels instead of the 2D start",

@@ -36,8 +36,9 @@ class Way:
     Attributes:
         mode: Kernel mode; None for the plain 2D network.
         lift: Where its new 2D weights start in the 3D kernels; None for new 3D kernels.
-        views: "own" of each slice, mixed in a batch; "apart", one a batch; drawn per "batch",
-            "sample" or "layer"; "oblique" for planes cut at any angle beside their own.
+        views: "own" of each slice, mixed in a batch; "apart", one a batch; "drawn" for
+            each slice, or for each "batch" or "layer"; "oblique" for planes cut at any angle beside
+            their own.
         options: Of the kernel mode.
         after: Share of the epochs in which it was a plain network first.
         decay: Weight of the penalty on taps off the centre.
@@ -56,7 +57,7 @@ WAYS = {
     "projection": Way(),
     "one-view": Way(views="apart"),
     "batch": Way(views="batch"),
-    "sample": Way(views="sample"),
+    "projection-drawn": Way(views="drawn"),
     "layer": Way(views="layer"),
     "oblique": Way(views="oblique"),
     "fresh": Way(lift=None),
@@ -191,14 +192,15 @@ def _fit(net: Any, source: Source, options: Any, how: Way, study: Study) -> None
     ]
     trained, beside = net, []
     alone = how.views in ("apart", "oblique")
-    options = dataclasses.replace(options, one_view=alone, views="own")
+    views = "drawn" if how.views == "drawn" else "own"
+    options = dataclasses.replace(options, one_view=alone, views=views)
     if how.views == "oblique":
         # Half of the batches are planes of whole volumes; the epochs of both are halved.
         options = dataclasses.replace(options, epochs=options.epochs // 2)
         trained = Oblique(net)
         beside = [(study.volumes(), options)]
-    elif how.views not in ("own", "apart"):
-        source = dataclasses.replace(source, train=Viewed(source.train, how.views))
+    elif how.views not in ("own", "apart", "drawn"):
+        source = dataclasses.replace(source, train=Viewed(source.train))
         if how.views == "layer":
             _view_per_layer(net)
     loop.fit(trained, source, options, beside=beside, validate=False)
@@ -220,15 +222,14 @@ def _off_centre(weight: Tensor, strength: float, gradient: Tensor) -> Tensor:
 
 
 class Viewed(ChangedSamples):
-    """Images that say no view, or one drawn for each."""
+    """Images that say no view."""
 
-    def __init__(self, samples: Samples, which: str) -> None:
+    def __init__(self, samples: Samples) -> None:
         super().__init__(samples)
         self.views = None
-        self.which = which
 
     def _changed(self, sample: Sample) -> Sample:
-        sample["view"] = int(torch.randint(3, ())) if self.which == "sample" else -1
+        sample["view"] = -1
         return sample
 
 

@@ -117,7 +117,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--data", type=Path, required=True, help="folder of all sets")
     parser.add_argument("--sets", default="adrenal", help="separated by commas")
-    parser.add_argument("--trained", default="sample,projection", help="2D trainings")
+    parser.add_argument("--trained", default="projection,projection-drawn", help="2D trainings")
     parser.add_argument("--seeds", default="0,1", help="separated by commas")
     parser.add_argument("--work", type=Path, default=Path("runs/study"), help="work in progress")
     parser.add_argument("--results", type=Path, default=RESULTS, help="raw results")

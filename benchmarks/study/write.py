@@ -5,13 +5,14 @@ python benchmarks/study/write.py
 
 import argparse
 import dataclasses
+import itertools
 import json
 from pathlib import Path
 from typing import Any
 
 import nnunet_start
 import numpy as np
-from arms import OURS, RIVALS
+from arms import DRAWN, OURS, RIVALS
 from texts import (
     CHOSEN,
     EARLIER,
@@ -38,6 +39,7 @@ HERE = Path(__file__).parent
 DOCS = HERE.parents[1] / "docs"
 MARKS = ("<!-- written by benchmarks/study/write.py -->", "<!-- end -->")
 """Of the part of the README that is written here."""
+OWN = (OURS, DRAWN)
 ENOUGH = 5
 """Seeds that a row wants to be compared."""
 
@@ -49,7 +51,7 @@ def load(path: Path) -> dict[str, Any]:
     raw = json.loads(path.read_text())
     rows = raw["rows"]
     present = list(dict.fromkeys(row["arm"] for row in rows))
-    order = [OURS, *RIVALS]
+    order = [*OWN, *RIVALS]
     arms = sorted(present, key=lambda a: (order.index(a) if a in order else len(order), a))
     masks = "dice" in rows[0]["metrics"]
     task = TASKS["segmentation" if masks else "classification"]
@@ -69,6 +71,7 @@ class Row:
 
     Attributes:
         set: The set.
+        ours: The arm of ours.
         key: Protocol and number.
         rival: The rival of the highest mean, among those with `ENOUGH` seeds.
         means: Ours, and the rival's.
@@ -77,6 +80,7 @@ class Row:
     """
 
     set: str
+    ours: str
     key: summary.Key
     rival: str
     means: tuple[float, float]
@@ -94,19 +98,19 @@ class Row:
 def compared(sets: Sets) -> list[Row]:
     """List the rows that have seeds enough."""
     rows = []
-    for name, results in sets.items():
-        part = only(results, (OURS, *RIVALS))
+    for name, ours in itertools.product(sets, OWN):
+        part = only(sets[name], (ours, *RIVALS))
         for key in sorted(summary.keys(part), key=lambda k: (ALL_PROTOCOLS.index(k[0]), k[1])):
             found = summary.summaries(part, key)
-            known = [arm for arm in RIVALS if arm in found]
-            rival = summary.best(part, key, [a for a in known if found[a].count >= ENOUGH])
-            if rival is None or OURS not in found or found[OURS].count < ENOUGH:
+            known = [arm for arm in RIVALS if arm in found and found[arm].count >= ENOUGH]
+            rival = summary.best(part, key, known)
+            if rival is None or ours not in found or found[ours].count < ENOUGH:
                 continue
-            right = [[*summary.scores(part, key, a, "accuracy").values()] for a in (OURS, rival)]
-            accuracies = [float(np.mean(values)) for values in right if values]
+            right = [summary.scores(part, key, a, "accuracy").values() for a in (ours, rival)]
+            accuracies = [float(np.mean([*values])) for values in right if values]
             one = summary.comparisons(part, key)[rival]
-            means = (found[OURS].mean, found[rival].mean)
-            rows.append(Row(name, key, rival, means, one, accuracies))
+            means = (found[ours].mean, found[rival].mean)
+            rows.append(Row(name, ours, key, rival, means, one, accuracies))
     return rows
 
 
@@ -117,7 +121,7 @@ def against(rows: list[Row]) -> list[str]:
     header = ["set", "labelled", "protocol", "ours", "best rival", "difference", "over seeds",
               "over test volumes", "Holm p", "", "accuracy"]  # fmt: skip
     body = [
-        [row.set, str(row.key[1]), row.key[0], f"{row.means[0]:.3f}",
+        [row.set, str(row.key[1]), row.key[0], f"{row.ours} {row.means[0]:.3f}",
          f"{row.rival} {row.means[1]:.3f}", f"{row.one.difference:+.3f}",
          span(row.one.interval), span(row.one.over_cases), probability(row.one.holm), row.word,
          " to ".join(f"{value:.3f}" for value in row.accuracies)]
@@ -125,8 +129,8 @@ def against(rows: list[Row]) -> list[str]:
     ]  # fmt: skip
     told = {word: [row.set for row in rows if row.word == word] for word in ("ahead", "behind")}
     text = (
-        f"Of {len(rows)} rows `{OURS}` is ahead of the best rival in {said(told['ahead'])}, behind "
-        f"it in {said(told['behind'])}, and level in the others."
+        f"Of {len(rows)} rows ours is ahead of the best rival in {said(told['ahead'])}, behind it "
+        f"in {said(told['behind'])}, and level in the others."
     )
     return [text, "", *markdown.grid(header, body)]
 
@@ -135,7 +139,7 @@ def short(sets: Sets, rows: list[Row]) -> list[str]:
     """Write the table of the README: without labelled volumes, a column a set."""
     names = [name for name in sets if any(r.set == name and r.key == ("zero", 0) for r in rows)]
     found = {name: summary.summaries(sets[name], ("zero", 0)) for name in names}
-    won = {r.set for r in rows if r.key == ("zero", 0) and r.word == "ahead"}
+    won = {(r.set, r.ours) for r in rows if r.key == ("zero", 0) and r.word == "ahead"}
     body = []
     for arm, title in TITLES.items():
         cells = []
@@ -143,7 +147,7 @@ def short(sets: Sets, rows: list[Row]) -> list[str]:
             one = found[name].get(arm)
             few = one is None or one.count < ENOUGH
             text = MISSING if one is None or few else f"{one.mean:.3f}"
-            cells.append(f"**{text}**" if arm == OURS and name in won else text)
+            cells.append(f"**{text}**" if (name, arm) in won else text)
         if any(cell != MISSING for cell in cells):
             body.append([title, *cells])
     labelled = [row for row in rows if row.key[1]]
@@ -186,7 +190,7 @@ def section(name: str, results: dict[str, Any], out: Path) -> list[str]:
     lines = ["", f"### {title}", ""]
     if base in LARGEST:
         lines += [f"The largest class alone has an accuracy of {LARGEST[base]:.3f}.", ""]
-    main = only(results, (OURS, *RIVALS))
+    main = only(results, (*OWN, *RIVALS))
     for protocol in sorted({key[0] for key in summary.keys(main)}, key=ALL_PROTOCOLS.index):
         part = {**main, "rows": [r for r in main["rows"] if r["protocol"] == protocol]}
         part["rows"].sort(key=lambda row: row["limit"])
