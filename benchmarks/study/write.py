@@ -160,6 +160,32 @@ def short(sets: Sets, rows: list[Row]) -> list[str]:
     return [*markdown.grid(["", *names], body), "", *([told] if labelled else [])]
 
 
+def first_study(folder: Path) -> list[str]:
+    """Say what the first study found without labelled volumes, by accuracy."""
+    told = []
+    for name in ("organ", "fracture", "hippocampus"):
+        path = folder / f"{name}.json"
+        if not path.is_file():
+            continue
+        rows = [row for row in json.loads(path.read_text())["rows"] if row["protocol"] == "zero"]
+        metric = "dice" if "dice" in rows[0]["metrics"] else "accuracy"
+        found: dict[str, list[float]] = {}
+        for row in rows:
+            if row["arm"] in (OURS, *RIVALS):
+                found.setdefault(row["arm"], []).append(row["metrics"][metric])
+        means = {arm: float(np.mean(values)) for arm, values in found.items()}
+        rival = max((arm for arm in means if arm != OURS), key=means.__getitem__)
+        told.append(
+            f"{name} {means[OURS]:.3f} to {means[rival]:.3f} of `{rival}` ({len(found[OURS])} seeds)"
+        )
+    if not told:
+        return []
+    return [
+        f"An earlier study, with one way for each arm and by accuracy (hippocampus: Dice): "
+        f"{', '.join(told)}."
+    ]
+
+
 def put(path: Path, lines: list[str]) -> None:
     """Put lines between the marks of a page, which stay."""
     text = path.read_text(encoding="utf-8")
@@ -278,7 +304,7 @@ def main() -> None:
     (args.out / "results.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     readme = args.out.parent / "README.md"
     if readme.is_file():
-        put(readme, short(sets, rows))
+        put(readme, [*short(sets, rows), "", *first_study(args.results / "first")])
 
 
 if __name__ == "__main__":

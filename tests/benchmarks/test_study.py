@@ -65,13 +65,14 @@ def test_study_of_a_tiny_set(tmp_path: Path) -> None:
         return done.stdout
 
     own = ["--data", str(tmp_path / "data"), "--work", str(tmp_path / "work")]
-    arms = "projection,slices,projection oblique,projection joint,projection distilled"
+    arms = "projection,projection-drawn,slices,projection oblique,projection joint"
     run(
         "study.py", *own, "--sets", "organ", "--arms", arms, "--protocols", "zero,finetune",
         "--limits", "6", "--seeds", "1", "--results", str(tmp_path / "raw"),
     )  # fmt: skip
     raw = json.loads((tmp_path / "raw/organ.json").read_text())
-    assert len(raw["rows"]) == 5 * 2 and len(raw["images"]) == 3
+    assert len(raw["rows"]) == 5 * 2 and len(raw["images"]) == 4
+    assert {row["arm"] for row in raw["ways"]} == {"projection", "projection-drawn", "slices"}
     one = json.loads(run("study.py", *own, "--row", "organ,projection,zero,0,0").splitlines()[-1])
     same = next(
         row for row in raw["rows"] if (row["arm"], row["protocol"]) == ("projection", "zero")
@@ -79,5 +80,5 @@ def test_study_of_a_tiny_set(tmp_path: Path) -> None:
     assert one["metrics"]["accuracy"] == pytest.approx(same["metrics"]["accuracy"], abs=1e-3)
     run("write.py", "--results", str(tmp_path / "raw"), "--out", str(tmp_path / "docs"))
     page = (tmp_path / "docs/results.md").read_text()
-    assert "OrganMNIST3D" in page and "projection joint" in page
+    assert "OrganMNIST3D" in page and "projection-drawn" in page
     assert (tmp_path / "docs/images/results-organ.png").is_file()
