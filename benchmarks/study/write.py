@@ -176,7 +176,8 @@ def first_study(folder: Path) -> list[str]:
         means = {arm: float(np.mean(values)) for arm, values in found.items()}
         rival = max((arm for arm in means if arm != OURS), key=means.__getitem__)
         told.append(
-            f"{name} {means[OURS]:.3f} to {means[rival]:.3f} of `{rival}` ({len(found[OURS])} seeds)"
+            f"{name} {means[OURS]:.3f} to {means[rival]:.3f} of `{rival}` "
+            f"({len(found[OURS])} seeds)"
         )
     if not told:
         return []
