@@ -9,6 +9,7 @@ plain network's in the same round.
 
 import concurrent.futures
 import contextlib
+import copy
 import dataclasses
 import functools
 import gc
@@ -252,6 +253,18 @@ def arm(name: str, plain: nn.Module) -> nn.Module:
     return channels_last(net)
 
 
+def _built(name: str, case: "Case") -> nn.Module:
+    """Build what is measured: a network once for all sizes, as converting takes seconds."""
+    key = name, case.network or case.what
+    if key not in BUILT:
+        BUILT[key] = arm(name, case.plain())
+    return copy.deepcopy(BUILT[key])
+
+
+BUILT: dict[tuple[str, str], nn.Module] = {}
+"""Networks and layers as they were built, by the arm and their name."""
+
+
 def _by_fft(conv: CrossDConv, x: Tensor) -> Tensor:
     """The fourier mode as the paper writes it: spectra of every sample's own 3D kernel."""
     mode: Any = conv.mode
@@ -283,7 +296,7 @@ def _worth(arms: tuple[str, ...], case: Case) -> list[str]:
 
 
 def _measure(case: Case, arms: tuple[str, ...]) -> list[dict[str, Any]]:
-    nets = {name: arm(name, case.plain()).to(case.config.device) for name in _worth(arms, case)}
+    nets = {name: _built(name, case).to(case.config.device) for name in _worth(arms, case)}
     images = case.images()
     rows = []
     for what, make in (("forward", forward), ("training step", training_step)):
@@ -400,12 +413,14 @@ def _wait(device: str) -> None:
 
 
 def peak_memory(name: str, case: Case) -> dict[str, float]:
-    """Measure the peak of three training steps in a process of its own [MiB].
+    """Measure the peak of three training steps [MiB], on a CPU in a process of its own.
 
     Returns:
-        "peak", and "start", what the process held before the network was built. On a CPU these are
-        resident pages, libraries included; on a GPU what torch allocated, which starts at 0.
+        "peak", and "start", what was held before the network was built. On a CPU these are resident
+        pages, libraries included; on a GPU what torch allocated.
     """
+    if case.config.device == "cuda":
+        return _peak(name, case)
     spawn = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(1, spawn) as pool:
         return pool.submit(_peak, name, case).result()
@@ -413,16 +428,18 @@ def peak_memory(name: str, case: Case) -> dict[str, float]:
 
 def _peak(name: str, case: Case) -> dict[str, float]:
     keep_freed_memory()
-    start = 0.0 if case.config.device == "cuda" else _resident("VmRSS")
+    gc.collect()
+    cuda = case.config.device == "cuda"
+    start = torch.cuda.memory_allocated() / 2**20 if cuda else _resident("VmRSS")
     run = training_step(
-        arm(name, case.plain()).to(case.config.device),
+        _built(name, case).to(case.config.device),
         fitting(name, case.images()),
         case.config.precision,
     )
     _forget_peak(case.config.device)
     for _ in range(3):
         run()
-    if case.config.device == "cuda":
+    if cuda:
         return {"start": start, "peak": torch.cuda.max_memory_allocated() / 2**20}
     return {"start": start, "peak": _resident("VmHWM")}
 

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from fake_cuda import FakeCuda
 from torch import nn
 
 from crossd.conversion import convert as conversion
@@ -27,6 +28,12 @@ def _repeatable() -> Iterator[None]:
 def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep what tests cache away from the user's own folder, and from other tests."""
     monkeypatch.setenv("CROSSD_CACHE", str(tmp_path_factory.mktemp("cache") / "crossd"))
+
+
+@pytest.fixture
+def gpu() -> FakeCuda:
+    """Give a CUDA device that computes nothing."""
+    return FakeCuda()
 
 
 DECIDED: dict[tuple[Any, ...], list[Any]] = {}

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -125,7 +126,7 @@ class Scale:
             >>> Scale((10.0,), (2.0,)).standardised(torch.tensor([[14.0]]))
             tensor([[2.]])
         """
-        mean, std = numbers.new_tensor(self.mean), numbers.new_tensor(self.std)
+        mean, std = self._beside(numbers)
         return (numbers - mean) / std
 
     def restored(self, numbers: Tensor) -> Tensor:
@@ -136,8 +137,14 @@ class Scale:
             >>> Scale((10.0,), (2.0,)).restored(torch.tensor([[2.0]]))
             tensor([[14.]])
         """
-        mean, std = numbers.new_tensor(self.mean), numbers.new_tensor(self.std)
+        mean, std = self._beside(numbers)
         return numbers * std + mean
+
+    def _beside(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
+        """Give mean and standard deviation where numbers are, without waiting for a GPU."""
+        both = torch.tensor((self.mean, self.std), dtype=numbers.dtype)
+        mean, std = both.to(numbers.device, non_blocking=True)
+        return mean, std
 
 
 def scale_of(numbers: NDArray[np.generic], names: Sequence[str], where: str) -> Scale:

@@ -38,6 +38,7 @@ class Tiny(nn.Module):
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cost, "network", lambda name: Tiny())
+    monkeypatch.setattr(cost, "BUILT", {})
     monkeypatch.setattr(cost, "LAYERS", {"3 to 4": (3, 4, 3, 1, 6)})
     monkeypatch.setattr(cost, "MOST", 3)
 

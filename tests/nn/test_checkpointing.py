@@ -17,7 +17,7 @@ import crossd
 from crossd.errors import InputError
 from crossd.nn.checkpointing import checkpoint_activations
 
-MODES = ["projection", "slice", "fourier"]
+MODES = ["projection", "slice", "fourier", "fourier-projection"]
 
 
 class Block(nn.Module):
@@ -60,6 +60,18 @@ def same(net: nn.Module, twin: nn.Module, x: Tensor) -> None:
         close(grad, others[name])
     for (name, a), (_, b) in zip(net.named_buffers(), twin.named_buffers(), strict=True):
         assert torch.equal(a, b), name
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_what_predicts_poses_is_a_part_of_its_block(mode: str) -> None:
+    net = crossd.convert(network(), mode, check=False)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.add_(0.1 * normal(*parameter.shape, seed=parameter.numel()))
+    twin = checkpoint_activations(copy.deepcopy(net))
+    blocks = [name for name, module in twin.named_modules() if "forward" in vars(module)]
+    assert blocks == ["1", "3"]
+    same(net, twin, normal(2, 2, 9, 8, 10))
 
 
 VIEWS = ["axial", "coronal", "sagittal", "random", None, ["axial"] * 2]

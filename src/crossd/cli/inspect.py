@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
@@ -278,7 +277,7 @@ def _cam_section(out: Findings, net: nn.Module, source: Source, config: InspectC
     for place in _one_of_each(groups, SEEN):
         sample = whole[place]
         x = fabric.to_device(sample["image"][None].to(devices.dtype_of(net)))
-        batch = {"image": x, "view": torch.tensor([sample.get("view", -1)])}
+        batch = {"image": x, "view": np.array([sample.get("view", -1)])}
         with fabric.autocast(), view_of(batch, net):
             layer = layer or gradcam.last_map(net, x)
             heat, said = gradcam.look(net, x, layer, source.task)

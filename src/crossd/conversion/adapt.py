@@ -1,6 +1,7 @@
 """What a network is given for its new task: input channels, classes, statistics of BatchNorm."""
 
-from collections.abc import Iterable, Iterator
+import itertools
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -115,13 +116,29 @@ def measuring(net: nn.Module) -> Iterator[int]:
         norm.reset_running_stats()
         norm.momentum = None
         norm.training = True
+    hooks = [norm.register_forward_pre_hook(_weighing()) for norm in norms]
     try:
         yield len(norms)
     finally:
+        for hook in hooks:
+            hook.remove()
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
         for module, training in modes.items():
             module.training = training
+
+
+def _weighing() -> Callable[[nn.Module, object], None]:
+    """Make what lets a BatchNorm weigh all batches alike, before each of its calls.
+
+    Without momentum it does so itself, but reads its counter, for which a GPU is waited for.
+    """
+    calls = itertools.count(1)
+
+    def weigh(norm: Any, _: object) -> None:
+        norm.momentum = 1 / next(calls)
+
+    return weigh
 
 
 @torch.no_grad()

@@ -104,7 +104,8 @@ class SliceNet(Ensemble):
         images = x.movedim(2 + axis, 1)
         if self.count == 0:
             return images
-        return images[:, [size * (i + 1) // (self.count + 1) for i in range(self.count)]]
+        places = [size * (i + 1) // (self.count + 1) for i in range(self.count)]
+        return torch.stack([images[:, place] for place in places], 1)  # a list waits for a GPU
 
 
 class OrientationMean(Ensemble):

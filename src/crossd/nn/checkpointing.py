@@ -62,11 +62,17 @@ def _is_ours(forward: object) -> bool:
 
 
 def _blocks(module: nn.Module, kind: type[nn.Module]) -> list[nn.Module]:
+    if isinstance(module, kind):
+        return []
     inner = [block for child in module.children() for block in _blocks(child, kind)]
-    if inner:
-        return inner
-    count = sum(isinstance(part, kind) for part in module.modules())
-    return [module] if count > 1 else []
+    return inner or ([module] if _layers(module, kind) > 1 else [])
+
+
+def _layers(module: nn.Module, kind: type[nn.Module]) -> int:
+    """Count layers; what predicts a layer's pose is a part of it."""
+    if isinstance(module, kind):
+        return 1
+    return sum(_layers(child, kind) for child in module.children())
 
 
 def _forward(block: nn.Module, *given: Any, **named: Any) -> Any:

@@ -274,8 +274,11 @@ def by_view(
     parts = [[i for i, own in enumerate(view) if own == axis] for axis in axes]
     order = [i for part in parts for i in part]
     in_order = order == list(range(len(view)))  # as training sorts them: nothing is copied
-    images = x.split([len(part) for part in parts]) if in_order else [x[part] for part in parts]
-    moved = [None if shift is None else shift[part] for part in parts]
+    counts = [len(part) for part in parts]
+    images = (x if in_order else _taken(x, order)).split(counts)
+    moved: Sequence[Tensor | None] = [None] * len(parts)
+    if shift is not None:
+        moved = (shift if in_order else _taken(shift, order)).split(counts)
     answers = [convolve(*one) for one in zip(images, axes, moved, strict=True)]
     if len({answer.shape[1:] for answer in answers}) > 1:
         shapes = " and ".join(str(tuple(answer.shape[2:])) for answer in answers)
@@ -286,4 +289,9 @@ def by_view(
     if in_order:
         return torch.cat(answers)
     back = sorted(range(len(order)), key=order.__getitem__)
-    return torch.cat(answers)[back]
+    return _taken(torch.cat(answers), back)
+
+
+def _taken(x: Tensor, places: Sequence[int]) -> Tensor:
+    """Take samples by number, without waiting for a GPU, as a list of numbers as index would."""
+    return x.index_select(0, torch.tensor(places).to(x.device, non_blocking=True))

@@ -341,7 +341,7 @@ def lift(
         shares = torch.bincount(place % phases, minlength=phases)[place % phases]
         profile = 1 / shares.to(weight.dtype)
     elif stride > 1 and spread and not transposed and depth >= stride:
-        profile = depth_profile(depth, stride).to(weight)
+        profile = depth_profile(depth, stride).to(weight, non_blocking=True)
     elif spread and phases == 1 and depth % 2 == 0:
         profile = ((place - (depth - 1) / 2).abs() < 1).to(weight.dtype) / 2
     else:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -25,7 +25,11 @@ from crossd.training.loss import loss_of
 from crossd.training.workers import choose
 from crossd.utils.progress import Progress
 
-Batch = dict[str, Tensor]
+Batch = dict[str, Any]
+"""Tensors, which go to the device; and arrays of `ON_PROCESSOR`, which stay."""
+
+ON_PROCESSOR = ("view", "instead_of")
+"""What is said of samples and read in every step: from a GPU, reading would wait for it."""
 
 
 class ViewBatches(Sampler[list[int]]):
@@ -158,7 +162,10 @@ def collate(samples: list[Sample]) -> Batch:
     """Make a batch; of images of 8 bits and others one of float32."""
     if len({sample["image"].dtype for sample in samples}) > 1:
         samples = [{**sample, "image": in_floats(sample["image"])} for sample in samples]
-    return default_collate(samples)
+    told = [name for name in ON_PROCESSOR if name in samples[0]]
+    tensors = [{k: v for k, v in sample.items() if k not in told} for sample in samples]
+    batch: Batch = default_collate(tensors)
+    return batch | {name: np.array([sample[name] for sample in samples]) for name in told}  # type: ignore[literal-required]
 
 
 def view_of(batch: Batch, net: nn.Module, draw: bool = False) -> AbstractContextManager[None]:
@@ -300,7 +307,7 @@ class Feed:
                 self._note(batch)
                 own = part_of(len(indices), sampler.share)
                 if sampler.drawn:
-                    batch["view"] = torch.from_numpy(sampler.views[indices[own]])
+                    batch["view"] = sampler.views[indices[own]]
                 batch["image"] = self.finish(batch["image"])
                 yield Piece(self, batch, own, indices)
 

@@ -13,26 +13,46 @@ from crossd.conversion.folding.volumes import HANDLERS, on_slices
 # Statistics of the plane
 
 
-def _batch_norm(run: Run, func: Function, input: Tensor, *args: object, **kwargs: object) -> Tensor:
+def _batch_norm(
+    run: Run,
+    func: Function,
+    input: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
     """Work on the volume where slices are views of one: the same numbers, in their order.
 
     What is said of whole volumes counts once for each, although all of its slices say it.
     """
+    settings = (weight, bias, training, momentum, eps)
     depth = run.slices(input)
-    training = kwargs.get("training", args[4] if len(args) > 4 else False)
     vectors = input[0].numel() == input.shape[1]
     if depth is not None and training and vectors and not torch.compiler.is_compiling():
         stack = torch.unflatten(input, 0, (run.number, depth, -1))
-        if torch.allclose(stack, stack[:, :1], 1e-5, 1e-6):
-            once = func(stack.mean(1).flatten(0, 1), *args, **kwargs)
-            every = torch.unflatten(once, 0, (run.number, 1, -1)).expand_as(stack)
-            return run.mark(every.flatten(0, 2), depth)
+        alike = torch.isclose(stack, stack[:, :1], 1e-5, 1e-6).all()
+        count = len(input) // depth
+        if count == 1 and alike:  # one value has no variance: torch refuses it
+            return func(stack[0, 0], running_mean, running_var, *settings)
+        variance = None if running_var is None else running_var.clone()
+        answer: Tensor = func(input, running_mean, variance, *settings)
+        if running_var is not None and variance is not None:
+            # Of n values torch keeps n / (n - 1) of the variance. Not by an `if`: a GPU would have
+            # to be waited for.
+            once, every = count / max(1, count - 1), len(input) / (len(input) - 1)
+            new = variance - (1 - momentum) * running_var
+            more = torch.where(alike, (once / every - 1) * new, 0.0)
+            running_var.copy_(variance + more)
+        return answer
     if depth is not None and input.dim() == 4:
         volume = run.stacked(input, depth)
         if volume.is_contiguous() and not input.is_contiguous() and run.margin_of(input) is None:
-            return run.fold(func(volume, *args, **kwargs), True)
-    answer: Tensor = func(input, *args, **kwargs)
-    return answer
+            return run.fold(func(volume, running_mean, running_var, *settings), True)
+    return func(input, running_mean, running_var, *settings)
 
 
 HANDLERS[F.batch_norm] = _batch_norm
