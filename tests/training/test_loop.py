@@ -434,7 +434,7 @@ def test_the_best_weights_are_those_of_their_epoch(monkeypatch: pytest.MonkeyPat
 
     def score(net: nn.Module, *_: Any) -> tuple[dict[str, float], list[Any]]:
         states.append(copy.deepcopy(net.state_dict()))
-        return {"accuracy": next(values), "auc": 0.5}, []
+        return {"auc": next(values), "accuracy": 0.5}, []
 
     monkeypatch.setattr(loop, "score", score)
     fit = loop.fit(tiny(), labelled(2), TrainConfig(epochs=4))
@@ -669,7 +669,7 @@ def test_there_may_be_nothing_to_recalibrate() -> None:
 
 def test_scores_in_words() -> None:
     assert validate.describe({"accuracy": 0.5, "auc": 1}, "classification") == (
-        "accuracy 0.500, auc 1.000"
+        "auc 1.000, accuracy 0.500"
     )
     assert validate.describe({"dice": 0.25, "dice_a": 0.25}, "segmentation") == "dice 0.250"
 
