@@ -91,6 +91,64 @@ What each way of using an arm is worth without labelled volumes, the mean over s
 volumes, and how often the validation volumes chose it. `best` is what a choice on the test volumes
 themselves would have given: what is lost to choosing on few validation volumes."""
 
+CAUSES = """\
+The first study had 3D kernels behind slices on adrenals, by AUC 0.805 to 0.859. What was found to
+cost that, each by what changes when it alone is changed; the mean over the seeds that have both:"""
+CHANGES = (
+    (
+        "One orientation of three",
+        "center",
+        "volume, BatchNorm anew",
+        "orientations, BatchNorm anew",
+        "each axis as depth once, the answers averaged: now among the ways of every arm",
+    ),
+    (
+        "One orientation of three",
+        "projection",
+        "volume, BatchNorm anew",
+        "orientations, BatchNorm anew",
+        "the same",
+    ),
+    (
+        "Statistics of images in BatchNorm",
+        "projection",
+        "volume, BatchNorm kept",
+        "volume, BatchNorm anew",
+        "both are among the ways of every arm",
+    ),
+    (
+        "Statistics of images in BatchNorm",
+        "center",
+        "volume, BatchNorm kept",
+        "volume, BatchNorm anew",
+        "the other way round: so the validation volumes choose",
+    ),
+    (
+        "Untaught kernels",
+        "center",
+        "volume, BatchNorm anew",
+        "volume, taught",
+        "`teach`, among the ways of every arm",
+    ),
+    ("Untaught kernels", "projection", "volume, BatchNorm anew", "volume, taught", "the same"),
+    (
+        "Untaught kernels",
+        "projection-drawn",
+        "volume, BatchNorm anew",
+        "volume, taught",
+        "the same",
+    ),
+)
+"""Cause, arm, the way before and after, and what was changed because of it."""
+KERNELS = (
+    "volume, BatchNorm anew", "orientations, BatchNorm anew", "slices, BatchNorm anew",
+    "volume, taught",
+)  # fmt: skip
+"""Ways in which kernels of own views are compared with those of drawn ones."""
+OPEN = """\
+Not measured yet, though `benchmarks/study/why.py` does it: how much depth there may be before an
+answer changes (slabs), features of the background that dilute the mean, and the ends of volumes."""
+
 EARLIER = """\
 A first study, by accuracy, chose the default of 2D training. Without labelled volumes, seeds 0 to
 2, organs, by the volume alone, BatchNorm measured anew; ±: standard deviation over seeds. Its raw

@@ -14,16 +14,20 @@ import nnunet_start
 import numpy as np
 from arms import DRAWN, OURS, RIVALS
 from texts import (
+    CAUSES,
+    CHANGES,
     CHOSEN,
     EARLIER,
     FIRST,
     GOAL,
     HEAD,
+    KERNELS,
     KINDS,
     LARGEST,
     MEASURE,
     NAMES,
     NOTES,
+    OPEN,
     TABLES,
     TITLES,
 )
@@ -260,6 +264,33 @@ def each_way(rows: list[dict[str, Any]]) -> list[str]:
     return ["", *markdown.grid(["arm", "way", f"{metric}, test", "chosen"], body)]
 
 
+def causes(rows: list[dict[str, Any]]) -> list[str]:
+    """Show what changed when one thing was changed, on adrenals."""
+    value = {(row["arm"], row["way"], row["seed"]): row["test"].get("auc") for row in rows}
+    seeds = sorted({row["seed"] for row in rows})
+
+    def line(cause: str, before: tuple[str, str], after: tuple[str, str], text: str) -> list[str]:
+        both = [s for s in seeds if (*before, s) in value and (*after, s) in value]
+        if not both:
+            return []
+        means = [np.mean([value[*one, s] for s in both]) for one in (before, after)]
+        what = f"`{before[0]}`, {before[1]}"
+        return [cause, what, f"{means[0]:.3f} to {means[1]:.3f}", str(len(both)), text]
+
+    body = [line(cause, (arm, one), (arm, two), text) for cause, arm, one, two, text in CHANGES]
+    drawn = "`--views drawn`, an arm of `transfer`"
+    body += [line("Kernels that know one view each", (OURS, way), (DRAWN, way), drawn)
+             for way in KERNELS]  # fmt: skip
+    body = [cells for cells in body if cells]
+    if not body:
+        return []
+    header = ["cause", "way", "AUC without and with the change", "seeds", "what was changed"]
+    return [
+        "", "## Why slices were ahead on adrenals", "", CAUSES, "",
+        *markdown.grid(header, body), "", OPEN,
+    ]  # fmt: skip
+
+
 def earlier(path: Path) -> list[str]:
     """Show the configurations of 2D training that the first study tried."""
     if not path.is_file():
@@ -299,6 +330,7 @@ def main() -> None:
         base, _, images = name.partition("-")
         lines += ["", f"**{NAMES[base]}{KINDS[images]}**", *table] if table else []
     lines += [
+        *causes(sets["adrenal"]["ways"] if "adrenal" in sets else []),
         *earlier(args.results / "first" / "organ.json"),
         *nnunet_start.section(args.nnunet, args.out),
     ]
