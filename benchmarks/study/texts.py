@@ -150,9 +150,9 @@ Not measured yet, though `benchmarks/study/why.py` does it: how much depth there
 answer changes (slabs), features of the background that dilute the mean, and the ends of volumes."""
 
 EARLIER = """\
-A first study, by accuracy, chose the default of 2D training. Without labelled volumes, seeds 0 to
-2, organs, by the volume alone, BatchNorm measured anew; ±: standard deviation over seeds. Its raw
-results are in `benchmarks/study/results/first`; the first half of its rows ran in bfloat16."""
+A first study, by accuracy (hippocampus: Dice), chose the default of 2D training. Without labelled
+volumes, seeds 0 to 2, by the volume alone, BatchNorm measured anew; ±: standard deviation over
+seeds. Its raw results are in `benchmarks/study/results/first`; its first half ran in bfloat16."""
 NOTES = {
     "projection volume": "slices in their own views, mixed in every batch: the default",
     "projection one view": "batches of images of one view",

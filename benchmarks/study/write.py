@@ -291,19 +291,29 @@ def causes(rows: list[dict[str, Any]]) -> list[str]:
     ]  # fmt: skip
 
 
-def earlier(path: Path) -> list[str]:
+def earlier(folder: Path) -> list[str]:
     """Show the configurations of 2D training that the first study tried."""
-    if not path.is_file():
+    names = [name for name in NAMES if (folder / f"{name}.json").is_file()]
+    if not names:
         return []
-    rows = [r for r in json.loads(path.read_text())["rows"] if r["protocol"] == "zero"]
+    found: dict[tuple[str, str], list[float]] = {}
+    for name in names:
+        for row in json.loads((folder / f"{name}.json").read_text())["rows"]:
+            if row["protocol"] == "zero" and row["trial"] < FIRST:
+                score = row["metrics"].get("dice", row["metrics"].get("accuracy"))
+                found.setdefault((row["arm"], name), []).append(score)
     body = []
     for arm, note in NOTES.items():
-        own = [r["metrics"]["accuracy"] for r in rows if r["arm"] == arm and r["trial"] < FIRST]
-        if len(own) > 1:
-            body.append([arm, f"{np.mean(own):.3f} ± {np.std(own, ddof=1):.3f}", note])
+        cells = [
+            f"{np.mean(own):.3f} ± {np.std(own, ddof=1):.3f}"
+            if len(own := found.get((arm, name), [])) > 1
+            else MISSING
+            for name in names
+        ]
+        body.append([arm, *cells, note])
     return [
         "", "## The choice of 2D training", "", EARLIER, "",
-        *markdown.grid(["way", "accuracy", ""], body),
+        *markdown.grid(["way", *names, ""], body),
     ]  # fmt: skip
 
 
@@ -331,7 +341,7 @@ def main() -> None:
         lines += ["", f"**{NAMES[base]}{KINDS[images]}**", *table] if table else []
     lines += [
         *causes(sets["adrenal"]["ways"] if "adrenal" in sets else []),
-        *earlier(args.results / "first" / "organ.json"),
+        *earlier(args.results / "first"),
         *nnunet_start.section(args.nnunet, args.out),
     ]
     (args.out / "results.md").write_text("\n".join(lines) + "\n", encoding="utf-8")

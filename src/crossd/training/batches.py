@@ -35,9 +35,8 @@ ON_PROCESSOR = ("view", "instead_of")
 class ViewBatches(Sampler[list[int]]):
     """Batches of images whose views are known, those of one view side by side.
 
-    Views are mixed in a batch as they come, so that BatchNorm sees their mixture: a network
-    trained on batches of one view is worse in 2D and in 3D (docs/results). The batches differ in
-    size by one at most, so that none is too small for BatchNorm. Of several processes that train
+    Views are mixed in a batch as they come, so that BatchNorm sees their mixture, as it will when
+    it is tested. The batches differ in size by one at most, so that none is too small for BatchNorm. Of several processes that train
     together each takes its part of every batch, or, in order, one batch of so many.
 
     Args:

@@ -58,7 +58,8 @@ class TrainConfig(RunOptions):
         min_steps: When the epochs have fewer steps, as many epochs as give these.
         views: Of images that a Cross-D network is trained on: "own", in which a slice was cut, or
             "drawn", anew for every image and epoch, so that kernels serve in any orientation.
-        one_view: Let every batch of images have one view. A tenth faster, and worse.
+        one_view: Let every batch of images have one view. A tenth faster; better or worse by the
+            data (docs/results).
         loggers: Names of `crossd.utils.option_values.LOGGERS`, used where a folder is written.
     """
 
