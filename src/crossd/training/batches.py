@@ -36,8 +36,9 @@ class ViewBatches(Sampler[list[int]]):
     """Batches of images whose views are known, those of one view side by side.
 
     Views are mixed in a batch as they come, so that BatchNorm sees their mixture, as it will when
-    it is tested. The batches differ in size by one at most, so that none is too small for BatchNorm. Of several processes that train
-    together each takes its part of every batch, or, in order, one batch of so many.
+    it is tested. The batches differ in size by one at most, so that none is too small for
+    BatchNorm. Of several processes that train together each takes its part of every batch, or, in
+    order, one batch of so many.
 
     Args:
         views: View of every sample, shape ``(N,)``.
