@@ -83,8 +83,10 @@ def open_setting(config: TransferConfig, progress: Progress | None = None) -> Se
 def open_contest(config: TransferConfig, setting: Setting | None = None) -> Contest:
     """Make the contest of the arms, whose pretraining is done."""
     setting = setting or open_setting(config)
+    task = task_of(setting.volumes.task)
+    usual = "never" if task.masks else "choose"
     budget = dataclasses.replace(
-        loop.for_volumes(config, setting.volumes.task), checkpointing=config.checkpointing
+        loop.for_volumes(config, task.name), checkpointing=config.checkpointing
     )
     folder, known = Path(config.out), setting.images.classes
     arms = {
@@ -101,7 +103,7 @@ def open_contest(config: TransferConfig, setting: Setting | None = None) -> Cont
         keep=folder,
         features=where,
         model=setting.model,
-        **teaching(config.teach, setting.volumes.task),
+        **teaching(config.teach or usual, task.name),
     )
 
 
