@@ -78,10 +78,7 @@ ARMS: dict[str, Kind] = {
     PARTIAL: Kind(PARTIAL, {"volume": moving, "orientations": OrientationMean}),
     "projection one view": Kind("one-view", KNOWN[OURS][1]),
     "projection joint": Kind("projection", {"volume": moving}, beside_slices),
-    **{
-        f"projection {way}": _one(way)
-        for way in ("batch", "layer", "oblique", "fresh", "lifted", "decay")
-    },
+    **{f"projection {way}": _one(way) for way in ("batch", "layer", "fresh", "lifted", "decay")},
     "slice": _one("slice"),
     "slice batch": _one("slice-batch"),
     "fourier": _one("fourier"),

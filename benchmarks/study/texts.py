@@ -152,7 +152,8 @@ answer changes (slabs), features of the background that dilute the mean, and the
 EARLIER = """\
 A first study, by accuracy (hippocampus: Dice), chose the default of 2D training. Without labelled
 volumes, seeds 0 to 2, by the volume alone, BatchNorm measured anew; ±: standard deviation over
-seeds. Its raw results are in `benchmarks/study/results/first`; its first half ran in bfloat16."""
+seeds. Its raw results are in `benchmarks/study/results/first`; its first half ran in bfloat16.
+Planes at any angle cannot be made anew: their code is gone."""
 NOTES = {
     "projection volume": "slices in their own views, mixed in every batch: the default",
     "projection one view": "batches of images of one view",

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from modes import AnyAngle, Oblique
 from numpy.typing import NDArray
 from sets import Study
 from torch import Tensor, nn
@@ -22,7 +21,6 @@ from crossd.data.io.agreement import IGNORED
 from crossd.data.slicing import Slices
 from crossd.data.source import Source
 from crossd.nn.conv import CrossDConv
-from crossd.nn.kernel_modes import make_mode
 from crossd.nn.views import view
 from crossd.training import devices, loop, validate
 from crossd.utils.atomic_files import atomic
@@ -37,8 +35,7 @@ class Way:
         mode: Kernel mode; None for the plain 2D network.
         lift: Where its new 2D weights start in the 3D kernels; None for new 3D kernels.
         views: "own" of each slice, mixed in a batch; "apart", one a batch; "drawn" for
-            each slice, or for each "batch" or "layer"; "oblique" for planes cut at any angle beside
-            their own.
+            each slice, or for each "batch" or "layer".
         options: Of the kernel mode.
         after: Share of the epochs in which it was a plain network first.
         decay: Weight of the penalty on taps off the centre.
@@ -59,7 +56,6 @@ WAYS = {
     "batch": Way(views="batch"),
     "projection-drawn": Way(views="drawn"),
     "layer": Way(views="layer"),
-    "oblique": Way(views="oblique"),
     "fresh": Way(lift=None),
     "triplanar-start": Way(lift="triplanar"),
     "lifted": Way(after=0.5),
@@ -106,7 +102,7 @@ def pretrain(study: Study, way: str, seed: int) -> None:
     if how.mode is not None:
         more: dict[str, Any] = dict(how.options)
         net = convert(net, how.mode, how.lift, **more)
-    _fit(net, source, options, how, study)
+    _fit(net, source, options, how)
     scores = validate.score(net, source, source.test, options)[0]
     record = {"set": study.name, "images": study.kind, "way": way, "seed": seed,
               "metrics": {k: round(v, 4) for k, v in scores.items()},
@@ -183,33 +179,25 @@ def _divided(options: Any, share: float) -> tuple[Any, Any]:
     )
 
 
-def _fit(net: Any, source: Source, options: Any, how: Way, study: Study) -> None:
+def _fit(net: Any, source: Source, options: Any, how: Way) -> None:
     """Train in the views that are asked for."""
     hooks = [
         m.weight.register_hook(functools.partial(_off_centre, m.weight, how.decay))
         for m in net.modules()
         if how.decay and isinstance(m, CrossDConv)
     ]
-    trained, beside = net, []
-    alone = how.views in ("apart", "oblique")
+    alone = how.views == "apart"
     views = "drawn" if how.views == "drawn" else "own"
     options = dataclasses.replace(options, one_view=alone, views=views)
-    if how.views == "oblique":
-        # Half of the batches are planes of whole volumes; the epochs of both are halved.
-        options = dataclasses.replace(options, epochs=options.epochs // 2)
-        trained = Oblique(net)
-        beside = [(study.volumes(), options)]
-    elif how.views not in ("own", "apart", "drawn"):
+    if how.views not in ("own", "apart", "drawn"):
         source = dataclasses.replace(source, train=Viewed(source.train))
         if how.views == "layer":
             _view_per_layer(net)
-    loop.fit(trained, source, options, beside=beside, validate=False)
+    loop.fit(net, source, options, validate=False)
     for hook in hooks:
         hook.remove()
     for module in net.modules():
         module.__dict__.pop("forward", None)
-        if isinstance(module, CrossDConv) and isinstance(module.mode, AnyAngle):
-            module.mode = make_mode("projection", 1, (1, 1, 1))
 
 
 def _off_centre(weight: Tensor, strength: float, gradient: Tensor) -> Tensor:
