@@ -453,3 +453,26 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> TransferConfig:
     (way,) = (row["way"] for row in results["rows"] if row["arm"] == best)
     assert best is not None and results["use"] == command.commands(config, best, way)
     return config
+
+
+def test_the_commands_read_volumes_as_the_comparison_did_and_survive_a_shell(
+    tmp_path: Path,
+) -> None:
+    config = config_of(("a b.npz", "a b.npz"), tmp_path / "my run", size="8", ignore=255)
+    for way in ("volume, taught", "volume, BatchNorm anew"):
+        first, last = command.commands(config, "projection", way)
+        told = shlex.split(first)
+        assert told[told.index("--data") + 1] == "a b.npz"
+        assert told[told.index("--size") + 1] == "8"
+        assert told[told.index("--ignore") + 1] == "255"
+        again = shlex.split(last)
+        assert again[again.index("--weights") + 1].startswith(str(tmp_path / "my run"))
+
+
+def test_recalibrate_does_not_pass_over_align_of_a_2d_network(
+    trained: TransferConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["--weights", f"{trained.out}/pretrained-plain.safetensors", "--data", trained.volumes]
+    line = ["recalibrate", *given, "--answer", "slices", "--out", str(tmp_path / "w.safetensors")]
+    assert main([*line, "--align"]) == 2
+    assert "a plain 2D network cannot take volumes" in capsys.readouterr().err

@@ -142,3 +142,8 @@ def test_masks_are_compared_by_dice() -> None:
     (row,) = experiment.contest_all(lambda: contest, experiment.plan(contest, ["finetune"], [2], 1))
     assert 0 <= row["metrics"]["dice"] <= 1
     assert len(row["cases"]) == len(source.test)
+
+
+def test_runs_are_named_in_messages() -> None:
+    runs = experiment.Runs([experiment.Run("center", "zero", 0, 0, 1)])
+    assert str(runs) == "zero-0-0-1-center"

@@ -25,7 +25,8 @@ def recalibrate(config: RecalibrateConfig, progress: Progress) -> str:
             f"{config.data}: holds values from 0 to 1, but {config.weights} takes those of volumes "
             "as they are; give files of volumes"
         )
-    if weights.form != "2d" or (config.answer or weights.answer) != "slices":
+    by_slices = weights.form == "2d" and (config.answer or weights.answer) == "slices"
+    if config.align or not by_slices:
         net, weights = for_rank(net, weights, source, config.align)
     options = loop.TrainConfig(
         batch_size=config.batch_size or batch_size(source),

@@ -8,6 +8,7 @@ the recalibration of BatchNorm on the unlabelled training volumes, and the budge
 import dataclasses
 import functools
 import json
+import shlex
 import time
 from pathlib import Path
 
@@ -177,25 +178,29 @@ def commands(config: TransferConfig, arm: str, way: str) -> list[str]:
     lifted = arm == "center"
     if pretraining is None or (pretraining == "plain" and arm != "slices" and not lifted):
         return []
-    weights = _weights(Path(config.out), pretraining)
-    lines = []
+    out = Path(config.out)
+    weights = _weights(out, pretraining)
+    read = ["--data", config.volumes]  # as the comparison read them
+    for name in ("size", "ignore", "accept"):
+        given = getattr(config, name)
+        read += [] if given is None else [f"--{name}", str(given)]
+    lines, teacher = [], list[str]()
     if lifted:
-        start, weights = weights, Path(config.out) / "center.safetensors"
-        lines.append(f"crossd convert --weights {start} --out {weights}")
+        teacher = ["--teacher", str(weights)]
+        lines.append(["convert", "--weights", weights, "--out", out / "center.safetensors"])
+        weights = out / "center.safetensors"
     if "taught" in more:
-        teacher = f" --teacher {start}" if lifted else ""
-        out = Path(config.out) / "taught"
-        lines.append(
-            f"crossd teach --weights {weights} --data {config.volumes}{teacher} --out {out}"
-        )
-        weights = out / "weights.safetensors"
+        lines.append(["teach", "--weights", weights, *read, *teacher, "--out", out / "taught"])
+        weights = out / "taught" / "weights.safetensors"
     elif "BatchNorm anew" in more:
-        ready = Path(config.out) / "ready.safetensors"
-        data = f"--data {config.volumes} --answer {answer}"
-        lines.append(f"crossd recalibrate --weights {weights} {data} --out {ready}")
+        ready = out / "ready.safetensors"
+        lines.append(
+            ["recalibrate", "--weights", weights, *read, "--answer", answer, "--out", ready]
+        )
         weights = ready
-    use = f"crossd predict --weights {weights} --input NEW --answer {answer} --out answers"
-    return [*lines, use]
+    new = ["--input", "NEW", "--answer", answer, "--out", "answers"]
+    lines.append(["predict", "--weights", weights, *new])
+    return [shlex.join(["crossd", *map(str, line)]) for line in lines]
 
 
 def _usual(task: Task, classes: int) -> int:

@@ -230,10 +230,10 @@ def contest_all(
     for run in runs:
         if folder is not None and (folder / run.file).is_file():
             done[run] = json.loads((folder / run.file).read_text())
-    together: dict[tuple[str, int, int], list[Run]] = {}
+    together: dict[tuple[str, int, int], Runs] = {}
     for run in runs:
         if run not in done:
-            together.setdefault((run.arm, run.fold, run.trial), []).append(run)
+            together.setdefault((run.arm, run.fold, run.trial), Runs()).append(run)
     progress = progress or Progress(quiet=True)
     work = functools.partial(_perform_all, folder)
     with progress.task("comparing", total=len(runs), done=len(done)) as bar:
@@ -243,8 +243,16 @@ def contest_all(
     return [done[run] for run in runs]
 
 
+class Runs(list[Run]):
+    """Runs that one process does, one after the other."""
+
+    def __str__(self) -> str:
+        """Name them, in messages."""
+        return ", ".join(map(str, self))
+
+
 def _perform_all(
-    folder: Path | None, contest: Contest, runs: list[Run], progress: Progress
+    folder: Path | None, contest: Contest, runs: Runs, progress: Progress
 ) -> list[RunRecord]:
     """Do runs one after the other, and keep the record of each when it ends."""
     records = []
