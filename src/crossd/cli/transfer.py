@@ -230,7 +230,8 @@ def transfer(config: TransferConfig, progress: Progress) -> str:
     for protocol in protocols:
         require_labels(protocol, volumes)
     if not setting.same_classes:
-        progress.say(f"the images have other {things} than the volumes: no protocol zero")
+        lost = "no protocol zero, and no arm is taught"
+        progress.say(f"the images have other {things} than the volumes: {lost}")
     contest = open_contest(config, setting)
     runs = experiment.plan(contest, protocols, limits, config.trials)
     if not runs:
