@@ -404,21 +404,29 @@ def test_arms_know_their_pretraining() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arm", "way"),
+    ("arm", "way", "teacher"),
     [
-        ("projection", "orientations, taught"),
-        ("projection", "both, BatchNorm anew"),
-        ("projection-volume", "volume, BatchNorm kept"),
-        ("center", "volume, taught"),
-        ("center", "orientations, BatchNorm anew"),
-        ("slices", "slices, BatchNorm kept"),
-        ("slices", "slices, BatchNorm anew"),
+        ("projection", "orientations, taught", "kept"),
+        ("projection", "volume, taught", "anew"),
+        ("projection", "both, BatchNorm anew", None),
+        ("projection-volume", "volume, BatchNorm kept", None),
+        ("center", "volume, taught", "kept"),
+        ("center", "orientations, taught", "anew"),
+        ("center", "orientations, BatchNorm anew", None),
+        ("slices", "slices, BatchNorm kept", None),
+        ("slices", "slices, BatchNorm anew", None),
     ],
 )
 def test_the_commands_that_it_tells_work(
-    arm: str, way: str, trained: TransferConfig, capsys: pytest.CaptureFixture[str]
+    arm: str,
+    way: str,
+    teacher: str | None,
+    trained: TransferConfig,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    lines = command.commands(trained, arm, way)
+    run = {"arm": arm, "way": way} | ({} if teacher is None else {"teacher": teacher})
+    lines = command.commands(trained, run)
+    assert sum("recalibrate" in line for line in lines) == ("anew" in f"{way} {teacher}")
     out = Path(trained.out)
     answers = out / "answers" / arm / "-".join(way.replace(",", "").split())
     for line in lines:
@@ -431,7 +439,7 @@ def test_the_commands_that_it_tells_work(
 
 def test_of_other_arms_no_command_is_told(trained: TransferConfig) -> None:
     for arm in ("acs", "cycle", "triplanar", "scratch"):
-        assert command.commands(trained, arm, "volume, BatchNorm anew") == []
+        assert command.commands(trained, {"arm": arm, "way": "volume, BatchNorm anew"}) == []
 
 
 @pytest.fixture(scope="module")
@@ -450,8 +458,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> TransferConfig:
     config = config_of(both, root / "run", arms="projection,slices", protocols="zero")
     results = transfer(config)
     best = summary.taken(results, ("zero", 0))
-    (way,) = (row["way"] for row in results["rows"] if row["arm"] == best)
-    assert best is not None and results["use"] == command.commands(config, best, way)
+    (run,) = (row for row in results["rows"] if row["arm"] == best)
+    assert results["use"] == command.commands(config, run)
     return config
 
 
@@ -460,7 +468,7 @@ def test_the_commands_read_volumes_as_the_comparison_did_and_survive_a_shell(
 ) -> None:
     config = config_of(("a b.npz", "a b.npz"), tmp_path / "my run", size="8", ignore=255)
     for way in ("volume, taught", "volume, BatchNorm anew"):
-        first, last = command.commands(config, "projection", way)
+        first, last = command.commands(config, {"arm": "projection", "way": way})
         told = shlex.split(first)
         assert told[told.index("--data") + 1] == "a b.npz"
         assert told[told.index("--size") + 1] == "8"

@@ -172,3 +172,19 @@ def test_only_so_many_networks_are_at_hand(
         made(Way(one, "kept"))
     known = [key for key, value in contest.made.items() if isinstance(value, nn.Module)]
     assert known == [(PLACE, Way(one, "kept")) for one in ("orientations", "slices")]
+
+
+@pytest.mark.parametrize(
+    ("scores", "best"), [([0.5, 0.6], "kept"), ([0.6, 0.5], "anew"), ([0.5, 0.5], "anew")]
+)
+def test_what_teaches_has_the_batchnorm_that_answers_best(
+    contest: Contest, monkeypatch: pytest.MonkeyPatch, scores: list[float], best: str
+) -> None:
+    seen = scored(monkeypatch, scores)
+    assert ways.taught_by(contest, PLACE) == ways.taught_by(contest, PLACE) == best
+    assert seen == ["zero"] * 2  # it is known the second time
+    teachers: list[Any] = []
+    monkeypatch.setattr(teach, "taught", lambda net, teacher, *_, **__: teachers.append(teacher))
+    ways.network(contest, PLACE, Way("volume", taught=True))
+    spreads: list[Any] = [norm.running_var for norm in norms_with_statistics(teachers[0].net)]
+    assert spreads and all(bool((one == 1).all()) == (best == "kept") for one in spreads)

@@ -107,7 +107,7 @@ def compare(
     progress: Progress,
     start: float,
     config: TransferConfig | EvaluateConfig,
-    use: Callable[[str, str], list[str]] | None = None,
+    use: Callable[[Mapping[str, Any]], list[str]] | None = None,
     **more: object,
 ) -> str:
     """Do the runs of a comparison that are not done yet, and write its record, report and plots.
@@ -120,10 +120,14 @@ def compare(
         progress: Where to show how far it is.
         start: When the command began, by `time.perf_counter` [s].
         config: The options of the command, with a folder that was claimed.
-        use: Gives the commands that make and use what an arm was in a way, without labels.
+        use: Gives the commands that make and use what an arm was in a run without labels.
         **more: What the command adds to the record: ``data``, ``notes`` and its own.
     """
     folder, source = Path(config.out), contest.source
+    if contest.teaching is not None and not any(
+        one.learns and one.answers for one in contest.arms.values()
+    ):
+        progress.say("no arm is taught: none can answer before it has seen labelled volumes")
     rows = experiment.contest_all(make, runs, folder, jobs, progress, contest)
     task, truth = task_of(source.task), source.test.labels
     if truth is not None and task.kind != "one" and not contest.folds:
@@ -144,8 +148,7 @@ def compare(
     )
     best = summary.taken(results, ("zero", 0))
     if use is not None and best is not None:
-        (way, *_) = summary.ways_of(results, ("zero", 0), best)
-        results = {**results, "use": use(best, way)}
+        results = {**results, "use": use(summary.runs(results, ("zero", 0), best)[0])}
     comparison_results.write(results, folder, source)
     remove(folder, LEFTOVERS)
     return comparison_results.printed(results, folder)

@@ -10,7 +10,9 @@ import functools
 import json
 import shlex
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -162,19 +164,19 @@ def pretrain(setting: Setting, name: str, progress: Progress) -> dict[str, objec
     return record
 
 
-def commands(config: TransferConfig, arm: str, way: str) -> list[str]:
+def commands(config: TransferConfig, run: Mapping[str, Any]) -> list[str]:
     """List the commands that make and use what an arm was in a comparison, without labels.
 
     Args:
         config: The options of the comparison.
-        arm: Its name.
-        way: The way in which it was used, as `crossd.evaluation.ways.Way` says it.
+        run: The record of the arm's run, see `crossd.evaluation.experiment.RunRecord`.
 
     Returns:
         One a line; nothing for an arm that no command makes.
     """
+    arm = run["arm"]
     pretraining = ARMS[arm][0]
-    answer, *more = way.split(", ")
+    answer, *more = run["way"].split(", ")
     lifted = arm == "center"
     if pretraining is None or (pretraining == "plain" and arm != "slices" and not lifted):
         return []
@@ -184,20 +186,27 @@ def commands(config: TransferConfig, arm: str, way: str) -> list[str]:
     for name in ("size", "ignore", "accept"):
         given = getattr(config, name)
         read += [] if given is None else [f"--{name}", str(given)]
-    lines, teacher = [], list[str]()
+    lines: list[list[object]] = []
+
+    def measured(before: Path, answer: str, name: str) -> Path:
+        ready = out / name
+        lines.append(
+            ["recalibrate", "--weights", before, *read, "--answer", answer, "--out", ready]
+        )
+        return ready
+
+    teacher = weights
+    if run.get("teacher") == "anew":
+        teacher = measured(weights, "slices", "teacher.safetensors")
+    told = [] if teacher == weights and not lifted else ["--teacher", teacher]
     if lifted:
-        teacher = ["--teacher", str(weights)]
         lines.append(["convert", "--weights", weights, "--out", out / "center.safetensors"])
         weights = out / "center.safetensors"
     if "taught" in more:
-        lines.append(["teach", "--weights", weights, *read, *teacher, "--out", out / "taught"])
+        lines.append(["teach", "--weights", weights, *read, *told, "--out", out / "taught"])
         weights = out / "taught" / "weights.safetensors"
     elif "BatchNorm anew" in more:
-        ready = out / "ready.safetensors"
-        lines.append(
-            ["recalibrate", "--weights", weights, *read, "--answer", answer, "--out", ready]
-        )
-        weights = ready
+        weights = measured(weights, answer, "ready.safetensors")
     new = ["--input", "NEW", "--answer", answer, "--out", "answers"]
     lines.append(["predict", "--weights", weights, *new])
     return [shlex.join(["crossd", *map(str, line)]) for line in lines]
@@ -230,8 +239,7 @@ def transfer(config: TransferConfig, progress: Progress) -> str:
     for protocol in protocols:
         require_labels(protocol, volumes)
     if not setting.same_classes:
-        lost = "no protocol zero, and no arm is taught"
-        progress.say(f"the images have other {things} than the volumes: {lost}")
+        progress.say(f"the images have other {things} than the volumes: no protocol zero")
     contest = open_contest(config, setting)
     runs = experiment.plan(contest, protocols, limits, config.trials)
     if not runs:

@@ -82,6 +82,7 @@ class RunRecord(TypedDict):
     Attributes:
         arm: As of `Run`, like those up to `trial`.
         way: In which the arm was used, see `crossd.evaluation.ways`.
+        teacher: BatchNorm of what taught the arm, where it was taught.
         considered: What each way is worth on the validation samples; empty where there is one.
         metrics: Scores on the test samples.
         confusion: Test samples by true and by answered class, where they have one of several.
@@ -99,6 +100,7 @@ class RunRecord(TypedDict):
     fold: int
     trial: int
     way: str
+    teacher: NotRequired[str]
     considered: dict[str, float | None]
     metrics: dict[str, float]
     confusion: NotRequired[list[list[int]]]
@@ -161,6 +163,8 @@ def perform(contest: Contest, run: Run, progress: Progress | None = None) -> Run
         "history": outcome.history,
         "seconds": round(time.perf_counter() - start, 2),
     }
+    if way.taught:
+        record["teacher"] = ways.taught_by(contest, place)
     task = task_of(source.task)
     if task.masks:
         with warnings.catch_warnings():

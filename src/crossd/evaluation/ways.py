@@ -84,14 +84,19 @@ class Way:
 def every(contest: Contest, place: Place) -> tuple[Way, ...]:
     """List the ways of an arm, the one first that is taken where nothing tells them apart."""
     arm = contest.arms[place.arm]
-    if place.arm not in contest.made:
-        contest.made[place.arm] = bool(norms_with_statistics(arm.make(place.seed)))
-    statistics = contest.statistics if contest.made[place.arm] else ("",)
-    found = [Way(asked, one) for asked in arm.asked for one in statistics]
+    found = [Way(asked, one) for asked in arm.asked for one in _statistics(contest, place)]
     if contest.teaching is not None and arm.learns and arm.answers:
         taught = [Way(asked, taught=True) for asked in arm.asked if asked in TAUGHT]
         found = [*([] if contest.always and taught else found), *taught]
     return tuple(found)
+
+
+def _statistics(contest: Contest, place: Place) -> tuple[str, ...]:
+    """List the BatchNorm that an arm may have; one without a name for a network that has none."""
+    if place.arm not in contest.made:
+        net = contest.arms[place.arm].make(place.seed)
+        contest.made[place.arm] = bool(norms_with_statistics(net))
+    return contest.statistics if contest.made[place.arm] else ("",)
 
 
 def choose(
@@ -187,7 +192,7 @@ def _taught(contest: Contest, place: Place, progress: Progress | None) -> nn.Mod
         student.load_state_dict(load_file(path))
         return student
     validate.recalibrate(student, source.train, contest.budget)
-    teacher = Teacher(_teacher(contest, place), source.task)
+    teacher = Teacher(_asked_about_slices(contest, place, taught_by(contest, place)), source.task)
     budget = replace(contest.teaching, seed=place.seed)
     teach.taught(student, teacher, source, budget, progress=progress, name=f"teaching {place.arm}")
     if path is not None:
@@ -197,18 +202,32 @@ def _taught(contest: Contest, place: Place, progress: Progress | None) -> nn.Mod
     return student
 
 
-def _teacher(contest: Contest, place: Place) -> nn.Module:
-    """Make the network that an arm learns from: itself asked about slices, as it answers best."""
-    arm, source = contest.arms[place.arm], part(contest, place.fold)
+def taught_by(contest: Contest, place: Place) -> str:
+    """Choose the BatchNorm with which an arm, asked about slices, teaches its 3D kernels.
+
+    Returns:
+        The one of the contest's statistics that answers the validation samples best.
+    """
+    source = part(contest, place.fold)
     on_validation, main = replace(source, test=source.val), task_of(source.task).main
-    found: list[tuple[float, nn.Module]] = []
-    for one in contest.statistics:
-        net = answering(arm.make(place.seed), "slices", source.task)
-        if one == "anew":
-            validate.recalibrate(net, source.train, contest.budget)
-        score = protocols.apply("zero", net, on_validation, contest.budget).scores[main]
-        found.append((_finite(score), net))
-    return max(found, key=lambda pair: pair[0])[1]
+    if (place, "teacher") not in contest.made:
+        scores = {}
+        for one in _statistics(contest, place):
+            net = _asked_about_slices(contest, place, one)
+            score = protocols.apply("zero", net, on_validation, contest.budget).scores[main]
+            scores[one] = _finite(score)
+        contest.made[place, "teacher"] = max(scores, key=scores.__getitem__)
+    best: str = contest.made[place, "teacher"]
+    return best
+
+
+def _asked_about_slices(contest: Contest, place: Place, statistics: str) -> nn.Module:
+    """Make the network that an arm learns from."""
+    source = part(contest, place.fold)
+    net = answering(contest.arms[place.arm].make(place.seed), "slices", source.task)
+    if statistics == "anew":
+        validate.recalibrate(net, source.train, contest.budget)
+    return net
 
 
 def _finite(score: float) -> float:
