@@ -7,10 +7,14 @@ one slice it is, by the law of consistency, what the 2D kernels see; of all slic
 Between them lies what depth costs. The others change one thing each: which slices are looked at,
 what lies beyond the ends, and over what features are averaged. Nothing is trained here; the
 weights are those of the study. Raw results go to `results/why-SET.json`.
+
+`--about shares` asks another thing: what a mean of volume and slices gains where their shares are
+others than a half each.
 """
 
 import argparse
 import copy
+import functools
 import itertools
 import json
 from collections.abc import Callable
@@ -25,7 +29,7 @@ from study import RESULTS
 from torch import Tensor, nn
 
 from crossd.conversion.plain import to_3d
-from crossd.inference.slice_ensemble import Ensemble, OrientationMean, SliceNet
+from crossd.inference.slice_ensemble import Both, Ensemble, OrientationMean, SliceNet
 from crossd.training import validate
 from crossd.utils.atomic_files import atomic
 from crossd.weights.weights_file import load
@@ -93,7 +97,32 @@ def replicated(net: nn.Module) -> nn.Module:
     return net
 
 
-def variants(net: nn.Module) -> dict[str, Callable[[], nn.Module]]:
+class Shared(Both):
+    """Average what a network says of a volume and of its slices, the volume with a share.
+
+    Args:
+        net: A Cross-D network.
+        quarters: The share of the volume, in quarters.
+    """
+
+    def __init__(self, net: nn.Module, quarters: int) -> None:
+        super().__init__(net)
+        self.quarters = quarters
+
+    def _answers(self, x: Tensor) -> Tensor:
+        volume, slices = super()._answers(x)
+        return torch.stack([volume] * self.quarters + [slices] * (4 - self.quarters))
+
+
+def shares(net: nn.Module) -> dict[str, Callable[[], nn.Module]]:
+    """Name what is asked of volume and slices together."""
+    ways: dict[str, Callable[[], nn.Module]] = {"slices": lambda: SliceNet(net)}
+    for n in (1, 2, 3):
+        ways[f"volume {n}/4, slices {4 - n}/4"] = functools.partial(Shared, net, n)
+    return {**ways, "volume": lambda: net}
+
+
+def causes(net: nn.Module) -> dict[str, Callable[[], nn.Module]]:
     """Name what is asked."""
     solid: Any = to_3d(net)
     return {
@@ -112,11 +141,15 @@ def variants(net: nn.Module) -> dict[str, Callable[[], nn.Module]]:
     }
 
 
+ABOUT = {"causes": causes, "shares": shares}
+
+
 def main() -> None:
     """Read the options and run."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--data", type=Path, required=True, help="folder of all sets")
     parser.add_argument("--sets", default="adrenal", help="separated by commas")
+    parser.add_argument("--about", choices=ABOUT, default="causes", help="what is asked")
     parser.add_argument("--trained", default="projection,projection-drawn", help="2D trainings")
     parser.add_argument("--seeds", default="0,1", help="separated by commas")
     parser.add_argument("--work", type=Path, default=Path("runs/study"), help="work in progress")
@@ -131,14 +164,17 @@ def main() -> None:
         every = itertools.product(map(int, args.seeds.split(",")), args.trained.split(","))
         for seed, trained in every:
             net = load(study.weights(trained, seed))
-            for what, make in variants(net).items():
-                mark = {"trained": trained, "seed": seed, "way": what}
+            for what, make in ABOUT[args.about](net).items():
+                mark = {"about": args.about, "trained": trained, "seed": seed, "way": what}
                 if any(mark.items() <= row.items() for row in rows):
                     continue
                 asked, source = copy.deepcopy(make()), ready.source
                 validate.recalibrate(asked, source.train, ready.budget)
-                scores = validate.score(asked, source, source.test, ready.budget)[0]
-                rows.append({**mark, "auc": round(scores["auc"], 4)})
+                found = {
+                    part: round(validate.score(asked, source, samples, ready.budget)[0]["auc"], 4)
+                    for part, samples in (("val", source.val), ("test", source.test))
+                }
+                rows.append({**mark, **found})
                 print(rows[-1], flush=True)
                 with atomic(path) as temporary:
                     text = ",\n".join(map(json.dumps, rows))
