@@ -25,6 +25,7 @@ def probabilities(net: nn.Module, flips: bool = False) -> Callable[[Tensor], Ten
         net: Gives logits ``(N, K, d, h, w)``.
         flips: Average over windows mirrored along all axes.
     """
+
     def answer(x: Tensor) -> Tensor:
         total = net(x).float().softmax(1)
         if not flips:
@@ -73,8 +74,8 @@ def slabs(
         volume = fit(volume, whole, float(volume.min()) if fill is None else fill)
     before = [(padded - side) // 2 for padded, side in zip(whole, sides, strict=True)]
     inside = [slice(n, n + side) for n, side in zip(before, sides, strict=True)]
-    weights = compute_importance_map(tuple(patch), mode="gaussian", device=volume.device)
-    weights = weights.to(volume.dtype)
+    # On the processor, as MONAI reads the least of them: from a GPU that would wait for it.
+    weights = compute_importance_map(tuple(patch), mode="gaussian").to(volume, non_blocking=True)
     down, *across = (_starts(side, want) for side, want in zip(whole, patch, strict=True))
     count = torch.zeros(patch[0], *whole[1:], dtype=weights.dtype, device=weights.device)
     total = count[None, :0]
