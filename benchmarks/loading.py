@@ -55,9 +55,9 @@ def picture(side: int, rng: np.random.Generator) -> Image.Image:
     return Image.fromarray((image + 128).clip(0, 255).astype(np.uint8))
 
 
-def write(root: Path, kind: str, side: int, count: int) -> list[Path]:
+def write(root: Path, kind: str, side: int, count: int, seed: int = 0) -> list[Path]:
     """Write class folders of images, many of the same few pictures; returns the files."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     contents = []
     for _ in range(16):
         stream = io.BytesIO()
@@ -65,7 +65,7 @@ def write(root: Path, kind: str, side: int, count: int) -> list[Path]:
         contents.append(stream.getvalue())
     files = []
     for i in range(count):
-        path = root / f"class_{i % 2}" / f"{i:06d}.{kind}"
+        path = root / f"class_{i % 2}" / f"{seed}_{i:06d}.{kind}"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(contents[i % len(contents)])
         files.append(path)

@@ -2,7 +2,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from monai.data.utils import compute_importance_map
 from monai.inferers.utils import sliding_window_inference
 from torch import Tensor, nn
 
@@ -38,30 +37,23 @@ def test_every_voxel_is_answered_once(
     torch.testing.assert_close(joined(x, patch)[0], x[0])
 
 
-@given(shape=st.tuples(PATCH, SIDE, SIDE))
+@given(shape=st.tuples(SIDE, SIDE, SIDE), patch=st.tuples(PATCH, PATCH, PATCH))
 @settings(deadline=None, max_examples=30)
-def test_one_slab_is_what_monai_gives(shape: tuple[int, int, int]) -> None:
-    patch = (shape[0], min(5, shape[1]), min(4, shape[2]))
+def test_slabs_are_what_monai_gives(
+    shape: tuple[int, int, int], patch: tuple[int, int, int]
+) -> None:
     x = torch.rand(1, *shape)
     expected = sliding_window_inference(
-        x[None], patch, 1, position_aware, overlap=sliding_window.OVERLAP, mode="gaussian"
+        x[None],
+        patch,
+        1,
+        position_aware,
+        overlap=sliding_window.OVERLAP,
+        mode="gaussian",
+        cval=float(x.min()),
     )
+    assert isinstance(expected, Tensor)
     torch.testing.assert_close(joined(x, patch), expected[0])
-
-
-@given(depth=SIDE, patch=st.integers(2, 8))
-@settings(deadline=None, max_examples=30)
-def test_slabs_are_blended_with_the_same_weights(depth: int, patch: int) -> None:
-    depth = max(depth, patch)
-    x = torch.rand(1, depth, 3, 3)
-    weights = compute_importance_map((patch, 1, 1), mode="gaussian")
-    step = max(1, int(patch * (1 - sliding_window.OVERLAP)))
-    total, count = torch.zeros(3, depth, 3, 3), torch.zeros(depth, 1, 1)
-    for start in sorted({*range(0, depth - patch, step), depth - patch}):
-        window = slice(start, start + patch)
-        total[:, window] += position_aware(x[None, :, window])[0] * weights
-        count[window] += weights
-    torch.testing.assert_close(joined(x, (patch, 3, 3)), total / count)
 
 
 def test_flips_are_averaged_and_turned_back() -> None:

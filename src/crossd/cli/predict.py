@@ -30,6 +30,7 @@ from crossd.inference.slice_ensemble import answering
 from crossd.tasks import task_of
 from crossd.training import devices, signals
 from crossd.utils import memory
+from crossd.utils.allocator import keep_freed_memory
 from crossd.utils.atomic_files import atomic
 from crossd.utils.option_values import unused
 from crossd.utils.progress import Progress
@@ -53,7 +54,9 @@ def predict(config: PredictConfig, progress: Progress) -> str:
     """
     weights = read_config(config.weights)
     masks_wanted = task_of(weights.task).masks
-    if not masks_wanted:
+    if masks_wanted:
+        keep_freed_memory(large=True)
+    else:
         unused(config, ("flips", "dicom_seg"), f"is for masks, but {config.weights} gives none")
     fabric = devices.single_device(config.precision)
     how = config.answer or weights.answer

@@ -88,7 +88,7 @@ def prepare(
 def _at(image: NDArray[np.float32], weights: WeightsConfig, sides: Sequence[int]) -> Tensor:
     """Bring scaled values to the grid and the channels of a network."""
     resampled = resample.image(torch.from_numpy(image), sides)
-    return (adapt(resampled, weights.in_channels) - weights.mean) / weights.std
+    return (adapt(resampled, weights.in_channels) - weights.mean).div_(weights.std)
 
 
 @torch.no_grad()
@@ -119,6 +119,7 @@ def segment(
     mask = np.zeros(header.size, np.uint8)
     sides = resample.target_size(header, how.spacing, mask[box].shape)
     volume = _at(image[:, *box], weights, sides)
+    del image  # the volume is as large, and what is said of it larger
     with fabric.autocast():
         parts = sliding_window.slabs(
             sliding_window.probabilities(net, flips),
@@ -149,26 +150,29 @@ def restore(
         >>> bool((whole == restore([(0, x[:, :1]), (1, x[:, 1:])], (4, 6, 6), (8, 6, 3))).all())
         True
     """
+    out = np.empty(tuple(wanted), np.uint8)
+    if tuple(sides) == tuple(wanted):
+        for start, found in parts:
+            out[start : start + found.shape[1]] = sliding_window.likeliest(found).cpu().numpy()
+        return out
     rows = [resample.matrix(n, m) for n, m in zip(sides, wanted, strict=True)]
     reach = [resample.taps(sides[0], wanted[0], p) for p in range(wanted[0])]
     ends = np.array([start + len(weights) for start, weights in reach])
-    out = np.empty(tuple(wanted), np.uint8)
     kept: Tensor | None = None
     first, done = 0, 0
     for start, found in parts:
-        for offset in range(0, found.shape[1], AT_ONCE):
-            piece = found[:, offset : offset + AT_ONCE].cpu()
-            piece = resample.along(resample.along(piece, 2, rows[1]), 3, rows[2])
-            kept = piece if kept is None or not kept.shape[1] else torch.cat((kept, piece), 1)
-            end = start + offset + piece.shape[1]
-            upto = int(np.searchsorted(ends, end, side="right"))
-            for low in range(done, upto, AT_ONCE):
-                high = min(low + AT_ONCE, upto)
-                mixed = torch.tensordot(rows[0][low:high, first:end], kept, ([1], [1]))
-                out[low:high] = mixed.argmax(1).to(torch.uint8).numpy()
-            done = max(done, upto)
-            needed = reach[done][0] if done < wanted[0] else end
-            kept, first = kept[:, needed - first :].clone(), needed
+        piece = found.cpu()
+        piece = resample.along(resample.along(piece, 2, rows[1]), 3, rows[2])
+        kept = piece if kept is None or not kept.shape[1] else torch.cat((kept, piece), 1)
+        end = start + piece.shape[1]
+        upto = int(np.searchsorted(ends, end, side="right"))
+        for low in range(done, upto, AT_ONCE):
+            high = min(low + AT_ONCE, upto)
+            mixed = torch.tensordot(rows[0][low:high, first:end], kept, ([1], [1]))
+            out[low:high] = sliding_window.likeliest(mixed.transpose(0, 1)).numpy()
+        done = max(done, upto)
+        needed = reach[done][0] if done < wanted[0] else end
+        kept, first = kept[:, needed - first :].clone(), needed
     return out
 
 

@@ -73,7 +73,7 @@ def _opened(file: Path | IO[bytes], where: str) -> Iterator[Image.Image]:
                 )
             if opened.format in ("JPEG", "MPO") and _claims_too_much(opened, stream):
                 raise OSError("more pixels than the file can hold")
-            require(float(np.prod(opened.size)) * PER_PIXEL, where)
+            require(opened.width * opened.height * PER_PIXEL, where)
             yield opened
     except (InputError, ImportError, MemoryError):
         raise
@@ -90,7 +90,7 @@ def _claims_too_much(image: Image.Image, stream: IO[bytes]) -> bool:
     place = stream.tell()
     held = stream.seek(0, os.SEEK_END)
     stream.seek(place)
-    return float(np.prod(image.size)) > MOST_PER_BYTE * held
+    return image.width * image.height > MOST_PER_BYTE * held
 
 
 def decode(file: Path | IO[bytes], where: str) -> Image.Image:

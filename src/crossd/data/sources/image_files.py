@@ -65,7 +65,8 @@ class ImageSamples(Samples):
         image = stacked(images, self.channels // len(images), self.shape, self.crop)
         sample: Sample = {"image": image, "view": -1}
         if self.labels is not None:
-            sample["label"] = torch.tensor(np.asarray(self.labels[index]))
+            # of a copy, which takes a third of the time of torch.tensor
+            sample["label"] = torch.from_numpy(np.array(self.labels[index]))
         if mask is not None:
             sample["mask"] = resample.mask(torch.from_numpy(mask), self.shape).long()
         return sample
@@ -188,4 +189,4 @@ def _prepared(image: Image.Image, channels: int, size: tuple[int, ...], crop: bo
         array = array / np.float32(top)
     # (h, w, c) -> (c, h, w), a copy: what PIL gives cannot be written to
     tensor = torch.from_numpy(array.transpose(2, 0, 1).copy())
-    return tensor.expand(channels, height, width)
+    return tensor if len(tensor) == channels else tensor.expand(channels, height, width)
