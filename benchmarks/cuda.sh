@@ -36,7 +36,7 @@ part() {
 failed=0
 for precision in 32-true bf16-mixed; do
   part 200 "cost-$precision" "$PYTHON" benchmarks/cost.py --device "$DEVICE" --precision "$precision" \
-    --networks resnet18,resnet50,unet --batch-sizes "8,$BATCH" --seconds 1 \
+    --networks resnet18,resnet50,vit-small,unet --batch-sizes "8,$BATCH" --seconds 1 \
     --out "$OUT/$precision" --overwrite "$@"
 done
 for dtype in float32 bfloat16; do

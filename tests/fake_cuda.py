@@ -26,6 +26,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from crossd.training import devices
+from crossd.utils import one_device
 
 CUDA = torch.device("cuda", 0)
 
@@ -248,6 +249,7 @@ def installed(gpu: FakeCuda, monkeypatch: pytest.MonkeyPatch, precision: str = "
         return net if all(v.device == CUDA for v in tensors) else gpu.moved(net)
 
     monkeypatch.setattr(devices, "_joined", fabric)
+    monkeypatch.setattr(one_device, "OneDevice", lambda precision: fabric)
     monkeypatch.setattr(nn.Module, "to", to)
     monkeypatch.setattr(nn.Module, "_apply", changed)
     monkeypatch.setattr(Tensor, "backward", backward)

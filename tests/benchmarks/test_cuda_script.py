@@ -43,7 +43,7 @@ def test_every_part_runs(tmp_path: Path) -> None:
         "--batch-sizes",
         "2",
         "--tables",
-        "networks",
+        "images",
     )
     out = tmp_path / "out"
     found = run(out, *small, "--arms", "plain,projection", DEVICE="cpu", BATCH="1")

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from lightning_fabric import Fabric
 from PIL import Image
 from torch import Tensor, nn
 
@@ -28,10 +27,11 @@ from crossd.inference import predictor, results, write_masks
 from crossd.inference.inputs import inputs, key, may_be, takes
 from crossd.inference.slice_ensemble import answering
 from crossd.tasks import task_of
-from crossd.training import devices, signals
-from crossd.utils import memory
+from crossd.training import signals
+from crossd.utils import memory, one_device
 from crossd.utils.allocator import keep_freed_memory
 from crossd.utils.atomic_files import atomic
+from crossd.utils.one_device import OneDevice
 from crossd.utils.option_values import unused
 from crossd.utils.progress import Progress
 from crossd.weights.weights_file import (
@@ -58,10 +58,10 @@ def predict(config: PredictConfig, progress: Progress) -> str:
         keep_freed_memory(large=True)
     else:
         unused(config, ("flips", "dicom_seg"), f"is for masks, but {config.weights} gives none")
-    fabric = devices.single_device(config.precision)
+    here = one_device.OneDevice(config.precision)
     how = config.answer or weights.answer
     weights = dataclasses.replace(weights, answer=how)
-    net = answering(load(config.weights), how, weights.task).to(fabric.device)
+    net = answering(load(config.weights), how, weights.task).to(here.device)
     if not config.out:
         raise InputError("--out is empty: name a folder")
     folder = Path(config.out).expanduser()
@@ -87,7 +87,7 @@ def predict(config: PredictConfig, progress: Progress) -> str:
         config,
         weights,
         net,
-        fabric,
+        here,
         answers,
         owners={cells[-1]: name for name, cells in answers.rows.items()},
         sources={os.path.realpath(path) for case in found for path in case.images},
@@ -118,7 +118,7 @@ class _Run:
     config: PredictConfig
     weights: WeightsConfig
     net: nn.Module
-    fabric: Fabric
+    here: OneDevice
     answers: results.Answers
     owners: dict[str, str]
     sources: set[str]
@@ -217,7 +217,7 @@ def _segment(run: _Run, case: Case, out: Path) -> bool:
     second = second if header.files else None
     if there and (second is None or second.exists()):
         return False
-    found = predictor.segment(run.net, entry, weights, run.fabric, config.flips)
+    found = predictor.segment(run.net, entry, weights, run.here, config.flips)
     if case.spacing is not None:  # of the csv: it tells how to read, not where the file lies
         header = dataclasses.replace(read_header(case.images[0]), turned=header.turned)
     write_masks.write(found, header, values, out)
@@ -261,8 +261,8 @@ def _check_flat(weights: WeightsConfig, case: Case) -> None:
 def _segment_image(run: _Run, case: Case) -> Tensor:
     """Give the class of every pixel of an image in its own size, uint8, ``(H, W)``."""
     x = _read_flat(case, run.weights, crop=False)
-    with run.fabric.autocast():
-        logits = run.net(run.fabric.to_device(x[None])).float()
+    with run.here.autocast():
+        logits = run.net(run.here.to_device(x[None])).float()
     shape = shape_of(case.images[0])
     whole = F.interpolate(logits.softmax(1), size=shape, mode="bilinear")
     return whole[0].argmax(0).to(torch.uint8).cpu()
@@ -273,10 +273,10 @@ def _label(run: _Run, case: Case) -> Tensor:
     """Give what is said of an image or a volume, ``(K,)``, see `predictor.label`."""
     if holds_volume(case.images[0]):
         _check_solid(run.weights, case)
-        return predictor.label(run.net, read_entry(case), run.weights, run.fabric)
+        return predictor.label(run.net, read_entry(case), run.weights, run.here)
     x = _read_flat(case, run.weights, crop=True)
-    with run.fabric.autocast():
-        return predictor.answer(run.net(run.fabric.to_device(x[None])), run.weights)
+    with run.here.autocast():
+        return predictor.answer(run.net(run.here.to_device(x[None])), run.weights)
 
 
 def _read_flat(case: Case, weights: WeightsConfig, crop: bool) -> Tensor:

@@ -1,10 +1,10 @@
 """From a file to a mask in its own grid, a slab at a time."""
 
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from lightning_fabric import Fabric
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -17,7 +17,11 @@ from crossd.data.sources.case_files import Entry, read_image
 from crossd.errors import InputError
 from crossd.inference import sliding_window
 from crossd.tasks import task_of
+from crossd.utils.one_device import OneDevice
 from crossd.weights.weights_file import WeightsConfig, require_files
+
+if TYPE_CHECKING:  # it takes seconds to import
+    from lightning_fabric import Fabric
 
 AT_ONCE = 16
 """Planes that are resampled at once."""
@@ -93,7 +97,11 @@ def _at(image: NDArray[np.float32], weights: WeightsConfig, sides: Sequence[int]
 
 @torch.no_grad()
 def segment(
-    net: nn.Module, entry: Entry, weights: WeightsConfig, fabric: Fabric, flips: bool = False
+    net: nn.Module,
+    entry: Entry,
+    weights: WeightsConfig,
+    fabric: "Fabric | OneDevice",
+    flips: bool = False,
 ) -> NDArray[np.uint8]:
     """Give the class of every voxel of a volume in its own grid, ``(D, H, W)``.
 
@@ -104,7 +112,7 @@ def segment(
         net: In evaluation mode, on the device of `fabric`.
         entry: The volume.
         weights: The configuration of the network.
-        fabric: Lightning Fabric, for device and precision.
+        fabric: Device and precision: of a training (Lightning Fabric), or of answers alone.
         flips: Average over mirrored windows.
     """
     how = plan_of(weights)
@@ -177,7 +185,9 @@ def restore(
 
 
 @torch.no_grad()
-def label(net: nn.Module, entry: Entry, weights: WeightsConfig, fabric: Fabric) -> Tensor:
+def label(
+    net: nn.Module, entry: Entry, weights: WeightsConfig, fabric: "Fabric | OneDevice"
+) -> Tensor:
     """Give probabilities ``(K,)`` of the classes or findings of a volume, or its numbers."""
     if weights.plan is None:
         sides = weights.size if len(weights.size) == 3 else weights.size[:1] * 3

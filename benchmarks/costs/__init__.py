@@ -1,0 +1,1 @@
+"""What `cost.py` measures, and how."""
