@@ -182,7 +182,7 @@ def _examine_view(
             again = answers_of(net, volumes, "volumes", axis)
         if difference(solid, again) > TOLERATED:
             raise Refused("its answers on volumes differ from call to call")
-        _examine_alone(net, images, volumes, findings)
+        _examine_alone(net, images, volumes, flat, findings)
         if folding.rank == 2:
             _examine_places(net, images, volumes)
     net.train()
@@ -219,8 +219,18 @@ def _examine_view(
         _compare(net, flat, solid, images, volumes, axis, findings, " in training")
 
 
-def _examine_alone(net: nn.Module, images: Given, volumes: Given, findings: Findings) -> None:
-    """Check a batch of one, where the network takes one image alone."""
+def _examine_alone(
+    net: nn.Module, images: Given, volumes: Given, both: list[Tensor], findings: Findings
+) -> None:
+    """Check a batch of one, where the network takes one image alone.
+
+    Args:
+        net: The copy whose weights were moved.
+        images: That it takes.
+        volumes: That repeat them.
+        both: Its answers on the images.
+        findings: What was found so far.
+    """
     if len(maps_of(images, 2)) != 2:
         if state_of(net).folding.rank == 2:
             findings.lines.append(
@@ -236,7 +246,7 @@ def _examine_alone(net: nn.Module, images: Given, volumes: Given, findings: Find
     if all(len(v) == 1 for v in flat if v.dim()):  # code that squeezes drops the axis
         solid = answers_of(net, volume, "volumes", 0)
         _compare(net, flat, solid, image, volume, 0, findings, " for a batch of one")
-    if _mixture(net, images, "images") > TOLERATED:  # its code does so itself
+    if _apart(both, flat) > TOLERATED:  # its code does so itself
         return
     generator = torch.Generator().manual_seed(0)
 
@@ -245,9 +255,9 @@ def _examine_alone(net: nn.Module, images: Given, volumes: Given, findings: Find
         return torch.randn(value.shape, generator=generator).to(value) if wide else value
 
     drawn: Given = mapped(any_volume, volumes)
-    found = _mixture(net, drawn, "volumes")
+    found = _mixture(net, drawn)
     if found > TOLERATED:
-        found = _mixture(copy.deepcopy(net).double(), double_all(drawn), "volumes")
+        found = _mixture(copy.deepcopy(net).double(), double_all(drawn))
     if found > TOLERATED:
         raise Refused(
             f"what it says of a volume depends on the others of its batch, by {found:.1e}: its "
@@ -318,12 +328,14 @@ def _first(value: Tensor) -> Tensor:
     return value[:1] if value.dim() and len(value) == 2 else value
 
 
-def _mixture(net: nn.Module, given: Given, what: str) -> float:
+def _mixture(net: nn.Module, given: Given) -> float:
+    """Run a network on two volumes and on the first alone; see `_apart`."""
+    together = answers_of(net, given, "volumes", 0)
+    return _apart(together, answers_of(net, mapped(_first, given), "volumes", 0))
+
+
+def _apart(together: list[Tensor], alone: list[Tensor]) -> float:
     """Measure by how much the answer on the first of two samples differs from that on it alone."""
-    together, alone = (
-        answers_of(net, given, what, 0),
-        answers_of(net, mapped(_first, given), what, 0),
-    )
     together = [_first(v) for v in together]
     if [v.shape for v in together] != [v.shape for v in alone]:
         return 0.0  # nothing to compare

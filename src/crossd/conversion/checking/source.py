@@ -28,6 +28,9 @@ from crossd.nn.conv import CrossDConv
 from crossd.nn.conv_transpose import CrossDConvTranspose
 from crossd.nn.views import view
 
+Answers = tuple[list[Tensor], dict[str, Tensor]]
+"""The tensors that a network answers, and its buffers after that, in training."""
+
 
 def require_same(source: nn.Module, net: nn.Module, given: Given) -> tuple[float, float]:
     """Refuse a network that answers otherwise than its source where both are one computation.
@@ -56,13 +59,15 @@ def require_same(source: nn.Module, net: nn.Module, given: Given) -> tuple[float
         for module in own.modules():
             if isinstance(module, CrossDConv | CrossDConvTranspose):
                 project(module)  # volumes that choose their own kernels have others
-    found, exact, rounding = _differences(source, own, given, training=False)
+    expected = _run(source, given, training=False)
+    found, exact, rounding = _differences(source, own, given, expected, training=False)
     if exact > TOLERATED and rounding > exact / 10:
         raise Unsteady("rounding alone changes the answers of the network it was made from")
     if exact > TOLERATED:
         raise Refused(_otherwise("", exact))
-    if _trains_steadily(source, given):
-        _, in_training, rounding = _differences(source, own, given, training=True)
+    steady = _steady_training(source, given)
+    if steady is not None:
+        _, in_training, rounding = _differences(source, own, given, steady, training=True)
         if in_training > TOLERATED and rounding <= in_training / 10:
             raise Refused(_otherwise("in training ", in_training))
     return found, exact
@@ -78,7 +83,7 @@ def _otherwise(when: str, by: float) -> str:
 
 
 def _differences(
-    source: nn.Module, net: nn.Module, given: Given, training: bool
+    source: nn.Module, net: nn.Module, given: Given, expected: Answers, training: bool
 ) -> tuple[float, float, float]:
     """Compare two networks; also in float64 where they differ, with what rounding does there.
 
@@ -86,9 +91,10 @@ def _differences(
         source: The network of one rank.
         net: The converted one.
         given: What both take.
+        expected: What the source answers.
         training: Whether they are compared in training.
     """
-    expected, rounding = _run(source, given, training), 0.0
+    rounding = 0.0
     if not all(v.isfinite().all() for v in expected[0]):
         raise Unsteady("the answers of the network it was made from are not finite")
     found = exact = _unlike(_run(net, given, training), expected)
@@ -98,10 +104,6 @@ def _differences(
         exact = _unlike(_run(copy.deepcopy(net).double(), wide, training), expected)
         rounding = _unlike(_run(twin, moved_a_little(wide), training), expected)
     return found, exact, rounding
-
-
-Answers = tuple[list[Tensor], dict[str, Tensor]]
-"""The tensors that a network answers, and its buffers after that, in training."""
 
 
 def _run(net: nn.Module, given: Given, training: bool, seed: int = 0) -> Answers:
@@ -127,9 +129,10 @@ def _unlike(one: Answers, other: Answers) -> float:
     return max(difference(one[0], other[0]), difference(*buffers))
 
 
-def _trains_steadily(source: nn.Module, given: Given) -> bool:
-    """Tell whether a network runs in training, and answers the same whatever chance does."""
+def _steady_training(source: nn.Module, given: Given) -> Answers | None:
+    """Answer in training; None for a network that does not run there, or not alike by chance."""
     try:
-        return _unlike(*(_run(source, given, True, seed) for seed in (0, 1))) <= TOLERATED
+        first, second = (_run(source, given, True, seed) for seed in (0, 1))
     except CannotRun:
-        return False
+        return None
+    return first if _unlike(first, second) <= TOLERATED else None
