@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import files
+import made
 import nibabel as nib
 import numpy as np
 import pytest
@@ -216,3 +217,21 @@ def test_masks_of_nothing_but_what_is_ignored(
         assert f"No true mask shows a class: {why}" in (out / "report.md").read_text()
     else:
         assert code == 2 and f"every training mask is empty; {why}" in said
+
+
+def test_the_interval_of_labels_is_that_of_the_score_it_names() -> None:
+    rng = np.random.default_rng(0)
+    truth = torch.tensor(rng.integers(0, 2, 300))
+    bright = torch.sigmoid(torch.tensor(rng.normal(1.0 * truth.numpy(), 1.0)))
+    said = torch.stack((1 - bright, bright), 1)
+    source = made.labelled(3)
+    low, high = evaluate._interval(source, (said, truth)) or (0.0, 0.0)
+    drawn = []
+    for _ in range(400):
+        some = rng.integers(0, 300, 300)
+        drawn.append(metrics.classification(said[some], truth[some])["auc"])
+    assert low == pytest.approx(np.percentile(drawn, 2.5), abs=0.015)
+    assert high == pytest.approx(np.percentile(drawn, 97.5), abs=0.015)
+    sure = torch.stack((1.0 - truth, 1.0 * truth), 1)
+    low, high = evaluate._interval(source, (sure, truth)) or (1.0, 1.0)
+    assert 0.9 < low < 1 == high

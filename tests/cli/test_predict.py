@@ -391,3 +391,16 @@ def test_a_volume_that_does_not_fit_leaves_the_others(
     monkeypatch.setattr(predictor, "segment", greedy)
     again = dataclasses.replace(config, input=[f"{tmp_path}/in/b.nii.gz"], overwrite=True)
     assert "b.nii.gz: memory ran out" in refusal(again)
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_it_says_how_volumes_are_scaled_where_the_weights_keep_no_plan(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], known: bool
+) -> None:
+    files.nifti(tmp_path / "a.nii.gz", files.scan((10, 10, 10))[0])
+    more = {} if known else {"plan": None, "spacing": (1.0, 1.0, 1.0)}
+    path = weights(tmp_path / "w.safetensors", "classification", **more)
+    given = PredictConfig(path, [str(tmp_path / "a.nii.gz")], str(tmp_path / "out"))
+    predict(given, Progress())
+    said = capsys.readouterr()
+    assert ("keeps no plan" in said.out + said.err) != known

@@ -194,7 +194,7 @@ def test_the_first_arm_is_taken_where_it_is_as_good_as_the_best() -> None:
     close = {**results, "arms": ["scratch", "ours", "acs"]}  # 0.015 behind ours
     assert summary.taken(close, ("probe", 10)) == "ours"
     assert summary.advice(close) == (
-        "Take ours (probe, 10 labelled: 0.915, 0.015 ahead of scratch; zero: 0.700)."
+        "Take ours (probe, 10 labelled: 0.915, level with the 0.900 of scratch; zero: 0.700)."
     )
     for row in close["rows"]:
         row["metrics"]["auc"] = min(row["metrics"]["auc"], 0.905)

@@ -4,7 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from made import Made
 
+from crossd.data.source import Source
 from crossd.evaluation.summary import MISSING
 from crossd.reports import comparison_results
 from crossd.reports.comparison_results import MANY
@@ -40,7 +43,7 @@ def rows_of(text: str, heading: str) -> dict[str, list[str]]:
 def test_every_table_has_its_numbers() -> None:
     text = comparison_results.markdown(record(), {"Scores": "scores.png"}, ["", "## Time"])
     assert "# projection against slices on brain" in text and "Note: it is a test." in text
-    assert rows_of(text, "Mean Dice")["slices"][0].startswith("0.900 (0.900 to 0.900)")
+    assert rows_of(text, "Mean Dice")["slices"][0] == "0.900"  # cases that are all the same
     each = rows_of(text, "Every test sample: zero")
     assert each["case 0"] == [MISSING, "0.900"] and each["case 2"] == ["0.800", "0.900"]
     assert rows_of(text, "Pretraining on images")["plain"] == ["0.700", "2", "12.3"]
@@ -83,9 +86,31 @@ def test_ways_are_told_with_what_they_are_worth_on_validation_samples() -> None:
 def test_the_report_begins_with_the_arm_to_take(tmp_path: Path) -> None:
     results = record(use=["crossd predict --weights w"])
     text = comparison_results.markdown(results, {}, [])
-    advice = "Take slices (zero: 0.900, 0.100 ahead of projection; finetune, 4 labelled: 0.900"
+    advice = (
+        "Take slices (zero: 0.900, ahead of the 0.800 of projection; finetune, 4 labelled: 0.900"
+    )
     assert text.splitlines()[2].startswith(advice)
     assert "## To use it without labels\n\n```console\ncrossd predict --weights w\n```" in text
     printed = comparison_results.printed(results, tmp_path)
     assert printed.startswith(advice)
     assert "To use it without labels:\n  crossd predict --weights w\n" in printed
+
+
+def test_notes_say_what_validation_samples_could_not_choose() -> None:
+    def of(val: list[int]) -> str:
+        classes = ("a", "b", "c")
+        whole = Made([torch.zeros(1, 4, 4, 4)] * 9, [0, 1, 2] * 3)
+        some = Made([torch.zeros(1, 4, 4, 4)] * len(val), val)
+        source = Source("x", 3, "classification", 1, classes, (4, 4, 4), whole, some, whole)
+        return " ".join(comparison_results.notes(source, 5))
+
+    assert "4 validation samples are too few to choose by" in of([0, 1, 2, 0])
+    assert "no validation sample is of c: ways were chosen by the others" in of([0, 1] * 6)
+    assert "validation" not in of([0, 1, 2] * 4)
+
+
+def test_an_arm_that_no_command_makes_is_said_to_be_one() -> None:
+    results = record(use=[])
+    said = "No command makes slices; in Python it is crossd.slices(net)"
+    assert said in comparison_results.markdown(results, {}, [])
+    assert "To use it" not in comparison_results.markdown(record(), {}, [])

@@ -374,10 +374,12 @@ def _interval(source: Source, outputs: Sequence[Tensor]) -> statistics.Interval 
     """Give the interval of the main score over samples; None where they tell none."""
     said, truth = outputs
     if source.task == "classification":
-        return statistics.interval_over_cases((said.argmax(1) == truth).double().numpy())
-    return statistics.bootstrap(
+        shares = metrics.area_by_case(said, truth)
+        return statistics.within(statistics.interval_over_cases(shares))
+    drawn = statistics.bootstrap(
         lambda places: metrics.main(source.task, said[places], truth[places]), len(truth)
     )
+    return statistics.within(drawn, -math.inf if source.task == "regression" else 0.0)
 
 
 def _row(source: Source, said: Tensor, truth: Tensor) -> dict[str, object]:

@@ -80,6 +80,12 @@ def predict(config: PredictConfig, progress: Progress) -> str:
             f"{config.weights}: BatchNorm knows images only, so that answers on volumes may be far "
             "off: run crossd recalibrate on volumes first, which need no labels"
         )
+    if weights.plan is None and any(may_be(case.images[0])[1] for case in found):
+        progress.say(
+            f"{config.weights}: keeps no plan, as it was not trained on files of volumes: of each "
+            "volume, the values between its percentiles 0.5 and 99.5 become 0 to 1, whatever "
+            "those of training were"
+        )
     asked = {key(case.images[0]) for case in found}
     own = results.settings(config.weights, how, config.flips, config.precision)
     answers = results.claim(folder, own, results.columns(weights), asked, config.overwrite)

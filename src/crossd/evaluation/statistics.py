@@ -170,6 +170,26 @@ def interval_over_cases(scores: ArrayLike) -> Interval | None:
     return _t(x)[0]
 
 
+def within(ends: Interval | None, least: float = 0.0) -> Interval | None:
+    """Cut an interval to the values that a score can have.
+
+    Args:
+        ends: Of the mean of scores that are 1 at most.
+        least: What they are at least.
+
+    Returns:
+        Its ends; None for an interval of one value: few scores that happen to be the same say
+        nothing of how far others may lie.
+
+    Example:
+        >>> within((0.9, 1.1)), within((1.0, 1.0))
+        ((0.9, 1.0), None)
+    """
+    if ends is None or ends[0] == ends[1]:
+        return None
+    return max(least, ends[0]), min(1.0, ends[1])
+
+
 def case_interval(first: ArrayLike, second: ArrayLike) -> Interval | None:
     """Give the interval of the mean difference of two arms over test cases, by Student's t.
 

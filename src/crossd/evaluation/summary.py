@@ -108,7 +108,8 @@ def _said(results: Results, key: Key, arm: str) -> torch.Tensor:
 def summaries(results: Results, key: Key) -> dict[str, Summary]:
     """Return mean, standard deviation and interval of every arm that was run.
 
-    The interval is over repetitions or, where there is one alone, over its test samples.
+    The interval is over repetitions or, where there is one alone, over its test samples; it is cut
+    to what the score can be.
     """
     found = {}
     for arm in results["arms"]:
@@ -118,7 +119,8 @@ def summaries(results: Results, key: Key) -> dict[str, Summary]:
         one = statistics.summarise(list(values.values()), _ratio(results, key))
         if one.count == 1:
             one = dataclasses.replace(one, interval=over_cases(results, key, arm))
-        found[arm] = one
+        least = -math.inf if results["metric"] == "r2" else 0.0
+        found[arm] = dataclasses.replace(one, interval=statistics.within(one.interval, least))
     return found
 
 
@@ -193,13 +195,14 @@ NEAR = 0.01
 def advice(results: Results) -> str:
     """Say in a sentence which arm to take, by protocol and number of labelled volumes.
 
-    The first arm, where it is within `NEAR` of the best one; else the best one.
+    The first arm, where it is within `NEAR` of the best one; else the best one, and whether its
+    lead is sure, as `verdict` tells it.
 
     Example:
         >>> row = {"arm": "a", "protocol": "zero", "limit": 0, "fold": 0, "trial": 0}
         >>> rows = [{**row, "metrics": {"auc": 0.8}}, {**row, "arm": "b", "metrics": {"auc": 0.9}}]
         >>> advice({"arms": ["a", "b"], "metric": "auc", "folds": 1, "rows": rows})
-        'Take b (zero: 0.900, 0.100 ahead of a).'
+        'Take b (zero: 0.900, level with the 0.800 of a).'
     """
     first = results["arms"][0]
     told: dict[str, list[str]] = {}
@@ -209,7 +212,9 @@ def advice(results: Results) -> str:
             continue
         text = f"{title(key)}: {found[best]:.3f}"
         if best != first and first in found:
-            text += f", {found[best] - found[first]:.3f} ahead of {first}"
+            sure = _is_sure(comparisons(results, key)[best])
+            how = "ahead of" if sure else "level with"
+            text += f", {how} the {found[first]:.3f} of {first}"
         told.setdefault(best, []).append(text)
     if not told:
         return "There is nothing to take: no score is known."
@@ -250,10 +255,8 @@ def verdict(results: Results, key: Key, level: float = ALPHA) -> str:
         return f"{title(key)}: {first} has nothing to be compared with."
     one = comparisons(results, key)[rival]
     gap = one.difference
-    known = {"repetitions": one.interval, "test samples": one.over_cases}
-    spans = {over: ends for over, ends in known.items() if ends is not None}
-    sure = spans and all(a > 0 or b < 0 for a, b in spans.values())
-    sure = sure and (one.holm is None or one.is_sure(level))
+    spans = _spans(one)
+    sure = _is_sure(one, level)
     way = f"{abs(gap):.3f} {'ahead of' if gap > 0 else 'behind'}" if sure else "level with"
     text = f"{title(key)}: {first} ({found[first].mean:.3f}) is {way} {rival}"
     text += f" ({found[rival].mean:.3f}), the best other arm"
@@ -263,6 +266,19 @@ def verdict(results: Results, key: Key, level: float = ALPHA) -> str:
     if not told:
         return f"{text}: one repetition says nothing of a difference of {gap:+.3f}."
     return f"{text} (difference {gap:+.3f}; {'; '.join(told)})."
+
+
+def _spans(one: Paired) -> dict[str, statistics.Interval]:
+    """Name the intervals of a difference that are known."""
+    known = {"repetitions": one.interval, "test samples": one.over_cases}
+    return {over: ends for over, ends in known.items() if ends is not None}
+
+
+def _is_sure(one: Paired, level: float = ALPHA) -> bool:
+    """Tell whether an arm is ahead or behind, and not level; see `verdict`."""
+    spans = _spans(one).values()
+    clear = bool(spans) and all(a > 0 or b < 0 for a, b in spans)
+    return clear and (one.holm is None or one.is_sure(level))
 
 
 def runs_csv(results: Results) -> str:

@@ -12,9 +12,11 @@ from crossd.evaluation import summary
 from crossd.evaluation.experiment import Run, masks_of
 from crossd.evaluation.statistics import Interval
 from crossd.evaluation.summary import MISSING, Results
+from crossd.evaluation.ways import ENOUGH
 from crossd.reports import curves, html, pictures, plots, shown_cases, truth_plots
 from crossd.reports import markdown as reports
 from crossd.reports.markdown import METRICS, ended, grid, join_words, number, section
+from crossd.tasks import task_of
 
 FEW = 5
 """Repetitions below which a comparison says little."""
@@ -46,6 +48,18 @@ def notes(source: Source, repetitions: int, folds: int = 0) -> list[str]:
             f"{repetitions} repetition{'s' * (repetitions > 1)} of each training: other labelled "
             f"volumes and seeds may say otherwise; give --trials {FEW} or more"
         )
+    seen, masks = source.val.labels, task_of(source.task).masks
+    if not folds and len(source.val) < ENOUGH[masks]:
+        found.append(
+            f"{len(source.val)} validation samples are too few to choose by, which takes "
+            f"{ENOUGH[masks]}: each arm was used in its first way"
+        )
+    elif source.task == "classification" and seen is not None and not folds:
+        lost = [name for k, name in enumerate(source.classes) if k not in seen]
+        if lost:
+            found.append(
+                f"no validation sample is of {join_words(lost)}: ways were chosen by the others"
+            )
     labels = source.test.labels
     if source.task == "classification" and labels is not None and not folds:
         share = np.bincount(labels).max() / len(labels)
@@ -116,9 +130,16 @@ def printed(results: Results, folder: Path) -> str:
     verdicts = _used(results, results["arms"][:1])
     verdicts += [summary.verdict(results, key) for key in summary.keys(results)]
     written = f"written: {folder}/report.html, report.md, runs.csv, table.tex, metrics.json, plots"
-    if results.get("use"):
-        verdicts += ["To use it without labels:", *(f"  {line}" for line in results["use"])]
+    if "use" in results:
+        told = results["use"] or [no_command(results)]
+        verdicts += ["To use it without labels:", *(f"  {line}" for line in told)]
     return "\n".join([summary.advice(results), "", text.getvalue(), *verdicts, written])
+
+
+def no_command(results: Results) -> str:
+    """Say how an arm is made, without labels, that no command makes."""
+    arm = summary.taken(results, ("zero", 0))
+    return f"No command makes {arm}; in Python it is crossd.{arm}(net) of the plain 2D network."
 
 
 def markdown(results: Results, drawn: Mapping[str, str], spent: Sequence[str]) -> str:
@@ -138,13 +159,14 @@ def markdown(results: Results, drawn: Mapping[str, str], spent: Sequence[str]) -
     lines += [f"- {summary.verdict(results, key)}" for key in keys]
     lines += [f"- {text}" for text in _used(results, results["arms"][:1])]
     lines += [f"- Note: {note}." for note in results["notes"]]
-    if results.get("use"):
-        lines += section("To use it without labels", ["```console", *results["use"], "```"])
+    if "use" in results:
+        told = ["```console", *results["use"], "```"] if results["use"] else [no_command(results)]
+        lines += section("To use it without labels", told)
     metric = METRICS.get(results["metric"], results["metric"])
     lines += [*section(f"Mean {metric}", grid(*summary.table(results))), ""]
     sizes = sorted({row["test"] for row in results["rows"]})
     lines += [
-        f"{results['trials']} trials"
+        f"{results['trials']} trial{'s' * (results['trials'] > 1)}"
         + (f" of {results['folds']} folds" if results["folds"] else "")
         + f", {' or '.join(f'{n:,}' for n in sizes)} test samples. {INTERVAL}. "
         f"†: differs from {first}, p < 0.05 after Holm's correction over arms. "
@@ -206,21 +228,19 @@ def markdown(results: Results, drawn: Mapping[str, str], spent: Sequence[str]) -
 
 
 def _used(results: Results, arms: Sequence[str]) -> list[str]:
-    """Say in which way arms were used, where they have several."""
+    """Say in which way arms were used, and how that was chosen."""
     found = []
     for key in summary.keys(results):
         for arm in arms:
             used = summary.ways_of(results, key, arm)
-            rows = [row for row in summary.runs(results, key, arm) if row.get("considered")]
+            rows = [row for row in summary.runs(results, key, arm) if row.get("way")]
             if not rows:
                 continue
             often = [f"{way} ({n} of {len(rows)})" if len(used) > 1 else way
                      for way, n in used.items()]  # fmt: skip
-            count = len(rows[0]["considered"])
-            found.append(
-                f"{summary.title(key)}: {arm} was used as {join_words(often)}, the best of {count} "
-                "ways on the validation samples"
-            )
+            count = len(rows[0].get("considered") or ())
+            best = f", the best of {count} ways on the validation samples" if count else ""
+            found.append(f"{summary.title(key)}: {arm} was used as {join_words(often)}{best}")
     return [f"{text}." for text in found]
 
 
