@@ -147,9 +147,15 @@ KERNELS = (
     "volume, taught",
 )  # fmt: skip
 """Ways in which kernels of own views are compared with those of drawn ones."""
-OPEN = """\
-Not measured yet, though `benchmarks/study/why.py` does it: how much depth there may be before an
-answer changes (slabs), features of the background that dilute the mean, and the ends of volumes."""
+BETWEEN = """\
+Then one network was asked in ways that lie between slices and the volume, its BatchNorm measured
+anew in each (`benchmarks/study/why.py`; AUC, seeds {seeds}). A slab is a slice with its neighbours,
+the outer ones of which are repeated to fill the volume: of one slice it is what the 2D kernels see,
+of all slices it is the volume."""
+SHARES = """\
+The mean of volume and slices that is among the ways gives each a half. Other shares, without
+labelled volumes, BatchNorm measured anew (`benchmarks/study/why.py --about shares`; AUC on the test
+volumes):"""
 
 EARLIER = """\
 A first study, by accuracy (hippocampus: Dice), chose the default of 2D training. Without labelled

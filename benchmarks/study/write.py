@@ -14,6 +14,7 @@ import nnunet_start
 import numpy as np
 from arms import DRAWN, OURS, RIVALS
 from texts import (
+    BETWEEN,
     CAUSES,
     CHANGES,
     CHOSEN,
@@ -27,7 +28,7 @@ from texts import (
     MEASURE,
     NAMES,
     NOTES,
-    OPEN,
+    SHARES,
     TABLES,
     TITLES,
 )
@@ -287,8 +288,47 @@ def causes(rows: list[dict[str, Any]]) -> list[str]:
     header = ["cause", "way", "AUC without and with the change", "seeds", "what was changed"]
     return [
         "", "## Why slices were ahead on adrenals", "", CAUSES, "",
-        *markdown.grid(header, body), "", OPEN,
+        *markdown.grid(header, body),
     ]  # fmt: skip
+
+
+def between(rows: list[dict[str, Any]]) -> list[str]:
+    """Show one network asked in ways that lie between slices and the volume, see `why.py`."""
+    own = [row for row in rows if row["about"] == "causes"]
+    if not own:
+        return []
+    ways, trained = (list(dict.fromkeys(row[name] for row in own)) for name in ("way", "trained"))
+    seeds = sorted({row["seed"] for row in own})
+    body = [[way, *(_mean(own, way=way, trained=one) for one in trained)] for way in ways]
+    text = BETWEEN.format(seeds=", ".join(map(str, seeds)))
+    return ["", text, "", *markdown.grid(["asked about", *trained], body)]
+
+
+def shares(folder: Path) -> list[str]:
+    """Show what other shares of volume and slices than a half each are worth, see `why.py`."""
+    body, ways = [], list[str]()
+    for path in sorted(folder.glob("why-*.json")):
+        own = [row for row in json.loads(path.read_text()) if row["about"] == "shares"]
+        ways = ways or list(dict.fromkeys(row["way"] for row in own))
+        for trained in dict.fromkeys(row["trained"] for row in own):
+            some = [row for row in own if row["trained"] == trained]
+            seeds = {row["seed"] for row in some}
+            best = [max((r for r in some if r["seed"] == s), key=lambda r: r["val"]) for s in seeds]
+            cells = [_mean(some, way=way) for way in ways]
+            chosen = f"{np.mean([row['test'] for row in best]):.3f}"
+            name = path.stem.removeprefix("why-")
+            body.append([name, trained, str(len(seeds)), *cells, chosen])
+    if not body:
+        return []
+    header = ["set", "2D training", "seeds", *ways, "chosen on validation volumes"]
+    return ["", "### A weight between volume and slices", "", SHARES, "",
+            *markdown.grid(header, body)]  # fmt: skip
+
+
+def _mean(rows: list[dict[str, Any]], **wanted: str) -> str:
+    """Write the mean AUC on test volumes of the rows that are wanted."""
+    own = [row["test"] for row in rows if wanted.items() <= row.items()]
+    return f"{np.mean(own):.3f}" if own else MISSING
 
 
 def earlier(folder: Path) -> list[str]:
@@ -330,6 +370,7 @@ def main() -> None:
     sets = {name: load(path) for name, path in paths.items() if path.is_file()}
     ways = {name: each_way(results["ways"]) for name, results in sets.items()}
     rows = compared(sets)
+    why = args.results / "why-adrenal.json"
     lines = ["# Results", "", HEAD, "", "## The measure", "", MEASURE, "", GOAL, "",
              "## Ours against the best rival", "", *against(rows), "",
              "## Set by set", "", TABLES]  # fmt: skip
@@ -340,7 +381,9 @@ def main() -> None:
         base, _, images = name.partition("-")
         lines += ["", f"**{NAMES[base]}{KINDS[images]}**", *table] if table else []
     lines += [
+        *shares(args.results),
         *causes(sets["adrenal"]["ways"] if "adrenal" in sets else []),
+        *between(json.loads(why.read_text()) if why.is_file() else []),
         *earlier(args.results / "first"),
         *nnunet_start.section(args.nnunet, args.out),
     ]

@@ -394,8 +394,12 @@ def test_products_are_products(shape: tuple[int, int, int], convolution: bool, f
         close(per_sample._times_transposed(a, b.t().contiguous()), a @ b)
 
 
-def test_only_float32_on_a_cpu_is_multiplied_by_convolution() -> None:
-    available = torch.backends.mkldnn.is_available()
+@pytest.mark.parametrize("threads", [1, 2])
+def test_only_float32_of_several_threads_is_multiplied_by_convolution(
+    threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    available = torch.backends.mkldnn.is_available() and threads > 1
     assert per_sample._by_convolution(normal(2, 2, dtype=torch.float32)) == available
     assert not per_sample._by_convolution(normal(2, 2))
     assert not per_sample._by_convolution(normal(2, 2, dtype=torch.bfloat16))

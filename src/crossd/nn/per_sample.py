@@ -460,11 +460,12 @@ def _fold(patches: Tensor, x: Tensor, weight: Tensor, settings: Settings) -> Ten
 
 
 # Products of matrices. On CPUs whose BLAS does not use the widest vectors (MKL on AMD), the
-# 1x1 convolutions of oneDNN are up to twice as fast; they are the same sums.
+# 1x1 convolutions of oneDNN are up to twice as fast; they are the same sums. With one thread torch
+# does not give such convolutions to oneDNN.
 
 
 def _by_convolution(a: Tensor) -> bool:
-    fast: bool = torch.backends.mkldnn.is_available()
+    fast = torch.backends.mkldnn.is_available() and torch.get_num_threads() > 1
     return fast and a.device.type == "cpu" and a.dtype == torch.float32
 
 
