@@ -117,7 +117,8 @@ def labels_run(volumes: str, tmp_path_factory: pytest.TempPathFactory) -> Done:
 def masks_run(masks: str, tmp_path_factory: pytest.TempPathFactory) -> Done:
     """All arms under all protocols on volumes with masks."""
     out = tmp_path_factory.mktemp("masks") / "run"
-    config, progress = config_of((masks, masks), out, arms=EVERYTHING), Watching()
+    config = config_of((masks, masks), out, arms=EVERYTHING, teach="never")
+    progress = Watching()
     return config, progress, transfer(config, progress)
 
 

@@ -87,7 +87,6 @@ def open_contest(config: TransferConfig, setting: Setting | None = None) -> Cont
     """Make the contest of the arms, whose pretraining is done."""
     setting = setting or open_setting(config)
     task = task_of(setting.volumes.task)
-    usual = "never" if task.masks else "choose"
     budget = dataclasses.replace(
         loop.for_volumes(config, task.name), checkpointing=config.checkpointing
     )
@@ -106,7 +105,7 @@ def open_contest(config: TransferConfig, setting: Setting | None = None) -> Cont
         keep=folder,
         features=where,
         model=setting.model,
-        **teaching(config.teach or usual, task.name),
+        **teaching(config.teach or "choose", task.name),
     )
 
 
