@@ -79,6 +79,7 @@ class Row:
         ours: The arm of ours.
         key: Protocol and number.
         rival: The rival of the highest mean, among those with `ENOUGH` seeds.
+        among: All rivals with so many seeds.
         means: Ours, and the rival's.
         one: The comparison of the two.
         accuracies: Ours, and the rival's; none for masks.
@@ -88,6 +89,7 @@ class Row:
     ours: str
     key: summary.Key
     rival: str
+    among: list[str]
     means: tuple[float, float]
     one: Paired
     accuracies: list[float]
@@ -115,7 +117,7 @@ def compared(sets: Sets) -> list[Row]:
             accuracies = [float(np.mean([*values])) for values in right if values]
             one = summary.comparisons(part, key)[rival]
             means = (found[ours].mean, found[rival].mean)
-            rows.append(Row(name, ours, key, rival, means, one, accuracies))
+            rows.append(Row(name, ours, key, rival, known, means, one, accuracies))
     return rows
 
 
@@ -137,7 +139,15 @@ def against(rows: list[Row]) -> list[str]:
         f"Of {len(rows)} rows ours is ahead of the best rival in {said(told['ahead'])}, behind it "
         f"in {said(told['behind'])}, and level in the others."
     )
-    return [text, "", *markdown.grid(header, body)]
+    among: dict[str, list[str]] = {}
+    for row in rows:
+        among.setdefault(row.set, []).extend(row.among)
+    those = [
+        f"on {name} {markdown.join_words([f'`{arm}`' for arm in RIVALS if arm in arms])}"
+        for name, arms in among.items()
+    ]
+    rivals = f"Rivals with {ENOUGH} seeds are {'; '.join(those)}. Others were not compared yet."
+    return [text, "", rivals, "", *markdown.grid(header, body)]
 
 
 def short(sets: Sets, rows: list[Row]) -> list[str]:
