@@ -154,8 +154,7 @@ the outer ones of which are repeated to fill the volume: of one slice it is what
 of all slices it is the volume."""
 SHARES = """\
 The mean of volume and slices that is among the ways gives each a half. Other shares, without
-labelled volumes, BatchNorm measured anew (`benchmarks/study/why.py --about shares`; AUC on the test
-volumes):"""
+labelled volumes, BatchNorm measured anew (`benchmarks/study/why.py`; AUC on the test volumes):"""
 
 EARLIER = """\
 A first study, by accuracy (hippocampus: Dice), chose the default of 2D training. Without labelled

@@ -13,11 +13,12 @@ others than a half each.
 """
 
 import argparse
+import contextlib
 import copy
 import functools
 import itertools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,10 @@ from sets import Study
 from study import RESULTS
 from torch import Tensor, nn
 
+from crossd.conversion.checking.perturbed import Ends
 from crossd.conversion.plain import to_3d
 from crossd.inference.slice_ensemble import Both, Ensemble, OrientationMean, SliceNet
+from crossd.nn.views import replicated_ends
 from crossd.training import validate
 from crossd.utils.atomic_files import atomic
 from crossd.weights.weights_file import load
@@ -38,28 +41,37 @@ PLACES = (1, 2, 3)
 """Quarters of an axis about which slabs lie, as training slices do."""
 
 
-THICKNESSES = (1, 5, 15)
+THICKNESSES = (1, 7)
 """Slices of a slab."""
 
 
 class Slabs(Ensemble):
-    """Ask a 3D network about slabs of so many slices, three an axis."""
+    """Ask a Cross-D network about slabs of so many slices, three an axis.
 
-    def __init__(self, net: nn.Module, thickness: int) -> None:
+    Args:
+        net: The network.
+        thickness: Slices of a slab.
+        endless: Whether the outer slices are repeated beyond the ends too, in place of zeros: then
+            a slab of one is what the 2D kernels see.
+    """
+
+    def __init__(self, net: nn.Module, thickness: int, endless: bool = False) -> None:
         super().__init__(net)
         self.thickness = thickness
+        self.endless = endless
 
     def _answers(self, x: Tensor) -> Tensor:
         answers = []
         for axis in range(3):
-            turned = x.movedim(2 + axis, 2)
-            depth = turned.shape[2]
+            depth = x.shape[2 + axis]
             for place in PLACES:
                 middle = depth * place // 4
                 first = max(0, middle - self.thickness // 2)
                 last = min(depth - 1, middle + (self.thickness - 1) // 2)
                 seen = torch.arange(depth).clamp(first, last)
-                answers.append(self.net(turned.index_select(2, seen)))
+                slab = x.index_select(2 + axis, seen)
+                with endless((axis,) if self.endless else ()):
+                    answers.append(self.net(slab))
         return torch.stack(answers)
 
 
@@ -88,13 +100,28 @@ class Foreground(nn.Module):
         return answer
 
 
-def replicated(net: nn.Module) -> nn.Module:
-    """Let a 3D network see its last slices repeated beyond the ends, in place of zeros."""
-    net = copy.deepcopy(net)
-    for module in net.modules():
-        if isinstance(module, nn.Conv3d) and any(module.padding):
-            module.padding_mode = "replicate"
-    return net
+@contextlib.contextmanager
+def endless(axes: tuple[int, ...]) -> Iterator[None]:
+    """Let Cross-D networks see the last slices along axes repeated, in place of zeros."""
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(replicated_ends(axes))
+        for axis in axes:
+            stack.enter_context(Ends(axis))
+        yield
+
+
+class Endless(nn.Module):
+    """A Cross-D network that sees volumes whose ends are repeated along all axes."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Answer on volumes."""
+        with endless((0, 1, 2)):
+            answer: Tensor = self.net(x)
+        return answer
 
 
 class Shared(Both):
@@ -127,17 +154,15 @@ def causes(net: nn.Module) -> dict[str, Callable[[], nn.Module]]:
     solid: Any = to_3d(net)
     return {
         "9 slices": lambda: SliceNet(net),
+        "volume": lambda: solid,
+        "volume, ends repeated": lambda: Endless(net),
+        "volume, features of the foreground": lambda: Foreground(solid),
+        "volume in three orientations": lambda: OrientationMean(solid),
         **{
-            f"9 slabs of {n}": (lambda n=n: Slabs(solid, n))  # type: ignore[misc]
+            f"9 slabs of {n}": (lambda n=n: Slabs(net, n))  # type: ignore[misc]
             for n in THICKNESSES
         },
-        "volume in three orientations": lambda: OrientationMean(solid),
-        "volume": lambda: solid,
-        "volume, ends replicated": lambda: replicated(solid),
-        "volume, features of the foreground": lambda: Foreground(solid),
-        "three orientations, features of the foreground": lambda: OrientationMean(
-            Foreground(solid)
-        ),
+        "9 slabs of 1, ends repeated": lambda: Slabs(net, 1, endless=True),
     }
 
 
