@@ -439,7 +439,7 @@ def test_the_commands_that_it_tells_work(
 
 
 def test_of_other_arms_no_command_is_told(trained: TransferConfig) -> None:
-    for arm in ("acs", "cycle", "triplanar", "scratch"):
+    for arm in ("acs", "cycle", "triplanar", "scratch", "volume", "fourier-aligned"):
         assert command.commands(trained, {"arm": arm, "way": "volume, BatchNorm anew"}) == []
 
 

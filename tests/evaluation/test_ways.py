@@ -76,6 +76,9 @@ def test_every_way_is_listed_the_usual_one_first(contest: Contest) -> None:
     new = dataclasses.replace(contest, arms={"projection": dataclasses.replace(arm, answers=False)})
     assert list(ways.every(new, PLACE)) == untaught  # which say nothing that could be taught
 
+    flat = dataclasses.replace(arm, asked=ARMS["slices"][1])
+    assert ways.can_learn(arm) and not any(map(ways.can_learn, (flat, *new.arms.values())))
+
     def plain(seed: int) -> nn.Module:
         return nn.Sequential(nn.Flatten(), nn.Linear(512, 2))
 

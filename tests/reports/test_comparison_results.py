@@ -105,12 +105,12 @@ def test_notes_say_what_validation_samples_could_not_choose() -> None:
         return " ".join(comparison_results.notes(source, 5))
 
     assert "4 validation samples are too few to choose by" in of([0, 1, 2, 0])
-    assert "no validation sample is of c: ways were chosen by the others" in of([0, 1] * 6)
+    assert "no validation sample is of c: what these samples choose" in of([0, 1] * 6)
     assert "validation" not in of([0, 1, 2] * 4)
 
 
 def test_an_arm_that_no_command_makes_is_said_to_be_one() -> None:
     results = record(use=[])
-    said = "No command makes slices; in Python it is crossd.slices(net)"
+    said = "No command makes slices as it was used; crossd.evaluation.arms.ARMS['slices'] makes it"
     assert said in comparison_results.markdown(results, {}, [])
     assert "To use it" not in comparison_results.markdown(record(), {}, [])

@@ -12,7 +12,7 @@ from crossd.conversion import heads, registry
 from crossd.data.disk_cache import DiskCache, option_cache
 from crossd.data.source import Source
 from crossd.errors import InputError
-from crossd.evaluation import experiment, summary
+from crossd.evaluation import experiment, summary, ways
 from crossd.evaluation.arms import ARMS, Make
 from crossd.evaluation.experiment import Arm, Contest, Run
 from crossd.reports import comparison_results, markdown
@@ -124,10 +124,11 @@ def compare(
         **more: What the command adds to the record: ``data``, ``notes`` and its own.
     """
     folder, source = Path(config.out), contest.source
-    if contest.teaching is not None and not any(
-        one.learns and one.answers for one in contest.arms.values()
-    ):
-        progress.say("no arm is taught: none can answer before it has seen labelled volumes")
+    if contest.teaching is not None and not any(map(ways.can_learn, contest.arms.values())):
+        progress.say(
+            "no arm is taught: none has 3D kernels and knows the classes before it has seen "
+            "labelled volumes"
+        )
     rows = experiment.contest_all(make, runs, folder, jobs, progress, contest)
     task, truth = task_of(source.task), source.test.labels
     if truth is not None and task.kind != "one" and not contest.folds:

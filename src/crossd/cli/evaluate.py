@@ -374,12 +374,12 @@ def _interval(source: Source, outputs: Sequence[Tensor]) -> statistics.Interval 
     """Give the interval of the main score over samples; None where they tell none."""
     said, truth = outputs
     if source.task == "classification":
-        shares = metrics.area_by_case(said, truth)
-        return statistics.within(statistics.interval_over_cases(shares))
-    drawn = statistics.bootstrap(
-        lambda places: metrics.main(source.task, said[places], truth[places]), len(truth)
-    )
-    return statistics.within(drawn, -math.inf if source.task == "regression" else 0.0)
+        ends = statistics.interval_over_cases(metrics.area_by_case(said, truth))
+    else:
+        ends = statistics.bootstrap(
+            lambda places: metrics.main(source.task, said[places], truth[places]), len(truth)
+        )
+    return statistics.within(ends, task_of(source.task).main)
 
 
 def _row(source: Source, said: Tensor, truth: Tensor) -> dict[str, object]:

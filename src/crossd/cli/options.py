@@ -125,7 +125,7 @@ class TransferConfig(ImageOptions, LongOptions):
             are asked in this way only.
         teach: Whether the 3D kernels of every arm learn first, on the unlabelled training volumes,
             what its own 2D network says of slices: choose (both ways are tried, and the validation
-            volumes choose, the default), always or never. See crossd teach.
+            volumes choose), always or never. See crossd teach.
         protocols: How each is fitted to labelled volumes, separated by commas: zero (not at all),
             knn or linear (on what the last layer is told), probe (convolutions stay), unfreeze
             (stage by stage), finetune (all of it). Default: zero, linear and finetune; with masks
@@ -153,7 +153,7 @@ class TransferConfig(ImageOptions, LongOptions):
     trials: int = 1
     arms: str = ",".join(DEFAULT_ARMS)
     protocols: str | None = None
-    teach: str | None = None
+    teach: str = "choose"
     size: str | None = None
     volume_epochs: int | None = None
     volume_steps: int | None = None

@@ -31,7 +31,6 @@ from crossd.training import signals
 from crossd.utils import memory, one_device
 from crossd.utils.allocator import keep_freed_memory
 from crossd.utils.atomic_files import atomic
-from crossd.utils.one_device import OneDevice
 from crossd.utils.option_values import unused
 from crossd.utils.progress import Progress
 from crossd.weights.weights_file import (
@@ -124,7 +123,7 @@ class _Run:
     config: PredictConfig
     weights: WeightsConfig
     net: nn.Module
-    here: OneDevice
+    here: one_device.OneDevice
     answers: results.Answers
     owners: dict[str, str]
     sources: set[str]

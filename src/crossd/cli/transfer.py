@@ -86,9 +86,8 @@ def open_setting(config: TransferConfig, progress: Progress | None = None) -> Se
 def open_contest(config: TransferConfig, setting: Setting | None = None) -> Contest:
     """Make the contest of the arms, whose pretraining is done."""
     setting = setting or open_setting(config)
-    task = task_of(setting.volumes.task)
     budget = dataclasses.replace(
-        loop.for_volumes(config, task.name), checkpointing=config.checkpointing
+        loop.for_volumes(config, setting.volumes.task), checkpointing=config.checkpointing
     )
     folder, known = Path(config.out), setting.images.classes
     arms = {
@@ -105,7 +104,7 @@ def open_contest(config: TransferConfig, setting: Setting | None = None) -> Cont
         keep=folder,
         features=where,
         model=setting.model,
-        **teaching(config.teach or "choose", task.name),
+        **teaching(config.teach, setting.volumes.task),
     )
 
 
@@ -177,7 +176,8 @@ def commands(config: TransferConfig, run: Mapping[str, Any]) -> list[str]:
     pretraining = ARMS[arm][0]
     answer, *more = run["way"].split(", ")
     lifted = arm == "center"
-    if pretraining is None or (pretraining == "plain" and arm != "slices" and not lifted):
+    ours = pretraining in ("projection", "projection-drawn")
+    if pretraining is None or not (ours or lifted or arm == "slices"):
         return []
     out = Path(config.out)
     weights = _weights(out, pretraining)

@@ -170,23 +170,24 @@ def interval_over_cases(scores: ArrayLike) -> Interval | None:
     return _t(x)[0]
 
 
-def within(ends: Interval | None, least: float = 0.0) -> Interval | None:
+def within(ends: Interval | None, metric: str) -> Interval | None:
     """Cut an interval to the values that a score can have.
 
     Args:
-        ends: Of the mean of scores that are 1 at most.
-        least: What they are at least.
+        ends: Of the mean of scores.
+        metric: Their name: an ``"r2"`` is 1 at most, all others lie between 0 and 1.
 
     Returns:
         Its ends; None for an interval of one value: few scores that happen to be the same say
         nothing of how far others may lie.
 
     Example:
-        >>> within((0.9, 1.1)), within((1.0, 1.0))
-        ((0.9, 1.0), None)
+        >>> within((0.9, 1.1), "auc"), within((1.0, 1.0), "auc"), within((-0.5, 1.1), "r2")
+        ((0.9, 1.0), None, (-0.5, 1.0))
     """
     if ends is None or ends[0] == ends[1]:
         return None
+    least = -math.inf if metric == "r2" else 0.0
     return max(least, ends[0]), min(1.0, ends[1])
 
 

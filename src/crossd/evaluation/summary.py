@@ -119,8 +119,8 @@ def summaries(results: Results, key: Key) -> dict[str, Summary]:
         one = statistics.summarise(list(values.values()), _ratio(results, key))
         if one.count == 1:
             one = dataclasses.replace(one, interval=over_cases(results, key, arm))
-        least = -math.inf if results["metric"] == "r2" else 0.0
-        found[arm] = dataclasses.replace(one, interval=statistics.within(one.interval, least))
+        cut = statistics.within(one.interval, results["metric"])
+        found[arm] = dataclasses.replace(one, interval=cut)
     return found
 
 

@@ -17,7 +17,7 @@ from torch import nn
 from crossd.conversion.adapt import norms_with_statistics
 from crossd.data.source import Source
 from crossd.evaluation import protocols
-from crossd.evaluation.contest import Contest, part
+from crossd.evaluation.contest import Arm, Contest, part
 from crossd.evaluation.features import Kept
 from crossd.inference.slice_ensemble import OrientationMean, answering
 from crossd.tasks import task_of
@@ -85,10 +85,15 @@ def every(contest: Contest, place: Place) -> tuple[Way, ...]:
     """List the ways of an arm, the one first that is taken where nothing tells them apart."""
     arm = contest.arms[place.arm]
     found = [Way(asked, one) for asked in arm.asked for one in _statistics(contest, place)]
-    if contest.teaching is not None and arm.learns and arm.answers:
+    if contest.teaching is not None and can_learn(arm):
         taught = [Way(asked, taught=True) for asked in arm.asked if asked in TAUGHT]
         found = [*([] if contest.always and taught else found), *taught]
     return tuple(found)
+
+
+def can_learn(arm: Arm) -> bool:
+    """Tell whether an arm has 3D kernels that can be taught, and what they could be taught."""
+    return arm.learns and arm.answers and any(asked in TAUGHT for asked in arm.asked)
 
 
 def _statistics(contest: Contest, place: Place) -> tuple[str, ...]:

@@ -58,7 +58,8 @@ def notes(source: Source, repetitions: int, folds: int = 0) -> list[str]:
         lost = [name for k, name in enumerate(source.classes) if k not in seen]
         if lost:
             found.append(
-                f"no validation sample is of {join_words(lost)}: ways were chosen by the others"
+                f"no validation sample is of {join_words(lost)}: what these samples choose is "
+                "chosen by the other classes"
             )
     labels = source.test.labels
     if source.task == "classification" and labels is not None and not folds:
@@ -137,9 +138,15 @@ def printed(results: Results, folder: Path) -> str:
 
 
 def no_command(results: Results) -> str:
-    """Say how an arm is made, without labels, that no command makes."""
-    arm = summary.taken(results, ("zero", 0))
-    return f"No command makes {arm}; in Python it is crossd.{arm}(net) of the plain 2D network."
+    """Say where to look for an arm, as it was used without labels, that no command makes."""
+    key = ("zero", 0)
+    arm = summary.taken(results, key)
+    used = join_words([*summary.ways_of(results, key, arm or "")])
+    how = f" ({used})" if used else ""
+    return (
+        f"No command makes {arm} as it was used{how}; crossd.evaluation.arms.ARMS[{arm!r}] makes "
+        "it in Python."
+    )
 
 
 def markdown(results: Results, drawn: Mapping[str, str], spent: Sequence[str]) -> str:

@@ -172,3 +172,23 @@ def test_what_plans_of_nnunet_add_is_kept(tmp_path: Path) -> None:
 def test_odd_additions_are_refused(change: dict[str, object], text: str) -> None:
     record = {**(plan_file.to_record(PLAN) or {}), **change}
     assert text in message(lambda: plan_file.from_record(record, "here"))
+
+
+@pytest.mark.parametrize("shape", [(7,), (3, 4, 5), (20,)])
+def test_mean_and_deviation_are_those_of_numpy(
+    shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of values in any shape: those that are not zero come as a row."""
+    monkeypatch.setattr(plan, "PART", 7)
+    values = np.random.default_rng(0).normal(1e6, 0.5, shape).astype(np.float32)
+    parts: list[int] = []
+    real = np.subtract
+
+    def subtract(part: np.ndarray, *rest: object, **named: object) -> object:
+        parts.append(part.size)
+        return real(part, *rest, **named)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(np, "subtract", subtract)
+    found = plan._mean_and_deviation(values)
+    assert found == pytest.approx((values.mean(dtype=float), values.std(dtype=float)), rel=1e-12)
+    assert sum(parts) == values.size and len(parts) == -(-values.size // 7)  # not one by one

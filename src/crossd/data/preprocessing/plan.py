@@ -260,11 +260,22 @@ def require_relative(intensity: Sequence[Intensity], where: str) -> None:
             )
 
 
+PART = 2**20
+"""Values whose deviations are added up at a time."""
+
+
 def _mean_and_deviation(values: NDArray[np.float32]) -> tuple[float, float]:
-    """Return the mean and the standard deviation; numpy's takes three times the values' memory."""
+    """Return the mean and the standard deviation of values of any shape.
+
+    By parts, as numpy's takes three times the values' memory.
+    """
     mean = float(values.mean(dtype=np.float64))
-    squares = sum(float(np.square(part - mean, dtype=np.float64).sum()) for part in values)
-    return mean, (squares / values.size) ** 0.5
+    flat = values.reshape(-1)
+    squares = 0.0
+    for start in range(0, len(flat), PART):
+        away = np.subtract(flat[start : start + PART], mean, dtype=np.float64)
+        squares += float(away @ away)
+    return mean, (squares / len(flat)) ** 0.5
 
 
 def _counted(
