@@ -201,7 +201,7 @@ def advice(results: Results) -> str:
     Example:
         >>> row = {"arm": "a", "protocol": "zero", "limit": 0, "fold": 0, "trial": 0}
         >>> rows = [{**row, "metrics": {"auc": 0.8}}, {**row, "arm": "b", "metrics": {"auc": 0.9}}]
-        >>> advice({"arms": ["a", "b"], "metric": "auc", "folds": 1, "rows": rows})
+        >>> advice({"arms": ["a", "b"], "metric": "auc", "folds": 0, "rows": rows})
         'Take b (zero: 0.900, level with the 0.800 of a).'
     """
     first = results["arms"][0]
