@@ -8,7 +8,7 @@ from typing import Any
 
 from sets import Study
 from torch import nn
-from trainings import PARTIAL, Options, pretrain
+from trainings import PARTIAL, options_of, pretrain
 
 from crossd.conversion import heads, registry
 from crossd.conversion.plain import to_3d
@@ -35,7 +35,7 @@ def beside_slices(net: nn.Module, source: Source, budget: Any, study: Study) -> 
     One pass over the images: on 50 labelled organs 137 steps of volumes, where others have 105.
     """
     images = study.images()
-    options = loop.for_images(Options(budget.seed), images.task)
+    options = loop.for_images(options_of(study, budget.seed), images.task)
     budget = dataclasses.replace(budget, epochs=1, min_steps=0)
     loop.fit(net, source, budget, beside=[(images, options)], validate=False)
 
@@ -95,7 +95,7 @@ def start(study: Study, name: str, seed: int) -> nn.Module:
     task, classes = source.task, len(source.classes)
     devices.seed_everything(seed)
     if kind.way is None:
-        return registry.build(registry.DEFAULTS[task], task, source.channels, classes)
+        return registry.build(study.model(task), task, source.channels, classes)
     pretrain(study, kind.way, seed)
     net: nn.Module = load(study.weights(kind.way, seed))
     if study.kind == "mednist":

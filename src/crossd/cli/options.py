@@ -87,15 +87,19 @@ class ImageOptions:
             segresnet-small, segresnet, basicunet, unet, dynunet; or nnunet:PLANS.json[:3d_lowres],
             the network, the spacing, the normalisation and the patch of nnU-Net's plans. Default: a
             small ResNet or SegResNet.
+        pretrained: Start from the weights of a network of timm's that --model names: a file of
+            them, or those that timm finds by itself (on its hub, in the cache of that, in
+            local-dir:FOLDER) where no file is named. Default: new weights.
         slices: The views in which slices are taken of volumes, separated by commas. Default:
             axial,coronal,sagittal.
         slice_step: Take every n-th slice. Default: three a view, for masks every second.
         epochs: Passes over the images. Default: 8 and at least 100 steps, for masks 2 and 600.
         batch_size: Images a step. Default: 64, for masks 16.
-        lr: Highest learning rate. Default: 0.01, for masks 0.003.
+        lr: Highest learning rate. Default: 0.01, for masks 0.003, with --pretrained 0.001.
     """
 
     model: str | None = None
+    pretrained: str | None = field(default=None, metadata={"bare": "timm"})
     slices: str | None = None
     slice_step: int | None = None
     epochs: int | None = None
@@ -135,7 +139,7 @@ class TransferConfig(ImageOptions, LongOptions):
         volume_steps: Fewest steps on the labelled volumes. Default: 100, for masks 60, unless the
             passes are given.
         volume_batch_size: Volumes a step. Default: 8, for masks 2.
-        lr: Highest learning rate in 2D. Default: 0.01, for masks 0.003.
+        lr: Highest learning rate in 2D. Default: 0.01, for masks 0.003, with --pretrained 0.001.
         volume_lr: Highest learning rate on the labelled volumes.
         seed: Of everything that is drawn.
         workers: Processes that read data, for each training. Default: by cores and memory; 0 on

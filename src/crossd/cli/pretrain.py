@@ -5,7 +5,15 @@ import dataclasses
 import torch
 from torch import nn
 
-from crossd.cli.opening import described, fitting, for_classes, known, model_of, started
+from crossd.cli.opening import (
+    described,
+    fitting,
+    for_classes,
+    known,
+    model_of,
+    new_network,
+    started,
+)
 from crossd.cli.options import PretrainConfig
 from crossd.cli.runs import augmentation, train_and_write
 from crossd.conversion import adapt, registry
@@ -17,7 +25,7 @@ from crossd.data.source import Source, limit
 from crossd.data.sources.case_source import entries_of
 from crossd.errors import InputError
 from crossd.nn.kernel_modes import KERNEL_MODES
-from crossd.training import devices, loop
+from crossd.training import loop
 from crossd.utils.option_values import choice, sizes, unused
 from crossd.utils.progress import Progress
 from crossd.weights.weights_file import WeightsConfig, load, reshape
@@ -32,14 +40,14 @@ def pretrain(config: PretrainConfig, progress: Progress) -> str:
             raise InputError("--lift is for 3D kernels, which --kernel-mode none has not")
     start = None
     if config.weights is not None:
-        own = ("model", "kernel_mode", "lift")
+        own = ("model", "pretrained", "kernel_mode", "lift")
         unused(config, own, "is for a new network: leave out --weights")
         start = started(config.weights)
     source = _images(config, start, progress)
     if config.task not in (None, source.task):
         raise InputError(f"--task {config.task}: but {config.data} is for {source.task}")
     if start is None:
-        net, weights = _new(config, source)
+        net, weights = _new(config, source, progress)
     else:
         net, weights = _continued(config, start, source, progress)
     weights = dataclasses.replace(weights, recalibrated=not adapt.norms_with_statistics(net))
@@ -51,11 +59,14 @@ def pretrain(config: PretrainConfig, progress: Progress) -> str:
     return train_and_write(net, source, options, weights, config, progress, "2D training")
 
 
-def _new(config: PretrainConfig, source: Source) -> tuple[nn.Module, WeightsConfig]:
-    """Make a new network."""
+def _new(
+    config: PretrainConfig, source: Source, progress: Progress
+) -> tuple[nn.Module, WeightsConfig]:
+    """Make a new network, or one with the weights of others."""
     name = model_of(config, source)
-    devices.seed_everything(config.seed)
-    net = registry.build(name, source.task, source.channels, len(source.classes))
+    net, name, said = new_network(config, name, source, len(source.classes), config.seed)
+    for sentence in said:
+        progress.say(sentence)
     registry.require_answers(net, name, source.task, len(source.classes), source.size)
     if config.kernel_mode == "none":
         return reshape(net, "2d"), described(source, name, "2d", "projection")

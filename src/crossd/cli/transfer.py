@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from crossd.cli.contests import arm, compare, kept_in, require_limits, teaching
-from crossd.cli.opening import described, images_and_volumes, model_of
+from crossd.cli.opening import described, images_and_volumes, model_of, new_network
 from crossd.cli.options import ALL_PROTOCOLS, PROTOCOLS, TransferConfig
 from crossd.conversion import registry
 from crossd.conversion.convert import convert
@@ -32,11 +32,12 @@ from crossd.evaluation.experiment import Contest
 from crossd.evaluation.protocols import ON_FEATURES, require_labels
 from crossd.reports import comparison_results
 from crossd.tasks import Task, task_of
-from crossd.training import devices, loop, validate
+from crossd.training import loop, validate
 from crossd.utils.atomic_files import atomic
 from crossd.utils.option_values import counts, names
 from crossd.utils.progress import Progress
 from crossd.utils.run_folder import claim_folder
+from crossd.weights.timm_networks import FROM_TIMM
 from crossd.weights.weights_file import load, reshape, save
 
 
@@ -48,12 +49,14 @@ class Setting:
         config: The options.
         images: What the 2D trainings learn from.
         volumes: What the arms are compared on.
-        model: Name of the network.
+        named: The network as the options name it.
+        model: Its whole name, which makes it with new weights.
     """
 
     config: TransferConfig
     images: Source
     volumes: Source
+    named: str
     model: str
 
     @property
@@ -62,12 +65,11 @@ class Setting:
         return self.images.classes == self.volumes.classes
 
     def fresh(self, classes: int, seed: int) -> nn.Module:
-        """Build the network with new weights."""
-        devices.seed_everything(seed)
-        return registry.build(self.model, self.volumes.task, self.volumes.channels, classes)
+        """Build the network as 2D trainings start from it."""
+        return new_network(self.config, self.named, self.images, classes, seed).net
 
     def untrained(self, name: str) -> nn.Module:
-        """Build the network of a pretraining with new weights, the same for all."""
+        """Build the network of a pretraining as it starts, with the same weights for all."""
         form, mode, lift, _ = PRETRAININGS[name]
         net = self.fresh(len(self.images.classes), self.config.seed)
         return convert(net, mode, lift) if form == "cross" else reshape(net, form)
@@ -79,8 +81,13 @@ def open_setting(config: TransferConfig, progress: Progress | None = None) -> Se
     Raises:
         InputError: For data that do not go together.
     """
-    volumes, images = images_and_volumes(config, progress or Progress(quiet=True))
-    return Setting(config, images, volumes, model_of(config, volumes))
+    progress = progress or Progress(quiet=True)
+    volumes, images = images_and_volumes(config, progress)
+    named = model_of(config, volumes)
+    _, model, said = new_network(config, named, images, len(images.classes), config.seed)
+    for sentence in said:
+        progress.say(sentence)
+    return Setting(config, images, volumes, named, model)
 
 
 def open_contest(config: TransferConfig, setting: Setting | None = None) -> Contest:
@@ -211,6 +218,16 @@ def commands(config: TransferConfig, run: Mapping[str, Any]) -> list[str]:
     return [shlex.join(["crossd", *map(str, line)]) for line in lines]
 
 
+def _starts(config: TransferConfig, arms: tuple[str, ...]) -> list[str]:
+    """Say which arms have the weights of others, and which do not."""
+    if config.pretrained is None:
+        return []
+    whose = "timm's weights" if config.pretrained == FROM_TIMM else config.pretrained
+    new = [name for name in arms if ARMS[name][0] is None]
+    but = f", {' and '.join(new)} from new weights" if new else ""
+    return [f"the 2D trainings start from {whose}{but}"]
+
+
 def _usual(task: Task, classes: int) -> int:
     """Choose how many labelled volumes are learnt from where the options leave it open."""
     if task.masks:
@@ -268,6 +285,6 @@ def transfer(config: TransferConfig, progress: Progress) -> str:
         data=config.volumes,
         images=config.images,
         model=setting.model,
-        notes=comparison_results.notes(volumes, config.trials),
+        notes=[*_starts(config, arms), *comparison_results.notes(volumes, config.trials)],
         pretraining=[records[name] for name in needed],
     )

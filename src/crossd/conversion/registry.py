@@ -124,6 +124,17 @@ def named_by_timm(name: str) -> tuple[str, Arguments]:
     return own, options
 
 
+def with_arguments(name: str, options: Arguments) -> str:
+    """Write the name of a model with its arguments in brackets.
+
+    Example:
+        >>> with_arguments("monai:UNet", {"channels": (16, 32), "norm": "batch"})
+        "monai:UNet(channels=(16, 32), norm='batch')"
+    """
+    inner = ", ".join(f"{key}={value!r}" for key, value in options.items())
+    return f"{name}({inner})" if inner else name
+
+
 def options_of(name: str) -> Arguments:
     """Read the arguments in brackets of a model.
 

@@ -78,6 +78,9 @@ class TrainConfig(RunOptions):
 FOR_IMAGES = TrainConfig(epochs=8, batch_size=64, lr=1e-2, min_steps=100)
 """2D training where the options leave it open."""
 
+FROM_PRETRAINED = 1e-3
+"""Learning rate of 2D training from the weights of others, which a higher one would undo."""
+
 FOR_IMAGES_WITH_MASKS = TrainConfig(epochs=2, batch_size=16, lr=3e-3, min_steps=600)
 """The same where there are masks."""
 
@@ -89,6 +92,8 @@ def for_images(options: object, task: str) -> TrainConfig:
     given = {name: value for name, value in given.items() if value is not None}
     if "epochs" in given:
         given["min_steps"] = 0
+    if getattr(options, "pretrained", None) is not None:
+        given.setdefault("lr", FROM_PRETRAINED)
     default = FOR_IMAGES_WITH_MASKS if task == "segmentation" else FOR_IMAGES
     return with_run_options(options, replace(default, **given))
 

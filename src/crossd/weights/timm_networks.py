@@ -6,13 +6,13 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import nn
 
 from crossd.conversion import adapt
 from crossd.conversion.checking.examples import one_line
-from crossd.conversion.registry import ELSEWHERE, Arguments, named_by_timm
+from crossd.conversion.registry import ELSEWHERE, Arguments, named_by_timm, with_arguments
 from crossd.errors import InputError
 from crossd.weights import third_party
 from crossd.weights.weights_file import is_ours
@@ -21,13 +21,23 @@ FROM_TIMM = "timm"
 """Weights that timm finds by itself: on its hub, in the cache of that, or where a name says."""
 
 
+class Built(NamedTuple):
+    """A network of timm's.
+
+    Attributes:
+        net: With one rank, 2.
+        name: What `crossd.conversion.registry.build` makes the same network of, with new weights.
+        said: Sentences on what was decided.
+    """
+
+    net: nn.Module
+    name: str
+    said: list[str]
+
+
 def build(
-    name: str,
-    weights: str | None,
-    plane: Sequence[int],
-    channels: int,
-    classes: int,
-) -> tuple[nn.Module, list[str]]:
+    name: str, weights: str | None, plane: Sequence[int], channels: int, classes: int
+) -> Built:
     """Build a network of timm's for slices of a size.
 
     A network that can take images of any size is told to: it interpolates its embedding of place,
@@ -42,22 +52,21 @@ def build(
         channels: Input channels; see `crossd.conversion.adapt.adapted`.
         classes: Outputs of the last layer, which is drawn anew.
 
-    Returns:
-        The network, and sentences on what was decided.
-
     Raises:
         InputError: "no model called ...", "... cannot be fetched ...", "... does not fit ...", "no
             such file ...", or what its arguments lack.
 
     Example:
-        >>> net, said = build("test_vit", None, (28, 28), 1, 2)
-        >>> said[1]
+        >>> built = build("test_vit", None, (28, 28), 1, 2)
+        >>> built.name
+        'test_vit(dynamic_img_size=True, dynamic_img_pad=True)'
+        >>> built.said[1]
         'patch_embed.proj: each of 1 channels has the sum over 3 by 1'
     """
     own, options = named_by_timm(name)
     given = _loading(name, weights)
     try:
-        net, said = _created(own, options, plane, given)
+        net, chosen, said = _created(own, options, plane, given)
     except TypeError as error:
         raise InputError(
             f"{name} cannot be made of {options}: {one_line(error)}; give what it takes in "
@@ -70,7 +79,7 @@ def build(
     first = next(m for m in net.modules() if isinstance(m, nn.Conv2d))
     wanted = None if first.in_channels == channels else channels
     net, changed = adapt.adapted(net, wanted, classes)
-    return net, [*said, *changed]
+    return Built(net, with_arguments(own, {**chosen, **options}), [*said, *changed])
 
 
 def statistics(net: Any) -> tuple[float, float]:
@@ -116,8 +125,11 @@ def _loading(name: str, weights: str | None) -> Arguments:
 
 def _created(
     own: str, options: Arguments, plane: Sequence[int], given: Arguments
-) -> tuple[Any, list[str]]:
-    """Create a network for slices of a size, in the first of these ways that it knows."""
+) -> tuple[Any, Arguments, list[str]]:
+    """Create a network for slices of a size, in the first of these ways that it knows.
+
+    Returns it, the arguments of the way, and what there is to say.
+    """
     import timm
 
     size = " x ".join(map(str, plane))
@@ -140,7 +152,7 @@ def _created(
             said = _of_patches(net, plane, size)
         elif way.keys() & options.keys():  # the user chose
             said = ""
-        return net, [said] if said else []
+        return net, way, [said] if said else []
     raise AssertionError("the last way asks for nothing")
 
 
