@@ -50,6 +50,17 @@ def test_training_starts_from_the_weights_of_a_file(data: str, tmp_path: Path) -
     torch.testing.assert_close(flat[stem], state[stem].sum(1, keepdim=True))
 
 
+def test_joint_training_starts_from_the_weights_of_a_file(data: str, tmp_path: Path) -> None:
+    state, path = weights_of("test_resnet", tmp_path)
+    options = ["joint", "--images", data, "--volumes", data, "--epochs", "1", "--steps", "1"]
+    options += ["--model", "test_resnet", "--pretrained", path, "--lr", "1e-12"]
+    options += ["--slice-step", "20", "--out", str(tmp_path / "out")]
+    assert cli.main(options) == 0
+    flat = crossd.to_2d(crossd.load(tmp_path / "out" / "weights.safetensors")).state_dict()
+    name = "layer2.0.conv1.weight"
+    torch.testing.assert_close(flat[name], state[name])
+
+
 def test_a_transformer_is_built_again_as_it_was_for_its_slices(data: str, tmp_path: Path) -> None:
     _, path = weights_of("test_vit", tmp_path)
     given: Any = {"model": "test_vit", "pretrained": path, "epochs": 1, "slice_step": 20}
