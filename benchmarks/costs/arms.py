@@ -15,16 +15,21 @@ from costs.peers import Absent
 from crossd import acs, channels_last, convert, inflate
 from crossd.nn.conv import CrossDConv
 from crossd.nn.functional import displacement
+from crossd.nn.layers import laid_out
 
 MODES = ("projection", "slice", "fourier", "fourier-projection")
 IMAGES = ("plain", *MODES, "acs", "acsconv", "i3d", "fft", "plain-nhwc")
-VOLUMES = ("plain", "projection", "acs", "acsconv", "timm_3d", "monai", "smp_3d", "plain-nhwc")
+VOLUMES = (
+    *("plain", "projection", "projection-laid", "acs", "acsconv", "timm_3d", "monai", "smp_3d"),
+    "plain-nhwc",
+)
 ARMS = tuple(dict.fromkeys((*IMAGES, *VOLUMES)))
 """Those on images, and those on volumes, where all modes are the same 3D convolution."""
 
 NAMES = {
     "plain": "plain",
     **{mode: mode for mode in MODES},
+    "projection-laid": "projection, laid out as by commands",
     "acs": "ACS by crossd",
     "acsconv": "ACS by acsconv",
     "i3d": "I3D on one slice",
@@ -43,8 +48,8 @@ BY_FFT = 8
 def built(name: str, case: Case) -> nn.Module:
     """Build what is measured, as who calls its library gets it.
 
-    Only "plain-nhwc" is tuned: channels are last in memory, as they are in what `crossd.convert`
-    makes.
+    Two are tuned: of "plain-nhwc" channels are last in memory, as they are in what `crossd.convert`
+    makes, and "projection-laid" has its kernels as crossd's own commands lay them out for volumes.
     "i3d" is the inflated 3D network on images as volumes of one slice, the cheapest way for it to
     take them; "fft" is the paper's formulation.
 
@@ -67,7 +72,9 @@ def built(name: str, case: Case) -> nn.Module:
     if name == "fft":
         return _by_fft(case)
     transformer = case.network == "vit-small" and case.rank == 3
-    return convert(flat(case), name, attention="volume" if transformer else None)
+    mode = name.removesuffix("-laid")
+    net = convert(flat(case), mode, attention="volume" if transformer else None)
+    return net if mode == name else laid_out(net, True, torch.device("cpu"))
 
 
 def _plain(case: Case) -> nn.Module:

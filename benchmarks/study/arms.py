@@ -76,6 +76,8 @@ def _one(way: str, make: Make = solid) -> Kind:
 ARMS: dict[str, Kind] = {
     **{name: Kind(*KNOWN[name]) for name in (OURS, DRAWN, *RIVALS) if name != PARTIAL},
     PARTIAL: Kind(PARTIAL, {"volume": moving, "orientations": OrientationMean}),
+    "projection long": Kind("projection-long", KNOWN[OURS][1]),
+    "slices long": Kind("plain-long", KNOWN["slices"][1]),
     "projection one view": Kind("one-view", KNOWN[OURS][1]),
     "projection joint": Kind("projection", {"volume": moving}, beside_slices),
     **{f"projection {way}": _one(way) for way in ("batch", "layer", "fresh", "lifted", "decay")},

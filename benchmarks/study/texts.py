@@ -163,6 +163,20 @@ labelled volumes, BatchNorm measured anew (`benchmarks/study/why.py`; AUC on the
 No share is better than the half by more than 0.001, and the validation volumes cannot tell which
 one would be: so the mean stays what it is."""
 
+EQUAL = """\
+Of as many steps, those of a 3D training with a partial loss see whole volumes: it takes longer, and
+passes over the labelled slices more often. So 2D trainings of more passes, which take about as
+long, stand beside it; without labelled volumes, seeds that all have; differences are from the first
+line, over seeds."""
+LONGER = (
+    # arm, and the 2D training that it starts from
+    ("partial", "partial"),
+    ("projection", "projection"),
+    ("projection long", "projection-long"),
+    ("slices", "plain"),
+    ("slices long", "plain-long"),
+)
+
 EARLIER = """\
 A first study, by accuracy (hippocampus: Dice), chose the default of 2D training. Without labelled
 volumes, seeds 0 to 2, by the volume alone, BatchNorm measured anew; ±: standard deviation over

@@ -40,6 +40,7 @@ class Way:
         options: Of the kernel mode.
         after: Share of the epochs in which it was a plain network first.
         decay: Weight of the penalty on taps off the centre.
+        times: How many times the usual passes over the images.
     """
 
     mode: str | None = "projection"
@@ -48,11 +49,17 @@ class Way:
     options: tuple[tuple[str, Any], ...] = ()
     after: float = 0.0
     decay: float = 0.0
+    times: float = 1.0
 
+
+LONG = 2.5
+"""Times the usual 2D training that take as long as the 3D training of `PARTIAL` on masks."""
 
 WAYS = {
     "plain": Way(None),
+    "plain-long": Way(None, times=LONG),
     "projection": Way(),
+    "projection-long": Way(times=LONG),
     "one-view": Way(views="apart"),
     "batch": Way(views="batch"),
     "projection-drawn": Way(views="drawn"),
@@ -114,6 +121,11 @@ def pretrain(study: Study, way: str, seed: int) -> None:
     start = time.perf_counter()
     how, source = WAYS[way], study.images()
     options = loop.for_images(options_of(study, seed), source.task)
+    options = dataclasses.replace(
+        options,
+        epochs=round(how.times * options.epochs),
+        min_steps=round(how.times * options.min_steps),
+    )
     name = study.model(source.task)
     devices.seed_everything(seed)
     if study.start == "new":

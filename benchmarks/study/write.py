@@ -19,12 +19,14 @@ from texts import (
     CHANGES,
     CHOSEN,
     EARLIER,
+    EQUAL,
     FIRST,
     GOAL,
     HEAD,
     KERNELS,
     KINDS,
     LARGEST,
+    LONGER,
     MEASURE,
     NAMES,
     NOTES,
@@ -35,7 +37,7 @@ from texts import (
 
 from crossd.cli.options import ALL_PROTOCOLS
 from crossd.evaluation import summary
-from crossd.evaluation.statistics import Paired
+from crossd.evaluation.statistics import Paired, paired
 from crossd.evaluation.summary import MISSING
 from crossd.reports import markdown, plots
 from crossd.tasks import TASKS
@@ -45,8 +47,8 @@ DOCS = HERE.parents[1] / "docs"
 MARKS = ("<!-- written by benchmarks/study/write.py -->", "<!-- end -->")
 """Of the part of the README that is written here."""
 OWN = (OURS, DRAWN)
-ENOUGH = 5
-"""Seeds that a row wants to be compared."""
+ENOUGH, FEWEST = 5, 3
+"""Seeds that a row wants to be compared, and those that a look at something else wants."""
 
 Sets = dict[str, dict[str, Any]]
 
@@ -61,7 +63,7 @@ def load(path: Path) -> dict[str, Any]:
     masks = "dice" in rows[0]["metrics"]
     task = TASKS["segmentation" if masks else "classification"]
     return {"arms": arms, "metric": task.main, "task": task.name, "folds": 0, "rows": rows,
-            "ways": raw["ways"]}  # fmt: skip
+            "ways": raw["ways"], "images": raw["images"]}  # fmt: skip
 
 
 def only(results: dict[str, Any], arms: tuple[str, ...]) -> dict[str, Any]:
@@ -246,6 +248,32 @@ def section(name: str, results: dict[str, Any], out: Path) -> list[str]:
     return lines
 
 
+def equal_time(results: dict[str, Any]) -> list[str]:
+    """Show 2D trainings that take as long as a 3D training with a partial loss, beside it."""
+    first, key = LONGER[0][0], ("zero", 0)
+    arms = [arm for arm, _ in LONGER]
+    scores = {arm: summary.scores(results, key, arm) for arm in arms}
+    both = sorted(set.intersection(*(set(own) for own in scores.values())))
+    if len(both) < FEWEST:
+        return []
+    seeds = {seed for _, seed in both}
+    body = []
+    for arm, way in LONGER:
+        own = [scores[arm][one] for one in both]
+        times = [r["seconds"] for r in results["images"] if r["way"] == way and r["seed"] in seeds]
+        one = paired(own, [scores[first][k] for k in both])
+        gap = [MISSING, ""] if arm == first else [f"{one.difference:+.3f}", span(one.interval)]
+        body.append([arm, f"{np.median(times):.0f}", f"{np.mean(own):.3f}", *gap])
+    header = [
+        "arm",
+        "seconds of training, median",
+        markdown.METRICS[results["metric"]],
+        "difference",
+        "",
+    ]
+    return ["", "### As long in 2D as in 3D", "", EQUAL, "", *markdown.grid(header, body)]
+
+
 def each_way(rows: list[dict[str, Any]]) -> list[str]:
     """Show what every way of using an arm is worth, and which of them were chosen."""
     if not rows:
@@ -386,6 +414,7 @@ def main() -> None:
              "## Set by set", "", TABLES]  # fmt: skip
     for name, results in sets.items():
         lines += section(name, results, args.out)
+    lines += equal_time(sets["hippocampus"]) if "hippocampus" in sets else []
     lines += ["", "## Ways of using an arm", "", CHOSEN]
     for name, table in ways.items():
         base, _, images = name.partition("-")

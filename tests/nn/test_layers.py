@@ -9,12 +9,14 @@ from helpers import close, normal
 from torch import nn
 
 from crossd.nn.layers import (
+    WIDE,
     channels_last,
     conv_settings,
     depth_axis,
     drop_axis,
     fill,
     is_volume,
+    laid_out,
 )
 
 
@@ -78,3 +80,19 @@ def test_channels_last_lays_out_kernels_of_both_ranks_and_nothing_else() -> None
     assert net[1].weight.is_contiguous(memory_format=torch.channels_last_3d)
     for name, tensor in net.state_dict().items():
         assert torch.equal(tensor, before[name])
+
+
+@pytest.mark.parametrize(
+    ("volumes", "device", "in_order"), [(True, "cpu", 1), (False, "cpu", 0), (True, "cuda", 0)]
+)
+def test_wide_3d_kernels_stay_in_order_where_a_cpu_takes_volumes(
+    volumes: bool, device: str, in_order: int
+) -> None:
+    net: Any = nn.Sequential(
+        nn.Conv2d(WIDE, 3, 3), nn.Conv3d(WIDE - 1, 3, 3), nn.Conv3d(WIDE, 3, 3)
+    )
+    assert laid_out(channels_last(net), volumes, torch.device(device)) is net
+    assert net[0].weight.is_contiguous(memory_format=torch.channels_last)
+    assert net[1].weight.is_contiguous(memory_format=torch.channels_last_3d)
+    assert net[2].weight.is_contiguous() == in_order
+    assert net[2].weight.is_contiguous(memory_format=torch.channels_last_3d) != in_order

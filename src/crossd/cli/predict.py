@@ -26,6 +26,7 @@ from crossd.errors import InputError
 from crossd.inference import predictor, results, write_masks
 from crossd.inference.inputs import inputs, key, may_be, takes
 from crossd.inference.slice_ensemble import answering
+from crossd.nn.layers import laid_out
 from crossd.tasks import task_of
 from crossd.training import signals
 from crossd.utils import memory, one_device
@@ -60,7 +61,9 @@ def predict(config: PredictConfig, progress: Progress) -> str:
     here = one_device.OneDevice(config.precision)
     how = config.answer or weights.answer
     weights = dataclasses.replace(weights, answer=how)
-    net = answering(load(config.weights), how, weights.task).to(here.device)
+    net = load(config.weights).to(here.device)
+    volumes = how in ("volume", "orientations")
+    net = answering(laid_out(net, volumes, here.device), how, weights.task)
     if not config.out:
         raise InputError("--out is empty: name a folder")
     folder = Path(config.out).expanduser()

@@ -17,7 +17,7 @@ from crossd.data.source import Source
 from crossd.errors import InputError
 from crossd.nn.checkpointing import checkpoint_activations
 from crossd.nn.kernel_modes import PosePredictor
-from crossd.nn.layers import channels_last
+from crossd.nn.layers import laid_out
 from crossd.tasks import task_of
 from crossd.training import checkpoints, devices
 from crossd.training.batch_norm import Statistics, sync_batch_norm
@@ -200,7 +200,10 @@ class _Run:
         if config.sync_bn:
             sync_batch_norm(net)
         whole = copy.deepcopy(net) if config.strategy == "fsdp" else net
-        laid = channels_last(net) if whole is net else net  # fsdp wants contiguous weights
+        volumes = all(feed.source.rank == 3 for feed in self.feeds)
+        laid = net  # fsdp wants contiguous weights
+        if whole is net:
+            laid = laid_out(net, volumes, self.fabric.device)
         if config.compile:
             compiled = torch.compile(laid)
             assert isinstance(compiled, nn.Module)
