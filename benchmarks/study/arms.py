@@ -8,7 +8,7 @@ from typing import Any
 
 from sets import Study
 from torch import nn
-from trainings import PARTIAL, options_of, pretrain
+from trainings import PARTIAL, THEN_PARTIAL, options_of, pretrain
 
 from crossd.conversion import heads, registry
 from crossd.conversion.plain import to_3d
@@ -73,11 +73,13 @@ def _one(way: str, make: Make = solid) -> Kind:
     return Kind(way, {"volume": make})
 
 
+SOLID: Mapping[str, Make] = {"volume": moving, "orientations": OrientationMean}
+"""Ways of asking a plain 3D network."""
+
 ARMS: dict[str, Kind] = {
     **{name: Kind(*KNOWN[name]) for name in (OURS, DRAWN, *RIVALS) if name != PARTIAL},
-    PARTIAL: Kind(PARTIAL, {"volume": moving, "orientations": OrientationMean}),
-    "projection long": Kind("projection-long", KNOWN[OURS][1]),
-    "slices long": Kind("plain-long", KNOWN["slices"][1]),
+    PARTIAL: Kind(PARTIAL, SOLID),
+    **{way.replace("-", " "): Kind(way, SOLID) for way in THEN_PARTIAL},
     "projection one view": Kind("one-view", KNOWN[OURS][1]),
     "projection joint": Kind("projection", {"volume": moving}, beside_slices),
     **{f"projection {way}": _one(way) for way in ("batch", "layer", "fresh", "lifted", "decay")},
@@ -115,7 +117,7 @@ def contest(study: Study, names: tuple[str, ...], folder: Path | None = None) ->
         learn = None if kind.learn is None else functools.partial(kind.learn, study=study)
         answers = kind.way is not None and study.kind != "mednist"
         make = functools.partial(start, study, name)
-        learns = name != PARTIAL and "volume" in kind.asked
+        learns = kind.asked is not SOLID and "volume" in kind.asked
         made[name] = Arm(make, answers, True, learn, kind.asked, learns)
     return Contest(
         source,

@@ -26,6 +26,7 @@ TITLES = {
     "acs": "its channels shared out to three planes (ACS)",
     "cycle": "its layers in the three planes in turn (PlaneCycle)",
     "inflate": "its kernels spread over depth (I3D)",
+    "partial": "3D training by a loss over the same slices",
 }
 """What the README calls arms."""
 
@@ -163,19 +164,21 @@ labelled volumes, BatchNorm measured anew (`benchmarks/study/why.py`; AUC on the
 No share is better than the half by more than 0.001, and the validation volumes cannot tell which
 one would be: so the mean stays what it is."""
 
-EQUAL = """\
-Of as many steps, those of a 3D training with a partial loss see whole volumes: it takes longer, and
-passes over the labelled slices more often. So 2D trainings of more passes, which take about as
-long, stand beside it; without labelled volumes, seeds that all have; differences are from the first
-line, over seeds."""
-LONGER = (
-    # arm, and the 2D training that it starts from
-    ("partial", "partial"),
-    ("projection", "projection"),
-    ("projection long", "projection-long"),
-    ("slices", "plain"),
-    ("slices long", "plain-long"),
-)
+GONE_ON = """\
+Where the labelled slices are of volumes that one has, a 3D training by a loss over these slices
+alone is the plain alternative to 2D training (`partial`). It sees whole volumes, and takes longer
+for as many steps. `projection partial` goes on by it from the weights of `projection`, with fewer
+steps, so that 2D and 3D training together take as long as `partial` alone; it is what
+[which way](which_way.md) names for such labels. `center partial` does the same from the plain 2D
+network, whose kernels are put into 3D ones. No whole volume is labelled. The difference is of the
+first line from each other one, with the 95 % intervals of it, and p by Holm."""
+TRAININGS = {
+    "projection partial": ("projection", "projection-partial"),
+    "center partial": ("plain", "center-partial"),
+    "partial": ("partial",),
+    "projection": ("projection",),
+}
+"""The trainings of each arm of that comparison."""
 
 EARLIER = """\
 A first study, by accuracy (hippocampus: Dice), chose the default of 2D training. Without labelled

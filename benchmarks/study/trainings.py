@@ -14,6 +14,7 @@ from sets import IMAGENET, Study
 from torch import Tensor, nn
 
 from crossd.conversion import registry
+from crossd.conversion.baselines import center
 from crossd.conversion.convert import convert
 from crossd.conversion.plain import to_3d
 from crossd.data.dataset import ChangedSamples, Sample, Samples
@@ -25,7 +26,7 @@ from crossd.nn.views import view
 from crossd.training import devices, loop, validate
 from crossd.utils.atomic_files import atomic
 from crossd.weights import timm_networks
-from crossd.weights.weights_file import WeightsConfig, save
+from crossd.weights.weights_file import WeightsConfig, load, save
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +41,6 @@ class Way:
         options: Of the kernel mode.
         after: Share of the epochs in which it was a plain network first.
         decay: Weight of the penalty on taps off the centre.
-        times: How many times the usual passes over the images.
     """
 
     mode: str | None = "projection"
@@ -49,17 +49,11 @@ class Way:
     options: tuple[tuple[str, Any], ...] = ()
     after: float = 0.0
     decay: float = 0.0
-    times: float = 1.0
 
-
-LONG = 2.5
-"""Times the usual 2D training that take as long as the 3D training of `PARTIAL` on masks."""
 
 WAYS = {
     "plain": Way(None),
-    "plain-long": Way(None, times=LONG),
     "projection": Way(),
-    "projection-long": Way(times=LONG),
     "one-view": Way(views="apart"),
     "batch": Way(views="batch"),
     "projection-drawn": Way(views="drawn"),
@@ -115,17 +109,12 @@ def pretrain(study: Study, way: str, seed: int) -> None:
     path = study.weights(way, seed)
     if path.is_file():
         return
-    if way == PARTIAL:
-        pretrain_partly(study, seed)
+    if way == PARTIAL or way in THEN_PARTIAL:
+        pretrain_partly(study, way, seed)
         return
     start = time.perf_counter()
     how, source = WAYS[way], study.images()
     options = loop.for_images(options_of(study, seed), source.task)
-    options = dataclasses.replace(
-        options,
-        epochs=round(how.times * options.epochs),
-        min_steps=round(how.times * options.min_steps),
-    )
     name = study.model(source.task)
     devices.seed_everything(seed)
     if study.start == "new":
@@ -154,6 +143,10 @@ def pretrain(study: Study, way: str, seed: int) -> None:
 
 PARTIAL = "partial"
 """Training in 3D on the very slices that 2D trainings learn from, by a loss over what is known."""
+THEN_PARTIAL = {"projection-partial": ("projection", to_3d), "center-partial": ("plain", center)}
+"""The same from the weights of a 2D training, as which 3D network, with `SHARE` of the steps: on
+masks both trainings together take as long as `PARTIAL` alone."""
+SHARE = 0.6
 
 
 class KnownSlices(ChangedSamples):
@@ -178,25 +171,36 @@ class KnownSlices(ChangedSamples):
         return sample
 
 
-def pretrain_partly(study: Study, seed: int) -> None:
-    """Train a new 3D network, with as many steps as 2D trainings have, and write its weights."""
-    start, path = time.perf_counter(), study.weights(PARTIAL, seed)
+def pretrain_partly(study: Study, way: str, seed: int) -> None:
+    """Train a 3D network, new or of a 2D training, on slices of volumes, and write its weights.
+
+    A new one has as many steps as 2D trainings have.
+    """
+    share = 1.0
+    if way in THEN_PARTIAL:
+        share = SHARE
+        pretrain(study, THEN_PARTIAL[way][0], seed)
+    start, path = time.perf_counter(), study.weights(way, seed)
     source, images = study.volumes(), study.images()
     assert isinstance(images.train, Slices)
     known = KnownSlices(source.train, images.train.index)
     steps = loop.for_images(Options(seed), source.task)
     of_volumes = dataclasses.replace(Options(seed), epochs=1, lr=1e-3, precision="bf16-mixed")
     budget = dataclasses.replace(
-        loop.for_volumes(of_volumes, source.task), min_steps=steps.min_steps
+        loop.for_volumes(of_volumes, source.task), min_steps=round(share * steps.min_steps)
     )
     devices.seed_everything(seed)
     name = registry.DEFAULTS[source.task]
-    new = registry.build(name, source.task, source.channels, len(source.classes))
-    net = to_3d(convert(new, lift=None))
+    if way in THEN_PARTIAL:
+        begun, solid = THEN_PARTIAL[way]
+        net = solid(load(study.weights(begun, seed)))
+    else:
+        new = registry.build(name, source.task, source.channels, len(source.classes))
+        net = to_3d(convert(new, lift=None))
     partly = dataclasses.replace(source, train=known, ignore=IGNORED)
     loop.fit(net, partly, budget, validate=False)
     config = WeightsConfig(name, source.task, source.channels, source.classes, form="3d")
-    record = {"set": study.name, "images": study.kind, "way": PARTIAL, "seed": seed, "metrics": {},
+    record = {"set": study.name, "images": study.kind, "way": way, "seed": seed, "metrics": {},
               "seconds": round(time.perf_counter() - start, 1)}  # fmt: skip
     with atomic(path.with_suffix(".json")) as temporary:
         temporary.write_text(json.dumps(record))
