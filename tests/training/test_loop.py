@@ -26,6 +26,7 @@ from crossd.data.slicing import as_images
 from crossd.data.source import Source
 from crossd.errors import InputError
 from crossd.inference.slice_ensemble import SliceNet
+from crossd.nn import layers
 from crossd.nn.conv import CrossDConv
 from crossd.nn.views import current_view, view_is_set
 from crossd.training import batches as training_batches
@@ -98,6 +99,24 @@ def test_views_are_drawn_anew_for_every_image_and_epoch(apart: bool) -> None:
     assert list(sampler) and sampler.views.tolist() == seen[1]
     scored = ViewBatches(own, 16, None, drawn=True)
     assert list(scored) and scored.views is own
+
+
+@pytest.mark.parametrize("slices", [False, True])
+def test_wide_kernels_lie_as_what_they_are_trained_on_wants(
+    slices: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(layers, "WIDE", 16)
+    source = open_source(files.npz(tmp_path / "v.npz", (8, 8, 8)))
+    if slices:
+        source = as_images(source, None, None)
+    net = convert(registry.build("resnet-small", "classification", 1, 2), "projection")
+    net = loop.fit(net, source, TrainConfig(epochs=1, workers=0), validate=False).net
+    found = {
+        weight.shape[1]: weight.is_contiguous()
+        for weight in net.parameters()
+        if weight.dim() == 5 and weight.shape[1] > 1 and weight.shape[2] > 1
+    }
+    assert found and all(found[wide] != slices for wide in found if wide >= 16)
 
 
 @pytest.mark.parametrize("views", ["own", "drawn"])
