@@ -277,7 +277,7 @@ def gone_on(results: dict[str, Any]) -> list[str]:
     header = ["arm", "seconds of training", markdown.METRICS[results["metric"]], "difference",
               "over seeds", "over test volumes", "Holm p"]  # fmt: skip
     text = f"{GONE_ON} {len(both)} seeds; seconds are medians, on one core beside another training."
-    return ["", "### 2D training, then 3D training", "", text, "", *markdown.grid(header, body)]
+    return ["", "### From 2D training to 3D training", "", text, "", *markdown.grid(header, body)]
 
 
 def each_way(rows: list[dict[str, Any]]) -> list[str]:
