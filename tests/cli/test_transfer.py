@@ -408,10 +408,10 @@ def test_arms_know_their_pretraining() -> None:
     ("arm", "way", "teacher"),
     [
         ("projection", "orientations, taught", "kept"),
-        ("projection", "volume, taught", "anew"),
+        pytest.param("projection", "volume, taught", "anew", marks=pytest.mark.slow),
         ("projection", "both, BatchNorm anew", None),
         ("projection-volume", "volume, BatchNorm kept", None),
-        ("center", "volume, taught", "kept"),
+        pytest.param("center", "volume, taught", "kept", marks=pytest.mark.slow),
         ("center", "orientations, taught", "anew"),
         ("center", "orientations, BatchNorm anew", None),
         ("slices", "slices, BatchNorm kept", None),

@@ -138,7 +138,7 @@ def test_a_teacher_of_other_classes_is_refused(
     assert "3D volumes are needed" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("protocol", ["finetune", "probe"])
+@pytest.mark.parametrize("protocol", ["finetune", pytest.param("probe", marks=pytest.mark.slow)])
 def test_finetune_teaches_first(protocol: str, tmp_path: Path) -> None:
     data = files.npz(tmp_path / "v.npz", (8, 8, 8))
     start = weights(tmp_path / "w.safetensors", classes=("0", "1"))

@@ -58,6 +58,11 @@ def scored(monkeypatch: pytest.MonkeyPatch, scores: list[float]) -> list[str]:
     return asked
 
 
+def unmade(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make no network, where scores are told."""
+    monkeypatch.setattr(ways, "network", lambda *_: nn.Identity())
+
+
 def choose(contest: Contest, protocol: str = "zero") -> tuple[str, dict[str, float | None]]:
     way, scores = ways.choose(contest, PLACE, protocol, contest.source, BUDGET)
     return str(way), scores
@@ -103,6 +108,7 @@ def test_the_best_on_validation_samples_is_chosen_of_equal_ones_the_first(
         contest, arms={"projection": Arm(network, asked=asked)}, teaching=None
     )
     seen = scored(monkeypatch, scores)
+    unmade(monkeypatch)
     way, told = choose(few)
     assert way == chosen and seen == ["zero"] * 4
     assert [None if value != value else value for value in scores] == [*told.values()]
@@ -117,6 +123,7 @@ def test_trainings_are_chosen_for_by_a_linear_layer(
     contest: Contest, monkeypatch: pytest.MonkeyPatch, protocol: str, by: str
 ) -> None:
     seen = scored(monkeypatch, [0.5] * 8)
+    unmade(monkeypatch)
     choose(dataclasses.replace(contest, teaching=None), protocol)
     assert seen == [by] * 8
 
