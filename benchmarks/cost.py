@@ -47,7 +47,8 @@ class CostConfig:
             commas.
         arms: What is measured, separated by commas: plain (the others are compared with it),
             projection, slice, fourier, fourier-projection, acs, acsconv, i3d, fft (the paper's
-            formulation), timm_3d, monai, smp_3d, plain-nhwc (channels last in memory).
+            formulation), timm_3d, monai, smp_3d; tuned are projection-laid (kernels laid out as
+            crossd's commands do for volumes) and plain-nhwc (channels last in memory).
         tables: layers (of a ResNet18, one by one), images, volumes, growth (with batch, size, depth
             and classes), and memory (peaks of images and volumes, each in a process of its own),
             separated by commas.
