@@ -33,9 +33,9 @@ def markdown(results: Mapping[str, Any]) -> str:
         "Times the plain network of the same row, round and run: below 1 is faster. Median and, in "
         "brackets, quartiles over the rounds. A training step is forward, backward and SGD. Every "
         "network is as its library makes it; only columns that say how kernels lie are tuned. "
-        "Of memory, the peak beside the plain network's, and in brackets without what the process held before the "
-        "network was built. On volumes all kernel modes are the same convolution, named "
-        "projection.",
+        "Of memory, the peak beside the plain network's, and in brackets without what the process "
+        "held before the network was built. On volumes all kernel modes are the same convolution, "
+        "named projection.",
         "",
     ]
     for table, title in TITLES.items():
