@@ -15,6 +15,8 @@ from crossd.cli import command_line as cli
 from crossd.cli.options import JointConfig, PretrainConfig, TransferConfig
 from crossd.cli.pretrain import pretrain
 from crossd.cli.transfer import open_setting
+from crossd.conversion import registry
+from crossd.errors import InputError
 from crossd.training import loop
 from crossd.utils.progress import Progress
 
@@ -48,6 +50,31 @@ def test_training_starts_from_the_weights_of_a_file(data: str, tmp_path: Path) -
     torch.testing.assert_close(flat["layer1.0.bn1.bias"], state["layer1.0.bn1.bias"])
     stem = next(name for name, value in state.items() if value.dim() == 4)
     torch.testing.assert_close(flat[stem], state[stem].sum(1, keepdim=True))
+
+
+def test_classes_in_brackets_are_those_of_the_weights_and_not_of_what_is_trained(
+    data: str, tmp_path: Path
+) -> None:
+    path, out = tmp_path / "five.safetensors", tmp_path / "out"
+    save_file(timm.create_model("test_resnet", num_classes=5).state_dict(), path)
+    given: Any = {"model": "test_resnet(num_classes=5)", "pretrained": str(path), "epochs": 1}
+    pretrain(PretrainConfig(data, slice_step=20, out=str(out), **given), QUIET)
+    net = crossd.load(out / "weights.safetensors")
+    assert net(torch.randn(2, 1, 24, 24)).shape == (2, 2)
+
+
+def test_a_network_that_cannot_be_built_again_is_refused_before_it_is_trained(
+    data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, path = weights_of("test_resnet", tmp_path)
+    real = registry.build
+    monkeypatch.setattr(registry, "build", lambda name, task, *_: real(name, task, 1, 7))
+    config = PretrainConfig(
+        data, model="test_resnet", pretrained=path, epochs=1, out=str(tmp_path / "out")
+    )
+    with pytest.raises(InputError, match="cannot be built again for 1 channels and 2 outputs"):
+        pretrain(config, QUIET)
+    assert not (tmp_path / "out").exists()
 
 
 def test_joint_training_starts_from_the_weights_of_a_file(data: str, tmp_path: Path) -> None:

@@ -143,7 +143,15 @@ def new_network(
             "--model NAME, and crossd pretrain --weights goes on with them"
         )
     plane = images.size[-2:]
-    return timm_networks.build(name, config.pretrained, plane, images.channels, classes)
+    built = timm_networks.build(name, config.pretrained, plane, images.channels, classes)
+    again = registry.build(built.name, images.task, images.channels, classes)
+    shapes = ({k: v.shape for k, v in net.state_dict().items()} for net in (built.net, again))
+    if next(shapes) != next(shapes):  # the weights file could not be loaded after the training
+        raise InputError(
+            f"--pretrained: {name} cannot be built again for {images.channels} channels and "
+            f"{classes} outputs as its weights need it; name another network"
+        )
+    return built
 
 
 def fitting(

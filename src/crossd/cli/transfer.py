@@ -83,10 +83,11 @@ def open_setting(config: TransferConfig, progress: Progress | None = None) -> Se
     """
     progress = progress or Progress(quiet=True)
     volumes, images = images_and_volumes(config, progress)
-    named = model_of(config, volumes)
-    _, model, said = new_network(config, named, images, len(images.classes), config.seed)
-    for sentence in said:
-        progress.say(sentence)
+    named = model = model_of(config, volumes)
+    if config.pretrained is not None:  # what its slices want is in the whole name
+        _, model, said = new_network(config, named, images, len(images.classes), config.seed)
+        for sentence in said:
+            progress.say(sentence)
     return Setting(config, images, volumes, named, model)
 
 

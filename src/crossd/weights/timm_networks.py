@@ -26,7 +26,8 @@ class Built(NamedTuple):
 
     Attributes:
         net: With one rank, 2.
-        name: What `crossd.conversion.registry.build` makes the same network of, with new weights.
+        name: What `crossd.conversion.registry.build` makes the same network of, with new weights;
+            channels and classes are given to it beside.
         said: Sentences on what was decided.
     """
 
@@ -79,7 +80,9 @@ def build(
     first = next(m for m in net.modules() if isinstance(m, nn.Conv2d))
     wanted = None if first.in_channels == channels else channels
     net, changed = adapt.adapted(net, wanted, classes)
-    return Built(net, with_arguments(own, {**chosen, **options}), [*said, *changed])
+    whole = {**chosen, **options}
+    stays = {key: value for key, value in whole.items() if key not in ("in_chans", "num_classes")}
+    return Built(net, with_arguments(own, stays), [*said, *changed])
 
 
 def statistics(net: Any) -> tuple[float, float]:
