@@ -49,6 +49,8 @@ MARKS = ("<!-- written by benchmarks/study/write.py -->", "<!-- end -->")
 OWN = (OURS, DRAWN)
 ENOUGH = 5
 """Seeds that a row wants to be compared."""
+FEW = 3
+"""Seeds after which a rival may be given up."""
 
 Sets = dict[str, dict[str, Any]]
 
@@ -123,7 +125,7 @@ def compared(sets: Sets) -> list[Row]:
     return rows
 
 
-def against(rows: list[Row]) -> list[str]:
+def against(sets: Sets, rows: list[Row]) -> list[str]:
     """Show ours beside the best rival of every set, protocol and number of labelled volumes."""
     if not rows:
         return ["No row has five seeds yet."]
@@ -148,8 +150,48 @@ def against(rows: list[Row]) -> list[str]:
         f"on {name} {markdown.join_words([f'`{arm}`' for arm in RIVALS if arm in arms])}"
         for name, arms in among.items()
     ]
-    rivals = f"Rivals with {ENOUGH} seeds are {'; '.join(those)}. Others were not compared yet."
-    return [text, "", rivals, "", *markdown.grid(header, body)]
+    rivals = f"Rivals with {ENOUGH} seeds are {'; '.join(those)}."
+    return [text, "", " ".join([rivals, *stopped(sets, rows)]), "", *markdown.grid(header, body)]
+
+
+def stopped(sets: Sets, rows: list[Row]) -> list[str]:
+    """Name the rivals that were given up after `FEW` seeds, and those that are not compared yet.
+
+    Given up is who has been behind a rival that goes on, on the same seeds, in every row: ours is
+    compared with the best rival, which it would not be.
+    """
+    behind: list[str] = []
+    open_yet: list[str] = []
+    for name in dict.fromkeys(row.set for row in rows):
+        keys = {row.key: row.among for row in rows if row.set == name}
+        found = {arm: _short_of(sets[name], keys, arm) for arm in RIVALS}
+        for word, told in ((True, behind), (False, open_yet)):
+            if arms := [f"`{arm}`" for arm in RIVALS if found[arm] is word]:
+                told.append(f"{markdown.join_words(arms)} on {name}")
+    told = []
+    if behind:
+        told.append(
+            f"Given up after {FEW} seeds or more, where a rival that went on was ahead of them in "
+            f"every row on the same seeds: {'; '.join(behind)}."
+        )
+    if open_yet:
+        told.append(f"Begun, and neither given up nor done: {'; '.join(open_yet)}.")
+    return told
+
+
+def _short_of(results: dict[str, Any], keys: dict[summary.Key, list[str]], arm: str) -> bool | None:
+    """Tell whether an arm of few seeds is behind a rival of enough in every row; None: not few."""
+    mine = {key: summary.scores(results, key, arm) for key in keys}
+    if not any(mine.values()) or all(arm in among for among in keys.values()):
+        return None
+    if any(len(own) < FEW for own in mine.values()):
+        return False
+    for key, own in mine.items():
+        others = [summary.scores(results, key, rival) for rival in keys[key] if rival != arm]
+        means = [np.mean([one[seed] for seed in own]) for one in others if own.keys() <= one.keys()]
+        if not means or max(means) <= np.mean([*own.values()]):
+            return False
+    return True
 
 
 def short(sets: Sets, rows: list[Row]) -> list[str]:
@@ -416,7 +458,7 @@ def main() -> None:
     rows = compared(sets)
     why = args.results / "why-adrenal.json"
     lines = ["# Results", "", HEAD, "", "## The measure", "", MEASURE, "", GOAL, "",
-             "## Ours against the best rival", "", *against(rows), "",
+             "## Ours against the best rival", "", *against(sets, rows), "",
              "## Set by set", "", TABLES]  # fmt: skip
     for name, results in sets.items():
         lines += section(name, results, args.out)

@@ -14,6 +14,7 @@ from torch import nn
 STUDY = Path(__file__).parents[2] / "benchmarks/study"
 sys.path.insert(0, str(STUDY))
 import trainings  # noqa: E402
+import write  # noqa: E402
 
 
 def test_penalty_spares_the_centre() -> None:
@@ -21,6 +22,32 @@ def test_penalty_spares_the_centre() -> None:
     nn.init.ones_(conv.weight)
     pulled = trainings._off_centre(conv.weight, 3.0, torch.zeros_like(conv.weight))[0, 0]
     assert pulled[1, 1, 1] == 0 and pulled[0, 1, 1] == 1 and pulled[0, 0, 0] == 3
+
+
+def test_rivals_are_given_up_where_another_was_ahead_on_the_same_seeds() -> None:
+    def rows(arm: str, means: tuple[float, float], seeds: int) -> list[dict[str, Any]]:
+        return [
+            {"arm": arm, "protocol": protocol, "limit": limit, "fold": 0, "trial": seed,
+             "metrics": {"auc": mean + 0.01 * seed + 0.001 * (seed * limit % 3)}, "cases": []}
+            for (protocol, limit), mean in zip((("zero", 0), ("linear", 10)), means, strict=True)
+            for seed in range(seeds)
+        ]  # fmt: skip
+
+    own = rows("projection", (0.9, 0.9), 5) + rows("slices", (0.8, 0.7), 5)
+    for count, behind, told in (
+        (3, (0.75, 0.65), "Given up after 3 seeds"),
+        (3, (0.85, 0.65), "Begun"),
+        (2, (0.75, 0.65), "Begun"),
+        (5, (0.75, 0.65), None),
+    ):
+        record = {"arms": ["projection", "slices", "acs"], "metric": "auc", "folds": 0,
+                  "task": "classification", "rows": own + rows("acs", behind, count)}  # fmt: skip
+        sets: write.Sets = {"organ": record}
+        found = write.stopped(sets, write.compared(sets))
+        if told is None:
+            assert not found
+        else:
+            assert len(found) == 1 and found[0].startswith(told) and "`acs` on organ" in found[0]
 
 
 @pytest.mark.slow

@@ -117,7 +117,10 @@ def test_all_arms_but_scratch_start_from_the_weights(data: str, tmp_path: Path) 
     assert cli.main([*options, "--out", str(tmp_path / "out")]) == 0
     results = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert {row["arm"] for row in results["rows"]} == set(arms.split(","))
-    assert f"the 2D trainings start from {path}, scratch from new weights" in results["notes"]
+    assert (
+        f"the 2D trainings start from the weights of {path}, scratch from new weights"
+        in results["notes"]
+    )
 
 
 def test_its_learning_rate_is_lower_unless_one_is_given() -> None:

@@ -110,9 +110,7 @@ def _network(
     """Make or load the network, with so many classes; returns it, its name and its kernel mode."""
     if start is None:
         name = model_of(config, volumes)
-        net, name, said = new_network(config, name, images, classes, config.seed)
-        for sentence in said:
-            progress.say(sentence)
+        net, name = new_network(config, name, images, classes, config.seed, progress)
         registry.require_answers(net, name, volumes.task, classes, images.size)
         cross = convert(net, config.kernel_mode, "center")
         registry.answer_of(cross, torch.zeros(1, volumes.channels, *volumes.size), name)

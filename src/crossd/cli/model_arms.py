@@ -116,8 +116,7 @@ def _weights(config: EvaluateConfig) -> str:
     """Say which weights a network has."""
     if config.pretrained is None:
         return "with new weights"
-    timms = config.pretrained == timm_networks.FROM_TIMM
-    return "with timm's weights" if timms else f"with the weights of {config.pretrained}"
+    return f"with {timm_networks.whose(config.pretrained)}"
 
 
 def require_answers(contest: Contest, model: str) -> None:

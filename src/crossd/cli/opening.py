@@ -117,8 +117,11 @@ def new_network(
     images: Source,
     classes: int,
     seed: int,
-) -> timm_networks.Built:
+    progress: Progress | None = None,
+) -> tuple[nn.Module, str]:
     """Build the 2D network that is to be trained, with the weights that --pretrained asks for.
+
+    Returns it and its name, which holds what its slices want of it.
 
     Args:
         config: Options that may ask for weights.
@@ -126,14 +129,14 @@ def new_network(
         images: What it is to take.
         classes: Outputs of its last layer.
         seed: Of new weights.
+        progress: Is told what was decided.
 
     Raises:
         InputError: When there is no such network or weights, or they are for masks.
     """
     devices.seed_everything(seed)
     if config.pretrained is None:
-        net = registry.build(name, images.task, images.channels, classes)
-        return timm_networks.Built(net, name, [])
+        return registry.build(name, images.task, images.channels, classes), name
     if config.model is None or task_of(images.task).masks:
         why = "is for networks of timm's: name one by --model"
         if task_of(images.task).masks:
@@ -151,7 +154,9 @@ def new_network(
             f"--pretrained: {name} cannot be built again for {images.channels} channels and "
             f"{classes} outputs as its weights need it; name another network"
         )
-    return built
+    for sentence in built.said:
+        (progress or Progress(quiet=True)).say(sentence)
+    return built.net, built.name
 
 
 def fitting(

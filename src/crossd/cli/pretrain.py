@@ -64,9 +64,7 @@ def _new(
 ) -> tuple[nn.Module, WeightsConfig]:
     """Make a new network, or one with the weights of others."""
     name = model_of(config, source)
-    net, name, said = new_network(config, name, source, len(source.classes), config.seed)
-    for sentence in said:
-        progress.say(sentence)
+    net, name = new_network(config, name, source, len(source.classes), config.seed, progress)
     registry.require_answers(net, name, source.task, len(source.classes), source.size)
     if config.kernel_mode == "none":
         return reshape(net, "2d"), described(source, name, "2d", "projection")

@@ -37,7 +37,7 @@ from crossd.utils.atomic_files import atomic
 from crossd.utils.option_values import counts, names
 from crossd.utils.progress import Progress
 from crossd.utils.run_folder import claim_folder
-from crossd.weights.timm_networks import FROM_TIMM
+from crossd.weights import timm_networks
 from crossd.weights.weights_file import load, reshape, save
 
 
@@ -66,7 +66,7 @@ class Setting:
 
     def fresh(self, classes: int, seed: int) -> nn.Module:
         """Build the network as 2D trainings start from it."""
-        return new_network(self.config, self.named, self.images, classes, seed).net
+        return new_network(self.config, self.named, self.images, classes, seed)[0]
 
     def untrained(self, name: str) -> nn.Module:
         """Build the network of a pretraining as it starts, with the same weights for all."""
@@ -85,9 +85,7 @@ def open_setting(config: TransferConfig, progress: Progress | None = None) -> Se
     volumes, images = images_and_volumes(config, progress)
     named = model = model_of(config, volumes)
     if config.pretrained is not None:  # what its slices want is in the whole name
-        _, model, said = new_network(config, named, images, len(images.classes), config.seed)
-        for sentence in said:
-            progress.say(sentence)
+        _, model = new_network(config, named, images, len(images.classes), config.seed, progress)
     return Setting(config, images, volumes, named, model)
 
 
@@ -223,10 +221,9 @@ def _starts(config: TransferConfig, arms: tuple[str, ...]) -> list[str]:
     """Say which arms have the weights of others, and which do not."""
     if config.pretrained is None:
         return []
-    whose = "timm's weights" if config.pretrained == FROM_TIMM else config.pretrained
     new = [name for name in arms if ARMS[name][0] is None]
     but = f", {' and '.join(new)} from new weights" if new else ""
-    return [f"the 2D trainings start from {whose}{but}"]
+    return [f"the 2D trainings start from {timm_networks.whose(config.pretrained)}{but}"]
 
 
 def _usual(task: Task, classes: int) -> int:

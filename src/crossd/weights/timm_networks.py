@@ -36,6 +36,15 @@ class Built(NamedTuple):
     said: list[str]
 
 
+def whose(weights: str) -> str:
+    """Name the weights that a file holds, or that timm finds.
+
+    Args:
+        weights: See `build`.
+    """
+    return "timm's weights" if weights == FROM_TIMM else f"the weights of {weights}"
+
+
 def build(
     name: str, weights: str | None, plane: Sequence[int], channels: int, classes: int
 ) -> Built:
