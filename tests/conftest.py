@@ -1,4 +1,5 @@
 import dataclasses
+import itertools
 import random
 from collections.abc import Iterator
 from typing import Any
@@ -24,10 +25,15 @@ def _repeatable() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+CACHES = itertools.count()
+"""Numbers of the caches of tests."""
+
+
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep what tests cache away from the user's own folder, and from other tests."""
-    monkeypatch.setenv("CROSSD_CACHE", str(tmp_path_factory.mktemp("cache") / "crossd"))
+    folder = tmp_path_factory.getbasetemp() / "caches" / str(next(CACHES))
+    monkeypatch.setenv("CROSSD_CACHE", str(folder))
 
 
 @pytest.fixture

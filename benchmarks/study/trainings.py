@@ -85,8 +85,8 @@ class Options:
 
 
 def options_of(study: Study, seed: int) -> Options:
-    """Give the budget of 2D training; weights of ImageNet need fewer and smaller steps."""
-    return Options(seed) if study.start == "new" else Options(seed, epochs=2, lr=1e-3)
+    """Give the budget of 2D training; weights of ImageNet need smaller steps, and as many."""
+    return Options(seed) if study.start == "new" else Options(seed, lr=1e-3)
 
 
 def from_imagenet(study: Study, source: Source) -> nn.Module:

@@ -1,5 +1,6 @@
 """What is known of a volume before its voxels are read, and the kinds of files by their names."""
 
+import functools
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -50,18 +51,19 @@ class Header:
     over_time: bool = False
     turned: tuple[tuple[int, int], ...] | None = None
 
-    @property
+    @functools.cached_property
     def orientation(self) -> NDArray[np.float64]:
         """Nibabel's orientation of the stored axes, ``(3, 2)``: canonical axis and direction.
 
         Of a header that was `turned`, the axes are those that it was turned to.
         """
         orientation: NDArray[np.float64] = nib.orientations.io_orientation(self.affine)
-        if self.turned is None:
-            return orientation
-        way = np.array(self.turned, np.float64)[orientation[:, 0].astype(int)]
-        way[:, 1] *= orientation[:, 1]
-        return way
+        if self.turned is not None:
+            direction = orientation[:, 1:].copy()
+            orientation = np.array(self.turned, np.float64)[orientation[:, 0].astype(int)]
+            orientation[:, 1:] *= direction
+        orientation.setflags(write=False)
+        return orientation
 
     @property
     def size(self) -> tuple[int, int, int]:

@@ -54,14 +54,14 @@ def load(path: Path) -> Any:
 def quietly() -> Iterator[None]:
     """Keep back what nibabel logs of headers that it mends, and what it warns of."""
     logger = logging.getLogger("nibabel.global")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
+    before = logger.disabled
+    logger.disabled = True  # another level would empty the caches of all loggers, file by file
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        logger.disabled = before
 
 
 def read_header(path: Path) -> Header:
