@@ -12,6 +12,8 @@ from torch import nn
 
 from crossd.conversion import convert as conversion
 from crossd.conversion.building import built
+from crossd.training import teach
+from crossd.training.config import TrainConfig
 
 
 @pytest.fixture(autouse=True)
@@ -34,6 +36,19 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
     """Keep what tests cache away from the user's own folder, and from other tests."""
     folder = tmp_path_factory.getbasetemp() / "caches" / str(next(CACHES))
     monkeypatch.setenv("CROSSD_CACHE", str(folder))
+
+
+@pytest.fixture(autouse=True)
+def _taught_in_few_steps(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Teach in a few steps, in comparisons and before fine-tuning; slow tests do as users do."""
+    if request.node.get_closest_marker("slow"):
+        return
+    usual = teach.budget
+
+    def few(*given: Any) -> TrainConfig:
+        return dataclasses.replace(usual(*given), min_steps=10)
+
+    monkeypatch.setattr(teach, "budget", few)
 
 
 @pytest.fixture

@@ -14,9 +14,8 @@ from crossd.conversion import adapt, heads
 from crossd.data.source import Source, limit
 from crossd.errors import InputError
 from crossd.tasks import task_of
-from crossd.training import loop, validate
+from crossd.training import loop, teach, validate
 from crossd.training.config import with_run_options
-from crossd.training.teach import budget, taught
 from crossd.training.teacher import Teacher
 from crossd.utils.option_values import choice
 from crossd.utils.progress import Progress
@@ -91,14 +90,14 @@ def _teach(
     if config.resume and any((Path(config.out) / name).is_file() for name in CHECKPOINTS):
         return  # what was taught is in the checkpoint
     teacher = own_teacher(config.weights, weights, before, "slices", source, progress)
-    options = with_run_options(config, budget(weights.task))
+    options = with_run_options(config, teach.budget(weights.task))
     if not weights.recalibrated:
         validate.recalibrate(net, source.train, options, progress=progress)
     progress.say(f"taught by its slices on {len(source.train):,} volumes, whose labels are unseen")
     teaching = Teacher(teacher, weights.task)
     learnt = [p for p in net.parameters() if p.requires_grad]
     net.requires_grad_(True)
-    taught(net, teaching, source, options, progress=progress, name="teaching")
+    teach.taught(net, teaching, source, options, progress=progress, name="teaching")
     net.requires_grad_(False)
     for parameter in learnt:
         parameter.requires_grad_(True)

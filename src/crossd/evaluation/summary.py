@@ -7,6 +7,7 @@ the records of the runs.
 
 import csv
 import dataclasses
+import functools
 import io
 import math
 import warnings
@@ -86,18 +87,35 @@ def over_cases(
             return statistics.interval_over_cases(own)
         return statistics.case_interval(own, case_scores(results, key, other))
     truth = torch.tensor([[math.nan if v is None else v for v in row] for row in results["truth"]])
-    both = {name: _said(results, key, name) for name in (arm, other) if name is not None}
-    if any(said.shape[1:] != truth.shape or not len(said) for said in both.values()):
+    both = [_said(results, key, name) for name in (arm, other) if name is not None]
+    if any(said.shape[1:] != truth.shape or not len(said) for said in both):
         return None
+    rows, width = truth.shape
+    told = (one.numpy().tobytes() for one in (truth, *both))
+    return _by_drawing(results["task"], (rows, width), *told)
 
-    def mean(name: str, places: NDArray[np.int64]) -> float:
-        told = [main(results["task"], said[places], truth[places]) for said in both[name]]
-        return float(np.mean(told))
+
+@functools.lru_cache(maxsize=1024)
+def _by_drawing(
+    task: str, shape: tuple[int, int], truth: bytes, *told: bytes
+) -> statistics.Interval | None:
+    """Draw cases anew for the score of one arm, or the difference of two, given as float32.
+
+    Every table, picture and sentence of a report asks for the same intervals, which take seconds.
+    """
+    known, *both = (
+        torch.frombuffer(bytearray(one), dtype=torch.float32).view(-1, *shape)
+        for one in (truth, *told)
+    )
 
     def score(places: NDArray[np.int64]) -> float:
-        return mean(arm, places) - (0.0 if other is None else mean(other, places))
+        means = [
+            float(np.mean([main(task, said[places], known[0, places]) for said in one]))
+            for one in both
+        ]
+        return means[0] - sum(means[1:])
 
-    return statistics.bootstrap(score, len(truth))
+    return statistics.bootstrap(score, shape[0])
 
 
 def _said(results: Results, key: Key, arm: str) -> torch.Tensor:
