@@ -57,12 +57,14 @@ def study_set(study: Study, args: argparse.Namespace) -> None:
     runs = experiment.plan(ready, args.protocols.split(","), limits, args.first + args.seeds)
     runs = [run for run in runs if run.trial >= args.first]
     put_back(args.results, study, folder)
-    together: dict[tuple[int, str], list[Run]] = {}
+    told = args.ways.split(",")
+    together: dict[Place, list[Run]] = {}
     for run in runs:
-        if not (folder / run.file).is_file():
-            together.setdefault((run.trial, run.arm), []).append(run)
-    todo = [together[key] for key in sorted(together, key=lambda key: key[0])]
-    work = functools.partial(study_arm, study, args.ways.split(","), folder)
+        own = together.setdefault(Place(run.arm, 0, run.trial), [])
+        own += [run] if not (folder / run.file).is_file() else []
+    todo = [(place, own) for place, own in together.items() if own or place.arm in told]
+    todo.sort(key=lambda one: one[0].seed)
+    work = functools.partial(study_arm, study, told, folder)
     with progress.task(study.title, total=len(todo)) as bar:
         for _ in jobs.spread(make, work, todo, args.jobs, progress, ready):
             collect(study, folder, args.results)
@@ -70,15 +72,19 @@ def study_set(study: Study, args: argparse.Namespace) -> None:
 
 
 def study_arm(
-    study: Study, told: list[str], folder: Path, ready: Contest, runs: list[Run], progress: Progress
+    study: Study,
+    told: list[str],
+    folder: Path,
+    ready: Contest,
+    task: tuple[Place, list[Run]],
+    progress: Progress,
 ) -> None:
     """Do the runs of an arm and a seed, and score all its ways where it is one of those told."""
+    place, runs = task
     for run in runs:
         with atomic(folder / run.file) as temporary:
             temporary.write_text(json.dumps(experiment.perform(ready, run, progress)))
-    run = runs[0]
-    place = Place(run.arm, 0, run.trial)
-    if run.arm not in told or not ready.arms[run.arm].answers:
+    if place.arm not in told or not ready.arms[place.arm].answers:
         return
     for number, way in enumerate(ways.every(ready, place)):
         path = folder / f"way-{place}-{number:02d}.json"
