@@ -180,9 +180,13 @@ def stopped(sets: Sets, rows: list[Row]) -> list[str]:
 
 
 def _short_of(results: dict[str, Any], keys: dict[summary.Key, list[str]], arm: str) -> bool | None:
-    """Tell whether an arm of few seeds is behind a rival of enough in every row; None: not few."""
-    mine = {key: summary.scores(results, key, arm) for key in keys}
-    if not any(mine.values()) or all(arm in among for among in keys.values()):
+    """Tell whether an arm of few seeds is behind a rival of enough in every row that it has.
+
+    None is for an arm that has seeds enough, or none.
+    """
+    scores = {key: summary.scores(results, key, arm) for key in keys}
+    mine = {key: own for key, own in scores.items() if own}
+    if all(arm in keys[key] for key in mine):
         return None
     if any(len(own) < FEW for own in mine.values()):
         return False
