@@ -61,7 +61,8 @@ def study_set(study: Study, args: argparse.Namespace) -> None:
     together: dict[Place, list[Run]] = {}
     for run in runs:
         own = together.setdefault(Place(run.arm, 0, run.trial), [])
-        own += [run] if not (folder / run.file).is_file() else []
+        if not (folder / run.file).is_file():
+            own.append(run)
     todo = [(place, own) for place, own in together.items() if own or place.arm in told]
     todo.sort(key=lambda one: one[0].seed)
     work = functools.partial(study_arm, study, told, folder)

@@ -34,6 +34,7 @@ from texts import (
     TITLES,
     TRAININGS,
 )
+from trainings import PARTIAL
 
 from crossd.cli.options import ALL_PROTOCOLS
 from crossd.evaluation import summary
@@ -154,48 +155,53 @@ def against(sets: Sets, rows: list[Row]) -> list[str]:
     return [text, "", " ".join([rivals, *stopped(sets, rows)]), "", *markdown.grid(header, body)]
 
 
+STANDINGS = {
+    "behind": f"Given up after {FEW} seeds or more, where a rival that went on was ahead of them "
+    "in every row on the same seeds: ",
+    "begun": "Begun, and neither given up nor done: ",
+    "new": "Not compared: ",
+}
+"""What is said of rivals that have not `ENOUGH` seeds, by how they stand."""
+
+
 def stopped(sets: Sets, rows: list[Row]) -> list[str]:
     """Name the rivals that were given up after `FEW` seeds, and those that are not compared yet.
 
     Given up is who has been behind a rival that goes on, on the same seeds, in every row: ours is
     compared with the best rival, which it would not be.
     """
-    behind: list[str] = []
-    open_yet: list[str] = []
-    for name in dict.fromkeys(row.set for row in rows):
-        keys = {row.key: row.among for row in rows if row.set == name}
-        found = {arm: _short_of(sets[name], keys, arm) for arm in RIVALS}
-        for word, told in ((True, behind), (False, open_yet)):
-            if arms := [f"`{arm}`" for arm in RIVALS if found[arm] is word]:
-                told.append(f"{markdown.join_words(arms)} on {name}")
-    told = []
-    if behind:
-        told.append(
-            f"Given up after {FEW} seeds or more, where a rival that went on was ahead of them in "
-            f"every row on the same seeds: {'; '.join(behind)}."
-        )
-    if open_yet:
-        told.append(f"Begun, and neither given up nor done: {'; '.join(open_yet)}.")
-    return told
+    sentences = []
+    for standing, words in STANDINGS.items():
+        places = []
+        for name in dict.fromkeys(row.set for row in rows):
+            keys = {row.key: row.among for row in rows if row.set == name}
+            masks = TASKS[sets[name]["task"]].masks
+            possible = [arm for arm in RIVALS if masks or arm != PARTIAL]
+            arms = [arm for arm in possible if _standing(sets[name], keys, arm) == standing]
+            if arms:
+                names = markdown.join_words([f"`{arm}`" for arm in arms])
+                places.append(f"{names} on {name}")
+        if places:
+            sentences.append(f"{words}{'; '.join(places)}.")
+    return sentences
 
 
-def _short_of(results: dict[str, Any], keys: dict[summary.Key, list[str]], arm: str) -> bool | None:
-    """Tell whether an arm of few seeds is behind a rival of enough in every row that it has.
-
-    None is for an arm that has seeds enough, or none.
-    """
+def _standing(results: dict[str, Any], keys: dict[summary.Key, list[str]], arm: str) -> str:
+    """Tell how a rival stands in the rows that it has: one of `STANDINGS`, or "done"."""
     scores = {key: summary.scores(results, key, arm) for key in keys}
     mine = {key: own for key, own in scores.items() if own}
+    if not mine:
+        return "new"
     if all(arm in keys[key] for key in mine):
-        return None
+        return "done"
     if any(len(own) < FEW for own in mine.values()):
-        return False
+        return "begun"
     for key, own in mine.items():
         others = [summary.scores(results, key, rival) for rival in keys[key] if rival != arm]
         means = [np.mean([one[seed] for seed in own]) for one in others if own.keys() <= one.keys()]
         if not means or max(means) <= np.mean([*own.values()]):
-            return False
-    return True
+            return "begun"
+    return "behind"
 
 
 def short(sets: Sets, rows: list[Row]) -> list[str]:

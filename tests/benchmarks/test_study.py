@@ -44,6 +44,10 @@ def test_rivals_are_given_up_where_another_was_ahead_on_the_same_seeds() -> None
                   "task": "classification", "rows": own + rows("acs", behind, count)}  # fmt: skip
         sets: write.Sets = {"organ": record}
         found = write.stopped(sets, write.compared(sets))
+        *found, new = found
+        assert (
+            new == "Not compared: `center`, `triplanar`, `cycle`, `inflate` and `scratch` on organ."
+        )
         if told is None:
             assert not found
         else:

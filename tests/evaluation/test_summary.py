@@ -182,6 +182,17 @@ def test_scores_that_are_no_means_have_intervals_of_drawn_cases(task: str) -> No
     assert summary.over_cases(results, key, "ours", "ours") == (0.0, 0.0)
 
 
+def test_whole_numbers_are_the_truth_as_decimal_ones_are() -> None:
+    whole, key = told("regression"), ("zero", 0)
+    whole["truth"] = [[round(10 * (value or 0)) for value in row] for row in whole["truth"]]
+    decimal = {**whole, "truth": [[float(value) for value in row] for row in whole["truth"]]}
+    asked = (key, "ours", "other")
+    ends = summary.over_cases(whole, *asked)
+    assert ends is not None and ends == summary.over_cases(decimal, *asked)
+    none = [{**row, "said": []} for row in whole["rows"]]
+    assert summary.over_cases({**whole, "truth": [], "rows": none}, *asked) is None
+
+
 def test_scores_that_could_not_be_told_are_left_out() -> None:
     results = told("multilabel")
     results["rows"][0]["metrics"]["auc"] = float("nan")

@@ -86,22 +86,28 @@ def over_cases(
         if other is None:
             return statistics.interval_over_cases(own)
         return statistics.case_interval(own, case_scores(results, key, other))
-    truth = torch.tensor([[math.nan if v is None else v for v in row] for row in results["truth"]])
+    rows = [[math.nan if v is None else v for v in row] for row in results["truth"]]
+    truth = torch.tensor(rows, dtype=torch.float32)
     both = [_said(results, key, name) for name in (arm, other) if name is not None]
-    if any(said.shape[1:] != truth.shape or not len(said) for said in both):
+    if not rows or any(said.shape[1:] != truth.shape or not len(said) for said in both):
         return None
-    rows, width = truth.shape
     told = (one.numpy().tobytes() for one in (truth, *both))
-    return _by_drawing(results["task"], (rows, width), *told)
+    return _by_drawing(results["task"], tuple(truth.shape), *told)
 
 
 @functools.lru_cache(maxsize=1024)
 def _by_drawing(
-    task: str, shape: tuple[int, int], truth: bytes, *told: bytes
+    task: str, shape: tuple[int, ...], truth: bytes, *told: bytes
 ) -> statistics.Interval | None:
-    """Draw cases anew for the score of one arm, or the difference of two, given as float32.
+    """Draw cases anew for the score of one arm, or the difference of two.
 
     Every table, picture and sentence of a report asks for the same intervals, which take seconds.
+
+    Args:
+        task: See `crossd.training.metrics.main`.
+        shape: Of the truth, ``(cases, K)``.
+        truth: Its float32 values, NaN where it is not known.
+        *told: Those of what each arm said in all of its runs, ``(runs, cases, K)``.
     """
     known, *both = (
         torch.frombuffer(bytearray(one), dtype=torch.float32).view(-1, *shape)
@@ -120,7 +126,8 @@ def _by_drawing(
 
 def _said(results: Results, key: Key, arm: str) -> torch.Tensor:
     """Return what an arm said of every test case in each of its runs, ``(runs, cases, K)``."""
-    return torch.tensor([row["said"] for row in runs(results, key, arm) if "said" in row])
+    rows = [row["said"] for row in runs(results, key, arm) if "said" in row]
+    return torch.tensor(rows, dtype=torch.float32)
 
 
 def summaries(results: Results, key: Key) -> dict[str, Summary]:
