@@ -171,8 +171,8 @@ for as many steps. `projection partial` goes on by it from the weights of `proje
 steps, so that 2D and 3D training together take as long as `partial` alone. `center partial` does
 the same from the plain 2D network, whose kernels are put into 3D ones; it is what
 [which way](which_way.md) names for such labels. No whole volume is labelled. The difference is of
-the first line from each other one, with the 95 % intervals of it, and p by Holm. To go on from 2D
-training is better than 3D training alone, and from a plain 2D network better than from ours."""
+the first line from each other one, with the 95 % intervals of it, p by Holm, and how the first line
+stands by the measure."""
 TRAININGS = {
     "projection partial": ("projection", "projection-partial"),
     "center partial": ("plain", "center-partial"),

@@ -101,10 +101,15 @@ class Row:
 
     @property
     def word(self) -> str:
-        """Say how ours stands: "ahead", "behind" or "level"."""
-        ends = (self.one.interval, self.one.over_cases)
-        sure = all(e is not None and (e[0] > 0 or e[1] < 0) for e in ends) and self.one.is_sure()
-        return ("ahead" if self.one.difference > 0 else "behind") if sure else "level"
+        """Say how ours stands."""
+        return verdict(self.one)
+
+
+def verdict(one: Paired) -> str:
+    """Say how the first of two stands by the measure: "ahead", "behind" or "level"."""
+    ends = (one.interval, one.over_cases)
+    sure = all(e is not None and (e[0] > 0 or e[1] < 0) for e in ends) and one.is_sure()
+    return ("ahead" if one.difference > 0 else "behind") if sure else "level"
 
 
 def compared(sets: Sets) -> list[Row]:
@@ -320,14 +325,14 @@ def gone_on(results: dict[str, Any]) -> list[str]:
         for way in trainings:
             of_way = [r for r in results["images"] if r["way"] == way and r["seed"] in seeds]
             seconds += float(np.median([row["seconds"] for row in of_way]))
-        cells = [MISSING] * 4
+        cells = [MISSING] * 5
         if one := compared.get(arm):
             spans = map(span, (one.interval, one.over_cases))
-            cells = [f"{one.difference:+.3f}", *spans, probability(one.holm)]
+            cells = [f"{one.difference:+.3f}", *spans, probability(one.holm), verdict(one)]
         mean = np.mean([scores[arm][one] for one in both])
         body.append([arm, f"{seconds:.0f}", f"{mean:.3f}", *cells])
     header = ["arm", "seconds of training", markdown.METRICS[results["metric"]], "difference",
-              "over seeds", "over test volumes", "Holm p"]  # fmt: skip
+              "over seeds", "over test volumes", "Holm p", ""]  # fmt: skip
     text = f"{GONE_ON} {len(both)} seeds; seconds are medians, on one core beside another training."
     return ["", "### From 2D training to 3D training", "", text, "", *markdown.grid(header, body)]
 
