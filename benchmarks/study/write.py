@@ -157,7 +157,28 @@ def against(sets: Sets, rows: list[Row]) -> list[str]:
         for name, arms in among.items()
     ]
     rivals = f"Rivals with {ENOUGH} seeds are {'; '.join(those)}."
-    return [text, "", " ".join([rivals, *stopped(sets, rows)]), "", *markdown.grid(header, body)]
+    told_of_rivals = " ".join([rivals, *stopped(sets, rows)])
+    return [text, "", told_of_rivals, "", *markdown.grid(header, body), *in_vain(rows)]
+
+
+def in_vain(rows: list[Row]) -> list[str]:
+    """Name the numbers of labelled volumes with which the best arm was worse than without any."""
+    best: dict[tuple[str, summary.Key], float] = {}
+    for row in rows:
+        place = (row.set, row.key)
+        best[place] = max(best.get(place, 0.0), *row.means)
+    without = {name: value for (name, key), value in best.items() if key == ("zero", 0)}
+    asked = {place: value for place, value in best.items() if place[1][1] and place[0] in without}
+    worse: dict[str, list[str]] = {}
+    for (name, key), value in asked.items():
+        if value < without[name]:
+            worse.setdefault(name, []).append(summary.title(key))
+    if not worse:
+        return []
+    count = sum(map(len, worse.values()))
+    named = "; ".join(f"{name} ({markdown.join_words(keys)})" for name, keys in worse.items())
+    return ["", f"In {count} of the {len(asked)} with labelled volumes the best arm has less than "
+            f"the best one has without any, which the 2D labels have told already: {named}."]  # fmt: skip
 
 
 STANDINGS = {

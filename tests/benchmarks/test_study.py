@@ -24,15 +24,29 @@ def test_penalty_spares_the_centre() -> None:
     assert pulled[1, 1, 1] == 0 and pulled[0, 1, 1] == 1 and pulled[0, 0, 0] == 3
 
 
-def test_rivals_are_given_up_where_another_was_ahead_on_the_same_seeds() -> None:
-    def rows(arm: str, means: tuple[float, float], seeds: int) -> list[dict[str, Any]]:
-        return [
-            {"arm": arm, "protocol": protocol, "limit": limit, "fold": 0, "trial": seed,
-             "metrics": {"auc": mean + 0.01 * seed + 0.001 * (seed * limit % 3)}, "cases": []}
-            for (protocol, limit), mean in zip((("zero", 0), ("linear", 10)), means, strict=True)
-            for seed in range(seeds)
-        ]  # fmt: skip
+def rows(arm: str, means: tuple[float, float], seeds: int) -> list[dict[str, Any]]:
+    return [
+        {"arm": arm, "protocol": protocol, "limit": limit, "fold": 0, "trial": seed,
+         "metrics": {"auc": mean + 0.01 * seed + 0.001 * (seed * limit % 3)}, "cases": []}
+        for (protocol, limit), mean in zip((("zero", 0), ("linear", 10)), means, strict=True)
+        for seed in range(seeds)
+    ]  # fmt: skip
 
+
+def test_rows_in_which_labels_did_not_help_are_named() -> None:
+    def told(ours: tuple[float, float]) -> list[str]:
+        own = rows("projection", ours, 5) + rows("slices", (0.8, 0.7), 5)
+        record = {"arms": ["projection", "slices"], "metric": "auc", "folds": 0,
+                  "task": "classification", "rows": own}  # fmt: skip
+        return write.in_vain(write.compared({"organ": record}))
+
+    assert told((0.7, 0.9)) == []
+    _, sentence = told((0.7, 0.75))  # better than ours without, not than slices
+    assert sentence.startswith("In 1 of the 1 with labelled volumes")
+    assert sentence.endswith(": organ (linear, 10 labelled).")
+
+
+def test_rivals_are_given_up_where_another_was_ahead_on_the_same_seeds() -> None:
     own = rows("projection", (0.9, 0.9), 5) + rows("slices", (0.8, 0.7), 5)
     for count, behind, told in (
         (3, (0.75, 0.65), "Given up after 3 seeds"),

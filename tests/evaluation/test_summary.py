@@ -214,6 +214,23 @@ def test_the_first_arm_is_taken_where_it_is_as_good_as_the_best() -> None:
     assert summary.advice({**close, "rows": []}) == "There is nothing to take: no score is known."
 
 
+def test_a_training_that_left_every_arm_worse_than_without_it_is_named() -> None:
+    def row(arm: str, protocol: str, limit: int, auc: float) -> dict[str, Any]:
+        place = {"fold": 0, "trial": 0, "metrics": {"auc": auc}}
+        return {"arm": arm, "protocol": protocol, "limit": limit, **place}
+
+    rows = [row("a", "zero", 0, 0.8), row("b", "zero", 0, 0.9)]
+    rows += [row("a", "linear", 10, 0.85), row("b", "linear", 10, 0.7)]  # better than a, not than b
+    rows += [row("a", "linear", 50, 0.91), row("b", "linear", 50, 0.7)]
+    results = {"arms": ["a", "b"], "metric": "auc", "folds": 0, "rows": rows}
+    assert summary.advice(results).endswith(
+        "). Labelled volumes did not help in linear, 10 labelled (0.850): b has 0.900 without any."
+    )
+    labelled = {**results, "rows": rows[2:]}
+    assert "did not help" not in summary.advice(labelled)
+    assert "did not help" not in summary.advice({**results, "rows": [*rows[:2], *rows[4:]]})
+
+
 def test_ways_are_counted_the_most_frequent_first() -> None:
     results = record()
     for row, way in zip(results["rows"], ["volume", "both", "both", "both"], strict=False):

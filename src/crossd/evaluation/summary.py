@@ -221,7 +221,8 @@ def advice(results: Results) -> str:
     """Say in a sentence which arm to take, by protocol and number of labelled volumes.
 
     The first arm, where it is within `NEAR` of the best one; else the best one, and whether its
-    lead is sure, as `verdict` tells it.
+    lead is sure, as `verdict` tells it. A second sentence names the trainings on labelled volumes
+    after which no arm was better than the best one without them.
 
     Example:
         >>> row = {"arm": "a", "protocol": "zero", "limit": 0, "fold": 0, "trial": 0}
@@ -244,7 +245,23 @@ def advice(results: Results) -> str:
     if not told:
         return "There is nothing to take: no score is known."
     takes = [f"{arm} ({'; '.join(texts)})" for arm, texts in told.items()]
-    return f"Take {', '.join(takes)}."
+    return " ".join([f"Take {', '.join(takes)}.", *_in_vain(results)])
+
+
+def _in_vain(results: Results) -> list[str]:
+    """Say which trainings on labelled volumes left every arm below the best one without any."""
+    without = _means(results, ("zero", 0))
+    if not without:
+        return []
+    best = max(without, key=without.__getitem__)
+    tops = {key: max(_means(results, key).values(), default=math.inf) for key in keys(results)}
+    worse = [f"{title(key)} ({top:.3f})" for key, top in tops.items() if top < without[best]]
+    if not worse:
+        return []
+    return [
+        f"Labelled volumes did not help in {'; '.join(worse)}: {best} has {without[best]:.3f} "
+        "without any."
+    ]
 
 
 def _means(results: Results, key: Key) -> dict[str, float]:
