@@ -177,8 +177,11 @@ def in_vain(rows: list[Row]) -> list[str]:
         return []
     count = sum(map(len, worse.values()))
     named = "; ".join(f"{name} ({markdown.join_words(keys)})" for name, keys in worse.items())
-    return ["", f"In {count} of the {len(asked)} with labelled volumes the best arm has less than "
-            f"the best one has without any, which the 2D labels have told already: {named}."]  # fmt: skip
+    text = (
+        f"In {count} of the {len(asked)} with labelled volumes the best arm has less than the best "
+        f"one has without any, which the 2D labels have told already: {named}."
+    )
+    return ["", text]
 
 
 STANDINGS = {
