@@ -115,17 +115,20 @@ def test_the_best_on_validation_samples_is_chosen_of_equal_ones_the_first(
     assert choose(few)[0] == chosen and len(seen) == 4  # scores are at hand
 
 
+@pytest.mark.parametrize("answers", [True, False])
 @pytest.mark.parametrize(
     ("protocol", "by"),
     [("knn", "knn"), ("linear", "linear"), ("finetune", "linear"), ("probe", "linear")],
 )
-def test_trainings_are_chosen_for_by_a_linear_layer(
-    contest: Contest, monkeypatch: pytest.MonkeyPatch, protocol: str, by: str
+def test_an_arm_is_chosen_for_as_it_is_or_by_a_linear_layer_where_it_cannot_answer(
+    contest: Contest, monkeypatch: pytest.MonkeyPatch, protocol: str, by: str, answers: bool
 ) -> None:
     seen = scored(monkeypatch, [0.5] * 8)
     unmade(monkeypatch)
-    choose(dataclasses.replace(contest, teaching=None), protocol)
-    assert seen == [by] * 8
+    (arm,) = contest.arms.values()
+    arms = {"projection": dataclasses.replace(arm, answers=answers)}
+    choose(dataclasses.replace(contest, arms=arms, teaching=None), protocol)
+    assert seen == ["zero" if answers else by] * 8
 
 
 def test_nothing_is_chosen_by_few_samples_or_by_what_cannot_answer(

@@ -81,6 +81,14 @@ def test_ways_are_told_with_what_they_are_worth_on_validation_samples() -> None:
         "- zero: projection was used as volume, taught, the best of 3 ways on the validation "
         "samples.\n"
     ) in text
+    for row, one in zip(results["rows"][2:], results["rows"][:2], strict=True):  # as without labels
+        row |= {"way": one["way"], "considered": one["considered"]}
+    shared = comparison_results.markdown(results, {}, [])
+    title = "What the validation samples chose: zero; finetune, 4 labelled"
+    assert (
+        rows_of(shared, title) == table and shared.count("What the validation samples chose") == 1
+    )
+    assert "- zero; finetune, 4 labelled: projection was used as volume, taught" in shared
 
 
 def test_the_report_begins_with_the_arm_to_take(tmp_path: Path) -> None:

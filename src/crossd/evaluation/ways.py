@@ -3,9 +3,11 @@
 The same weights can be asked about a volume in several ways (`crossd.inference.slice_ensemble`),
 their BatchNorm can be measured anew or kept, and their 3D kernels can be taught what they say of
 slices. Which is best differs from data to data (docs/results). So every arm is tried in each of its
-ways on the validation samples, and the one that scores best is used on the test samples: without a
-training under the protocol itself, before a training by a linear layer on the features of the same
-labelled samples, with masks as the network is.
+ways on the validation samples as it is, before anything is fitted to labelled samples, and the one
+that scores best is used on the test samples under every protocol: what a few labelled samples make
+of each way differs by chance more than the ways do. An arm that cannot answer yet, as its last
+layer is new, is tried with a linear layer on the features of the labelled samples, or by nearest
+neighbours where that is the protocol.
 """
 
 import math
@@ -124,15 +126,14 @@ def choose(
 
     Returns:
         The way that scores best, of equal ones the first; and the score of each on the validation
-        samples (None where it is not defined), nothing where there is one way alone, where the arm
-        cannot answer yet, or where there are too few samples.
+        samples (None where it is not defined), nothing where there is one way alone, where an arm
+        for masks cannot answer yet, or where there are too few samples.
     """
     possible = every(contest, place)
     masks = task_of(source.task).masks
-    by = protocol
-    if protocol not in ("zero", *protocols.ON_FEATURES):
-        by = "zero" if masks else "linear"
-    unknown = by == "zero" and not contest.arms[place.arm].answers
+    answers = contest.arms[place.arm].answers
+    by = "zero" if answers else protocol if protocol in protocols.ON_FEATURES else "linear"
+    unknown = not answers and (masks or protocol == "zero")
     if len(possible) == 1 or unknown or len(source.val) < ENOUGH[masks]:
         return possible[0], {}
     scores = {}

@@ -235,8 +235,8 @@ def markdown(results: Results, drawn: Mapping[str, str], spent: Sequence[str]) -
 
 
 def _used(results: Results, arms: Sequence[str]) -> list[str]:
-    """Say in which way arms were used, and how that was chosen."""
-    found = []
+    """Say in which way arms were used, and how that was chosen; once for all that had the same."""
+    found: dict[str, list[str]] = {}
     for key in summary.keys(results):
         for arm in arms:
             used = summary.ways_of(results, key, arm)
@@ -247,13 +247,17 @@ def _used(results: Results, arms: Sequence[str]) -> list[str]:
                      for way, n in used.items()]  # fmt: skip
             count = len(rows[0].get("considered") or ())
             best = f", the best of {count} ways on the validation samples" if count else ""
-            found.append(f"{summary.title(key)}: {arm} was used as {join_words(often)}{best}")
-    return [f"{text}." for text in found]
+            text = f"{arm} was used as {join_words(often)}{best}"
+            found.setdefault(text, []).append(summary.title(key))
+    return [f"{'; '.join(titles)}: {text}." for text, titles in found.items()]
 
 
 def _ways(results: Results) -> list[str]:
-    """Return the tables of what each way of using an arm was worth on the validation samples."""
-    lines: list[str] = []
+    """Return the tables of what each way of using an arm was worth on the validation samples.
+
+    Protocols for which the same was chosen by the same scores share a table.
+    """
+    tables: dict[str, tuple[list[str], list[str]]] = {}
     for key in summary.keys(results):
         rows = [row for row in summary.runs(results, key) if row.get("considered")]
         arms = [arm for arm in results["arms"] if any(row["arm"] == arm for row in rows)]
@@ -270,12 +274,16 @@ def _ways(results: Results) -> list[str]:
                 mark = "" if not times else " ✓" if len(own) == 1 else f" ✓ {times} of {len(own)}"
                 cells.append(f"{number(_mean(known))}{mark}" if known else MISSING)
             body.append([way, *cells])
-        said = (
-            "Scores on the validation samples, the mean over repetitions. ✓: the way that was "
-            "chosen, and scored on the test samples."
-        )
-        title = f"What the validation samples chose: {summary.title(key)}"
-        lines += section(title, [said, "", *grid(["way", *arms], body)])
+        table = grid(["way", *arms], body)
+        tables.setdefault("\n".join(table), (table, []))[1].append(summary.title(key))
+    said = (
+        "Scores on the validation samples, the mean over repetitions. ✓: the way that was "
+        "chosen, and scored on the test samples."
+    )
+    lines: list[str] = []
+    for table, titles in tables.values():
+        title = f"What the validation samples chose: {'; '.join(titles)}"
+        lines += section(title, [said, "", *table])
     return lines
 
 
