@@ -54,11 +54,11 @@ budgets, the augmentation, and the unlabelled training volumes.
   its penalty chosen on the validation volumes. `finetune`: all weights. More in
   [compare](compare.md).
 - *Every arm is used in the way that the set's validation volumes choose* (98 to 161, beside the
-  labelled ones that are counted), as it is, before anything is fitted to labelled volumes: asked about the volume or about its three orientations, and
-  ours about its slices or the mean of volume and slices too; BatchNorm kept as it was
-  learnt or measured anew on the unlabelled training volumes; the 3D kernels as they are, or
-  *taught*, on the unlabelled volumes, what the arm's own 2D network says of slices, all with one
-  budget. Nothing of this is given to ours that rivals do not get.
+  labelled ones that are counted), as it is, before anything is fitted to labelled volumes: asked
+  about the volume or about its three orientations, and ours about its slices or the mean of volume
+  and slices too; BatchNorm kept as it was learnt or measured anew on the unlabelled training
+  volumes; the 3D kernels as they are, or *taught*, on the unlabelled volumes, what the arm's own 2D
+  network says of slices, all with one budget. Nothing of this is given to ours that rivals do not get.
 - The 2D slices are cut from all training volumes and carry their labels (on the hippocampus the
   masks of every second slice): what is compared is ways from 2D to 3D, not labels saved."""
 
@@ -77,10 +77,10 @@ Fixed before this study was run, but for a first look at one seed of adrenals:
   chance, were the intervals over seeds all there is.
 - `projection-drawn` and the budget of teaching were found on adrenals, seeds 0 and 1, with the test
   volumes in sight; seeds from 2 on, and other sets, are free of that.
-- That one choice of the way serves all protocols was decided on adrenals, seeds 0 to 3, after a first
-  form of this page, in which each protocol chose anew by what it made of the labelled volumes: ours
-  had then 0.809 with 50 by `linear`, and `center` 0.870. All arms were run anew; other sets, whose
-  rows moved too, are free of that.
+- That one choice of the way serves all protocols was decided on adrenals, seeds 0 to 3, after a
+  first form of this page, in which each protocol chose anew by what it made of the labelled
+  volumes: ours had then 0.809 with 50 by `linear`, and `center` 0.870. All arms were run anew; the
+  other sets, whose rows moved too, are free of that.
 - Ours is compared with the best rival of each row, the one with the highest mean on the test
   volumes: a rival that nobody could have chosen beforehand, which favours rivals a little."""
 
