@@ -58,7 +58,8 @@ budgets, the augmentation, and the unlabelled training volumes.
   about the volume or about its three orientations, and ours about its slices or the mean of volume
   and slices too; BatchNorm kept as it was learnt or measured anew on the unlabelled training
   volumes; the 3D kernels as they are, or *taught*, on the unlabelled volumes, what the arm's own 2D
-  network says of slices, all with one budget. Nothing of this is given to ours that rivals do not get.
+  network says of slices, all with one budget. Nothing of this is given to ours that
+  rivals do not get.
 - The 2D slices are cut from all training volumes and carry their labels (on the hippocampus the
   masks of every second slice): what is compared is ways from 2D to 3D, not labels saved."""
 
