@@ -2,7 +2,8 @@
 
 All networks of a case are measured in turn within each round of one run, so that whatever else the
 machine does slows all of them; a ratio is a network's time by the plain network's in the same
-round, and its median and quartiles over the rounds are shown.
+round, and its median and quartiles over the rounds are shown. So a run that takes hours may be
+interrupted between cases, and goes on with `--resume`.
 
     python benchmarks/cost.py --networks resnet18,unet --tables images,volumes --out runs/cost
 """
@@ -29,7 +30,7 @@ from crossd.reports.markdown import versions
 from crossd.utils.atomic_files import atomic
 from crossd.utils.option_values import check, choice, names
 from crossd.utils.progress import Progress
-from crossd.utils.run_folder import claim_folder
+from crossd.utils.run_folder import RESULT, claim_folder, is_finished
 
 MEASURED = ("layers", "images", "volumes", "growth", "memory")
 
@@ -57,6 +58,8 @@ class CostConfig:
         precision: 32-true, bf16-mixed or 16-mixed.
         out: Folder for metrics.json, report.md and bench.png.
         overwrite: Replace a result that is there.
+        resume: Go on with a run that was interrupted; start where there is none, and do nothing
+            where it has ended.
     """
 
     networks: str = "resnet18"
@@ -70,6 +73,7 @@ class CostConfig:
     precision: str = "32-true"
     out: str = "runs/bench"
     overwrite: bool = False
+    resume: bool = False
 
 
 def measure(config: CostConfig, progress: Progress) -> str:
@@ -87,22 +91,51 @@ def measure(config: CostConfig, progress: Progress) -> str:
     if config.device == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda: torch finds no CUDA device")
     listed = [(table, case) for table in wanted for case in _cases(table, config)]
+    if is_finished(config):
+        return f"already finished: the result is in {config.out}"
     folder = claim_folder(config)
     results: dict[str, Any] = {"about": about(config), "rows": [], "absent": []}
     with progress.task("cost", len(listed)) as bar:
-        for table, case in listed:
-            rows, absent = _times(case, chosen, config)
-            if "memory" in wanted and table in ("images", "volumes"):
-                measured = [row["arm"] for row in rows if row["pass"] == "inference"]
-                more, failed = _memory(case, measured, config)
-                rows, absent = rows + more, absent + failed
-            results["rows"] += [{"table": table, **row} for row in rows]
-            results["absent"] += [{"table": table, **row} for row in absent]
-            progress.say(_step_ratios(case, rows))
-            text = _write(results, folder)  # kept, should the rest be interrupted
+        for number, (table, case) in enumerate(listed):
+            path = folder / f"run-{number:03d}.json"
+            if not path.is_file():
+                found = _measured(table, case, chosen, "memory" in wanted, config)
+                progress.say(_step_ratios(case, found["rows"]))
+                with atomic(path) as temporary:
+                    temporary.write_text(json.dumps({"on": _on(results["about"]), **found}))
+            found = json.loads(path.read_text())
+            if found["on"] != _on(results["about"]):
+                raise InputError(
+                    f"{path} was measured on another machine or with other versions: start anew "
+                    "with --overwrite"
+                )
+            results["rows"] += found["rows"]
+            results["absent"] += found["absent"]
+            with atomic(folder / "report.md") as temporary:  # of what there is until now
+                temporary.write_text(text := tables.markdown(results))
             bar.advance(1)
     drawn = tables.picture(results, folder / "bench.png")
+    with atomic(folder / RESULT) as temporary:
+        temporary.write_text(json.dumps(results, indent=1))
     return f"{text}\nwritten: {folder}/report.md, metrics.json{' and bench.png' if drawn else ''}"
+
+
+def _measured(
+    table: str, case: Case, chosen: Sequence[str], memory: bool, config: CostConfig
+) -> dict[str, Any]:
+    """Measure a case: its rows, and of which arms there is nothing."""
+    rows, absent = _times(case, chosen, config)
+    if memory and table in ("images", "volumes"):
+        measured = [row["arm"] for row in rows if row["pass"] == "inference"]
+        more, failed = _memory(case, measured, config)
+        rows, absent = rows + more, absent + failed
+    parts = {"rows": rows, "absent": absent}
+    return {name: [{"table": table, **row} for row in part] for name, part in parts.items()}
+
+
+def _on(about: dict[str, Any]) -> dict[str, Any]:
+    """Take of `about` what has to be the same for all cases of a table."""
+    return {name: about[name] for name in ("machine", "gpu", "system", "versions")}
 
 
 def _cases(table: str, config: CostConfig) -> list[Case]:
@@ -117,16 +150,6 @@ def _cases(table: str, config: CostConfig) -> list[Case]:
     if table == "volumes":
         return cases.volumes(networks, shapes)
     return [case for case in cases.GROWTH if table == "growth" and case.network in networks]
-
-
-def _write(results: dict[str, Any], folder: Path) -> str:
-    """Write the tables and the numbers; returns the tables."""
-    text = tables.markdown(results)
-    with atomic(folder / "report.md") as temporary:
-        temporary.write_text(text)
-    with atomic(folder / "metrics.json") as temporary:
-        temporary.write_text(json.dumps(results, indent=1))
-    return text
 
 
 def _step_ratios(case: Case, rows: Sequence[dict[str, Any]]) -> str:

@@ -323,6 +323,45 @@ def test_a_result_is_not_overwritten(tiny: None, tmp_path: Path) -> None:
         run(tmp_path / "out", tables="layers", arms="plain", overwrite=False)
 
 
+def test_an_interrupted_run_goes_on(
+    tiny: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, seen = tmp_path / "out", []
+    real = timing.timed
+
+    def once(runs: Any, *rest: Any) -> Any:
+        seen.append(len(runs))
+        if len(seen) == 3:  # a pass of the second case
+            raise KeyboardInterrupt
+        return real(runs, *rest)
+
+    monkeypatch.setattr(timing, "timed", once)
+    options = {"tables": "images", "arms": "plain,projection", "sizes": "32,48"}
+    resumed = {**options, "overwrite": False, "resume": True}
+    with pytest.raises(KeyboardInterrupt):
+        run(folder, **options)
+    assert "resnet18, 32" in (folder / "report.md").read_text()
+    assert not (folder / "metrics.json").exists()
+    with pytest.raises(InputError, match="did not end"):
+        run(folder, **{**resumed, "resume": False})
+    with pytest.raises(InputError, match="other options"):
+        run(folder, **{**resumed, "sizes": "32"})
+    results = run(folder, **resumed)
+    assert [row["case"] for row in results["rows"]] == 4 * ["resnet18, 32"] + 4 * ["resnet18, 48"]
+    assert len(seen) == 5  # both passes of the first case, one that was interrupted, two more
+    before = (folder / "metrics.json").stat().st_mtime_ns
+    assert run(folder, **resumed) == results
+    assert (folder / "metrics.json").stat().st_mtime_ns == before
+
+    (folder / "metrics.json").unlink()
+    first = folder / "run-000.json"
+    moved = json.loads(first.read_text())
+    moved["on"]["machine"] = "another"
+    first.write_text(json.dumps(moved))
+    with pytest.raises(InputError, match="measured on another machine"):
+        run(folder, **resumed)
+
+
 def test_a_table_with_missing_cells() -> None:
     spread = {"pass": "inference", "low": 1.0, "high": 33.0}
     rows = [
