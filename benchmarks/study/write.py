@@ -14,6 +14,7 @@ import nnunet_start
 import numpy as np
 from arms import DRAWN, OURS, RIVALS
 from texts import (
+    ABOUT,
     BETWEEN,
     CAUSES,
     CHANGES,
@@ -317,9 +318,15 @@ def section(name: str, results: dict[str, Any], out: Path) -> list[str]:
     base, _, images = name.partition("-")
     title = NAMES[base] + KINDS[images]
     lines = ["", f"### {title}", ""]
-    if base in LARGEST:
-        lines += [f"The largest class alone has an accuracy of {LARGEST[base]:.3f}.", ""]
     main = only(results, (*OWN, *RIVALS))
+    told = [ABOUT[images]] if images in ABOUT else []
+    if base in LARGEST:
+        told.append(f"The largest class alone has an accuracy of {LARGEST[base]:.3f}.")
+    seeds = len({row["trial"] for row in main["rows"]})
+    if seeds < ENOUGH:
+        told.append(f"Of {seeds} seed{'s' * (seeds > 1)}: nothing of it is compared above.")
+    if told:
+        lines += [" ".join(told), ""]
     for protocol in sorted({key[0] for key in summary.keys(main)}, key=ALL_PROTOCOLS.index):
         part = {**main, "rows": [r for r in main["rows"] if r["protocol"] == protocol]}
         part["rows"].sort(key=lambda row: row["limit"])
