@@ -38,7 +38,7 @@ TITLES = {
 
 HEAD = """\
 Does training in 2D help in 3D, and which way of doing it? This page is made from the raw results
-in `benchmarks/study/results`, and any number of it from scratch, by
+in `benchmarks/study/results`, and any of their rows from scratch, by
 
 ```console
 $ python benchmarks/study/write.py
@@ -59,18 +59,19 @@ budgets, the augmentation, and the unlabelled training volumes.
 - `zero`: nothing is fitted to whole volumes. `linear`: a logistic regression on frozen features,
   its penalty chosen on the validation volumes. `finetune`: all weights. More in
   [compare](compare.md).
-- *Every arm is used in the way that the set's validation volumes choose* (98 to 161, beside the
-  labelled ones that are counted), as it is, before anything is fitted to labelled volumes: asked
-  about the volume or about its three orientations, and ours about its slices or the mean of volume
-  and slices too; BatchNorm kept as it was learnt or measured anew on the unlabelled training
-  volumes; the 3D kernels as they are, or *taught*, on the unlabelled volumes, what the arm's own 2D
-  network says of slices, all with one budget. Nothing of this is given to ours that
-  rivals do not get.
+- *Every arm is used in the way that the set's validation volumes choose* (98 to 161, of the
+  hippocampus 26, beside the labelled ones that are counted), as it is, before anything is fitted to
+  labelled volumes: asked about the volume or about its three orientations, and ours about its
+  slices or the mean of volume and slices too; BatchNorm kept as it was learnt or measured anew on
+  the unlabelled training volumes; the 3D kernels as they are, or *taught*: distilled, on the
+  unlabelled volumes, from what the arm's own 2D network says of slices, all with one budget. So
+  ours has ten ways, as its weights take slices and volumes, 3D rivals six, and `slices` two.
 - The 2D slices are cut from all training volumes and carry their labels (on the hippocampus the
   masks of every second slice): what is compared is ways from 2D to 3D, not labels saved."""
 
 MEASURE = """\
-Fixed before this study was run, but for a first look at one seed of adrenals:
+Fixed before this study was run, but for a first look at one seed of adrenals, and for what the last
+two points say:
 
 - The measure is the area under the ROC curve, the mean over classes (AUC), and for masks the mean
   Dice. Accuracy stands beside, and decides nothing.
@@ -78,19 +79,19 @@ Fixed before this study was run, but for a first look at one seed of adrenals:
 - A difference counts where two 95 % intervals leave zero out: that over seeds (paired, Student's
   t), which says what other trainings would give on these test volumes, and that over test volumes
   (DeLong's for AUC, Student's t of Dice), which says what other volumes would. The p over seeds is
-  adjusted by Holm for the rivals of a row, and must be below 0.05 too. Everything else is called
-  *level*, however the means lie.
+  adjusted by Holm for all rivals of a row, those that were given up too, and must be below 0.05.
+  Everything else is called *level*, however the means lie: it says that no difference was found,
+  not that there is none.
 - p is not adjusted for the number of rows, which is said: of many rows one in twenty would count by
   chance, were the intervals over seeds all there is.
+- Ours is compared with the best rival of each row. It is picked on the test volumes, which favours
+  rivals a little.
 - `projection-drawn` and the budget of teaching were found on adrenals, seeds 0 and 1, with the test
   volumes in sight; seeds from 2 on, and other sets, are free of that.
-- That one choice of the way serves all protocols was decided on adrenals, seeds 0 to 3, after a
-  first form of this page, in which each protocol chose anew by what it made of the labelled
-  volumes, and ours was behind `center` with 50 of them by `linear` (the history of
-  `benchmarks/study/results` has it). All arms were run anew; the other sets, whose rows moved too,
-  are free of that.
-- Ours is compared with the best rival of each row, the one with the highest mean on the test
-  volumes: a rival that nobody could have chosen beforehand, which favours rivals a little."""
+- That one choice of the way serves all protocols was decided after a first form of this page, in
+  which each protocol chose anew by what it made of the labelled volumes, and ours was behind
+  `center` on adrenals with 50 of them by `linear` (the history of `benchmarks/study/results` has
+  it). It was tried on adrenals, seeds 0 to 3, and then every arm and set was run anew."""
 
 GOAL = """\
 The goal was: on no set and at no number of labels significantly behind the best rival;
@@ -98,13 +99,15 @@ significantly ahead on three of the four sets at some number of labels up to 100
 five points on one; and on adrenals without labels at least level with slices."""
 
 TABLES = """\
-Means over seeds; in brackets the 95 % interval over seeds. †: the mean differs from the first
-line's (paired t-test over seeds, Holm over the table's arms, p < 0.05)."""
+Means over seeds; in brackets the 95 % interval over seeds, of a single seed over test volumes. †:
+the mean differs from the first line's (paired t-test over seeds, Holm over the table's arms,
+p < 0.05)."""
 
 CHOSEN = """\
 What each way of using an arm is worth without labelled volumes, the mean over seeds on the test
-volumes, and how often the validation volumes chose it. `best` is what a choice on the test volumes
-themselves would have given: what is lost to choosing on few validation volumes."""
+volumes, and how often the validation volumes chose it, over the seeds of which every way is known.
+`best`: had the way been chosen on the test volumes; how far `chosen` is below it is what choosing
+on few validation volumes costs."""
 
 CAUSES = """\
 The first study had 3D kernels behind slices on adrenals, by AUC 0.805 to 0.859. What was found to
@@ -173,8 +176,9 @@ taught on volumes."""
 SHARES = """\
 The mean of volume and slices that is among the ways gives each a half. Other shares, without
 labelled volumes, BatchNorm measured anew (`benchmarks/study/why.py`; AUC on the test volumes).
-No share is better than the half by more than 0.001, and the validation volumes cannot tell which
-one would be: so the mean stays what it is."""
+On these sets no share is better than the half by more than 0.001, and the validation volumes cannot
+tell which one would be: so the mean stays what it is. On adrenals slices alone are better than the
+mean, and are a way of their own."""
 
 GONE_ON = """\
 Where the labelled slices are of volumes that one has, a 3D training by a loss over these slices

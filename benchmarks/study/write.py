@@ -158,8 +158,24 @@ def against(sets: Sets, rows: list[Row]) -> list[str]:
         for name, arms in among.items()
     ]
     rivals = f"Rivals with {ENOUGH} seeds are {'; '.join(those)}."
+    goal = outcome(rows)
     told_of_rivals = " ".join([rivals, *stopped(sets, rows)])
-    return [text, "", told_of_rivals, "", *markdown.grid(header, body), *in_vain(rows)]
+    return [text, goal, "", told_of_rivals, "", *markdown.grid(header, body), *in_vain(rows)]
+
+
+def outcome(rows: list[Row]) -> str:
+    """Say how far the goal was reached."""
+    ahead, behind = (
+        list(dict.fromkeys(row.set for row in rows if row.word == word))
+        for word in ("ahead", "behind")
+    )
+    lead = max((row.one.difference for row in rows if row.word == "ahead"), default=0.0)
+    sets = list(dict.fromkeys(row.set for row in rows))
+    met = len(ahead) >= 3 and not behind and lead >= 0.05
+    return (
+        f"The goal was {'met' if met else 'missed'}: ours is ahead on {len(ahead)} of {len(sets)} "
+        f"sets, by {lead:.3f} at most, and behind on {len(behind)}."
+    )
 
 
 def in_vain(rows: list[Row]) -> list[str]:
@@ -179,16 +195,16 @@ def in_vain(rows: list[Row]) -> list[str]:
     count = sum(map(len, worse.values()))
     named = "; ".join(f"{name} ({markdown.join_words(keys)})" for name, keys in worse.items())
     text = (
-        f"In {count} of the {len(asked)} with labelled volumes the best arm has less than the best "
-        f"one has without any, which the 2D labels have told already: {named}."
+        f"In {count} of {len(asked)} settings with labelled volumes the best arm scored lower than "
+        f"the best one without any, as the 2D labels had told what few volumes could: {named}."
     )
     return ["", text]
 
 
 STANDINGS = {
     "behind": f"Given up after {FEW} seeds or more, where a rival that went on was ahead of them "
-    "in every row on the same seeds: ",
-    "begun": "Begun, and neither given up nor done: ",
+    "in every row that they have, on the same seeds: ",
+    "begun": "Unfinished: ",
     "new": "Not compared: ",
 }
 """What is said of rivals that have not `ENOUGH` seeds, by how they stand."""
@@ -264,14 +280,14 @@ def short(sets: Sets, rows: list[Row]) -> list[str]:
 
 
 def first_study(folder: Path) -> list[str]:
-    """Say what the first study found without labelled volumes, by accuracy."""
+    """Say what the first study found without labelled volumes."""
     told = []
-    for name in ("organ", "fracture", "hippocampus"):
+    for name in ("organ", "fracture", "adrenal", "hippocampus"):
         path = folder / f"{name}.json"
         if not path.is_file():
             continue
         rows = [row for row in json.loads(path.read_text())["rows"] if row["protocol"] == "zero"]
-        metric = "dice" if "dice" in rows[0]["metrics"] else "accuracy"
+        metric = "dice" if "dice" in rows[0]["metrics"] else "auc"
         found: dict[str, list[float]] = {}
         for row in rows:
             if row["arm"] in (OURS, *RIVALS):
@@ -285,8 +301,8 @@ def first_study(folder: Path) -> list[str]:
     if not told:
         return []
     return [
-        f"An earlier study, with one way for each arm and by accuracy (hippocampus: Dice): "
-        f"{', '.join(told)}."
+        f"An earlier study, with one way for each arm (ours to the best rival; AUC, hippocampus: "
+        f"Dice): {', '.join(told)}."
     ]
 
 
@@ -368,10 +384,13 @@ def gone_on(results: dict[str, Any]) -> list[str]:
     return ["", "### From 2D training to 3D training", "", text, "", *markdown.grid(header, body)]
 
 
-def each_way(rows: list[dict[str, Any]]) -> list[str]:
+def each_way(results: dict[str, Any]) -> list[str]:
     """Show what every way of using an arm is worth, and which of them were chosen."""
+    rows = results["ways"]
     if not rows:
         return []
+    unlabelled = [row for row in results["rows"] if row["protocol"] == "zero"]
+    chosen = {(row["arm"], row["trial"]): row["way"] for row in unlabelled}
     main = "dice" if "dice" in rows[0]["test"] else "auc"
     arms = list(dict.fromkeys(row["arm"] for row in rows))
     body = []
@@ -379,19 +398,17 @@ def each_way(rows: list[dict[str, Any]]) -> list[str]:
         own = [row for row in rows if row["arm"] == arm]
         seeds = sorted({row["seed"] for row in own})
         names = list(dict.fromkeys(row["way"] for row in own))
-        value = {
-            part: {(row["way"], row["seed"]): row[part][main] for row in own}
-            for part in ("val", "test")
-        }
-        whole = [s for s in seeds if all((way, s) in value["val"] for way in names)]
-        best = {s: max(names, key=lambda way: value["val"][way, s]) for s in whole}
+        value = {(row["way"], row["seed"]): row["test"][main] for row in own}
+        whole = [s for s in seeds if all((way, s) in value for way in names) and (arm, s) in chosen]
+        if not whole:
+            continue
         for way in names:
-            mean = np.mean([value["test"][way, s] for s in seeds if (way, s) in value["test"]])
-            times = sum(chosen == way for chosen in best.values())
+            mean = np.mean([value[way, s] for s in whole])
+            times = sum(chosen[arm, s] == way for s in whole)
             body.append([arm, way, f"{mean:.3f}", f"{times} of {len(whole)}"])
-        if len(names) > 1 and whole:
-            got = np.mean([value["test"][best[s], s] for s in whole])
-            most = np.mean([max(value["test"][way, s] for way in names) for s in whole])
+        if len(names) > 1:
+            got = np.mean([value[chosen[arm, s], s] for s in whole])
+            most = np.mean([max(value[way, s] for way in names) for s in whole])
             body.append([arm, "**chosen**", f"**{got:.3f}**", f"best: {most:.3f}"])
     metric = markdown.METRICS[main]
     return ["", *markdown.grid(["arm", "way", f"{metric}, test", "chosen"], body)]
@@ -500,7 +517,7 @@ def main() -> None:
     order = [f"{name}-{kind}".removesuffix("-") for kind in KINDS for name in NAMES]
     paths = {name: args.results / f"{name}.json" for name in order}
     sets = {name: load(path) for name, path in paths.items() if path.is_file()}
-    ways = {name: each_way(results["ways"]) for name, results in sets.items()}
+    ways = {name: each_way(results) for name, results in sets.items()}
     rows = compared(sets)
     why = args.results / "why-adrenal.json"
     lines = ["# Results", "", HEAD, "", "## The measure", "", MEASURE, "", GOAL, "",

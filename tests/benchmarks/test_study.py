@@ -42,16 +42,16 @@ def test_rows_in_which_labels_did_not_help_are_named() -> None:
 
     assert told((0.7, 0.9)) == []
     _, sentence = told((0.7, 0.75))  # better than ours without, not than slices
-    assert sentence.startswith("In 1 of the 1 with labelled volumes")
-    assert sentence.endswith(": organ (linear, 10 labelled).")
+    assert sentence.startswith("In 1 of 1 settings with labelled volumes")
+    assert sentence.endswith("could: organ (linear, 10 labelled).")
 
 
 def test_rivals_are_given_up_where_another_was_ahead_on_the_same_seeds() -> None:
     own = rows("projection", (0.9, 0.9), 5) + rows("slices", (0.8, 0.7), 5)
     for count, behind, told in (
         (3, (0.75, 0.65), "Given up after 3 seeds"),
-        (3, (0.85, 0.65), "Begun"),
-        (2, (0.75, 0.65), "Begun"),
+        (3, (0.85, 0.65), "Unfinished"),
+        (2, (0.75, 0.65), "Unfinished"),
         (5, (0.75, 0.65), None),
     ):
         record = {"arms": ["projection", "slices", "acs"], "metric": "auc", "folds": 0,

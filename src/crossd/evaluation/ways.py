@@ -5,9 +5,9 @@ their BatchNorm can be measured anew or kept, and their 3D kernels can be taught
 slices. Which is best differs from data to data (docs/results). So every arm is tried in each of its
 ways on the validation samples as it is, before anything is fitted to labelled samples, and the one
 that scores best is used on the test samples under every protocol: what a few labelled samples make
-of each way differs by chance more than the ways do. An arm that cannot answer yet, as its last
-layer is new, is tried with a linear layer on the features of the labelled samples, or by nearest
-neighbours where that is the protocol.
+of each way hangs on which samples they are. An arm that cannot answer yet, as its last layer is
+new, is tried with a linear layer on the features of the labelled samples, or by nearest neighbours
+where that is the protocol.
 """
 
 import math
