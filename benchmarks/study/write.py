@@ -157,7 +157,14 @@ def against(sets: Sets, rows: list[Row]) -> list[str]:
         f"on {name} {markdown.join_words([f'`{arm}`' for arm in RIVALS if arm in arms])}"
         for name, arms in among.items()
     ]
+    fewer = {
+        f"{row.set}, {summary.title(row.key)}: {markdown.join_words([f'`{a}`' for a in row.among])}"
+        for row in rows
+        if set(row.among) != set(among[row.set])
+    }
     rivals = f"Rivals with {ENOUGH} seeds are {'; '.join(those)}."
+    if fewer:
+        rivals += f" Fewer have them in some rows ({'; '.join(sorted(fewer))})."
     goal = outcome(rows)
     told_of_rivals = " ".join([rivals, *stopped(sets, rows)])
     return [text, goal, "", told_of_rivals, "", *markdown.grid(header, body), *in_vain(rows)]
