@@ -34,7 +34,7 @@ STYLES = {
     "acs": ("#6a51a3", "-."),
     "triplanar": ("#7a9a01", "--"),
     "volume": ("#cc79a7", "--"),
-    "cycle": ("#6a51a3", "-"),
+    "cycle": ("#e7298a", "-"),
     "fourier": ("#e69f00", "-"),
     "fourier-aligned": ("#cc79a7", "-"),
     "projection": (WARM, "-"),
