@@ -345,9 +345,13 @@ def section(name: str, results: dict[str, Any], out: Path) -> list[str]:
     told = [ABOUT[images]] if images in ABOUT else []
     if base in LARGEST:
         told.append(f"The largest class alone has an accuracy of {LARGEST[base]:.3f}.")
-    seeds = len({row["trial"] for row in main["rows"]})
-    if seeds < ENOUGH:
-        told.append(f"Of {seeds} seed{'s' * (seeds > 1)}: nothing of it is compared above.")
+    seeds = {arm: {r["trial"] for r in main["rows"] if r["arm"] == arm} for arm in main["arms"]}
+    known = set().union(*seeds.values())
+    if len(known) < ENOUGH:
+        text = f"Of {len(known)} seed{'s' * (len(known) > 1)}"
+        few = [f"`{arm}` has {len(own)}" for arm, own in seeds.items() if own != known]
+        text += f", of which {markdown.join_words(few)}" if few else ""
+        told.append(f"{text}: nothing of it is compared above.")
     if told:
         lines += [" ".join(told), ""]
     for protocol in sorted({key[0] for key in summary.keys(main)}, key=ALL_PROTOCOLS.index):
