@@ -83,7 +83,7 @@ def measure(config: CostConfig, progress: Progress) -> str:
     wanted = names(config.tables, MEASURED, "--tables")
     if "plain" not in chosen:
         raise InputError("--arms must hold plain: the others are measured against it")
-    if wanted == ("memory",):
+    if "memory" in wanted and not {"images", "volumes"} & set(wanted):
         raise InputError("--tables memory is of images or volumes: name one of them too")
     choice(config.device, ("cpu", "cuda"), "--device")
     if "memory" in wanted and config.device == "cpu" and not Path("/proc/self/status").exists():
@@ -91,6 +91,8 @@ def measure(config: CostConfig, progress: Progress) -> str:
     if config.device == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda: torch finds no CUDA device")
     listed = [(table, case) for table in wanted for case in _cases(table, config)]
+    if not listed:
+        raise InputError(f"--tables {config.tables} has nothing of --networks {config.networks}")
     if is_finished(config):
         return f"already finished: the result is in {config.out}"
     folder = claim_folder(config)

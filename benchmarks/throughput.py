@@ -220,6 +220,8 @@ def arguments() -> argparse.Namespace:
     args = parser.parse_args()
     args.workers = [int(text) for text in args.workers.split(",")]
     args.parts = args.parts.split(",")
+    if unknown := set(args.parts) - {"images", "volumes"}:
+        parser.error(f"--parts {', '.join(sorted(unknown))}: must be images, volumes or both")
     return args
 
 
@@ -233,10 +235,10 @@ def main() -> None:
             rows = parts[part](Path(name), args)
             print(f"\n{table(rows)}", flush=True)
             if args.out:
-                write(rows, args.out / f"throughput-{part}.json", args)
+                write_result(rows, args.out / f"throughput-{part}.json", args)
 
 
-def write(rows: Sequence[Row], path: Path, args: argparse.Namespace) -> None:
+def write_result(rows: Sequence[Row], path: Path, args: argparse.Namespace) -> None:
     """Write what was measured, and on what."""
     about = {"cores": cores(), "torch": torch.__version__, "python": platform.python_version(),
              "load": os.getloadavg()[0]}  # fmt: skip

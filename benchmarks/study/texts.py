@@ -177,8 +177,8 @@ SHARES = """\
 The mean of volume and slices that is among the ways gives each a half. Other shares, without
 labelled volumes, BatchNorm measured anew (`benchmarks/study/why.py`; AUC on the test volumes).
 On these sets no share is better than the half by more than 0.001, and the validation volumes cannot
-tell which one would be: so the mean stays what it is. On adrenals slices alone are better than the
-mean, and are a way of their own."""
+tell which one would be: so the mean stays what it is. On adrenals the slices of `projection`
+alone are better than its mean, and are a way of their own."""
 
 GONE_ON = """\
 Where the labelled slices are of volumes that one has, a 3D training by a loss over these slices

@@ -7,6 +7,7 @@ import argparse
 import dataclasses
 import itertools
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,8 @@ MARKS = ("<!-- written by benchmarks/study/write.py -->", "<!-- end -->")
 OWN = (OURS, DRAWN)
 ENOUGH = 5
 """Seeds that a row wants to be compared."""
+FEW_LABELS = 100
+"""Labelled volumes up to which the goal asks for a lead."""
 FEW = 3
 """Seeds after which a rival may be given up."""
 
@@ -171,38 +174,36 @@ def against(sets: Sets, rows: list[Row]) -> list[str]:
 
 
 def outcome(rows: list[Row]) -> str:
-    """Say how far the goal was reached."""
-    ahead, behind = (
-        list(dict.fromkeys(row.set for row in rows if row.word == word))
-        for word in ("ahead", "behind")
-    )
-    lead = max((row.one.difference for row in rows if row.word == "ahead"), default=0.0)
-    sets = list(dict.fromkeys(row.set for row in rows))
-    met = len(ahead) >= 3 and not behind and lead >= 0.05
+    """Say how far the goal was reached, but for what it says of adrenals."""
+    won = [row for row in rows if row.word == "ahead" and row.key[1] <= FEW_LABELS]
+    lead = max((row.one.difference for row in won), default=0.0)
+    ahead = {row.set for row in won}
+    behind = {row.set for row in rows if row.word == "behind"}
+    missed = len(ahead) < 3 or behind or lead < 0.05
     return (
-        f"The goal was {'met' if met else 'missed'}: ours is ahead on {len(ahead)} of {len(sets)} "
-        f"sets, by {lead:.3f} at most, and behind on {len(behind)}."
+        f"{'The goal was missed' if missed else 'Sets and lead are as the goal wants'}: ours is "
+        f"ahead on {len(ahead)} of {len({row.set for row in rows})} sets with up to {FEW_LABELS} "
+        f"labelled volumes, by {lead:.3f} at most, and behind on {len(behind)}."
     )
 
 
 def in_vain(rows: list[Row]) -> list[str]:
     """Name the numbers of labelled volumes with which the best arm was worse than without any."""
-    best: dict[tuple[str, summary.Key], float] = {}
+    best: dict[str, dict[summary.Key, float]] = {}
     for row in rows:
-        place = (row.set, row.key)
-        best[place] = max(best.get(place, 0.0), *row.means)
-    without = {name: value for (name, key), value in best.items() if key == ("zero", 0)}
-    asked = {place: value for place, value in best.items() if place[1][1] and place[0] in without}
-    worse: dict[str, list[str]] = {}
-    for (name, key), value in asked.items():
-        if value < without[name]:
-            worse.setdefault(name, []).append(summary.title(key))
+        own = best.setdefault(row.set, {})
+        own[row.key] = max(*row.means, own.get(row.key, -math.inf))
+    asked = sum(len(own) - 1 for own in best.values() if ("zero", 0) in own)
+    worse = {name: keys for name, own in best.items() if (keys := summary.below_unlabelled(own))}
     if not worse:
         return []
+    named = "; ".join(
+        f"{name} ({markdown.join_words([*map(summary.title, keys)])})"
+        for name, keys in worse.items()
+    )
     count = sum(map(len, worse.values()))
-    named = "; ".join(f"{name} ({markdown.join_words(keys)})" for name, keys in worse.items())
     text = (
-        f"In {count} of {len(asked)} settings with labelled volumes the best arm scored lower than "
+        f"In {count} of {asked} settings with labelled volumes the best arm scored lower than "
         f"the best one without any, as the 2D labels had told what few volumes could: {named}."
     )
     return ["", text]
@@ -347,13 +348,11 @@ def section(name: str, results: dict[str, Any], out: Path) -> list[str]:
         told.append(f"The largest class alone has an accuracy of {LARGEST[base]:.3f}.")
     seeds = {arm: {r["trial"] for r in main["rows"] if r["arm"] == arm} for arm in main["arms"]}
     known = set().union(*seeds.values())
+    few = [f"`{arm}` has {len(own)}" for arm, own in seeds.items() if own != known]
+    told.append(f"Seeds: {len(known)}{', of which ' * bool(few)}{markdown.join_words(few)}.")
     if len(known) < ENOUGH:
-        text = f"Of {len(known)} seed{'s' * (len(known) > 1)}"
-        few = [f"`{arm}` has {len(own)}" for arm, own in seeds.items() if own != known]
-        text += f", of which {markdown.join_words(few)}" if few else ""
-        told.append(f"{text}: nothing of it is compared above.")
-    if told:
-        lines += [" ".join(told), ""]
+        told.append("So few are not compared above.")
+    lines += [" ".join(told), ""]
     for protocol in sorted({key[0] for key in summary.keys(main)}, key=ALL_PROTOCOLS.index):
         part = {**main, "rows": [r for r in main["rows"] if r["protocol"] == protocol]}
         part["rows"].sort(key=lambda row: row["limit"])
@@ -421,6 +420,8 @@ def each_way(results: dict[str, Any]) -> list[str]:
             got = np.mean([value[chosen[arm, s], s] for s in whole])
             most = np.mean([max(value[way, s] for way in names) for s in whole])
             body.append([arm, "**chosen**", f"**{got:.3f}**", f"best: {most:.3f}"])
+    if not body:
+        return []
     metric = markdown.METRICS[main]
     return ["", *markdown.grid(["arm", "way", f"{metric}, test", "chosen"], body)]
 

@@ -292,6 +292,8 @@ def test_memory_is_measured_in_processes(tmp_path: Path) -> None:
         ({"networks": "vgg"}, "--networks: unknown"),
         ({"tables": "all"}, "--tables: unknown"),
         ({"tables": "memory"}, "--tables memory is of images or volumes"),
+        ({"tables": "memory,layers"}, "--tables memory is of images or volumes"),
+        ({"tables": "growth", "networks": "resnet50"}, "--tables growth has nothing of"),
         ({"sizes": "224,x"}, r"--sizes \(='224,x'\) must be whole numbers of at least 32"),
         ({"sizes": "16"}, "--sizes"),
         ({"batch_sizes": "0"}, "--batch-sizes"),

@@ -1,5 +1,6 @@
 """The study's scripts: a penalty, and a whole study of a tiny set."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -44,6 +45,37 @@ def test_rows_in_which_labels_did_not_help_are_named() -> None:
     _, sentence = told((0.7, 0.75))  # better than ours without, not than slices
     assert sentence.startswith("In 1 of 1 settings with labelled volumes")
     assert sentence.endswith("could: organ (linear, 10 labelled).")
+
+
+def test_the_goal_is_told_by_what_the_rows_are() -> None:
+    def told(ours: tuple[float, float], sets: int, limit: int = 10) -> str:
+        record = {"arms": ["projection", "slices"], "metric": "auc", "folds": 0,
+                  "task": "classification",
+                  "rows": rows("projection", ours, 5) + rows("slices", (0.7, 0.7), 5)}  # fmt: skip
+        found = []
+        for row in write.compared({"organ": record}):
+            ends = (0.01, 0.2) if row.one.difference > 0.01 else (-0.2, 0.2)
+            sure = dataclasses.replace(row.one, interval=ends, over_cases=ends, holm=0.01)
+            key = (row.key[0], row.key[1] and limit)
+            one = dataclasses.replace(row, one=sure, key=key)
+            found += [dataclasses.replace(one, set=str(number)) for number in range(sets)]
+        return write.outcome(found)
+
+    assert told((0.8, 0.7), 3).startswith("Sets and lead are as the goal wants: ours is ahead on 3")
+    assert told((0.8, 0.7), 2).startswith("The goal was missed: ours is ahead on 2 of 2 sets")
+    assert "missed" in told((0.72, 0.7), 3)  # by too little
+    assert "missed" in told((0.7, 0.8), 3, limit=971)  # level without labels, ahead with many
+    assert write.outcome([]).startswith("The goal was missed: ours is ahead on 0 of 0 sets")
+
+
+def test_ways_are_counted_as_they_were_chosen_where_scores_tie() -> None:
+    ways = [{"arm": "slices", "seed": 0, "way": way, "val": {"auc": 0.9}, "test": {"auc": 0.8}}
+            for way in ("anew", "kept")]  # fmt: skip
+    run = {"arm": "slices", "protocol": "zero", "trial": 0, "way": "kept"}
+    lines = write.each_way({"ways": ways, "rows": [run]})
+    assert "| slices | anew | 0.800 | 0 of 1 |" in lines
+    assert "| slices | kept | 0.800 | 1 of 1 |" in lines
+    assert write.each_way({"ways": ways, "rows": []}) == []  # what was chosen is not known
 
 
 def test_rivals_are_given_up_where_another_was_ahead_on_the_same_seeds() -> None:

@@ -218,7 +218,7 @@ NEAR = 0.01
 
 
 def advice(results: Results) -> str:
-    """Say in a sentence which arm to take, by protocol and number of labelled volumes.
+    """Say which arm to take, by protocol and number of labelled volumes.
 
     The first arm, where it is within `NEAR` of the best one; else the best one, and whether its
     lead is sure, as `verdict` tells it. A second sentence names the trainings on labelled volumes
@@ -254,14 +254,26 @@ def _in_vain(results: Results) -> list[str]:
     if not without:
         return []
     best = max(without, key=without.__getitem__)
-    tops = {key: max(_means(results, key).values(), default=math.inf) for key in keys(results)}
-    worse = [f"{title(key)} ({top:.3f})" for key, top in tops.items() if top < without[best]]
+    found = {key: means for key in keys(results) if (means := _means(results, key))}
+    tops = {key: max(means.values()) for key, means in found.items()}
+    worse = [f"{title(key)} ({tops[key]:.3f})" for key in below_unlabelled(tops)]
     if not worse:
         return []
     return [
         f"Labelled volumes did not help in {'; '.join(worse)}: {best} has {without[best]:.3f} "
         "without any."
     ]
+
+
+def below_unlabelled(scores: Mapping[Key, float]) -> list[Key]:
+    """List the trainings on labelled volumes whose score is below that without any.
+
+    Example:
+        >>> below_unlabelled({("zero", 0): 0.9, ("linear", 10): 0.8, ("linear", 50): 0.95})
+        [('linear', 10)]
+    """
+    without = scores.get(("zero", 0), -math.inf)
+    return [key for key, score in scores.items() if score < without]
 
 
 def _means(results: Results, key: Key) -> dict[str, float]:

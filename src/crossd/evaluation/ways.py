@@ -132,7 +132,8 @@ def choose(
     possible = every(contest, place)
     masks = task_of(source.task).masks
     answers = contest.arms[place.arm].answers
-    by = "zero" if answers else protocol if protocol in protocols.ON_FEATURES else "linear"
+    fitted = protocol if protocol in protocols.ON_FEATURES else "linear"
+    by = "zero" if answers else fitted
     unknown = not answers and (masks or protocol == "zero")
     if len(possible) == 1 or unknown or len(source.val) < ENOUGH[masks]:
         return possible[0], {}
