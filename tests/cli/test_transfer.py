@@ -414,6 +414,12 @@ def test_arms_know_their_pretraining() -> None:
         pytest.param("center", "volume, taught", "kept", marks=pytest.mark.slow),
         ("center", "orientations, taught", "anew"),
         ("center", "orientations, BatchNorm anew", None),
+        ("acs", "orientations, BatchNorm kept", None),
+        pytest.param("acs", "volume, taught", "kept", marks=pytest.mark.slow),
+        pytest.param("cycle", "volume, taught", "anew", marks=pytest.mark.slow),
+        ("cycle", "volume, BatchNorm anew", None),
+        pytest.param("triplanar", "volume, BatchNorm anew", None, marks=pytest.mark.slow),
+        pytest.param("inflate", "orientations, taught", "kept", marks=pytest.mark.slow),
         ("slices", "slices, BatchNorm kept", None),
         ("slices", "slices, BatchNorm anew", None),
     ],
@@ -439,7 +445,7 @@ def test_the_commands_that_it_tells_work(
 
 
 def test_of_other_arms_no_command_is_told(trained: TransferConfig) -> None:
-    for arm in ("acs", "cycle", "triplanar", "scratch", "volume", "fourier-aligned"):
+    for arm in ("scratch", "volume", "fourier-aligned"):
         assert command.commands(trained, {"arm": arm, "way": "volume, BatchNorm anew"}) == []
 
 

@@ -329,6 +329,8 @@ def test_an_acs_network_keeps_the_2d_function_and_its_keys() -> None:
 def test_acs_refuses_kernels_that_are_not_square() -> None:
     with pytest.raises(InputError, match=r"layer '1' .*ACS needs the same kernel_size"):
         acs(nn.Sequential(nn.ReLU(), nn.Conv2d(1, 3, (1, 7))))
+    with pytest.raises(InputError, match="ACS is for 2D networks"):
+        acs(nn.Sequential(nn.Conv3d(1, 3, 3)))
 
 
 # Both ranks, forward and backward

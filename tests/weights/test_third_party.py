@@ -24,7 +24,7 @@ import crossd
 from crossd.conversion.heads import classifiers, first_convolution
 from crossd.conversion.report import ConversionReport, Entry
 from crossd.errors import InputError
-from crossd.weights.third_party import load_checkpoint, sizes, state_dicts
+from crossd.weights.third_party import convert_checkpoint, load_checkpoint, sizes, state_dicts
 
 IMAGES, VOLUMES = (2, 3, 40, 36), (1, 1, 18, 17, 19)
 
@@ -608,6 +608,21 @@ class Code:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (exec, ("raise SystemExit('code of the checkpoint ran')",))
+
+
+@pytest.mark.parametrize("form", ["acs", "cycle"])
+def test_a_checkpoint_becomes_what_looks_at_planes(form: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    source, out = torchvision.models.resnet18(num_classes=3).eval(), tmp_path / "out.safetensors"
+    config = crossd.WeightsConfig("torchvision:resnet18", "classification", 3, tuple("abc"), form)
+    convert_checkpoint(source.state_dict(), out, config)
+    net: Any = crossd.load(out)
+    x = torch.randn(1, 3, 32, 33, 34)
+    with torch.no_grad():
+        torch.testing.assert_close(net(x), getattr(crossd, form)(source)(x))
+    assert net.config.form == form
+    with pytest.raises(InputError, match=f"--lift inflate is not for --to {form}, which lifts no"):
+        convert_checkpoint(source.state_dict(), out, config, lift="inflate")
 
 
 def test_files_are_read_without_running_code(plain: nn.Module, tmp_path: Path) -> None:

@@ -259,6 +259,19 @@ def test_convert_file_makes_a_2d_network_cross(tmp_path: Path) -> None:
     assert cross(torch.randn(VOLUMES)).shape == (2, 3)
 
 
+@pytest.mark.parametrize("to", ["acs", "cycle", "inflate", "triplanar"])
+def test_convert_file_puts_2d_kernels_into_volumes_as_the_arms_do(tmp_path: Path, to: str) -> None:
+    net, source, out = noisy(FORMS["2d"].build()), tmp_path / "a.st", tmp_path / "b.st"
+    save(net, source, FORMS["2d"])
+    form = to if to in ("acs", "cycle") else "cross"
+    convert_file(source, form, out, lift="center" if to == form else to)
+    made: Any = load(out)
+    assert made.config.form == form
+    x = torch.randn(VOLUMES)
+    expected = getattr(crossd, to)(net)(x)
+    torch.testing.assert_close(made(x), expected, rtol=1e-4, atol=1e-5)
+
+
 def test_convert_file_refuses_what_it_cannot_do(tmp_path: Path, file: Path) -> None:
     out, solid = tmp_path / "out.safetensors", tmp_path / "solid.safetensors"
     refused("holds a cross network already", convert_file, file, "cross", out)
@@ -266,6 +279,8 @@ def test_convert_file_refuses_what_it_cannot_do(tmp_path: Path, file: Path) -> N
     refused("view .*'front'.* must be one of", convert_file, file, "2d", out, view="front")
     refused("view .* is for a conversion to 2d", convert_file, file, "3d", out, view="coronal")
     refused("align is for .* fourier", convert_file, file, "3d", out, align=True)
+    refused("--lift inflate is for --to cross, of", convert_file, file, "3d", out, lift="inflate")
+    refused("holds a cross network, which cannot become acs", convert_file, file, "acs", out)
     refused("no such file", convert_file, tmp_path / "nothing", "3d", out)
     convert_file(file, "3d", solid)
     refused("holds a 3d network, which cannot become 2d", convert_file, solid, "2d", out)

@@ -17,17 +17,21 @@ from crossd.weights.weights_file import WeightsConfig
 
 def convert(config: ConvertConfig, progress: Progress) -> str:
     """Convert a weights file; returns what to print."""
-    choice(config.to, ("2d", "3d", "cross", "nnunet"), "--to")
+    choice(config.to, (*weights_file.FORMS, "nnunet"), "--to")
+    choice(config.lift, LIFTS, "--lift")
     choice(config.view, VIEWS, "--view")
     if config.model is not None:
         return _convert_checkpoint(config, config.model)
     unused(config, _OF_CHECKPOINTS, "is for a checkpoint of others: name its network by --model")
     if config.to == "nnunet":
         unused(config, ("view", "align"), "is for --to 2d and 3d, not for nnunet")
+        unused(config, ("lift",), "is for --to cross, not for nnunet")
         out = free_file(config.out, config.overwrite, (".pth",))
         return f"{nnunet.write_checkpoint(config.weights, out)}\nwritten: {out}"
     out = free_file(config.out, config.overwrite)
-    report = weights_file.convert_file(config.weights, config.to, out, config.view, config.align)
+    report = weights_file.convert_file(
+        config.weights, config.to, out, config.view, config.align, config.lift
+    )
     return f"{report.summary()}\nwritten: {out}"
 
 
@@ -36,7 +40,6 @@ _OF_CHECKPOINTS = (
     "classes",
     "channels",
     "kernel_mode",
-    "lift",
     "prefix",
     "allow_partial",
     "mean",
@@ -72,7 +75,6 @@ def _convert_checkpoint(config: ConvertConfig, model: str) -> str:
     """Make a weights file of somebody else's checkpoint."""
     choice(config.task, tuple(registry.DEFAULTS), "--task")
     choice(config.kernel_mode, tuple(KERNEL_MODES), "--kernel-mode")
-    choice(config.lift, LIFTS, "--lift")
     if weights_file.is_ours(config.weights):
         raise InputError(f"{config.weights} is a weights file of crossd: leave out --model")
     if config.to == "nnunet":

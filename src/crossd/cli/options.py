@@ -503,14 +503,16 @@ class RecalibrateConfig(DataOptions):
 
 @dataclass(frozen=True)
 class ConvertConfig(Options):
-    """Turn a weights file into one of a plain 2D or 3D network, or a 2D one into Cross-D.
+    """Turn a weights file into one of a plain 2D or 3D network, or a plain one into Cross-D.
 
     With --model, the weights are a checkpoint of others: of torchvision, timm, RadImageNet,
     MedicalNet, MONAI, nnU-Net (nnunet:PLANS.json), Lightning or the paper's implementation.
 
     Attributes:
         weights: A weights file of crossd, or a checkpoint.
-        to: 2d, 3d or cross; or nnunet, a checkpoint for nnUNetv2_train -pretrained_weights.
+        to: 2d, 3d or cross; of a 2D network also acs (its channels shared out to three planes) or
+            cycle (its layers in the three planes in turn); or nnunet, a checkpoint for
+            nnUNetv2_train -pretrained_weights.
         out: The weights file to write; for nnunet, ending in .pth.
         view: Which 2D network to take: axial, coronal or sagittal.
         align: Move the kernels of the fourier modes by their mean displacement.

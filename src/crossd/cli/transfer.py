@@ -168,6 +168,16 @@ def pretrain(setting: Setting, name: str, progress: Progress) -> dict[str, objec
     return record
 
 
+LIFTED = {
+    "center": ["--to", "cross"],
+    "inflate": ["--to", "cross", "--lift", "inflate"],
+    "triplanar": ["--to", "cross", "--lift", "triplanar"],
+    "acs": ["--to", "acs"],
+    "cycle": ["--to", "cycle"],
+}
+"""Options of `crossd convert` that make of a plain 2D network what an arm is."""
+
+
 def commands(config: TransferConfig, run: Mapping[str, Any]) -> list[str]:
     """List the commands that make and use what an arm was in a comparison, without labels.
 
@@ -181,9 +191,8 @@ def commands(config: TransferConfig, run: Mapping[str, Any]) -> list[str]:
     arm = run["arm"]
     pretraining = ARMS[arm][0]
     answer, *more = run["way"].split(", ")
-    lifted = arm == "center"
     ours = pretraining in ("projection", "projection-drawn")
-    if pretraining is None or not (ours or lifted or arm == "slices"):
+    if pretraining is None or not (ours or arm in LIFTED or arm == "slices"):
         return []
     out = Path(config.out)
     weights = _weights(out, pretraining)
@@ -203,10 +212,11 @@ def commands(config: TransferConfig, run: Mapping[str, Any]) -> list[str]:
     teacher = weights
     if run.get("teacher") == "anew":
         teacher = measured(weights, "slices", "teacher.safetensors")
-    told = [] if teacher == weights and not lifted else ["--teacher", teacher]
-    if lifted:
-        lines.append(["convert", "--weights", weights, "--out", out / "center.safetensors"])
-        weights = out / "center.safetensors"
+    told = [] if teacher == weights and arm not in LIFTED else ["--teacher", teacher]
+    if arm in LIFTED:
+        lifted = out / f"{arm}.safetensors"
+        lines.append(["convert", "--weights", weights, *LIFTED[arm], "--out", lifted])
+        weights = lifted
     if "taught" in more:
         lines.append(["teach", "--weights", weights, *read, *told, "--out", out / "taught"])
         weights = out / "taught" / "weights.safetensors"

@@ -10,6 +10,7 @@ from crossd.conversion.decisions import Decisions
 from crossd.conversion.plain import to_3d
 from crossd.conversion.report import account
 from crossd.conversion.rules import Options
+from crossd.errors import InputError
 
 __all__ = ["acs", "center", "inflate", "triplanar"]
 
@@ -61,9 +62,13 @@ def acs(model: nn.Module) -> nn.Module:
     Args:
         model: A 2D network. It is not changed.
 
+    Raises:
+        InputError: "ACS is for 2D networks ..." for another one.
+
     Source: Yang et al. 2021, arXiv 1911.10477.
     """
-    rank_of(model)
+    if rank_of(model) != 2:
+        raise InputError("ACS is for 2D networks: this one is made for volumes")
     choice = Decisions(spread=False)
     net: Any = built(model, 2, Options("acs"), choice)
     net.crossd_recipe = recipe("acs", "projection", {}, choice)

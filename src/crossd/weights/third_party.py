@@ -28,7 +28,7 @@ from crossd.errors import InputError
 from crossd.nn.kernel_modes import Fourier
 from crossd.weights.fitting import Step, steps_for
 from crossd.weights.key_matching import Match, Shape, find, join
-from crossd.weights.weights_file import WeightsConfig, check_turn, save
+from crossd.weights.weights_file import LIFTED, WeightsConfig, check_turn, save
 
 Source = str | Path | Mapping[str, object]
 Parts = Mapping[str, Mapping[str, Tensor]]
@@ -288,10 +288,10 @@ def convert_checkpoint(
 ) -> ConversionReport:
     """Make a weights file of a checkpoint that something else than crossd wrote.
 
-    The form of `config`, which is of the network to write, is ``"cross"``, ``"2d"`` or ``"3d"``.
-    Where it has no channels (0) or classes (none), those of the checkpoint are taken. See
-    `convert_file` for the options of the forms, `load_checkpoint` for the others; where it is
-    strict, neither the classifier nor the input channels may differ from those of `config`.
+    The form of `config` is of the network to write. Where it has no channels (0) or classes (none),
+    those of the checkpoint are taken. See `convert_file` for the options of the forms,
+    `load_checkpoint` for the others; where it is strict, neither the classifier nor the input
+    channels may differ from those of `config`.
 
     Raises:
         InputError: "the checkpoint does not show ...", or what `load_checkpoint` raises.
@@ -308,9 +308,12 @@ def convert_checkpoint(
         what, option = ("classes", "--classes") if channels else ("channels", "--channels")
         raise InputError(f"the checkpoint does not show its number of {what}: give {option}")
     config = dataclasses.replace(config, in_channels=channels, classes=classes)
-    net = dataclasses.replace(config, form="cross").build()
+    kept = config.form in LIFTED
+    if kept and lift != "center":
+        raise InputError(f"--lift {lift} is not for --to {config.form}, which lifts no kernel")
+    net = dataclasses.replace(config, form=config.form if kept else "cross").build()
     report = _load(net, state_dicts(content), lift, prefix, allow_partial, strict)
-    if config.form != "cross":
+    if config.form in ("2d", "3d"):
         net = to_2d(net, view) if config.form == "2d" else to_3d(net, align)
     save(net, out, config)
     return report

@@ -28,6 +28,8 @@ from crossd.tasks import TASKS, Scale
 from crossd.utils.atomic_files import atomic
 
 FORMS = ("cross", "2d", "3d", "acs", "cycle")
+LIFTED = {"acs": acs, "cycle": cycle}
+"""Forms that keep the kernels of a 2D network as they are, and how it is brought there."""
 KEY = "crossd"
 
 
@@ -338,11 +340,23 @@ def load(path: str | Path, model: nn.Module | None = None) -> nn.Module:
 
 
 def convert_file(
-    path: str | Path, to: str, out: str | Path, view: str = "axial", align: bool = False
+    path: str | Path,
+    to: str,
+    out: str | Path,
+    view: str = "axial",
+    align: bool = False,
+    lift: str = "center",
 ) -> ConversionReport:
-    """Convert a weights file to a plain 2D or 3D network, or a 2D one to Cross-D.
+    """Convert a weights file to another of the `FORMS`.
 
-    The view says which 2D network to take; `align` is as of `crossd.to_3d`.
+    Args:
+        path: The weights file.
+        to: ``"2d"`` or ``"3d"`` for a file of a network that takes images and volumes;
+            ``"cross"`` for one of a plain network; ``"acs"`` or ``"cycle"`` for a plain 2D one.
+        out: The file to write.
+        view: Which 2D network to take.
+        align: As of `crossd.to_3d`.
+        lift: How ``"cross"`` puts the kernels of a 2D network into 3D ones, as of `crossd.convert`.
 
     Raises:
         InputError: when the file is in that form already, or cannot be brought to it.
@@ -352,11 +366,17 @@ def convert_file(
     if config.form == to:
         raise InputError(f"{path} holds a {to} network already")
     check_turn(to, config.kernel_mode, view, align)
-    if to == "cross" and config.form == _plain_form(config):
+    plain = config.form == _plain_form(config)
+    if lift != "center" and not (to == "cross" and plain and config.form == "2d"):
+        raise InputError(f"--lift {lift} is for --to cross, of a plain 2D network")
+    if plain and (to == "cross" or (to in LIFTED and config.form == "2d")):
         if config.mode_options.get("view", "axial") != "axial":
             raise InputError(f"{path} holds a 2D network taken in another view than the axial one")
         options = {k: v for k, v in config.mode_options.items() if k != "view"}
-        result = convert(net, config.kernel_mode, **options)
+        if to == "cross":
+            result = convert(net, config.kernel_mode, lift=lift, **options)
+        else:
+            result = LIFTED[to](net)
     elif to in ("2d", "3d") and config.form in ("cross", "acs", "cycle"):
         result = to_2d(net, view) if to == "2d" else to_3d(net, align)
     else:
