@@ -173,6 +173,15 @@ volumes their parts meet slices that differ. Zeros beyond the ends of volumes an
 background, which could have been causes too, are worth little. Because of it the views are drawn
 (kernels that serve in any orientation have less that only their sum tells), or the kernels are
 taught on volumes."""
+TEACHING = """\
+Is it the augmentation that keeps kernels from what taught them? They are taught on volumes that are
+augmented as in every training (shift, brightness, contrast, noise), and asked about volumes as they
+are. `projection` was taught on volumes as they are too (`benchmarks/study/teaching.py`: agreement
+with what taught it on the validation volumes, 1 where both give the same probabilities; AUC on the
+test volumes). Without augmentation the kernels of one seed agree more and those of another less,
+and on organs and fractures it makes no difference. On adrenals AUC is higher without it in two of
+three seeds: too few to change the default (`crossd teach --augment none` is there). More agreement
+with slices does not mean a higher AUC, as fractures and organs show."""
 SHARES = """\
 The mean of volume and slices that is among the ways gives each a half. Other shares, without
 labelled volumes, BatchNorm measured anew (`benchmarks/study/why.py`; AUC on the test volumes).

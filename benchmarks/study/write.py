@@ -14,6 +14,7 @@ from typing import Any
 import nnunet_start
 import numpy as np
 from arms import DRAWN, OURS, RIVALS
+from teaching import AUGMENTED
 from texts import (
     ABOUT,
     BETWEEN,
@@ -33,6 +34,7 @@ from texts import (
     NOTES,
     SHARES,
     TABLES,
+    TEACHING,
     TITLES,
     TRAININGS,
 )
@@ -465,6 +467,27 @@ def between(rows: list[dict[str, Any]]) -> list[str]:
     return ["", text, "", *markdown.grid(["asked about", *trained], body)]
 
 
+def augmented(path: Path) -> list[str]:
+    """Show what augmentation does to kernels that are taught, see `teaching.py`."""
+    rows = json.loads(path.read_text()) if path.is_file() else []
+    body = []
+    places = dict.fromkeys((row["set"], row["seed"]) for row in sorted(rows, key=_place))
+    for (name, seed), asked in itertools.product(places, ("untaught", "volume", "orientations")):
+        own = {row["augment"]: row for row in rows
+               if (row["set"], row["seed"], row["asked"]) == (name, seed, asked)}  # fmt: skip
+        cells = [f"{own[one][what]:.3f}" for what in ("agreement", "test") for one in AUGMENTED]
+        what = asked if asked == "untaught" else f"{asked}, taught"
+        body.append([name, str(seed), what, *cells])
+    if not body:
+        return []
+    header = ["set", "seed", "asked about", "agreement", "augmented", "AUC", "augmented"]
+    return ["", TEACHING, "", *markdown.grid(header, body)]
+
+
+def _place(row: dict[str, Any]) -> tuple[str, int]:
+    return row["set"], row["seed"]
+
+
 def shares(folder: Path) -> list[str]:
     """Show what other shares of volume and slices than a half each are worth, see `why.py`."""
     body, ways = [], list[str]()
@@ -546,6 +569,7 @@ def main() -> None:
         *shares(args.results),
         *causes(sets["adrenal"]["ways"] if "adrenal" in sets else []),
         *between(json.loads(why.read_text()) if why.is_file() else []),
+        *augmented(args.results / "teaching.json"),
         *earlier(args.results / "first"),
         *nnunet_start.section(args.nnunet, args.out),
     ]
