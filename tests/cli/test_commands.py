@@ -589,7 +589,7 @@ def test_files_are_not_overwritten_unasked(
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"to": "4d"}, "--to (='4d') must be one of 2d, 3d, cross"),
+        ({"to": "4d"}, "--to (='4d') must be one of cross, 2d, 3d"),
         ({"to": "2d", "view": "top"}, "--view (='top') must be one of axial, coronal, sagittal"),
         ({"to": "3d", "view": "coronal"}, "view (='coronal') is for a conversion to 2d, not to 3d"),
         ({"to": "3d", "align": True}, "align is for a conversion from the fourier modes to 3d"),

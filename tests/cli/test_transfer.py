@@ -484,6 +484,24 @@ def test_the_commands_read_volumes_as_the_comparison_did_and_survive_a_shell(
         assert again[again.index("--weights") + 1].startswith(str(tmp_path / "my run"))
 
 
+def test_files_of_2d_trainings_are_for_volumes_of_another_scale_too(tmp_path: Path) -> None:
+    images = npz(tmp_path / "images.npz", (8, 8))
+    with np.load(images) as held:
+        arrays = {name: held[name] for name in held.files}
+    for part in ("train", "val", "test"):
+        shape = (len(arrays[f"{part}_images"]), 8, 8, 8)
+        arrays[f"{part}_images"] = RNG.integers(0, 40, shape).astype(np.uint8)
+    np.savez(tmp_path / "volumes.npz", **arrays)
+    both = (images, str(tmp_path / "volumes.npz"))
+    config = config_of(both, tmp_path / "run", arms="acs", protocols="zero", teach="never", seed=3)
+    transfer(config)
+    weights = weights_file.read_config(tmp_path / "run" / "pretrained-plain.safetensors")
+    volumes = command.open_setting(config, Progress(quiet=True)).volumes
+    assert (weights.mean, weights.std) == (volumes.mean, volumes.std) and not weights.recalibrated
+    made, measured, _ = command.commands(config, {"arm": "acs", "way": "volume, BatchNorm anew"})
+    assert "--to acs" in made and measured.count("--seed 3") == 1
+
+
 def test_recalibrate_does_not_pass_over_align_of_a_2d_network(
     trained: TransferConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -5,6 +5,7 @@ Networks are of double precision, so that equal means equal.
 
 import argparse
 import copy
+import dataclasses
 import functools
 import itertools
 from collections.abc import Callable, Mapping
@@ -623,6 +624,9 @@ def test_a_checkpoint_becomes_what_looks_at_planes(form: str, tmp_path: Path) ->
     assert net.config.form == form
     with pytest.raises(InputError, match=f"--lift inflate is not for --to {form}, which lifts no"):
         convert_checkpoint(source.state_dict(), out, config, lift="inflate")
+    fourier = dataclasses.replace(config, kernel_mode="fourier")
+    with pytest.raises(InputError, match=f"--kernel-mode fourier is not for --to {form}"):
+        convert_checkpoint(source.state_dict(), out, fourier)
 
 
 def test_files_are_read_without_running_code(plain: nn.Module, tmp_path: Path) -> None:

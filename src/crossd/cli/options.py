@@ -69,7 +69,7 @@ class TrainingOptions(LongOptions, RunOptions):
     Attributes:
         augment: light (shift, brightness, noise), full (rotation, blur, gamma and, but for numbers
             to learn, zoom too) or none.
-            Default: full for masks, else light.
+            Default: full for masks, else light; of teach, light.
         loggers: Where to log, separated by commas: csv, tensorboard, wandb, mlflow.
     """
 

@@ -21,6 +21,7 @@ from crossd.cli.contests import arm, compare, kept_in, require_limits, teaching
 from crossd.cli.opening import described, images_and_volumes, model_of, new_network
 from crossd.cli.options import ALL_PROTOCOLS, PROTOCOLS, TransferConfig
 from crossd.conversion import registry
+from crossd.conversion.adapt import norms_with_statistics
 from crossd.conversion.convert import convert
 from crossd.conversion.folding.modules import Folded
 from crossd.data.preprocessing.plan_file import to_record
@@ -159,8 +160,11 @@ def pretrain(setting: Setting, name: str, progress: Progress) -> dict[str, objec
     progress.say(f"  on images held out: {validate.describe(scores, source.task)}")
     weights = dataclasses.replace(
         described(source, setting.model, form, mode),
+        mean=setting.volumes.mean,  # for volumes, as the comparison uses it
+        std=setting.volumes.std,
         spacing=setting.volumes.spacing,
         plan=to_record(setting.volumes.plan),
+        recalibrated=not norms_with_statistics(net),
     )
     save(net, path, weights)
     with atomic(record_path) as temporary:
@@ -200,6 +204,7 @@ def commands(config: TransferConfig, run: Mapping[str, Any]) -> list[str]:
     for name in ("size", "ignore", "accept"):
         given = getattr(config, name)
         read += [] if given is None else [f"--{name}", str(given)]
+    read += ["--seed", str(config.seed)] if config.seed else []  # of what has no split of its own
     lines: list[list[object]] = []
 
     def measured(before: Path, answer: str, name: str) -> Path:

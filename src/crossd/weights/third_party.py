@@ -309,8 +309,10 @@ def convert_checkpoint(
         raise InputError(f"the checkpoint does not show its number of {what}: give {option}")
     config = dataclasses.replace(config, in_channels=channels, classes=classes)
     kept = config.form in LIFTED
-    if kept and lift != "center":
+    if lift != "center" and (kept or config.form == "2d"):
         raise InputError(f"--lift {lift} is not for --to {config.form}, which lifts no kernel")
+    if kept and config.kernel_mode != "projection":
+        raise InputError(f"--kernel-mode {config.kernel_mode} is not for --to {config.form}")
     net = dataclasses.replace(config, form=config.form if kept else "cross").build()
     report = _load(net, state_dicts(content), lift, prefix, allow_partial, strict)
     if config.form in ("2d", "3d"):

@@ -377,7 +377,13 @@ def convert_file(
             result = convert(net, config.kernel_mode, lift=lift, **options)
         else:
             result = LIFTED[to](net)
+    elif (config.form, to) == ("cycle", "3d"):
+        raise InputError(
+            f"{path} holds a cycle network: crossd export --to 3d writes it for volumes"
+        )
     elif to in ("2d", "3d") and config.form in ("cross", "acs", "cycle"):
+        if view != "axial" and config.form != "cross":
+            raise InputError(f"{path} holds a network of {config.form}, which has one 2D network")
         result = to_2d(net, view) if to == "2d" else to_3d(net, align)
     else:
         raise InputError(
