@@ -24,6 +24,7 @@ from typing import Any
 import torch
 from arms import DRAWN, OURS, RIVALS, contest
 from sets import IMAGES, LIMITS, SETS, STARTS, Study
+from torch import nn
 from trainings import PARTIAL
 
 from crossd.evaluation import experiment, jobs, ways
@@ -100,12 +101,31 @@ def score(ready: Contest, place: Place, way: ways.Way) -> dict[str, Any]:
     A comparison scores the way alone that the validation volumes choose. This is what else there
     was to choose from.
     """
-    net, source = ways.network(ready, place, way), ready.source
-    row: dict[str, Any] = {"arm": place.arm, "seed": place.seed, "way": str(way)}
+    net = ways.network(ready, place, way)
+    return {"arm": place.arm, "seed": place.seed, "way": str(way), **scored(net, ready)}
+
+
+def scored(net: nn.Module, ready: Contest) -> dict[str, dict[str, float]]:
+    """Score a network as it is on the validation and on the test volumes."""
+    found = {}
     for name in ("val", "test"):
-        scores = validate.score(net, source, getattr(source, name), ready.budget)[0]
-        row[name] = {key: round(scores[key], 4) for key in KEPT if key in scores}
-    return row
+        samples = getattr(ready.source, name)
+        scores = validate.score(net, ready.source, samples, ready.budget)[0]
+        found[name] = {key: round(scores[key], 4) for key in KEPT if key in scores}
+    return found
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Read the rows of an experiment beside the study; none where it was not begun."""
+    rows: list[dict[str, Any]] = json.loads(path.read_text()) if path.is_file() else []
+    return rows
+
+
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Write the rows of an experiment beside the study, one a line."""
+    with atomic(path) as temporary:
+        text = ",\n".join(map(json.dumps, rows))
+        temporary.write_text(f"[\n{text}\n]\n")
 
 
 def put_back(results: Path, study: Study, folder: Path) -> None:

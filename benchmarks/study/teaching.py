@@ -11,7 +11,6 @@ results go to `results/teaching.json`.
 import argparse
 import dataclasses
 import itertools
-import json
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ import numpy as np
 import torch
 from arms import OURS, contest
 from sets import STARTS, Study
-from study import RESULTS
+from study import RESULTS, read_rows, scored, write_rows
 from torch import Tensor, nn
 
 from crossd.evaluation import ways
@@ -27,10 +26,8 @@ from crossd.evaluation.contest import Contest
 from crossd.evaluation.ways import Place, Way
 from crossd.training import validate
 from crossd.training.teach import agreement
-from crossd.utils.atomic_files import atomic
 
 AUGMENTED = ("none", "light")
-PARTS = ("val", "test")
 
 
 def networks(ready: Contest, place: Place) -> dict[str, nn.Module]:
@@ -50,7 +47,7 @@ def said(net: nn.Module, ready: Contest) -> list[Tensor]:
     return [one.float() for some, _ in answers for one in some]
 
 
-def compare(study: Study, seed: int, augment: str) -> list[dict[str, Any]]:
+def taught_once(study: Study, seed: int, augment: str) -> list[dict[str, Any]]:
     """Teach once, and say how far each network agrees with the teacher, and how good it is."""
     usual = contest(study, (OURS,))
     assert usual.teaching is not None
@@ -63,11 +60,8 @@ def compare(study: Study, seed: int, augment: str) -> list[dict[str, Any]]:
     rows = []
     for asked, net in made.items():
         same = agreement(ready.source.task, said(net, ready), right)
-        row: dict[str, Any] = {"asked": asked, "agreement": round(float(np.mean(same)), 4)}
-        for part in PARTS:
-            samples = getattr(ready.source, part)
-            row[part] = round(validate.score(net, ready.source, samples, ready.budget)[0]["auc"], 4)
-        rows.append(row)
+        found = {part: scores["auc"] for part, scores in scored(net, ready).items()}
+        rows.append({"asked": asked, "agreement": round(float(np.mean(same)), 4), **found})
     return rows
 
 
@@ -83,17 +77,15 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     path = args.results / "teaching.json"
-    rows: list[dict[str, Any]] = json.loads(path.read_text()) if path.is_file() else []
+    rows = read_rows(path)
     every = itertools.product(args.sets.split(","), map(int, args.seeds.split(",")), AUGMENTED)
     for name, seed, augment in every:
         study = Study(args.data, name, args.work, start=args.start)
         mark = {"set": study.title, "seed": seed, "augment": augment}
         if any(mark.items() <= row.items() for row in rows):
             continue
-        rows += [{**mark, **row} for row in compare(study, seed, augment)]
-        with atomic(path) as temporary:
-            text = ",\n".join(map(json.dumps, rows))
-            temporary.write_text(f"[\n{text}\n]\n")
+        rows += [{**mark, **row} for row in taught_once(study, seed, augment)]
+        write_rows(path, rows)
 
 
 if __name__ == "__main__":

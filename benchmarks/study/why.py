@@ -17,7 +17,6 @@ import contextlib
 import copy
 import functools
 import itertools
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from arms import contest
 from sets import Study
-from study import RESULTS
+from study import RESULTS, read_rows, scored, write_rows
 from torch import Tensor, nn
 
 from crossd.conversion.checking.perturbed import Ends
@@ -34,7 +33,6 @@ from crossd.conversion.plain import to_3d
 from crossd.inference.slice_ensemble import Both, Ensemble, OrientationMean, SliceNet
 from crossd.nn.views import replicated_ends
 from crossd.training import validate
-from crossd.utils.atomic_files import atomic
 from crossd.weights.weights_file import load
 
 PLACES = (1, 2, 3)
@@ -185,7 +183,7 @@ def main() -> None:
         study = Study(args.data, name, args.work)
         ready = contest(study, ("projection",))
         path = args.results / f"why-{name}.json"
-        rows = json.loads(path.read_text()) if path.is_file() else []
+        rows = read_rows(path)
         every = itertools.product(map(int, args.seeds.split(",")), args.trained.split(","))
         for seed, trained in every:
             net = load(study.weights(trained, seed))
@@ -193,17 +191,12 @@ def main() -> None:
                 mark = {"about": args.about, "trained": trained, "seed": seed, "way": what}
                 if any(mark.items() <= row.items() for row in rows):
                     continue
-                asked, source = copy.deepcopy(make()), ready.source
-                validate.recalibrate(asked, source.train, ready.budget)
-                found = {
-                    part: round(validate.score(asked, source, samples, ready.budget)[0]["auc"], 4)
-                    for part, samples in (("val", source.val), ("test", source.test))
-                }
+                asked = copy.deepcopy(make())
+                validate.recalibrate(asked, ready.source.train, ready.budget)
+                found = {part: scores["auc"] for part, scores in scored(asked, ready).items()}
                 rows.append({**mark, **found})
                 print(rows[-1], flush=True)
-                with atomic(path) as temporary:
-                    text = ",\n".join(map(json.dumps, rows))
-                    temporary.write_text(f"[\n{text}\n]\n")
+                write_rows(path, rows)
 
 
 if __name__ == "__main__":

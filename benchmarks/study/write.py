@@ -14,6 +14,7 @@ from typing import Any
 import nnunet_start
 import numpy as np
 from arms import DRAWN, OURS, RIVALS
+from study import read_rows
 from teaching import AUGMENTED
 from texts import (
     ABOUT,
@@ -469,12 +470,14 @@ def between(rows: list[dict[str, Any]]) -> list[str]:
 
 def augmented(path: Path) -> list[str]:
     """Show what augmentation does to kernels that are taught, see `teaching.py`."""
-    rows = json.loads(path.read_text()) if path.is_file() else []
+    rows = read_rows(path)
     body = []
-    places = dict.fromkeys((row["set"], row["seed"]) for row in sorted(rows, key=_place))
+    places = sorted({(row["set"], row["seed"]) for row in rows})
     for (name, seed), asked in itertools.product(places, ("untaught", "volume", "orientations")):
         own = {row["augment"]: row for row in rows
                if (row["set"], row["seed"], row["asked"]) == (name, seed, asked)}  # fmt: skip
+        if len(own) < len(AUGMENTED):
+            continue  # interrupted
         cells = [f"{own[one][what]:.3f}" for what in ("agreement", "test") for one in AUGMENTED]
         what = asked if asked == "untaught" else f"{asked}, taught"
         body.append([name, str(seed), what, *cells])
@@ -482,10 +485,6 @@ def augmented(path: Path) -> list[str]:
         return []
     header = ["set", "seed", "asked about", "agreement", "augmented", "AUC", "augmented"]
     return ["", TEACHING, "", *markdown.grid(header, body)]
-
-
-def _place(row: dict[str, Any]) -> tuple[str, int]:
-    return row["set"], row["seed"]
 
 
 def shares(folder: Path) -> list[str]:
@@ -554,7 +553,6 @@ def main() -> None:
     sets = {name: load(path) for name, path in paths.items() if path.is_file()}
     ways = {name: each_way(results) for name, results in sets.items()}
     rows = compared(sets)
-    why = args.results / "why-adrenal.json"
     lines = ["# Results", "", HEAD, "", "## The measure", "", MEASURE, "", GOAL, "",
              "## Ours against the best rival", "", *against(sets, rows), "",
              "## Set by set", "", TABLES]  # fmt: skip
@@ -568,7 +566,7 @@ def main() -> None:
     lines += [
         *shares(args.results),
         *causes(sets["adrenal"]["ways"] if "adrenal" in sets else []),
-        *between(json.loads(why.read_text()) if why.is_file() else []),
+        *between(read_rows(args.results / "why-adrenal.json")),
         *augmented(args.results / "teaching.json"),
         *earlier(args.results / "first"),
         *nnunet_start.section(args.nnunet, args.out),

@@ -78,6 +78,19 @@ def test_ways_are_counted_as_they_were_chosen_where_scores_tie() -> None:
     assert write.each_way({"ways": ways, "rows": []}) == []  # what was chosen is not known
 
 
+def test_augmentation_is_told_of_what_was_taught_both_ways_alone(tmp_path: Path) -> None:
+    path = tmp_path / "teaching.json"
+    assert write.augmented(path) == []
+    rows = [
+        {"set": name, "seed": 0, "augment": augment, "asked": "volume", "agreement": 0.9,
+         "val": 0.8, "test": 0.7}
+        for name, augment in (("organ", "none"), ("organ", "light"), ("fracture", "none"))
+    ]  # fmt: skip
+    path.write_text(json.dumps(rows))
+    *_, last = write.augmented(path)
+    assert last == "| organ | 0 | volume, taught | 0.900 | 0.900 | 0.700 | 0.700 |"
+
+
 def test_rivals_are_given_up_where_another_was_ahead_on_the_same_seeds() -> None:
     own = rows("projection", (0.9, 0.9), 5) + rows("slices", (0.8, 0.7), 5)
     for count, behind, told in (

@@ -22,10 +22,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import crossd
+from crossd.conversion import registry
 from crossd.conversion.heads import classifiers, first_convolution
 from crossd.conversion.report import ConversionReport, Entry
 from crossd.errors import InputError
 from crossd.weights.third_party import convert_checkpoint, load_checkpoint, sizes, state_dicts
+from crossd.weights.weights_file import read_config
 
 IMAGES, VOLUMES = (2, 3, 40, 36), (1, 1, 18, 17, 19)
 
@@ -621,12 +623,27 @@ def test_a_checkpoint_becomes_what_looks_at_planes(form: str, tmp_path: Path) ->
     x = torch.randn(1, 3, 32, 33, 34)
     with torch.no_grad():
         torch.testing.assert_close(net(x), getattr(crossd, form)(source)(x))
-    assert net.config.form == form
+    assert net.config.form == form and not net.config.recalibrated
     with pytest.raises(InputError, match=f"--lift inflate is not for --to {form}, which lifts no"):
         convert_checkpoint(source.state_dict(), out, config, lift="inflate")
     fourier = dataclasses.replace(config, kernel_mode="fourier")
     with pytest.raises(InputError, match=f"--kernel-mode fourier is not for --to {form}"):
         convert_checkpoint(source.state_dict(), out, fourier)
+    flat = dataclasses.replace(config, form="2d")
+    with pytest.raises(InputError, match="--lift triplanar is not for --to 2d, which lifts no"):
+        convert_checkpoint(source.state_dict(), out, flat, lift="triplanar")
+
+
+@pytest.mark.parametrize(("name", "known"), [("resnet18", False), ("r3d_18", True)])
+def test_what_batchnorm_of_a_checkpoint_knows_is_kept(
+    name: str, known: bool, tmp_path: Path
+) -> None:
+    source = registry.build(f"torchvision:{name}", "classification", 3, 3)
+    config = crossd.WeightsConfig(f"torchvision:{name}", "classification", 3, tuple("abc"))
+    for form in ("cross", "3d"):
+        out = tmp_path / f"{form}.safetensors"
+        convert_checkpoint(source.state_dict(), out, dataclasses.replace(config, form=form))
+        assert read_config(out).recalibrated == known
 
 
 def test_files_are_read_without_running_code(plain: nn.Module, tmp_path: Path) -> None:

@@ -289,6 +289,7 @@ def test_convert_file_refuses_what_it_cannot_do(tmp_path: Path, file: Path) -> N
     convert_file(file, "3d", solid)
     refused("holds a 3d network, which cannot become 2d", convert_file, solid, "2d", out)
     refused("holds a 3d network, which cannot become cross", convert_file, solid, "cross", out)
+    refused("cannot become acs: that is for plain 2D ones", convert_file, solid, "acs", out)
     assert not out.exists()
 
 

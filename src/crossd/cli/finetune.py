@@ -52,7 +52,7 @@ def finetune(config: FinetuneConfig, progress: Progress) -> str:
         prepared(weights, source),
         classes=source.classes,
         answer="volume",
-        recalibrated=source.rank == 3 or not adapt.norms_with_statistics(net),
+        recalibrated=adapt.knows_volumes(net, source.rank),
     )
     options = with_run_options(config, options)
     return train_and_write(

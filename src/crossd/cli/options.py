@@ -521,8 +521,8 @@ class ConvertConfig(Options):
         classes: Their number, or their names separated by commas. Default: the checkpoint's number.
         channels: Input channels. Default: the checkpoint's.
         kernel_mode: projection, slice, fourier or fourier-projection.
-        lift: How 2D kernels are put into 3D ones: center (in the middle slice), inflate (over all
-            slices) or triplanar (in three planes).
+        lift: How 2D kernels are put into 3D ones, of weights files of crossd too: center (in the
+            middle slice), inflate (over all slices) or triplanar (in three planes).
         prefix: The part of the checkpoint to read, where several fit, such as state_dict_ema.
         allow_partial: Load what fits, also where more than the classifier does not.
         mean: What is subtracted from images before they are given to the network.

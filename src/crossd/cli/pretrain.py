@@ -50,7 +50,7 @@ def pretrain(config: PretrainConfig, progress: Progress) -> str:
         net, weights = _new(config, source, progress)
     else:
         net, weights = _continued(config, start, source, progress)
-    weights = dataclasses.replace(weights, recalibrated=not adapt.norms_with_statistics(net))
+    weights = dataclasses.replace(weights, recalibrated=adapt.knows_volumes(net, source.rank))
     if has_views(net):
         weights = dataclasses.replace(weights, answer="both")
     options = dataclasses.replace(

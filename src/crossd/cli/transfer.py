@@ -21,7 +21,7 @@ from crossd.cli.contests import arm, compare, kept_in, require_limits, teaching
 from crossd.cli.opening import described, images_and_volumes, model_of, new_network
 from crossd.cli.options import ALL_PROTOCOLS, PROTOCOLS, TransferConfig
 from crossd.conversion import registry
-from crossd.conversion.adapt import norms_with_statistics
+from crossd.conversion.adapt import knows_volumes
 from crossd.conversion.convert import convert
 from crossd.conversion.folding.modules import Folded
 from crossd.data.preprocessing.plan_file import to_record
@@ -164,7 +164,7 @@ def pretrain(setting: Setting, name: str, progress: Progress) -> dict[str, objec
         std=setting.volumes.std,
         spacing=setting.volumes.spacing,
         plan=to_record(setting.volumes.plan),
-        recalibrated=not norms_with_statistics(net),
+        recalibrated=knows_volumes(net, source.rank),
     )
     save(net, path, weights)
     with atomic(record_path) as temporary:

@@ -96,6 +96,11 @@ def norms_with_statistics(net: nn.Module) -> list[BatchNormBase]:
     return [m for m in net.modules() if isinstance(m, BatchNormBase) and m.track_running_stats]
 
 
+def knows_volumes(net: nn.Module, rank: int) -> bool:
+    """Tell whether nothing in a network knows images alone, after a training on this rank."""
+    return rank == 3 or not norms_with_statistics(net)
+
+
 @contextmanager
 def measuring(net: nn.Module) -> Iterator[int]:
     """Let BatchNorm measure its running statistics anew, as a plain mean over all that comes.

@@ -19,8 +19,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from crossd.conversion import registry
+from crossd.conversion.adapt import knows_volumes
 from crossd.conversion.arguments import LIFTS
 from crossd.conversion.checking.examples import one_line
+from crossd.conversion.folding.modules import state_of
 from crossd.conversion.heads import class_axis, classifiers, first_convolution
 from crossd.conversion.plain import to_2d, to_3d
 from crossd.conversion.report import ConversionReport, Entry
@@ -28,7 +30,7 @@ from crossd.errors import InputError
 from crossd.nn.kernel_modes import Fourier
 from crossd.weights.fitting import Step, steps_for
 from crossd.weights.key_matching import Match, Shape, find, join
-from crossd.weights.weights_file import LIFTED, WeightsConfig, check_turn, save
+from crossd.weights.weights_file import PLANAR, WeightsConfig, check_turn, save
 
 Source = str | Path | Mapping[str, object]
 Parts = Mapping[str, Mapping[str, Tensor]]
@@ -308,13 +310,15 @@ def convert_checkpoint(
         what, option = ("classes", "--classes") if channels else ("channels", "--channels")
         raise InputError(f"the checkpoint does not show its number of {what}: give {option}")
     config = dataclasses.replace(config, in_channels=channels, classes=classes)
-    kept = config.form in LIFTED
+    kept = config.form in PLANAR
     if lift != "center" and (kept or config.form == "2d"):
         raise InputError(f"--lift {lift} is not for --to {config.form}, which lifts no kernel")
     if kept and config.kernel_mode != "projection":
         raise InputError(f"--kernel-mode {config.kernel_mode} is not for --to {config.form}")
     net = dataclasses.replace(config, form=config.form if kept else "cross").build()
     report = _load(net, state_dicts(content), lift, prefix, allow_partial, strict)
+    known = knows_volumes(net, state_of(net).folding.rank)
+    config = dataclasses.replace(config, recalibrated=known)
     if config.form in ("2d", "3d"):
         net = to_2d(net, view) if config.form == "2d" else to_3d(net, align)
     save(net, out, config)

@@ -28,8 +28,8 @@ from crossd.tasks import TASKS, Scale
 from crossd.utils.atomic_files import atomic
 
 FORMS = ("cross", "2d", "3d", "acs", "cycle")
-LIFTED = {"acs": acs, "cycle": cycle}
-"""Forms that keep the kernels of a 2D network as they are, and how it is brought there."""
+PLANAR = {"acs": acs, "cycle": cycle}
+"""Forms whose 2D kernels look at planes of volumes, and what makes them of a 2D network."""
 KEY = "crossd"
 
 
@@ -153,7 +153,7 @@ def reshape(
     The view is that in which the kernels of a 2D network were taken from 3D ones, `decided` what an
     earlier conversion of the network decided, and all else what `crossd.convert` takes.
     """
-    if form in ("acs", "cycle") or (form == f"{rank_of(model)}d" and decided is None):
+    if form in PLANAR or (form == f"{rank_of(model)}d" and decided is None):
         channels, classes = options.get("in_channels"), options.get("num_classes")
         model, _ = adapt.adapted(model, channels, classes)
         if form == "cycle":
@@ -366,22 +366,26 @@ def convert_file(
     if config.form == to:
         raise InputError(f"{path} holds a {to} network already")
     check_turn(to, config.kernel_mode, view, align)
-    plain = config.form == _plain_form(config)
-    if lift != "center" and not (to == "cross" and plain and config.form == "2d"):
+    if lift != "center" and (to, config.form) != ("cross", "2d"):
         raise InputError(f"--lift {lift} is for --to cross, of a plain 2D network")
-    if plain and (to == "cross" or (to in LIFTED and config.form == "2d")):
+    if to in PLANAR and config.form != "2d":
+        raise InputError(
+            f"{path} holds a {config.form} network, which cannot become {to}: that is for plain 2D "
+            "ones"
+        )
+    if to in ("cross", *PLANAR) and config.form == _plain_form(config):
         if config.mode_options.get("view", "axial") != "axial":
             raise InputError(f"{path} holds a 2D network taken in another view than the axial one")
         options = {k: v for k, v in config.mode_options.items() if k != "view"}
-        if to == "cross":
-            result = convert(net, config.kernel_mode, lift=lift, **options)
+        if to in PLANAR:
+            result = PLANAR[to](net)
         else:
-            result = LIFTED[to](net)
+            result = convert(net, config.kernel_mode, lift=lift, **options)
     elif (config.form, to) == ("cycle", "3d"):
         raise InputError(
             f"{path} holds a cycle network: crossd export --to 3d writes it for volumes"
         )
-    elif to in ("2d", "3d") and config.form in ("cross", "acs", "cycle"):
+    elif to in ("2d", "3d") and config.form in ("cross", *PLANAR):
         if view != "axial" and config.form != "cross":
             raise InputError(f"{path} holds a network of {config.form}, which has one 2D network")
         result = to_2d(net, view) if to == "2d" else to_3d(net, align)
