@@ -30,6 +30,7 @@ from crossd.cli import command_line as cli
 from crossd.cli import options as cli_options
 from crossd.cli.command_line import main
 from crossd.conversion import registry
+from crossd.conversion.folding.state import SIZES
 
 CONFIGS = {
     "transfer": cli_options.TransferConfig,
@@ -694,3 +695,25 @@ def test_without_the_libraries_of_the_command_line(
 ) -> None:
     monkeypatch.setitem(sys.modules, "jsonargparse", None)
     assert "pip install 'crossd[all]'" in error("pretrain", capsys)
+
+
+def test_code_that_fails_on_volumes_is_one_line(
+    weights: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails(notes: bool) -> Callable[..., str]:
+        def run(*_: object) -> str:
+            error = RuntimeError("sizes 3 and 4\ndo not meet")
+            if notes:
+                error.add_note(SIZES)
+            raise error
+
+        return run
+
+    options = ["inspect", "--weights", weights, "--out", "out"]
+    monkeypatch.setattr("crossd.cli.inspect.inspect", fails(notes=True))
+    assert cli.main(options) == 2
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1 and "cannot take these sizes (sizes 3 and 4 do not meet)" in told
+    monkeypatch.setattr("crossd.cli.inspect.inspect", fails(notes=False))
+    with pytest.raises(RuntimeError):  # a fault of ours is none of the user's
+        cli.main(options)

@@ -150,3 +150,17 @@ def test_other_classes_start_with_a_new_head(ready: tuple[str, str, str], tmp_pa
     assert run(*options, "--protocol", "zero", "--out", str(out)) == 2
     assert run(*options, "--protocol", "probe", "--workers", "1", "--out", str(out)) == 0
     assert len(json.loads((out / "metrics.json").read_text())["rows"]) == 2
+
+
+@pytest.mark.parametrize("form", ["acs", "cycle"])
+def test_weights_of_planes_are_compared_themselves(
+    form: str, ready: tuple[str, str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, _, plain = ready
+    made, out = str(tmp_path / "w.safetensors"), tmp_path / "out"
+    assert cli.main(["convert", "--weights", plain, "--to", form, "--out", made]) == 0
+    options = ["evaluate", "--data", data, "--weights", made, "--protocol", "zero"]
+    assert cli.main([*options, "--baselines", f"slices,{form}", "--out", str(out)]) == 2
+    assert f"--baselines {form}: is what {made} itself is" in capsys.readouterr().err
+    assert cli.main([*options, "--baselines", "slices", "--out", str(out)]) == 0
+    assert json.loads((out / "metrics.json").read_text())["arms"] == [form, "slices"]

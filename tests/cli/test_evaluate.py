@@ -235,3 +235,29 @@ def test_the_interval_of_labels_is_that_of_the_score_it_names() -> None:
     sure = torch.stack((1.0 - truth, 1.0 * truth), 1)
     low, high = evaluate._interval(source, (sure, truth)) or (1.0, 1.0)
     assert 0.9 < low < 1 == high
+
+
+def test_weights_for_volumes_refuse_images(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Values of images would be standardised as those of volumes, whatever their scale is."""
+    images, volumes = files.npz(tmp_path / "i.npz", (8, 8)), files.npz(tmp_path / "v.npz", (8,) * 3)
+    weights, ready = str(tmp_path / "2d" / "weights.safetensors"), str(tmp_path / "r.safetensors")
+    run = ["pretrain", "--data", images, "--epochs", "1", "--out", str(tmp_path / "2d")]
+    assert cli.main(run) == 0
+    measure = ["recalibrate", "--weights", weights, "--data"]
+    assert cli.main([*measure, volumes, "--out", ready]) == 0
+    assert weights_file.read_config(weights).size == (8, 8) and weights_file.read_config(
+        ready
+    ).size == (8, 8, 8)
+    ask = ["evaluate", "--out", str(tmp_path / "out")]
+    assert cli.main([*ask, "--weights", ready, "--data", images]) == 2
+    assert "has images, but the weights are for volumes" in capsys.readouterr().err
+    again = str(tmp_path / "again.safetensors")
+    assert cli.main(["recalibrate", "--weights", ready, "--data", images, "--out", again]) == 0
+    config = weights_file.read_config(again)
+    assert config.size == (8, 8) and config.mean == pytest.approx(
+        weights_file.read_config(weights).mean
+    )
+    assert not config.recalibrated
+    assert cli.main([*ask, "--weights", again, "--data", images]) == 0

@@ -498,6 +498,7 @@ def test_files_of_2d_trainings_are_for_volumes_of_another_scale_too(tmp_path: Pa
     weights = weights_file.read_config(tmp_path / "run" / "pretrained-plain.safetensors")
     volumes = command.open_setting(config, Progress(quiet=True)).volumes
     assert (weights.mean, weights.std) == (volumes.mean, volumes.std) and not weights.recalibrated
+    assert weights.size == volumes.size  # so that images, of another scale, are refused
     made, measured, _ = command.commands(config, {"arm": "acs", "way": "volume, BatchNorm anew"})
     assert "--to acs" in made and measured.count("--seed 3") == 1
 

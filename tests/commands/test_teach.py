@@ -168,3 +168,31 @@ def test_finetune_cannot_teach_what_weights_do_not_say(
     command = ["finetune", "--weights", str(start), "--data", data, "--teach", "--out", str(out)]
     assert main(command) == 2 and not out.exists()
     assert "--teach: " in capsys.readouterr().err
+
+
+def test_teaching_looks_at_no_label(tmp_path: Path) -> None:
+    start = weights(tmp_path / "w.safetensors", classes=("0", "1"))
+    data, out = files.npz(tmp_path / "v.npz", (8, 8, 8)), tmp_path / "out"
+    assert taught(start, Path(data), out, "--epochs", "1", "--limit", "1") == 0
+    assert len((out / "cases.csv").read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize(("form", "teacher"), [("3d", "slices"), ("3d", "both"), ("acs", "both")])
+def test_a_network_that_cannot_be_asked_so_is_refused_by_the_name_of_the_option(
+    form: str, teacher: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start = weights(tmp_path / "w.safetensors", form=form)
+    told = ["--teacher", teacher]
+    assert taught(start, volumes(tmp_path / "v.npz"), tmp_path / "out", *told) == 2
+    assert f"--teacher {teacher} is for" in capsys.readouterr().err
+
+
+def test_finetune_teaches_kernels_of_planes(tmp_path: Path) -> None:
+    start = weights(tmp_path / "w.safetensors", classes=("0", "1"), form="acs")
+    data, out = files.npz(tmp_path / "v.npz", (8, 8, 8)), tmp_path / "out"
+    command = ["finetune", "--weights", str(start), "--data", data, "--epochs", "1",
+               "--protocol", "probe", "--teach", "--out", str(out)]  # fmt: skip
+    assert main(command) == 0
+    before, after = load(start).state_dict(), load(out / "weights.safetensors").state_dict()
+    kernels = [name for name, value in before.items() if value.dim() == 4]
+    assert kernels and not any(torch.equal(before[name], after[name]) for name in kernels)

@@ -13,7 +13,7 @@ import timm
 import torch
 import torch.nn.functional as F
 import torchvision
-from helpers import close_relative, keeps_the_law, repeat_along, settle, some
+from helpers import close_relative, keeps_the_law, randomize, repeat_along, settle, some
 from monai.networks.nets import BasicUNet, DynUNet, SegResNet, UNet
 from torch import Tensor, nn
 
@@ -128,6 +128,18 @@ def test_triplanar_is_the_mean_of_three_placements() -> None:
     expected[:, :, :, :, 1] += w / 3
     torch.testing.assert_close(triplanar(source)[0].weight.detach(), expected)
     torch.testing.assert_close(convert(source, lift="triplanar")[0].weight, expected)
+
+
+def test_a_lift_that_does_not_keep_the_2d_network_says_how_far_off_it_is() -> None:
+    source = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.ReLU(), nn.Conv2d(2, 1, 3))
+    randomize(source)
+    net = crossd.convert(source, lift="triplanar")
+    (line,) = (one for one in net.conversion.checks if "differs from the 2D network" in one)
+    x = torch.randn(4, 1, 12, 14)
+    assert float(line.rpartition(" ")[2]) > 0.05 and not torch.allclose(net(x), source(x))
+    assert not [
+        one for one in crossd.convert(source, lift=None).conversion.checks if "2D network" in one
+    ]
 
 
 # The consistency law

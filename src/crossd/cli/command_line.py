@@ -66,6 +66,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _complain(str(error))
     except OSError as error:
         return _complain(_fault(error, command))
+    except RuntimeError as error:
+        from crossd.conversion.folding.state import SIZES
+
+        if SIZES not in getattr(error, "__notes__", ()):
+            raise
+        return _complain(f"the network cannot take these sizes ({error}). {SIZES}")
     except Stopped as stopped:
         return _stopped(stopped.code, way)
     except KeyboardInterrupt:

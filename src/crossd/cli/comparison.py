@@ -16,7 +16,7 @@ from crossd.conversion.views import has_views
 from crossd.data.source import Source
 from crossd.errors import InputError
 from crossd.evaluation import experiment, jobs
-from crossd.evaluation.arms import OURS, RIVALS
+from crossd.evaluation.arms import OURS, RIVALS, SOLID
 from crossd.evaluation.experiment import Arm, Contest
 from crossd.evaluation.protocols import ON_FEATURES, require_labels
 from crossd.inference.slice_ensemble import answering
@@ -26,7 +26,7 @@ from crossd.training import loop
 from crossd.utils.option_values import counts, names, unused
 from crossd.utils.progress import Progress
 from crossd.utils.run_folder import claim_folder
-from crossd.weights.weights_file import WeightsConfig, load, read_config
+from crossd.weights.weights_file import PLANAR, WeightsConfig, load, read_config
 
 
 def comparison(config: EvaluateConfig, progress: Progress) -> str:
@@ -107,10 +107,14 @@ def open_contest(config: EvaluateConfig, progress: Progress | None = None) -> Co
         what = f"{config.data} holds images" if source.rank == 2 else f"{path} is for volumes only"
         raise InputError(f"--protocol compares ways from images to volumes, but {what}")
     wanted = names(config.baselines, RIVALS, "--baselines") if config.baselines else ()
+    if weights.form in wanted:
+        raise InputError(f"--baselines {weights.form}: is what {path} itself is; leave it out")
     plain = _plain(config, weights)
     arms: dict[str, Arm] = {}
     if weights.form == "cross":
         arms[weights.kernel_mode] = _own(load(path), config.answer, weights, source)
+    elif weights.form in PLANAR:
+        arms[weights.form] = _own(load(path), config.answer, weights, source)
     for name in wanted or (() if arms else ("slices", "center")):
         arms[name] = arm(
             name, source, weights.model, weights.classes, lambda _: copy.deepcopy(plain)
@@ -129,12 +133,13 @@ def open_contest(config: EvaluateConfig, progress: Progress | None = None) -> Co
 
 
 def _own(net: nn.Module, answer: str | None, weights: WeightsConfig, source: Source) -> Arm:
-    """Make the arm of a Cross-D network, asked in all ways, or in the one that options name."""
+    """Make the arm of the weights themselves, asked in all ways, or in the one options name."""
     if answer:
         answering(net, answer, weights.task)  # refuses what the network lacks
-    possible = [name for name in OURS if name != "both" or has_views(net)]
+    ways = OURS if weights.form == "cross" else {**OURS, **SOLID}
+    possible = [name for name in ways if name != "both" or has_views(net)]
     possible.sort(key=lambda name: name != weights.answer)  # the first, where nothing tells
-    asked = {name: OURS[name] for name in ((answer,) if answer else possible)}
+    asked = {name: ways[name] for name in ((answer,) if answer else possible)}
     return pretrained(lambda: copy.deepcopy(net), asked, weights.classes, source.classes)
 
 

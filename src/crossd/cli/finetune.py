@@ -69,8 +69,8 @@ def _require_slices(config: FinetuneConfig, weights: WeightsConfig, source: Sour
     why = ""
     if source.rank != 3:
         why = f"is for volumes, but {source.name} holds images"
-    elif weights.form != "cross":
-        why = f"{config.weights} is a plain {weights.form} network, which is not asked about slices"
+    elif weights.form == "3d":
+        why = f"{config.weights} is a plain 3D network, which takes no slices"
     elif source.classes != weights.classes:
         things = task_of(source.task).outputs
         why = f"{source.name} has other {things} than {config.weights}, which cannot teach them"

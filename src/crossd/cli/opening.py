@@ -40,6 +40,7 @@ from crossd.weights.weights_file import (
     WeightsConfig,
     read_config,
     require_files,
+    require_for_images,
     require_rank,
     to_cross,
 )
@@ -253,6 +254,8 @@ def as_trained(
         classes=_masks(weights),
     )
     source = fitting(config, weights, progress, given)
+    if source.rank == 2:
+        require_for_images(weights, f"{config.data}: has images")
     for part in (source.train, source.val, source.test):
         for entry in entries_of(part) or ():
             require_channels(entry, weights)
@@ -317,8 +320,25 @@ def images_and_volumes(
 
 
 def prepared(weights: WeightsConfig, source: Source) -> WeightsConfig:
-    """Return a configuration that says how the samples of a source were prepared."""
+    """Return a configuration that says how samples and answers of a source were prepared."""
     scale = source.scale_of_numbers()
+    return dataclasses.replace(
+        taking(weights, source),
+        values=source.values,
+        units=source.units,
+        number_mean=() if scale is None else scale.mean,
+        number_std=() if scale is None else scale.std,
+        modalities=source.modalities,
+        ignore=source.ignore,
+    )
+
+
+def taking(weights: WeightsConfig, source: Source) -> WeightsConfig:
+    """Return a configuration that takes samples as a source prepares them, and answers as before.
+
+    What is subtracted and divided by, and the size, belong together: of a size of three sides they
+    are of volumes, and images are refused.
+    """
     return dataclasses.replace(
         weights,
         mean=source.mean,
@@ -326,12 +346,7 @@ def prepared(weights: WeightsConfig, source: Source) -> WeightsConfig:
         size=source.size,
         spacing=source.spacing,
         plan=plan_file.to_record(source.plan),
-        values=source.values,
-        units=source.units,
-        number_mean=() if scale is None else scale.mean,
-        number_std=() if scale is None else scale.std,
-        modalities=source.modalities,
-        ignore=source.ignore,
+        modalities=source.modalities or weights.modalities,
     )
 
 

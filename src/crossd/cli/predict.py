@@ -39,6 +39,7 @@ from crossd.weights.weights_file import (
     load,
     read_config,
     require_files,
+    require_for_images,
     require_rank,
 )
 
@@ -262,7 +263,8 @@ def _check_flat(weights: WeightsConfig, case: Case) -> None:
         plan.require_relative(predictor.plan_of(weights).intensity, str(path))
     if len(weights.size) != 2:
         slices = " (of a DICOM series give the folder)" if is_dicom(path) else ""
-        raise InputError(f"{path}: is an image, but the weights are for volumes{slices}")
+        require_for_images(weights, f"{path}: is an image{slices}")
+        raise InputError(f"{path}: is an image, but the weights know no size of images")
 
 
 @torch.no_grad()

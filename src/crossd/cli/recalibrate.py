@@ -2,9 +2,8 @@
 
 import dataclasses
 
-from crossd.cli.opening import batch_size, fitting, for_rank
+from crossd.cli.opening import batch_size, fitting, for_rank, taking
 from crossd.cli.options import RecalibrateConfig
-from crossd.data.preprocessing import plan_file
 from crossd.errors import InputError
 from crossd.inference.slice_ensemble import answering
 from crossd.tasks import task_of
@@ -51,19 +50,15 @@ def recalibrate(config: RecalibrateConfig, progress: Progress) -> str:
     else:
         things = task_of(source.task).outputs
         lines.append(f"{config.data} has other {things} than the network: not scored")
-    weights = dataclasses.replace(
-        weights, mean=source.mean, std=source.std, recalibrated=source.rank == 3 or not layers
-    )
     if source.rank == 3 and source.spacing and not (weights.plan or weights.spacing):
         # Slices told nothing of depth. From now on files of volumes can be prepared alike.
-        weights = dataclasses.replace(
-            weights,
-            size=source.size,
-            spacing=source.spacing,
-            plan=plan_file.to_record(source.plan),
-        )
         lines.append(
             f"{config.out} knows their spacing now, so that crossd predict takes such files"
         )
+    if source.rank == len(weights.size) == 2:  # the size is what the images are trained in
+        weights = dataclasses.replace(weights, mean=source.mean, std=source.std)
+    else:
+        weights = taking(weights, source)
+    weights = dataclasses.replace(weights, recalibrated=source.rank == 3 or not layers)
     save(net, out, weights)
     return "\n".join([*lines, f"written: {out}"])

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor, nn
 
-from crossd.cli.opening import fitting, for_rank, prepared
+from crossd.cli.opening import fitting, for_rank, taking
 from crossd.cli.options import TeachConfig
 from crossd.conversion import adapt
 from crossd.data.dataset import Samples, Subset
@@ -46,7 +46,8 @@ def teach(config: TeachConfig, progress: Progress) -> str:
     net = load(config.weights)
     source = require_rank(fitting(config, weights, progress, labels=False), 3, "--data")
     net, weights = for_rank(net, weights, source, align=False)
-    source = limit(source, config.limit, config.seed) if config.limit else source
+    if config.limit:
+        source = limit(source, config.limit, config.seed, labelled=False)
     usual = budget(weights.task)
     options = dataclasses.replace(
         usual,
@@ -85,9 +86,7 @@ def teach(config: TeachConfig, progress: Progress) -> str:
     if not is_first():
         return line
     path = Path(config.out) / "weights.safetensors"
-    new = dataclasses.replace(prepared(weights, source), answer="volume", recalibrated=True)
-    kept = ("values", "units", "number_mean", "number_std", "ignore", "modalities")
-    new = dataclasses.replace(new, **{name: getattr(weights, name) for name in kept})
+    new = dataclasses.replace(taking(weights, source), answer="volume", recalibrated=True)
     save(net, path, new)
     names = [source.train.case(int(index)) for index in some]
     _report(config, start, source, weights, fit, (names, before, after))
@@ -129,7 +128,13 @@ def _teacher(
 
 
 def own_teacher(
-    path: str, weights: WeightsConfig, net: nn.Module, how: str, source: Source, progress: Progress
+    path: str,
+    weights: WeightsConfig,
+    net: nn.Module,
+    how: str,
+    source: Source,
+    progress: Progress,
+    option: str = "--teacher",
 ) -> nn.Module:
     """Make of a network itself what teaches it, asked in another way than about the volume.
 
@@ -140,8 +145,12 @@ def own_teacher(
         how: One of `ASKED`.
         source: Of the volumes.
         progress: Where to say what was decided.
+        option: Which asks for it, for messages.
+
+    Raises:
+        InputError: When the network cannot be asked so.
     """
-    teacher: nn.Module = answering(copy.deepcopy(net), how, weights.task)
+    teacher: nn.Module = answering(copy.deepcopy(net), how, weights.task, option)
     if weights.recalibrated and adapt.norms_with_statistics(net) and how == "slices":
         progress.say(
             f"{path}: its BatchNorm was measured on volumes; that of the teacher is measured on "

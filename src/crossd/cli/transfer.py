@@ -18,13 +18,12 @@ import torch
 from torch import nn
 
 from crossd.cli.contests import arm, compare, kept_in, require_limits, teaching
-from crossd.cli.opening import described, images_and_volumes, model_of, new_network
+from crossd.cli.opening import described, images_and_volumes, model_of, new_network, taking
 from crossd.cli.options import ALL_PROTOCOLS, PROTOCOLS, TransferConfig
 from crossd.conversion import registry
 from crossd.conversion.adapt import knows_volumes
 from crossd.conversion.convert import convert
 from crossd.conversion.folding.modules import Folded
-from crossd.data.preprocessing.plan_file import to_record
 from crossd.data.source import Source
 from crossd.errors import InputError
 from crossd.evaluation import experiment, jobs
@@ -158,14 +157,8 @@ def pretrain(setting: Setting, name: str, progress: Progress) -> dict[str, objec
         "history": fit.history,
     }
     progress.say(f"  on images held out: {validate.describe(scores, source.task)}")
-    weights = dataclasses.replace(
-        described(source, setting.model, form, mode),
-        mean=setting.volumes.mean,  # for volumes, as the comparison uses it
-        std=setting.volumes.std,
-        spacing=setting.volumes.spacing,
-        plan=to_record(setting.volumes.plan),
-        recalibrated=knows_volumes(net, source.rank),
-    )
+    weights = taking(described(source, setting.model, form, mode), setting.volumes)
+    weights = dataclasses.replace(weights, recalibrated=knows_volumes(net, source.rank))
     save(net, path, weights)
     with atomic(record_path) as temporary:
         temporary.write_text(json.dumps(record))
@@ -216,17 +209,17 @@ def commands(config: TransferConfig, run: Mapping[str, Any]) -> list[str]:
 
     teacher = weights
     if run.get("teacher") == "anew":
-        teacher = measured(weights, "slices", "teacher.safetensors")
+        teacher = measured(weights, "slices", "use-teacher.safetensors")
     told = [] if teacher == weights and arm not in LIFTED else ["--teacher", teacher]
     if arm in LIFTED:
-        lifted = out / f"{arm}.safetensors"
+        lifted = out / f"use-{arm}.safetensors"
         lines.append(["convert", "--weights", weights, *LIFTED[arm], "--out", lifted])
         weights = lifted
     if "taught" in more:
-        lines.append(["teach", "--weights", weights, *read, *told, "--out", out / "taught"])
-        weights = out / "taught" / "weights.safetensors"
+        lines.append(["teach", "--weights", weights, *read, *told, "--out", out / "use-taught"])
+        weights = out / "use-taught" / "weights.safetensors"
     elif "BatchNorm anew" in more:
-        weights = measured(weights, answer, "ready.safetensors")
+        weights = measured(weights, answer, "use-ready.safetensors")
     new = ["--input", "NEW", "--answer", answer, "--out", "answers"]
     lines.append(["predict", "--weights", weights, *new])
     return [shlex.join(["crossd", *map(str, line)]) for line in lines]

@@ -22,7 +22,7 @@ from crossd.conversion.arguments import (
 )
 from crossd.conversion.building import built, rank_of
 from crossd.conversion.checking import examples, law, perturbed
-from crossd.conversion.checking.answers import TOLERATED, CannotRun, Refused, Unsteady
+from crossd.conversion.checking.answers import TOLERATED, CannotRun, Refused, Unsteady, difference
 from crossd.conversion.checking.source import require_same
 from crossd.conversion.decisions import Decisions
 from crossd.conversion.folding.containers import mapped, tensors_in
@@ -197,6 +197,9 @@ def _decide(
                             f"in float32 rounding alone changes its answers by {rounded:.1e}, as "
                             "it may in deep networks that were not trained"
                         )
+                elif options.lift is not None:
+                    pair = (tensors_in(examples.evaluated(one, given)) for one in (net, model))
+                    found.from_source = difference(*pair)
                 if rank == 2:
                     found.lines += _require_kernels_in_layers(net, given)
                     found.lines += _require_slices_in_place(model, options, choice, given)

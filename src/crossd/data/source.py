@@ -172,7 +172,7 @@ class Request:
         return self.size if len(self.size) == rank else self.size * rank
 
 
-def limit(source: Source, count: int, seed: int = 0) -> Source:
+def limit(source: Source, count: int, seed: int = 0, labelled: bool = True) -> Source:
     """Cut the training part to `count` samples; validation and test stay.
 
     Where there are labels every class keeps its share, and at least one sample; of findings and
@@ -182,6 +182,7 @@ def limit(source: Source, count: int, seed: int = 0) -> Source:
         source: The source to cut.
         count: Number of training samples to keep.
         seed: Decides which.
+        labelled: Whether labels are looked at; without, any samples are taken.
 
     Returns:
         A source that shares its data with the one given.
@@ -203,7 +204,7 @@ def limit(source: Source, count: int, seed: int = 0) -> Source:
         raise InputError(
             f"--limit {count}: {source.name} has {total} training samples; give 1 to {total}"
         )
-    groups = strata(source.task, labels, total)
+    groups = strata(source.task, labels, total) if labelled else np.zeros(total, np.int64)
     present = len(np.unique(groups))
     if count < present and task_of(source.task).kind != "one":
         groups, present = np.zeros(total, np.int64), 1

@@ -49,6 +49,8 @@ def _lifted(make: Callable[[nn.Module], nn.Module]) -> Mapping[str, Make]:
 
 SLICES: Mapping[str, Make] = {"slices": lambda net, task: answering(net, "slices", task)}
 BOTH: Mapping[str, Make] = {"both": lambda net, task: answering(net, "both", task)}
+SOLID = _lifted(lambda net: net)
+"""Ways of asking a network that takes volumes as it is."""
 OURS = {**BOTH, **_lifted(to_3d), **SLICES}
 
 ARMS: dict[str, tuple[str | None, Mapping[str, Make]]] = {

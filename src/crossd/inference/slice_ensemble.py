@@ -158,7 +158,7 @@ class Both(Ensemble):
         return torch.stack([self.net(x), self.slices(x)])
 
 
-def answering(net: nn.Module, answer: str, task: str) -> nn.Module:
+def answering(net: nn.Module, answer: str, task: str, option: str = "--answer") -> nn.Module:
     """Let a network answer on volumes in one of four ways.
 
     Args:
@@ -168,14 +168,15 @@ def answering(net: nn.Module, answer: str, task: str) -> nn.Module:
             the volume turned so that each axis is depth once), ``"slices"`` (by its 2D kernels, on
             slices in all three views) or ``"both"`` (the mean of the volume's and the slices').
         task: See `crossd.tasks`. Masks take all slices of a volume, other tasks nine.
+        option: Which asks for it, for messages.
 
     Returns:
         A network that shares the weights of `net`; `net` itself for ``"volume"``.
 
     Raises:
-        InputError: "--answer ..." when there is no such way, or the network lacks what it needs.
+        InputError: "OPTION ..." when there is no such way, or the network lacks what it needs.
     """
-    choice(answer, ANSWERS, "--answer")
+    choice(answer, ANSWERS, option)
     if answer == "volume":  # and images as they are
         return net
     ranks = ranks_of(net)
@@ -184,9 +185,9 @@ def answering(net: nn.Module, answer: str, task: str) -> nn.Module:
         (3, "volumes", ("orientations", "both")),
     ):
         if answer in answers and rank not in ranks:
-            raise InputError(f"--answer {answer} is for networks that take {what}; this does not")
+            raise InputError(f"{option} {answer} is for networks that take {what}; this does not")
     if answer == "both" and not has_views(net):
-        raise InputError("--answer both is for kernel modes with views; this network has none")
+        raise InputError(f"{option} both is for kernel modes with views; this network has none")
     count = 0 if task_of(task).masks else LABELLED
     if answer == "orientations":
         return OrientationMean(net, task)

@@ -39,6 +39,8 @@ OUTPUTS = (
     "report.html",
     "weights.safetensors",
     "pretrained-*.safetensors",
+    "use-*.safetensors",
+    "use-taught/*",
     PLAN,
     "cases.csv",
     "worst-*.png",
@@ -68,7 +70,7 @@ OUTPUTS = (
     "grad-cam.png",
     "answer.png",
 )
-"""What a run that ended leaves."""
+"""What a run that ended leaves, and what the commands that it prints make of that."""
 
 _NOT_COMPARED = ("out", "overwrite", "resume", "workers", "jobs", "cache", "cache_gb")
 

@@ -409,6 +409,19 @@ def require_rank(config: WeightsConfig, rank: int, where: str) -> None:
         raise InputError(f"{where}: a plain {kind} network cannot take {what}: {to_cross(config)}")
 
 
+def require_for_images(config: WeightsConfig, what: str) -> None:
+    """Refuse images where values are standardised as those of volumes; `what` says what they are.
+
+    Raises:
+        InputError: "..., but the weights are for volumes".
+    """
+    if len(config.size) == 3:
+        raise InputError(
+            f"{what}, but the weights are for volumes and standardise values as theirs: give "
+            "weights that were trained on images"
+        )
+
+
 def require_files(config: WeightsConfig, count: int, where: str) -> None:
     """Refuse cases of another number of files than those that a network was trained on.
 

@@ -20,6 +20,7 @@ import crossd
 from crossd import InputError
 from crossd.conversion.folding.state import State
 from crossd.conversion.folding.volumes import HANDLERS
+from crossd.conversion.folding.windows import avg_pool3d
 from crossd.conversion.rules import RULES
 from crossd.nn.conv import CrossDConv
 
@@ -82,6 +83,41 @@ def test_avg_pool(
         folded(lambda y: F.avg_pool2d(y, *settings))(x), F.avg_pool3d(x, *settings), 1e-5
     )
     close_relative(folded(nn.AvgPool2d(*settings))(x), F.avg_pool3d(x, *settings), 1e-5)
+
+
+@law
+@given(
+    height=st.integers(1, 5),
+    width=st.integers(1, 6),
+    ceil_mode=st.booleans(),
+    counts=st.booleans(),
+    divisor=st.sampled_from([None, 3]),
+    **POOL,
+)
+def test_avg_pool_of_maps_smaller_than_the_window_is_that_of_torch_in_2d(
+    height: int,
+    width: int,
+    kernel_size: int,
+    stride: int,
+    padding: int,
+    ceil_mode: bool,
+    counts: bool,
+    divisor: int | None,
+) -> None:
+    assume(padding <= kernel_size // 2)
+    x = torch.randn(1, 2, height, width, dtype=torch.float64)
+    rest = (ceil_mode, counts, divisor)
+    try:
+        expected = F.avg_pool2d(x, kernel_size, stride, padding, *rest)
+    except RuntimeError:  # there is no whole window
+        expected = None
+    kernel, step = (1, kernel_size, kernel_size), (1, stride, stride)
+    pool = functools.partial(avg_pool3d, x[:, :, None], kernel, step, (0, padding, padding), *rest)
+    if expected is None:
+        with pytest.raises(RuntimeError):
+            pool()
+    else:
+        torch.testing.assert_close(pool()[:, :, 0], expected)
 
 
 @pytest.mark.parametrize(

@@ -57,8 +57,8 @@ class Findings:
         lost: Why the law was not found to hold in the other views, by their axes.
         seen: What was met on volumes.
         difference: The largest difference in these views, relative to the largest answer.
-        from_source: That from the network it was made from, without rounding; None where that was
-            not to be the same.
+        from_source: That from the network it was made from, on images; without rounding where both
+            have to be the same, and None where kernels are new.
         lines: Sentences for the report.
     """
 

@@ -45,6 +45,12 @@ from crossd.nn.views import (
     view_is_set,
 )
 
+SIZES = (
+    "The network's code has the other rank than what it is given. Where sizes do not meet: sides "
+    "of volumes that halve as often as those of images avoid that."
+)
+"""Stands beside what code for images says where it fails on volumes, or the other way round."""
+
 
 class _Local(threading.local):
     """What a thread has under way.
@@ -143,10 +149,7 @@ class State:
             deep = self._deep_enough(error, module, method, args, kwargs)
             raise NotDeepEnough(error.depth, *deep) from error
         except RuntimeError as error:
-            error.add_note(
-                "The network's code has the other rank than what it is given. Where sizes do not "
-                "meet: sides of volumes that halve as often as those of images avoid that."
-            )
+            error.add_note(SIZES)
             raise
 
     def _rank(self, method: Callable[..., object], args: Args, kwargs: Kwargs) -> int | None:

@@ -204,15 +204,32 @@ def avg_pool3d(
     Torch wants them as large before it pads them, in 3D alone: few slices would be too few.
     """
     small = any(n < k for n, k in zip(x.shape[2:], kernel_size, strict=True))
-    if not small or ceil_mode or not any(padding):
+    if not small or not (ceil_mode or any(padding)):
         return F.avg_pool3d(
             x, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override
         )
-    margins = [pad for pad in reversed(padding) for _ in range(2)]
-    total = F.avg_pool3d(F.pad(x, margins), kernel_size, stride, divisor_override=divisor_override)
-    if count_include_pad or divisor_override:
-        return total
-    return total / F.avg_pool3d(F.pad(torch.ones_like(x[:1, :1]), margins), kernel_size, stride)
+    sides = zip(x.shape[2:], kernel_size, stride, padding, strict=True)
+    over = [_overhang(*side) if ceil_mode else 0 for side in sides]
+    margins = [n for pad in reversed(padding) for n in (pad, pad)]
+    beyond = [n for one in reversed(over) for n in (0, one)]
+
+    def summed(value: Tensor, rest: float = 0.0) -> Tensor:
+        whole = F.pad(F.pad(value, margins, value=rest), beyond)
+        return F.avg_pool3d(whole, kernel_size, stride, divisor_override=1)
+
+    total = summed(x)
+    if divisor_override:
+        return total / divisor_override
+    return total / summed(torch.ones_like(x[:1, :1]), float(count_include_pad))
+
+
+def _overhang(side: int, kernel: int, step: int, margin: int) -> int:
+    """Give by how much the last window hangs over the end, where sizes are rounded up."""
+    whole = side + 2 * margin
+    last = -(-(whole - kernel) // step) * step
+    if last >= side + margin:  # torch drops windows of margin alone
+        last -= step
+    return max(0, last + kernel - whole)
 
 
 @on_slices(F.lp_pool2d)
@@ -230,7 +247,7 @@ def _lp_pool(
     kernel, step, margin, _ = _window(run, input, kernel_size, stride, 0)
     powers = run.unfold(input, depth).pow(norm_type)
     kernel = _fitting(run, powers, kernel, 0, 1, ceil_mode)
-    mean = F.avg_pool3d(powers, kernel, step, margin, ceil_mode)
+    mean = avg_pool3d(powers, kernel, step, margin, ceil_mode)
     root = (torch.sign(mean) * F.relu(torch.abs(mean))) * (kernel[1] * kernel[2])
     return run.fold(root.pow(1.0 / norm_type))
 
