@@ -285,6 +285,8 @@ def test_convert_file_refuses_what_it_cannot_do(tmp_path: Path, file: Path) -> N
     save(noisy(cycle.build()), solid, cycle)
     refused("holds a cycle network: crossd export", convert_file, solid, "3d", out)
     refused("of cycle, which has one 2D network", convert_file, solid, "2d", out, view="coronal")
+    refused("3d of cycle network is not rebuilt", save, crossd.to_3d(load(solid)), out, cycle)
+    assert not out.exists()
     refused("no such file", convert_file, tmp_path / "nothing", "3d", out)
     convert_file(file, "3d", solid)
     refused("holds a 3d network, which cannot become 2d", convert_file, solid, "2d", out)

@@ -139,9 +139,10 @@ def _turned_network(
     result: Any = _plain(net, rank, axis, plain) if is_plain else _settled(net, rank, axis, align)
     if recipe is not None:
         options, decided = dict(recipe["mode_options"]), {**recipe["decided"], "plain": is_plain}
+        planes = (recipe["form"], rank) == ("cycle", 3)  # kernels of other shapes than any lift
         result.crossd_recipe = {
             **recipe,
-            "form": f"{rank}d",
+            "form": "3d of cycle" if planes else f"{rank}d",
             "mode_options": options,
             "decided": decided,
         }

@@ -61,6 +61,12 @@ def notes(source: Source, repetitions: int, folds: int = 0) -> list[str]:
                 f"no validation sample is of {join_words(lost)}: what these samples choose is "
                 "chosen by the other classes"
             )
+    if masks and source.plan is not None:
+        spacing = " x ".join(f"{mm:g}" for mm in source.plan.spacing)
+        found.append(
+            f"masks are scored in the grid that volumes are resampled to ({spacing} mm); crossd "
+            "evaluate without --protocol scores them in the grid of each file"
+        )
     labels = source.test.labels
     if source.task == "classification" and labels is not None and not folds:
         share = np.bincount(labels).max() / len(labels)

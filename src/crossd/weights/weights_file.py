@@ -174,7 +174,7 @@ def save(net: nn.Module, path: str | Path, config: WeightsConfig | None = None) 
         config: Its configuration; None takes `net.config`, which `load` left there.
 
     Raises:
-        InputError: "no configuration" when there is none.
+        InputError: "no configuration" when there is none, or what no file can rebuild.
 
     Example:
         >>> import tempfile, torch
@@ -189,6 +189,11 @@ def save(net: nn.Module, path: str | Path, config: WeightsConfig | None = None) 
     if recipe is not None:  # what the network is counts, whatever the configuration says
         options = {**config.mode_options, **recipe["mode_options"]}
         config = dataclasses.replace(config, **{**recipe, "mode_options": options})
+    if config.form not in FORMS:
+        raise InputError(
+            f"a {config.form} network is not rebuilt from a file: save the network before to_3d, "
+            "or write this one by crossd.export"
+        )
     config = dataclasses.replace(config, version=__version__)
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in unique_state(net).items()}
     metadata = {KEY: json.dumps(dataclasses.asdict(config))}
