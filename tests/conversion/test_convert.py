@@ -133,13 +133,12 @@ def test_triplanar_is_the_mean_of_three_placements() -> None:
 def test_a_lift_that_does_not_keep_the_2d_network_says_how_far_off_it_is() -> None:
     source = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.ReLU(), nn.Conv2d(2, 1, 3))
     randomize(source)
-    net = crossd.convert(source, lift="triplanar")
+    net: Any = crossd.convert(source, lift="triplanar")
     (line,) = (one for one in net.conversion.checks if "differs from the 2D network" in one)
     x = torch.randn(4, 1, 12, 14)
     assert float(line.rpartition(" ")[2]) > 0.05 and not torch.allclose(net(x), source(x))
-    assert not [
-        one for one in crossd.convert(source, lift=None).conversion.checks if "2D network" in one
-    ]
+    new: Any = crossd.convert(source, lift=None)
+    assert not [one for one in new.conversion.checks if "2D network" in one]
 
 
 # The consistency law

@@ -167,6 +167,32 @@ def test_fourier_kernels_equal_the_fft_form_at_any_offset(
     close(f.fourier_kernels(weight, shift), fft_kernels(weight, axis, angle, offset))
 
 
+@pytest.mark.parametrize("axis", [None, 0, 1, 2])
+@pytest.mark.parametrize("size", [*CUBES, *BRICKS])
+def test_kernels_moved_axis_by_axis_are_those_of_the_map(
+    size: tuple[int, int, int], axis: int | None
+) -> None:
+    weight, shift = normal(2, 3, *size), 2 * normal(4, 3, seed=1)
+    whole = f.map_kernel(weight, f.shift_map(shift, size)).unflatten(-1, size)
+    if axis is None:
+        close(f.moved_kernels(weight, shift), whole)
+        return
+    close(f.moved_kernels(weight, shift, axis), whole.sum(3 + axis))
+    for place in range(size[axis]):
+        close(f.moved_kernels(weight, shift, axis, place), whole.select(3 + axis, place))
+    close(f.moved_kernels(weight, shift[:1], axis), whole[:1].sum(3 + axis))
+    laid = weight.to(memory_format=torch.channels_last_3d)
+    close(f.moved_kernels(laid, shift, axis), whole.sum(3 + axis))
+    assert f.moved_kernels(weight, shift[:0], axis).shape[0] == 0
+
+
+@pytest.mark.parametrize(("size", "axis"), [((4, 4, 4), 0), ((4, 3, 2), 1), ((5, 5, 5), 2)])
+def test_gradient_of_kernels_moved_axis_by_axis(size: tuple[int, int, int], axis: int) -> None:
+    weight, shift = normal(2, 2, *size).requires_grad_(), normal(2, 3, seed=1).requires_grad_()
+    assert torch.autograd.gradcheck(lambda w, d: f.moved_kernels(w, d, axis, 1), (weight, shift))
+    assert torch.autograd.gradcheck(lambda w, d: f.moved_kernels(w, d, axis), (weight, shift))
+
+
 def test_at_angle_zero_the_slice_before_the_central_one_is_taken_rolled() -> None:
     for size in (3, 4, 5):
         weight = normal(2, 2, size, size, size)

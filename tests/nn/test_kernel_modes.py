@@ -355,6 +355,19 @@ def test_fourier_projection_sums_what_was_moved(size: tuple[int, int, int], axis
     close(still, sum_along(shift_kernel(weight, mode.mean_displacement), axis))
 
 
+@pytest.mark.parametrize("axis", range(3))
+@pytest.mark.parametrize("kind", [Fourier, FourierProjection])
+@pytest.mark.parametrize("size", [(4, 4, 4), (5, 3, 4)])
+def test_kernels_made_axis_by_axis_are_those_of_the_maps(
+    size: tuple[int, int, int], kind: type[Fourier], axis: int
+) -> None:
+    mode, weight = kind(2, size, dtype=torch.float64), normal(3, 2, *size)
+    axis = axis if mode.has_views else 0
+    shift = normal(4, 3)
+    maps = map_kernel(weight, mode.maps(weight, shift, axis))
+    close(mode.kernels(weight, shift, axis).flatten(3), maps)
+
+
 def test_volumes_have_the_pose_of_the_image_that_they_repeat() -> None:
     mode = FourierProjection(2, CUBE, dtype=torch.float64)
     randomize(mode)

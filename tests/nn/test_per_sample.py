@@ -9,7 +9,7 @@ from unittest.mock import patch
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import close, fft_kernels, gradient_of, law, normal
+from helpers import close, fft_kernels, gradient_of, law, normal, randomize
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
@@ -18,7 +18,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from crossd.nn import functional, per_sample
-from crossd.nn.per_sample import Settings, chosen, mapped_conv2d
+from crossd.nn.conv import CrossDConv
+from crossd.nn.per_sample import Settings, by_axes, chosen, conv2d_per_sample, mapped_conv2d
 
 WAYS = ["kernels", "patches"]
 NEVER = 10**18
@@ -657,3 +658,68 @@ def test_compiles_under_autocast(way: str, inside: bool) -> None:
         y = compiled(*inputs)
     assert y.dtype == torch.bfloat16
     close(y, case.expected(*[t.double() for t in inputs]))
+
+
+# --- kernels of many taps
+
+
+@pytest.mark.parametrize("alone", [0, NEVER])
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case(size=(5, 5, 4)),
+        Case(channels=(4, 4), size=(4, 4, 4), settings=Settings((2, 2), (1, 2), (1, 1), 4)),
+        Case(n=1, size=(7, 5, 5), image=(9, 8), settings=Settings((1, 1), (2, 2), (1, 1), 2)),
+    ],
+)
+def test_kernels_that_are_given_equal_the_reference(
+    case: Case, alone: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(per_sample, "ALONE", alone)
+    x, weight, maps, bias = case.tensors()
+    kernels = functional.map_kernel(weight, maps).unflatten(-1, weight.shape[3:])
+    found = conv2d_per_sample(x, kernels, bias, case.settings)
+    close(found, reference(x, weight, maps, bias, case.settings))
+    assert conv2d_per_sample(x[:0], kernels[:0], bias, case.settings).shape == (
+        0,
+        *found.shape[1:],
+    )
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("mode", ["fourier", "fourier-projection"])
+def test_layers_of_many_taps_answer_as_by_maps(
+    mode: str, autocast: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer = CrossDConv(3, 6, 4, 4, kernel_mode=mode)
+    randomize(layer)
+    kind = torch.float32 if autocast else torch.float64
+    layer, x = layer.to(kind), torch.randn(3, 3, 8, 12, dtype=kind)
+    made: list[int] = []
+    real = functional.moved_kernels
+
+    def spy(*given: Any) -> Tensor:
+        made.append(len(given[1]))
+        return real(*given)
+
+    monkeypatch.setattr("crossd.nn.kernel_modes.moved_kernels", spy)
+    answers, gradients = [], []
+    for many in (3, NEVER):
+        monkeypatch.setattr(per_sample, "MANY", many)
+        layer.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            answers.append(layer(x))
+        answers[-1].float().square().sum().backward()
+        gradients.append([p.grad.clone() for p in layer.parameters() if p.grad is not None])
+    assert made == [3] and answers[0].dtype == answers[1].dtype
+    if autocast:
+        assert (answers[0] - answers[1]).abs().max() < 2e-2 * answers[1].abs().max()
+        return
+    close(*answers)
+    for one, other in zip(*gradients, strict=True):
+        close(one, other)
+
+
+def test_many_channels_keep_the_map_whose_kernels_are_made_again() -> None:
+    assert by_axes(torch.empty(2, 25, 5, 5, 5)) and by_axes(torch.empty(8, 3, 16, 16, 16))
+    assert not by_axes(torch.empty(2, 26, 5, 5, 5)) and not by_axes(torch.empty(2, 2, 3, 3, 3))

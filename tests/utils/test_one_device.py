@@ -7,7 +7,7 @@ import pytest
 import torch
 from lightning_fabric import Fabric
 
-from crossd.utils.one_device import OneDevice
+from crossd.utils.one_device import OneDevice, slowness
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
@@ -38,3 +38,22 @@ def test_predict_waits_for_no_library_that_trains() -> None:
     ).stdout.split()
     assert "crossd.cli.predict" in found
     assert not {"lightning_fabric", "torchmetrics", "matplotlib", "sklearn"} & set(found)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+@pytest.mark.parametrize(
+    ("machine", "capability", "precision", "slow"),
+    [
+        ("x86_64", "AVX2", "bf16-mixed", True),
+        ("x86_64", "AVX2", "32-true", False),
+        ("x86_64", "AVX512", "bf16-mixed", False),
+        ("aarch64", "DEFAULT", "bf16-mixed", False),
+    ],
+)
+def test_a_precision_that_the_processor_emulates_is_said(
+    machine: str, capability: str, precision: str, slow: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: capability)
+    assert bool(slowness(precision)) == slow
+    assert not slow or f"--precision {precision}: this processor" in slowness(precision)

@@ -122,7 +122,13 @@ def _outcome(command: str, given: list[str]) -> str:
     keep_freed_memory()
     if is_finished(options):
         return f"already finished: the result is in {options.out}"
-    outcome: str = getattr(home, command)(options, Progress(quiet=not is_first()))
+    progress = Progress(quiet=not is_first())
+    if hasattr(options, "precision"):
+        from crossd.utils.one_device import slowness
+
+        if slow := slowness(options.precision):
+            progress.say(slow)
+    outcome: str = getattr(home, command)(options, progress)
     return outcome
 
 

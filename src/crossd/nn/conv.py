@@ -14,7 +14,13 @@ from torch import Tensor, nn
 
 from crossd.nn.kernel_modes import KernelMode, PosePredictor, make_mode
 from crossd.nn.layers import conv_settings, drop_axis, fill, is_volume
-from crossd.nn.per_sample import Settings, conv3d_per_sample, mapped_conv2d
+from crossd.nn.per_sample import (
+    Settings,
+    by_axes,
+    conv2d_per_sample,
+    conv3d_per_sample,
+    mapped_conv2d,
+)
 from crossd.nn.views import View, current_view, replicated_axes
 
 __all__ = ["CrossDConv", "PosePredictor"]
@@ -169,8 +175,12 @@ class CrossDConv(nn.Conv3d):
             if moved is None:
                 kernel = self.mode.fixed_kernel(weight, axis)
                 return F.conv2d(images, kernel, self.bias, stride, padding, dilation, self.groups)
-            maps = self.mode.maps(weight, moved, axis)
             settings = Settings(stride, (padding[0], padding[1]), dilation, self.groups)
+            if by_axes(weight):
+                with torch.autocast(x.device.type, enabled=False):
+                    kernels = self.mode.kernels(weight, moved, axis)
+                return conv2d_per_sample(images, kernels, self.bias, settings)
+            maps = self.mode.maps(weight, moved, axis)
             # The axis that is dropped goes first, so that the last two are those of the 2D kernels.
             solid = weight.movedim(2 + axis, 2)
             maps = maps.unflatten(2, weight.shape[2:]).movedim(2 + axis, 2).flatten(2)

@@ -14,6 +14,7 @@ from crossd.nn.functional import (
     central,
     displacement,
     fourier_kernels,
+    moved_kernels,
     project,
     shift_kernel,
     shift_map,
@@ -75,6 +76,10 @@ class KernelMode(nn.Module):
             shift: What `displacements` gave for the images.
             view: The axis that is dropped.
         """
+        raise NotImplementedError
+
+    def kernels(self, weight: Tensor, shift: Tensor, view: int) -> Tensor:
+        """Give the 2D kernel of each image, ``(N, O, I, K, K)``: see `maps`, for many taps."""
         raise NotImplementedError
 
     def solid_maps(self, weight: Tensor, shift: Tensor) -> Tensor:
@@ -238,6 +243,10 @@ class Fourier(KernelMode):
         size = (weight.shape[2], weight.shape[3], weight.shape[4])
         return shift_map(shift, size, depth=size[0] // 2)
 
+    def kernels(self, weight: Tensor, shift: Tensor, view: int) -> Tensor:
+        """See `KernelMode.kernels`."""
+        return moved_kernels(weight, shift, 0, weight.shape[2] // 2)
+
     def fixed_kernel(self, weight: Tensor, view: int) -> Tensor:
         """The kernel at the mean displacement of training; `view` plays no part."""
         if self.predictor is None:
@@ -275,6 +284,10 @@ class FourierProjection(Fourier):
         """See `KernelMode.maps`: the moved kernel, summed along the axis of the view."""
         cubes = self.solid_maps(weight, shift).unflatten(1, weight.shape[2:])  # (n, z, y, x, K^3)
         return cubes.sum(1 + view).flatten(1, 2)
+
+    def kernels(self, weight: Tensor, shift: Tensor, view: int) -> Tensor:
+        """See `KernelMode.kernels`: summed along the axis of the view."""
+        return moved_kernels(weight, shift, view)
 
     def fixed_kernel(self, weight: Tensor, view: int) -> Tensor:
         """The kernel at the mean displacement of training, summed along the axis of the view."""

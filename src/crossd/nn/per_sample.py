@@ -33,6 +33,9 @@ ALONE = 2 * 10**7
 """Multiplications of one sample from which a CPU does better with a convolution for each than with
 one grouped convolution (a call costs some 20 microseconds; groups use a core each)."""
 
+MANY = 3
+"""Taps a side beyond which kernels may be made axis by axis."""
+
 FEW = 64
 """Rows under which a product is better done as a weight gradient than as a data gradient."""
 
@@ -106,6 +109,38 @@ def mapped_conv2d(
             y: Tensor = compute(x, weight, maps, settings)
     else:
         y = compute(x, weight, maps, settings)
+    return y if bias is None else y + bias.to(y.dtype).view(-1, 1, 1)
+
+
+def by_axes(weight: Tensor) -> bool:
+    """Tell whether kernels are better made axis by axis than by one map from all taps.
+
+    A map costs K^5 multiplications for a pair of channels, the axes some K^3, but their kernels are
+    kept for the backward pass. So this is for many taps and few channels, as of stems, patches of
+    transformers and depthwise layers. Graphs that are exported take maps.
+    """
+    taps = max(weight.shape[2:])
+    return taps > MANY and weight.shape[1] <= taps**2 and not torch.compiler.is_exporting()
+
+
+def conv2d_per_sample(
+    x: Tensor, kernels: Tensor, bias: Tensor | None, settings: Settings
+) -> Tensor:
+    """Convolve every image with a kernel of its own.
+
+    Args:
+        x: Images, shape ``(N, C, H, W)``.
+        kernels: Shape ``(N, O, C / groups, y, x)``.
+        bias: Shape ``(O,)``.
+        settings: Stride, padding, dilation and groups.
+
+    Returns:
+        Shape ``(N, O, H', W')``.
+    """
+    if x.shape[0] == 0:  # groups of nothing have no shape
+        return F.conv2d(x, kernels.sum(0), bias, *settings)
+    each = _alone(x, kernels[0, :, :, None], settings) and not torch.compiler.is_compiling()
+    y = (_convolve_each if each else _convolve_grouped)(x, kernels, settings)
     return y if bias is None else y + bias.to(y.dtype).view(-1, 1, 1)
 
 
