@@ -100,6 +100,8 @@ def _reasons(absent: Sequence[Row]) -> list[str]:
 def picture(results: Mapping[str, Any], path: str | Path) -> bool:
     """Draw the ratios of training steps, a group of bars for each case, on a logarithmic axis.
 
+    Of single layers only where nothing else was measured.
+
     Returns:
         Whether there was anything to draw.
     """
@@ -108,26 +110,32 @@ def picture(results: Mapping[str, Any], path: str | Path) -> bool:
 
     steps = [row for row in results["rows"] if row["pass"] == "training step"]
     rows = [row for row in steps if row["table"] != "growth" and row["ratio"] is not None]
-    cases = _cases(rows)
+    rows = [row for row in rows if row["table"] != "layers"] or rows
     arms = [n for n in NAMES if n != "plain" and any(row["arm"] == n for row in rows)]
     if not arms:
         return False
-    figure = Figure(figsize=(8, 1.4 + 0.15 * len(cases) * (len(arms) + 1)), layout="constrained")
+    colours = {name: matplotlib.colormaps["tab20"](i) for i, name in enumerate(arms)}
+    ratios = {(row["case"], row["batch"], row["arm"]): row["ratio"] for row in rows}
+    bars: list[tuple[float, str, float]] = []
+    ticks: dict[float, str] = {}
+    place = 0.0
+    for case, batch in _cases(rows):
+        own = [name for name in arms if (case, batch, name) in ratios]
+        if own:
+            bars += [(place + i, name, ratios[case, batch, name]) for i, name in enumerate(own)]
+            ticks[place + (len(own) - 1) / 2] = f"{case}, batch {batch}"
+            place += len(own) + 0.7
+    figure = Figure(figsize=(8, 1.2 + 0.14 * place), layout="constrained")
     axes = figure.add_subplot()
-    colours = matplotlib.colormaps["tab20"]
-    height = 1 / (len(arms) + 1)
-    for index, name in enumerate(arms):
-        own = {(row["case"], row["batch"]): row for row in rows if row["arm"] == name}
-        places = [p + index * height for p, case in enumerate(cases) if case in own]
-        values = [own[case]["ratio"] for case in cases if case in own]
-        bars = axes.barh(places, values, height, left=0, label=NAMES[name], color=colours(index))
-        axes.bar_label(bars, [f"{value:.2f}" for value in values], padding=2, fontsize=6)
+    for name in arms:
+        places, values = zip(*((p, v) for p, one, v in bars if one == name), strict=True)
+        drawn = axes.barh(places, values, 1, left=0, label=NAMES[name], color=colours[name])
+        axes.bar_label(drawn, [f"{value:.2f}" for value in values], padding=2, fontsize=6)
     axes.set_xscale("log")
+    for which in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
+        which(lambda value, _: f"{value:g}")
     axes.axvline(1, color="black", linewidth=0.8)
-    axes.set_yticks(
-        [p + height * (len(arms) - 1) / 2 for p in range(len(cases))],
-        [f"{case}\nbatch {batch}" for case, batch in cases],
-    )
+    axes.set_yticks([*ticks], [*ticks.values()], fontsize=7)
     axes.invert_yaxis()
     axes.set_xlabel("time of a training step, times the plain network's")
     axes.margins(x=0.12, y=0.01)
