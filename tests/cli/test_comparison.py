@@ -152,7 +152,7 @@ def test_other_classes_start_with_a_new_head(ready: tuple[str, str, str], tmp_pa
     assert len(json.loads((out / "metrics.json").read_text())["rows"]) == 2
 
 
-@pytest.mark.parametrize("form", ["acs", "cycle"])
+@pytest.mark.parametrize("form", ["acs", pytest.param("cycle", marks=pytest.mark.slow)])
 def test_weights_of_planes_are_compared_themselves(
     form: str, ready: tuple[str, str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
