@@ -10,7 +10,7 @@ import yaml
 
 from crossd import InputError
 from crossd.utils import run_folder
-from crossd.utils.run_folder import CONFIGURATION, RESULT, claim_folder, is_finished
+from crossd.utils.run_folder import CONFIGURATION, LOG, RESULT, claim_folder, is_finished
 
 
 @dataclass(frozen=True)
@@ -156,3 +156,19 @@ def test_every_picture_of_a_report_is_cleared_by_a_new_run(config: Config) -> No
         (folder / name).touch()
     claim_folder(changed(config, overwrite=True))
     assert [path.name for path in folder.iterdir()] == [CONFIGURATION]
+
+
+def test_what_printed_commands_made_is_cleared_by_a_new_run_but_nothing_else(
+    config: Config,
+) -> None:
+    """`crossd transfer` prints commands whose answers go into its folder, a run among them."""
+    folder = claim_folder(config)
+    taught = folder / "use-taught"
+    (taught / "tensorboard").mkdir(parents=True)
+    ours = ["use-acs.safetensors", *(f"use-taught/{n}" for n in (CONFIGURATION, RESULT, LOG))]
+    ours += ["use-taught/weights.safetensors", "use-taught/tensorboard/events.out.1"]
+    for name in (*ours, "use-taught/notes.txt"):
+        (folder / name).write_text("x")
+    claim_folder(changed(config, overwrite=True))
+    assert not any((folder / name).exists() for name in ours)
+    assert (taught / "notes.txt").read_text() == "x"

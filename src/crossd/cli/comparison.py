@@ -111,10 +111,9 @@ def open_contest(config: EvaluateConfig, progress: Progress | None = None) -> Co
         raise InputError(f"--baselines {weights.form}: is what {path} itself is; leave it out")
     plain = _plain(config, weights)
     arms: dict[str, Arm] = {}
-    if weights.form == "cross":
-        arms[weights.kernel_mode] = _own(load(path), config.answer, weights, source)
-    elif weights.form in PLANAR:
-        arms[weights.form] = _own(load(path), config.answer, weights, source)
+    if weights.form in ("cross", *PLANAR):
+        name = weights.kernel_mode if weights.form == "cross" else weights.form
+        arms[name] = _own(load(path), config.answer, weights, source)
     for name in wanted or (() if arms else ("slices", "center")):
         arms[name] = arm(
             name, source, weights.model, weights.classes, lambda _: copy.deepcopy(plain)

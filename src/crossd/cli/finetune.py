@@ -89,7 +89,8 @@ def _teach(
     weights, before = start
     if config.resume and any((Path(config.out) / name).is_file() for name in CHECKPOINTS):
         return  # what was taught is in the checkpoint
-    teacher = own_teacher(config.weights, weights, before, "slices", source, progress)
+    taught_by = (config.weights, weights, before, "slices", source, progress)
+    teacher = own_teacher(*taught_by, option="--teach by")
     options = with_run_options(config, teach.budget(weights.task))
     if not weights.recalibrated:
         validate.recalibrate(net, source.train, options, progress=progress)

@@ -36,7 +36,7 @@ from crossd.training import loop, validate
 from crossd.utils.atomic_files import atomic
 from crossd.utils.option_values import counts, names
 from crossd.utils.progress import Progress
-from crossd.utils.run_folder import claim_folder
+from crossd.utils.run_folder import INSIDE, claim_folder
 from crossd.weights import timm_networks
 from crossd.weights.weights_file import load, reshape, save
 
@@ -216,8 +216,8 @@ def commands(config: TransferConfig, run: Mapping[str, Any]) -> list[str]:
         lines.append(["convert", "--weights", weights, *LIFTED[arm], "--out", lifted])
         weights = lifted
     if "taught" in more:
-        lines.append(["teach", "--weights", weights, *read, *told, "--out", out / "use-taught"])
-        weights = out / "use-taught" / "weights.safetensors"
+        lines.append(["teach", "--weights", weights, *read, *told, "--out", out / INSIDE])
+        weights = out / INSIDE / "weights.safetensors"
     elif "BatchNorm anew" in more:
         weights = measured(weights, answer, "use-ready.safetensors")
     new = ["--input", "NEW", "--answer", answer, "--out", "answers"]

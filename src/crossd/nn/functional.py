@@ -197,17 +197,13 @@ def moved_kernels(
     exact = shift.to(torch.promote_types(shift.dtype, torch.float32))
     real, nyquist = [], []
     for one, size in enumerate(weight.shape[2:]):
-        matrix = shift_matrix(exact[:, one], size)[0].to(weight.dtype)
-        # The imaginary part is the outer product of `rows` and of signs that alternate.
-        signs = 1 - 2 * (torch.arange(size, device=weight.device, dtype=weight.dtype) % 2)
-        rows = (torch.pi * exact[:, one, None]).sin().to(weight.dtype) / size * signs
+        # For even sizes there is an imaginary part: its first column times signs that alternate.
+        parts = [m.to(weight.dtype) for m in shift_matrix(exact[:, one], size) if m is not None]
         if one == axis:
-            matrix, rows = (
-                part.sum(1, True) if place is None else part[:, place : place + 1]
-                for part in (matrix, rows)
-            )
-        real.append(matrix)
-        nyquist.append((rows, signs) if size % 2 == 0 else None)
+            keep = slice(place, None if place is None else place + 1)
+            parts = [m[:, keep].sum(1, keepdim=True) for m in parts]
+        real.append(parts[0])
+        nyquist.append(parts[1][..., 0] if len(parts) > 1 else None)
     weight = weight.contiguous()  # once, for all products
     order = sorted(range(SPATIAL), key=lambda one: one != axis)  # what makes it smaller goes first
     moved = _along_shared(real[order[0]], weight, order[0])
@@ -216,10 +212,12 @@ def moved_kernels(
     for one, other in ((0, 1), (0, 2), (1, 2)):  # of the product of axes the real part is taken
         first, second, rest = nyquist[one], nyquist[other], SPATIAL - one - other
         if first is not None and second is not None:
-            line = _along_shared(second[1].view(1, 1, -1), weight, other)
-            line = _along_shared(first[1].view(1, 1, -1), line[0], one)
-            part = _along_shared(real[rest], line[0], rest)
-            moved = moved - part * _standing(first[0], one) * _standing(second[0], other)
+            line = weight
+            for own in (other, one):
+                signs = 1 - 2 * (torch.arange(weight.shape[2 + own], device=weight.device) % 2)
+                line = _along_shared(signs.to(weight.dtype).view(1, 1, -1), line, own)[0]
+            part = _along_shared(real[rest], line, rest)
+            moved = moved - part * _standing(first, one) * _standing(second, other)
     return moved if axis is None else moved.squeeze(3 + axis)
 
 

@@ -79,7 +79,11 @@ class KernelMode(nn.Module):
         raise NotImplementedError
 
     def kernels(self, weight: Tensor, shift: Tensor, view: int) -> Tensor:
-        """Give the 2D kernel of each image, ``(N, O, I, K, K)``: see `maps`, for many taps."""
+        """Give the 2D kernel of each image, ``(N, O, I, K, K)``, without a map of all taps.
+
+        That takes less for kernels of many taps, see `crossd.nn.per_sample.by_axes`. The arguments
+        are those of `maps`.
+        """
         raise NotImplementedError
 
     def solid_maps(self, weight: Tensor, shift: Tensor) -> Tensor:

@@ -40,7 +40,6 @@ OUTPUTS = (
     "weights.safetensors",
     "pretrained-*.safetensors",
     "use-*.safetensors",
-    "use-taught/*",
     PLAN,
     "cases.csv",
     "worst-*.png",
@@ -71,6 +70,9 @@ OUTPUTS = (
     "answer.png",
 )
 """What a run that ended leaves, and what the commands that it prints make of that."""
+
+INSIDE = "use-taught"
+"""The folder of a run, within that of another, which a command that the other prints makes."""
 
 _NOT_COMPARED = ("out", "overwrite", "resume", "workers", "jobs", "cache", "cache_gb")
 
@@ -116,6 +118,7 @@ def claim_folder(config: "DataclassInstance", resumable: bool | None = None) -> 
         folder.mkdir(parents=True, exist_ok=True)
         if not (resume and path.is_file()):
             remove(folder, (*OUTPUTS, *LEFTOVERS))
+            remove(folder / INSIDE, (*OUTPUTS, *LEFTOVERS, CONFIGURATION))
         with atomic(path) as temporary:
             temporary.write_text(yaml.safe_dump(options, sort_keys=False))
     except OSError as error:
