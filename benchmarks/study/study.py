@@ -21,6 +21,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import bf16
 import torch
 from arms import DRAWN, OURS, RIVALS, contest
 from sets import IMAGES, LIMITS, SETS, STARTS, Study
@@ -73,6 +74,7 @@ def study_set(study: Study, args: argparse.Namespace) -> None:
             bar.advance(1)
 
 
+@bf16.fast()
 def study_arm(
     study: Study,
     told: list[str],
@@ -192,8 +194,9 @@ def main() -> None:
         name, arm, protocol, labels, seed = args.row.split(",")
         torch.set_num_threads(1)
         study = Study(args.data, name, args.work, args.images, args.start)
-        run = Run(arm, protocol, int(labels), 0, int(seed))
-        record = experiment.perform(contest(study, (arm,)), run)
+        one = Run(arm, protocol, int(labels), 0, int(seed))
+        with bf16.fast():
+            record = experiment.perform(contest(study, (arm,)), one)
         print(json.dumps({k: v for k, v in record.items() if k not in ("cases", "history")}))
         return
     for name in args.sets.split(","):

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import subprocess
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import nn
 
 STUDY = Path(__file__).parents[2] / "benchmarks/study"
 sys.path.insert(0, str(STUDY))
+import bf16  # noqa: E402
 import trainings  # noqa: E402
 import write  # noqa: E402
 
@@ -23,6 +25,25 @@ def test_penalty_spares_the_centre() -> None:
     nn.init.ones_(conv.weight)
     pulled = trainings._off_centre(conv.weight, 3.0, torch.zeros_like(conv.weight))[0, 0]
     assert pulled[1, 1, 1] == 0 and pulled[0, 1, 1] == 1 and pulled[0, 0, 0] == 3
+
+
+def test_products_rounded_to_bf16_are_those_of_the_processor() -> None:
+    torch.manual_seed(0)
+    layers = [nn.Conv3d(2, 6, 3, bias=False), nn.BatchNorm3d(6), nn.ReLU(), nn.Flatten()]
+    net = nn.Sequential(*layers, nn.Linear(6 * 2 * 3 * 4, 3))
+    x = torch.randn(2, 2, 4, 5, 6)
+
+    def step(mode: AbstractContextManager[object]) -> list[torch.Tensor]:
+        net.zero_grad()
+        with mode, torch.autocast("cpu", torch.bfloat16):
+            logits = net(x)
+            logits.float().square().sum().backward()
+        return [logits.detach(), *(p.grad for p in net.parameters() if p.grad is not None)]
+
+    own, made = step(nullcontext()), step(bf16.Rounded())
+    assert made[0].dtype == torch.bfloat16 and len(own) == len(made)
+    for one, other in zip(own, made, strict=True):
+        assert (one - other).norm() <= 0.02 * one.norm()
 
 
 def rows(arm: str, means: tuple[float, float], seeds: int) -> list[dict[str, Any]]:
