@@ -343,8 +343,9 @@ def test_signature_is_that_of_torch() -> None:
 
 @pytest.mark.parametrize("kind", [CrossDConv, CrossDConvTranspose])
 @pytest.mark.parametrize("mode", MODES)
-def test_meta_device(kind: Any, mode: str) -> None:
-    layer = kind(2, 4, 3, padding=1, kernel_mode=mode, device="meta")
+@pytest.mark.parametrize("size", [3, 5])
+def test_meta_device(kind: Any, mode: str, size: int) -> None:
+    layer = kind(2, 4, size, padding=size // 2, kernel_mode=mode, device="meta")
     assert all(tensor.is_meta for tensor in layer.state_dict().values())
     for shape in ((3, 2, 6, 7), (3, 2, 5, 6, 7)):
         y = layer(torch.zeros(shape, device="meta"))

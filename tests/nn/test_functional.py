@@ -186,6 +186,12 @@ def test_kernels_moved_axis_by_axis_are_those_of_the_map(
     assert f.moved_kernels(weight, shift[:0], axis).shape[0] == 0
 
 
+def test_kernels_of_many_taps_are_moved_without_a_map_of_all() -> None:
+    weight, shift = normal(1, 2, 32, 32, 32), torch.tensor([3.0, -1.0, 40.0], dtype=torch.float64)
+    moved = f.shift_kernel(weight, shift)  # a map would hold 2^30 numbers
+    close(moved, weight.roll((3, -1, 40), dims=(2, 3, 4)))
+
+
 @pytest.mark.parametrize(("size", "axis"), [((4, 4, 4), 0), ((4, 3, 2), 1), ((5, 5, 5), 2)])
 def test_gradient_of_kernels_moved_axis_by_axis(size: tuple[int, int, int], axis: int) -> None:
     weight, shift = normal(2, 2, *size).requires_grad_(), normal(2, 3, seed=1).requires_grad_()

@@ -20,6 +20,7 @@ from crossd.nn.per_sample import (
     conv2d_per_sample,
     conv3d_per_sample,
     mapped_conv2d,
+    unrounded,
 )
 from crossd.nn.views import View, current_view, replicated_axes
 
@@ -177,7 +178,7 @@ class CrossDConv(nn.Conv3d):
                 return F.conv2d(images, kernel, self.bias, stride, padding, dilation, self.groups)
             settings = Settings(stride, (padding[0], padding[1]), dilation, self.groups)
             if by_axes(weight):
-                with torch.autocast(x.device.type, enabled=False):
+                with unrounded(x):
                     kernels = self.mode.kernels(weight, moved, axis)
                 return conv2d_per_sample(images, kernels, self.bias, settings)
             maps = self.mode.maps(weight, moved, axis)
@@ -201,8 +202,9 @@ class CrossDConv(nn.Conv3d):
         if shift is None:
             y = F.conv3d(x, weight, self.bias, *settings)
         else:
-            maps = self.mode.solid_maps(weight, shift)
-            y = conv3d_per_sample(x, weight, maps, self.bias, *settings)
+            with unrounded(x):
+                kernels = self.mode.solid_kernels(weight, shift)
+            y = conv3d_per_sample(x, kernels, self.bias, *settings)
         if self.depth_position is not None:
             y = y + at_depths(self.depth_position, y.shape[2]).to(y.dtype)
         return y

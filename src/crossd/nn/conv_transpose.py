@@ -11,7 +11,7 @@ from crossd.nn.conv import PaddingMode, Size2, by_view, pad_ends, triple
 from crossd.nn.functional import conv_transpose2d_per_sample, map_kernel
 from crossd.nn.kernel_modes import KernelMode, make_mode
 from crossd.nn.layers import conv_settings, drop_axis, fill, is_volume
-from crossd.nn.per_sample import conv3d_per_sample
+from crossd.nn.per_sample import conv3d_per_sample, unrounded
 from crossd.nn.views import current_view, replicated_axes
 
 __all__ = ["CrossDConvTranspose"]
@@ -129,10 +129,9 @@ class CrossDConvTranspose(nn.ConvTranspose3d):
         settings = (stride, padding, extra, self.groups, dilation)
         if shift is None:
             return F.conv_transpose3d(x, self.weight, self.bias, *settings)
-        maps = self.mode.solid_maps(self.weight, shift)
-        return conv3d_per_sample(
-            x, self.weight, maps, self.bias, *settings, convolve=F.conv_transpose3d
-        )
+        with unrounded(x):
+            kernels = self.mode.solid_kernels(self.weight, shift)
+        return conv3d_per_sample(x, kernels, self.bias, *settings, convolve=F.conv_transpose3d)
 
     def _settings(self, x: Tensor, output_size: list[int] | None, axes: Sequence[int]) -> Any:
         """Give (stride, padding, output padding, dilation) of some axes, and the input for them.

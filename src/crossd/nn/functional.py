@@ -152,8 +152,33 @@ def shift_kernel(weight: Tensor, shift: Tensor) -> Tensor:
         >>> torch.allclose(moved, weight.roll(1, dims=2), atol=1e-5)
         True
     """
+    return shift_kernels(weight, shift[None])[0]
+
+
+LARGE = 512
+"""Taps of a kernel from which it is moved axis by axis: a map of all taps has their square."""
+
+
+def shift_kernels(weight: Tensor, shift: Tensor) -> Tensor:
+    """Translate a 3D kernel periodically for every sample.
+
+    Args:
+        weight: Kernel, shape ``(O, I, z, y, x)``.
+        shift: One displacement a sample [voxels], shape ``(N, 3)``.
+
+    Returns:
+        Shape ``(N, O, I, z, y, x)``.
+
+    Example:
+        >>> weight, shift = torch.randn(4, 2, 3, 3, 3), torch.randn(5, 3)
+        >>> kernels = shift_kernels(weight, shift)
+        >>> kernels.shape, torch.allclose(kernels[1], shift_kernel(weight, shift[1]), atol=1e-5)
+        (torch.Size([5, 4, 2, 3, 3, 3]), True)
+    """
     size = (weight.shape[2], weight.shape[3], weight.shape[4])
-    return map_kernel(weight, shift_map(shift[None], size))[0].reshape(weight.shape)
+    if math.prod(size) > LARGE:
+        return moved_kernels(weight, shift)
+    return map_kernel(weight, shift_map(shift, size)).unflatten(-1, size)
 
 
 def fourier_kernels(weight: Tensor, shift: Tensor) -> Tensor:

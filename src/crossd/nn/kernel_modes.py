@@ -17,6 +17,7 @@ from crossd.nn.functional import (
     moved_kernels,
     project,
     shift_kernel,
+    shift_kernels,
     shift_map,
 )
 
@@ -86,9 +87,9 @@ class KernelMode(nn.Module):
         """
         raise NotImplementedError
 
-    def solid_maps(self, weight: Tensor, shift: Tensor) -> Tensor:
-        """Give the linear map from the 3D kernel to that of each volume, ``(N, K^3, K^3)``."""
-        return shift_map(shift, (weight.shape[2], weight.shape[3], weight.shape[4]))
+    def solid_kernels(self, weight: Tensor, shift: Tensor) -> Tensor:
+        """Give the 3D kernel of each volume, ``(N, O, I, K, K, K)``."""
+        return shift_kernels(weight, shift)
 
     def aligned(self, weight: Tensor) -> Tensor:
         """Move a 3D kernel to where it stood, on average, in 2D training."""
@@ -286,7 +287,8 @@ class FourierProjection(Fourier):
 
     def maps(self, weight: Tensor, shift: Tensor, view: int) -> Tensor:
         """See `KernelMode.maps`: the moved kernel, summed along the axis of the view."""
-        cubes = self.solid_maps(weight, shift).unflatten(1, weight.shape[2:])  # (n, z, y, x, K^3)
+        size = (weight.shape[2], weight.shape[3], weight.shape[4])
+        cubes = shift_map(shift, size).unflatten(1, size)  # (n, z, y, x, K^3)
         return cubes.sum(1 + view).flatten(1, 2)
 
     def kernels(self, weight: Tensor, shift: Tensor, view: int) -> Tensor:

@@ -11,8 +11,9 @@ recomputed is kept for the backward pass, and temporary tensors are made for a p
 at a time.
 """
 
+import contextlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -95,7 +96,7 @@ def mapped_conv2d(
     """
     settings = settings or Settings()
     if way is None and torch.compiler.is_exporting():
-        compute: Compute = _products
+        compute: Compute = _exported
     elif x.shape[0] == 0:  # a loop over nothing has no shape
         kernel = weight.sum(2)
         return F.conv2d(x, kernel, bias, *settings)
@@ -105,11 +106,17 @@ def mapped_conv2d(
     kind = x.device.type
     if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
         x = x.to(torch.get_autocast_dtype(kind))
-        with torch.autocast(kind, enabled=False):  # the maps stay in float32
-            y: Tensor = compute(x, weight, maps, settings)
-    else:
-        y = compute(x, weight, maps, settings)
+    with unrounded(x):  # the maps stay in float32
+        y: Tensor = compute(x, weight, maps, settings)
     return y if bias is None else y + bias.to(y.dtype).view(-1, 1, 1)
+
+
+def unrounded(x: Tensor) -> contextlib.AbstractContextManager[object]:
+    """Compute in the precision of the tensors, whatever autocast asks for on this device."""
+    on = torch.amp.is_autocast_available(x.device.type)  # not on the meta device
+    if not on or not torch.is_autocast_enabled(x.device.type):
+        return contextlib.nullcontext()
+    return torch.autocast(x.device.type, enabled=False)
 
 
 def by_axes(weight: Tensor) -> bool:
@@ -146,18 +153,16 @@ def conv2d_per_sample(
 
 def conv3d_per_sample(
     x: Tensor,
-    weight: Tensor,
-    maps: Tensor,
+    kernels: Tensor,
     bias: Tensor | None,
     *settings: Any,
     convolve: Callable[..., Tensor] = F.conv3d,
 ) -> Tensor:
-    """Convolve every volume with a 3D kernel that its own linear map makes of one 3D kernel.
+    """Convolve every volume with a 3D kernel of its own.
 
     Args:
         x: Volumes, shape ``(N, C, D, H, W)``.
-        weight: Kernel, shape ``(O, C / groups, z, y, x)``.
-        maps: Shape ``(N, z * y * x, z * y * x)``.
+        kernels: Shape ``(N, O, C / groups, z, y, x)``.
         bias: Shape ``(O,)`` or None.
         *settings: The arguments of `convolve` after the bias.
         convolve: `torch.nn.functional.conv3d` or `conv_transpose3d`.
@@ -170,32 +175,35 @@ def conv3d_per_sample(
             raise ValueError(
                 "a transposed convolution that moves its kernel for every volume cannot be exported"
             )
-        y = _products(x, weight, maps, Settings(*settings))
+        y = _products(x, kernels.flatten(3), kernels.shape[3:], Settings(*settings))
         return y if bias is None else y + bias.to(y.dtype).view(-1, 1, 1, 1)
     if x.shape[0] == 0:  # a loop over nothing has no shape
-        return convolve(x, weight, bias, *settings)
-    moved = map_kernel(weight, maps).unflatten(-1, weight.shape[2:]).to(x.dtype)
+        return convolve(x, kernels.sum(0), bias, *settings)
+    moved = kernels.to(x.dtype)
     answers = [convolve(x[i : i + 1], moved[i], bias, *settings) for i in range(x.shape[0])]
     return torch.cat(answers)
 
 
-def _products(x: Tensor, weight: Tensor, maps: Tensor, settings: Settings) -> Tensor:
-    """Multiply mapped kernels and patches, in graphs whose batch and size stay free.
+def _exported(x: Tensor, weight: Tensor, maps: Tensor, settings: Settings) -> Tensor:
+    return _products(x, map_kernel(weight, maps), weight.shape[3:], settings)
 
-    Of images with kernels that have the plane's taps, and of volumes with all of them. The groups
+
+def _products(x: Tensor, kernels: Tensor, size: Sequence[int], settings: Settings) -> Tensor:
+    """Multiply kernels and patches, in graphs whose batch and size stay free.
+
+    Of images with kernels ``(N, O, I, y * x)``, and of volumes with those of all taps. The groups
     of a convolution are a constant in ONNX, so one group a sample would fix the batch; and to
     choose a way by the size would fix the size.
     """
     stride, padding, dilation, groups = settings
-    size, channels = weight.shape[7 - x.dim() :], x.shape[1]
+    channels = x.shape[1]
     # Kernels of one tap each cut out patches in one operator that every format has.
     taps = torch.eye(math.prod(size), dtype=x.dtype, device=x.device).view(-1, 1, *size)
     each = taps.repeat(channels, *[1] * (x.dim() - 1))
     convolve: Callable[..., Tensor] = F.conv2d if x.dim() == 4 else F.conv3d
     patches = convolve(x, each, None, stride, padding, dilation, channels)
     rows = patches.flatten(2).unflatten(1, (groups, -1))  # (n, g, i * taps, places)
-    kernels = map_kernel(weight, maps).to(x.dtype)  # (n, o, i, taps)
-    y = kernels.flatten(2).unflatten(1, (groups, -1)) @ rows
+    y = kernels.to(x.dtype).flatten(2).unflatten(1, (groups, -1)) @ rows
     return y.flatten(1, 2).unflatten(2, patches.shape[2:])
 
 
