@@ -15,7 +15,7 @@ from crossd.conversion.plain import to_3d
 from crossd.data.disk_cache import DiskCache
 from crossd.data.source import Source
 from crossd.evaluation.arms import ARMS as KNOWN
-from crossd.evaluation.arms import Make
+from crossd.evaluation.arms import BOTH, SLICES, Make
 from crossd.evaluation.experiment import Arm, Contest
 from crossd.inference.slice_ensemble import OrientationMean
 from crossd.training import devices, loop, teach
@@ -23,6 +23,8 @@ from crossd.weights.weights_file import load
 
 OURS = "projection"
 DRAWN = "projection-drawn"
+JOINT = "projection joint"
+"""Ours, fitted to labelled volumes in turn with the images of its 2D training."""
 PRECISION = "bf16-mixed"
 """Of all that is done with volumes, by every arm; 2D trainings are in float32."""
 RIVALS = ("slices", "center", "triplanar", "acs", "cycle", "inflate", "scratch", PARTIAL)
@@ -81,7 +83,7 @@ ARMS: dict[str, Kind] = {
     PARTIAL: Kind(PARTIAL, SOLID),
     **{way.replace("-", " "): Kind(way, SOLID) for way in THEN_PARTIAL},
     "projection one view": Kind("one-view", KNOWN[OURS][1]),
-    "projection joint": Kind("projection", {"volume": moving}, beside_slices),
+    JOINT: Kind("projection", {**BOTH, **SOLID, **SLICES}, beside_slices),
     **{f"projection {way}": _one(way) for way in ("batch", "layer", "fresh", "lifted", "decay")},
     "slice": _one("slice"),
     "slice batch": _one("slice-batch"),

@@ -103,6 +103,12 @@ Means over seeds; in brackets the 95 % interval over seeds, of a single seed ove
 the mean differs from the first line's (paired t-test over seeds, Holm over the table's arms,
 p < 0.05)."""
 
+IN_TURN = """\
+All weights fitted to the labelled volumes in turn with the images of 2D training, one pass over
+these (`crossd joint` does so from the start), beside fine-tuning on the volumes alone: `projection`
+of the same 2D trainings, in the way that the validation volumes chose for it, taught or not. Means
+over the seeds that have both, which are too few for the measure."""
+
 CHOSEN = """\
 What each way of using an arm is worth without labelled volumes, the mean over seeds on the test
 volumes, and how often the validation volumes chose it, over the seeds of which every way is known.

@@ -13,7 +13,7 @@ from typing import Any
 
 import nnunet_start
 import numpy as np
-from arms import DRAWN, OURS, RIVALS
+from arms import DRAWN, JOINT, OURS, RIVALS
 from study import read_rows
 from teaching import AUGMENTED
 from texts import (
@@ -27,6 +27,7 @@ from texts import (
     GOAL,
     GONE_ON,
     HEAD,
+    IN_TURN,
     KERNELS,
     KINDS,
     LARGEST,
@@ -397,6 +398,34 @@ def gone_on(results: dict[str, Any]) -> list[str]:
     return ["", "### From 2D training to 3D training", "", text, "", *markdown.grid(header, body)]
 
 
+def in_turn(sets: Sets) -> list[str]:
+    """Show fine-tuning in turn with the images of 2D training, beside that on volumes alone."""
+    body = []
+    for name, results in sets.items():
+        for key in summary.keys(only(results, (JOINT,))):
+            if key[0] != "finetune":
+                continue
+            alone, joint = (summary.scores(results, key, arm) for arm in (OURS, JOINT))
+            both = sorted(alone.keys() & joint.keys())
+            if not both:
+                continue
+            means = [np.mean([own[one] for one in both]) for own in (alone, joint)]
+            gains = [joint[one] - alone[one] for one in both]
+            ways = [
+                row["way"] for row in results["rows"]
+                if (row["arm"], row["protocol"], row["limit"]) == (JOINT, *key)
+            ]  # fmt: skip
+            taught = sum(way.endswith("taught") for way in ways)
+            body.append(
+                [name, str(key[1]), *(f"{mean:.3f}" for mean in means), f"{np.mean(gains):+.3f}",
+                 ", ".join(f"{gain:+.3f}" for gain in gains), f"{taught} of {len(ways)}"]
+            )  # fmt: skip
+    if not body:
+        return []
+    header = ["set", "labelled", "fine-tuned", "joint", "difference", "each seed", "taught before"]
+    return ["", "### Images and volumes in turn", "", IN_TURN, "", *markdown.grid(header, body)]
+
+
 def each_way(results: dict[str, Any]) -> list[str]:
     """Show what every way of using an arm is worth, and which of them were chosen."""
     rows = results["ways"]
@@ -559,6 +588,7 @@ def main() -> None:
     for name, results in sets.items():
         lines += section(name, results, args.out)
     lines += gone_on(sets["hippocampus"]) if "hippocampus" in sets else []
+    lines += in_turn(sets)
     lines += ["", "## Ways of using an arm", "", CHOSEN]
     for name, table in ways.items():
         base, _, images = name.partition("-")
