@@ -405,6 +405,18 @@ def test_autocast(kind: Any, mode: str, shape: tuple[int, ...], dtype: torch.dty
     assert layer.weight.grad.isfinite().all()
 
 
+@pytest.mark.parametrize("size", [3, 10])
+def test_exported_layers_that_move_their_kernel_for_every_volume_have_a_free_batch(
+    size: int,
+) -> None:
+    layer = CrossDConv(2, 3, size, stride=size, kernel_mode="fourier-projection").eval()
+    x = normal(3, 2, 10, 20, 10, dtype=torch.float32)
+    free = {0: torch.export.Dim("batch", min=1, max=8)}
+    exported = torch.export.export(layer, (x[:2],), dynamic_shapes=(free,)).module()
+    for count in (1, 3):
+        close(exported(x[:count]), layer(x[:count]))
+
+
 @pytest.mark.parametrize("kind", [CrossDConv, CrossDConvTranspose])
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("training", [True, False])

@@ -156,7 +156,8 @@ def shift_kernel(weight: Tensor, shift: Tensor) -> Tensor:
 
 
 LARGE = 512
-"""Taps of a kernel from which it is moved axis by axis: a map of all taps has their square."""
+"""Taps beyond which a kernel is moved axis by axis, as a map of all taps has their square. Graphs
+that are exported take maps, in which the batch stays free."""
 
 
 def shift_kernels(weight: Tensor, shift: Tensor) -> Tensor:
@@ -176,7 +177,7 @@ def shift_kernels(weight: Tensor, shift: Tensor) -> Tensor:
         (torch.Size([5, 4, 2, 3, 3, 3]), True)
     """
     size = (weight.shape[2], weight.shape[3], weight.shape[4])
-    if math.prod(size) > LARGE:
+    if math.prod(size) > LARGE and not torch.compiler.is_exporting():
         return moved_kernels(weight, shift)
     return map_kernel(weight, shift_map(shift, size)).unflatten(-1, size)
 
