@@ -65,6 +65,14 @@ def test_efficiency_has_a_line_an_arm_and_the_answers_without_labels(
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_two_repetitions_have_no_band(tmp_path: Path, drawn: list[Figure]) -> None:
+    for trials, has in ((2, False), (3, True)):
+        plots.efficiency(record(trials=trials), tmp_path / f"{trials}.png")
+        bands = [band.get_paths()[0].vertices for band in drawn[-1].axes[0].collections]
+        at_10 = [np.ptp(np.asarray(band)[np.asarray(band)[:, 0] == 10, 1]) for band in bands]
+        assert len(at_10) == 3 and all((height > 0) == has for height in at_10)
+
+
 def test_folds_without_answers_before_labels_are_drawn(tmp_path: Path) -> None:
     """Nothing is averaged over no run, of which numpy would warn."""
     results = {**record(), "folds": 2}

@@ -57,7 +57,8 @@ def _number(ax: Axes, text: str, x: float, y: float) -> None:
 def efficiency(results: Results, path: str | Path) -> None:
     """Draw the mean score over the number of labelled volumes, a panel a protocol, with bands.
 
-    What arms say without labelled volumes (zero) is drawn at the left end of every panel.
+    What arms say without labelled volumes (zero) is drawn at the left end of every panel. Two
+    repetitions have no band: theirs, of one degree of freedom, would make the others flat.
 
     Args:
         results: The record of a comparison; see `crossd.evaluation.summary`.
@@ -80,7 +81,9 @@ def efficiency(results: Results, path: str | Path) -> None:
                 continue
             x = np.array([n for n, _ in known])
             means = np.array([s.mean for _, s in known])
-            low, high = np.transpose([s.interval or (s.mean, s.mean) for _, s in known])
+            ends = [s.interval if s.count != 2 else None for _, s in known]
+            bands = [e or (s.mean, s.mean) for e, (_, s) in zip(ends, known, strict=True)]
+            low, high = np.transpose(bands)
             (line,) = ax.plot(x, means, dash, color=colour, marker="o", ms=4, label=arm)
             ax.fill_between(x, low, high, color=colour, alpha=0.13, lw=0)
             handles.setdefault(arm, line)
