@@ -72,7 +72,7 @@ budgets, the augmentation, and the unlabelled training volumes.
   on another processor: from seed 1 on, from 2D trainings made anew by the same seeds. These differ
   a little, so that the way of an arm may be another one there than in its other rows. Where a
   processor has no arithmetic of bfloat16, in which all that is done with volumes is fitted, its
-  products are made in float32 and rounded, which gives the same numbers."""
+  products are made in float32 and rounded: the same numbers, but for the order of their sums."""
 
 MEASURE = """\
 Fixed before this study was run, but for a first look at one seed of adrenals, and for what the last

@@ -415,6 +415,7 @@ def in_turn(sets: Sets) -> list[str]:
             ways = [
                 row["way"] for row in results["rows"]
                 if (row["arm"], row["protocol"], row["limit"]) == (JOINT, *key)
+                and (row["fold"], row["trial"]) in both
             ]  # fmt: skip
             taught = sum(way.endswith("taught") for way in ways)
             body.append(

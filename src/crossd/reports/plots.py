@@ -81,9 +81,9 @@ def efficiency(results: Results, path: str | Path) -> None:
                 continue
             x = np.array([n for n, _ in known])
             means = np.array([s.mean for _, s in known])
-            ends = [s.interval if s.count != 2 else None for _, s in known]
-            bands = [e or (s.mean, s.mean) for e, (_, s) in zip(ends, known, strict=True)]
-            low, high = np.transpose(bands)
+            low, high = np.transpose(
+                [s.interval if s.interval and s.count != 2 else (s.mean, s.mean) for _, s in known]
+            )
             (line,) = ax.plot(x, means, dash, color=colour, marker="o", ms=4, label=arm)
             ax.fill_between(x, low, high, color=colour, alpha=0.13, lw=0)
             handles.setdefault(arm, line)
