@@ -472,7 +472,7 @@ def test_rounding_of_float32_is_named() -> None:
 
 def test_a_network_in_which_rounding_always_grows_is_refused() -> None:
     with pytest.raises(InputError, match="rounding alone changes its answers on the images"):
-        convert(steep(1.0, 16))
+        convert(steep(1.0, 24))
 
 
 def test_training_that_rounding_alone_changes_is_not_held_against_the_law() -> None:
