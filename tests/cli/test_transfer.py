@@ -412,7 +412,7 @@ def test_arms_know_their_pretraining() -> None:
         ("projection", "both, BatchNorm anew", None),
         ("projection-volume", "volume, BatchNorm kept", None),
         pytest.param("center", "volume, taught", "kept", marks=pytest.mark.slow),
-        ("center", "orientations, taught", "anew"),
+        pytest.param("center", "orientations, taught", "anew", marks=pytest.mark.slow),
         ("center", "orientations, BatchNorm anew", None),
         ("acs", "orientations, BatchNorm kept", None),
         pytest.param("acs", "volume, taught", "kept", marks=pytest.mark.slow),

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +52,18 @@ def plain() -> nn.Module:
     return registry.build("resnet-small", "classification", 1, 2)
 
 
-def solid() -> nn.Module:
+@functools.cache
+def first_solid() -> nn.Module:
     return to_3d(convert(plain(), check=False))
+
+
+def solid() -> nn.Module:
+    """Make a plain 3D network of weights of its own."""
+    net = copy.deepcopy(first_solid())
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.add_(0.01 * torch.randn_like(parameter))
+    return net
 
 
 def test_features_are_what_the_last_layer_is_told(source: Source) -> None:
