@@ -39,7 +39,7 @@ def of_monai(name: str, *args: Any, **options: Any) -> Make:
     return lambda: getattr(mn, name)(*args, **options)
 
 
-PLANE, SQUARE = (32, 64), (64, 64)
+PLANE, SQUARE, LARGE = (32, 64), (64, 64), (64, 128)
 NARROW = (8, 16, 16, 32)
 
 FAMILIES: dict[str, tuple[Make, tuple[int, ...]]] = {
@@ -92,12 +92,12 @@ SLOW: dict[str, tuple[Make, tuple[int, ...]]] = {
     "mobilenetv3": (of_timm("mobilenetv3_small_050"), PLANE),
     "torchvision shufflenet": (of_torchvision("shufflenet_v2_x0_5"), PLANE),
     "monai SegResNet": (of_monai("SegResNet", 2, 8, 3, 2), PLANE),
-    "split attention": (of_timm("resnest14d"), (64, 128)),
+    "split attention": (of_timm("resnest14d"), LARGE),
     "computed kernels": (of_timm("tf_efficientnet_cc_b0_4e"), PLANE),
     "smp Unet": (of_smp("Unet", "mobilenet_v2"), PLANE),
     "swinv2": (of_timm("swinv2_tiny_window8_256", depths=(1, 1, 2, 1), img_size=64), SQUARE),
     "mixed kernels": (of_timm("mixnet_s"), PLANE),
-    "coatnet": (of_timm("test_coatnet", img_size=64), SQUARE),
+    "coatnet": (of_timm("coatnet_pico_rw_224", img_size=64), SQUARE),
     "swin": (of_timm("swin_s3_tiny_224", depths=(1, 1, 2, 1), img_size=56), (56, 56)),
     "efficientnet, same": (of_timm("tf_efficientnet_lite0"), PLANE),
     "smp FPN": (of_smp("FPN", "mobilenet_v2"), PLANE),
@@ -106,11 +106,11 @@ SLOW: dict[str, tuple[Make, tuple[int, ...]]] = {
     "torchvision swin": (of_torchvision("swin_t"), SQUARE),
     "torchvision swinv2": (of_torchvision("swin_v2_t"), SQUARE),
     "torchvision maxvit": (of_torchvision("maxvit_t"), (224, 224)),
-    "torchvision alexnet": (of_torchvision("alexnet"), (64, 128)),
+    "torchvision alexnet": (of_torchvision("alexnet"), LARGE),
     "torchvision googlenet": (of_torchvision("googlenet", init_weights=False), PLANE),
     "torchvision fcn": (of_torchvision("fcn_resnet50", weights_backbone=None), PLANE),
-    "smp UPerNet": (of_smp("UPerNet"), (64, 128)),
-    **{f"smp {name}": (of_smp(name), (64, 128)) for name in
+    "smp UPerNet": (of_smp("UPerNet"), LARGE),
+    **{f"smp {name}": (of_smp(name), LARGE) for name in
        "UnetPlusPlus MAnet Linknet PSPNet PAN DeepLabV3 DeepLabV3Plus Segformer".split()},
     "monai DenseNet121": (of_monai("DenseNet121", 2, 3, 2), PLANE),
     "torchvision r3d": (
@@ -160,7 +160,8 @@ def test_a_member_of_each_family(name: str, tmp_path: Path) -> None:
     source = settle(make())
     net: Any = crossd.convert(source, lift="inflate")
     images = torch.randn(2, 3, *size[-2:])
-    volumes = torch.randn(2, 3, *(size if len(size) == 3 else (32, *size)))
+    depth = 64 if size == LARGE else 32
+    volumes = torch.randn(2, 3, *(size if len(size) == 3 else (depth, *size)))
     with torch.no_grad():
         answer = source(images if len(size) == 2 else volumes)
         alike(net.eval()(images if len(size) == 2 else volumes), answer, 1e-4)
@@ -175,7 +176,7 @@ def test_a_member_of_each_family(name: str, tmp_path: Path) -> None:
         alike(net(images), first[1])
     folding = net.crossd_state.folding
     for axis in folding.views:
-        length = volumes.shape[2 + axis] if folding.rank == 3 or axis else 32
+        length = volumes.shape[2 + axis] if folding.rank == 3 or axis else depth
         lawful = perturbed.as_the_law_wants(copy.deepcopy(net), axis)  # of transposed strides
         keeps_the_law(lawful, images, axis, length, 1e-3)
     loaded = stored_and_loaded(net, make, tmp_path / "w.safetensors")

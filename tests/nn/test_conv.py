@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from helpers import (
     close,
+    close_relative,
     conv_images,
     conv_transpose_images,
     conv_volumes,
@@ -823,3 +824,19 @@ def test_gradients_of_volumes_shallower_than_the_kernel(depth: int) -> None:
         one(x.to(one.weight.dtype)).square().sum().backward()
     assert conv.weight.grad is not None and exact.weight.grad is not None
     torch.testing.assert_close(conv.weight.grad, exact.weight.grad.float(), rtol=1e-3, atol=1e-2)
+
+
+@pytest.mark.parametrize("in_channels", [2, 3, 7, 16])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_strided_kernels_of_one_tap_and_few_channels(
+    in_channels: int, memory_format: torch.memory_format
+) -> None:
+    """On a CPU with AVX2 alone the backward pass ended the process, or gave wrong gradients."""
+    layer = CrossDConv(in_channels, 48, 1, stride=2, depth_kernel_size=3, depth_padding=1)
+    layer = channels_last(layer)
+    exact = copy.deepcopy(layer).double()
+    x = normal(2, in_channels, 32, 64, dtype=torch.float32).to(memory_format=memory_format)
+    for net, images in ((layer, x), (exact, x.double())):
+        net(images).square().mean().backward()
+    assert layer.weight.grad is not None and exact.weight.grad is not None
+    close_relative(layer.weight.grad.double(), exact.weight.grad, 1e-5)

@@ -71,6 +71,29 @@ def pad_ends(
     return x, tuple(own)
 
 
+NARROW = 16
+"""Input channels below which `thinned` is needed: as many as a CPU's registers hold."""
+
+
+def thinned(images: Tensor, stride: tuple[int, ...]) -> tuple[Tensor, tuple[int, ...]]:
+    """Leave out the pixels that a strided kernel of one tap does not look at, on a CPU.
+
+    What oneDNN has for such kernels writes past its memory in the backward pass where images have
+    channels last and fewer than it takes at a time (its issue 6035; with AVX2 below 8, of two
+    images or more): wrong gradients, or the end of the process.
+
+    Args:
+        images: Shape ``(N, C, H, W)``.
+        stride: Of the kernel in height and width.
+
+    Returns:
+        The images, and the stride that is left.
+    """
+    if images.device.type != "cpu" or max(stride) == 1 or torch.compiler.is_exporting():
+        return images, stride
+    return images[:, :, :: stride[0], :: stride[1]], (1, 1)
+
+
 class CrossDConv(nn.Conv3d):
     """A 3D convolution that also convolves images, with 2D kernels taken from its own.
 
@@ -173,6 +196,8 @@ class CrossDConv(nn.Conv3d):
             margins = self.margins(images, axes)
             images, padding = pad_ends(images, margins, self.padding_mode, ends)
             stride, dilation = plane(self.stride), plane(self.dilation)
+            if plane(self.kernel_size) == (1, 1) and weight.shape[1] < NARROW and not any(padding):
+                images, stride = thinned(images, stride)
             if moved is None:
                 kernel = self.mode.fixed_kernel(weight, axis)
                 return F.conv2d(images, kernel, self.bias, stride, padding, dilation, self.groups)
