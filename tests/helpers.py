@@ -275,12 +275,18 @@ def keeps_the_law(
     net: Any, images: Tensor, axis: int = 0, length: int = 8, tolerance: float = 1e-4
 ) -> None:
     """Hold a network against the law in one view, in the mode that it is in."""
+    state = getattr(net, "crossd_state", None)
+    repeats = state is not None and state.folding.repeat > 1  # images are such volumes themselves
     with torch.no_grad(), view(axis):
         flat = [v for v in tree_leaves(net(images)) if isinstance(v, Tensor)]
-        solid = [v for v in tree_leaves(on_repeated(net, images, axis, length))]
+        volumes = repeat_along(images, axis, length)
+        answer = net(volumes) if repeats else on_repeated(net, images, axis, length)
+        solid = [*tree_leaves(answer)]
     assert flat and len(flat) == len(solid)
     for image, volume in zip(flat, solid, strict=True):
-        if volume.dim() == 5:
+        if volume.dim() == 5 and repeats:  # of which they get the mean
+            volume = volume.mean(2 + axis)
+        elif volume.dim() == 5:
             image = image.unsqueeze(2 + axis).expand_as(volume)
         close_relative(volume, image, tolerance)
 
