@@ -105,7 +105,10 @@ def measure(config: CostConfig, progress: Progress) -> str:
                 progress.say(_step_ratios(case, found["rows"]))
                 with atomic(path) as temporary:
                     temporary.write_text(json.dumps({"on": _on(results["about"]), **found}))
-            found = json.loads(path.read_text())
+            try:
+                found = json.loads(path.read_text())
+            except ValueError as error:
+                raise InputError(f"{path} is damaged: remove it, and give --resume") from error
             if found["on"] != _on(results["about"]):
                 raise InputError(
                     f"{path} was measured on another machine or with other versions: start anew "
@@ -276,6 +279,9 @@ def main() -> int:
     except (InputError, ArgumentError) as error:
         print(f"cost.py: error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("cost.py: interrupted; finished cases are kept, see --resume", file=sys.stderr)
+        return 130
     return 0
 
 

@@ -13,8 +13,16 @@ BATCH="${BATCH:-32}"
 OUT="${1:-benchmarks/results/cuda}"
 shift $(($# > 0))
 
+if [ ! -x "$PYTHON" ]; then
+  echo "cuda.sh: error: there is no $PYTHON: run make first, or set VENV to where python is" >&2
+  exit 2
+fi
 if [ "$DEVICE" = cuda ] && ! "$PYTHON" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
   echo "cuda.sh: error: torch finds no CUDA device: run it on a machine with a GPU" >&2
+  exit 2
+fi
+if [ -e "$OUT" ]; then
+  echo "cuda.sh: error: $OUT exists: give another folder, or remove it" >&2
   exit 2
 fi
 mkdir -p "$OUT"
@@ -37,7 +45,7 @@ failed=0
 for precision in 32-true bf16-mixed; do
   part 200 "cost-$precision" "$PYTHON" benchmarks/cost.py --device "$DEVICE" --precision "$precision" \
     --networks resnet18,resnet50,vit-small,unet --batch-sizes "8,$BATCH" --seconds 1 \
-    --out "$OUT/$precision" --overwrite "$@"
+    --out "$OUT/$precision" "$@"
 done
 for dtype in float32 bfloat16; do
   part 45 "ways-$dtype" "$PYTHON" benchmarks/ways.py --device "$DEVICE" --batch "$BATCH" --dtype "$dtype"

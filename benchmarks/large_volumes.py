@@ -38,6 +38,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from whole import positive, some_positive
 
 from crossd.conversion import registry
 from crossd.data.preprocessing import nnunet_plans
@@ -338,24 +339,35 @@ def arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     cores = multiprocessing.cpu_count()
-    parser.add_argument("--sizes", default="256,512", help="sides of the volumes (256,512)")
-    parser.add_argument("--classes", type=int, default=20, help="the background among them (20)")
-    parser.add_argument("--window", type=int, default=128, help="side of the windows (128)")
-    parser.add_argument("--features", default="4,8,16,32", help="of the stages (4,8,16,32)")
-    parser.add_argument("--steps", type=int, default=200, help="that the network learns (200)")
-    parser.add_argument("--threads", type=int, default=cores, help=f"1, or all cores ({cores})")
+    parser.add_argument(
+        "--sizes", type=some_positive, default="256,512", help="sides of the volumes (256,512)"
+    )
+    parser.add_argument(
+        "--classes", type=positive, default=20, help="the background among them (20)"
+    )
+    parser.add_argument("--window", type=positive, default=128, help="side of the windows (128)")
+    parser.add_argument(
+        "--features", type=some_positive, default="4,8,16,32", help="of the stages (4,8,16,32)"
+    )
+    parser.add_argument("--steps", type=positive, default=200, help="that the network learns (200)")
+    parser.add_argument(
+        "--threads", type=positive, default=cores, help=f"1, or all cores ({cores})"
+    )
     parser.add_argument("--ways", default="crossd,nnunet,monai", help=f"of {', '.join(WAYS)}")
-    parser.add_argument("--rounds", type=int, default=1, help="of each way and size (1)")
+    parser.add_argument("--rounds", type=positive, default=1, help="of each way and size (1)")
     parser.add_argument("--most", type=float, help="memory of a way [GiB] (0.9 of what is free)")
     parser.add_argument("--out", type=Path, help="folder for large_volumes.json")
     args = parser.parse_args()
     if args.threads not in (1, cores):
         parser.error(f"--threads {args.threads}: nnU-Net takes all {cores} cores, or is told of 1")
-    args.sizes = [int(text) for text in args.sizes.split(",")]
-    args.features = [int(text) for text in args.features.split(",")]
     args.ways = args.ways.split(",")
     if unknown := set(args.ways) - set(WAYS):
         parser.error(f"--ways: {', '.join(sorted(unknown))} is none of {', '.join(WAYS)}")
+    if args.out:
+        try:
+            args.out.mkdir(parents=True, exist_ok=True)  # before what takes an hour
+        except OSError as error:
+            parser.error(f"--out {args.out}: {error.strerror}")
     if args.most is None:
         args.most = memory.SHARE * memory.available() / GIB
     return args

@@ -19,6 +19,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from whole import positive
+
 NETWORKS = {
     "ResNet50": "from torchvision.models import resnet50; net = resnet50()",
     "ViT-B/16": "import timm; net = timm.create_model('vit_base_patch16_224')",
@@ -69,7 +71,7 @@ def predicting(folder: Path) -> tuple[float, float]:
 def main() -> None:
     """Measure in turn, so that other work on the machine slows all alike, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runs", type=int, default=5, help="fresh processes of each (5)")
+    parser.add_argument("--runs", type=positive, default=5, help="fresh processes of each (5)")
     parser.add_argument("--only", choices=GOALS, help="one of them alone")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as made:

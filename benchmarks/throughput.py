@@ -34,6 +34,7 @@ import loading
 import nibabel as nib
 import numpy as np
 import torch
+from whole import positive, some_counts
 
 from crossd.training.workers import cores
 from crossd.utils.atomic_files import atomic
@@ -201,24 +202,23 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     one = parser.add_argument
     one("--parts", default="images,volumes", help="images, volumes")
-    one("--count", type=int, default=20_000, help="pictures (20000)")
+    one("--count", type=positive, default=20_000, help="pictures (20000)")
     one("--kind", default="jpeg", choices=loading.KINDS, help="of the pictures (jpeg)")
-    one("--size", type=int, default=64, help="of the pictures and of the images (64)")
-    one("--batch", type=int, default=64, help="images a step (64)")
-    one("--epochs", type=int, default=1, help="passes over the pictures (1)")
+    one("--size", type=positive, default=64, help="of the pictures and of the images (64)")
+    one("--batch", type=positive, default=64, help="images a step (64)")
+    one("--epochs", type=positive, default=1, help="passes over the pictures (1)")
     one("--model", default="test_resnet", help="network of timm for images (test_resnet)")
-    one("--volumes", type=int, default=16, help="volumes to train on (16)")
-    one("--side", type=int, default=96, help="of the volumes (96)")
-    one("--patch", type=int, default=64, help="side of the patches (64)")
-    one("--volume-epochs", type=int, default=5, help="passes over the volumes (5)")
+    one("--volumes", type=positive, default=16, help="volumes to train on (16)")
+    one("--side", type=positive, default=96, help="of the volumes (96)")
+    one("--patch", type=positive, default=64, help="side of the patches (64)")
+    one("--volume-epochs", type=positive, default=5, help="passes over the volumes (5)")
     one("--volume-model", default="monai:SegResNet(init_filters=8, blocks_down=(1, 1, 1), "
         "blocks_up=(1, 1))", help="network of MONAI for volumes")  # fmt: skip
-    one("--workers", default="0,1", help="processes that read (0,1)")
-    one("--threads", type=int, default=cores(), help=f"of each training ({cores()})")
-    one("--rounds", type=int, default=3, help="of everything (3)")
+    one("--workers", type=some_counts, default="0,1", help="processes that read (0,1)")
+    one("--threads", type=positive, default=cores(), help=f"of each training ({cores()})")
+    one("--rounds", type=positive, default=3, help="of everything (3)")
     one("--out", type=Path, help="folder for throughput-images.json and throughput-volumes.json")
     args = parser.parse_args()
-    args.workers = [int(text) for text in args.workers.split(",")]
     args.parts = args.parts.split(",")
     if unknown := set(args.parts) - {"images", "volumes"}:
         parser.error(f"--parts {', '.join(sorted(unknown))}: must be images, volumes or both")

@@ -33,6 +33,15 @@ def test_a_gpu_that_is_not_there_is_said(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+def test_a_result_is_not_overwritten(tmp_path: Path) -> None:
+    found = run(tmp_path, DEVICE="cpu")
+    assert (found.returncode, found.stdout, list(tmp_path.iterdir())) == (2, "", [])
+    assert found.stderr.startswith(f"cuda.sh: error: {tmp_path} exists: give another folder")
+    found = run(tmp_path / "out", VENV=str(tmp_path))
+    assert found.returncode == 2
+    assert found.stderr.startswith(f"cuda.sh: error: there is no {tmp_path}/bin/python: run make")
+
+
 @pytest.mark.slow
 def test_every_part_runs(tmp_path: Path) -> None:
     small = (

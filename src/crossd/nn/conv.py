@@ -75,7 +75,7 @@ NARROW = 16
 """Input channels below which `thinned` is needed: as many as a CPU's registers hold."""
 
 
-def thinned(images: Tensor, stride: tuple[int, ...]) -> tuple[Tensor, tuple[int, ...]]:
+def thinned(images: Tensor, stride: tuple[int, int]) -> tuple[Tensor, tuple[int, int]]:
     """Leave out the pixels that a strided kernel of one tap does not look at, on a CPU.
 
     What oneDNN has for such kernels writes past its memory in the backward pass where images have
