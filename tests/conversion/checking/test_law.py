@@ -1,5 +1,6 @@
 """The check of conversions: no value of a weight decides anything, and what breaks is named."""
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -694,3 +695,36 @@ def test_complex_vectors_are_averaged_over_slices() -> None:
     x = torch.randn(2, 1, 6, 7)
     torch.testing.assert_close(net(repeat_along(x, 0, 9)).shape, net(x).shape)
     assert net(repeat_along(x, 0, 9)).is_complex()
+
+
+@pytest.mark.parametrize("length", [2**16, 2**16 + 1, 2**17])
+def test_no_two_rows_of_a_large_table_are_moved_alike(length: int) -> None:
+    def forward(self: Any, y: Tensor) -> Tensor:
+        apart = (self.table[0] - self.table[1]).sum() + (self.table[2] - self.table[3]).sum()
+        return y + apart * y.roll(1, 0)
+
+    with pytest.raises(InputError, match="the law is broken in the axial view"):
+        convert(Own(forward, table=nn.Parameter(torch.zeros(4, length))))
+
+
+def test_what_volumes_leave_behind_is_no_chance() -> None:
+    def forward(self: Any, y: Tensor) -> Tensor:
+        if not self.training:
+            return y
+        y = y + 2 * y.roll(1, 0)
+        now = y.detach().std()
+        self.scale = now if self.scale is None else 0.9 * self.scale + 0.1 * now
+        return y / self.scale
+
+    with pytest.raises(InputError, match="the law is broken in the axial view in training"):
+        convert(Own(forward, scale=None))
+
+
+def test_answers_of_another_shape_in_each_call_are_random() -> None:
+    sizes = itertools.cycle(range(1, 14))
+
+    def forward(self: Any, y: Tensor) -> Tensor:
+        return y[..., : -next(sizes)] if self.training else y
+
+    net = convert(Own(forward))
+    assert "in training its answers are random, and were not compared" in net.conversion.checks
