@@ -13,9 +13,7 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
     ("script", "option", "value"),
     [
         ("large_volumes.py", "--sizes", "-5"),
-        ("large_volumes.py", "--rounds", "0"),
         ("throughput.py", "--workers", "0,a"),
-        ("throughput.py", "--count", "0"),
         ("start.py", "--runs", "-1"),
     ],
 )
