@@ -27,6 +27,7 @@ from jsonargparse import ArgumentError
 
 from crossd.errors import InputError
 from crossd.reports.markdown import versions
+from crossd.training.signals import INTERRUPTED
 from crossd.utils.atomic_files import atomic
 from crossd.utils.option_values import check, choice, names
 from crossd.utils.progress import Progress
@@ -281,7 +282,7 @@ def main() -> int:
         return 2
     except KeyboardInterrupt:
         print("cost.py: interrupted; finished cases are kept, see --resume", file=sys.stderr)
-        return 130
+        return INTERRUPTED
     return 0
 
 

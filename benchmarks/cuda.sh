@@ -4,7 +4,8 @@
 #
 #     benchmarks/cuda.sh [FOLDER [OPTIONS of cost.py]]
 #
-# VENV is where python is (.venv), BATCH the images a batch (32). DEVICE=cpu tries the script itself.
+# FOLDER (benchmarks/results/cuda) must not exist. VENV is where python is (.venv), BATCH the images
+# a batch (32). DEVICE=cpu tries the script itself.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 PYTHON="${VENV:-.venv}/bin/python"

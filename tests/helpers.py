@@ -281,7 +281,7 @@ def keeps_the_law(
         flat = [v for v in tree_leaves(net(images)) if isinstance(v, Tensor)]
         volumes = repeat_along(images, axis, length)
         answer = net(volumes) if repeats else on_repeated(net, images, axis, length)
-        solid = [*tree_leaves(answer)]
+        solid = tree_leaves(answer)
     assert flat and len(flat) == len(solid)
     for image, volume in zip(flat, solid, strict=True):
         if volume.dim() == 5 and repeats:  # of which they get the mean

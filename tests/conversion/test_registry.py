@@ -19,7 +19,7 @@ def test_classifiers_convert_and_answer_in_both_ranks(name: str) -> None:
     cross = crossd.convert(net)
     with torch.no_grad():
         images = torch.randn(2, 2, 32, 32)
-        close_relative(cross(images), net(images))
+        close_relative(cross(images), net(images), 1e-5)
         assert cross(torch.randn(1, 2, 32, 32, 32)).shape == (1, 5)
 
 
@@ -30,7 +30,7 @@ def test_segmenters_convert_and_answer_in_both_ranks(name: str) -> None:
     with torch.no_grad():
         images = torch.randn(1, 1, 32, 32)
         assert net(images).shape == (1, 3, 32, 32)
-        close_relative(cross(images), net(images))
+        close_relative(cross(images), net(images), 1e-5)
         assert cross(torch.randn(1, 1, 32, 16, 16)).shape == (1, 3, 32, 16, 16)
 
 
